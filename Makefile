@@ -1,0 +1,53 @@
+# make repro          every table and figure of the current scale, from the data up; what is up to date is not run again
+# make repro SCALE=lab   the same at another scale (starter, lab, paper), which becomes the current one in params.yaml
+# make test | lint    tests | formatting, lint and types
+# make ui             MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200; Ctrl-C stops both
+# make env            the Python environment in .venv, which all of the above build first
+# make lock           requirements.lock anew from pyproject.toml
+SCALE ?=
+.DEFAULT_GOAL := help
+.PHONY: help env repro test lint ui lock
+
+# the first of these that runs and is 3.11 or 3.12; PYTHON=… chooses another
+CANDIDATES := $(or $(PYTHON),python3 python3.12 python3.11 python)
+SUPPORTED := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
+FIND_PYTHON = for python in $(CANDIDATES); do $$python -c "$(SUPPORTED)" 2>/dev/null && { echo $$python; exit; }; done
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export UV_PYTHON_DOWNLOADS := never
+# Nothing is sent anywhere: telemetry of MLflow, DVC and Prefect is off.
+export MLFLOW_DISABLE_TELEMETRY := true
+export DO_NOT_TRACK := true
+export DVC_NO_ANALYTICS := true
+export PREFECT_SERVER_ANALYTICS_ENABLED := false
+
+help:
+	@sed -n 's/^# make/make/p' Makefile
+
+env: .venv/.synced
+
+# uv builds the environment; where there is none, it comes from the package registry into .tools, for this project alone
+.venv/.synced: requirements.lock
+	@python=$$($(FIND_PYTHON)); test -n "$$python" || { echo "error: python3 3.11 or 3.12 is needed and was not found;" \
+	  "install one and say where it is with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 2; }; \
+	uv=$$(command -v uv) || { uv=.tools/bin/uv; test -x $$uv || \
+	  { "$$python" -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check uv; }; } && \
+	{ test -x .venv/bin/python && .venv/bin/python -c "$(SUPPORTED)" || \
+	  "$$uv" venv --quiet --clear --python "$$(command -v "$$python")" .venv; } && \
+	"$$uv" pip sync --quiet --python .venv requirements.lock && touch $@
+
+repro: env
+	@python -m pipeline.repro $(SCALE)
+
+test: env
+	@python -m pytest
+
+lint: env
+	@ruff format --check . && ruff check . && mypy
+
+ui: env
+	@exec python -m pipeline.ui
+
+lock:
+	@uv=$$(command -v uv || echo .tools/bin/uv); $$uv pip compile pyproject.toml --group dev --universal \
+	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock

@@ -1,0 +1,345 @@
+"""``params.yaml`` as typed, validated settings: an unknown, wrong or impossible value fails, naming its key."""
+
+import difflib
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from pipeline.atomic import replacing
+from pipeline.errors import UserError
+
+Scale = Literal["starter", "lab", "paper"]
+Task = Literal["pusht"]
+Evaluation = Literal["pusht_a", "pusht_b"]
+Method = Literal["fm", "ft_fm"]
+CouplingKind = Literal["independent", "minibatch_ot", "nearest"]
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1)]
+RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
+
+
+class Block(BaseModel):
+    """Settings that refuse unknown keys and wrong types, and never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataSettings(Block):
+    dataset: Literal["pusht_starter", "pusht_human"]
+    observation: Literal["keypoints", "pose"]
+    observation_horizon: Count
+    prediction_horizon: Count
+    chunk: Count
+    validation_fraction: Fraction
+
+    @model_validator(mode="after")
+    def _chunk_is_predicted(self) -> "DataSettings":
+        if self.chunk > self.prediction_horizon:
+            raise ValueError(
+                f"chunk: given {self.chunk}, allowed: at most prediction_horizon = {self.prediction_horizon}"
+            )
+        return self
+
+
+class MlpSettings(Block):
+    kind: Literal["mlp"]
+    width: Count
+    depth: Count
+    expansion: Count
+    time_features: Annotated[int, Field(ge=2, multiple_of=2)]
+
+
+class Unet1dSettings(Block):
+    kind: Literal["unet1d"]
+    channels: Annotated[list[Count], Field(min_length=1)]
+    kernel: Count
+    groups: Count
+    time_features: Annotated[int, Field(ge=4, multiple_of=2)]
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> "Unet1dSettings":
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel: given {self.kernel}, allowed: odd numbers")
+        if any(width % self.groups for width in self.channels):
+            raise ValueError(f"channels: given {self.channels}, allowed: multiples of groups = {self.groups}")
+        return self
+
+
+NetSettings = Annotated[MlpSettings | Unet1dSettings, Field(discriminator="kind")]
+
+
+class Optimization(Block):
+    """One run of the optimiser."""
+
+    steps: Count
+    batch_size: Count
+    lr: Positive
+    weight_decay: NonNegative
+    warmup: Natural
+    clip: Positive
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    precision: Literal["fp32", "bf16"]
+
+
+class PretrainSettings(Optimization):
+    path: Literal["i_cfm", "ot"]
+    sigma: NonNegative
+    coupling: Literal["independent", "minibatch_ot"]
+    checkpoints: Count
+
+    @model_validator(mode="after")
+    def _checkpoints_are_steps(self) -> "PretrainSettings":
+        if self.checkpoints > self.steps:
+            raise ValueError(f"checkpoints: given {self.checkpoints}, allowed: at most steps = {self.steps}")
+        return self
+
+
+class SelectSettings(Block):
+    rule: Literal["rollouts", "validation_loss"]
+    evaluation: Evaluation
+    nfe: Count
+    seeds: Count
+
+
+class FinetuneRecipe(Optimization):
+    coupling: CouplingKind
+    candidates: Count
+    fm_lr: Positive
+    history_points: Count
+    history_seeds: Count
+    collapse_below: Annotated[float, Field(ge=0, lt=1)]
+
+
+class EvaluationSettings(Block):
+    n_seeds: Annotated[int, Field(ge=1, le=100_000)]
+    repeats: Count
+    max_steps: Count
+    reset_order: Literal["exact", "legacy"]
+    workers: Natural
+    batch: Count
+    block: Count
+    videos: bool
+
+
+class TaskSettings(Block):
+    """Everything about one task at one scale."""
+
+    seed: Natural
+    threads: Count
+    data: DataSettings
+    net: NetSettings
+    pretrain: PretrainSettings
+    select: SelectSettings
+    finetune: dict[RecipeKey, FinetuneRecipe]
+    evaluation: EvaluationSettings
+
+
+class ScaleSettings(Block):
+    tasks: Annotated[list[Task], Field(min_length=1)]
+    nfe: Annotated[list[Count], Field(min_length=1)]
+    pusht: TaskSettings
+
+    def task(self, name: str) -> TaskSettings:
+        """The block of one task.
+
+        Raises:
+            UserError: no task of that name.
+        """
+        if name not in get_args(Task):
+            raise UserError(f"task: given {name!r}, allowed: {', '.join(get_args(Task))}")
+        return getattr(self, name)
+
+
+class Settings(Block):
+    scale: Scale
+    tasks: Annotated[list[Task], Field(min_length=1)]
+    nfe: Annotated[list[Count], Field(min_length=1)]
+    starter: ScaleSettings
+    lab: ScaleSettings
+    paper: ScaleSettings
+
+    @model_validator(mode="after")
+    def _rows_have_settings(self) -> "Settings":
+        block = self.block(self.scale)
+        for task in self.tasks:
+            if task not in block.tasks:
+                raise ValueError(f"tasks: given {task}, allowed at scale {self.scale}: {', '.join(block.tasks)}")
+            for nfe in self.nfe:
+                recipes = block.task(task).finetune
+                if f"nfe{nfe}" not in recipes:
+                    raise ValueError(
+                        f"nfe: given {nfe}, allowed: numbers with a block {self.scale}.{task}.finetune.nfe<k>, "
+                        f"which are {', '.join(key.removeprefix('nfe') for key in recipes)}"
+                    )
+        for name in ("tasks", "nfe"):
+            given = getattr(self, name)
+            if len(set(given)) != len(given):
+                raise ValueError(f"{name}: given {given}, allowed: each value once")
+        return self
+
+    def block(self, scale: str) -> ScaleSettings:
+        """The settings of one scale.
+
+        Raises:
+            UserError: no scale of that name.
+        """
+        if scale not in get_args(Scale):
+            raise UserError(f"scale: given {scale!r}, allowed: {', '.join(get_args(Scale))}")
+        return getattr(self, scale)
+
+
+def load(path: Path = Path("params.yaml")) -> Settings:
+    """Read and validate ``path``.
+
+    Raises:
+        UserError: the file is missing, is no YAML, or holds a wrong key or value; one line with file, key, what was
+            given and what is allowed.
+    """
+    return parse(_read_yaml(path), path.name)
+
+
+def parse(raw: object, name: str) -> Settings:
+    """Validate settings already read from the file called ``name``; raises as ``load``."""
+    if not isinstance(raw, dict):
+        raise UserError(f"{name}: holds no keys; allowed: a mapping with {', '.join(Settings.model_fields)}")
+    try:
+        return Settings.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"{name}: {_line(error, raw)}") from None
+
+
+def set_scale(path: Path, scale: str) -> None:
+    """Make ``scale`` the current one in ``path``, with its block's tasks and NFEs; comments stay as they are.
+
+    Raises:
+        UserError: unknown scale, or a wrong file.
+    """
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    document = _read_yaml(path, yaml)
+    if scale not in get_args(Scale) or scale not in document:
+        raise UserError(f"{path.name}: scale: given {scale!r}, allowed: {', '.join(get_args(Scale))}")
+    if document["scale"] == scale:
+        return
+    document["scale"] = scale
+    for key in ("tasks", "nfe"):
+        values = type(document[key])(document[scale][key])
+        if hasattr(values, "fa"):
+            values.fa.set_flow_style()
+        comment = document.ca.items.get(key)
+        document[key] = values
+        if comment is not None:
+            document.ca.items[key] = comment
+    parse(YAML(typ="safe").load(_dump(yaml, document)), path.name)
+    with replacing(path) as temporary:
+        temporary.write_text(_dump(yaml, document))
+
+
+def _dump(yaml: YAML, document: object) -> str:
+    from io import StringIO
+
+    stream = StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue()
+
+
+def _read_yaml(path: Path, yaml: YAML | None = None) -> Any:
+    if not path.is_file():
+        raise UserError(f"{path}: not found; run from the project's root, where params.yaml is")
+    try:
+        return (yaml or YAML(typ="safe")).load(path.read_text())
+    except YAMLError as error:
+        raise UserError(f"{path.name}: no valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _line(error: ValidationError, raw: Mapping[str, Any]) -> str:
+    """The first of pydantic's findings as ``key: given …, allowed: …``."""
+    first = error.errors()[0]
+    # tags of discriminated unions and '[key]' markers are pydantic's own, not keys of the file
+    parts: list[str] = []
+    value: Any = raw
+    for part in first["loc"]:
+        if _holds(value, part):
+            value = value[part]
+        elif first["type"] != "missing" or part != first["loc"][-1]:
+            continue
+        parts.append(str(part))
+    key, given = ".".join(parts), first["input"]
+    context = first.get("ctx", {})
+    match first["type"]:
+        case "extra_forbidden":
+            return f"{key}: unknown key; {_allowed_keys(first['loc'][-1], first['loc'][:-1])}"
+        case "missing":
+            return f"{key}: missing; {_expected(first)}"
+        case "value_error":
+            prefix = f"{key}." if key else ""
+            return prefix + str(context["error"])
+        case "literal_error":
+            return f"{key}: given {given!r}, allowed: {context['expected'].replace(' or ', ', ').replace(chr(39), '')}"
+        case "union_tag_invalid" | "union_tag_not_found":
+            kind = given.get("kind") if isinstance(given, Mapping) else given
+            return f"{key}.kind: given {kind!r}, allowed: mlp, unet1d"
+        case "string_pattern_mismatch":
+            return f"{key or '.'.join(map(str, first['loc'][:-1]))}: given {given!r}, allowed: nfe1, nfe2, nfe4, …"
+        case _:
+            return f"{key}: given {given!r}, allowed: {_expected(first)}"
+
+
+def _holds(value: object, part: str | int) -> bool:
+    if isinstance(value, list):
+        return isinstance(part, int) and part < len(value)
+    return isinstance(value, Mapping) and part in value
+
+
+def _expected(first: Mapping[str, Any]) -> str:
+    return first["msg"].removeprefix("Input should be ").removeprefix("a valid ").lower()
+
+
+def _allowed_keys(unknown: object, location: tuple[str | int, ...]) -> str:
+    keys = _keys_at(location)
+    close = difflib.get_close_matches(str(unknown), keys, n=1)
+    hint = f"did you mean {close[0]}? " if close else ""
+    return f"{hint}allowed: {', '.join(keys)}"
+
+
+def _keys_at(location: tuple[str | int, ...]) -> list[str]:
+    """The field names of the block at ``location``."""
+    block: type[Block] = Settings
+    special: dict[object, type[Block]] = {"mlp": MlpSettings, "unet1d": Unet1dSettings}
+    for part in location:
+        if part in block.model_fields:
+            annotation = block.model_fields[str(part)].annotation
+            if isinstance(annotation, type) and issubclass(annotation, Block):
+                block = annotation
+        elif part in special:
+            block = special[part]
+        elif str(part).startswith("nfe"):
+            block = FinetuneRecipe
+    return list(block.model_fields)
+
+
+def main(arguments: list[str]) -> int:
+    """``python -m pipeline.config [SCALE]``: validate params.yaml and, with SCALE, make that the current scale."""
+    path = Path("params.yaml")
+    try:
+        if arguments:
+            set_scale(path, arguments[0])
+        load(path)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,79 @@
+"""A flow-matching policy: velocity field, normalisers and solver behind one call from observations to actions."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from pipeline.flow.objective import reconstruct
+from pipeline.ode.fixed_step import uniform_grid
+from pipeline.tasks.normalizer import Normalizer
+from pipeline.tasks.registry import Observe
+
+
+class FlowPolicy(nn.Module):
+    """Action chunks by solving x' = v(t, x, c) from noise, c being the encoded, normalised observation history.
+
+    Args:
+        net: v(t (B,), x (B, prediction_horizon, A), c (B, observation_horizon · D)).
+        observe: the task's encoding of raw states.
+        observation_normalizer, action_normalizer: fitted on training data; D and A components.
+        observation_horizon, prediction_horizon, chunk: observations seen, actions predicted, actions executed.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        observe: Observe,
+        observation_normalizer: Normalizer,
+        action_normalizer: Normalizer,
+        *,
+        observation_horizon: int,
+        prediction_horizon: int,
+        chunk: int,
+    ) -> None:
+        super().__init__()
+        self.net = net
+        self.observe = observe
+        self.observation_normalizer = observation_normalizer
+        self.action_normalizer = action_normalizer
+        self.observation_horizon = observation_horizon
+        self.prediction_horizon = prediction_horizon
+        self.chunk = chunk
+
+    @property
+    def action_dim(self) -> int:
+        return len(self.action_normalizer.offset)
+
+    def condition(self, states: NDArray[np.floating]) -> Tensor:
+        """Raw states (B, observation_horizon, S) → condition (B, observation_horizon · D)."""
+        device = self.observation_normalizer.offset.device
+        observed = torch.from_numpy(self.observe(states)).to(device)
+        return self.observation_normalizer.normalize(observed).flatten(1)
+
+    def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
+        """Normalised actions (B, prediction_horizon, A) by ``nfe`` Euler steps from ``noise`` of that shape."""
+        return reconstruct(self.net, noise, condition, uniform_grid(nfe))
+
+    def acting(self, nfe: int) -> "ActingPolicy":
+        """This policy at ``nfe`` evaluations, as rollouts call it."""
+        return ActingPolicy(self, nfe)
+
+
+class ActingPolicy:
+    """A ``FlowPolicy`` with its number of function evaluations fixed: numpy in, numpy out."""
+
+    def __init__(self, policy: FlowPolicy, nfe: int) -> None:
+        self.policy = policy.eval()
+        self.nfe = nfe
+        self.observation_horizon = policy.observation_horizon
+        self.prediction_horizon = policy.prediction_horizon
+        self.chunk = policy.chunk
+        self.action_dim = policy.action_dim
+
+    @torch.inference_mode()
+    def act(self, observations: NDArray[np.floating], noise: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Raw states (B, observation_horizon, S), noise (B, prediction_horizon, A) → actions, shaped as the noise."""
+        condition = self.policy.condition(observations)
+        actions = self.policy.sample(condition, torch.from_numpy(noise).to(condition.device), self.nfe)
+        return self.policy.action_normalizer.denormalize(actions).cpu().numpy()

@@ -1,0 +1,246 @@
+"""Episodes of a policy in simulation: receding-horizon control, one batched policy call for all live episodes.
+
+What an episode does depends on (seed, repeat) only: its noise comes from a generator keyed by them, drawn afresh at
+every re-plan, and the policy sees batches of one fixed size, because a network's output for a row changes in its last
+bits with the size of the batch, and contacts amplify such bits into other outcomes. So the number of workers, of live
+episodes, their order and an interruption change nothing.
+"""
+
+import csv
+import io
+import json
+import os
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tqdm import tqdm
+
+from pipeline.atomic import make_folder, write_text
+from pipeline.errors import UserError
+from pipeline.tasks.vector import ChunkedWorkers, ChunkResult, Evaluation
+
+BLOCK = 64
+BATCH = 500
+
+EPISODE_COLUMNS = (
+    *("scale", "evaluation", "method", "nfe", "train_seed", "checkpoint", "perturbation"),
+    *("seed", "repeat", "final", "max", "success", "steps"),
+)
+
+
+class Policy(Protocol):
+    """What a rollout needs of a policy. Encoding raw states and scaling actions are the policy's own business."""
+
+    observation_horizon: int  # To, observations seen, up to the current one
+    prediction_horizon: int  # Tp, actions predicted, from the current step on
+    chunk: int  # actions executed before the next prediction, at most Tp
+    action_dim: int  # A
+
+    def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+        """Map raw states (B, To, D) and standard normal noise (B, Tp, A), both float32, to actions (B, Tp, A).
+
+        Actions are in environment units. Row i must depend on row i of the arguments only.
+        """
+
+
+@dataclass(frozen=True, order=True)
+class Episode:
+    """One episode to be run: the seed gives the initial state, (seed, repeat) the noise."""
+
+    seed: int
+    repeat: int
+
+
+@dataclass(frozen=True)
+class EpisodeResult:
+    """How an episode went."""
+
+    seed: int
+    repeat: int
+    final_score: float  # at the last step
+    max_score: float  # best of all steps
+    success: bool
+    steps: int  # control steps taken
+
+    @property
+    def episode(self) -> Episode:
+        """The episode this is the result of."""
+        return Episode(self.seed, self.repeat)
+
+
+def rollout(
+    policy: Policy,
+    evaluation: Evaluation,
+    episodes: Sequence[Episode],
+    *,
+    batch: int = BATCH,
+    block: int = BLOCK,
+    workers: int = 0,
+    journal: Path | None = None,
+    progress: bool = True,
+) -> list[EpisodeResult]:
+    """Run ``episodes`` and return their results sorted by (seed, repeat).
+
+    Args:
+        policy: predicts actions; called in this process.
+        evaluation: the environment and its initial states.
+        episodes: which to run, without duplicates.
+        batch: how many episodes are live at once; no influence on the results.
+        block: rows of every call of the policy, the missing ones filled with zeros.
+        workers: simulation processes, 0 for none; no influence on the results.
+        journal: file that finished episodes are added to and that an interrupted rollout resumes from. It belongs to
+            one policy and protocol: choose its path by them, and delete it once the results are written.
+        progress: show control steps done, rate and remaining time on stderr.
+
+    Raises:
+        UserError: the journal is damaged.
+        FloatingPointError: the policy returned actions that are not finite.
+    """
+    if len(set(episodes)) != len(episodes):
+        raise ValueError("episodes holds duplicates")
+    if not 1 <= policy.chunk <= policy.prediction_horizon:
+        raise ValueError(
+            f"chunk is {policy.chunk}, must be from 1 to the prediction horizon {policy.prediction_horizon}"
+        )
+    with _Journal.open(journal) as kept:
+        results = {episode: kept.results[episode] for episode in episodes if episode in kept.results}
+        waiting = deque(episode for episode in episodes if episode not in results)
+        free = list(range(min(batch, len(waiting))))
+        live: dict[int, _LiveEpisode] = {}
+        most_steps = len(waiting) * evaluation.max_steps
+        with (
+            ChunkedWorkers(evaluation.make_env, min(workers, len(free))) as simulations,
+            tqdm(total=most_steps, desc="rollouts", unit="step", unit_scale=True, disable=not progress) as bar,
+        ):
+            while waiting or live:
+                starting = {slot: waiting.popleft() for slot in free[: len(waiting)]}
+                first = simulations.reset({slot: evaluation.reset_arguments(e.seed) for slot, e in starting.items()})
+                live |= {slot: _LiveEpisode(e, first[slot], policy) for slot, e in starting.items()}
+                chunks = simulations.step_chunks(
+                    dict(zip(live, _plan(policy, list(live.values()), block), strict=True))
+                )
+                for slot, chunk in chunks.items():
+                    live[slot].absorb(chunk)
+                free = [slot for slot, episode in live.items() if episode.done]
+                finished = [live.pop(slot).result() for slot in free]
+                kept.append(finished)
+                results |= {result.episode: result for result in finished}
+                most_steps -= sum(evaluation.max_steps - result.steps for result in finished)
+                bar.total = most_steps
+                bar.update(sum(len(chunk.scores) for chunk in chunks.values()))
+    return [results[episode] for episode in sorted(results)]
+
+
+class _LiveEpisode:
+    """An episode being run: its noise generator, the observations the policy still sees, and the scores so far."""
+
+    def __init__(self, episode: Episode, first_observation: np.ndarray, policy: Policy) -> None:
+        self.episode = episode
+        self.success = self.done = False
+        self._scores: list[float] = []
+        horizon = policy.observation_horizon
+        self._history = deque([first_observation] * horizon, maxlen=horizon)
+        self._noise_shape = (policy.prediction_horizon, policy.action_dim)
+        self._generator = np.random.default_rng([episode.seed, episode.repeat])
+
+    def observations(self) -> np.ndarray:
+        return np.stack(self._history).astype(np.float32)
+
+    def noise(self) -> np.ndarray:
+        return self._generator.standard_normal(self._noise_shape, dtype=np.float32)
+
+    def absorb(self, chunk: ChunkResult) -> None:
+        self._history.extend(chunk.observations)
+        self._scores.extend(chunk.scores.tolist())
+        self.success, self.done = chunk.success, chunk.done
+
+    def result(self) -> EpisodeResult:
+        seed, repeat = self.episode.seed, self.episode.repeat
+        return EpisodeResult(seed, repeat, self._scores[-1], max(self._scores), self.success, len(self._scores))
+
+
+def _plan(policy: Policy, live: Sequence[_LiveEpisode], block: int) -> np.ndarray:
+    """The next chunk of actions of every live episode: (len(live), chunk, A)."""
+    observations = np.stack([episode.observations() for episode in live])
+    noise = np.stack([episode.noise() for episode in live])
+    starts = range(0, len(live), block)
+    plans = [_act_padded(policy, observations[i : i + block], noise[i : i + block], block) for i in starts]
+    actions = np.concatenate(plans)[:, : policy.chunk]
+    diverged = ~np.isfinite(actions).all(axis=(1, 2))
+    if diverged.any():
+        raise FloatingPointError(
+            f"the policy returned actions that are not finite in {live[diverged.argmax()].episode}"
+        )
+    return actions
+
+
+def _act_padded(policy: Policy, observations: np.ndarray, noise: np.ndarray, block: int) -> np.ndarray:
+    rows = len(observations)
+    padding = ((0, block - rows), (0, 0), (0, 0))
+    return policy.act(np.pad(observations, padding), np.pad(noise, padding))[:rows]
+
+
+class _Journal:
+    """Finished episodes as JSON lines, safe on disk after every append; without a path, a journal of nothing."""
+
+    def __init__(
+        self, path: Path | None, results: dict[Episode, EpisodeResult], file: io.BufferedWriter | None
+    ) -> None:
+        self.path = path
+        self.results = results
+        self._file = file
+
+    @classmethod
+    @contextmanager
+    def open(cls, path: Path | None) -> Iterator["_Journal"]:
+        if path is None:
+            yield cls(None, {}, None)
+            return
+        make_folder(path.parent)
+        with path.open("ab") as file:
+            whole = path.read_bytes()
+            whole = whole[: whole.rfind(b"\n") + 1]
+            file.truncate(len(whole))  # a kill may leave a torn last line
+            yield cls(path, cls._parse(path, whole), file)
+
+    @staticmethod
+    def _parse(path: Path, whole: bytes) -> dict[Episode, EpisodeResult]:
+        try:
+            results = [EpisodeResult(**json.loads(line)) for line in whole.splitlines()]
+        except (ValueError, TypeError) as error:
+            raise UserError(f"{path}: is no journal of finished episodes ({error}); delete it to start over") from error
+        return {result.episode: result for result in results}
+
+    def append(self, results: Sequence[EpisodeResult]) -> None:
+        if self._file is None or not results:
+            return
+        self._file.write("".join(json.dumps(asdict(result)) + "\n" for result in results).encode())
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+
+def write_episodes(
+    path: Path,
+    results: Sequence[EpisodeResult],
+    *,
+    scale: str,
+    evaluation: str,
+    method: str,
+    nfe: int,
+    train_seed: int,
+    checkpoint: str,
+) -> None:
+    """Write the episode table (``EPISODE_COLUMNS``) as CSV, rows sorted by (seed, repeat), whole or not at all."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(EPISODE_COLUMNS)
+    same = (scale, evaluation, method, nfe, train_seed, checkpoint, "none")
+    for result in sorted(results, key=lambda result: result.episode):
+        scores = (f"{result.final_score:.6f}", f"{result.max_score:.6f}")
+        table.writerow((*same, result.seed, result.repeat, *scores, int(result.success), result.steps))
+    write_text(path, text.getvalue())

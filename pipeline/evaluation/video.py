@@ -1,0 +1,70 @@
+"""Short animations of single episodes, replayed exactly as the rollout ran them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
+
+import imageio.v3 as iio
+import numpy as np
+
+from pipeline.atomic import replacing
+from pipeline.evaluation.rollouts import BLOCK, Episode, EpisodeResult, Policy, rollout
+from pipeline.tasks.vector import Env, Evaluation, Transition
+
+STEPS_PER_FRAME = 2
+FRAME_MILLISECONDS = 100
+
+
+class Exemplars(NamedTuple):
+    """Three episodes to look at."""
+
+    best: EpisodeResult
+    median: EpisodeResult
+    worst: EpisodeResult
+
+
+def best_median_worst(results: Sequence[EpisodeResult]) -> Exemplars:
+    """Choose by maximum score, then by fewest steps, then by lowest (seed, repeat); ``results`` must not be empty."""
+    ranked = sorted(results, key=lambda result: (-result.max_score, result.steps, result.episode))
+    return Exemplars(ranked[0], ranked[len(ranked) // 2], ranked[-1])
+
+
+def record(
+    policy: Policy, evaluation: Evaluation, episode: Episode, path: Path, *, block: int = BLOCK
+) -> EpisodeResult:
+    """Replay ``episode`` and write it as an animated gif, one frame for every second control step.
+
+    The environments of ``evaluation`` must have ``render() -> (H, W, 3) uint8``. With the ``block`` of the rollout the
+    result returned equals the rollout's.
+    """
+    camera = _Camera(evaluation.make_env())  # type: ignore[arg-type]  # narrower than Env, as the docstring asks
+    (result,) = rollout(policy, replace(evaluation, make_env=lambda: camera), [episode], block=block, progress=False)
+    with replacing(path) as temporary:
+        iio.imwrite(temporary, np.stack(camera.frames), extension=".gif", duration=FRAME_MILLISECONDS, loop=0)
+    return result
+
+
+class _RenderingEnv(Env, Protocol):
+    def render(self) -> np.ndarray: ...
+
+
+class _Camera:
+    """An environment that keeps a picture of its start, of every second step and of its end."""
+
+    def __init__(self, env: _RenderingEnv) -> None:
+        self.frames: list[np.ndarray] = []
+        self._env = env
+        self._steps = 0
+
+    def reset(self, **arguments: Any) -> np.ndarray:
+        observation = self._env.reset(**arguments)
+        self.frames, self._steps = [self._env.render()], 0
+        return observation
+
+    def step(self, action: np.ndarray) -> Transition:
+        transition = self._env.step(action)
+        self._steps += 1
+        if transition.done or self._steps % STEPS_PER_FRAME == 0:
+            self.frames.append(self._env.render())
+        return transition

@@ -1,0 +1,76 @@
+"""Where the pipeline's files lie, relative to the project's root; dvc.yaml spells out the same places."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class TaskFiles:
+    """Files of one task at one scale."""
+
+    scale: str
+    task: str
+
+    @property
+    def folder(self) -> Path:
+        return Path("data", self.scale, self.task)
+
+    @property
+    def demonstrations(self) -> Path:
+        """The fetched demonstrations, a file or folder as they come."""
+        return self.folder / "demonstrations"
+
+    @property
+    def prepared(self) -> Path:
+        return self.folder / "prepared.npz"
+
+    @property
+    def pretrained(self) -> Path:
+        """Folder of the checkpoints that pretraining leaves, step-<k>.safetensors."""
+        return self.folder / "pretrain"
+
+    @property
+    def base(self) -> Path:
+        """The selected checkpoint, from which fine-tuning starts."""
+        return self.folder / "base.safetensors"
+
+    def model(self, method: str, nfe: int) -> Path:
+        return self.folder / "models" / f"{method}-nfe{nfe}.safetensors"
+
+    @property
+    def pretrain_log(self) -> Path:
+        return ScaleReports(self.scale).folder / "pretrain" / f"{self.task}.csv"
+
+    @property
+    def selection(self) -> Path:
+        return ScaleReports(self.scale).folder / "selection" / f"{self.task}.json"
+
+    def history(self, method: str, nfe: int) -> Path:
+        return ScaleReports(self.scale).history / f"{self.task}-{method}-nfe{nfe}.csv"
+
+
+@dataclass(frozen=True)
+class ScaleReports:
+    """The committed results of one scale."""
+
+    scale: str
+
+    @property
+    def folder(self) -> Path:
+        return Path("reports", self.scale)
+
+    @property
+    def history(self) -> Path:
+        return self.folder / "history"
+
+    @property
+    def figure_2b(self) -> Path:
+        return self.folder / "figure_2b.png"
+
+    @property
+    def score_vs_nfe(self) -> Path:
+        return self.folder / "score_vs_nfe.png"
+
+    @property
+    def table2(self) -> Path:
+        return self.folder / "table2.csv"

@@ -1,0 +1,61 @@
+"""A residual MLP velocity field: the smallest net that fits a low-dimensional policy well, and fast on a CPU."""
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.nets.embedding import TimeEmbedding
+
+
+class _Block(nn.Module):
+    """Pre-norm residual block; time and condition enter as scale and shift after the norm (FiLM, Perez et al. 2018)."""
+
+    def __init__(self, width: int, expansion: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(width, elementwise_affine=False)
+        self.film = nn.Linear(width, 2 * width)
+        self.up = nn.Linear(width, expansion * width)
+        self.down = nn.Linear(expansion * width, width)
+        self.act = nn.SiLU()
+
+    def forward(self, x: Tensor, context: Tensor) -> Tensor:
+        scale, shift = self.film(context).chunk(2, dim=-1)
+        return x + self.down(self.act(self.up(self.norm(x) * (1 + scale) + shift)))
+
+
+class MLP(nn.Module):
+    """v(t, x, c) for a chunk of actions, flattened.
+
+    Args:
+        horizon, action_dim: shape of one sample x, (horizon, action_dim).
+        condition_dim: length of the flat condition c.
+        width, depth, expansion: hidden width, number of blocks, inner width of a block over ``width``.
+        time_features: number of sinusoidal features of t.
+    """
+
+    def __init__(
+        self,
+        horizon: int,
+        action_dim: int,
+        condition_dim: int,
+        width: int,
+        depth: int,
+        expansion: int,
+        time_features: int,
+    ) -> None:
+        super().__init__()
+        dim = horizon * action_dim
+        self.time = nn.Sequential(TimeEmbedding(time_features), nn.Linear(time_features, width))
+        self.condition = nn.Linear(condition_dim, width)
+        self.context = nn.Sequential(nn.SiLU(), nn.Linear(width, width), nn.SiLU())
+        self.inp = nn.Linear(dim + condition_dim, width)
+        self.blocks = nn.ModuleList(_Block(width, expansion) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.out = nn.Linear(width, dim)
+
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
+        """t: (B,), x: (B, horizon, action_dim), condition: (B, condition_dim) → velocity, shaped as x."""
+        context = self.context(self.time(t) + self.condition(condition))
+        h = self.inp(torch.cat([x.flatten(1), condition], dim=-1))
+        for block in self.blocks:
+            h = block(h, context)
+        return self.out(self.norm(h)).view_as(x)

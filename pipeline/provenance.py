@@ -1,0 +1,55 @@
+"""Where a result comes from: files, code and machine."""
+
+import hashlib
+import os
+import platform
+import re
+import subprocess
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+
+
+def hash_files(paths: Iterable[Path]) -> str:
+    """SHA-256 over names and contents of files, folders walked; the order of ``paths`` does not matter.
+
+    Raises:
+        FileNotFoundError: one of ``paths`` does not exist.
+    """
+    digest = hashlib.sha256()
+    for file in sorted({file for path in paths for file in _files(Path(path))}):
+        digest.update(f"{file.as_posix()}\0".encode())
+        with file.open("rb") as stream:
+            digest.update(hashlib.file_digest(stream, "sha256").digest())
+    return digest.hexdigest()
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.exists():
+        raise FileNotFoundError(path)
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
+
+
+def git_commit(root: Path) -> str:
+    """The commit checked out in ``root``, or ``none`` where there is no repository or no commit."""
+    return _git(root, "rev-parse", "HEAD") or "none"
+
+
+def git_dirty(root: Path) -> bool:
+    """Whether tracked files in ``root`` differ from that commit."""
+    return bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+
+
+def hardware() -> str:
+    """One line: processor, cores and, if the program uses torch, its threads."""
+    info = Path("/proc/cpuinfo")
+    model = re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    parts = [model[1] if model else platform.processor() or platform.machine(), f"{os.cpu_count()} cores"]
+    if torch := sys.modules.get("torch"):  # only if the stage uses it
+        parts.append(f"{torch.get_num_threads()} torch threads")
+    return ", ".join(parts)
+
+
+def _git(root: Path, *arguments: str) -> str:
+    result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    return result.stdout.strip() if result.returncode == 0 else ""

@@ -1,0 +1,107 @@
+"""The files that rollouts leave behind, read back and checked: episodes/*.csv and metrics/*.json of one scale."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.errors import UserError
+
+EPISODES_HEADER = "scale,evaluation,method,nfe,train_seed,checkpoint,perturbation,seed,repeat,final,max,success,steps"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one row of Table 2 is about, and where under ``reports`` (the folder of one scale) its files lie."""
+
+    evaluation: str
+    method: str
+    nfe: int
+
+    @property
+    def stem(self) -> str:
+        return f"{self.evaluation}-{self.method}-nfe{self.nfe}"
+
+    def episodes(self, reports: Path) -> Path:
+        return reports / "episodes" / f"{self.stem}.csv"
+
+    def metrics(self, reports: Path) -> Path:
+        return reports / "metrics" / f"{self.stem}.json"
+
+
+def read_episodes(reports: Path, entry: Entry) -> pd.DataFrame:
+    """The episodes of one row: every seed with every repeat, columns as in ``EPISODES_HEADER``.
+
+    Raises:
+        UserError: the file is unreadable, or is not a whole set of ``entry``'s episodes.
+    """
+    path = entry.episodes(reports)
+    try:
+        # "none" and "nan" are text here: only an empty field is a missing value
+        episodes = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise UserError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
+    problem = _form_problem(episodes) or _content_problem(episodes, entry)
+    if problem:
+        raise UserError(f"{path}: {problem}; evaluate again to rewrite it")
+    return episodes
+
+
+def _form_problem(episodes: pd.DataFrame) -> str | None:
+    header = ",".join(episodes.columns)
+    if header != EPISODES_HEADER:
+        return f"columns are {header}, expected {EPISODES_HEADER}"
+    if episodes.empty:
+        return "has no episodes"
+    if episodes.isna().any(axis=None):
+        return f"has an empty field in {episodes.columns[episodes.isna().any()][0]}"
+    for column in ("nfe", "train_seed", "seed", "repeat", "final", "max", "success", "steps"):
+        if not pd.api.types.is_numeric_dtype(episodes[column]):
+            return f"{column} holds something that is not a number"
+    return None
+
+
+def _content_problem(episodes: pd.DataFrame, entry: Entry) -> str | None:
+    for column, expected in (("evaluation", entry.evaluation), ("method", entry.method), ("nfe", entry.nfe)):
+        if (episodes[column] != expected).any():
+            return f"{column} must be {expected} throughout"
+    for column in ("scale", "train_seed", "checkpoint", "perturbation"):
+        if episodes[column].nunique() > 1:
+            return f"mixes several values of {column}"
+    if episodes["perturbation"].iloc[0] != "none":
+        return "holds perturbed episodes, and Table 2 is about unperturbed ones"
+    if not (episodes[["final", "max"]].ge(0) & episodes[["final", "max"]].le(1)).all(axis=None):
+        return "final and max must lie in [0, 1]"
+    if not episodes["success"].isin((0, 1)).all():
+        return "success must be 0 or 1"
+    twice = episodes[episodes.duplicated(["seed", "repeat"])]
+    if len(twice):
+        return f"seed {twice['seed'].iloc[0]}, repeat {twice['repeat'].iloc[0]} stands there twice"
+    if len(episodes) != episodes["seed"].nunique() * episodes["repeat"].nunique():
+        return "its repeats do not all have the same seeds"
+    return None
+
+
+def read_metrics(reports: Path, entry: Entry, episodes: pd.DataFrame) -> dict[str, object]:
+    """The metrics beside ``episodes``: ``dataset``, ``train_steps``, ``spread_ratio`` and more.
+
+    Raises:
+        UserError: the file is absent or unreadable, lacks a key, or tells of other episodes than these.
+    """
+    path = entry.metrics(reports)
+    try:
+        metrics = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: not a readable JSON file ({error})") from error
+    if not isinstance(metrics, dict):
+        raise UserError(f"{path}: holds no JSON object; evaluate again to rewrite it")
+    shared = {name: episodes[name].iloc[0] for name in ("scale", "evaluation", "method", "nfe", "train_seed")}
+    shared |= {"n_seeds": episodes["seed"].nunique(), "repeats": episodes["repeat"].nunique()}
+    for key in (*shared, "dataset", "train_steps", "spread_ratio"):
+        if key not in metrics:
+            raise UserError(f"{path}: {key} is missing; evaluate again to rewrite it")
+    for key, value in shared.items():
+        if metrics[key] != value:
+            raise UserError(f"{path}: {key} is {metrics[key]}, but the episodes say {value}; evaluate again")
+    return metrics

@@ -1,0 +1,196 @@
+"""Figures, each as PNG and SVG; the same numbers give the same bytes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
+
+from pipeline.atomic import replacing
+from pipeline.errors import UserError
+from pipeline.reporting.tables import EVALUATION_NAMES, METHOD_NAMES, TABLE_HEADER
+
+HISTORY_HEADER = (
+    "scale,task,dataset,method,nfe,train_seed,step,epoch,max_score,max_score_low,max_score_high,"
+    "success,success_low,success_high,n_seeds,loss,spread_ratio,best_of_k,reconstruction_error"
+)
+
+_STYLE: dict[Any, object] = {  # Any: matplotlib types its keys one by one
+    "font.size": 9,
+    "axes.titlesize": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": "#e6e6e6",
+    "legend.frameon": False,
+    "svg.hashsalt": "flowtune",  # element ids would otherwise be random
+}
+# Okabe and Ito's palette, told apart with any colour vision; marker and dash say the same in grey
+_METHODS: dict[str, tuple[str, str, str]] = {
+    "fm": ("#0072B2", "o", "--"),
+    "ft_fm": ("#D55E00", "s", "-"),
+    "resft_fm": ("#009E73", "D", "-"),
+    "resft_fm_unet": ("#CC79A7", "^", "-."),
+    "ddpm": ("#E69F00", "v", ":"),
+    "ddim": ("#56B4E9", "P", ":"),
+}
+_TASK_NAMES = {"pusht": "Push-T"}
+
+
+def figure_2b(history: pd.DataFrame, path: Path) -> None:
+    """Score, success and diversity while fine-tuning, next to plain FM training from the same checkpoint.
+
+    ``history`` (columns as in ``HISTORY_HEADER``, one task and one training seed) holds the branches ``ft_fm`` and
+    ``fm``, both from epoch 0 on. Writes ``path`` with the suffixes ``.png`` and ``.svg``.
+
+    An FM epoch is cheaper than one of fine-tuning. Where the branches differ in epochs, the FM branch is drawn
+    compressed, so that the same place on the axis means the same compute.
+
+    Raises:
+        UserError: a column or a branch is missing, or there are several tasks or training seeds.
+    """
+    _require(history, HISTORY_HEADER, "history")
+    for column in ("scale", "task", "dataset", "train_seed"):
+        if history[column].nunique() != 1:
+            raise UserError(f"history: one {column} makes a figure, not {history[column].nunique()}")
+    numbers = sorted(history["nfe"].unique())
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(1.2 + 3.6 * len(numbers), 7.4), layout="constrained")
+        panels = figure.subplots(3, len(numbers), sharex="col", sharey="row", squeeze=False)
+        for column, nfe in zip(panels.T, numbers, strict=True):
+            _draw_branches(column, history[history["nfe"] == nfe], nfe)
+        for panel, label in zip(panels[:, 0], ("Max score", "Success rate", "Spread ratio"), strict=True):
+            panel.set_ylabel(label)
+        first = history.iloc[0]
+        seeds = _range(history["n_seeds"])
+        figure.suptitle(
+            f"{_TASK_NAMES.get(first['task'], first['task'])}: fine-tuning and FM continued, from one checkpoint\n"
+            f"scale {first['scale']}, data set {first['dataset']}, training seed {first['train_seed']}\n"
+            f"{seeds} validation seeds per point, bands are 95 % intervals",
+            fontsize=10,
+        )
+        _legend(figure)
+        _save(figure, path)
+
+
+def _draw_branches(column: Sequence[Axes], history: pd.DataFrame, nfe: int) -> None:
+    score, success, spread = column
+    branches = {method: rows.sort_values("epoch") for method, rows in history.groupby("method")}
+    for method in ("fm", "ft_fm"):
+        if method not in branches:
+            raise UserError(f"history: method {method} is missing at NFE {nfe}")
+    span = branches["ft_fm"]["epoch"].max()
+    stretch = branches["fm"]["epoch"].max() / span if span > 0 else 1.0
+    for method in ("fm", "ft_fm"):
+        rows = branches[method]
+        epochs = rows["epoch"] / (stretch if method == "fm" else 1.0)
+        _band(score, epochs, rows, "max_score", method)
+        _band(success, epochs, rows, "success", method)
+        _line(spread, epochs, rows["spread_ratio"], method)
+    spread.axhline(1.0, color="#555555", linewidth=0.8)
+    score.set_title(f"NFE {nfe}")
+    success.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    spread.set_ylim(bottom=0.0)
+    spread.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=bool(span >= 1)))
+    equal_compute = f"\n(each as much compute as {stretch:.3g} of FM continued)"
+    spread.set_xlabel("Fine-tuning epoch" + (equal_compute if abs(stretch - 1) > 0.01 else ""))
+
+
+def _band(panel: Axes, x: pd.Series, rows: pd.DataFrame, name: str, method: str) -> None:
+    _line(panel, x, rows[name], method)
+    panel.fill_between(x, rows[f"{name}_low"], rows[f"{name}_high"], color=_METHODS[method][0], alpha=0.18, linewidth=0)
+
+
+def _line(panel: Axes, x: pd.Series, y: pd.Series, method: str) -> None:
+    colour, marker, dash = _METHODS[method]
+    panel.plot(x, y, color=colour, marker=marker, markersize=4, linestyle=dash, label=METHOD_NAMES[method])
+
+
+def score_vs_nfe(table: pd.DataFrame, path: Path) -> None:
+    """Max score and success of each method against NFE, one column per evaluation.
+
+    ``table`` holds rows of Table 2. Writes ``path`` with the suffixes ``.png`` and ``.svg``.
+
+    Raises:
+        UserError: there are no rows, or a column is missing.
+    """
+    names = ("max_score", "success")
+    _require(table, TABLE_HEADER, "table2")
+    evaluations = list(dict.fromkeys(table["evaluation"]))
+    numbers = sorted(table["nfe"].unique())
+    with mpl.rc_context(_STYLE):
+        figure = Figure(figsize=(1.2 + 3.6 * len(evaluations), 5.6), layout="constrained")
+        panels = figure.subplots(2, len(evaluations), sharex=True, sharey="row", squeeze=False)
+        for column, evaluation in zip(panels.T, evaluations, strict=True):
+            for panel, name in zip(column, names, strict=True):
+                _draw_methods(panel, table[table["evaluation"] == evaluation], name)
+            column[0].set_title(EVALUATION_NAMES.get(evaluation, evaluation))
+            column[-1].set_xlabel("NFE (function evaluations per action chunk)")
+        for panel in panels.flat:
+            panel.set_xscale("log", base=2)
+            panel.xaxis.set_major_locator(FixedLocator(numbers))
+            panel.xaxis.set_minor_locator(NullLocator())
+            panel.xaxis.set_major_formatter("{x:.0f}")
+        panels[0, 0].set_ylabel("Max score")
+        panels[1, 0].set_ylabel("Success rate")
+        panels[1, 0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        figure.suptitle(
+            "Score and success against NFE\n"
+            f"scale {_list(table['scale'])}, data set {_list(table['dataset'])}, "
+            f"training seed {_list(table['train_seeds'])}\n"
+            f"{_range(table['n_seeds'])} test seeds, bars are 95 % intervals",
+            fontsize=10,
+        )
+        _legend(figure)
+        _save(figure, path)
+
+
+def _draw_methods(panel: Axes, rows: pd.DataFrame, name: str) -> None:
+    methods = [method for method in _METHODS if method in set(rows["method"])]
+    # methods share their NFE: set slightly apart, their bars do not cover each other
+    shifts = 2 ** (0.08 * (np.arange(len(methods)) - (len(methods) - 1) / 2))
+    for method, shift in zip(methods, shifts, strict=True):
+        of_method = rows[rows["method"] == method].sort_values("nfe")
+        x = of_method["nfe"] * shift
+        _line(panel, x, of_method[name], method)
+        panel.vlines(x, of_method[f"{name}_low"], of_method[f"{name}_high"], color=_METHODS[method][0], linewidth=1.6)
+
+
+def _require(frame: pd.DataFrame, header: str, what: str) -> None:
+    absent = [name for name in header.split(",") if name not in frame.columns]
+    if absent:
+        raise UserError(f"{what}: column {absent[0]} is missing")
+    if frame.empty:
+        raise UserError(f"{what}: has no rows, so there is nothing to draw")
+
+
+def _legend(figure: Figure) -> None:
+    entries: dict[str, Artist] = {}
+    for panel in figure.axes:
+        handles, labels = panel.get_legend_handles_labels()
+        entries |= dict(zip(labels, handles, strict=True))
+    columns = int(figure.get_figwidth() / 2.2)  # the longest name takes 2.2 inches
+    figure.legend(list(entries.values()), list(entries), loc="outside lower center", ncols=min(len(entries), columns))
+
+
+def _list(values: pd.Series) -> str:
+    return ", ".join(dict.fromkeys(values.astype(str)))
+
+
+def _range(values: pd.Series) -> str:
+    low, high = values.min(), values.max()
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path.with_suffix(".png")) as temporary:
+        figure.savefig(temporary, dpi=150)
+    with replacing(path.with_suffix(".svg")) as temporary:
+        figure.savefig(temporary, metadata={"Date": None})

@@ -1,0 +1,96 @@
+"""What every stage program shares: errors in one line, a run in MLflow, and a locked folder to resume from."""
+
+import fcntl
+import hashlib
+import json
+import os
+import shutil
+import signal
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.atomic import make_folder
+from pipeline.closure import ROOT, code_of
+from pipeline.errors import UserError
+from pipeline.processes import die_with_parent
+from pipeline.tracking import Run, hash_files, stage_run
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage at work.
+
+    Attributes:
+        run: its run in MLflow.
+        resume: a folder of its own for resumable state; the same one after a kill, as long as settings, inputs and code
+            are the same, and removed when the stage succeeds.
+    """
+
+    run: Run
+    resume: Path
+
+
+@contextmanager
+def stage(
+    program: str, label: str, *, params: Mapping[str, object], deps: Sequence[Path], outs: Sequence[Path]
+) -> Iterator[Stage]:
+    """Run the body as the stage ``label`` of ``program``, such as ``stages/pretrain.py``.
+
+    Args:
+        params: every setting that its result depends on.
+        deps, outs: files and folders read and written.
+
+    Raises:
+        UserError: an input is missing, or another process is running the same stage.
+    """
+    for path in deps:
+        if not path.exists():
+            raise UserError(f"{path}: not found; it is made by an earlier stage, run `dvc repro`")
+    for path in outs:
+        make_folder(path.parent)
+    folder = ROOT / ".flowtune" / "resume" / f"{label}-{_resume_key(program, params, deps)}"
+    with _locked(folder):
+        tags = {"data_hash": hash_files(deps)}
+        with stage_run(label, params=params, tags=tags) as run:
+            yield Stage(run, folder)
+            run.tag("outputs_hash", hash_files([path for path in outs if path.exists()]))
+        shutil.rmtree(folder)
+
+
+def program(main: Callable[[], None]) -> None:
+    """Run ``main`` as a program: a ``UserError`` becomes one line on stderr and exit code 2.
+
+    Under DVC the program dies with the process that started it, so that a killed ``dvc repro`` leaves no orphan that
+    goes on writing.
+    """
+    if "DVC_STAGE" in os.environ:
+        die_with_parent(os.getppid(), signal.SIGKILL)
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except FloatingPointError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+
+
+def _resume_key(program: str, params: Mapping[str, object], deps: Sequence[Path]) -> str:
+    code = hash_files([ROOT / file for file in code_of(program)])
+    text = json.dumps([params, hash_files(deps), code], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    make_folder(folder)
+    lock = folder.with_name(folder.name + ".lock")
+    with lock.open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{lock}: another process is running this stage; wait for it, or stop it") from None
+        yield

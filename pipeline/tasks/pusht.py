@@ -1,0 +1,179 @@
+"""Push-T: push a T-shaped block onto its goal pose with a round agent (Florence et al. 2021; Chi et al. 2023).
+
+The simulator is gym-pusht, a port of diffusion_policy's. State: agent x, y, block x, y in a 512 x 512 world, block
+angle in radians, in [0, 2π). Action: the target position of the agent, held for 0.1 s by a PD controller.
+"""
+
+import math
+import os
+from functools import partial
+from typing import Any, Literal, get_args
+
+import numpy as np
+
+from pipeline.tasks.vector import Evaluation, Transition
+
+EvaluationName = Literal["pusht_a", "pusht_b"]
+ResetOrder = Literal["exact", "legacy"]
+ObservationKind = Literal["pose", "keypoints"]
+
+MAX_STEPS = 300
+STATE_DIM = 5
+ACTION_DIM = 2
+OBSERVATION_DIM: dict[ObservationKind, int] = {"pose": 6, "keypoints": 18}
+GOAL_POSE = (256.0, 256.0, math.pi / 4)
+
+_BLOCK_RANGE: dict[EvaluationName, tuple[int, int]] = {"pusht_a": (200, 300), "pusht_b": (100, 400)}
+
+# The T in the block's own frame, bar and stem: (low x, low y, high x, high y), and their corners in gym-pusht's order.
+_BOXES = ((-60.0, 0.0, 60.0, 30.0), (-15.0, 30.0, 15.0, 120.0))
+_RECTANGLES = tuple([(x0, y0), (x1, y0), (x1, y1), (x0, y1)] for x0, y0, x1, y1 in _BOXES)
+_CORNERS = np.array(_RECTANGLES).reshape(8, 2)
+_AREA = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in _BOXES)
+
+_Polygon = list[tuple[float, float]]
+
+
+def initial_state(evaluation: EvaluationName, seed: int) -> np.ndarray:
+    """Draw the initial state (5,), float64, of the episode with this seed.
+
+    The generator and the order of its draws are diffusion_policy's, so that a seed means the same there (pusht_b).
+    """
+    generator = np.random.RandomState(seed)
+    low, high = _BLOCK_RANGE[evaluation]
+    agent = generator.randint(50, 450), generator.randint(50, 450)
+    block = generator.randint(low, high), generator.randint(low, high)
+    return np.array([*agent, *block, generator.randn() * 2 * np.pi - np.pi])
+
+
+def evaluation(name: EvaluationName, order: ResetOrder = "exact", max_steps: int = MAX_STEPS) -> Evaluation:
+    """Describe the evaluation ``name`` for ``pipeline.evaluation.rollouts``: its environment and initial states."""
+
+    def reset_arguments(seed: int) -> dict[str, Any]:
+        return {"state": initial_state(name, seed), "order": order}
+
+    return Evaluation(partial(PushT, max_steps=max_steps), reset_arguments, max_steps)
+
+
+class PushT:
+    """One Push-T simulation. Score: covered share of the goal over 0.95, at most 1; success: more than 0.95 covered."""
+
+    def __init__(self, max_steps: int = MAX_STEPS, frame_size: int = 256) -> None:
+        """Make the simulation; ``frame_size`` is the width and height of rendered frames in pixels."""
+        os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+        os.environ.setdefault("PYGAME_HIDE_SUPPORT_PROMPT", "1")
+        import gym_pusht  # noqa: F401  (registers the environment)
+        import gymnasium
+
+        # Only `unwrapped` is used: the wrappers' checks and their limit of 300 steps are handled here.
+        env: Any = gymnasium.make(
+            "gym_pusht/PushT-v0",
+            obs_type="state",
+            visualization_width=frame_size,
+            visualization_height=frame_size,
+            disable_env_checker=True,
+        ).unwrapped
+        # gym-pusht's own coverage (shapely) differs in its last bit between instances at one and the same pose.
+        env._get_coverage = lambda: coverage((*env.block.position, env.block.angle))
+        self._env = env
+        self._max_steps = max_steps
+        self._steps = 0
+
+    def reset(self, state: np.ndarray, order: ResetOrder = "exact") -> np.ndarray:
+        """Start an episode at ``state`` (5,) and return the observed state (5,), float64.
+
+        gym-pusht sets the block's position, then its angle, which turns the block about its centre of mass and so moves
+        the position: ``legacy`` keeps that. ``exact`` sets the angle first, so that the block lies where ``state``
+        says. Both then step the physics once (0.01 s), which pushes the block aside if the agent overlaps it.
+
+        Raises:
+            ValueError: ``order`` is unknown.
+        """
+        if order not in get_args(ResetOrder):
+            raise ValueError(f"reset order is {order!r}, must be one of {get_args(ResetOrder)}")
+        env = self._env
+        env._last_action = None
+        self._steps = 0
+        if order == "legacy":
+            return env.reset(options={"reset_to_state": state})[0]
+        # A new space, as in gym-pusht's reset(): that one would also set and step a state, whose contacts would stay.
+        env._setup()
+        env.agent.position = list(state[:2])
+        env.block.angle = state[4]
+        env.block.position = list(state[2:4])
+        env.space.step(env.dt)
+        return env.get_obs()
+
+    def step(self, action: np.ndarray) -> Transition:
+        """Pull the agent towards ``action`` (2,), world coordinates, for one control step of 0.1 s."""
+        observation, score, success, _, _ = self._env.step(np.asarray(action, dtype=np.float64))
+        self._steps += 1
+        return Transition(observation, float(score), bool(success), bool(success) or self._steps >= self._max_steps)
+
+    def render(self) -> np.ndarray:
+        """Draw the scene, with the last action as a red cross: (frame_size, frame_size, 3) uint8."""
+        return self._env.render()
+
+
+def coverage(pose: tuple[float, float, float]) -> float:
+    """Share of the goal, 0 to 1, that a block at ``pose`` (x, y, angle) covers."""
+    # Seen from the goal, the goal's rectangles are parallel to the axes and the block's are turned.
+    x, y = pose[0] - GOAL_POSE[0], pose[1] - GOAL_POSE[1]
+    cos, sin = math.cos(GOAL_POSE[2]), math.sin(GOAL_POSE[2])
+    x, y = cos * x + sin * y, cos * y - sin * x
+    cos, sin = math.cos(pose[2] - GOAL_POSE[2]), math.sin(pose[2] - GOAL_POSE[2])
+    covered = 0.0
+    for rectangle in _RECTANGLES:
+        turned = [(x + cos * u - sin * v, y + sin * u + cos * v) for u, v in rectangle]
+        covered += sum(_area(_clip_to_box(turned, box)) for box in _BOXES)
+    return covered / _AREA
+
+
+def _clip_to_box(polygon: _Polygon, box: tuple[float, float, float, float]) -> _Polygon:
+    """The part of a convex polygon inside an axis-parallel box (Sutherland and Hodgman 1974)."""
+    for side, bound in enumerate(box):
+        axis, sign = side % 2, 1 if side < 2 else -1
+        inside = [sign * (point[axis] - bound) for point in polygon]
+        clipped: _Polygon = []
+        for i, (a, (xa, ya), (xb, yb)) in enumerate(zip(inside, polygon, polygon[1:] + polygon[:1], strict=True)):
+            b = inside[(i + 1) % len(inside)]
+            if a >= 0:
+                clipped.append((xa, ya))
+            if (a < 0) != (b < 0):
+                share = a / (a - b)
+                clipped.append((xa + share * (xb - xa), ya + share * (yb - ya)))
+        polygon = clipped
+    return polygon
+
+
+def _area(polygon: _Polygon) -> float:
+    """The area of a polygon given anticlockwise (the shoelace formula)."""
+    following = polygon[1:] + polygon[:1]
+    return 0.5 * sum(xa * yb - xb * ya for (xa, ya), (xb, yb) in zip(polygon, following, strict=True))
+
+
+def block_keypoints(pose: np.ndarray) -> np.ndarray:
+    """World coordinates (..., 8, 2) of the T's corners from block poses (..., 3): x, y, angle."""
+    cos, sin = np.cos(pose[..., 2]), np.sin(pose[..., 2])
+    rotation = np.stack([np.stack([cos, sin], axis=-1), np.stack([-sin, cos], axis=-1)], axis=-2)  # transposed
+    return _CORNERS @ rotation + pose[..., None, :2]
+
+
+def observe(state: np.ndarray, kind: ObservationKind) -> np.ndarray:
+    """Observation vectors (..., D), float32, a policy is conditioned on, from states (..., 5).
+
+    ``pose`` (D = 6): agent x, y, block x, y, cosine and sine of the angle, which have no jump at 2π.
+    ``keypoints`` (D = 18): agent x, y and the eight corners of the T.
+
+    Raises:
+        ValueError: ``kind`` is unknown.
+    """
+    state = np.asarray(state, dtype=np.float64)
+    agent, block, angle = state[..., :2], state[..., 2:4], state[..., 4:]
+    if kind == "pose":
+        parts = [agent, block, np.cos(angle), np.sin(angle)]
+    elif kind == "keypoints":
+        parts = [agent, block_keypoints(state[..., 2:]).reshape(*state.shape[:-1], 16)]
+    else:
+        raise ValueError(f"observation kind is {kind!r}, must be one of {get_args(ObservationKind)}")
+    return np.concatenate(parts, axis=-1).astype(np.float32)

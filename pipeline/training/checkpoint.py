@@ -1,0 +1,146 @@
+"""Model files: safetensors with everything needed to run the model, and to say where it comes from, in the header."""
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from pipeline.atomic import write_bytes
+from pipeline.config import DataSettings, NetSettings
+from pipeline.errors import UserError
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.nets.registry import build_net
+from pipeline.tasks.normalizer import Normalizer
+from pipeline.tasks.registry import TASKS
+
+_HEADER = "flowtune"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a model file says of itself.
+
+    Attributes:
+        scale, task, method: identifiers; method is ``fm`` for a pretrained model too.
+        nfe: the number of function evaluations it was fine-tuned for; 0 for a model of the whole flow.
+        train_steps: optimiser steps since the random start, fine-tuning included.
+        train_seed: seed of the training run.
+        data, net: the settings that the model was built from.
+        figures: measured numbers that belong to the model, such as its spread ratio.
+    """
+
+    scale: str
+    task: str
+    method: str
+    nfe: int
+    train_steps: int
+    train_seed: int
+    data: DataSettings
+    net: NetSettings
+    figures: dict[str, float]
+
+    def with_figures(self, **figures: float) -> "Record":
+        """This record with more figures."""
+        return replace(self, figures={**self.figures, **figures})
+
+
+def build_policy(record: Record) -> FlowPolicy:
+    """An untrained policy of the record's architecture; its normalisers are the identity.
+
+    The net's weights are drawn from ``train_seed``.
+    """
+    task, data = TASKS[record.task], record.data
+    observation_dim = task.observation_dim(data.observation)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(record.train_seed)
+        net = build_net(
+            record.net, data.prediction_horizon, task.action_dim, data.observation_horizon * observation_dim
+        )
+    return FlowPolicy(
+        net,
+        task.observe(data.observation),
+        Normalizer(observation_dim),
+        Normalizer(task.action_dim),
+        observation_horizon=data.observation_horizon,
+        prediction_horizon=data.prediction_horizon,
+        chunk=data.chunk,
+    )
+
+
+def save_policy(path: Path, policy: FlowPolicy, record: Record) -> None:
+    """Write weights, normalisers and record to ``path``, atomically; equal models give equal bytes."""
+    header = asdict(record) | {
+        "version": _VERSION,
+        "data": record.data.model_dump(),
+        "net": record.net.model_dump(),
+    }
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
+    write_bytes(path, save(tensors, metadata={_HEADER: json.dumps(header, sort_keys=True)}))
+
+
+def fingerprint(path: Path) -> str:
+    """A model file's name and the first digits of its sha256, by which results name it."""
+    return f"{path.stem}@{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
+
+
+def read_record(path: Path) -> Record:
+    """The record of a model file, without its weights; raises as ``load_policy``."""
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: no readable safetensors file: {error}") from None
+    if _HEADER not in metadata:
+        raise UserError(f"{path}: no FlowTune checkpoint: its header has no '{_HEADER}' entry")
+    header: dict[str, Any] = json.loads(metadata[_HEADER])
+    if header.pop("version", None) != _VERSION:
+        raise UserError(f"{path}: written by another version of FlowTune; allowed: format {_VERSION}")
+    try:
+        data = TypeAdapter(DataSettings).validate_python(header.pop("data"))
+        net = TypeAdapter(NetSettings).validate_python(header.pop("net"))
+        return Record(data=data, net=net, **header)
+    except (ValidationError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: damaged header: {' '.join(str(error).split())}") from None
+
+
+def load_policy(path: Path) -> tuple[FlowPolicy, Record]:
+    """The policy in a model file, ready to act, and its record.
+
+    Raises:
+        UserError: no such file, not a model of this project, or weights that do not fit the architecture it names.
+    """
+    record = read_record(path)
+    policy = build_policy(record)
+    with safe_open(path, framework="pt") as file:
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+    try:
+        policy.load_state_dict(tensors)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"{path}: weights do not fit the architecture that its header names: {detail:.300}") from None
+    return policy.eval(), record
+
+
+def require_architecture(path: Path, record: Record, data: DataSettings, net: NetSettings) -> None:
+    """Refuse a checkpoint made with other settings than those asked for.
+
+    Raises:
+        UserError: naming the first setting that differs.
+    """
+    for block, have, want in (("net", record.net, net), ("data", record.data, data)):
+        have_all, want_all = have.model_dump(), want.model_dump()
+        for key in want_all | have_all:
+            if have_all.get(key) != want_all.get(key):
+                raise UserError(
+                    f"{path}: checkpoint of another architecture: its {block}.{key} is {have_all.get(key)!r}, "
+                    f"params.yaml asks for {want_all.get(key)!r}"
+                )

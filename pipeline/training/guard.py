@@ -1,0 +1,57 @@
+"""The guard: watches whether fine-tuning collapses the model's samples, which a rollout score alone can hide."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from pipeline.evaluation.diversity import Diversity, measure_diversity
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.seeding import derive
+from pipeline.training.data import PreparedData
+
+REFERENCE_NFE = 16
+"""The base model's spread is taken at this many evaluations, where its samples follow the data: at one evaluation flow
+matching predicts the mean, whose spread is no yardstick."""
+
+_WINDOWS = 256
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Held-out figures of a model, beside the base model's.
+
+    Attributes:
+        spread_ratio: spread of the model's samples over the base model's at ``REFERENCE_NFE``; 1 keeps all diversity, 0
+            is one answer to each observation.
+        diversity: spread, best-of-K and reconstruction error themselves, in normalised action units.
+    """
+
+    spread_ratio: float
+    diversity: Diversity
+
+
+class Guard:
+    """Compares models with the base model on the same held-out observations and the same noise.
+
+    Args:
+        base: the model that fine-tuning starts from. data: its held-out windows are used, at most 256 of them.
+        seed: of the choice of windows and the noise.
+    """
+
+    def __init__(self, base: FlowPolicy, data: PreparedData, seed: int) -> None:
+        generator = torch.Generator().manual_seed(derive(seed, "guard windows"))
+        rows = torch.randperm(len(data.held_out_action), generator=generator)[:_WINDOWS]
+        self._condition: Tensor = data.held_out_condition[rows]
+        self._action: Tensor = data.held_out_action[rows]
+        self._seed = seed
+        self._reference = self._measure(base, REFERENCE_NFE).spread
+
+    def read(self, policy: FlowPolicy, nfe: int) -> Reading:
+        """Measure ``policy`` at ``nfe`` evaluations."""
+        diversity = self._measure(policy, nfe)
+        return Reading(diversity.spread / self._reference, diversity)
+
+    def _measure(self, policy: FlowPolicy, nfe: int) -> Diversity:
+        device = policy.action_normalizer.offset.device
+        return measure_diversity(policy, self._condition.to(device), self._action.to(device), nfe, seed=self._seed)

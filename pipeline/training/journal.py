@@ -1,0 +1,53 @@
+"""What a training run writes down while it runs, kept through interruptions and written out as CSV at the end."""
+
+import csv
+import io
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Protocol
+
+from pipeline.atomic import make_folder, write_text
+
+
+class Sink(Protocol):
+    """Where metrics are shown while they come in; a run in MLflow, for one."""
+
+    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Show ``metrics`` of ``step``."""
+
+
+class TrainingLog:
+    """Rows of metrics by step. A step seen again after a resume replaces its row, and is the same if nothing changed.
+
+    Args:
+        path: JSON lines, appended to; a torn last line is ignored.
+        sink: shown every row too.
+    """
+
+    def __init__(self, path: Path, sink: Sink) -> None:
+        make_folder(path.parent)
+        self._path = path
+        self._sink = sink
+        self.rows: dict[int, dict[str, float]] = {}
+        if path.exists():
+            whole = path.read_text()
+            whole = whole[: whole.rfind("\n") + 1]
+            write_text(path, whole)
+            self.rows = {row["step"]: row for row in map(json.loads, whole.splitlines())}
+
+    def __call__(self, metrics: Mapping[str, float], step: int) -> None:
+        row = {"step": step, **metrics}
+        self.rows[step] = row
+        with self._path.open("a") as file:
+            file.write(json.dumps(row) + "\n")
+        self._sink.log(metrics, step)
+
+    def write_csv(self, path: Path, **constants: object) -> None:
+        """Write all rows, sorted by step and each begun by ``constants``, atomically."""
+        rows = [{**constants, **self.rows[step]} for step in sorted(self.rows)]
+        text = io.StringIO()
+        writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        write_text(path, text.getvalue())

@@ -1,0 +1,195 @@
+"""The training loop: one for every objective, resumable to the bit."""
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast, gather_object
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
+from tqdm import tqdm
+
+from pipeline.atomic import replacing
+from pipeline.config import Optimization
+from pipeline.nets.ema import averaged
+from pipeline.seeding import Generators
+
+Log = Callable[[dict[str, float], int], None]
+"""(metrics, step) → None."""
+
+LOG_EVERY = 50
+SAVE_EVERY_S = 20.0
+
+
+class Objective(nn.Module):
+    """A net and the loss that it is trained by: one call, one loss, so that DDP sees a whole solve as one forward."""
+
+    net: nn.Module
+
+    def forward(self, condition: Tensor, data: Tensor) -> Tensor:
+        """condition: (B, C), data: (B, …) → scalar loss."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Random training batches held in memory, drawn with replacement.
+
+    Attributes:
+        condition, data: (W, C) and (W, …).
+    """
+
+    condition: Tensor
+    data: Tensor
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``size`` random rows."""
+        rows = torch.randint(len(self.data), (size,), generator=generator).to(self.data.device)
+        return self.condition[rows], self.data[rows]
+
+
+def learning_rate_factor(step: int, warmup: int, steps: int) -> float:
+    """Linear warm-up over ``warmup`` steps, then a cosine to zero at ``steps``."""
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+
+def evenly_spaced(steps: int, count: int) -> list[int]:
+    """``count`` steps spread evenly over 1 … ``steps``, the last one included."""
+    return sorted({round(steps * (i + 1) / count) for i in range(count)} - {0})
+
+
+def train(
+    objective: Objective,
+    batches: Batches,
+    optimization: Optimization,
+    generators: Generators,
+    *,
+    milestones: Sequence[int] = (),
+    on_milestone: Callable[[int, nn.Module], bool] = lambda _step, _net: True,
+    log: Log = lambda _metrics, _step: None,
+    state_path: Path | None = None,
+    title: str = "train",
+) -> nn.Module:
+    """Minimise ``objective`` and return the exponential moving average of its net.
+
+    A run killed at any moment and started again with the same arguments ends with bitwise the same weights: everything
+    that the next step depends on is in ``state_path``.
+
+    Args:
+        generators: the random streams; the objective draws from the same ones.
+        milestones: steps after which ``on_milestone(step, averaged_net)`` is called, 0 being before the first. It may
+            be called again for the same step after a resume. Returning False ends training there.
+        log: called every ``LOG_EVERY`` steps with the mean loss since, the gradient norm and the learning rate.
+        state_path: the file in which the resumable state is kept; None: nowhere.
+    """
+    accelerator = Accelerator(
+        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if optimization.precision == "bf16" else "no"
+    )
+    objective.to(accelerator.device)
+    batches = Batches(batches.condition.to(accelerator.device), batches.data.to(accelerator.device))
+    average = averaged(objective.net, optimization.ema_decay)
+    optimizer = torch.optim.AdamW(
+        objective.net.parameters(), lr=optimization.lr, weight_decay=optimization.weight_decay, fused=True
+    )
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: learning_rate_factor(step, optimization.warmup, optimization.steps)
+    )
+    prepared, optimizer = accelerator.prepare(objective, optimizer)
+    state = _State(objective.net, average, optimizer, schedule, generators, state_path, accelerator)
+    step = state.load()
+
+    batch_size = max(1, optimization.batch_size // accelerator.num_processes)
+    losses: list[Tensor] = []
+    with tqdm(
+        total=optimization.steps, initial=step, desc=title, unit="step", disable=not accelerator.is_main_process
+    ) as bar:
+        if step == 0 and 0 in milestones and not on_milestone(0, average.module):
+            return average.module
+        while step < optimization.steps:
+            condition, data = batches.draw(batch_size, generators["batches"])
+            loss = prepared(condition, data)
+            accelerator.backward(loss)
+            norm = accelerator.clip_grad_norm_(objective.net.parameters(), optimization.clip)
+            optimizer.step()
+            optimizer.zero_grad()
+            schedule.step()
+            average.update_parameters(objective.net)
+            step += 1
+            losses.append(loss.detach())
+            bar.update()
+
+            if step % LOG_EVERY == 0 or step == optimization.steps:
+                metrics = {
+                    "loss": torch.stack(losses).mean().item(),
+                    "gradient_norm": float(norm),
+                    "lr": float(schedule.get_last_lr()[0]),
+                }
+                _check_finite(metrics["loss"], step)
+                bar.set_postfix(loss=f"{metrics['loss']:.4f}")
+                log(metrics, step)
+                losses.clear()
+            if step in milestones and not on_milestone(step, average.module):
+                break
+            if step % LOG_EVERY == 0:
+                state.save_if_due(step)
+    return average.module
+
+
+def _check_finite(loss: float, step: int) -> None:
+    if not math.isfinite(loss):
+        raise FloatingPointError(f"training diverged: the loss at step {step} is {loss}; lower lr or clip")
+
+
+@dataclass
+class _State:
+    """Everything that the next step depends on, kept in one file; every process's generators are in it."""
+
+    net: nn.Module
+    average: AveragedModel
+    optimizer: Any
+    schedule: Any
+    generators: Generators
+    path: Path | None
+    accelerator: Accelerator
+    saved_at: float = field(default_factory=time.monotonic)
+
+    def save_if_due(self, step: int) -> None:
+        if self.path is None:
+            return
+        due = torch.tensor([time.monotonic() - self.saved_at > SAVE_EVERY_S], device=self.accelerator.device)
+        if not broadcast(due).item():  # the main process decides for all, whose clocks differ
+            return
+        generators = gather_object([self.generators.state_dict()])
+        if self.accelerator.is_main_process:
+            content = {
+                "step": step,
+                "net": self.net.state_dict(),
+                "average": self.average.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "schedule": self.schedule.state_dict(),
+                "generators": generators,
+            }
+            with replacing(self.path) as temporary:
+                torch.save(content, temporary)
+        self.saved_at = time.monotonic()
+
+    def load(self) -> int:
+        """The step to go on from; 0 where nothing was saved, or by another number of processes."""
+        if self.path is None or not self.path.exists():
+            return 0
+        content = torch.load(self.path, weights_only=True, map_location="cpu")
+        if len(content["generators"]) != self.accelerator.num_processes:
+            return 0
+        self.net.load_state_dict(content["net"])
+        self.average.load_state_dict(content["average"])
+        self.optimizer.load_state_dict(content["optimizer"])
+        self.schedule.load_state_dict(content["schedule"])
+        self.generators.load_state_dict(content["generators"][self.accelerator.process_index])
+        return content["step"]

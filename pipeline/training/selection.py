@@ -1,0 +1,61 @@
+"""Choosing a checkpoint, on validation seeds or held-out data only."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+
+from pipeline.config import PretrainSettings
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.flow.objective import flow_matching_loss
+from pipeline.flow.path import PATHS
+from pipeline.seeding import derive
+from pipeline.training.data import PreparedData
+
+_DRAWS = 8
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A checkpoint and how it did; of several, the greatest ``value`` wins."""
+
+    checkpoint: str
+    train_steps: int
+    value: float
+    figures: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Selection:
+    """What was chosen, by which rule, from what."""
+
+    rule: str
+    selected: str
+    candidates: list[Candidate]
+
+    def report(self) -> dict[str, object]:
+        """As written to reports/<scale>/selection/<task>.json."""
+        return asdict(self)
+
+
+def select(paths: list[Path], judge: Callable[[Path], Candidate], rule: str) -> Selection:
+    """Judge every checkpoint and choose the best; of equal ones, the one trained longest."""
+    candidates = [judge(path) for path in paths]
+    best = max(candidates, key=lambda candidate: (candidate.value, candidate.train_steps))
+    return Selection(rule, best.checkpoint, candidates)
+
+
+@torch.no_grad()
+def held_out_loss(policy: FlowPolicy, data: PreparedData, settings: PretrainSettings, seed: int) -> float:
+    """The flow-matching loss on held-out windows, over the same draws of noise and time for every checkpoint."""
+    generator = torch.Generator().manual_seed(derive(seed, "held-out loss"))
+    path = PATHS[settings.path](settings.sigma)
+    x1, condition = data.held_out_action, data.held_out_condition
+    losses = []
+    for _ in range(_DRAWS):
+        x0 = torch.randn(x1.shape, generator=generator)
+        epsilon = torch.randn(x1.shape, generator=generator)
+        t = torch.rand(len(x1), generator=generator)
+        losses.append(flow_matching_loss(policy.net, path, x0, x1, condition, t, epsilon))
+    return torch.stack(losses).mean().item()

@@ -1,0 +1,61 @@
+"""Make the starter demonstrations: roll a trained policy out and keep the episodes that it solves.
+
+Not part of the DAG, since its result is shipped. Made anew by
+
+    python -m stages.demonstrate --checkpoint data/checkpoints/lab/pusht/fm-nfe16.safetensors --nfe 16 \
+        --seeds 300000:300600 --out data/demonstrations/pusht_starter.npz
+"""
+
+import argparse
+import hashlib
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.atomic import replacing, write_text
+from pipeline.errors import UserError
+from pipeline.evaluation.demonstrate import solved_episodes
+from pipeline.stage import program
+from pipeline.tasks.registry import TASKS
+from pipeline.training.checkpoint import load_policy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--checkpoint", type=Path, required=True)
+    parser.add_argument("--nfe", type=int, default=16)
+    parser.add_argument("--evaluation", default="pusht_b", help="whose initial states are drawn")
+    parser.add_argument("--seeds", required=True, help="FIRST:END, END excluded; neither test nor validation seeds")
+    parser.add_argument("--most", type=int, default=200, help="keep at most so many episodes, the first by seed")
+    parser.add_argument("--workers", type=int, default=2, help="simulation processes; changes no result")
+    parser.add_argument("--out", type=Path, required=True)
+    arguments = parser.parse_args()
+    first, _, end = arguments.seeds.partition(":")
+    seeds = range(int(first), int(end))
+    if min(seeds) < 300_000:
+        raise UserError(f"--seeds: given {arguments.seeds}, allowed: from 300000; below are test and validation seeds")
+
+    policy, record = load_policy(arguments.checkpoint)
+    evaluation = TASKS[record.task].evaluation(arguments.evaluation, "exact", 300)
+    acting = policy.acting(arguments.nfe)
+    solved = list(solved_episodes(acting, evaluation, seeds, workers=arguments.workers, batch=len(seeds)))
+    kept = solved[: arguments.most]
+    if not kept:
+        raise UserError(f"{arguments.checkpoint}: solved none of {len(seeds)} episodes")
+    with replacing(arguments.out) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            state=np.concatenate([episode.state for episode in kept]).astype(np.float32),
+            action=np.concatenate([episode.action for episode in kept]),
+            episode_ends=np.cumsum([len(episode.action) for episode in kept]),
+            seed=np.array([episode.seed for episode in kept]),
+            max_score=np.array([episode.max_score for episode in kept], dtype=np.float32),
+        )
+    digest = hashlib.sha256(arguments.out.read_bytes()).hexdigest()
+    write_text(arguments.out.with_name(arguments.out.name + ".sha256"), f"{digest}  {arguments.out.name}\n")
+    steps = sum(len(episode.action) for episode in kept)
+    print(f"{len(solved)} of {len(seeds)} episodes solved; {len(kept)} kept, {steps} steps → {arguments.out}")
+
+
+if __name__ == "__main__":
+    program(main)

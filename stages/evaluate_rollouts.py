@@ -1,0 +1,213 @@
+"""Stage ``evaluate_rollouts``: roll a checkpoint out on test seeds and write its episodes.
+
+As a stage it takes --scale, --task, --evaluation, --method and --nfe. In test mode it takes any checkpoint and seeds:
+
+    python -m stages.evaluate_rollouts --checkpoint FILE --evaluation pusht_b --seeds 100000:100500 --repeats 1 \
+        --nfe 16 --out episodes.csv
+"""
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline import config
+from pipeline.atomic import write_text
+from pipeline.config import EvaluationSettings
+from pipeline.errors import UserError
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.evaluation.protocol import FIRST_TEST_SEED, run_episodes, test_seeds
+from pipeline.evaluation.rollouts import EpisodeResult, write_episodes
+from pipeline.evaluation.video import best_median_worst, record
+from pipeline.layout import ScaleReports, TaskFiles
+from pipeline.reporting.episodes import Entry
+from pipeline.stage import Stage, program, stage
+from pipeline.tasks.registry import TASKS
+from pipeline.training.checkpoint import Record, fingerprint, load_policy, require_architecture
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--evaluation", required=True)
+    parser.add_argument("--nfe", required=True, type=int)
+    as_stage = parser.add_argument_group("as a stage")
+    as_stage.add_argument("--scale")
+    as_stage.add_argument("--task")
+    as_stage.add_argument("--method")
+    test = parser.add_argument_group("test mode")
+    test.add_argument("--checkpoint", type=Path, help="a model file; turns test mode on")
+    test.add_argument(
+        "--seeds", type=seed_range, default=range(FIRST_TEST_SEED, FIRST_TEST_SEED + 10), help="FIRST:END, END excluded"
+    )
+    test.add_argument("--repeats", type=int, default=50, help="episodes a seed, which differ in the policy's noise")
+    test.add_argument("--out", type=Path, default=Path("episodes.csv"))
+    test.add_argument("--workers", type=int, default=2, help="simulation processes; changes no result")
+    test.add_argument("--batch", type=int, default=500, help="episodes live at once; changes no result")
+    test.add_argument("--videos", type=Path, help="folder for gifs of the best, median and worst episode")
+    arguments = parser.parse_args()
+    if arguments.nfe < 1 or arguments.repeats < 1 or arguments.batch < 1 or arguments.workers < 0:
+        raise UserError("--nfe, --repeats and --batch: allowed: 1 or more; --workers: 0 or more")
+    if arguments.checkpoint:
+        test_mode(arguments)
+    elif arguments.scale and arguments.task and arguments.method:
+        as_dvc_stage(arguments)
+    else:
+        parser.error("give --checkpoint (test mode), or --scale, --task and --method (as a stage)")
+
+
+def as_dvc_stage(arguments: argparse.Namespace) -> None:
+    scale, task, method, nfe = arguments.scale, arguments.task, arguments.method, arguments.nfe
+    settings = config.load().block(scale).task(task)
+    torch.set_num_threads(settings.threads)
+    entry = Entry(arguments.evaluation, method, nfe)
+    reports = ScaleReports(scale).folder
+    episodes, metrics = entry.episodes(reports), entry.metrics(reports)
+    model = TaskFiles(scale, task).model(method, nfe)
+    with stage(
+        "stages/evaluate_rollouts.py",
+        f"evaluate_rollouts-{scale}-{task}-{entry.stem}",
+        params=settings.model_dump(include={"threads", "evaluation"}) | {"evaluation_name": entry.evaluation},
+        deps=[model],
+        outs=[episodes, metrics],
+    ) as here:
+        policy, record = load_policy(model)
+        require_architecture(model, record, settings.data, settings.net)
+        results = run_episodes(
+            policy,
+            task,
+            entry.evaluation,
+            nfe,
+            test_seeds(settings.evaluation.n_seeds),
+            settings.evaluation,
+            repeats=settings.evaluation.repeats,
+            journal=here.resume / "episodes.jsonl",
+        )
+        write(episodes, results, model, record, entry)
+        scores = mean_scores(results)
+        about = describe(record, entry, len(results), settings.evaluation.repeats)
+        write_text(metrics, json.dumps(about | scores, indent=2) + "\n")
+        here.run.log(scores)
+        here.run.table(episodes, entry.stem)
+        if settings.evaluation.videos:
+            keep_videos(here, policy, record, results, entry, settings.evaluation)
+
+
+def test_mode(arguments: argparse.Namespace) -> None:
+    policy, record = load_policy(arguments.checkpoint)
+    allowed = TASKS[record.task].evaluations
+    if arguments.evaluation not in allowed:
+        raise UserError(
+            f"--evaluation: given {arguments.evaluation!r}, allowed for {record.task}: {', '.join(allowed)}"
+        )
+    settings = EvaluationSettings(
+        n_seeds=len(arguments.seeds),
+        repeats=arguments.repeats,
+        max_steps=300,
+        reset_order="exact",
+        workers=arguments.workers,
+        batch=arguments.batch,
+        block=64,
+        videos=arguments.videos is not None,
+    )
+    entry = Entry(arguments.evaluation, record.method, arguments.nfe)
+    results = run_episodes(
+        policy, record.task, entry.evaluation, entry.nfe, arguments.seeds, settings, repeats=arguments.repeats
+    )
+    write(arguments.out, results, arguments.checkpoint, record, entry)
+    if arguments.videos:
+        write_videos(arguments.videos, policy, record, results, entry, settings)
+    scores = mean_scores(results)
+    print(
+        f"{arguments.checkpoint}: {entry.evaluation} at NFE {entry.nfe}, {len(arguments.seeds)} seeds x "
+        f"{arguments.repeats}: mean max score {scores['max_score']:.4f}, success {scores['success']:.4f} "
+        f"→ {arguments.out}"
+    )
+
+
+def seed_range(text: str) -> range:
+    first, _, end = text.partition(":")
+    if not (first.isdigit() and end.isdigit() and int(first) < int(end)):
+        raise argparse.ArgumentTypeError(f"given {text!r}, allowed: FIRST:END such as 100000:100500")
+    return range(int(first), int(end))
+
+
+def write(path: Path, results: Sequence[EpisodeResult], model: Path, record: Record, entry: Entry) -> None:
+    write_episodes(
+        path,
+        results,
+        scale=record.scale,
+        evaluation=entry.evaluation,
+        method=entry.method,
+        nfe=entry.nfe,
+        train_seed=record.train_seed,
+        checkpoint=fingerprint(model),
+    )
+
+
+def mean_scores(results: Sequence[EpisodeResult]) -> dict[str, float]:
+    """Means over all episodes."""
+    return {
+        "max_score": round(float(np.mean([result.max_score for result in results])), 6),
+        "final_score": round(float(np.mean([result.final_score for result in results])), 6),
+        "success": round(float(np.mean([result.success for result in results])), 6),
+    }
+
+
+def describe(record: Record, entry: Entry, episodes: int, repeats: int) -> dict[str, object]:
+    """What the table needs to know of a row and its episodes cannot tell."""
+    return {
+        "scale": record.scale,
+        "task": record.task,
+        "evaluation": entry.evaluation,
+        "method": entry.method,
+        "nfe": entry.nfe,
+        "dataset": record.data.dataset,
+        "train_steps": record.train_steps,
+        "train_seed": record.train_seed,
+        "n_seeds": episodes // repeats,
+        "repeats": repeats,
+        "spread_ratio": rounded(record.figures.get("spread_ratio")),
+        "best_of_k": rounded(record.figures.get("best_of_k")),
+    }
+
+
+def rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 6)
+
+
+def keep_videos(
+    here: Stage,
+    policy: FlowPolicy,
+    record: Record,
+    results: Sequence[EpisodeResult],
+    entry: Entry,
+    settings: EvaluationSettings,
+) -> None:
+    for path in write_videos(here.resume / "videos", policy, record, results, entry, settings):
+        here.run.artifact(path, "videos")
+
+
+def write_videos(
+    folder: Path,
+    policy: FlowPolicy,
+    model: Record,
+    results: Sequence[EpisodeResult],
+    entry: Entry,
+    settings: EvaluationSettings,
+) -> list[Path]:
+    """Gifs of the best, median and worst episode, named by rank, seed and score."""
+    task = TASKS[model.task]
+    evaluation = task.evaluation(entry.evaluation, settings.reset_order, settings.max_steps)  # type: ignore[arg-type]
+    paths = []
+    for rank, result in best_median_worst(results)._asdict().items():
+        path = folder / f"{entry.stem}-{rank}-seed{result.seed}-score{result.max_score:.2f}.gif"
+        record(policy.acting(entry.nfe), evaluation, result.episode, path, block=settings.block)
+        paths.append(path)
+    return paths
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,28 @@
+"""Stage ``fetch``: get a task's demonstrations, from a mirror folder if there is one, else from their official URL."""
+
+import argparse
+import os
+from pathlib import Path
+
+from pipeline import config
+from pipeline.layout import TaskFiles
+from pipeline.stage import program, stage
+from pipeline.tasks.download import fetch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--task", required=True)
+    arguments = parser.parse_args()
+    files = TaskFiles(arguments.scale, arguments.task)
+    dataset = config.load().block(arguments.scale).task(arguments.task).data.dataset
+
+    mirror = os.environ.get("FLOWTUNE_MIRROR")
+    label = f"fetch-{arguments.scale}-{arguments.task}"
+    with stage("stages/fetch.py", label, params={"dataset": dataset}, deps=[], outs=[files.demonstrations]):
+        fetch(dataset, files.demonstrations, Path(mirror) if mirror else None)
+
+
+if __name__ == "__main__":
+    program(main)

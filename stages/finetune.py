@@ -1,0 +1,158 @@
+"""Stage ``finetune``: train the base model on, by maximum likelihood (ft_fm) or flow matching (fm), at equal compute.
+
+Both branch from the same checkpoint. ``ft_fm`` minimises the reconstruction loss through the N-step solve; ``fm`` goes
+on with the flow-matching loss for as many updates as cost the same, so that the comparison is never with a model that
+was trained for less.
+"""
+
+import argparse
+import sys
+from dataclasses import asdict, replace
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline import config
+from pipeline.config import FinetuneRecipe, TaskSettings
+from pipeline.evaluation.protocol import run_episodes, validation_seeds
+from pipeline.evaluation.statistics import mean_interval, proportion_interval
+from pipeline.flow.coupling import make_coupling
+from pipeline.flow.path import PATHS
+from pipeline.layout import TaskFiles
+from pipeline.seeding import Generators
+from pipeline.stage import program, stage
+from pipeline.training.checkpoint import load_policy, require_architecture, save_policy
+from pipeline.training.data import PreparedData
+from pipeline.training.guard import Guard
+from pipeline.training.journal import TrainingLog
+from pipeline.training.loop import Batches, Objective, evenly_spaced, train
+from pipeline.training.mle import Reconstruction, equal_compute_steps
+from pipeline.training.pretrain import FlowMatching
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--method", required=True, choices=["fm", "ft_fm"])
+    parser.add_argument("--nfe", required=True, type=int)
+    arguments = parser.parse_args()
+    method, nfe = arguments.method, arguments.nfe
+    files = TaskFiles(arguments.scale, arguments.task)
+    settings = config.load().block(arguments.scale).task(arguments.task)
+    torch.set_num_threads(settings.threads)
+    recipe = settings.finetune[f"nfe{nfe}"]
+    if method == "fm":
+        recipe = equal_compute(recipe, nfe)
+
+    label = f"finetune-{arguments.scale}-{arguments.task}-{method}-{nfe}"
+    params = settings.model_dump(include={"seed", "threads", "pretrain", "select", "evaluation"})
+    with stage(
+        "stages/finetune.py",
+        label,
+        params=params | {"recipe": recipe.model_dump(), "method": method, "nfe": nfe},
+        deps=[files.base, files.prepared],
+        outs=[files.model(method, nfe), files.history(method, nfe)],
+    ) as here:
+        data = PreparedData.load(files.prepared)
+        policy, base = load_policy(files.base)
+        require_architecture(files.base, base, settings.data, settings.net)
+        guard = Guard(policy, data, settings.seed)
+        generators = Generators(settings.seed, "finetune", method, nfe)
+        objective = make_objective(method, nfe, policy.net, settings, recipe, generators)
+        history = TrainingLog(here.resume / "history.jsonl", here.run)
+
+        def look(step: int, net: nn.Module) -> bool:
+            if step in history.rows:
+                return True
+            policy.net = net
+            reading = guard.read(policy, nfe)
+            if method == "ft_fm" and reading.spread_ratio < recipe.collapse_below:
+                print(
+                    f"warning: {label}: the samples are collapsing: at step {step} their spread is "
+                    f"{reading.spread_ratio:.2f} of the base model's (collapse_below: {recipe.collapse_below})",
+                    file=sys.stderr,
+                )
+                here.run.tag("collapsing", f"from step {step}")
+            results = run_episodes(
+                policy,
+                arguments.task,
+                settings.select.evaluation,
+                nfe,
+                validation_seeds(recipe.history_seeds),
+                settings.evaluation,
+                journal=here.resume / f"episodes-{step}.jsonl",
+            )
+            score = mean_interval(np.array([result.max_score for result in results]))
+            success = proportion_interval(np.array([result.success for result in results]))
+            history(
+                {
+                    "epoch": step * recipe.batch_size / len(data.action),
+                    "max_score": score.mean,
+                    "max_score_low": score.low,
+                    "max_score_high": score.high,
+                    "success": success.mean,
+                    "success_low": success.low,
+                    "success_high": success.high,
+                    "n_seeds": len(results),
+                    "spread_ratio": reading.spread_ratio,
+                    "best_of_k": reading.diversity.best_of_k,
+                    "reconstruction_error": reading.diversity.reconstruction_error,
+                },
+                step,
+            )
+            return True
+
+        net = train(
+            objective,
+            Batches(data.condition, data.action),
+            recipe,
+            generators,
+            milestones=[0, *evenly_spaced(recipe.steps, recipe.history_points)],
+            on_milestone=look,
+            log=TrainingLog(here.resume / "log.jsonl", here.run),
+            state_path=here.resume / "state.pt",
+            title=label,
+        )
+        policy.net = net
+        reading = guard.read(policy, nfe)
+        record = replace(
+            base,
+            method=method,
+            nfe=nfe,
+            train_steps=base.train_steps + recipe.steps,
+            figures={"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)},
+        )
+        save_policy(files.model(method, nfe), policy, record)
+        history.write_csv(
+            files.history(method, nfe),
+            scale=arguments.scale,
+            task=arguments.task,
+            dataset=settings.data.dataset,
+            method=method,
+            nfe=nfe,
+            train_seed=settings.seed,
+        )
+        here.run.artifact(files.history(method, nfe))
+
+
+def equal_compute(recipe: FinetuneRecipe, nfe: int) -> FinetuneRecipe:
+    """The recipe of flow matching continued for the compute of ``recipe``."""
+    solves = recipe.candidates if recipe.coupling == "nearest" and recipe.candidates > 1 else 0
+    steps = equal_compute_steps(recipe.steps, nfe, solves)
+    return recipe.model_copy(update={"steps": steps, "lr": recipe.fm_lr})
+
+
+def make_objective(
+    method: str, nfe: int, net: nn.Module, settings: TaskSettings, recipe: FinetuneRecipe, generators: Generators
+) -> Objective:
+    if method == "ft_fm":
+        return Reconstruction(net, make_coupling(recipe.coupling, recipe.candidates), nfe, generators)
+    pretrain = settings.pretrain
+    path = PATHS[pretrain.path](pretrain.sigma)
+    return FlowMatching(net, path, make_coupling(pretrain.coupling, candidates=1), generators)
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,86 @@
+"""Stage ``pretrain``: train a velocity field from scratch by flow matching, leaving evenly spaced checkpoints."""
+
+import argparse
+import shutil
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from pipeline import config
+from pipeline.flow.coupling import make_coupling
+from pipeline.flow.path import PATHS
+from pipeline.layout import TaskFiles
+from pipeline.seeding import Generators
+from pipeline.stage import program, stage
+from pipeline.training.checkpoint import Record, build_policy, save_policy
+from pipeline.training.data import PreparedData
+from pipeline.training.journal import TrainingLog
+from pipeline.training.loop import Batches, evenly_spaced, train
+from pipeline.training.pretrain import FlowMatching
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--task", required=True)
+    arguments = parser.parse_args()
+    files = TaskFiles(arguments.scale, arguments.task)
+    settings = config.load().block(arguments.scale).task(arguments.task)
+    torch.set_num_threads(settings.threads)
+
+    params = settings.model_dump(include={"seed", "threads", "data", "net", "pretrain"})
+    with stage(
+        "stages/pretrain.py",
+        f"pretrain-{arguments.scale}-{arguments.task}",
+        params=params,
+        deps=[files.prepared],
+        outs=[files.pretrained, files.pretrain_log],
+    ) as here:
+        data = PreparedData.load(files.prepared)
+        record = Record(
+            scale=arguments.scale,
+            task=arguments.task,
+            method="fm",
+            nfe=0,
+            train_steps=0,
+            train_seed=settings.seed,
+            data=settings.data,
+            net=settings.net,
+            figures={},
+        )
+        policy = build_policy(record)
+        policy.observation_normalizer = data.observation_normalizer
+        policy.action_normalizer = data.action_normalizer
+        generators = Generators(settings.seed, "pretrain")
+        recipe = settings.pretrain
+        objective = FlowMatching(
+            policy.net, PATHS[recipe.path](recipe.sigma), make_coupling(recipe.coupling, candidates=1), generators
+        )
+        checkpoints = here.resume / "checkpoints"
+
+        def keep(step: int, net: nn.Module) -> bool:
+            policy.net = net
+            save_policy(checkpoints / f"step-{step:07d}.safetensors", policy, replace(record, train_steps=step))
+            return True
+
+        log = TrainingLog(here.resume / "log.jsonl", here.run)
+        train(
+            objective,
+            Batches(data.condition, data.action),
+            recipe,
+            generators,
+            milestones=evenly_spaced(recipe.steps, recipe.checkpoints),
+            on_milestone=keep,
+            log=log,
+            state_path=here.resume / "state.pt",
+            title=f"pretrain {arguments.task}",
+        )
+        if files.pretrained.exists():
+            shutil.rmtree(files.pretrained)
+        shutil.copytree(checkpoints, files.pretrained)
+        log.write_csv(files.pretrain_log, scale=arguments.scale, task=arguments.task)
+
+
+if __name__ == "__main__":
+    program(main)

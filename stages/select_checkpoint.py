@@ -1,0 +1,81 @@
+"""Stage ``select_checkpoint``: choose the base model among pretraining's checkpoints, by the rule in params.yaml."""
+
+import argparse
+import json
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pipeline import config
+from pipeline.atomic import write_text
+from pipeline.evaluation.protocol import run_episodes, validation_seeds
+from pipeline.layout import TaskFiles
+from pipeline.stage import program, stage
+from pipeline.training.checkpoint import load_policy, save_policy
+from pipeline.training.data import PreparedData
+from pipeline.training.selection import Candidate, held_out_loss, select
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--task", required=True)
+    arguments = parser.parse_args()
+    files = TaskFiles(arguments.scale, arguments.task)
+    settings = config.load().block(arguments.scale).task(arguments.task)
+    torch.set_num_threads(settings.threads)
+    rule = settings.select
+
+    params = settings.model_dump(include={"seed", "threads", "data", "pretrain", "select", "evaluation"})
+    with stage(
+        "stages/select_checkpoint.py",
+        f"select_checkpoint-{arguments.scale}-{arguments.task}",
+        params=params,
+        deps=[files.pretrained, files.prepared],
+        outs=[files.base, files.selection],
+    ) as here:
+
+        def by_loss(path: Path) -> Candidate:
+            policy, record = load_policy(path)
+            loss = held_out_loss(policy, data, settings.pretrain, settings.seed)
+            here.run.log({"held_out_loss": loss}, record.train_steps)
+            return Candidate(path.name, record.train_steps, -loss, {"held_out_loss": loss})
+
+        def by_rollouts(path: Path) -> Candidate:
+            policy, record = load_policy(path)
+            results = run_episodes(
+                policy,
+                arguments.task,
+                rule.evaluation,
+                rule.nfe,
+                validation_seeds(rule.seeds),
+                settings.evaluation,
+                journal=here.resume / f"{path.stem}.jsonl",
+            )
+            figures = {
+                "max_score": float(np.mean([result.max_score for result in results])),
+                "success": float(np.mean([result.success for result in results])),
+            }
+            here.run.log(figures, record.train_steps)
+            return Candidate(path.name, record.train_steps, figures["max_score"], figures)
+
+        if rule.rule == "validation_loss":
+            data = PreparedData.load(files.prepared)
+            sentence = "lowest flow-matching loss on held-out episodes"
+            judge = by_loss
+        else:
+            sentence = (
+                f"highest mean max score of {rule.seeds} validation episodes (seeds from {validation_seeds(1)[0]}) "
+                f"of {rule.evaluation} at NFE {rule.nfe}"
+            )
+            judge = by_rollouts
+        selection = select(sorted(files.pretrained.glob("step-*.safetensors")), judge, sentence)
+        policy, record = load_policy(files.pretrained / selection.selected)
+        save_policy(files.base, policy, record)
+        write_text(files.selection, json.dumps(selection.report(), indent=2) + "\n")
+        here.run.artifact(files.selection)
+
+
+if __name__ == "__main__":
+    program(main)

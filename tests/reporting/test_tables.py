@@ -1,0 +1,152 @@
+"""Table 2 from synthetic episodes whose numbers are known."""
+
+import json
+import os
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.errors import UserError
+from pipeline.reporting.episodes import EPISODES_HEADER, Entry
+from pipeline.reporting.tables import (
+    PAPER,
+    PAPER_EVALUATIONS,
+    TABLE_HEADER,
+    markdown,
+    missing_rows,
+    read_table,
+    task_table,
+    write_table,
+)
+
+SEEDS = range(100000, 100040)
+FM, FT = Entry("pusht_b", "fm", 16), Entry("pusht_b", "ft_fm", 16)
+FAST = Entry("pusht_b", "ft_fm", 1)
+
+
+def difficulty(seed: int) -> float:
+    return np.random.default_rng(seed).uniform(0.2, 0.8)
+
+
+def write_row(reports: Path, entry: Entry, gain: float, *, seeds: range = SEEDS, repeats: int = 1) -> None:
+    """Episodes in which repeat r of a seed scores its difficulty + gain + r / 100."""
+    rows = []
+    for seed in seeds:
+        for repeat in range(repeats):
+            score = round(difficulty(seed) + gain + repeat / 100, 6)
+            key = ("starter", entry.evaluation, entry.method, entry.nfe, 7, entry.stem, "none", seed, repeat)
+            rows.append((*key, score / 2, score, int(seed % 4 == 0), 300))
+    metrics = {"scale": "starter", "evaluation": entry.evaluation, "method": entry.method, "nfe": entry.nfe}
+    metrics |= {"dataset": "pusht_starter", "train_steps": 4000, "train_seed": 7}
+    metrics |= {"n_seeds": len(seeds), "repeats": repeats, "spread_ratio": None if entry.method == "fm" else 0.8}
+    for path in (entry.episodes(reports), entry.metrics(reports)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows, columns=EPISODES_HEADER.split(",")).to_csv(entry.episodes(reports), index=False)
+    entry.metrics(reports).write_text(json.dumps(metrics))
+
+
+def test_a_row_shows_what_its_episodes_say(tmp_path: Path) -> None:
+    write_row(tmp_path, FM, 0.0)
+    write_row(tmp_path, FT, 0.1)
+    table = task_table(tmp_path, [FM, FT], comparable=False)
+    assert ",".join(table.columns) == TABLE_HEADER
+    fm, ft = table.iloc[0], table.iloc[1]
+    expected = np.mean([difficulty(seed) for seed in SEEDS])
+    assert (fm["max_score"], fm["mean"], fm["success"]) == pytest.approx((expected, expected, 0.25), abs=1e-6)
+    assert fm["max_score_low"] < expected < fm["max_score_high"]
+    assert pd.isna(fm[["best", "diff_vs_fm", "diff_low", "diff_high", "spread_ratio"]]).all()
+    # every seed gains the same, so the pairing leaves no uncertainty
+    assert tuple(ft[["diff_vs_fm", "diff_low", "diff_high"]]) == pytest.approx((0.1, 0.1, 0.1), abs=1e-6)
+    assert (ft["dataset"], ft["train_steps"], ft["train_seeds"], ft["n_seeds"]) == ("pusht_starter", 4000, "7", 40)
+
+
+def test_repeats_give_best_and_mean_of_the_papers_protocol(tmp_path: Path) -> None:
+    write_row(tmp_path, FM, 0.0, repeats=3)
+    row = task_table(tmp_path, [FM], comparable=False).iloc[0]
+    expected = np.mean([difficulty(seed) for seed in SEEDS])
+    assert (row["repeats"], row["best"], row["mean"]) == pytest.approx((3, expected + 0.02, expected + 0.01), abs=1e-6)
+
+
+def test_fewer_seeds_are_paired_with_the_same_seeds_of_fm(tmp_path: Path) -> None:
+    write_row(tmp_path, FM, 0.0)
+    write_row(tmp_path, FT, -0.05, seeds=SEEDS[:10])
+    ft = task_table(tmp_path, [FM, FT], comparable=False).iloc[1]
+    assert (ft["n_seeds"], ft["diff_vs_fm"], ft["diff_high"]) == pytest.approx((10, -0.05, -0.05), abs=1e-6)
+
+
+def test_seeds_that_fm_lacks_are_refused(tmp_path: Path) -> None:
+    write_row(tmp_path, FM, 0.0)
+    write_row(tmp_path, FT, 0.1, seeds=range(100001, 100041))
+    with pytest.raises(UserError, match=r"pusht_b-ft_fm-nfe16\.csv: has seeds that the fm row lacks"):
+        task_table(tmp_path, [FM, FT], comparable=False)
+
+
+def test_the_papers_numbers_stand_at_its_nfe_only_and_compare_only_if_told(tmp_path: Path) -> None:
+    for entry in (FT, FAST):
+        write_row(tmp_path, entry, 0.1)
+    table = task_table(tmp_path, [FT, FAST], comparable=True)
+    assert table["paper_best"].tolist() == pytest.approx([0.7567, np.nan], nan_ok=True)
+    assert table["paper_mean"].tolist() == pytest.approx([0.6496, np.nan], nan_ok=True)
+    assert table["paper_comparable"].tolist() == [True, False]
+    assert not task_table(tmp_path, [FT, FAST], comparable=False)["paper_comparable"].any()
+
+
+def test_the_papers_numbers_are_those_of_its_table() -> None:
+    mirror = os.environ.get("FLOWTUNE_MIRROR")
+    source = Path(mirror).resolve().parent / "paper" / "table2.csv" if mirror else None
+    if source is None or not source.exists():
+        pytest.skip("the paper's tables are not beside FLOWTUNE_MIRROR")
+    published = pd.read_csv(source)
+    for values, (_, row) in zip(PAPER.values(), published.iterrows(), strict=True):
+        assert values == tuple((row[f"{name}_best"], row[f"{name}_mean"]) for name in PAPER_EVALUATIONS)
+
+
+def test_a_table_survives_its_file(tmp_path: Path) -> None:
+    write_row(tmp_path, FM, 0.0)
+    write_row(tmp_path, FT, 0.1)
+    table = task_table(tmp_path, [FM, FT], comparable=False)
+    write_table(tmp_path / "rows.csv", table)
+    pd.testing.assert_frame_equal(read_table(tmp_path / "rows.csv"), table, check_dtype=False)
+
+
+def test_with_nothing_done_the_table_is_a_header_and_a_list_of_the_missing(tmp_path: Path) -> None:
+    table = task_table(tmp_path, [FM], comparable=False)
+    write_table(tmp_path / "table2.csv", table)
+    assert (tmp_path / "table2.csv").read_text() == TABLE_HEADER + "\n"
+    text = markdown(table, missing_rows(tmp_path, [FM]), scale="starter")
+    assert "- Push-T (b), FM continued, NFE 16: `episodes/pusht_b-fm-nfe16.csv` is not there" in text
+
+
+def test_only_rows_without_episodes_are_missing(tmp_path: Path) -> None:
+    write_row(tmp_path, FM, 0.0)
+    assert list(missing_rows(tmp_path, [FM, FT, FAST])) == [FT, FAST]
+
+
+def test_a_table_with_other_columns_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(UserError, match=r"rows\.csv: columns are a,b"):
+        read_table(tmp_path / "rows.csv")
+
+
+def test_markdown_says_what_each_row_is(tmp_path: Path) -> None:
+    write_row(tmp_path, FM, 0.0)
+    write_row(tmp_path, FT, 0.1)
+    table = task_table(tmp_path, [FM, FT], comparable=False)
+    text = markdown(table, {FAST: "because"}, scale="starter")
+    lines = [line for line in text.splitlines() if line.startswith("|")]
+    assert len({line.count("|") for line in lines}) == 1
+    cells = [cell.strip() for cell in lines[3].strip("|").split("|")]
+    assert cells[:3] == ["Push-T (b)", "FT-FM", "16"]
+    assert "+0.100 [+0.100, +0.100]" in cells
+    assert cells[-7:] == ["starter", "pusht_starter", "4000", "7", "40", "1", "0.7567 / 0.6496 *"]
+    assert "No row here is comparable with the paper" in text
+    assert text.endswith("- Push-T (b), FT-FM, NFE 1: because.\n")
+
+
+def test_markdown_warns_of_nothing_when_all_rows_are_comparable(tmp_path: Path) -> None:
+    write_row(tmp_path, FM, 0.0)
+    text = markdown(task_table(tmp_path, [FM], comparable=True), {}, scale="paper")
+    assert "comparable with the paper" not in text
+    assert "0.7363 / 0.6218 |" in text

@@ -1,0 +1,229 @@
+"""Data sets: fetched whole from the first source that has the right one, or not at all."""
+
+import hashlib
+import os
+import shutil
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from pipeline.errors import UserError
+from pipeline.tasks.demonstrations import read_pusht
+from pipeline.tasks.download import DATA_SETS, PUSHT_STATE_MEMBERS, DataSet, Publication, fetch
+from tests.tasks.http_server import Server, serving
+
+ROOT = "toy/toy.zarr"
+
+
+def make_store(path: Path, *, seed: int = 0) -> Path:
+    rng = np.random.default_rng(seed)
+    group = zarr.create_group(path, zarr_format=2)
+    group.create_array("data/state", data=rng.uniform(50, 450, (20, 5)).astype(np.float32))
+    group.create_array("data/action", data=rng.uniform(50, 450, (20, 2)).astype(np.float32))
+    group.create_array("data/img", data=np.ones((20, 8), dtype=np.float32))
+    group.create_array("meta/episode_ends", data=np.array([8, 20]))
+    return path
+
+
+def zip_store(store: Path, path: Path, root: str = "") -> Path:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
+        for member in sorted(store.rglob("*")):
+            file.write(member, Path(root) / member.relative_to(store))
+    return path
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    return make_store(tmp_path / "made" / "toy.zarr")
+
+
+@pytest.fixture
+def mirror(tmp_path: Path) -> Path:
+    folder = tmp_path / "mirror"
+    folder.mkdir()
+    return folder
+
+
+@pytest.fixture
+def server(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    with serving(zip_store(store, tmp_path / "official.zip", ROOT).read_bytes()) as server:
+        yield server
+
+
+@pytest.fixture
+def toy(store: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> DataSet:
+    """A data set published as zip, as folder, and as another zip that also has an address."""
+    zipped = zip_store(store, tmp_path / "made" / "toy.zarr.zip")
+    data_set = DataSet(
+        name="toy",
+        title="",
+        licence="",
+        citation="",
+        publications=(
+            Publication("toy.zarr.zip", sha256=hashlib.sha256(zipped.read_bytes()).hexdigest()),
+            Publication("toy.zarr"),
+            Publication("toy.zip", root=ROOT, url=f"{server.url}/toy.zip"),
+        ),
+        members=PUSHT_STATE_MEMBERS,
+        content_sha256=read_pusht(store).content_sha256(),
+    )
+    monkeypatch.setitem(DATA_SETS, "toy", data_set)
+    return data_set
+
+
+@pytest.fixture
+def destination(tmp_path: Path) -> Path:
+    return tmp_path / "out" / "demonstrations"
+
+
+def no_sleep(_: float) -> None:
+    pass
+
+
+def check_fetched(destination: Path, data_set: DataSet) -> None:
+    assert read_pusht(destination).content_sha256() == data_set.content_sha256
+    assert not (destination / "data" / "img").exists()
+    assert list(destination.parent.iterdir()) == [destination], "nothing else stays behind"
+
+
+@pytest.mark.parametrize("form", ["toy.zarr.zip", "toy.zarr", "toy.zip"])
+def test_every_form_is_taken_from_the_mirror_without_network(
+    toy: DataSet, store: Path, mirror: Path, server: Server, destination: Path, form: str
+) -> None:
+    if form == "toy.zarr":
+        shutil.copytree(store, mirror / form)
+    elif form == "toy.zip":
+        zip_store(store, mirror / form, ROOT)
+    else:
+        shutil.copy(store.with_name(form), mirror / form)
+    assert fetch("toy", destination, mirror) == destination
+    check_fetched(destination, toy)
+    assert server.ranges == []
+
+
+@pytest.mark.parametrize("with_mirror", [False, True])
+def test_the_official_address_is_the_fallback(
+    toy: DataSet, mirror: Path, server: Server, destination: Path, with_mirror: bool
+) -> None:
+    server.cut_after = [300]
+    fetch("toy", destination, mirror if with_mirror else None, no_sleep)
+    check_fetched(destination, toy)
+    assert server.ranges == [None, "bytes=300-"]
+
+
+def test_what_a_killed_process_left_is_replaced(toy: DataSet, store: Path, mirror: Path, destination: Path) -> None:
+    shutil.copytree(store, mirror / "toy.zarr")
+    for name in ("demonstrations", ".demonstrations.fresh", ".demonstrations.former"):
+        shutil.copytree(store, destination.with_name(name))
+    fetch("toy", destination, mirror)
+    check_fetched(destination, toy)
+
+
+def test_a_wrong_checksum_and_a_truncated_zip_are_passed_over(
+    toy: DataSet, store: Path, mirror: Path, server: Server, destination: Path
+) -> None:
+    zip_store(make_store(mirror / "other", seed=1), mirror / "toy.zarr.zip")
+    shutil.copytree(mirror / "other", mirror / "toy.zarr")
+    whole = zip_store(store, mirror / "toy.zip", ROOT).read_bytes()
+    (mirror / "toy.zip").write_bytes(whole[:-100])
+    server.statuses = [404]
+    with pytest.raises(UserError) as caught:
+        fetch("toy", destination, mirror, no_sleep)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert f"{mirror}/toy.zarr.zip: wrong checksum: sha256" in message
+    assert f"{mirror}/toy.zarr: holds other demonstrations: content sha256" in message
+    assert f"{mirror}/toy.zip: is not a whole zip archive" in message
+    assert f"{server.url}/toy.zip: HTTP 404 Not Found" in message
+    assert "Put one of toy.zarr.zip, toy.zarr, toy.zip in a folder and set FLOWTUNE_MIRROR to that folder" in message
+    assert list(destination.parent.iterdir()) == []
+
+    fetch("toy", destination, mirror, no_sleep)
+    check_fetched(destination, toy)
+
+
+def test_failure_leaves_the_former_result_alone(toy: DataSet, server: Server, destination: Path) -> None:
+    fetch("toy", destination)
+    server.statuses = [403]
+    with pytest.raises(UserError, match=r"no mirror \(FLOWTUNE_MIRROR is not set\); .*HTTP 403"):
+        fetch("toy", destination)
+    check_fetched(destination, toy)
+
+
+def test_a_wrong_download_is_not_kept(toy: DataSet, server: Server, destination: Path) -> None:
+    right, server.content = server.content, b"<html>log in first</html>"
+    with pytest.raises(UserError, match="is not a whole zip archive"):
+        fetch("toy", destination)
+    assert list(destination.parent.iterdir()) == []
+    server.content = right
+    fetch("toy", destination)
+    check_fetched(destination, toy)
+
+
+@pytest.mark.parametrize(
+    ("defect", "message"),
+    [("episode_ends", "array meta/episode_ends is missing"), ("nan", "array data/action holds NaN")],
+)
+def test_defects_inside_the_set_name_the_source(
+    toy: DataSet, store: Path, mirror: Path, server: Server, destination: Path, defect: str, message: str
+) -> None:
+    broken = shutil.copytree(store, mirror / "toy.zarr")
+    if defect == "nan":
+        zarr.open_array(broken / "data" / "action", mode="a")[3, 0] = np.nan
+    else:
+        shutil.rmtree(broken / "meta" / "episode_ends")
+    server.statuses = [404]
+    with pytest.raises(UserError, match=f"{broken}: {message}"):
+        fetch(toy.name, destination, mirror)
+    assert list(destination.parent.iterdir()) == []
+
+
+def test_an_escaping_archive_writes_nothing(
+    toy: DataSet, mirror: Path, server: Server, destination: Path, tmp_path: Path
+) -> None:
+    with zipfile.ZipFile(mirror / "toy.zip", "w") as file:
+        file.writestr("../../evil", "evil")
+    server.statuses = [404]
+    with pytest.raises(UserError, match=r"entry '\.\./\.\./evil' would be written outside its folder"):
+        fetch(toy.name, destination, mirror)
+    assert not list(tmp_path.rglob("evil"))
+
+
+def test_unknown_data_set(destination: Path) -> None:
+    with pytest.raises(UserError, match="data set 'pusht' is unknown; allowed are pusht_human, pusht_starter"):
+        fetch("pusht", destination)
+
+
+@pytest.fixture
+def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    path = tmp_path / "shipped.npz"
+    np.savez(path, state=np.ones((4, 5), np.float32), action=np.ones((4, 2), np.float32), episode_ends=[4], seed=[0])
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name("shipped.npz.sha256").write_text(f"{digest}  shipped.npz\n")
+    monkeypatch.setitem(DATA_SETS, "toy", replace(DATA_SETS["pusht_starter"], shipped=path))
+    return path
+
+
+def test_a_shipped_set_is_copied_after_its_check(shipped: Path, destination: Path) -> None:
+    fetch("toy", destination)
+    assert destination.read_bytes() == shipped.read_bytes()
+    assert read_pusht(destination).n_episodes == 1
+
+    shipped.write_bytes(shipped.read_bytes() + b"x")
+    with pytest.raises(UserError, match=rf"{shipped}: wrong checksum: .*Restore the file"):
+        fetch("toy", destination)
+    shipped.with_name("shipped.npz.sha256").unlink()
+    with pytest.raises(UserError, match=r"shipped\.npz\.sha256.*Restore the file"):
+        fetch("toy", destination)
+
+
+@pytest.mark.skipif("FLOWTUNE_MIRROR" not in os.environ, reason="needs the public data: set FLOWTUNE_MIRROR")
+def test_the_public_set_from_the_mirror(destination: Path) -> None:
+    fetch("pusht_human", destination, Path(os.environ["FLOWTUNE_MIRROR"]))
+    check_fetched(destination, DATA_SETS["pusht_human"])

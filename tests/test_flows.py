@@ -1,0 +1,182 @@
+"""Flows on a small DVC repository: order, failure, cancellation, the lock, sweeps."""
+
+import csv
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import config, flows, processes
+from pipeline.errors import UserError
+from pipeline.repro import repro_lock
+
+DVC_YAML = """
+stages:
+  check: {cmd: echo ok > checked.txt, deps: [params.yaml], outs: [checked.txt]}
+  prepare:
+    matrix: {scale: ["${scale}"], task: "${tasks}"}
+    cmd: test ! -e broken-${item.task} && echo $FLOWTUNE_RUN >> runs.txt && cp checked.txt data-${item.task}.txt
+    deps: [checked.txt]
+    outs: ["data-${item.task}.txt"]
+  tabulate:
+    matrix: {scale: ["${scale}"], task: "${tasks}"}
+    cmd: cp data-${item.task}.txt table-${item.task}.txt
+    deps: ["data-${item.task}.txt"]
+    outs: ["table-${item.task}.txt"]
+  unrelated: {cmd: echo > unrelated.txt, deps: [checked.txt], outs: [unrelated.txt]}
+"""
+GRAPH = {
+    "check": frozenset[str](),
+    "prepare@starter-one": frozenset({"check"}),
+    "prepare@starter-two": frozenset({"check"}),
+    "tabulate@starter-one": frozenset({"prepare@starter-one"}),
+    "tabulate@starter-two": frozenset({"prepare@starter-two"}),
+    "unrelated": frozenset({"check"}),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_server() -> Iterator[None]:
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "dvc.yaml").write_text(DVC_YAML)
+    (tmp_path / "params.yaml").write_text("scale: starter\ntasks: [one, two]\nrate: 1\n")
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    monkeypatch.setenv("FLOWTUNE_ROOT", str(tmp_path))
+    monkeypatch.setattr(config, "load", lambda _: None)  # these settings are not those of the project
+    monkeypatch.setattr(flows, "run_stage", flows.run_stage.with_options(retries=0))
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_the_graph_is_the_one_dvc_expands(root: Path) -> None:
+    assert flows.read_graph(root) == GRAPH
+
+
+def test_a_broken_dvc_yaml_is_one_line(root: Path) -> None:
+    (root / "dvc.yaml").write_text("stages: [")
+    with pytest.raises(UserError, match=r"dvc\.yaml") as error:
+        flows.read_graph(root)
+    assert "\n" not in str(error.value)
+
+
+def test_table2_needs_its_ancestors_only() -> None:
+    assert set(flows.needed(GRAPH, "table2")) == set(GRAPH) - {"unrelated"}
+    assert flows.needed(GRAPH, "all") == GRAPH
+    with pytest.raises(UserError, match="table2"):
+        flows.needed({"check": frozenset()}, "table2")
+
+
+def test_a_failed_stage_stops_only_what_depends_on_it_and_the_next_run_completes(root: Path) -> None:
+    (root / "broken-one").touch()
+    state = flows.tables("table2", parallel=2, return_state=True)
+
+    assert state.is_failed()
+    assert state.message == "failed: prepare@starter-one; not run: tabulate@starter-one"
+    assert (root / "table-two.txt").read_text() == "ok\n"
+    assert not (root / "table-one.txt").exists()
+    assert not (root / "unrelated.txt").exists()
+
+    (root / "broken-one").unlink()
+    assert flows.tables("table2", return_state=True).is_completed()
+    assert (root / "table-one.txt").exists()
+    runs = (root / "runs.txt").read_text().split()
+    assert len(runs) == len(set(runs)) == 2  # prepare ran once for each task, under one key for each flow run
+
+
+def test_wrong_settings_fail_before_dvc_starts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise UserError("params.yaml: scale: given huge, allowed: starter, lab, paper")
+
+    monkeypatch.setattr(config, "load", refuse)
+    state = flows.tables("table2", return_state=True)
+    assert state.is_failed()
+    assert state.message == "params.yaml: scale: given huge, allowed: starter, lab, paper"
+    assert not (root / "checked.txt").exists()
+
+
+def test_two_runs_never_overlap(root: Path) -> None:
+    other = (
+        "import sys, time\nfrom pathlib import Path\nfrom pipeline.repro import repro_lock\n"
+        "with repro_lock(Path(sys.argv[1])):\n    print('locked', flush=True); time.sleep(60)"
+    )
+    repository = Path(__file__).parents[1]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", other, str(root)], cwd=repository, stdout=subprocess.PIPE, text=True
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        state = flows.tables("table2", return_state=True)
+        assert state.is_failed()
+        assert f"process {holder.pid} " in (state.message or "")
+    finally:
+        holder.kill()
+        holder.wait()
+    with repro_lock(root):  # a killed holder holds nothing
+        pass
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["a=1,2", "b=3"], [["a=1", "b=3"], ["a=2", "b=3"]]),
+        (["a=[1,2],[3]"], [["a=[1,2]"], ["a=[3]"]]),
+    ],
+)
+def test_overrides_combine(overrides: list[str], expected: list[list[str]]) -> None:
+    assert flows.combinations(overrides) == expected
+
+
+@pytest.mark.parametrize("overrides", [[], ["a"], ["a="], ["=1"], ["a=1,"]])
+def test_malformed_overrides_are_refused(overrides: list[str]) -> None:
+    with pytest.raises(UserError, match="overrides"):
+        flows.combinations(overrides)
+
+
+def test_a_sweep_runs_an_experiment_for_each_value_and_leaves_the_workspace_alone(root: Path) -> None:
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    (root / ".dvc" / "config").write_text("")
+    (root / ".gitignore").write_text("*.txt\n.flowtune\n")
+    (root / "dvc.yaml").write_text("stages:\n  rate: {cmd: echo ran > rate.txt, params: [rate], outs: [rate.txt]}\n")
+    subprocess.run([*git, "add", "."], cwd=root, check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "start"], cwd=root, check=True)
+    before = (root / "params.yaml").read_text()
+
+    assert flows.sweep(["rate=2,3"], return_state=True).is_completed()
+
+    assert (root / "params.yaml").read_text() == before
+    table = subprocess.run(
+        [sys.executable, "-m", "dvc", "exp", "show", "--csv"], cwd=root, capture_output=True, text=True, check=True
+    ).stdout
+    rates = [row["rate"] for row in csv.DictReader(table.splitlines())]
+    assert sorted(rates) == ["1", "1", "2", "3"]  # the workspace, the commit and two experiments
+
+
+def test_a_supervised_command_dies_with_its_parent_and_takes_its_children_along() -> None:
+    program = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom pipeline import processes\n"
+        "child = processes.start(['sh', '-c', 'sleep 61 & echo $!; wait'], cwd=Path('.'), env=os.environ)\n"
+        "print(child.stdout.readline(), end='', flush=True); time.sleep(60)"
+    )
+    repository = Path(__file__).parents[1]
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=repository, stdout=subprocess.PIPE, text=True)
+    assert parent.stdout is not None
+    grandchild = processes.identity(int(parent.stdout.readline()))
+    assert not processes.is_gone(grandchild)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while not processes.is_gone(grandchild) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes.is_gone(grandchild)

@@ -1,0 +1,69 @@
+"""What ``make ui`` runs: both UIs answer, a deployment runs to Completed, and nothing stays behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline import ui
+from pipeline.errors import UserError
+
+REPOSITORY = Path(__file__).parents[1]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((ui.HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_taken_port_is_one_line_that_names_it() -> None:
+    with socket.socket() as taken:
+        taken.bind((ui.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port {port} \(MLflow\).*--mlflow-port"):
+            ui.require_free("MLflow", port)
+
+
+def test_a_child_that_ends_is_named_with_its_last_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = ui.Server(["-c", "print('last words'); raise SystemExit(3)"], tmp_path, os.environ)
+    server.process.wait()
+    with pytest.raises(UserError, match="mlflow ended with exit code 3"):
+        ui._require_alive({"mlflow": server})
+    assert "last words" in capsys.readouterr().err
+
+
+def test_it_answers_and_stops_on_ctrl_c_leaving_nothing(tmp_path: Path) -> None:
+    mlflow_port, prefect_port = free_port(), free_port()
+    process = subprocess.Popen(
+        [sys.executable, "-m", "pipeline.ui", f"--mlflow-port={mlflow_port}", f"--prefect-port={prefect_port}"],
+        cwd=REPOSITORY,
+        env={**os.environ, "FLOWTUNE_ROOT": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    # It prints only once both servers answer and the deployments are there.
+    lines = [process.stdout.readline() for _ in range(4)]
+    assert f":{mlflow_port}" in lines[0]
+    assert f":{prefect_port}" in lines[1]
+    assert "tables/table2" in lines[2]
+
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    ui.require_free("MLflow", mlflow_port)
+    ui.require_free("Prefect", prefect_port)
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path) in read(path)]
+    assert not left
+
+
+def read(path: Path) -> str:
+    try:
+        return os.fsdecode(path.read_bytes())
+    except OSError:  # it ended meanwhile
+        return ""
