@@ -8,7 +8,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 PLUMBING = frozenset(
     f"pipeline/{name}.py"
-    for name in ("atomic", "closure", "config", "errors", "layout", "processes", "stage", "tracking")
+    for name in ("atomic", "closure", "config", "errors", "layout", "processes", "provenance", "stage", "tracking")
 )
 """Files that carry settings in, and logs and files out, but compute nothing: editing one changes no result, and must
 not re-run hours of training. The settings' values are tracked by DVC themselves."""

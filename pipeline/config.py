@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from pipeline.atomic import replacing
@@ -23,7 +24,8 @@ Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, lt=1)]
+Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
 
 
@@ -86,7 +88,7 @@ class Optimization(Block):
     weight_decay: NonNegative
     warmup: Natural
     clip: Positive
-    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    ema_decay: BelowOne
     precision: Literal["fp32", "bf16"]
 
 
@@ -116,7 +118,7 @@ class FinetuneRecipe(Optimization):
     fm_lr: Positive
     history_points: Count
     history_seeds: Count
-    collapse_below: Annotated[float, Field(ge=0, lt=1)]
+    collapse_below: BelowOne
 
 
 class EvaluationSettings(Block):
@@ -220,6 +222,8 @@ def parse(raw: object, name: str) -> Settings:
 def set_scale(path: Path, scale: str) -> None:
     """Make ``scale`` the current one in ``path``, with its block's tasks and NFEs; comments stay as they are.
 
+    Where it is the current one already, the file is left alone, with whatever tasks and NFEs it names.
+
     Raises:
         UserError: unknown scale, or a wrong file.
     """
@@ -227,15 +231,16 @@ def set_scale(path: Path, scale: str) -> None:
     yaml.preserve_quotes = True
     yaml.width = 4096
     document = _read_yaml(path, yaml)
-    if scale not in get_args(Scale) or scale not in document:
+    if scale not in get_args(Scale):
         raise UserError(f"{path.name}: scale: given {scale!r}, allowed: {', '.join(get_args(Scale))}")
-    if document["scale"] == scale:
+    if any(not _holds(document, key) or not _holds(document.get(scale), key) for key in ("tasks", "nfe")):
+        load(path)  # says which key is missing
+    if document.get("scale") == scale:
         return
     document["scale"] = scale
     for key in ("tasks", "nfe"):
-        values = type(document[key])(document[scale][key])
-        if hasattr(values, "fa"):
-            values.fa.set_flow_style()
+        values = CommentedSeq(document[scale][key])
+        values.fa.set_flow_style()
         comment = document.ca.items.get(key)
         document[key] = values
         if comment is not None:
@@ -258,13 +263,38 @@ def _read_yaml(path: Path, yaml: YAML | None = None) -> Any:
         raise UserError(f"{path}: not found; run from the project's root, where params.yaml is")
     try:
         return (yaml or YAML(typ="safe")).load(path.read_text())
+    except UnicodeDecodeError:
+        raise UserError(f"{path.name}: no valid YAML: it is not UTF-8 text") from None
     except YAMLError as error:
-        raise UserError(f"{path.name}: no valid YAML: {' '.join(str(error).split())}") from None
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        trouble = f"line {mark.line + 1}: {problem}" if mark and problem else " ".join(str(error).split())
+        raise UserError(f"{path.name}: no valid YAML: {trouble}") from None
+
+
+_ALLOWED = {
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "list_type": "a list, in [ ]",
+    "model_type": "a block of keys",
+    "dict_type": "a block of keys",
+    "greater_than": "greater than {gt:g}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "less than {lt:g}",
+    "less_than_equal": "at most {le}",
+    "multiple_of": "multiples of {multiple_of}",
+    "too_short": "a list of at least {min_length}",
+}
+"""What a value must be, by the type of pydantic's finding; its own messages speak of Python's types."""
 
 
 def _line(error: ValidationError, raw: Mapping[str, Any]) -> str:
-    """The first of pydantic's findings as ``key: given …, allowed: …``."""
-    first = error.errors()[0]
+    """The most telling of pydantic's findings as ``key: given …, allowed: …``."""
+    # a misspelt key is found twice, as a missing and as an unknown one: the latter names what to correct
+    first = min(error.errors(), key=lambda finding: finding["type"] != "extra_forbidden")
     # tags of discriminated unions and '[key]' markers are pydantic's own, not keys of the file
     parts: list[str] = []
     value: Any = raw
@@ -274,35 +304,41 @@ def _line(error: ValidationError, raw: Mapping[str, Any]) -> str:
         elif first["type"] != "missing" or part != first["loc"][-1]:
             continue
         parts.append(str(part))
-    key, given = ".".join(parts), first["input"]
+    key, given = ".".join(parts), _shown(first["input"])
     context = first.get("ctx", {})
+    if first["loc"][-1:] == ("[key]",):
+        return f"{key}: unknown key; allowed: nfe1, nfe2, nfe4, …"
     match first["type"]:
         case "extra_forbidden":
             return f"{key}: unknown key; {_allowed_keys(first['loc'][-1], first['loc'][:-1])}"
         case "missing":
-            return f"{key}: missing; {_expected(first)}"
+            return f"{key}: missing; it has no default"
         case "value_error":
             prefix = f"{key}." if key else ""
             return prefix + str(context["error"])
         case "literal_error":
-            return f"{key}: given {given!r}, allowed: {context['expected'].replace(' or ', ', ').replace(chr(39), '')}"
-        case "union_tag_invalid" | "union_tag_not_found":
-            kind = given.get("kind") if isinstance(given, Mapping) else given
-            return f"{key}.kind: given {kind!r}, allowed: mlp, unet1d"
-        case "string_pattern_mismatch":
-            return f"{key or '.'.join(map(str, first['loc'][:-1]))}: given {given!r}, allowed: nfe1, nfe2, nfe4, …"
+            return f"{key}: given {given}, allowed: {context['expected'].replace(' or ', ', ').replace(chr(39), '')}"
+        case "union_tag_invalid":
+            return f"{key}.kind: given {_shown(first['input']['kind'])}, allowed: mlp, unet1d"
+        case "union_tag_not_found":
+            return f"{key}.kind: missing, allowed: mlp, unet1d"
         case _:
-            return f"{key}: given {given!r}, allowed: {_expected(first)}"
+            return f"{key}: given {given}, allowed: {_ALLOWED[first['type']].format(**context)}"
+
+
+def _shown(value: object) -> str:
+    """``value`` as the file spells it."""
+    if isinstance(value, Mapping):
+        return "a block of keys"
+    if value is None:
+        return "nothing"
+    return str(value).lower() if isinstance(value, bool) else repr(value)
 
 
 def _holds(value: object, part: str | int) -> bool:
     if isinstance(value, list):
         return isinstance(part, int) and part < len(value)
     return isinstance(value, Mapping) and part in value
-
-
-def _expected(first: Mapping[str, Any]) -> str:
-    return first["msg"].removeprefix("Input should be ").removeprefix("a valid ").lower()
 
 
 def _allowed_keys(unknown: object, location: tuple[str | int, ...]) -> str:

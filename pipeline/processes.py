@@ -106,13 +106,20 @@ def _signal_group(group: int, signum: int) -> None:
         os.killpg(group, signum)
 
 
+def _prepare_child(supervisor: int) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the mask is inherited
+    die_with_parent(supervisor)
+
+
 def _supervise(parent: int, command: Sequence[str]) -> int:
     """Run ``command`` to its end, or end it when told to; return its exit code once its process group is empty."""
+    # A SIGTERM before the handlers stand would end the supervisor alone: it waits until they do.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
     die_with_parent(parent)
     if sys.platform == "linux":
         # What the command leaves behind becomes our child, not init's: it can be waited for, and leaves no zombie.
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
-    child = subprocess.Popen(command, start_new_session=True, preexec_fn=partial(die_with_parent, os.getpid()))
+    child = subprocess.Popen(command, start_new_session=True, preexec_fn=partial(_prepare_child, os.getpid()))
 
     def end(*_: object) -> None:
         _signal_group(child.pid, signal.SIGTERM)
@@ -120,6 +127,7 @@ def _supervise(parent: int, command: Sequence[str]) -> int:
 
     signal.signal(signal.SIGTERM, end)
     signal.signal(signal.SIGALRM, lambda *_: _signal_group(child.pid, signal.SIGKILL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
 
     pid, status = 0, 0
     while pid != child.pid:

@@ -46,13 +46,19 @@ def repro(scale: str | None) -> int:
         config.set_scale(params, scale)
     settings = config.load(params)
     with repro_lock(ROOT):
-        code = subprocess.run([sys.executable, "-m", "dvc", "repro", "--keep-going"], cwd=ROOT, check=False).returncode
+        code = _run("dvc", "repro", "--keep-going")
         if code:
             # A failed stage stops only what needs it; the tables are made of the rest and say what is missing.
-            for stage in (["tabulate", "--partial"], ["draw"]):
-                command = [sys.executable, "-m", f"stages.{stage[0]}", "--scale", settings.scale, *stage[1:]]
-                subprocess.run(command, cwd=ROOT, check=False)
+            _run("stages.tabulate", "--scale", settings.scale, "--partial")
+            _run("stages.draw", "--scale", settings.scale)
     return code
+
+
+def _run(module: str, *arguments: str) -> int:
+    """Run a module as a program of this Python, which is first in the path of what DVC starts too."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}, check=False).returncode
 
 
 def main() -> int:

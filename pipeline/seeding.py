@@ -28,6 +28,15 @@ class Generators:
             self._streams[name] = torch.Generator().manual_seed(derive(self._seed, *self._purpose, name))
         return self._streams[name]
 
+    def split(self, process: int) -> None:
+        """Start every stream anew for one of several processes, so that no two draw the same numbers.
+
+        Process 0 keeps the streams of a run in one process.
+        """
+        if process:
+            self._purpose = (*self._purpose, "process", process)
+            self._streams = {}
+
     def state_dict(self) -> dict[str, Tensor]:
         """The state of every stream used so far, by name."""
         return {name: generator.get_state() for name, generator in self._streams.items()}

@@ -53,10 +53,10 @@ def stage(
         make_folder(path.parent)
     folder = ROOT / ".flowtune" / "resume" / f"{label}-{_resume_key(program, params, deps)}"
     with _locked(folder):
-        tags = {"data_hash": hash_files(deps)}
+        tags = {"hash.data": hash_files(deps)}
         with stage_run(label, params=params, tags=tags) as run:
             yield Stage(run, folder)
-            run.tag("outputs_hash", hash_files([path for path in outs if path.exists()]))
+            run.tag("hash.outputs", hash_files([path for path in outs if path.exists()]))
         shutil.rmtree(folder)
 
 

@@ -10,8 +10,8 @@ from torch.optim.swa_utils import AveragedModel
 def averaged(net: nn.Module, decay: float) -> AveragedModel:
     """A moving average of ``net``'s parameters; ``update_parameters(net)`` after each optimiser step.
 
-    The decay grows from 0.1 to ``decay`` as (1 + n) / (10 + n) over the updates n, so that the random start is soon
-    forgotten (Karras et al. 2022 and TensorFlow's ``num_updates``). With decay 0 the average is the net itself.
+    The first update copies the net; after n updates the next decays by min(``decay``, (1 + n) / (10 + n)), so that the
+    random start is soon forgotten (TensorFlow's ``num_updates``). With decay 0 the average is the net itself.
     """
     return AveragedModel(net, multi_avg_fn=_update(decay))
 

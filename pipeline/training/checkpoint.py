@@ -101,14 +101,14 @@ def read_record(path: Path) -> Record:
         raise UserError(f"{path}: no readable safetensors file: {error}") from None
     if _HEADER not in metadata:
         raise UserError(f"{path}: no FlowTune checkpoint: its header has no '{_HEADER}' entry")
-    header: dict[str, Any] = json.loads(metadata[_HEADER])
-    if header.pop("version", None) != _VERSION:
-        raise UserError(f"{path}: written by another version of FlowTune; allowed: format {_VERSION}")
     try:
+        header: dict[str, Any] = dict(json.loads(metadata[_HEADER]))
+        if header.pop("version", None) != _VERSION:
+            raise UserError(f"{path}: written by another version of FlowTune; allowed: format {_VERSION}")
         data = TypeAdapter(DataSettings).validate_python(header.pop("data"))
         net = TypeAdapter(NetSettings).validate_python(header.pop("net"))
         return Record(data=data, net=net, **header)
-    except (ValidationError, KeyError, TypeError) as error:
+    except (ValidationError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged header: {' '.join(str(error).split())}") from None
 
 

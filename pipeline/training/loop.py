@@ -89,9 +89,8 @@ def train(
         log: called every ``LOG_EVERY`` steps with the mean loss since, the gradient norm and the learning rate.
         state_path: the file in which the resumable state is kept; None: nowhere.
     """
-    accelerator = Accelerator(
-        cpu=not torch.cuda.is_available(), mixed_precision="bf16" if optimization.precision == "bf16" else "no"
-    )
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    generators.split(accelerator.process_index)
     objective.to(accelerator.device)
     batches = Batches(batches.condition.to(accelerator.device), batches.data.to(accelerator.device))
     average = averaged(objective.net, optimization.ema_decay)
@@ -114,7 +113,9 @@ def train(
             return average.module
         while step < optimization.steps:
             condition, data = batches.draw(batch_size, generators["batches"])
-            loss = prepared(condition, data)
+            # not Accelerator's mixed_precision, which one process can never change again
+            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=optimization.precision == "bf16"):
+                loss = prepared(condition, data)
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(objective.net.parameters(), optimization.clip)
             optimizer.step()

@@ -1,0 +1,58 @@
+"""From raw observations to actions: encoding, normalising, solving, denormalising."""
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.tasks.normalizer import Normalizer
+
+
+class Pull(nn.Module):
+    """v = c₀ − x: Euler's steps of size 1/N shrink the distance to c₀ by (1 − 1/N) each."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.times: list[float] = []
+
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
+        self.times.append(t[0].item())
+        return condition[:, :1, None] - x
+
+
+def make_policy() -> FlowPolicy:
+    return FlowPolicy(
+        Pull(),
+        lambda states: states[..., :2].astype(np.float32),
+        Normalizer.of(torch.tensor([10.0, 20.0]), torch.tensor([2.0, 4.0])),
+        Normalizer.of(torch.tensor([100.0, 200.0, 300.0]), torch.tensor([10.0, 20.0, 30.0])),
+        observation_horizon=2,
+        prediction_horizon=4,
+        chunk=3,
+    )
+
+
+STATES = np.array([[[12.0, 24.0, 9.0], [10.0, 20.0, 9.0]], [[8.0, 16.0, 9.0], [14.0, 28.0, 9.0]]])
+
+
+def test_the_condition_is_the_encoded_normalised_history_oldest_first() -> None:
+    assert make_policy().condition(STATES).tolist() == [[1, 1, 0, 0], [-1, -1, 2, 2]]
+
+
+def test_actions_are_the_euler_solve_in_data_units() -> None:
+    policy = make_policy()
+    noise = np.random.default_rng(0).standard_normal((2, 4, 3)).astype(np.float32)
+    actions = policy.acting(nfe=4).act(STATES, noise)
+    target = np.array([1.0, -1.0])[:, None, None]
+    expected = target + 0.75**4 * (noise - target)
+    assert actions.dtype == np.float32
+    np.testing.assert_allclose(actions, expected * [10, 20, 30] + [100, 200, 300], rtol=1e-5)
+    assert policy.net.times == [0.0, 0.25, 0.5, 0.75]
+
+
+def test_acting_knows_the_shapes_that_rollouts_ask_for_and_switches_training_off() -> None:
+    policy = make_policy().train()
+    acting = policy.acting(nfe=1)
+    shapes = (acting.observation_horizon, acting.prediction_horizon, acting.chunk, acting.action_dim)
+    assert shapes == (2, 4, 3, 3)
+    assert not policy.training

@@ -1,0 +1,116 @@
+"""Velocity fields: shapes, what they depend on, and the sizes that the paper's nets must have."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import config
+from pipeline.closure import ROOT
+from pipeline.config import MlpSettings, NetSettings, Unet1dSettings
+from pipeline.errors import UserError
+from pipeline.flow.coupling import make_coupling
+from pipeline.flow.path import PATHS
+from pipeline.nets.embedding import TimeEmbedding
+from pipeline.nets.registry import build_net
+from pipeline.nets.unet1d import ConditionalUnet1D
+from pipeline.seeding import Generators
+from pipeline.tasks.registry import TASKS
+from pipeline.training.loop import Batches, Objective, train
+from pipeline.training.mle import Reconstruction
+from pipeline.training.pretrain import FlowMatching
+
+MLP = MlpSettings(kind="mlp", width=16, depth=2, expansion=2, time_features=8)
+UNET = Unet1dSettings(kind="unet1d", channels=[16, 32], kernel=3, groups=4, time_features=8)
+PAPER_UNET = {"channels": (256, 512, 1024), "kernel": 5, "groups": 8, "time_features": 256}
+
+
+def inputs(batch: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return (
+        torch.rand(batch, generator=generator),
+        torch.randn(batch, 8, 2, generator=generator),
+        torch.randn(batch, 5, generator=generator),
+    )
+
+
+@pytest.mark.parametrize("settings", [MLP, UNET], ids=["mlp", "unet1d"])
+@torch.no_grad()
+def test_a_field_is_shaped_as_the_state_and_depends_on_every_input(settings: NetSettings) -> None:
+    torch.manual_seed(0)
+    net = build_net(settings, horizon=8, action_dim=2, condition_dim=5).eval()
+    t, x, c = inputs()
+    velocity = net(t, x, c)
+    assert velocity.shape == x.shape
+    for other in ((t + 0.01, x, c), (t, x + 0.1, c), (t, x, c + 0.1)):
+        assert (net(*other) - velocity).flatten(1).abs().amax(1).min() > 1e-5
+
+
+@pytest.mark.parametrize("settings", [MLP, UNET], ids=["mlp", "unet1d"])
+def test_rows_of_a_batch_do_not_mix_and_every_weight_learns(settings: NetSettings) -> None:
+    torch.manual_seed(0)
+    net = build_net(settings, horizon=8, action_dim=2, condition_dim=5)
+    t, x, c = inputs()
+    x.requires_grad_()
+    velocity = net(t, x, c)
+    (gradient,) = torch.autograd.grad(velocity[0].sum(), x, retain_graph=True)
+    assert gradient[0].abs().sum() > 0
+    assert gradient[1:].abs().sum() == 0
+    velocity.square().sum().backward()
+    assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
+
+
+def test_time_features_tell_small_times_apart() -> None:
+    embed = TimeEmbedding(64)
+    features = embed(torch.tensor([0.0, 0.001, 0.5, 1.0]))
+    assert features.shape == (4, 64)
+    assert torch.cdist(features, features)[~torch.eye(4, dtype=torch.bool)].min() > 0.5
+    assert torch.allclose(features[0], torch.cat([torch.ones(32), torch.zeros(32)]))
+
+
+@pytest.mark.parametrize(
+    ("horizon", "action_dim", "condition_dim", "millions"),
+    [(16, 2, 514, 72.58), (16, 2, 1028, 79.95), (16, 9, 60, 66.1), (16, 20, 50, 66.0)],
+    ids=["pusht_image_1", "pusht_image_2", "kitchen", "transport"],
+)
+def test_the_u_net_has_the_papers_number_of_parameters(
+    horizon: int, action_dim: int, condition_dim: int, millions: float
+) -> None:
+    with torch.device("meta"):
+        net = ConditionalUnet1D(horizon, action_dim, condition_dim, **PAPER_UNET)
+    digits = len(str(millions).split(".")[1])
+    assert round(sum(p.numel() for p in net.parameters()) / 1e6, digits) == millions
+
+
+def test_a_horizon_that_cannot_be_halved_is_refused() -> None:
+    with pytest.raises(
+        UserError, match=r"^prediction_horizon: given 10, allowed: multiples of 4 for a unet1d of 3 levels$"
+    ):
+        ConditionalUnet1D(10, 2, 5, **PAPER_UNET)
+
+
+PAPER = config.load(ROOT / "params.yaml").paper
+
+
+@pytest.mark.parametrize("task", PAPER.tasks)
+@pytest.mark.parametrize("mode", ["flow_matching", "mle"])
+def test_every_paper_scale_net_builds_and_takes_two_steps(task: str, mode: str) -> None:
+    settings, spec = PAPER.task(task), TASKS[task]
+    data = settings.data
+    condition_dim = data.observation_horizon * spec.observation_dim(data.observation)
+    torch.manual_seed(0)
+    net = build_net(settings.net, data.prediction_horizon, spec.action_dim, condition_dim)
+    generators = Generators(0)
+    path = PATHS[settings.pretrain.path](settings.pretrain.sigma)
+    recipe = settings.finetune["nfe1"]
+    objectives: dict[str, Callable[[nn.Module], Objective]] = {
+        "flow_matching": lambda net: FlowMatching(net, path, make_coupling("minibatch_ot", 1), generators),
+        "mle": lambda net: Reconstruction(net, make_coupling(recipe.coupling, 2), 2, generators),
+    }
+    batches = Batches(torch.randn(4, condition_dim), torch.randn(4, data.prediction_horizon, spec.action_dim))
+    before = [p.detach().clone() for p in net.parameters()]
+    two_steps = settings.pretrain.model_copy(update={"steps": 2, "batch_size": 2, "warmup": 1})
+    trained = train(objectives[mode](net), batches, two_steps, generators)
+    assert all(torch.isfinite(p).all() for p in trained.parameters())
+    assert all((p.cpu() != old).any() for p, old in zip(net.parameters(), before, strict=True))

@@ -1,0 +1,85 @@
+"""Imports point one way, simulators and orchestrators stay out of where they do not belong."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.closure import ROOT, imports_of
+
+ORDER = (
+    "errors", "atomic", "closure", "config", "layout", "processes", "seeding", "ode", "nets", "flow", "tasks",
+    "evaluation", "training", "reporting", "provenance", "tracking", "stage", "flows", "repro", "ui",
+)  # fmt: skip
+WITHIN = {
+    "ode": ("fixed_step",),
+    "nets": ("embedding", "ema", "mlp", "unet1d", "registry"),
+    "flow": ("path", "coupling", "objective"),
+    "tasks": ("windows", "normalizer", "transfer", "archive", "demonstrations", "download", "vector", "pusht", "registry"),
+    "evaluation": ("statistics", "policy", "diversity", "rollouts", "video", "protocol"),
+    "training": ("data", "checkpoint", "journal", "loop", "pretrain", "mle", "guard", "selection"),
+    "reporting": ("episodes", "tables", "figures"),
+}  # fmt: skip
+"""A module imports only what stands before it, among packages and inside each."""
+
+ORCHESTRATORS = {"dvc", "mlflow", "prefect"}
+SIMULATORS = {"gymnasium", "gym_pusht", "pygame", "pymunk", "mujoco", "robosuite"}
+MODULES = sorted(
+    str(path.relative_to(ROOT)) for path in (ROOT / "pipeline").rglob("*.py") if path.name != "__init__.py"
+)
+STAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "stages").glob("*.py") if path.name != "__init__.py")
+
+
+def rank(file: str) -> tuple[int, int]:
+    """Where ``file`` stands in the order."""
+    parts = Path(file).with_suffix("").parts[1:]
+    assert parts[0] in ORDER, f"{file}: give it a place in ORDER"
+    if len(parts) == 1:
+        return ORDER.index(parts[0]), 0
+    assert parts[1] in WITHIN[parts[0]], f"{file}: give it a place in WITHIN"
+    return ORDER.index(parts[0]), WITHIN[parts[0]].index(parts[1])
+
+
+def packages(tree: ast.AST) -> set[str]:
+    """Top-level packages that ``tree`` imports."""
+    names = [alias.name for node in ast.walk(tree) if isinstance(node, ast.Import) for alias in node.names]
+    names += [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    return {name.split(".")[0] for name in names}
+
+
+@pytest.mark.parametrize("file", MODULES)
+def test_a_module_imports_only_what_stands_above_it(file: str) -> None:
+    imported = imports_of(file)
+    assert [other for other in sorted(imported) if other.startswith("stages/")] == []
+    assert [other for other in sorted(imported) if rank(other) >= rank(file)] == []
+
+
+@pytest.mark.parametrize("file", STAGES)
+def test_stages_never_import_each_other(file: str) -> None:
+    assert [other for other in sorted(imports_of(file)) if other.startswith("stages/")] == []
+
+
+@pytest.mark.parametrize("file", MODULES)
+def test_nothing_above_tracking_knows_the_orchestrators(file: str) -> None:
+    if ORDER.index(Path(file).with_suffix("").parts[1]) < ORDER.index("tracking"):
+        assert packages(ast.parse((ROOT / file).read_text())) & ORCHESTRATORS == set()
+
+
+@pytest.mark.parametrize("file", [*MODULES, *STAGES])
+def test_simulators_are_imported_only_where_they_run(file: str) -> None:
+    tree = ast.parse((ROOT / file).read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    for function in functions:
+        function.body = []
+    assert packages(tree) & SIMULATORS == set()
+
+
+def test_training_and_sampling_load_no_orchestrator_simulator_or_plotter() -> None:
+    modules = ["training.loop", "training.pretrain", "training.mle", "training.guard", "training.checkpoint"]
+    modules += ["training.selection", "evaluation.policy", "evaluation.rollouts", "evaluation.protocol"]
+    heavy = ORCHESTRATORS | SIMULATORS | {"matplotlib"}
+    program = f"import sys\nfor m in {modules}: __import__('pipeline.' + m)\nprint(*({heavy} & set(sys.modules)))"
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []

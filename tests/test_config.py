@@ -1,0 +1,229 @@
+"""params.yaml: whatever is wrong with it is said in one line, and switching the scale changes nothing else."""
+
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ruamel.yaml import YAML
+
+from pipeline import config
+from pipeline.closure import ROOT
+from pipeline.errors import UserError
+
+TEXT = (ROOT / "params.yaml").read_text()
+RAW: dict[str, Any] = YAML(typ="safe").load(TEXT)
+
+
+def line_for(tmp_path: Path, text: str) -> str:
+    """The one line that ``load`` refuses ``text`` with."""
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as raised:
+        config.load(path)
+    line = str(raised.value)
+    assert "\n" not in line
+    return line
+
+
+def leaves(value: object, *keys: str | int) -> Iterator[tuple[str | int, ...]]:
+    """The key of every scalar in ``value``."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    children = [leaf for key, child in items for leaf in leaves(child, *keys, key)]
+    yield from children or [keys]
+
+
+def test_the_projects_own_file_loads_with_every_scale_runnable() -> None:
+    loaded = config.load(ROOT / "params.yaml")
+    for scale in get_args(config.Scale):
+        block = loaded.block(scale)
+        for task in block.tasks:
+            assert {f"nfe{nfe}" for nfe in block.nfe} <= set(block.task(task).finetune)
+
+
+PRETRAIN_KEYS = (
+    "steps, batch_size, lr, weight_decay, warmup, clip, ema_decay, precision, path, sigma, coupling, checkpoints"
+)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        (
+            "lr: 5.0e-4 ",
+            "lrr: 5.0e-4 ",
+            f"starter.pusht.pretrain.lrr: unknown key; did you mean lr? allowed: {PRETRAIN_KEYS}",
+        ),
+        ("lr: 5.0e-4 ", "lr: -5.0e-4 ", "starter.pusht.pretrain.lr: given -0.0005, allowed: greater than 0"),
+        ("lr: 5.0e-4 ", "lr: .nan ", "starter.pusht.pretrain.lr: given nan, allowed: a finite number"),
+        ("lr: 5.0e-4 ", "lr: fast ", "starter.pusht.pretrain.lr: given 'fast', allowed: a number"),
+        ("lr: 5.0e-4 ", "lr: ", "starter.pusht.pretrain.lr: given nothing, allowed: a number"),
+        ("ema_decay: 0.999 ", "ema_decay: 1 ", "starter.pusht.pretrain.ema_decay: given 1, allowed: less than 1"),
+        ("scale: starter", "scale: huge", "scale: given 'huge', allowed: starter, lab, paper"),
+        (
+            "coupling: nearest",
+            "coupling: sinkhorn",
+            "starter.pusht.finetune.nfe1.coupling: given 'sinkhorn', allowed: independent, minibatch_ot, nearest",
+        ),
+        ("steps: 8000", "steps: true", "starter.pusht.pretrain.steps: given true, allowed: a whole number"),
+        ("steps: 8000", "steps: 8000.5", "starter.pusht.pretrain.steps: given 8000.5, allowed: a whole number"),
+        ("steps: 8000 ", "# ", "starter.pusht.pretrain.steps: missing; it has no default"),
+        ("videos: true", "videos: 'yes'", "starter.pusht.evaluation.videos: given 'yes', allowed: true or false"),
+        (
+            "nfe: [1, 16]",
+            "nfe: [1, 4]",
+            "nfe: given 4, allowed: numbers with a block starter.pusht.finetune.nfe<k>, which are 1, 16",
+        ),
+        ("nfe: [1, 16]", "nfe: [1, 1]", "nfe: given [1, 1], allowed: each value once"),
+        ("nfe: [1, 16]", "nfe: 16", "nfe: given 16, allowed: a list, in [ ]"),
+        ("tasks: [pusht]", "tasks: []", "tasks: given [], allowed: a list of at least 1"),
+        ("nfe16: ", "nfe_16: ", "starter.pusht.finetune.nfe_16: unknown key; allowed: nfe1, nfe2, nfe4, …"),
+        ("chunk: 8", "chunk: 17", "starter.pusht.data.chunk: given 17, allowed: at most prediction_horizon = 16"),
+        (
+            "checkpoints: 4",
+            "checkpoints: 8001",
+            "starter.pusht.pretrain.checkpoints: given 8001, allowed: at most steps = 8000",
+        ),
+        ("kind: mlp ", "kind: resnet ", "starter.pusht.net.kind: given 'resnet', allowed: mlp, unet1d"),
+        ("kind: mlp ", "# ", "starter.pusht.net.kind: missing, allowed: mlp, unet1d"),
+        (
+            "width: 256",
+            "widht: 256",
+            "starter.pusht.net.widht: unknown key; did you mean width? "
+            "allowed: kind, width, depth, expansion, time_features",
+        ),
+        ("kernel: 5", "kernel: 4", "paper.pusht.net.kernel: given 4, allowed: odd numbers"),
+        (
+            "groups: 8",
+            "groups: 7",
+            "paper.pusht.net.channels: given [256, 512, 1024], allowed: multiples of groups = 7",
+        ),
+        (
+            "seed: 0 ",
+            "seed: 0\n    seed: 1 ",
+            'no valid YAML: line 15: found duplicate key "seed" with value "1" (original value: "0")',
+        ),
+        ("scale: starter", "scale: [starter", "no valid YAML: line 5: did not find expected ',' or ']'"),
+    ],
+)
+def test_a_wrong_setting_is_named_with_what_is_allowed(tmp_path: Path, old: str, new: str, line: str) -> None:
+    assert old in TEXT
+    assert line_for(tmp_path, TEXT.replace(old, new, 1)) == f"params.yaml: {line}"
+
+
+@pytest.mark.parametrize("text", ["", "- starter\n", "starter\n"])
+def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
+    allowed = "a mapping with scale, tasks, nfe, starter, lab, paper"
+    assert line_for(tmp_path, text) == f"params.yaml: holds no keys; allowed: {allowed}"
+
+
+def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    with pytest.raises(UserError, match=r"params\.yaml: not found; run from the project's root"):
+        config.load(path)
+    path.write_bytes(b"\xff\xfe")
+    with pytest.raises(UserError, match=r"^params\.yaml: no valid YAML: it is not UTF-8 text$"):
+        config.load(path)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from(sorted(leaves(RAW), key=str)),
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.dates() | st.just({}) | st.just([]),
+)
+def test_any_value_in_any_place_loads_or_fails_with_one_line_naming_the_place(
+    keys: tuple[str | int, ...], value: object
+) -> None:
+    raw = copy.deepcopy(RAW)
+    block: Any = raw
+    for key in keys[:-1]:
+        block = block[key]
+    block[keys[-1]] = value
+    try:
+        config.parse(raw, "params.yaml")
+    except UserError as error:
+        line = str(error)
+        assert "\n" not in line
+        assert line.startswith("params.yaml: ")
+        assert "allowed: " in line or "missing" in line
+        # a value may be refused for the sake of its neighbour: chunk and prediction_horizon, kernel and channels
+        assert ".".join(map(str, keys[:-1])) in line
+
+
+def test_unknown_scale_and_task_are_refused() -> None:
+    loaded = config.load(ROOT / "params.yaml")
+    with pytest.raises(UserError, match=r"^scale: given 'huge', allowed: starter, lab, paper$"):
+        loaded.block("huge")
+    with pytest.raises(UserError, match=r"^task: given 'model_fields', allowed: pusht$"):
+        loaded.block("lab").task("model_fields")
+
+
+def test_switching_the_scale_changes_three_keys_and_back_restores_every_byte(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    before, lab = TEXT.split("\nlab:\n")
+    given_text = f"{before}\nlab:\n{lab.replace('nfe: [1, 16]', 'nfe: [16]', 1)}"
+    assert given_text != TEXT
+    path.write_text(given_text)
+    config.set_scale(path, "lab")
+    lines = zip(given_text.splitlines(), path.read_text().splitlines(), strict=True)
+    changed = [(old, new) for old, new in lines if old != new]
+    assert [old.split(":")[0] for old, _ in changed] == ["scale", "nfe"]
+    assert [old.split("#")[1] for old, _ in changed] == [new.split("#")[1] for _, new in changed]
+    assert (config.load(path).scale, config.load(path).nfe) == ("lab", [16])
+    config.set_scale(path, "starter")
+    assert path.read_text() == given_text
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "params.yaml: holds no keys; allowed: a mapping with scale, tasks, nfe, starter, lab, paper"),
+        (
+            TEXT.replace("lab:\n  tasks", "lab:\n  task"),
+            "params.yaml: lab.task: unknown key; did you mean tasks? allowed: tasks, nfe, pusht",
+        ),
+        (
+            TEXT.replace("lab:\n", "lap:\n"),
+            "params.yaml: lap: unknown key; did you mean lab? allowed: scale, tasks, nfe, starter, lab, paper",
+        ),
+    ],
+)
+def test_switching_the_scale_of_a_wrong_file_leaves_it_alone(tmp_path: Path, text: str, line: str) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(text)
+    with pytest.raises(UserError) as raised:
+        config.set_scale(path, "lab")
+    assert str(raised.value) == line
+    assert path.read_text() == text
+
+
+def test_switching_to_an_unknown_scale_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "params.yaml"
+    path.write_text(TEXT)
+    with pytest.raises(UserError, match=r"^params\.yaml: scale: given 'huge', allowed: starter, lab, paper$"):
+        config.set_scale(path, "huge")
+
+
+def test_the_program_prints_the_line_and_fails(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "params.yaml").write_text(TEXT.replace("scale: starter", "scale: huge"))
+    monkeypatch.chdir(tmp_path)
+    assert config.main([]) == 2
+    assert capsys.readouterr().err == "params.yaml: scale: given 'huge', allowed: starter, lab, paper\n"
+
+
+def test_every_key_of_the_starter_scale_is_explained_beside_it() -> None:
+    lines = TEXT.split("\nlab:\n")[0].splitlines()
+    first_use: dict[str, str] = {}
+    for line in lines:
+        key, colon, rest = line.strip().partition(":")
+        if not colon or key.startswith("#"):
+            continue
+        is_block = not rest.split("#")[0].strip()
+        explained = "# " in rest or (is_block and not key.startswith("nfe")) or "# " in first_use.get(key, "")
+        assert explained, f"no comment beside: {line}"
+        first_use.setdefault(key, rest)
