@@ -2,14 +2,17 @@
 
 import fcntl
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 from pipeline import config
 from pipeline.errors import UserError
+from pipeline.processes import die_with_parent, identity
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -55,10 +58,19 @@ def repro(scale: str | None) -> int:
 
 
 def _run(module: str, *arguments: str) -> int:
-    """Run a module as a program of this Python, which is first in the path of what DVC starts too."""
+    """Run a module as a program of this Python, which is first in the path of what DVC starts too.
+
+    It dies with this process, and MLflow shows what it runs under the same parent as the rest of this repro.
+    """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=ROOT, env={**os.environ, "PATH": path}, check=False).returncode
+    run = os.environ.get("FLOWTUNE_RUN") or identity(os.getpid())
+    return subprocess.run(
+        [sys.executable, "-m", module, *arguments],
+        cwd=ROOT,
+        env={**os.environ, "PATH": path, "FLOWTUNE_RUN": run},
+        preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGKILL),
+        check=False,
+    ).returncode
 
 
 def main() -> int:

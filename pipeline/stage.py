@@ -3,9 +3,7 @@
 import fcntl
 import hashlib
 import json
-import os
 import shutil
-import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -15,7 +13,6 @@ from pathlib import Path
 from pipeline.atomic import make_folder
 from pipeline.closure import ROOT, code_of
 from pipeline.errors import UserError
-from pipeline.processes import die_with_parent
 from pipeline.tracking import Run, hash_files, stage_run
 
 
@@ -61,13 +58,7 @@ def stage(
 
 
 def program(main: Callable[[], None]) -> None:
-    """Run ``main`` as a program: a ``UserError`` becomes one line on stderr and exit code 2.
-
-    Under DVC the program dies with the process that started it, so that a killed ``dvc repro`` leaves no orphan that
-    goes on writing.
-    """
-    if "DVC_STAGE" in os.environ:
-        die_with_parent(os.getppid(), signal.SIGKILL)
+    """Run ``main`` as a program: a ``UserError`` becomes one line on stderr and exit code 2."""
     try:
         main()
     except UserError as error:

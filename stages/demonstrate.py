@@ -31,9 +31,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     first, _, end = arguments.seeds.partition(":")
+    if not (first.isdigit() and end.isdigit() and 300_000 <= int(first) < int(end)):
+        raise UserError(
+            f"--seeds: given {arguments.seeds!r}, allowed: FIRST:END such as 300000:300600, from 300000 on; below are "
+            "test and validation seeds"
+        )
     seeds = range(int(first), int(end))
-    if min(seeds) < 300_000:
-        raise UserError(f"--seeds: given {arguments.seeds}, allowed: from 300000; below are test and validation seeds")
 
     policy, record = load_policy(arguments.checkpoint)
     evaluation = TASKS[record.task].evaluation(arguments.evaluation, "exact", 300)

@@ -1,11 +1,13 @@
 """Stage ``draw``: Figure 2(b) and the score-against-NFE figure of one scale."""
 
 import argparse
+import sys
 
 import pandas as pd
 
 from pipeline import config
-from pipeline.layout import ScaleReports
+from pipeline.errors import UserError
+from pipeline.layout import ScaleReports, TaskFiles
 from pipeline.reporting.figures import figure_2b, score_vs_nfe
 from pipeline.reporting.tables import read_table
 from pipeline.stage import program, stage
@@ -25,15 +27,19 @@ def main() -> None:
         deps=[reports.table2, reports.history],
         outs=[file for picture in pictures for file in (picture, picture.with_suffix(".svg"))],
     ) as here:
-        files = [
-            path
-            for task in settings.tasks
-            for method in ("fm", "ft_fm")
-            for nfe in settings.nfe
-            if (path := reports.history / f"{task}-{method}-nfe{nfe}.csv").exists()
-        ]
-        figure_2b(pd.concat([pd.read_csv(path) for path in files], ignore_index=True), reports.figure_2b)
         score_vs_nfe(read_table(reports.table2), reports.score_vs_nfe)
+        files = []
+        for task in settings.tasks:
+            for nfe in settings.nfe:
+                pair = [TaskFiles(arguments.scale, task).history(method, nfe) for method in ("fm", "ft_fm")]
+                absent = [str(path) for path in pair if not path.exists()]
+                if absent:  # after a failed run
+                    print(f"warning: Figure 2b leaves out NFE {nfe}: {', '.join(absent)} not found", file=sys.stderr)
+                else:
+                    files += pair
+        if not files:
+            raise UserError(f"{reports.history}: no NFE has the histories of both fm and ft_fm; Figure 2b needs them")
+        figure_2b(pd.concat([pd.read_csv(path) for path in files], ignore_index=True), reports.figure_2b)
         for picture in pictures:
             here.run.artifact(picture)
 

@@ -61,6 +61,7 @@ def main() -> None:
 def as_dvc_stage(arguments: argparse.Namespace) -> None:
     scale, task, method, nfe = arguments.scale, arguments.task, arguments.method, arguments.nfe
     settings = config.load().block(scale).task(task)
+    require_evaluation(arguments.evaluation, task)
     torch.set_num_threads(settings.threads)
     entry = Entry(arguments.evaluation, method, nfe)
     reports = ScaleReports(scale).folder
@@ -97,11 +98,7 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
 
 def test_mode(arguments: argparse.Namespace) -> None:
     policy, record = load_policy(arguments.checkpoint)
-    allowed = TASKS[record.task].evaluations
-    if arguments.evaluation not in allowed:
-        raise UserError(
-            f"--evaluation: given {arguments.evaluation!r}, allowed for {record.task}: {', '.join(allowed)}"
-        )
+    require_evaluation(arguments.evaluation, record.task)
     settings = EvaluationSettings(
         n_seeds=len(arguments.seeds),
         repeats=arguments.repeats,
@@ -127,10 +124,16 @@ def test_mode(arguments: argparse.Namespace) -> None:
     )
 
 
+def require_evaluation(name: str, task: str) -> None:
+    allowed = TASKS[task].evaluations
+    if name not in allowed:
+        raise UserError(f"--evaluation: given {name!r}, allowed for {task}: {', '.join(allowed)}")
+
+
 def seed_range(text: str) -> range:
     first, _, end = text.partition(":")
     if not (first.isdigit() and end.isdigit() and int(first) < int(end)):
-        raise argparse.ArgumentTypeError(f"given {text!r}, allowed: FIRST:END such as 100000:100500")
+        raise UserError(f"--seeds: given {text!r}, allowed: FIRST:END such as 100000:100500")
     return range(int(first), int(end))
 
 

@@ -6,6 +6,7 @@ was trained for less.
 """
 
 import argparse
+import math
 import sys
 from dataclasses import asdict, replace
 
@@ -15,6 +16,7 @@ from torch import nn
 
 from pipeline import config
 from pipeline.config import FinetuneRecipe, TaskSettings
+from pipeline.errors import UserError
 from pipeline.evaluation.protocol import run_episodes, validation_seeds
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
 from pipeline.flow.coupling import make_coupling
@@ -42,6 +44,8 @@ def main() -> None:
     files = TaskFiles(arguments.scale, arguments.task)
     settings = config.load().block(arguments.scale).task(arguments.task)
     torch.set_num_threads(settings.threads)
+    if f"nfe{nfe}" not in settings.finetune:
+        raise UserError(f"--nfe: given {nfe}, allowed: {', '.join(k.removeprefix('nfe') for k in settings.finetune)}")
     recipe = settings.finetune[f"nfe{nfe}"]
     if method == "fm":
         recipe = equal_compute(recipe, nfe)
@@ -61,6 +65,7 @@ def main() -> None:
         guard = Guard(policy, data, settings.seed)
         generators = Generators(settings.seed, "finetune", method, nfe)
         objective = make_objective(method, nfe, policy.net, settings, recipe, generators)
+        log = TrainingLog(here.resume / "log.jsonl", here.run)
         history = TrainingLog(here.resume / "history.jsonl", here.run)
 
         def look(step: int, net: nn.Module) -> bool:
@@ -86,6 +91,7 @@ def main() -> None:
             )
             score = mean_interval(np.array([result.max_score for result in results]))
             success = proportion_interval(np.array([result.success for result in results]))
+            logged = [log.rows[at]["loss"] for at in sorted(log.rows) if at <= step]
             history(
                 {
                     "epoch": step * recipe.batch_size / len(data.action),
@@ -96,6 +102,7 @@ def main() -> None:
                     "success_low": success.low,
                     "success_high": success.high,
                     "n_seeds": len(results),
+                    "loss": logged[-1] if logged else math.nan,
                     "spread_ratio": reading.spread_ratio,
                     "best_of_k": reading.diversity.best_of_k,
                     "reconstruction_error": reading.diversity.reconstruction_error,
@@ -111,7 +118,7 @@ def main() -> None:
             generators,
             milestones=[0, *evenly_spaced(recipe.steps, recipe.history_points)],
             on_milestone=look,
-            log=TrainingLog(here.resume / "log.jsonl", here.run),
+            log=log,
             state_path=here.resume / "state.pt",
             title=label,
         )

@@ -11,14 +11,16 @@ from pipeline.closure import ROOT, imports_of
 
 ORDER = (
     "errors", "atomic", "closure", "config", "layout", "processes", "seeding", "ode", "nets", "flow", "tasks",
-    "evaluation", "training", "reporting", "provenance", "tracking", "stage", "flows", "repro", "ui",
+    "evaluation", "training", "reporting", "provenance", "tracking", "stage", "repro", "flows", "ui",
 )  # fmt: skip
 WITHIN = {
     "ode": ("fixed_step",),
     "nets": ("embedding", "ema", "mlp", "unet1d", "registry"),
     "flow": ("path", "coupling", "objective"),
-    "tasks": ("windows", "normalizer", "transfer", "archive", "demonstrations", "download", "vector", "pusht", "registry"),
-    "evaluation": ("statistics", "policy", "diversity", "rollouts", "video", "protocol"),
+    "tasks": (
+        "windows", "normalizer", "transfer", "archive", "demonstrations", "download", "vector", "pusht", "registry",
+    ),
+    "evaluation": ("statistics", "policy", "diversity", "rollouts", "video", "demonstrate", "protocol"),
     "training": ("data", "checkpoint", "journal", "loop", "pretrain", "mle", "guard", "selection"),
     "reporting": ("episodes", "tables", "figures"),
 }  # fmt: skip

@@ -105,6 +105,8 @@ def read_record(path: Path) -> Record:
         header: dict[str, Any] = dict(json.loads(metadata[_HEADER]))
         if header.pop("version", None) != _VERSION:
             raise UserError(f"{path}: written by another version of FlowTune; allowed: format {_VERSION}")
+        if header["task"] not in TASKS:
+            raise UserError(f"{path}: a model of task {header['task']!r}, allowed: {', '.join(TASKS)}")
         data = TypeAdapter(DataSettings).validate_python(header.pop("data"))
         net = TypeAdapter(NetSettings).validate_python(header.pop("net"))
         return Record(data=data, net=net, **header)

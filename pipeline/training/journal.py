@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +20,8 @@ class Sink(Protocol):
 
 class TrainingLog:
     """Rows of metrics by step. A step seen again after a resume replaces its row, and is the same if nothing changed.
+
+    NaN means not measured: the sink is not shown it, and the CSV has an empty field.
 
     Args:
         path: JSON lines, appended to; a torn last line is ignored.
@@ -41,11 +44,15 @@ class TrainingLog:
         self.rows[step] = row
         with self._path.open("a") as file:
             file.write(json.dumps(row) + "\n")
-        self._sink.log(metrics, step)
+        self._sink.log({name: value for name, value in metrics.items() if not math.isnan(value)}, step)
 
     def write_csv(self, path: Path, **constants: object) -> None:
         """Write all rows, sorted by step and each begun by ``constants``, atomically."""
-        rows = [{**constants, **self.rows[step]} for step in sorted(self.rows)]
+        measured = [
+            {name: "" if math.isnan(value) else value for name, value in self.rows[step].items()}
+            for step in sorted(self.rows)
+        ]
+        rows = [{**constants, **row} for row in measured]
         text = io.StringIO()
         writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()

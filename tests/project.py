@@ -1,0 +1,253 @@
+"""A throw-away project for tests: this one's code, tiny settings, its programs run as users run them."""
+
+import hashlib
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ruamel.yaml import YAML
+
+ROOT = Path(__file__).resolve().parent.parent
+
+RECIPE = {
+    "coupling": "nearest",
+    "candidates": 2,
+    "steps": 200,
+    "batch_size": 16,
+    "lr": 1e-3,
+    "fm_lr": 1e-3,
+    "weight_decay": 0.0,
+    "warmup": 5,
+    "clip": 1.0,
+    "ema_decay": 0.9,
+    "precision": "fp32",
+    "history_points": 1,
+    "history_seeds": 2,
+    "collapse_below": 0.0,
+}
+TASK: dict[str, Any] = {
+    "seed": 0,
+    "threads": 1,
+    "data": {
+        "dataset": "pusht_starter",
+        "observation": "keypoints",
+        "observation_horizon": 1,
+        "prediction_horizon": 16,
+        "chunk": 8,
+        "validation_fraction": 0.2,
+    },
+    "net": {"kind": "mlp", "width": 16, "depth": 1, "expansion": 1, "time_features": 8},
+    "pretrain": {
+        "path": "i_cfm",
+        "sigma": 0.0,
+        "coupling": "independent",
+        "steps": 400,
+        "batch_size": 16,
+        "lr": 1e-3,
+        "weight_decay": 0.0,
+        "warmup": 5,
+        "clip": 1.0,
+        "ema_decay": 0.9,
+        "precision": "fp32",
+        "checkpoints": 2,
+    },
+    "select": {"rule": "rollouts", "evaluation": "pusht_b", "nfe": 2, "seeds": 2},
+    "finetune": {"nfe1": RECIPE, "nfe2": RECIPE},
+    "evaluation": {
+        "n_seeds": 20,
+        "repeats": 1,
+        "max_steps": 24,
+        "reset_order": "exact",
+        "workers": 1,
+        "batch": 1,  # so that episodes end one by one, and there is something to interrupt
+        "block": 4,
+        "videos": False,
+    },
+}
+
+
+@dataclass(frozen=True)
+class Project:
+    """A copy of the project in ``root``, in which programs run as they do for users."""
+
+    root: Path
+    env: dict[str, str] = field(default_factory=dict)
+
+    def environment(self) -> dict[str, str]:
+        """Of programs run here: nothing from outside that changes what they do, and no tracking unless asked for."""
+        inherited = {
+            name: value
+            for name, value in os.environ.items()
+            if not name.startswith(("FLOWTUNE_", "DVC_", "MLFLOW_", "PYTEST_", "GIT_")) and name != "PYTHONPATH"
+        }
+        tools = Path(sys.executable).parent
+        return {
+            **inherited,
+            "PATH": os.pathsep.join([str(tools), inherited["PATH"]]),
+            "OMP_NUM_THREADS": "1",
+            "FLOWTUNE_TRACKING": "off",
+            "DVC_NO_ANALYTICS": "true",
+            # what DVC keeps for a user or a machine stays with the throw-away project
+            "DVC_GLOBAL_CONFIG_DIR": str(self.root / ".dvc" / "global"),
+            "DVC_SYSTEM_CONFIG_DIR": str(self.root / ".dvc" / "system"),
+            "DVC_SITE_CACHE_DIR": str(self.root / ".dvc" / "site"),
+            **self.env,
+        }
+
+    def start(self, *arguments: str) -> subprocess.Popen[str]:
+        """``python -m <arguments>`` in a session of its own."""
+        return subprocess.Popen(
+            [sys.executable, "-m", *arguments],
+            cwd=self.root,
+            env=self.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+
+    def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """``python -m <arguments>`` to its end, whatever that is."""
+        return subprocess.run(
+            [sys.executable, "-m", *arguments],
+            cwd=self.root,
+            env=self.environment() | env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    def check(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
+        """As ``run``, and it must succeed."""
+        result = self.run(*arguments, **env)
+        assert result.returncode == 0, f"{' '.join(arguments)}\n{result.stdout}\n{result.stderr}"
+        return result
+
+    def copy(self, root: Path, **env: str) -> "Project":
+        """The same project elsewhere, with what has been made so far."""
+        shutil.copytree(self.root, root, symlinks=True)
+        return Project(root, env)
+
+    def params(self, key: str, value: object) -> None:
+        """Set ``key`` of params.yaml, such as ``starter.pusht.seed``."""
+        path = self.root / "params.yaml"
+        yaml = YAML()
+        document = yaml.load(path.read_text())
+        *blocks, last = key.split(".")
+        block = document
+        for name in blocks:
+            block = block[name]
+        block[last] = value
+        with path.open("w") as file:
+            yaml.dump(document, file)
+
+    def files(self, folder: str) -> dict[str, bytes]:
+        """Path → contents of all files below ``folder``."""
+        paths = sorted((self.root / folder).rglob("*"))
+        return {str(path.relative_to(self.root)): path.read_bytes() for path in paths if path.is_file()}
+
+    def processes(self) -> dict[int, str]:
+        """Pid → command line of every process that runs in this folder."""
+        found = {}
+        for process in Path("/proc").glob("[0-9]*"):
+            with suppress(OSError):
+                if (process / "cwd").resolve(strict=True) == self.root.resolve():
+                    command = (process / "cmdline").read_bytes().replace(b"\0", b" ").decode()
+                    if command:  # none: a zombie
+                        found[int(process.name)] = command
+        return found
+
+
+def executed(output: str) -> list[str]:
+    """The stages that ``dvc repro`` ran, by its output."""
+    return re.findall(r"Running stage '([^']+)'", output)
+
+
+def wait_for(condition: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
+    """Wait until ``condition``; fail with ``what`` if that takes too long."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, f"waited in vain: {what}"
+        time.sleep(0.003)
+
+
+def kill(process: subprocess.Popen[str]) -> None:
+    """SIGKILL the process, and no other."""
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def make_project(root: Path) -> Project:
+    """This project in the new folder ``root``: its code, tiny settings, demonstrations made on the spot."""
+    root.mkdir()
+    for folder in ("pipeline", "stages"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "dvc.yaml", root)
+    shutil.copy(ROOT / ".dvcignore", root)
+    (root / ".dvc").mkdir()
+    (root / ".dvc" / "config").write_text((ROOT / ".dvc" / "config").read_text() + "    no_scm = true\n")
+    choice = {"tasks": ["pusht"], "nfe": [1, 2]}
+    block = {**choice, "pusht": TASK}
+    yaml = YAML()
+    yaml.representer.ignore_aliases = lambda _: True
+    with (root / "params.yaml").open("w") as file:
+        yaml.dump({"scale": "starter", **choice, "starter": block, "lab": block, "paper": block}, file)
+    _save_often(root / "pipeline" / "training" / "loop.py")
+    write_demonstrations(root / "data" / "demonstrations" / "pusht_starter.npz")
+    return Project(root)
+
+
+def _save_often(loop: Path) -> None:
+    """Let an interruption find something to resume from long before the tiny training ends."""
+    text, found = re.subn(r"^SAVE_EVERY_S = .*$", "SAVE_EVERY_S = 0.0", loop.read_text(), flags=re.MULTILINE)
+    text, also_found = re.subn(r"^LOG_EVERY = .*$", "LOG_EVERY = 10", text, flags=re.MULTILINE)
+    assert found and also_found
+    loop.write_text(text)
+
+
+def write_demonstrations(path: Path) -> None:
+    """Write six short Push-T episodes in which the agent is pulled to random places, and their checksum."""
+    from pipeline.tasks.pusht import PushT, initial_state
+
+    random = np.random.default_rng(0)
+    simulation = PushT()
+    states, actions, ends, scores = [], [], [], []
+    for seed in range(6):
+        state, best = simulation.reset(initial_state("pusht_b", seed)), 0.0
+        for step in range(length := int(random.integers(20, 41))):
+            if step % 5 == 0:
+                target = random.uniform(100, 400, 2)
+            states.append(state)
+            actions.append(target)
+            state, score, _, _ = simulation.step(target)
+            best = max(best, score)
+        ends.append(length)
+        scores.append(best)
+    path.parent.mkdir(parents=True)
+    np.savez_compressed(
+        path,
+        state=np.array(states, dtype=np.float32),
+        action=np.array(actions, dtype=np.float32),
+        episode_ends=np.cumsum(ends),
+        seed=np.arange(6),
+        max_score=np.array(scores, dtype=np.float32),
+    )
+    write_checksum(path)
+
+
+def write_checksum(path: Path) -> None:
+    """Write ``<path>.sha256`` as ``sha256sum`` does."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")

@@ -1,0 +1,220 @@
+"""Bad input through the real programs: one clear line, an exit code that is not 0, nothing half-written."""
+
+import re
+import shutil
+import threading
+import zipfile
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from tests.project import Project, write_checksum
+
+OF_TASK = ("--scale", "starter", "--task", "pusht")
+NFE1 = "starter.pusht.finetune.nfe1"
+
+
+@pytest.fixture
+def project(sources: Project, tmp_path: Path) -> Project:
+    """Before its first run."""
+    return sources.copy(tmp_path / "project")
+
+
+@pytest.fixture(scope="module")
+def checkpoint(made: Project) -> Path:
+    return made.root / "data" / "starter" / "pusht" / "models" / "fm-nfe1.safetensors"
+
+
+def refused(project: Project, *arguments: str, **env: str) -> str:
+    """Run a program that must fail; return its one line, which progress bars may precede."""
+    before = project.files(".")
+    result = project.run(*arguments, **env)
+    assert result.returncode not in (0, None), result.stdout
+    lines = [line for line in result.stderr.splitlines() if line.strip() and not re.search(r"\d+%\|| \[A$", line)]
+    assert len(lines) == 1, result.stderr
+    assert result.stdout == ""
+    after = {path for path in project.files(".") if not path.endswith((".pyc", ".lock"))}
+    assert after <= before.keys()
+    return lines[0]
+
+
+SETTINGS = [
+    (
+        f"{NFE1}.learning_rate",
+        1e-3,
+        rf"{NFE1}.learning_rate: unknown key; .*allowed: steps, batch_size, lr, .*",
+    ),
+    (f"{NFE1}.lr", -1e-3, rf"{NFE1}.lr: given -0.001, allowed: greater than 0"),
+    (f"{NFE1}.steps", 1.5, rf"{NFE1}.steps: given 1.5, allowed: a whole number"),
+    (f"{NFE1}.coupling", "neares", rf"{NFE1}.coupling: given 'neares', allowed: independent, minibatch_ot, nearest"),
+    ("scale", "nowhere", r"scale: given 'nowhere', allowed: starter, lab, paper"),
+    ("nfe", [1, 3], r"nfe: given 3, allowed: numbers with a block starter.pusht.finetune.nfe<k>, which are 1, 2"),
+    ("starter.pusht.data.chunk", 17, r"starter.pusht.data.chunk: given 17, allowed: at most prediction_horizon = 16"),
+]
+
+
+@pytest.mark.parametrize("program", ["pipeline.repro", "stages.check"])
+@pytest.mark.parametrize(("key", "value", "line"), SETTINGS, ids=[f"{key}={value}" for key, value, _ in SETTINGS])
+def test_a_wrong_setting(project: Project, program: str, key: str, value: object, line: str) -> None:
+    project.params(key, value)
+    assert re.fullmatch(rf"error: params\.yaml: {line}", refused(project, program))
+
+
+def test_an_unknown_scale_on_the_command_line(project: Project) -> None:
+    line = "error: params.yaml: scale: given 'nowhere', allowed: starter, lab, paper"
+    assert refused(project, "pipeline.repro", "nowhere") == line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--scale", "nowhere", "--task", "pusht"), "scale: given 'nowhere', allowed: starter, lab, paper"),
+        (("--scale", "starter", "--task", "juggling"), "task: given 'juggling', allowed: pusht"),
+    ],
+)
+def test_an_unknown_scale_or_task_of_a_stage(project: Project, arguments: tuple[str, ...], line: str) -> None:
+    assert refused(project, "stages.fetch", *arguments) == f"error: {line}"
+
+
+def test_a_wrong_checksum(project: Project) -> None:
+    file = project.root / "data" / "demonstrations" / "pusht_starter.npz"
+    file.write_bytes(file.read_bytes() + b"!")
+    line = refused(project, "stages.fetch", *OF_TASK)
+    assert re.fullmatch(
+        rf"error: data set pusht_starter could not be had: {re.escape(str(file))}: wrong checksum: sha256 \w{{64}}, "
+        r"expected \w{64}\. Restore the file and its \.sha256 from the repository",
+        line,
+    )
+
+
+def test_nan_in_demonstrations(project: Project) -> None:
+    file = project.root / "data" / "demonstrations" / "pusht_starter.npz"
+    with np.load(file) as whole:
+        arrays = dict(whole)
+    arrays["action"][17, 1] = np.nan
+    np.savez(file, **arrays)
+    write_checksum(file)
+    line = refused(project, "stages.fetch", *OF_TASK)
+    assert f"{file}: array data/action holds NaN or infinity, first in row 17 (rows affected: 1)" in line
+
+
+@pytest.fixture
+def from_mirror(project: Project, tmp_path: Path) -> Iterator[tuple[Project, Path]]:
+    """A project that wants the human demonstrations, an empty mirror, and an official address that has nothing."""
+
+    class Nothing(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(404)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    project.params("starter.pusht.data.dataset", "pusht_human")
+    mirror = tmp_path / "mirror"
+    mirror.mkdir()
+    with ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        download = project.root / "pipeline" / "tasks" / "download.py"
+        address = f"http://127.0.0.1:{server.server_port}"
+        text = download.read_text()
+        assert "https://diffusion-policy.cs.columbia.edu" in text
+        download.write_text(text.replace("https://diffusion-policy.cs.columbia.edu", address))
+        yield project, mirror
+        server.shutdown()
+
+
+def test_a_truncated_zip_in_the_mirror(from_mirror: tuple[Project, Path]) -> None:
+    project, mirror = from_mirror
+    archive = mirror / "pusht.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("pusht/pusht_cchi_v7_replay.zarr/data/state/0.0", bytes(10_000))
+    archive.write_bytes(archive.read_bytes()[:5_000])
+    line = refused(project, "stages.fetch", *OF_TASK, FLOWTUNE_MIRROR=str(mirror), no_proxy="127.0.0.1")
+    assert f"{archive}: is not a whole zip archive, truncated or damaged" in line
+    assert line.endswith("in a folder and set FLOWTUNE_MIRROR to that folder")
+
+
+def test_a_zarr_without_episode_ends_in_the_mirror(from_mirror: tuple[Project, Path]) -> None:
+    project, mirror = from_mirror
+    store = mirror / "pusht_cchi_v7_replay.zarr"
+    group = zarr.create_group(store, zarr_format=2)
+    group.create_array("data/state", data=np.ones((20, 5), dtype=np.float32))
+    group.create_array("data/action", data=np.ones((20, 2), dtype=np.float32))
+    line = refused(project, "stages.fetch", *OF_TASK, FLOWTUNE_MIRROR=str(mirror), no_proxy="127.0.0.1")
+    assert f"{store}: array meta/episode_ends is missing; Push-T demonstrations hold data/state, data/action" in line
+
+
+def test_a_stage_before_its_input_is_made(project: Project) -> None:
+    line = "error: data/starter/pusht/demonstrations: not found; it is made by an earlier stage, run `dvc repro`"
+    assert refused(project, "stages.prepare", *OF_TASK) == line
+
+
+def test_a_checkpoint_of_another_architecture(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project")
+    project.params("starter.pusht.net.width", 32)
+    line = refused(project, "stages.finetune", *OF_TASK, "--method", "fm", "--nfe", "1")
+    assert line == (
+        "error: data/starter/pusht/base.safetensors: checkpoint of another architecture: its net.width is 16, "
+        "params.yaml asks for 32"
+    )
+
+
+def test_an_nfe_without_a_recipe(made: Project) -> None:
+    line = refused(made, "stages.finetune", *OF_TASK, "--method", "fm", "--nfe", "7")
+    assert line == "error: --nfe: given 7, allowed: 1, 2"
+
+
+def test_a_file_where_the_reports_folder_should_be(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project")
+    shutil.rmtree(project.root / "reports")
+    (project.root / "reports").touch()
+    line = "error: reports: is a file, but a folder is needed there; remove or rename it"
+    assert refused(project, "stages.pretrain", *OF_TASK) == line
+
+    whole = project.run("pipeline.repro")
+    assert whole.returncode != 0
+    assert line in whole.stderr.splitlines()
+    assert "Traceback" not in whole.stderr
+
+
+EVALUATE = ("stages.evaluate_rollouts", "--nfe", "1")
+UNKNOWN_EVALUATION = "--evaluation: given 'pusht_c', allowed for pusht: pusht_a, pusht_b"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (("--evaluation", "pusht_c", "--checkpoint", "CHECKPOINT"), UNKNOWN_EVALUATION),
+        (("--evaluation", "pusht_c", *OF_TASK, "--method", "fm"), UNKNOWN_EVALUATION),
+        (("--evaluation", "pusht_b", "--checkpoint", "nothing.safetensors"), "nothing.safetensors: no such checkpoint"),
+        (
+            ("--evaluation", "pusht_b", "--checkpoint", "CHECKPOINT", "--seeds", "100000-100010"),
+            "--seeds: given '100000-100010', allowed: FIRST:END such as 100000:100500",
+        ),
+        (
+            ("--evaluation", "pusht_b", "--checkpoint", "CHECKPOINT", "--repeats", "0"),
+            "--nfe, --repeats and --batch: allowed: 1 or more; --workers: 0 or more",
+        ),
+        (
+            ("--evaluation", "pusht_b", "--checkpoint", "params.yaml"),
+            "params.yaml: no readable safetensors file: .*",
+        ),
+    ],
+)
+def test_evaluation_asked_for_wrongly(
+    project: Project, checkpoint: Path, arguments: tuple[str, ...], line: str
+) -> None:
+    given = [str(checkpoint) if argument == "CHECKPOINT" else argument for argument in arguments]
+    assert re.fullmatch(f"error: {line}", refused(project, *EVALUATE, *given))
+
+
+def test_seeds_of_demonstrations_asked_for_wrongly(project: Project, checkpoint: Path) -> None:
+    arguments = ("--checkpoint", str(checkpoint), "--seeds", "100000:100010", "--out", "demonstrations.npz")
+    line = refused(project, "stages.demonstrate", *arguments)
+    assert line.startswith(
+        "error: --seeds: given '100000:100010', allowed: FIRST:END such as 300000:300600, from 300000"
+    )

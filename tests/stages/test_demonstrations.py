@@ -1,0 +1,46 @@
+"""The shipped starter demonstrations are what they say: solved episodes that the simulator repeats."""
+
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pipeline.tasks.demonstrations import read_pusht
+from pipeline.tasks.pusht import PushT, initial_state
+
+SHIPPED = Path(__file__).resolve().parents[2] / "data" / "demonstrations" / "pusht_starter.npz"
+PIXELS = 1e-4  # how near a replayed state comes to the stored one, which is rounded to float32 (3e-5 at 512)
+
+pytestmark = pytest.mark.skipif(not SHIPPED.exists(), reason="the starter demonstrations are not made yet")
+
+
+def test_they_are_small_many_and_whole() -> None:
+    assert SHIPPED.stat().st_size <= 2_000_000
+    digest, name = SHIPPED.with_name(f"{SHIPPED.name}.sha256").read_text().split()
+    assert (digest, name) == (hashlib.sha256(SHIPPED.read_bytes()).hexdigest(), SHIPPED.name)
+    assert read_pusht(SHIPPED).n_episodes >= 100
+    with np.load(SHIPPED) as file:
+        assert len(file["seed"]) == len(file["max_score"]) == len(file["episode_ends"])
+        assert len(set(file["seed"])) == len(file["seed"])
+        assert file["seed"].min() >= 300_000  # neither test nor validation seeds
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_an_episode_replayed_reaches_the_stored_states_and_score(share: float) -> None:
+    demonstrations = read_pusht(SHIPPED)
+    episode = round(share * (demonstrations.n_episodes - 1))
+    steps = demonstrations.episode(episode)
+    with np.load(SHIPPED) as file:
+        seed, max_score = int(file["seed"][episode]), file["max_score"][episode]
+
+    simulation = PushT()
+    states, scores = [simulation.reset(initial_state("pusht_b", seed))], []
+    for action in demonstrations.action[steps]:
+        transition = simulation.step(action)
+        states.append(transition.observation)
+        scores.append(transition.score)
+
+    assert np.abs(np.array(states[:-1]) - demonstrations.state[steps]).max() <= PIXELS
+    assert np.float32(max(scores)) == max_score
+    assert transition.success

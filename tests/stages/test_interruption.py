@@ -1,0 +1,169 @@
+"""SIGKILL at any moment: nothing goes on running, and the next run ends with the same files to the bit."""
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from tests.project import Project, executed, kill, wait_for
+
+
+def steps_done(resume: Path) -> int:
+    """Training steps of which the state is kept."""
+    state = resume / "state.pt"
+    return torch.load(state, weights_only=True)["step"] if state.exists() else 0
+
+
+def episodes_done(resume: Path) -> int:
+    journal = resume / "episodes.jsonl"
+    return journal.read_text().count("\n") if journal.exists() else 0
+
+
+@dataclass(frozen=True)
+class Victim:
+    """A stage to be killed.
+
+    Attributes:
+        name: as DVC calls it. command: as DVC runs it.
+        done, total: how much of its work is kept in its resume folder, and how much there is.
+        shown: what its progress bar begins with after a resume at ``done``.
+    """
+
+    name: str
+    command: tuple[str, ...]
+    outs: tuple[str, ...]
+    done: Callable[[Path], int]
+    total: int
+    shown: Callable[[int], str]
+
+
+OF_TASK = ("--scale", "starter", "--task", "pusht")
+VICTIMS = [
+    Victim(
+        "pretrain@starter-pusht",
+        ("stages.pretrain", *OF_TASK),
+        ("data/starter/pusht/pretrain", "reports/starter/pretrain/pusht.csv"),
+        steps_done,
+        400,
+        lambda done: f" {done}/400 ",
+    ),
+    Victim(
+        "finetune@starter-pusht-ft_fm-2",
+        ("stages.finetune", *OF_TASK, "--method", "ft_fm", "--nfe", "2"),
+        ("data/starter/pusht/models/ft_fm-nfe2.safetensors", "reports/starter/history/pusht-ft_fm-nfe2.csv"),
+        steps_done,
+        200,
+        lambda done: f" {done}/200 ",
+    ),
+    Victim(
+        "evaluate_rollouts@starter-pusht-pusht_b-fm-1",
+        ("stages.evaluate_rollouts", *OF_TASK, "--evaluation", "pusht_b", "--method", "fm", "--nfe", "1"),
+        ("reports/starter/episodes/pusht_b-fm-nfe1.csv", "reports/starter/metrics/pusht_b-fm-nfe1.json"),
+        episodes_done,
+        20,
+        lambda done: f" 0.00/{(20 - done) * 24}",
+    ),
+]
+
+
+@pytest.mark.parametrize("victim", VICTIMS, ids=lambda victim: victim.command[0])
+def test_a_killed_stage_resumes_to_the_same_files(victim: Victim, made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project")
+    for out in victim.outs:
+        path = project.root / out
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    force = ("dvc", "repro", "-f", "-s", victim.name)
+
+    dvc = project.start(*force)
+    first = wait_until_at_work(project, victim, more_than=0)
+    kill(dvc)
+    wait_for(lambda: not project.processes(), "the stage and its workers to die with dvc", seconds=10)
+
+    stage = project.start(*victim.command)
+    second = wait_until_at_work(project, victim, more_than=first)
+    kill(stage)
+    wait_for(lambda: not project.processes(), "the workers to die with the stage", seconds=10)
+    kept = victim.done(resume_folder(project))
+    assert first < second <= kept < victim.total
+    assert not any((project.root / out).exists() for out in victim.outs)
+
+    finished = project.check(*force)
+    assert executed(finished.stdout) == [victim.name]
+    assert victim.shown(kept) in finished.stderr  # it went on, and did not start anew
+    assert project.files("data/starter") == made.files("data/starter")
+    assert project.files("reports") == made.files("reports")
+    assert not [path for path in (project.root / ".flowtune" / "resume").iterdir() if path.is_dir()]
+
+
+def resume_folder(project: Project) -> Path:
+    """That of the stage that was killed: one that succeeds removes its own."""
+    (folder,) = [path for path in (project.root / ".flowtune" / "resume").iterdir() if path.is_dir()]
+    return folder
+
+
+def wait_until_at_work(project: Project, victim: Victim, *, more_than: int) -> int:
+    """Wait until more than so much work is kept; return how much is."""
+
+    def at_work() -> bool:
+        resume = project.root / ".flowtune" / "resume"
+        folders = [path for path in resume.iterdir() if path.is_dir()]
+        return bool(folders) and victim.done(folders[0]) > more_than
+
+    wait_for(at_work, f"{victim.name} to do more than {more_than} of {victim.total}")
+    return victim.done(resume_folder(project))
+
+
+def test_a_stage_dies_with_dvc_while_it_still_imports(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project")
+    dvc = project.start("dvc", "repro", "-f", "-s", "pretrain@starter-pusht")
+    wait_for(lambda: any(imports_torch(pid) for pid in stages_in(project)), "the stage to import torch")
+    kill(dvc)
+    wait_for(lambda: not project.processes(), "the stage to die with dvc", seconds=10)
+
+
+def test_dvc_and_its_stage_die_with_the_program_that_runs_the_pipeline(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project")
+    project.params("starter.pusht.pretrain.steps", 100_000)
+    repro = project.start("pipeline.repro")
+    wait_for(lambda: any(imports_torch(pid) for pid in stages_in(project)), "the stage to import torch")
+    kill(repro)
+    wait_for(lambda: not project.processes(), "dvc and the stage to die", seconds=10)
+
+
+def stages_in(project: Project) -> list[int]:
+    return [pid for pid, command in project.processes().items() if "-m stages.pretrain" in command]
+
+
+def imports_torch(pid: int) -> bool:
+    try:
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+    except OSError:
+        return False
+
+
+def test_two_runs_of_one_stage_do_not_mix(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project")
+    project.params("starter.pusht.pretrain.steps", 100_000)
+    command = VICTIMS[0].command
+    first = project.start(*command)
+    wait_until_at_work(project, VICTIMS[0], more_than=0)
+    second = project.run(*command)
+    kill(first)
+    assert second.returncode == 2
+    assert second.stderr.startswith("error: ") and "another process is running this stage" in second.stderr
+    assert second.stderr.count("\n") == 1
+
+
+def test_other_settings_do_not_resume(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project")
+    victim = VICTIMS[0]
+    stage = project.start(*victim.command)
+    wait_until_at_work(project, victim, more_than=0)
+    kill(stage)
+    project.params("starter.pusht.pretrain.lr", 5e-4)
+    changed = project.check(*victim.command)
+    assert victim.shown(0) in changed.stderr
+    assert project.files("data/starter/pusht/pretrain") != made.files("data/starter/pusht/pretrain")

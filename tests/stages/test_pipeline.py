@@ -1,0 +1,150 @@
+"""The whole DAG through DVC: what it makes, what a change re-runs, what a failure leaves."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.reporting.episodes import EPISODES_HEADER
+from pipeline.reporting.figures import HISTORY_HEADER
+from pipeline.reporting.tables import TABLE_HEADER
+from tests.project import Project, executed
+
+METRICS = {"scale", "task", "evaluation", "method", "nfe", "dataset", "train_steps", "train_seed", "n_seeds", "repeats"}
+METRICS |= {"max_score", "final_score", "success", "spread_ratio", "best_of_k"}
+OF_NFE_1 = {
+    *(f"finetune@starter-pusht-{method}-1" for method in ("fm", "ft_fm")),
+    *(f"evaluate_rollouts@starter-pusht-pusht_{x}-{method}-1" for x in "ab" for method in ("fm", "ft_fm")),
+    "tabulate@starter",
+    "draw@starter",
+}
+
+
+def header(path: Path) -> str:
+    return path.read_text().partition("\n")[0]
+
+
+def test_one_run_makes_every_report(made: Project) -> None:
+    reports = made.root / "reports" / "starter"
+    rows = [f"pusht_{x}-{method}-nfe{nfe}" for x in "ab" for method in ("fm", "ft_fm") for nfe in (1, 2)]
+    pictures = ["figure_2b.png", "figure_2b.svg", "score_vs_nfe.png", "score_vs_nfe.svg"]
+    assert {str(path.relative_to(reports)) for path in reports.rglob("*") if path.is_file()} == {
+        *pictures,
+        "table2.csv",
+        "table2.md",
+        "pretrain/pusht.csv",
+        "selection/pusht.json",
+        *(f"episodes/{row}.csv" for row in rows),
+        *(f"metrics/{row}.json" for row in rows),
+        *(f"history/pusht-{method}-nfe{nfe}.csv" for method in ("fm", "ft_fm") for nfe in (1, 2)),
+    }
+    for row in rows:
+        assert header(reports / "episodes" / f"{row}.csv") == EPISODES_HEADER
+        episodes = pd.read_csv(reports / "episodes" / f"{row}.csv")
+        assert list(episodes["seed"]) == list(range(100_000, 100_020))
+        assert json.loads((reports / "metrics" / f"{row}.json").read_text()).keys() == METRICS
+    for path in (reports / "history").iterdir():
+        assert header(path) == HISTORY_HEADER
+        assert pd.read_csv(path)["loss"].isna().tolist() == [True, False]  # nothing was learned before step 0
+    assert {"scale", "task", "step", "loss"} <= set(header(reports / "pretrain" / "pusht.csv").split(","))
+    selection = json.loads((reports / "selection" / "pusht.json").read_text())
+    assert selection["rule"].startswith("highest mean max score of 2 validation episodes")
+    assert selection["selected"] in [candidate["checkpoint"] for candidate in selection["candidates"]]
+
+
+def test_the_table_is_that_of_the_episodes(made: Project) -> None:
+    reports = made.root / "reports" / "starter"
+    assert header(reports / "table2.csv") == TABLE_HEADER
+    table = pd.read_csv(reports / "table2.csv")
+    assert len(table) == 8
+    for _, row in table.iterrows():
+        episodes = pd.read_csv(reports / "episodes" / f"{row['evaluation']}-{row['method']}-nfe{row['nfe']}.csv")
+        assert row["max_score"] == pytest.approx(episodes["max"].mean(), abs=1e-6)
+    assert not table["paper_comparable"].any()
+    assert (table["method"].eq("ft_fm") == table["diff_vs_fm"].notna()).all()
+    assert "Missing rows" not in (reports / "table2.md").read_text()
+
+
+def test_fm_is_trained_on_for_the_same_compute(made: Project) -> None:
+    def steps(method: str) -> int:
+        return json.loads((made.root / f"reports/starter/metrics/pusht_a-{method}-nfe2.json").read_text())[
+            "train_steps"
+        ]
+
+    assert steps("fm") > steps("ft_fm")  # an FM update costs less than one through two steps
+
+
+def test_a_second_run_and_another_scale_re_run_nothing(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project")
+    assert executed(project.check("pipeline.repro").stdout) == []
+
+    project.check("pipeline.config", "lab")
+    ran = executed(project.check("dvc", "repro", "prepare@lab-pusht", FLOWTUNE_TRACKING="on").stdout)
+    assert ran == ["check", "fetch@lab-pusht", "prepare@lab-pusht"]
+    parents_and_children_are_recorded(project.root)
+
+    assert executed(project.check("pipeline.repro", "starter").stdout) == ["check"]  # whose output is the same
+    assert project.files("reports") == made.files("reports")
+
+
+def parents_and_children_are_recorded(root: Path) -> None:
+    from mlflow import MlflowClient
+
+    from pipeline.tracking import EXPERIMENT, store_uri
+
+    client = MlflowClient(store_uri(root))
+    experiment = client.get_experiment_by_name(EXPERIMENT)
+    assert experiment
+    runs = client.search_runs([experiment.experiment_id])
+    children = {run.info.run_name: run for run in runs if "mlflow.parentRunId" in run.data.tags}
+    assert set(children) == {"fetch-lab-pusht", "prepare-lab-pusht"}
+    (parent,) = [run for run in runs if run not in children.values()]
+    for run in children.values():
+        assert run.data.tags["mlflow.parentRunId"] == parent.info.run_id
+        assert run.info.status == "FINISHED"
+        assert {"stage", "git.commit", "hash.params", "hash.data", "hash.outputs"} <= run.data.tags.keys()
+    assert children["prepare-lab-pusht"].data.metrics["windows"] > 0
+    assert children["prepare-lab-pusht"].data.params["data.dataset"] == "pusht_starter"
+
+
+def test_an_experiment_with_another_rate_re_runs_fine_tuning_and_what_follows(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project", GIT_CONFIG_GLOBAL="/dev/null")
+    config = project.root / ".dvc" / "config"
+    config.write_text(config.read_text().replace("    no_scm = true\n", ""))
+    (project.root / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n/site\n/global\n/system\n/config.local\n")
+    (project.root / ".gitignore").write_text("/data/starter/\n/data/checked.txt\n/.flowtune/\n__pycache__/\n")
+    author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "before"]):
+        subprocess.run(["git", *command], cwd=project.root, check=True)
+
+    result = project.check("dvc", "exp", "run", "-S", "starter.pusht.finetune.nfe1.lr=0.01")
+
+    assert set(executed(result.stdout)) == {"check", *OF_NFE_1}
+    before, after = made.files("reports"), project.files("reports")
+    changed = {path for path in before if before[path] != after[path]}
+    assert "reports/starter/history/pusht-ft_fm-nfe1.csv" in changed
+    assert not [path for path in changed if "nfe2" in path or "-fm-" in path or "pretrain" in path]
+    assert "max_score" in project.check("dvc", "metrics", "show", "--md").stdout
+    shown = project.check("dvc", "exp", "show", "--csv").stdout
+    assert "starter.pusht.finetune.nfe1.lr" in shown and "0.01" in shown
+
+
+def test_a_broken_branch_costs_its_own_rows_only(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project")
+    project.params("starter.pusht.finetune.nfe2.lr", 1e30)  # only ft_fm learns at this rate
+
+    result = project.run("pipeline.repro")
+
+    assert result.returncode != 0
+    assert "error: training diverged: the loss at step 10 is nan; lower lr or clip" in result.stderr.splitlines()
+    assert "Traceback" not in result.stderr
+    reports = project.root / "reports" / "starter"
+    table = pd.read_csv(reports / "table2.csv")
+    rows = set(zip(table["evaluation"], table["method"], table["nfe"], strict=True))
+    assert rows == {(f"pusht_{x}", *row) for x in "ab" for row in (("fm", 1), ("ft_fm", 1), ("fm", 2))}
+    missing = (reports / "table2.md").read_text().partition("**Missing rows**")[2]
+    assert "Push-T (a), FT-FM, NFE 2" in missing and "Push-T (b), FT-FM, NFE 2" in missing
+    picture = (reports / "figure_2b.svg").read_bytes()
+    assert picture != (made.root / "reports" / "starter" / "figure_2b.svg").read_bytes()  # without NFE 2

@@ -1,0 +1,36 @@
+"""Programs as a user calls them."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.project import Project
+
+EVALUATE = ("stages.evaluate_rollouts", "--evaluation", "pusht_b", "--nfe", "1")
+SEEDS = ("--seeds", "100000:100003", "--repeats", "2")
+
+
+def test_test_mode_does_not_depend_on_workers_and_batch(made: Project, tmp_path: Path) -> None:
+    checkpoint = ("--checkpoint", "data/starter/pusht/models/ft_fm-nfe1.safetensors")
+    alone, together = tmp_path / "alone.csv", tmp_path / "together.csv"
+    result = made.check(*EVALUATE, *checkpoint, *SEEDS, "--workers", "1", "--batch", "1", "--out", str(alone))
+    made.check(*EVALUATE, *checkpoint, *SEEDS, "--workers", "2", "--batch", "500", "--out", str(together))
+
+    assert alone.read_bytes() == together.read_bytes()
+    episodes = pd.read_csv(alone)
+    pairs = [(seed, repeat) for seed in range(100_000, 100_003) for repeat in range(2)]
+    assert list(zip(episodes["seed"], episodes["repeat"], strict=True)) == pairs
+    assert set(episodes["method"]) == {"ft_fm"}
+    assert result.stdout.endswith(f"success {episodes['success'].mean():.4f} → {alone}\n")
+    assert f"mean max score {episodes['max'].mean():.4f}" in result.stdout
+
+
+def test_repeats_differ_in_noise_only(made: Project, tmp_path: Path) -> None:
+    out = tmp_path / "episodes.csv"
+    base = ("--checkpoint", "data/starter/pusht/base.safetensors")
+    made.check(*EVALUATE, *base, "--seeds", "100000:100002", "--repeats", "1", "--out", str(out))
+    once = pd.read_csv(out)
+    made.check(*EVALUATE, *base, "--seeds", "100000:100002", "--repeats", "2", "--out", str(out))
+    twice = pd.read_csv(out)
+    assert once["final"].tolist() == pytest.approx(twice.loc[twice["repeat"] == 0, "final"].tolist(), abs=0)

@@ -1,0 +1,53 @@
+"""The Makefile where its set-up cannot succeed, or has nothing to do."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+MAKEFILE = Path(__file__).resolve().parent.parent / "Makefile"
+
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    shutil.copy(MAKEFILE, tmp_path)
+    (tmp_path / "requirements.lock").touch()
+    return tmp_path
+
+
+def make(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "PYTHON")}
+    return subprocess.run(["make", *arguments], cwd=root, env=env, capture_output=True, text=True, check=False)
+
+
+def test_make_alone_says_what_there_is(root: Path) -> None:
+    result = make(root)
+    assert result.returncode == 0
+    assert [line.split()[1] for line in result.stdout.splitlines()] == ["repro", "repro", "test", "ui", "env", "lock"]
+    assert not (root / ".venv").exists()
+
+
+@pytest.mark.parametrize("target", ["repro", "test"])
+def test_without_a_supported_python_it_says_what_to_do(root: Path, target: str) -> None:
+    old = root / "old-python"
+    old.write_text("#!/bin/sh\nexit 1\n")  # what every check of its version ends with
+    old.chmod(0o755)
+    result = make(root, target, f"PYTHON={old}")
+    assert result.returncode != 0
+    assert result.stderr.splitlines()[0] == (
+        "error: python3 3.11 or 3.12 is needed and was not found; install one and say where it is with: "
+        f"make {target} PYTHON=/path/to/python3.12"
+    )
+    assert not (root / ".venv").exists() and not (root / ".tools").exists()
+
+
+def test_an_environment_that_is_up_to_date_is_not_built_again(root: Path) -> None:
+    stamp = root / ".venv" / ".synced"
+    stamp.parent.mkdir()
+    stamp.touch()
+    result = make(root, "env", "PYTHON=/nowhere/python")
+    assert result.returncode == 0, result.stderr

@@ -1,0 +1,105 @@
+"""From demonstrations to tensors: what is held out stays out, and a saved file is what was prepared."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import DataSettings
+from pipeline.errors import UserError
+from pipeline.tasks.demonstrations import Demonstrations
+from pipeline.training.data import PreparedData, prepare
+
+SETTINGS = DataSettings(
+    dataset="pusht_starter",
+    observation="pose",
+    observation_horizon=2,
+    prediction_horizon=4,
+    chunk=2,
+    validation_fraction=0.3,
+)
+LENGTHS = [5, 8, 3, 6, 7, 4]
+ENDS = np.cumsum(LENGTHS)
+
+
+def demonstrations() -> Demonstrations:
+    """Six episodes; every number of episode e lies in [100 e, 100 e + 50)."""
+    generator = np.random.default_rng(0)
+    episode = np.repeat(np.arange(6), LENGTHS)[:, None]
+    state = 100 * episode + generator.uniform(0, 50, (ENDS[-1], 5))
+    action = 100 * episode + generator.uniform(0, 50, (ENDS[-1], 2))
+    return Demonstrations(state.astype(np.float32), action.astype(np.float32), ENDS.astype(np.int64))
+
+
+def identity(states: np.ndarray) -> np.ndarray:
+    return states
+
+
+def episodes_of(data: PreparedData, *, held_out: bool) -> set[int]:
+    action = data.held_out_action if held_out else data.action
+    return {int(value) for value in torch.unique(data.action_normalizer.denormalize(action).add(0.01).div(100).floor())}
+
+
+def test_episodes_are_whole_on_one_side_and_all_windows_are_kept() -> None:
+    data = prepare(demonstrations(), SETTINGS, identity, seed=0)
+    training, held_out = episodes_of(data, held_out=False), episodes_of(data, held_out=True)
+    assert (training | held_out, training & held_out) == (set(range(6)), set())
+    assert len(held_out) == 2
+    assert len(data.action) == sum(LENGTHS[episode] for episode in training)
+    assert len(data.held_out_condition) == sum(LENGTHS[episode] for episode in held_out)
+    assert data.condition.shape[1:] == (2 * 5,)
+    assert data.action.shape[1:] == (4, 2)
+
+
+def test_held_out_episodes_do_not_leak_into_the_statistics() -> None:
+    data = prepare(demonstrations(), SETTINGS, identity, seed=0)
+    held_out = np.isin(np.repeat(np.arange(6), LENGTHS), list(episodes_of(data, held_out=True)))
+    spoiled = demonstrations()
+    spoiled = replace(
+        spoiled,
+        state=np.where(held_out[:, None], 1e6, spoiled.state).astype(np.float32),
+        action=np.where(held_out[:, None], -1e6, spoiled.action).astype(np.float32),
+    )
+    other = prepare(spoiled, SETTINGS, identity, seed=0)
+    assert torch.equal(other.condition, data.condition)
+    assert torch.equal(other.action, data.action)
+    assert data.condition.abs().max() <= 1 + 1e-5
+    assert other.held_out_action.abs().min() > 100
+
+
+def test_the_split_follows_the_seed() -> None:
+    splits = {
+        frozenset(episodes_of(prepare(demonstrations(), SETTINGS, identity, seed), held_out=True)) for seed in range(8)
+    }
+    assert len(splits) > 1
+
+
+def test_conditions_and_actions_belong_together() -> None:
+    given = demonstrations()
+    data = prepare(given, SETTINGS, lambda states: states, seed=0)
+    observed = data.observation_normalizer.denormalize(data.condition.view(-1, 2, 5))
+    actions = data.action_normalizer.denormalize(data.action)
+    for newest, first in zip(observed[:, -1], actions[:, 0], strict=True):
+        row = np.abs(given.state - newest.numpy()).sum(1).argmin()
+        np.testing.assert_allclose(given.action[row], first, atol=1e-3)
+
+
+def test_what_is_saved_is_loaded_and_equal_data_give_equal_bytes(tmp_path: Path) -> None:
+    data = prepare(demonstrations(), SETTINGS, identity, seed=0)
+    data.save(tmp_path / "a.npz")
+    data.save(tmp_path / "b.npz")
+    assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
+    loaded = PreparedData.load(tmp_path / "a.npz")
+    for name in ("condition", "action", "held_out_condition", "held_out_action"):
+        assert torch.equal(getattr(loaded, name), getattr(data, name))
+    for name in ("observation_normalizer", "action_normalizer"):
+        assert torch.equal(getattr(loaded, name).offset, getattr(data, name).offset)
+        assert torch.equal(getattr(loaded, name).scale, getattr(data, name).scale)
+
+
+def test_a_share_that_leaves_nothing_to_train_on_is_refused() -> None:
+    settings = SETTINGS.model_copy(update={"validation_fraction": 0.95})
+    with pytest.raises(UserError, match=r"^validation_fraction: given 0.95, allowed: a share of the 6 episodes"):
+        prepare(demonstrations(), settings, identity, seed=0)

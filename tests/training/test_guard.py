@@ -1,0 +1,73 @@
+"""The coupling decides whether fine-tuning keeps two modes, and the guard sees it."""
+
+import pytest
+import torch
+
+from pipeline.config import Optimization
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.flow.coupling import make_coupling
+from pipeline.flow.path import i_cfm
+from pipeline.nets.mlp import MLP
+from pipeline.seeding import Generators
+from pipeline.tasks.normalizer import Normalizer
+from pipeline.training.data import PreparedData
+from pipeline.training.guard import Guard
+from pipeline.training.loop import Batches, train
+from pipeline.training.mle import Reconstruction
+from pipeline.training.pretrain import FlowMatching
+
+
+def two_modes() -> PreparedData:
+    """Points (1, 2) samples wide, at (+1, c) or (−1, −c) for a condition c."""
+    generator = torch.Generator().manual_seed(0)
+    condition = 2 * torch.rand(1200, 1, generator=generator) - 1
+    sign = torch.randint(0, 2, (1200, 1), generator=generator) * 2.0 - 1
+    action = (torch.cat([sign, sign * condition], dim=1) + 0.05 * torch.randn(1200, 2, generator=generator))[:, None]
+    return PreparedData(condition[200:], action[200:], condition[:200], action[:200], Normalizer(1), Normalizer(2))
+
+
+DATA = two_modes()
+
+
+def policy(net: torch.nn.Module) -> FlowPolicy:
+    return FlowPolicy(
+        net.cpu(), lambda states: states, Normalizer(1), Normalizer(2),
+        observation_horizon=1, prediction_horizon=1, chunk=1,
+    )  # fmt: skip
+
+
+def fit(objective: FlowMatching | Reconstruction, steps: int, lr: float) -> torch.nn.Module:
+    optimization = Optimization(
+        steps=steps, batch_size=128, lr=lr, weight_decay=0.0, warmup=20, clip=1.0, ema_decay=0.9, precision="fp32"
+    )
+    return train(objective, Batches(DATA.condition, DATA.action), optimization, objective.generators)
+
+
+@pytest.fixture(scope="module")
+def base() -> torch.nn.Module:
+    torch.manual_seed(0)
+    net = MLP(1, 2, 1, width=48, depth=2, expansion=2, time_features=16)
+    return fit(FlowMatching(net, i_cfm(0.0), make_coupling("independent", 1), Generators(0)), steps=700, lr=3e-3)
+
+
+def test_the_base_model_keeps_its_own_spread(base: torch.nn.Module) -> None:
+    reading = Guard(policy(base), DATA, seed=0).read(policy(base), nfe=16)
+    assert reading.spread_ratio == 1
+    assert reading.diversity.spread == pytest.approx(0.8, abs=0.2)
+
+
+@pytest.mark.parametrize(("coupling", "kept"), [("independent", False), ("nearest", True)])
+def test_independent_pairs_collapse_the_modes_and_nearest_ones_keep_them(
+    base: torch.nn.Module, coupling: str, kept: bool
+) -> None:
+    guard = Guard(policy(base), DATA, seed=0)
+    net = MLP(1, 2, 1, width=48, depth=2, expansion=2, time_features=16)
+    net.load_state_dict(base.state_dict())
+    tuned = fit(Reconstruction(net, make_coupling(coupling, 8), 2, Generators(1)), steps=400, lr=2e-3)
+    reading = guard.read(policy(tuned), nfe=2)
+    if kept:
+        assert reading.spread_ratio > 0.8
+        assert reading.diversity.best_of_k < 0.2
+    else:
+        assert reading.spread_ratio < 0.3
+        assert reading.diversity.best_of_k > 0.4

@@ -1,0 +1,168 @@
+"""The training loop: interrupted anywhere it ends with the same bits, in two processes it ends alike in both."""
+
+import json
+import math
+import os
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.closure import ROOT
+from pipeline.config import Optimization
+from pipeline.seeding import Generators
+from pipeline.training.loop import Batches, Objective, evenly_spaced, learning_rate_factor, train
+from tests.training.drill import MILESTONES, STEPS
+
+KILLS = (
+    *(f"killed in step {step}" for step in (1, 6, 19, 30)),
+    "killed in a milestone",
+    "killed within a save",
+    "killed before a save's rename",
+    "killed at any moment",
+)
+
+
+@pytest.fixture(scope="module")
+def drill(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("drill")
+    command = [sys.executable, "-m", "tests.training.drill", str(folder)]
+    environment = os.environ | {"CUDA_VISIBLE_DEVICES": "", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads((folder / "results.json").read_text())
+
+
+@pytest.mark.parametrize("kind", ["mle", "flow_matching"])
+@pytest.mark.parametrize("kill", KILLS)
+def test_a_run_killed_and_resumed_ends_with_the_same_bits(drill: dict[str, Any], kind: str, kill: str) -> None:
+    undisturbed, resumed = drill[kind], drill[f"{kind}, {kill}"]
+    if kill != "killed at any moment":
+        assert resumed["codes"] == [-9, 0]
+    (expected,), (made,) = undisturbed["made"], resumed["made"]
+    assert made["weights"] == expected["weights"]
+    assert made["log"] == expected["log"]
+    assert made["last_batch"] == expected["last_batch"]
+    # milestones passed before the kill were looked at before it
+    assert made["milestones"].items() <= expected["milestones"].items()
+    assert sorted(map(int, expected["milestones"])) == list(MILESTONES)
+
+
+def test_a_resumed_run_goes_on_instead_of_starting_anew(drill: dict[str, Any]) -> None:
+    for kind in ("mle", "flow_matching"):
+        assert drill[kind]["made"][0]["steps"] == STEPS
+        assert drill[f"{kind}, killed in step 6"]["made"][0]["steps"] == STEPS - 4
+        assert drill[f"{kind}, killed in step 30"]["made"][0]["steps"] == STEPS - 28
+
+
+def test_two_processes_agree_and_draw_different_batches(drill: dict[str, Any]) -> None:
+    first, second = drill["two processes"]["made"]
+    assert drill["two processes"]["codes"] == [0, 0]
+    assert first["weights"] == second["weights"]
+    assert first["milestones"] == second["milestones"]
+    assert first["last_batch"] != second["last_batch"]
+    assert first["weights"] != drill["mle"]["made"][0]["weights"]
+
+
+def test_two_processes_resume_to_the_same_bits(drill: dict[str, Any]) -> None:
+    undisturbed, resumed = drill["two processes"], drill["two processes, one killed"]
+    assert resumed["codes"][1:] == [-9, 0, 0]
+    for expected, made in zip(undisturbed["made"], resumed["made"], strict=True):
+        assert made["weights"] == expected["weights"]
+        assert made["log"] == expected["log"]
+        assert made["steps"] == STEPS - 16
+
+
+def test_state_of_another_number_of_processes_is_not_resumed(drill: dict[str, Any]) -> None:
+    assert drill["one process after two"]["made"][0]["weights"] == drill["mle"]["made"][0]["weights"]
+
+
+class Quadratic(Objective):
+    """E‖w − y‖², whose minimum is the mean of the data."""
+
+    def __init__(self, factor: float = 1.0) -> None:
+        super().__init__()
+        self.net = nn.Linear(1, 2, bias=False)
+        self.factor = factor
+
+    def forward(self, condition: Tensor, data: Tensor) -> Tensor:
+        return self.factor * (self.net(condition) - data).square().mean()
+
+
+BATCHES = Batches(torch.ones(100, 1), torch.tensor([2.0, -3.0]) + 0.1 * torch.randn(100, 2))
+
+
+def optimization(**changes: object) -> Optimization:
+    defaults = {
+        "steps": 300, "batch_size": 32, "lr": 0.05, "weight_decay": 0.0, "warmup": 10, "clip": 10.0,
+        "ema_decay": 0.9, "precision": "fp32",
+    }  # fmt: skip
+    return Optimization.model_validate(defaults | changes)
+
+
+# one after the other in one process: the precision of a run must not stick to the next
+@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp32"])
+def test_it_finds_the_minimum_in_either_precision(precision: str) -> None:
+    dtypes: set[torch.dtype] = set()
+    objective = Quadratic()
+    objective.net.register_forward_hook(lambda _module, _inputs, output: dtypes.add(output.dtype))
+    net = train(objective, BATCHES, optimization(precision=precision), Generators(0))
+    assert dtypes == {torch.bfloat16 if precision == "bf16" else torch.float32}
+    assert net.weight.dtype == torch.float32
+    assert net.weight.flatten().tolist() == pytest.approx([2.0, -3.0], abs=0.05)
+
+
+def test_a_run_that_diverges_says_so_in_one_line() -> None:
+    with pytest.raises(FloatingPointError) as raised:
+        train(Quadratic(factor=float("nan")), BATCHES, optimization(), Generators(0))
+    assert str(raised.value) == "training diverged: the loss at step 50 is nan; lower lr or clip"
+
+
+def test_milestones_are_visited_in_order_and_can_end_training() -> None:
+    seen: list[int] = []
+
+    def look(step: int, _net: nn.Module) -> bool:
+        seen.append(step)
+        return step < 40
+
+    logged: list[int] = []
+    train(
+        Quadratic(), BATCHES, optimization(), Generators(0), milestones=[0, 7, 40, 80], on_milestone=look,
+        log=lambda _metrics, step: logged.append(step),
+    )  # fmt: skip
+    assert seen == [0, 7, 40]
+    assert logged == []
+
+
+def test_the_log_holds_the_mean_loss_since_the_last_entry_and_the_rate() -> None:
+    losses: list[float] = []
+    objective = Quadratic()
+    objective.register_forward_hook(lambda _module, _inputs, loss: losses.append(loss.item()))
+    rows: dict[int, dict[str, float]] = {}
+    train(objective, BATCHES, optimization(steps=120), Generators(0), log=lambda row, step: rows.update({step: row}))
+    assert sorted(rows) == [50, 100, 120]
+    assert rows[100]["loss"] == pytest.approx(sum(losses[50:100]) / 50, rel=1e-5)
+    assert rows[120]["loss"] == pytest.approx(sum(losses[100:]) / 20, rel=1e-5)
+    assert rows[50]["lr"] == pytest.approx(0.05 * learning_rate_factor(50, 10, 120))
+    assert rows[120]["lr"] == 0
+
+
+def test_the_learning_rate_warms_up_and_falls_as_a_cosine() -> None:
+    factors = [learning_rate_factor(step, 10, 110) for step in range(111)]
+    assert factors[:10] == pytest.approx([i / 10 for i in range(1, 11)])
+    assert factors[10] == 1
+    assert factors[60] == pytest.approx(0.5)
+    assert factors[35] == pytest.approx((1 + math.sqrt(0.5)) / 2)
+    assert factors[110] == 0
+    assert factors[10:] == sorted(factors[10:], reverse=True)
+    assert learning_rate_factor(0, 0, 1) == 1
+
+
+@pytest.mark.parametrize(
+    ("steps", "count", "expected"), [(100, 4, [25, 50, 75, 100]), (10, 3, [3, 7, 10]), (2, 5, [1, 2])]
+)
+def test_milestones_are_spread_evenly_and_hold_the_last_step(steps: int, count: int, expected: list[int]) -> None:
+    assert evenly_spaced(steps, count) == expected

@@ -1,0 +1,61 @@
+"""Checkpoints are chosen by value, and judged on held-out data by the same draws."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import config
+from pipeline.closure import ROOT
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.tasks.normalizer import Normalizer
+from pipeline.training.data import PreparedData
+from pipeline.training.selection import Candidate, held_out_loss, select
+
+SETTINGS = config.load(ROOT / "params.yaml").starter.pusht.pretrain
+
+
+def judge(path: Path) -> Candidate:
+    values = {"step-1": 0.4, "step-2": 0.7, "step-3": 0.7, "step-4": 0.6}
+    return Candidate(path.name, int(path.stem[-1]), values[path.stem], {"success": 0.1})
+
+
+@pytest.mark.parametrize("order", [(1, 2, 3, 4), (4, 3, 2, 1)])
+def test_the_best_wins_and_of_equal_ones_the_one_trained_longest(order: tuple[int, ...]) -> None:
+    selection = select([Path(f"step-{i}.safetensors") for i in order], judge, "rollouts: highest mean max score")
+    assert selection.selected == "step-3.safetensors"
+    report = json.loads(json.dumps(selection.report()))
+    assert report["rule"] == "rollouts: highest mean max score"
+    assert len(report["candidates"]) == 4
+    assert report["candidates"][0]["figures"] == {"success": 0.1}
+
+
+class Scaled(nn.Module):
+    """The exact field of data at 0, times a factor."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = factor
+
+    def forward(self, t: Tensor, x: Tensor, _condition: Tensor) -> Tensor:
+        return -self.factor * x / (1 - t)[:, None, None]
+
+
+def loss_of(factor: float, seed: int = 0) -> float:
+    zeros = torch.zeros(500, 4, 2)
+    data = PreparedData(torch.ones(3, 1), torch.ones(3, 4, 2), torch.zeros(500, 1), zeros, Normalizer(1), Normalizer(2))
+    policy = FlowPolicy(
+        Scaled(factor), lambda states: states, Normalizer(1), Normalizer(2),
+        observation_horizon=1, prediction_horizon=4, chunk=1,
+    )  # fmt: skip
+    return held_out_loss(policy, data, SETTINGS, seed)
+
+
+def test_the_held_out_loss_is_that_of_held_out_data_on_the_same_draws() -> None:
+    assert loss_of(1.0) < 1e-10
+    # the error is (factor − 1) x0 at every t: its mean square is (factor − 1)², the draws being the same
+    assert loss_of(1.5) == pytest.approx(0.25, rel=0.05)
+    assert loss_of(2.0) == pytest.approx(4 * loss_of(1.5), rel=1e-5)
+    assert loss_of(1.5, seed=1) != loss_of(1.5, seed=0)
