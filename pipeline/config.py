@@ -137,6 +137,7 @@ class TaskSettings(Block):
 
     seed: Natural
     threads: Count
+    processes: Count
     data: DataSettings
     net: NetSettings
     pretrain: PretrainSettings

@@ -3,6 +3,7 @@
 import fcntl
 import hashlib
 import json
+import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -21,11 +22,13 @@ class Stage:
     """A stage at work.
 
     Attributes:
+        main: whether this is the process that writes results; the only one, or the first of several.
         run: its run in MLflow.
         resume: a folder of its own for resumable state; the same one after a kill, as long as settings, inputs and code
             are the same, and removed when the stage succeeds.
     """
 
+    main: bool
     run: Run
     resume: Path
 
@@ -49,12 +52,30 @@ def stage(
     for path in outs:
         make_folder(path.parent)
     folder = ROOT / ".flowtune" / "resume" / f"{label}-{_resume_key(program, params, deps)}"
+    if int(os.environ.get("RANK", "0")) > 0:  # torchrun's: another process has the lock and keeps the records
+        yield Stage(False, Run(), folder)
+        return
     with _locked(folder):
         tags = {"hash.data": hash_files(deps)}
         with stage_run(label, params=params, tags=tags) as run:
-            yield Stage(run, folder)
+            yield Stage(True, run, folder)
             run.tag("hash.outputs", hash_files([path for path in outs if path.exists()]))
         shutil.rmtree(folder)
+
+
+def in_processes(count: int, program: str) -> None:
+    """Go on as ``count`` data-parallel processes (torchrun), each running ``program`` with the same arguments.
+
+    A no-op for one, and in the processes that it starts.
+
+    Args:
+        program: such as ``stages/pretrain.py``.
+    """
+    if count == 1 or "RANK" in os.environ:
+        return
+    module = program.removesuffix(".py").replace("/", ".")
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "--module", module]
+    os.execv(sys.executable, [sys.executable, *launcher, *sys.argv[1:]])
 
 
 def program(main: Callable[[], None]) -> None:

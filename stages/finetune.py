@@ -23,7 +23,7 @@ from pipeline.flow.coupling import make_coupling
 from pipeline.flow.path import PATHS
 from pipeline.layout import TaskFiles
 from pipeline.seeding import Generators
-from pipeline.stage import program, stage
+from pipeline.stage import in_processes, program, stage
 from pipeline.training.checkpoint import load_policy, require_architecture, save_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
@@ -43,6 +43,7 @@ def main() -> None:
     method, nfe = arguments.method, arguments.nfe
     files = TaskFiles(arguments.scale, arguments.task)
     settings = config.load().block(arguments.scale).task(arguments.task)
+    in_processes(settings.processes, "stages/finetune.py")
     torch.set_num_threads(settings.threads)
     if f"nfe{nfe}" not in settings.finetune:
         raise UserError(f"--nfe: given {nfe}, allowed: {', '.join(k.removeprefix('nfe') for k in settings.finetune)}")
@@ -51,7 +52,7 @@ def main() -> None:
         recipe = equal_compute(recipe, nfe)
 
     label = f"finetune-{arguments.scale}-{arguments.task}-{method}-{nfe}"
-    params = settings.model_dump(include={"seed", "threads", "pretrain", "select", "evaluation"})
+    params = settings.model_dump(include={"seed", "threads", "processes", "pretrain", "select", "evaluation"})
     with stage(
         "stages/finetune.py",
         label,
@@ -122,6 +123,8 @@ def main() -> None:
             state_path=here.resume / "state.pt",
             title=label,
         )
+        if not here.main:
+            return
         policy.net = net
         reading = guard.read(policy, nfe)
         record = replace(

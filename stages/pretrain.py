@@ -12,7 +12,7 @@ from pipeline.flow.coupling import make_coupling
 from pipeline.flow.path import PATHS
 from pipeline.layout import TaskFiles
 from pipeline.seeding import Generators
-from pipeline.stage import program, stage
+from pipeline.stage import in_processes, program, stage
 from pipeline.training.checkpoint import Record, build_policy, save_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.journal import TrainingLog
@@ -27,9 +27,10 @@ def main() -> None:
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task)
     settings = config.load().block(arguments.scale).task(arguments.task)
+    in_processes(settings.processes, "stages/pretrain.py")
     torch.set_num_threads(settings.threads)
 
-    params = settings.model_dump(include={"seed", "threads", "data", "net", "pretrain"})
+    params = settings.model_dump(include={"seed", "threads", "processes", "data", "net", "pretrain"})
     with stage(
         "stages/pretrain.py",
         f"pretrain-{arguments.scale}-{arguments.task}",
@@ -76,6 +77,8 @@ def main() -> None:
             state_path=here.resume / "state.pt",
             title=f"pretrain {arguments.task}",
         )
+        if not here.main:
+            return
         if files.pretrained.exists():
             shutil.rmtree(files.pretrained)
         shutil.copytree(checkpoints, files.pretrained)

@@ -86,7 +86,8 @@ def train(
         generators: the random streams; the objective draws from the same ones.
         milestones: steps after which ``on_milestone(step, averaged_net)`` is called, 0 being before the first. It may
             be called again for the same step after a resume. Returning False ends training there.
-        log: called every ``LOG_EVERY`` steps with the mean loss since, the gradient norm and the learning rate.
+        log: called every ``LOG_EVERY`` steps with the mean loss since, the gradient norm and the learning rate. Of
+            several processes only the first calls it and ``on_milestone``.
         state_path: the file in which the resumable state is kept; None: nowhere.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -109,7 +110,7 @@ def train(
     with tqdm(
         total=optimization.steps, initial=step, desc=title, unit="step", disable=not accelerator.is_main_process
     ) as bar:
-        if step == 0 and 0 in milestones and not on_milestone(0, average.module):
+        if step == 0 and 0 in milestones and not _ask_main(accelerator, on_milestone, 0, average.module):
             return average.module
         while step < optimization.steps:
             condition, data = batches.draw(batch_size, generators["batches"])
@@ -128,19 +129,28 @@ def train(
 
             if step % LOG_EVERY == 0 or step == optimization.steps:
                 metrics = {
-                    "loss": torch.stack(losses).mean().item(),
+                    "loss": accelerator.reduce(torch.stack(losses).mean(), "mean").item(),
                     "gradient_norm": float(norm),
                     "lr": float(schedule.get_last_lr()[0]),
                 }
                 _check_finite(metrics["loss"], step)
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}")
-                log(metrics, step)
+                if accelerator.is_main_process:
+                    log(metrics, step)
                 losses.clear()
-            if step in milestones and not on_milestone(step, average.module):
+            if step in milestones and not _ask_main(accelerator, on_milestone, step, average.module):
                 break
             if step % LOG_EVERY == 0:
                 state.save_if_due(step)
     return average.module
+
+
+def _ask_main(
+    accelerator: Accelerator, on_milestone: Callable[[int, nn.Module], bool], step: int, net: nn.Module
+) -> bool:
+    """Call ``on_milestone`` in the main process; the others wait for its answer."""
+    going_on = on_milestone(step, net) if accelerator.is_main_process else True
+    return bool(broadcast(torch.tensor([going_on], device=accelerator.device)).item())
 
 
 def _check_finite(loss: float, step: int) -> None:

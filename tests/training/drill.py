@@ -21,7 +21,6 @@ import torch
 import torch._dynamo  # an optimiser loads it on first use, in seconds: once here instead of once a fork
 from torch import Tensor, nn
 
-from pipeline import atomic
 from pipeline.config import Optimization
 from pipeline.flow.coupling import nearest
 from pipeline.flow.path import i_cfm
@@ -81,10 +80,11 @@ def run(kind: str, folder: Path) -> None:
         log=log,
         state_path=folder / "state.pt",
     )
-    log.write_csv(folder / f"log-{process}.csv")
+    if log.rows:  # the first process alone keeps a log
+        log.write_csv(folder / f"log-{process}.csv")
     made = {
         "weights": digest(net),
-        "log": (folder / f"log-{process}.csv").read_text(),
+        "log": log.rows,
         "milestones": looked,
         "last_batch": drawn[-1],
         "steps": len(drawn),
@@ -174,7 +174,7 @@ def main(root: Path) -> None:
             attempt(f"{kind}, killed in step {step}", kind, 1, kill_at(Batches, "draw", step))
         attempt(f"{kind}, killed in a milestone", kind, 1, kill_at(sys.modules[__name__], "digest", 3))
         attempt(f"{kind}, killed within a save", kind, 1, kill_at(torch, "save", 3, after_half=True))
-        attempt(f"{kind}, killed before a save's rename", kind, 1, kill_at(atomic.os, "fsync", 2))
+        attempt(f"{kind}, killed before a save's rename", kind, 1, kill_at(os, "fsync", 2))
         folder = root / f"{kind}, killed at any moment"
         moments = random.Random(kind)
         for _ in range(3):

@@ -62,7 +62,8 @@ def test_two_processes_agree_and_draw_different_batches(drill: dict[str, Any]) -
     first, second = drill["two processes"]["made"]
     assert drill["two processes"]["codes"] == [0, 0]
     assert first["weights"] == second["weights"]
-    assert first["milestones"] == second["milestones"]
+    assert len(first["milestones"]) == len(MILESTONES)  # the first process alone looks and logs
+    assert not second["milestones"] and not second["log"]
     assert first["last_batch"] != second["last_batch"]
     assert first["weights"] != drill["mle"]["made"][0]["weights"]
 
