@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline import config
+from pipeline.atomic import make_folder
 from pipeline.errors import UserError
 from pipeline.processes import die_with_parent, identity
 
@@ -42,12 +43,13 @@ def repro(scale: str | None) -> int:
     """Bring every stage of ``scale`` (None: the current one) up to date; returns the exit code.
 
     Raises:
-        UserError: params.yaml is wrong, or another run is going on.
+        UserError: params.yaml is wrong, a file stands where the reports belong, or another run is going on.
     """
     params = ROOT / "params.yaml"
     if scale:
         config.set_scale(params, scale)
     settings = config.load(params)
+    make_folder(ROOT / "reports" / settings.scale)  # a file in its place would make DVC stumble
     with repro_lock(ROOT):
         code = _run("dvc", "repro", "--keep-going")
         if code:

@@ -19,61 +19,24 @@ from ruamel.yaml import YAML
 
 ROOT = Path(__file__).resolve().parent.parent
 
-RECIPE = {
-    "coupling": "nearest",
-    "candidates": 2,
-    "steps": 200,
-    "batch_size": 16,
-    "lr": 1e-3,
-    "fm_lr": 1e-3,
-    "weight_decay": 0.0,
-    "warmup": 5,
-    "clip": 1.0,
-    "ema_decay": 0.9,
-    "precision": "fp32",
-    "history_points": 1,
-    "history_seeds": 2,
-    "collapse_below": 0.0,
-}
-TASK: dict[str, Any] = {
-    "seed": 0,
+TINY_RECIPE: dict[str, Any] = {"candidates": 2, "steps": 200, "batch_size": 16, "lr": 1e-3, "fm_lr": 1e-3, "warmup": 5}
+TINY_RECIPE |= {"precision": "fp32", "history_points": 1, "history_seeds": 2, "collapse_below": 0.0}
+TINY_BLOCK: dict[str, Any] = {
     "threads": 1,
-    "data": {
-        "dataset": "pusht_starter",
-        "observation": "keypoints",
-        "observation_horizon": 1,
-        "prediction_horizon": 16,
-        "chunk": 8,
-        "validation_fraction": 0.2,
-    },
-    "net": {"kind": "mlp", "width": 16, "depth": 1, "expansion": 1, "time_features": 8},
-    "pretrain": {
-        "path": "i_cfm",
-        "sigma": 0.0,
-        "coupling": "independent",
-        "steps": 400,
-        "batch_size": 16,
-        "lr": 1e-3,
-        "weight_decay": 0.0,
-        "warmup": 5,
-        "clip": 1.0,
-        "ema_decay": 0.9,
-        "precision": "fp32",
-        "checkpoints": 2,
-    },
-    "select": {"rule": "rollouts", "evaluation": "pusht_b", "nfe": 2, "seeds": 2},
-    "finetune": {"nfe1": RECIPE, "nfe2": RECIPE},
+    "data": {"dataset": "pusht_starter", "validation_fraction": 0.2},
+    "net": {"width": 16, "depth": 1, "expansion": 1, "time_features": 8},
+    "pretrain": {"steps": 400, "batch_size": 16, "warmup": 5, "precision": "fp32", "checkpoints": 2},
+    "select": {"nfe": 2, "seeds": 2},
     "evaluation": {
         "n_seeds": 20,
-        "repeats": 1,
         "max_steps": 24,
-        "reset_order": "exact",
         "workers": 1,
         "batch": 1,  # so that episodes end one by one, and there is something to interrupt
         "block": 4,
         "videos": False,
     },
 }
+"""What differs from the starter scale."""
 
 
 @dataclass(frozen=True)
@@ -198,15 +161,25 @@ def make_project(root: Path) -> Project:
     shutil.copy(ROOT / ".dvcignore", root)
     (root / ".dvc").mkdir()
     (root / ".dvc" / "config").write_text((ROOT / ".dvc" / "config").read_text() + "    no_scm = true\n")
+    yaml = YAML(typ="safe")
+    starter = yaml.load((ROOT / "params.yaml").read_text())["starter"]["pusht"]
+    recipe = starter["finetune"]["nfe1"] | TINY_RECIPE
+    tiny = _merged(starter | {"finetune": {"nfe1": recipe, "nfe2": recipe}}, TINY_BLOCK)
     choice = {"tasks": ["pusht"], "nfe": [1, 2]}
-    block = {**choice, "pusht": TASK}
-    yaml = YAML()
+    block = {**choice, "pusht": tiny}
     yaml.representer.ignore_aliases = lambda _: True
     with (root / "params.yaml").open("w") as file:
         yaml.dump({"scale": "starter", **choice, "starter": block, "lab": block, "paper": block}, file)
     _save_often(root / "pipeline" / "training" / "loop.py")
     write_demonstrations(root / "data" / "demonstrations" / "pusht_starter.npz")
     return Project(root)
+
+
+def _merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:
+    """``settings`` with ``changes``, block by block."""
+    return settings | {
+        key: _merged(settings[key], value) if isinstance(value, dict) else value for key, value in changes.items()
+    }
 
 
 def _save_often(loop: Path) -> None:

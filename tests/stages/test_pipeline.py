@@ -14,9 +14,11 @@ from tests.project import Project, executed
 
 METRICS = {"scale", "task", "evaluation", "method", "nfe", "dataset", "train_steps", "train_seed", "n_seeds", "repeats"}
 METRICS |= {"max_score", "final_score", "success", "spread_ratio", "best_of_k"}
-OF_NFE_1 = {
+AFTER_ANOTHER_RATE_AT_NFE_1 = {
+    "check",
     *(f"finetune@starter-pusht-{method}-1" for method in ("fm", "ft_fm")),
-    *(f"evaluate_rollouts@starter-pusht-pusht_{x}-{method}-1" for x in "ab" for method in ("fm", "ft_fm")),
+    # not those of fm, which has a rate of its own: its model comes out the same
+    *(f"evaluate_rollouts@starter-pusht-pusht_{x}-ft_fm-1" for x in "ab"),
     "tabulate@starter",
     "draw@starter",
 }
@@ -121,7 +123,7 @@ def test_an_experiment_with_another_rate_re_runs_fine_tuning_and_what_follows(ma
 
     result = project.check("dvc", "exp", "run", "-S", "starter.pusht.finetune.nfe1.lr=0.01")
 
-    assert set(executed(result.stdout)) == {"check", *OF_NFE_1}
+    assert set(executed(result.stdout)) == AFTER_ANOTHER_RATE_AT_NFE_1
     before, after = made.files("reports"), project.files("reports")
     changed = {path for path in before if before[path] != after[path]}
     assert "reports/starter/history/pusht-ft_fm-nfe1.csv" in changed

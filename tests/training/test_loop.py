@@ -93,12 +93,13 @@ class Quadratic(Objective):
         return self.factor * (self.net(condition) - data).square().mean()
 
 
-BATCHES = Batches(torch.ones(100, 1), torch.tensor([2.0, -3.0]) + 0.1 * torch.randn(100, 2))
+_NOISE = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
+BATCHES = Batches(torch.ones(100, 1), torch.tensor([2.0, -3.0]) + 0.1 * (_NOISE - _NOISE.mean(0)))
 
 
 def optimization(**changes: object) -> Optimization:
     defaults = {
-        "steps": 300, "batch_size": 32, "lr": 0.05, "weight_decay": 0.0, "warmup": 10, "clip": 10.0,
+        "steps": 300, "batch_size": 32, "lr": 0.1, "weight_decay": 0.0, "warmup": 10, "clip": 10.0,
         "ema_decay": 0.9, "precision": "fp32",
     }  # fmt: skip
     return Optimization.model_validate(defaults | changes)
