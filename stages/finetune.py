@@ -24,7 +24,7 @@ from pipeline.flow.path import PATHS
 from pipeline.layout import TaskFiles
 from pipeline.seeding import Generators
 from pipeline.stage import in_processes, program, stage
-from pipeline.training.checkpoint import load_policy, require_architecture, save_policy
+from pipeline.training.checkpoint import load_policy, require_architecture, round_weights, save_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
 from pipeline.training.journal import TrainingLog
@@ -125,6 +125,7 @@ def main() -> None:
         )
         if not here.main:
             return
+        round_weights(net)  # models are stored in half the size; what is measured from here on is what is stored
         policy.net = net
         reading = guard.read(policy, nfe)
         record = replace(
@@ -134,7 +135,7 @@ def main() -> None:
             train_steps=base.train_steps + recipe.steps,
             figures={"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)},
         )
-        save_policy(files.model(method, nfe), policy, record)
+        save_policy(files.model(method, nfe), policy, record, half=True)
         history.write_csv(
             files.history(method, nfe),
             scale=arguments.scale,

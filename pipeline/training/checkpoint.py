@@ -10,6 +10,7 @@ import torch
 from pydantic import TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
+from torch import nn
 
 from pipeline.atomic import write_bytes
 from pipeline.config import DataSettings, NetSettings
@@ -74,14 +75,26 @@ def build_policy(record: Record) -> FlowPolicy:
     )
 
 
-def save_policy(path: Path, policy: FlowPolicy, record: Record) -> None:
-    """Write weights, normalisers and record to ``path``, atomically; equal models give equal bytes."""
+@torch.no_grad()
+def round_weights(net: nn.Module) -> None:
+    """Round the weights of ``net`` to float16 in place, so that ``save_policy(…, half=True)`` loses nothing more."""
+    for parameter in net.parameters():
+        parameter.copy_(parameter.half())
+
+
+def save_policy(path: Path, policy: FlowPolicy, record: Record, *, half: bool = False) -> None:
+    """Write weights, normalisers and record to ``path``, atomically; equal models give equal bytes.
+
+    With ``half`` the net's weights are stored in float16, half the size; models still compute in float32.
+    """
     header = asdict(record) | {
         "version": _VERSION,
         "data": record.data.model_dump(),
         "net": record.net.model_dump(),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
+    if half:
+        tensors = {name: tensor.half() if name.startswith("net.") else tensor for name, tensor in tensors.items()}
     write_bytes(path, save(tensors, metadata={_HEADER: json.dumps(header, sort_keys=True)}))
 
 

@@ -17,6 +17,7 @@ from pipeline.training.checkpoint import (
     load_policy,
     read_record,
     require_architecture,
+    round_weights,
     save_policy,
 )
 
@@ -57,6 +58,18 @@ def refusal(path: Path) -> str:
     assert line.startswith(f"{path}: ")
     assert "\n" not in line
     return line.removeprefix(f"{path}: ")
+
+
+def test_rounded_weights_come_back_from_half_the_size(tmp_path: Path) -> None:
+    policy = model()
+    round_weights(policy.net)
+    save_policy(tmp_path / "half.safetensors", policy, RECORD, half=True)
+    loaded, _ = load_policy(tmp_path / "half.safetensors")
+    for name, tensor in policy.state_dict().items():
+        assert loaded.state_dict()[name].dtype == torch.float32
+        assert torch.equal(loaded.state_dict()[name], tensor), name
+    stored = load_file(tmp_path / "half.safetensors")
+    assert {tensor.dtype for name, tensor in stored.items() if name.startswith("net.")} == {torch.float16}
 
 
 def test_a_model_comes_back_to_the_bit_with_its_normalisers_and_record(tmp_path: Path) -> None:
