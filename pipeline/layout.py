@@ -1,5 +1,6 @@
 """Where the pipeline's files lie, relative to the project's root; dvc.yaml spells out the same places."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,3 +75,27 @@ class ScaleReports:
     @property
     def table2(self) -> Path:
         return self.folder / "table2.csv"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one row of Table 2 is about, and where under ``reports`` (the folder of one scale) its files lie."""
+
+    evaluation: str
+    method: str
+    nfe: int
+
+    @property
+    def stem(self) -> str:
+        return f"{self.evaluation}-{self.method}-nfe{self.nfe}"
+
+    def episodes(self, reports: Path) -> Path:
+        return reports / "episodes" / f"{self.stem}.csv"
+
+    def metrics(self, reports: Path) -> Path:
+        return reports / "metrics" / f"{self.stem}.json"
+
+
+def fingerprint(model: Path) -> str:
+    """A model file's name and the first digits of its sha256, by which results name it."""
+    return f"{model.stem}@{hashlib.sha256(model.read_bytes()).hexdigest()[:12]}"

@@ -27,7 +27,6 @@ def main() -> None:
     parser.add_argument("--evaluation", default="pusht_b", help="whose initial states are drawn")
     parser.add_argument("--seeds", required=True, help="FIRST:END, END excluded; neither test nor validation seeds")
     parser.add_argument("--most", type=int, default=200, help="keep at most so many episodes, the first by seed")
-    parser.add_argument("--workers", type=int, default=2, help="simulation processes; changes no result")
     parser.add_argument("--out", type=Path, required=True)
     arguments = parser.parse_args()
     first, _, end = arguments.seeds.partition(":")
@@ -40,8 +39,7 @@ def main() -> None:
 
     policy, record = load_policy(arguments.checkpoint)
     evaluation = TASKS[record.task].evaluation(arguments.evaluation, "exact", 300)
-    acting = policy.acting(arguments.nfe)
-    solved = list(solved_episodes(acting, evaluation, seeds, workers=arguments.workers, batch=len(seeds)))
+    solved = solved_episodes(policy.acting(arguments.nfe), evaluation, seeds)
     kept = solved[: arguments.most]
     if not kept:
         raise UserError(f"{arguments.checkpoint}: solved none of {len(seeds)} episodes")

@@ -22,11 +22,10 @@ from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import FIRST_TEST_SEED, run_episodes, test_seeds
 from pipeline.evaluation.rollouts import EpisodeResult, write_episodes
 from pipeline.evaluation.video import best_median_worst, record
-from pipeline.layout import ScaleReports, TaskFiles
-from pipeline.reporting.episodes import Entry
+from pipeline.layout import Entry, ScaleReports, TaskFiles, fingerprint
 from pipeline.stage import Stage, program, stage
 from pipeline.tasks.registry import TASKS
-from pipeline.training.checkpoint import Record, fingerprint, load_policy, require_architecture
+from pipeline.training.checkpoint import Record, load_policy, require_architecture
 
 
 def main() -> None:

@@ -5,12 +5,11 @@ from pathlib import Path
 
 from pipeline import config
 from pipeline.atomic import write_text
-from pipeline.layout import ScaleReports, TaskFiles
-from pipeline.reporting.episodes import Entry, read_episodes
+from pipeline.layout import Entry, ScaleReports, TaskFiles, fingerprint
+from pipeline.reporting.episodes import read_episodes
 from pipeline.reporting.tables import markdown, missing_rows, task_table, write_table
 from pipeline.stage import program, stage
 from pipeline.tasks.registry import TASKS
-from pipeline.training.checkpoint import fingerprint
 
 STALE = "its episodes are of another model than the present one: a stage before them failed"
 

@@ -1,13 +1,14 @@
 """Demonstrations made by a policy of our own: the episodes that it solves, kept with what was seen and done."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.evaluation.rollouts import BLOCK, Episode, EpisodeResult, Policy, rollout
+from pipeline.evaluation.rollouts import Episode, Policy, rollout
 from pipeline.tasks.vector import Env, Evaluation, Transition
 
 
@@ -27,45 +28,57 @@ class Demonstration:
     max_score: float
 
 
-def solved_episodes(
-    policy: Policy, evaluation: Evaluation, seeds: Iterable[int], *, workers: int, batch: int
-) -> Iterator[Demonstration]:
-    """Roll ``policy`` out once on every seed and yield the successful episodes, by seed.
+def solved_episodes(policy: Policy, evaluation: Evaluation, seeds: Iterable[int]) -> list[Demonstration]:
+    """Roll ``policy`` out once on every seed and return the successful episodes, by seed.
 
-    The rollout itself keeps only scores, so solved episodes are run again, one by one, with a recorder: an episode
-    depends on its seed alone, and comes out the same.
+    In this process, since what worker processes see does not come back whole.
     """
-    episodes = [Episode(seed, 0) for seed in seeds]
-    for result in rollout(policy, evaluation, episodes, batch=batch, workers=workers):
-        if result.success:
-            yield _record(policy, evaluation, result)
-
-
-def _record(policy: Policy, evaluation: Evaluation, result: EpisodeResult) -> Demonstration:
-    recorder = _Recorder(evaluation.make_env())
-    recorded = replace(evaluation, make_env=lambda: recorder)
-    (again,) = rollout(policy, recorded, [result.episode], block=BLOCK, progress=False)
-    if again != result:
-        raise RuntimeError(f"{result.episode} came out differently when run again: {again} and {result}")
-    return Demonstration(
-        result.seed, np.stack(recorder.states[:-1]), np.stack(recorder.actions).astype(np.float32), result.max_score
+    records: dict[int, _Record] = {}
+    recorded = replace(
+        evaluation,
+        make_env=partial(_RecordedEnv, evaluation.make_env, records),
+        reset_arguments=partial(_with_seed, evaluation.reset_arguments),
     )
+    results = rollout(policy, recorded, [Episode(seed, 0) for seed in seeds])
+    return [
+        Demonstration(
+            result.seed,
+            np.stack(records[result.seed].states[:-1]),
+            np.stack(records[result.seed].actions).astype(np.float32),
+            result.max_score,
+        )
+        for result in results
+        if result.success
+    ]
 
 
-class _Recorder:
-    """An environment that keeps every state and action."""
+def _with_seed(reset_arguments: Callable[[int], Mapping[str, Any]], seed: int) -> dict[str, Any]:
+    return {**reset_arguments(seed), "seed": seed}
 
-    def __init__(self, env: Env) -> None:
-        self._env = env
+
+class _Record:
+    """What one episode saw and did."""
+
+    def __init__(self) -> None:
         self.states: list[NDArray[np.float64]] = []
         self.actions: list[NDArray[np.floating]] = []
 
-    def reset(self, **arguments: Any) -> NDArray[np.float64]:
-        self.states.append(self._env.reset(**arguments))
-        return self.states[-1]
+
+class _RecordedEnv:
+    """An environment that adds every state and action to ``records`` under the seed of its episode."""
+
+    def __init__(self, make_env: Callable[[], Env], records: dict[int, _Record]) -> None:
+        self._env = make_env()
+        self._records = records
+        self._record = _Record()
+
+    def reset(self, *, seed: int, **arguments: Any) -> NDArray[np.float64]:
+        self._record = self._records[seed] = _Record()
+        self._record.states.append(self._env.reset(**arguments))
+        return self._record.states[-1]
 
     def step(self, action: NDArray[np.floating]) -> Transition:
         transition = self._env.step(action)
-        self.actions.append(action)
-        self.states.append(transition.observation)
+        self._record.actions.append(action)
+        self._record.states.append(transition.observation)
         return transition

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
-from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 Reconstruct = Callable[[Tensor, Tensor], Tensor]
@@ -47,6 +46,8 @@ def minibatch_ot(x1: Tensor, condition: Tensor, source: Source, reconstruct: Rec
     Raises:
         ValueError: the data hold NaN or infinity, for which no assignment exists.
     """
+    from scipy.optimize import linear_sum_assignment  # half a second that no other coupling needs
+
     del condition, reconstruct
     x0 = source.like(x1)
     a, b = x0.flatten(1).double(), x1.flatten(1).double()

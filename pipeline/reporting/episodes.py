@@ -1,33 +1,14 @@
 """The files that rollouts leave behind, read back and checked: episodes/*.csv and metrics/*.json of one scale."""
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 import pandas as pd
 
 from pipeline.errors import UserError
+from pipeline.layout import Entry
 
 EPISODES_HEADER = "scale,evaluation,method,nfe,train_seed,checkpoint,perturbation,seed,repeat,final,max,success,steps"
-
-
-@dataclass(frozen=True)
-class Entry:
-    """What one row of Table 2 is about, and where under ``reports`` (the folder of one scale) its files lie."""
-
-    evaluation: str
-    method: str
-    nfe: int
-
-    @property
-    def stem(self) -> str:
-        return f"{self.evaluation}-{self.method}-nfe{self.nfe}"
-
-    def episodes(self, reports: Path) -> Path:
-        return reports / "episodes" / f"{self.stem}.csv"
-
-    def metrics(self, reports: Path) -> Path:
-        return reports / "metrics" / f"{self.stem}.json"
 
 
 def read_episodes(reports: Path, entry: Entry) -> pd.DataFrame:

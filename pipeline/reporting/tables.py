@@ -20,7 +20,8 @@ from pipeline.evaluation.statistics import (
     paired_difference,
     proportion_interval,
 )
-from pipeline.reporting.episodes import Entry, read_episodes, read_metrics
+from pipeline.layout import Entry
+from pipeline.reporting.episodes import read_episodes, read_metrics
 
 TABLE_HEADER = (
     "evaluation,method,nfe,scale,dataset,train_steps,train_seeds,n_seeds,repeats,best,mean,"

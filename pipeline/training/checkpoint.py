@@ -1,6 +1,5 @@
 """Model files: safetensors with everything needed to run the model, and to say where it comes from, in the header."""
 
-import hashlib
 import json
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -96,11 +95,6 @@ def save_policy(path: Path, policy: FlowPolicy, record: Record, *, half: bool = 
     if half:
         tensors = {name: tensor.half() if name.startswith("net.") else tensor for name, tensor in tensors.items()}
     write_bytes(path, save(tensors, metadata={_HEADER: json.dumps(header, sort_keys=True)}))
-
-
-def fingerprint(path: Path) -> str:
-    """A model file's name and the first digits of its sha256, by which results name it."""
-    return f"{path.stem}@{hashlib.sha256(path.read_bytes()).hexdigest()[:12]}"
 
 
 def read_record(path: Path) -> Record:

@@ -8,7 +8,8 @@ import pytest
 
 from pipeline.errors import UserError
 from pipeline.evaluation.rollouts import EPISODE_COLUMNS
-from pipeline.reporting.episodes import EPISODES_HEADER, Entry, read_episodes, read_metrics
+from pipeline.layout import Entry
+from pipeline.reporting.episodes import EPISODES_HEADER, read_episodes, read_metrics
 
 ENTRY = Entry("pusht_b", "ft_fm", 16)
 

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.reporting.episodes import EPISODES_HEADER, Entry
+from pipeline.layout import Entry
+from pipeline.reporting.episodes import EPISODES_HEADER
 from pipeline.reporting.tables import (
     PAPER,
     PAPER_EVALUATIONS,

@@ -163,7 +163,7 @@ def test_other_settings_do_not_resume(made: Project, tmp_path: Path) -> None:
     stage = project.start(*victim.command)
     wait_until_at_work(project, victim, more_than=0)
     kill(stage)
-    project.params("starter.pusht.pretrain.lr", 5e-4)
+    project.params("starter.pusht.pretrain.lr", 2e-3)
     changed = project.check(*victim.command)
     assert victim.shown(0) in changed.stderr
     assert project.files("data/starter/pusht/pretrain") != made.files("data/starter/pusht/pretrain")
