@@ -24,9 +24,9 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed
 from prefect.types.entrypoint import EntrypointType
 
-from pipeline import config, processes
+from pipeline import processes
 from pipeline.errors import UserError
-from pipeline.repro import repro_lock
+from pipeline.repro import checked_settings, repro_lock
 from pipeline.tracking import project_root
 
 Graph = Mapping[str, frozenset[str]]  # each DVC stage with the stages whose outputs it reads
@@ -139,7 +139,7 @@ def _conclude(work: Callable[[Path], None]) -> State[None]:
     """Do ``work`` under the lock, with valid settings; tell the user what went wrong in a line, not a traceback."""
     root = project_root()
     try:
-        config.load(root / "params.yaml")
+        checked_settings(root)
         with repro_lock(root), _stopping_commands():
             work(root)
     except (UserError, StageError) as error:

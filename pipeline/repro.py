@@ -39,17 +39,26 @@ def repro_lock(root: Path) -> Iterator[None]:
         yield
 
 
+def checked_settings(root: Path) -> config.Settings:
+    """What must hold before DVC starts, and the settings it starts with.
+
+    Raises:
+        UserError: params.yaml is wrong, or a file stands where the reports belong.
+    """
+    settings = config.load(root / "params.yaml")
+    make_folder(root / "reports" / settings.scale)  # a file in its place would make DVC stumble
+    return settings
+
+
 def repro(scale: str | None) -> int:
     """Bring every stage of ``scale`` (None: the current one) up to date; returns the exit code.
 
     Raises:
         UserError: params.yaml is wrong, a file stands where the reports belong, or another run is going on.
     """
-    params = ROOT / "params.yaml"
     if scale:
-        config.set_scale(params, scale)
-    settings = config.load(params)
-    make_folder(ROOT / "reports" / settings.scale)  # a file in its place would make DVC stumble
+        config.set_scale(ROOT / "params.yaml", scale)
+    settings = checked_settings(ROOT)
     with repro_lock(ROOT):
         code = _run("dvc", "repro", "--keep-going")
         if code:

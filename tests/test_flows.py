@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import config, flows, processes
+from pipeline import flows, processes
 from pipeline.errors import UserError
 from pipeline.repro import repro_lock
 
@@ -52,7 +52,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "params.yaml").write_text("scale: starter\ntasks: [one, two]\nrate: 1\n")
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     monkeypatch.setenv("FLOWTUNE_ROOT", str(tmp_path))
-    monkeypatch.setattr(config, "load", lambda _: None)  # these settings are not those of the project
+    monkeypatch.setattr(flows, "checked_settings", lambda _: None)  # these settings are not those of the project
     monkeypatch.setattr(flows, "run_stage", flows.run_stage.with_options(retries=0))
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=tmp_path, check=True)
     return tmp_path
@@ -97,7 +97,7 @@ def test_wrong_settings_fail_before_dvc_starts(root: Path, monkeypatch: pytest.M
     def refuse(_: Path) -> None:
         raise UserError("params.yaml: scale: given huge, allowed: starter, lab, paper")
 
-    monkeypatch.setattr(config, "load", refuse)
+    monkeypatch.setattr(flows, "checked_settings", refuse)
     state = flows.tables("table2", return_state=True)
     assert state.is_failed()
     assert state.message == "params.yaml: scale: given huge, allowed: starter, lab, paper"
