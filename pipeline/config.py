@@ -17,11 +17,12 @@ from pipeline.errors import UserError
 Scale = Literal["starter", "lab", "paper"]
 Task = Literal["pusht"]
 Evaluation = Literal["pusht_a", "pusht_b"]
-Method = Literal["fm", "ft_fm"]
 CouplingKind = Literal["independent", "minibatch_ot", "nearest"]
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+SeedCount = Annotated[int, Field(ge=1, le=100_000)]  # validation and test seeds start 100 000 apart
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
@@ -91,12 +92,24 @@ class Optimization(Block):
     ema_decay: BelowOne
     precision: Literal["fp32", "bf16"]
 
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "Optimization":
+        if self.warmup > self.steps:
+            raise ValueError(f"warmup: given {self.warmup}, allowed: at most steps = {self.steps}")
+        return self
+
 
 class PretrainSettings(Optimization):
     path: Literal["i_cfm", "ot"]
     sigma: NonNegative
     coupling: Literal["independent", "minibatch_ot"]
     checkpoints: Count
+
+    @model_validator(mode="after")
+    def _sigma_fits_the_path(self) -> "PretrainSettings":
+        if self.path == "ot" and self.sigma >= 1:
+            raise ValueError(f"sigma: given {self.sigma}, allowed for path ot: below 1")
+        return self
 
     @model_validator(mode="after")
     def _checkpoints_are_steps(self) -> "PretrainSettings":
@@ -109,7 +122,7 @@ class SelectSettings(Block):
     rule: Literal["rollouts", "validation_loss"]
     evaluation: Evaluation
     nfe: Count
-    seeds: Count
+    seeds: SeedCount
 
 
 class FinetuneRecipe(Optimization):
@@ -117,12 +130,12 @@ class FinetuneRecipe(Optimization):
     candidates: Count
     fm_lr: Positive
     history_points: Count
-    history_seeds: Count
+    history_seeds: SeedCount
     collapse_below: BelowOne
 
 
 class EvaluationSettings(Block):
-    n_seeds: Annotated[int, Field(ge=1, le=100_000)]
+    n_seeds: SeedCount
     repeats: Count
     max_steps: Count
     reset_order: Literal["exact", "legacy"]
@@ -135,7 +148,7 @@ class EvaluationSettings(Block):
 class TaskSettings(Block):
     """Everything about one task at one scale."""
 
-    seed: Natural
+    seed: Seed
     threads: Count
     processes: Count
     data: DataSettings
@@ -144,6 +157,28 @@ class TaskSettings(Block):
     select: SelectSettings
     finetune: dict[RecipeKey, FinetuneRecipe]
     evaluation: EvaluationSettings
+
+    @model_validator(mode="after")
+    def _horizon_fits_the_net(self) -> "TaskSettings":
+        if isinstance(self.net, Unet1dSettings):
+            multiple, horizon = 2 ** (len(self.net.channels) - 1), self.data.prediction_horizon
+            if horizon % multiple:
+                levels = len(self.net.channels)
+                raise ValueError(
+                    f"data.prediction_horizon: given {horizon}, allowed: multiples of {multiple} "
+                    f"for a unet1d of {levels} levels"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _batches_split_evenly(self) -> "TaskSettings":
+        for name, size in [
+            ("pretrain", self.pretrain.batch_size),
+            *((f"finetune.{key}", recipe.batch_size) for key, recipe in self.finetune.items()),
+        ]:
+            if size % self.processes:
+                raise ValueError(f"{name}.batch_size: given {size}, allowed: multiples of processes = {self.processes}")
+        return self
 
 
 class ScaleSettings(Block):
@@ -281,6 +316,7 @@ _ALLOWED = {
     "string_type": "text",
     "list_type": "a list, in [ ]",
     "model_type": "a block of keys",
+    "model_attributes_type": "a block of keys",
     "dict_type": "a block of keys",
     "greater_than": "greater than {gt:g}",
     "greater_than_equal": "at least {ge}",
@@ -312,6 +348,8 @@ def _line(error: ValidationError, raw: Mapping[str, Any]) -> str:
     match first["type"]:
         case "extra_forbidden":
             return f"{key}: unknown key; {_allowed_keys(first['loc'][-1], first['loc'][:-1])}"
+        case "invalid_key":
+            return f"{first['loc'][-1]}: unknown key; keys are text"
         case "missing":
             return f"{key}: missing; it has no default"
         case "value_error":
@@ -373,7 +411,7 @@ def main(arguments: list[str]) -> int:
             set_scale(path, arguments[0])
         load(path)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 

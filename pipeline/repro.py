@@ -91,6 +91,8 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:  # the stage at work got it too, and keeps what it has
+        return 130
 
 
 if __name__ == "__main__":

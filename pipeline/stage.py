@@ -14,7 +14,8 @@ from pathlib import Path
 from pipeline.atomic import make_folder
 from pipeline.closure import ROOT, code_of
 from pipeline.errors import UserError
-from pipeline.tracking import Run, hash_files, stage_run
+from pipeline.provenance import hash_files
+from pipeline.tracking import Run, stage_run
 
 
 @dataclass(frozen=True)
@@ -85,9 +86,11 @@ def program(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except FloatingPointError as error:
+    except (FloatingPointError, OSError) as error:  # diverged; a full disk, a folder that may not be written
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 def _resume_key(program: str, params: Mapping[str, object], deps: Sequence[Path]) -> str:

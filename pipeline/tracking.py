@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import processes, provenance
-from pipeline.provenance import hash_files as hash_files
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -35,8 +34,16 @@ _MAX_BUFFERED = 100_000
 
 
 def project_root() -> Path:
-    """The folder whose ``.flowtune`` holds local state: ``FLOWTUNE_ROOT``, or the repository."""
-    return Path(os.environ.get("FLOWTUNE_ROOT") or Path(__file__).parent.parent).resolve()
+    """The folder whose ``.flowtune`` holds local state: ``FLOWTUNE_ROOT``, or the repository.
+
+    A queued DVC experiment runs in a copy of the repository below ``.dvc/tmp/exps``, which is thrown away: its runs
+    belong to the repository itself.
+    """
+    root = Path(os.environ.get("FLOWTUNE_ROOT") or Path(__file__).parent.parent).resolve()
+    for folder in root.parents:
+        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
+            return folder.parents[2]
+    return root
 
 
 def store_uri(root: Path) -> str:

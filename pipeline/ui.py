@@ -163,7 +163,7 @@ def main() -> int:
     try:
         run(project_root(), arguments.mlflow_port, arguments.prefect_port)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 1
     return 0
 

@@ -2,8 +2,8 @@
 
 Not part of the DAG, since its result is shipped. Made anew by
 
-    python -m stages.demonstrate --checkpoint data/checkpoints/lab/pusht/fm-nfe16.safetensors --nfe 16 \
-        --seeds 300000:300600 --out data/demonstrations/pusht_starter.npz
+    python -m stages.demonstrate --checkpoint data/checkpoints/lab/pusht/fm-nfe1.safetensors --nfe 16 \
+        --seeds 300000:300500 --most 200 --out data/demonstrations/pusht_starter.npz
 """
 
 import argparse
@@ -15,7 +15,9 @@ import numpy as np
 from pipeline.atomic import replacing, write_text
 from pipeline.errors import UserError
 from pipeline.evaluation.demonstrate import solved_episodes
+from pipeline.evaluation.protocol import require_evaluation
 from pipeline.stage import program
+from pipeline.tasks.pusht import MAX_STEPS
 from pipeline.tasks.registry import TASKS
 from pipeline.training.checkpoint import load_policy
 
@@ -38,7 +40,8 @@ def main() -> None:
     seeds = range(int(first), int(end))
 
     policy, record = load_policy(arguments.checkpoint)
-    evaluation = TASKS[record.task].evaluation(arguments.evaluation, "exact", 300)
+    require_evaluation(arguments.evaluation, record.task)
+    evaluation = TASKS[record.task].evaluation(arguments.evaluation, "exact", MAX_STEPS)
     solved = solved_episodes(policy.acting(arguments.nfe), evaluation, seeds)
     kept = solved[: arguments.most]
     if not kept:

@@ -19,11 +19,12 @@ from pipeline.atomic import write_text
 from pipeline.config import EvaluationSettings
 from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.evaluation.protocol import FIRST_TEST_SEED, run_episodes, test_seeds
+from pipeline.evaluation.protocol import FIRST_TEST_SEED, require_evaluation, run_episodes, test_seeds
 from pipeline.evaluation.rollouts import EpisodeResult, write_episodes
 from pipeline.evaluation.video import best_median_worst, record
 from pipeline.layout import Entry, ScaleReports, TaskFiles, fingerprint
 from pipeline.stage import Stage, program, stage
+from pipeline.tasks.pusht import MAX_STEPS
 from pipeline.tasks.registry import TASKS
 from pipeline.training.checkpoint import Record, load_policy, require_architecture
 
@@ -101,7 +102,7 @@ def test_mode(arguments: argparse.Namespace) -> None:
     settings = EvaluationSettings(
         n_seeds=len(arguments.seeds),
         repeats=arguments.repeats,
-        max_steps=300,
+        max_steps=MAX_STEPS,
         reset_order="exact",
         workers=arguments.workers,
         batch=arguments.batch,
@@ -123,16 +124,10 @@ def test_mode(arguments: argparse.Namespace) -> None:
     )
 
 
-def require_evaluation(name: str, task: str) -> None:
-    allowed = TASKS[task].evaluations
-    if name not in allowed:
-        raise UserError(f"--evaluation: given {name!r}, allowed for {task}: {', '.join(allowed)}")
-
-
 def seed_range(text: str) -> range:
     first, _, end = text.partition(":")
-    if not (first.isdigit() and end.isdigit() and int(first) < int(end)):
-        raise UserError(f"--seeds: given {text!r}, allowed: FIRST:END such as 100000:100500")
+    if not (first.isdigit() and end.isdigit() and int(first) < int(end) <= 2**32):
+        raise UserError(f"--seeds: given {text!r}, allowed: FIRST:END such as 100000:100500, below 2**32")
     return range(int(first), int(end))
 
 

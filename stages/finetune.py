@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from pipeline import config
-from pipeline.config import FinetuneRecipe, TaskSettings
+from pipeline.config import FinetuneRecipe, PretrainSettings, TaskSettings
 from pipeline.errors import UserError
 from pipeline.evaluation.protocol import run_episodes, validation_seeds
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
@@ -49,7 +49,7 @@ def main() -> None:
         raise UserError(f"--nfe: given {nfe}, allowed: {', '.join(k.removeprefix('nfe') for k in settings.finetune)}")
     recipe = settings.finetune[f"nfe{nfe}"]
     if method == "fm":
-        recipe = equal_compute(recipe, nfe)
+        recipe = equal_compute(recipe, settings.pretrain, nfe)
 
     label = f"finetune-{arguments.scale}-{arguments.task}-{method}-{nfe}"
     params = settings.model_dump(include={"seed", "threads", "processes", "pretrain", "select", "evaluation"})
@@ -72,8 +72,7 @@ def main() -> None:
         def look(step: int, net: nn.Module) -> bool:
             if step in history.rows:
                 return True
-            policy.net = net
-            reading = guard.read(policy, nfe)
+            reading = guard.read(policy.with_net(net), nfe)
             if method == "ft_fm" and reading.spread_ratio < recipe.collapse_below:
                 print(
                     f"warning: {label}: the samples are collapsing: at step {step} their spread is "
@@ -126,8 +125,7 @@ def main() -> None:
         if not here.main:
             return
         round_weights(net)  # models are stored in half the size; what is measured from here on is what is stored
-        policy.net = net
-        reading = guard.read(policy, nfe)
+        reading = guard.read(policy.with_net(net), nfe)
         record = replace(
             base,
             method=method,
@@ -148,11 +146,12 @@ def main() -> None:
         here.run.artifact(files.history(method, nfe))
 
 
-def equal_compute(recipe: FinetuneRecipe, nfe: int) -> FinetuneRecipe:
-    """The recipe of flow matching continued for the compute of ``recipe``."""
+def equal_compute(recipe: FinetuneRecipe, pretrain: PretrainSettings, nfe: int) -> FinetuneRecipe:
+    """The recipe of flow matching continued, as in pretraining, for the compute of ``recipe``."""
+    kept = pretrain.model_dump(include={"weight_decay", "warmup", "clip", "ema_decay", "precision"})
     solves = recipe.candidates if recipe.coupling == "nearest" and recipe.candidates > 1 else 0
     steps = equal_compute_steps(recipe.steps, nfe, solves)
-    return recipe.model_copy(update={"steps": steps, "lr": recipe.fm_lr})
+    return recipe.model_copy(update={**kept, "steps": steps, "lr": recipe.fm_lr})
 
 
 def make_objective(

@@ -61,8 +61,8 @@ def main() -> None:
         checkpoints = here.resume / "checkpoints"
 
         def keep(step: int, net: nn.Module) -> bool:
-            policy.net = net
-            save_policy(checkpoints / f"step-{step:07d}.safetensors", policy, replace(record, train_steps=step))
+            path = checkpoints / f"step-{step:07d}.safetensors"
+            save_policy(path, policy.with_net(net), replace(record, train_steps=step))
             return True
 
         log = TrainingLog(here.resume / "log.jsonl", here.run)

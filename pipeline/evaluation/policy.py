@@ -45,10 +45,18 @@ class FlowPolicy(nn.Module):
     def action_dim(self) -> int:
         return len(self.action_normalizer.offset)
 
+    @property
+    def device(self) -> torch.device:
+        return self.action_normalizer.offset.device
+
+    def with_net(self, net: nn.Module) -> "FlowPolicy":
+        """This policy with ``net`` in place of its own, and all of it moved to where ``net`` is."""
+        self.net = net
+        return self.to(next(net.parameters()).device)
+
     def condition(self, states: NDArray[np.floating]) -> Tensor:
         """Raw states (B, observation_horizon, S) → condition (B, observation_horizon · D)."""
-        device = self.observation_normalizer.offset.device
-        observed = torch.from_numpy(self.observe(states)).to(device)
+        observed = torch.from_numpy(self.observe(states)).to(self.device)
         return self.observation_normalizer.normalize(observed).flatten(1)
 
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
@@ -75,5 +83,5 @@ class ActingPolicy:
     def act(self, observations: NDArray[np.floating], noise: NDArray[np.float32]) -> NDArray[np.float32]:
         """Raw states (B, observation_horizon, S), noise (B, prediction_horizon, A) → actions, shaped as the noise."""
         condition = self.policy.condition(observations)
-        actions = self.policy.sample(condition, torch.from_numpy(noise).to(condition.device), self.nfe)
+        actions = self.policy.sample(condition, torch.from_numpy(noise).to(self.policy.device), self.nfe)
         return self.policy.action_normalizer.denormalize(actions).cpu().numpy()

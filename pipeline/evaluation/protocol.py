@@ -3,7 +3,10 @@
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
+
 from pipeline.config import EvaluationSettings
+from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.rollouts import Episode, EpisodeResult, rollout
 from pipeline.tasks.registry import TASKS
@@ -22,6 +25,17 @@ def validation_seeds(count: int) -> range:
     return range(FIRST_VALIDATION_SEED, FIRST_VALIDATION_SEED + count)
 
 
+def require_evaluation(name: str, task: str) -> None:
+    """Refuse an evaluation that ``task`` does not have.
+
+    Raises:
+        UserError: naming the ones it has.
+    """
+    allowed = TASKS[task].evaluations
+    if name not in allowed:
+        raise UserError(f"--evaluation: given {name!r}, allowed for {task}: {', '.join(allowed)}")
+
+
 def run_episodes(
     policy: FlowPolicy,
     task: str,
@@ -33,9 +47,12 @@ def run_episodes(
     repeats: int = 1,
     journal: Path | None = None,
 ) -> list[EpisodeResult]:
-    """Roll ``policy`` out at ``nfe`` evaluations on every (seed, repeat); results sorted by them."""
+    """Roll ``policy`` out at ``nfe`` evaluations on every (seed, repeat); results sorted by them.
+
+    It is moved to the GPU where there is one.
+    """
     return rollout(
-        policy.acting(nfe),
+        policy.to("cuda" if torch.cuda.is_available() else "cpu").acting(nfe),
         TASKS[task].evaluation(evaluation, settings.reset_order, settings.max_steps),  # type: ignore[arg-type]
         [Episode(seed, repeat) for seed in seeds for repeat in range(repeats)],
         batch=settings.batch,

@@ -18,7 +18,6 @@ ResetOrder = Literal["exact", "legacy"]
 ObservationKind = Literal["pose", "keypoints"]
 
 MAX_STEPS = 300
-STATE_DIM = 5
 ACTION_DIM = 2
 OBSERVATION_DIM: dict[ObservationKind, int] = {"pose": 6, "keypoints": 18}
 GOAL_POSE = (256.0, 256.0, math.pi / 4)

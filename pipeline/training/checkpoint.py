@@ -1,7 +1,7 @@
 """Model files: safetensors with everything needed to run the model, and to say where it comes from, in the header."""
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,10 +45,6 @@ class Record:
     data: DataSettings
     net: NetSettings
     figures: dict[str, float]
-
-    def with_figures(self, **figures: float) -> "Record":
-        """This record with more figures."""
-        return replace(self, figures={**self.figures, **figures})
 
 
 def build_policy(record: Record) -> FlowPolicy:

@@ -53,5 +53,5 @@ class Guard:
         return Reading(diversity.spread / self._reference, diversity)
 
     def _measure(self, policy: FlowPolicy, nfe: int) -> Diversity:
-        device = policy.action_normalizer.offset.device
-        return measure_diversity(policy, self._condition.to(device), self._action.to(device), nfe, seed=self._seed)
+        condition, action = self._condition.to(policy.device), self._action.to(policy.device)
+        return measure_diversity(policy, condition, action, nfe, seed=self._seed)
