@@ -17,7 +17,10 @@ from pipeline.errors import UserError
 Scale = Literal["starter", "lab", "paper"]
 Task = Literal["pusht"]
 Evaluation = Literal["pusht_a", "pusht_b"]
-CouplingKind = Literal["independent", "minibatch_ot", "nearest"]
+PretrainCoupling = Literal["independent", "minibatch_ot", "sinkhorn", "conditional_ot"]
+FinetuneCoupling = Literal[
+    "independent", "minibatch_ot", "sinkhorn", "conditional_ot", "nearest", "inversion", "reflow"
+]
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -102,7 +105,9 @@ class Optimization(Block):
 class PretrainSettings(Optimization):
     path: Literal["i_cfm", "ot"]
     sigma: NonNegative
-    coupling: Literal["independent", "minibatch_ot"]
+    coupling: PretrainCoupling
+    regularization: Positive
+    condition_weight: NonNegative
     checkpoints: Count
 
     @model_validator(mode="after")
@@ -126,8 +131,12 @@ class SelectSettings(Block):
 
 
 class FinetuneRecipe(Optimization):
-    coupling: CouplingKind
+    coupling: FinetuneCoupling
     candidates: Count
+    regularization: Positive
+    condition_weight: NonNegative
+    typical_quantile: Fraction
+    reflow_nfe: Count
     fm_lr: Positive
     history_points: Count
     history_seeds: SeedCount

@@ -19,7 +19,7 @@ from pipeline.config import FinetuneRecipe, PretrainSettings, TaskSettings
 from pipeline.errors import UserError
 from pipeline.evaluation.protocol import run_episodes, validation_seeds
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
-from pipeline.flow.coupling import make_coupling
+from pipeline.flow.coupling import added_solves, make_coupling
 from pipeline.flow.path import PATHS
 from pipeline.layout import TaskFiles
 from pipeline.seeding import Generators
@@ -149,7 +149,7 @@ def main() -> None:
 def equal_compute(recipe: FinetuneRecipe, pretrain: PretrainSettings, nfe: int) -> FinetuneRecipe:
     """The recipe of flow matching continued, as in pretraining, for the compute of ``recipe``."""
     kept = pretrain.model_dump(include={"weight_decay", "warmup", "clip", "ema_decay", "precision"})
-    solves = recipe.candidates if recipe.coupling == "nearest" and recipe.candidates > 1 else 0
+    solves = added_solves(recipe.coupling, recipe.candidates, recipe.reflow_nfe / nfe)
     steps = equal_compute_steps(recipe.steps, nfe, solves)
     return recipe.model_copy(update={**kept, "steps": steps, "lr": recipe.fm_lr})
 
@@ -158,10 +158,20 @@ def make_objective(
     method: str, nfe: int, net: nn.Module, settings: TaskSettings, recipe: FinetuneRecipe, generators: Generators
 ) -> Objective:
     if method == "ft_fm":
-        return Reconstruction(net, make_coupling(recipe.coupling, recipe.candidates), nfe, generators)
+        coupling = make_coupling(
+            recipe.coupling,
+            recipe.candidates,
+            regularization=recipe.regularization,
+            condition_weight=recipe.condition_weight,
+            typical_quantile=recipe.typical_quantile,
+        )
+        teacher_nfe = recipe.reflow_nfe if recipe.coupling == "reflow" else None
+        return Reconstruction(net, coupling, nfe, generators, teacher_nfe=teacher_nfe)
     pretrain = settings.pretrain
-    path = PATHS[pretrain.path](pretrain.sigma)
-    return FlowMatching(net, path, make_coupling(pretrain.coupling, candidates=1), generators)
+    coupling = make_coupling(
+        pretrain.coupling, regularization=pretrain.regularization, condition_weight=pretrain.condition_weight
+    )
+    return FlowMatching(net, PATHS[pretrain.path](pretrain.sigma), coupling, generators)
 
 
 if __name__ == "__main__":

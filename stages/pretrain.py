@@ -55,9 +55,10 @@ def main() -> None:
         policy.action_normalizer = data.action_normalizer
         generators = Generators(settings.seed, "pretrain")
         recipe = settings.pretrain
-        objective = FlowMatching(
-            policy.net, PATHS[recipe.path](recipe.sigma), make_coupling(recipe.coupling, candidates=1), generators
+        coupling = make_coupling(
+            recipe.coupling, regularization=recipe.regularization, condition_weight=recipe.condition_weight
         )
+        objective = FlowMatching(policy.net, PATHS[recipe.path](recipe.sigma), coupling, generators)
         checkpoints = here.resume / "checkpoints"
 
         def keep(step: int, net: nn.Module) -> bool:

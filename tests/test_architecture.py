@@ -16,7 +16,7 @@ ORDER = (
 WITHIN = {
     "ode": ("fixed_step",),
     "nets": ("embedding", "ema", "mlp", "unet1d", "registry"),
-    "flow": ("path", "coupling", "objective"),
+    "flow": ("path", "pairing", "transport", "coupling", "objective"),
     "tasks": (
         "windows", "normalizer", "transfer", "archive", "demonstrations", "download", "vector", "pusht", "registry",
     ),

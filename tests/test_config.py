@@ -45,7 +45,8 @@ def test_the_projects_own_file_loads_with_every_scale_runnable() -> None:
 
 
 PRETRAIN_KEYS = (
-    "steps, batch_size, lr, weight_decay, warmup, clip, ema_decay, precision, path, sigma, coupling, checkpoints"
+    "steps, batch_size, lr, weight_decay, warmup, clip, ema_decay, precision, path, sigma, coupling, regularization, "
+    "condition_weight, checkpoints"
 )
 
 
@@ -65,8 +66,20 @@ PRETRAIN_KEYS = (
         ("scale: starter", "scale: huge", "scale: given 'huge', allowed: starter, lab, paper"),
         (
             "coupling: nearest",
-            "coupling: sinkhorn",
-            "starter.pusht.finetune.nfe1.coupling: given 'sinkhorn', allowed: independent, minibatch_ot, nearest",
+            "coupling: neares",
+            "starter.pusht.finetune.nfe1.coupling: given 'neares', allowed: independent, minibatch_ot, sinkhorn, "
+            "conditional_ot, nearest, inversion, reflow",
+        ),
+        (
+            "coupling: independent",
+            "coupling: reflow",
+            "starter.pusht.pretrain.coupling: given 'reflow', allowed: independent, minibatch_ot, sinkhorn, "
+            "conditional_ot",
+        ),
+        (
+            "typical_quantile: 0.99",
+            "typical_quantile: 1.0",
+            "starter.pusht.finetune.nfe1.typical_quantile: given 1.0, allowed: less than 1",
         ),
         ("steps: 8000", "steps: true", "starter.pusht.pretrain.steps: given true, allowed: a whole number"),
         ("steps: 8000", "steps: 8000.5", "starter.pusht.pretrain.steps: given 8000.5, allowed: a whole number"),

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from pipeline import processes, tracking
+from pipeline.provenance import hash_files
 
 REPOSITORY = Path(__file__).parents[1]
 STAGE = """
@@ -209,12 +210,12 @@ def test_hash_depends_on_names_and_contents_not_on_order(tmp_path: Path) -> None
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text("1")
     second.write_text("2")
-    whole = tracking.hash_files([first, second])
-    assert tracking.hash_files([second, first]) == tracking.hash_files([tmp_path]) == whole
+    whole = hash_files([first, second])
+    assert hash_files([second, first]) == hash_files([tmp_path]) == whole
     second.write_text("3")
-    assert tracking.hash_files([first, second]) != whole
+    assert hash_files([first, second]) != whole
     with pytest.raises(FileNotFoundError):
-        tracking.hash_files([tmp_path / "absent"])
+        hash_files([tmp_path / "absent"])
 
 
 def test_ancestor_finds_a_dvc_above_and_none_where_there_is_none(tmp_path: Path) -> None:

@@ -1,62 +1,23 @@
 """Couplings: how noise x0 is paired with data x1.
 
 In fine-tuning the coupling is the method. Loss (6) of the paper is minimised by the conditional mean E[x1 | x0, c];
-with x0 drawn independently of x1 that is E[x1 | c], and the modes collapse. A coupling that depends on what the model
-already makes of x0 keeps them.
+with x0 drawn independently of x1 that is E[x1 | c], and the modes collapse. A coupling that depends on what a model
+already makes of x0 keeps them. Those by optimal transport are in ``pipeline.flow.transport``.
 """
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from functools import cache
 
 import torch
 from torch import Tensor
 
-Reconstruct = Callable[[Tensor, Tensor], Tensor]
-"""φ_N(x0, c): the model's own N-step solve, (B, …) and (B, C) → (B, …)."""
+from pipeline.flow.pairing import Coupling, Models, Pair, Source
+from pipeline.flow.transport import conditional_ot, minibatch_ot, sinkhorn
 
 
-@dataclass(frozen=True)
-class Source:
-    """Where noise comes from: standard normal numbers of one generator, moved to the data's device."""
-
-    generator: torch.Generator
-
-    def like(self, x: Tensor) -> Tensor:
-        """Standard normal noise shaped as ``x``."""
-        return torch.randn(x.shape, generator=self.generator, dtype=x.dtype).to(x.device)
-
-
-Coupling = Callable[[Tensor, Tensor, Source, Reconstruct], Tensor]
-"""(x1, condition, source, reconstruct) → x0 paired row by row with x1."""
-
-
-def independent(x1: Tensor, condition: Tensor, source: Source, reconstruct: Reconstruct) -> Tensor:
+def independent(x1: Tensor, condition: Tensor, source: Source, models: Models) -> Pair:
     """x0 drawn without a look at x1: the product coupling, as loss (6) is printed."""
-    del condition, reconstruct
-    return source.like(x1)
-
-
-def minibatch_ot(x1: Tensor, condition: Tensor, source: Source, reconstruct: Reconstruct) -> Tensor:
-    """A batch of noise, permuted so that Σ‖x0 − x1‖² is least (OT-CFM, Tong et al. 2024; Pooladian et al. 2023).
-
-    The assignment is solved exactly and is always a permutation: drawing pairs from a transport plan with replacement,
-    as is common, duplicates some samples and loses others. The cost ignores the condition, so that within one
-    observation the noise is no longer standard normal.
-
-    Raises:
-        ValueError: the data hold NaN or infinity, for which no assignment exists.
-    """
-    from scipy.optimize import linear_sum_assignment  # half a second that no other coupling needs
-
-    del condition, reconstruct
-    x0 = source.like(x1)
-    a, b = x0.flatten(1).double(), x1.flatten(1).double()
-    # −2⟨a, b⟩ has the same best permutation as ‖a − b‖²: the squared norms add up to the same for all of them
-    cost = -(a @ b.T).cpu().numpy()
-    rows, columns = linear_sum_assignment(cost)
-    order = torch.empty(len(x1), dtype=torch.long)
-    order[torch.from_numpy(columns)] = torch.from_numpy(rows)
-    return x0[order.to(x0.device)]
+    del condition, models
+    return Pair(source.like(x1), x1)
 
 
 def nearest(candidates: int, chunk: int = 4096) -> Coupling:
@@ -71,23 +32,115 @@ def nearest(candidates: int, chunk: int = 4096) -> Coupling:
         chunk: rows solved at once; bounds the memory of the search whatever the batch and K.
     """
 
-    def pair(x1: Tensor, condition: Tensor, source: Source, reconstruct: Reconstruct) -> Tensor:
+    def pair(x1: Tensor, condition: Tensor, source: Source, models: Models) -> Pair:
         best = source.like(x1)
         if candidates == 1:
-            return best
+            return Pair(best, x1)
         size = max(1, chunk // candidates)
         noises = torch.stack([best, *(source.like(x1) for _ in range(candidates - 1))], dim=1)  # (B, K, …)
         parts = []
         for x0, target, c in zip(noises.split(size), x1.split(size), condition.split(size), strict=True):
             with torch.no_grad():
-                made = reconstruct(x0.flatten(0, 1), c.repeat_interleave(candidates, dim=0))
+                made = models.reconstruct(x0.flatten(0, 1), c.repeat_interleave(candidates, dim=0))
             error = (made.view_as(x0) - target[:, None]).flatten(2).square().sum(-1)
             parts.append(x0[torch.arange(len(x0)), error.argmin(1)])
-        return torch.cat(parts)
+        return Pair(torch.cat(parts), x1)
 
     return pair
 
 
-def make_coupling(kind: str, candidates: int) -> Coupling:
-    """The coupling named ``kind``; ``candidates`` counts for ``nearest`` alone."""
-    return {"independent": independent, "minibatch_ot": minibatch_ot, "nearest": nearest(candidates)}[kind]
+def inversion(typical_quantile: float, fallback: Coupling) -> Coupling:
+    """x0 by the model's own N-step solve of x1 backwards in time, where that is noise the source could have drawn.
+
+    What is learned from is that N explicit steps back and N forth do not meet. The reverse solve may well end where the
+    source has no mass (at N = 1 a fitted field gives E[x0 | x1], about 0), and a model trained there learns nothing
+    about real noise. ‖x0‖² of standard normal noise of d components follows the χ² law of d degrees of freedom: rows
+    whose ‖x0‖² lies outside the central ``typical_quantile`` of that law are paired by ``fallback`` instead, and figure
+    ``fallback_share`` is their share of the batch. The norm is all that is looked at.
+
+    Args:
+        typical_quantile: the share of true noise that passes, in (0, 1).
+        fallback: a coupling that keeps x1.
+    """
+
+    def pair(x1: Tensor, condition: Tensor, source: Source, models: Models) -> Pair:
+        with torch.no_grad():
+            x0 = models.invert(x1, condition)
+        norm = x0.flatten(1).double().square().sum(1)
+        low, high = _central_chi_square(x0[0].numel(), typical_quantile)
+        atypical = ~((low <= norm) & (norm <= high))  # so written that NaN is atypical
+        if atypical.any():
+            x0 = x0.clone()
+            x0[atypical] = fallback(x1[atypical], condition[atypical], source, models).x0
+        return Pair(x0, x1, {"fallback_share": atypical.double().mean()})
+
+    return pair
+
+
+@cache
+def _central_chi_square(degrees: int, probability: float) -> tuple[float, float]:
+    """The bounds that a χ² variable lies within with ``probability``, and outside with equal chance on either side."""
+    from scipy.special import gammaincinv
+
+    tail = (1 - probability) / 2
+    return 2 * float(gammaincinv(degrees / 2, tail)), 2 * float(gammaincinv(degrees / 2, 1 - tail))
+
+
+def reflow(x1: Tensor, condition: Tensor, source: Source, models: Models) -> Pair:
+    """Fresh noise x0, and for x1 what the frozen base model's fine solve makes of it (rectified flow, Liu et al. 2023).
+
+    The pairs are the graph of one map, so that E[x1 | x0, c] is a sample of the base model and not a mean. Of the data
+    only the shape is used: what is learned is the base model in fewer evaluations, with its faults.
+    """
+    x0 = source.like(x1)
+    with torch.no_grad():
+        return Pair(x0, models.teach(x0, condition))
+
+
+def make_coupling(
+    kind: str,
+    candidates: int = 8,
+    *,
+    regularization: float = 0.05,
+    condition_weight: float = 10.0,
+    typical_quantile: float = 0.99,
+) -> Coupling:
+    """The coupling named ``kind``.
+
+    Args:
+        kind: independent, minibatch_ot, sinkhorn, conditional_ot, nearest, inversion or reflow; the first four ask for
+            no model.
+        candidates: of ``nearest``, and of the search that ``inversion`` falls back to (1: to ``independent``).
+        regularization: of ``sinkhorn``.
+        condition_weight: of ``conditional_ot``.
+        typical_quantile: of ``inversion``.
+
+    Raises:
+        ValueError: no coupling of that name.
+    """
+    couplings: dict[str, Coupling] = {
+        "independent": independent,
+        "minibatch_ot": minibatch_ot,
+        "sinkhorn": sinkhorn(regularization),
+        "conditional_ot": conditional_ot(condition_weight),
+        "nearest": nearest(candidates),
+        "inversion": inversion(typical_quantile, fallback=nearest(candidates)),
+        "reflow": reflow,
+    }
+    if kind not in couplings:
+        raise ValueError(f"coupling: given {kind!r}, allowed: {', '.join(couplings)}")
+    return couplings[kind]
+
+
+def added_solves(kind: str, candidates: int, teacher_solves: float) -> float:
+    """N-step forward solves that ``kind`` adds to an update, for each datum, at the most.
+
+    ``inversion`` counts as if every row fell back: how many do is known only afterwards, and flow matching continued
+    for the same compute is to have no less.
+
+    Args:
+        candidates: as in ``make_coupling``.
+        teacher_solves: evaluations of the base model's fine solve over N.
+    """
+    search = candidates if candidates > 1 else 0
+    return {"nearest": search, "inversion": 1 + search, "reflow": teacher_solves}.get(kind, 0)

@@ -2,9 +2,10 @@
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -27,9 +28,14 @@ SAVE_EVERY_S = 20.0
 
 
 class Objective(nn.Module):
-    """A net and the loss that it is trained by: one call, one loss, so that DDP sees a whole solve as one forward."""
+    """A net and the loss that it is trained by: one call, one loss, so that DDP sees a whole solve as one forward.
+
+    Attributes:
+        figures: what the last call has to tell beside the loss, scalars by name; logged with it.
+    """
 
     net: nn.Module
+    figures: Mapping[str, Tensor] = MappingProxyType({})
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
         """condition: (B, C), data: (B, …) → scalar loss."""
@@ -86,8 +92,8 @@ def train(
         generators: the random streams; the objective draws from the same ones.
         milestones: steps after which ``on_milestone(step, averaged_net)`` is called, 0 being before the first. It may
             be called again for the same step after a resume. Returning False ends training there.
-        log: called every ``LOG_EVERY`` steps with the mean loss since, the gradient norm and the learning rate. Of
-            several processes only the first calls it and ``on_milestone``.
+        log: called every ``LOG_EVERY`` steps with the mean loss since, the gradient norm, the learning rate and
+            the objective's figures. Of several processes only the first calls it and ``on_milestone``.
         state_path: the file in which the resumable state is kept; None: nowhere.
     """
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
@@ -133,6 +139,7 @@ def train(
                     "gradient_norm": float(norm),
                     "lr": float(schedule.get_last_lr()[0]),
                 }
+                metrics |= {name: value.item() for name, value in objective.figures.items()}
                 _check_finite(metrics["loss"], step)
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}")
                 if accelerator.is_main_process:

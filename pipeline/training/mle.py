@@ -1,9 +1,11 @@
 """Maximum-likelihood fine-tuning: the reconstruction loss through the N-step solve that inference runs."""
 
+from copy import deepcopy
+
 from torch import Tensor, nn
 
-from pipeline.flow.coupling import Coupling, Source
 from pipeline.flow.objective import reconstruct, reconstruction_loss
+from pipeline.flow.pairing import Coupling, Models, Solve, Source, no_model
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.seeding import Generators
 from pipeline.training.loop import Objective
@@ -19,28 +21,45 @@ class Reconstruction(Objective):
         net: velocity field, already trained. coupling: pairs noise with data, see ``pipeline.flow.coupling``.
         nfe: N, the number of function evaluations used at inference.
         generators: stream ``noise`` is drawn from.
+        teacher_nfe: Euler steps of the fine solve, by a frozen copy of ``net`` as it is now, that the coupling
+            ``reflow`` asks for; None: no copy is kept.
     """
 
-    def __init__(self, net: nn.Module, coupling: Coupling, nfe: int, generators: Generators) -> None:
+    def __init__(
+        self,
+        net: nn.Module,
+        coupling: Coupling,
+        nfe: int,
+        generators: Generators,
+        *,
+        teacher_nfe: int | None = None,
+    ) -> None:
         super().__init__()
         self.net = net
         self.coupling = coupling
         self.grid = uniform_grid(nfe)
         self.generators = generators
+        teach: Solve = no_model
+        if teacher_nfe is not None:
+            self.teacher = deepcopy(net).requires_grad_(False)  # a submodule, so that it moves to the device too
+            teach = _solve_by(self.teacher, uniform_grid(teacher_nfe))
+        self.models = Models(reconstruct=_solve_by(net, self.grid), invert=_solve_by(net, self.grid[::-1]), teach=teach)
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
         """condition: (B, C), data: (B, …) → scalar loss."""
-        x0 = self.coupling(data, condition, Source(self.generators["noise"]), self._reconstruct)
-        return reconstruction_loss(self.net, x0, data, condition, self.grid)
-
-    def _reconstruct(self, x0: Tensor, condition: Tensor) -> Tensor:
-        return reconstruct(self.net, x0, condition, self.grid)
+        pair = self.coupling(data, condition, Source(self.generators["noise"]), self.models)
+        self.figures = pair.figures
+        return reconstruction_loss(self.net, pair.x0, pair.x1, condition, self.grid)
 
 
-def equal_compute_steps(steps: int, nfe: int, solves: int) -> int:
+def _solve_by(net: nn.Module, grid: list[float]) -> Solve:
+    return lambda x, condition: reconstruct(net, x, condition, grid)
+
+
+def equal_compute_steps(steps: int, nfe: int, solves: float) -> int:
     """Flow-matching updates that cost as many network passes as ``steps`` MLE updates at ``nfe`` evaluations.
 
     Args:
-        solves: forward solves that the coupling adds to each update, for each datum (``nearest``: K; none for K = 1).
+        solves: forward solves that the coupling adds to each update, for each datum (``added_solves``).
     """
     return round(steps * nfe * (FM_UPDATE + solves) / FM_UPDATE)

@@ -3,22 +3,18 @@
 import torch
 from torch import Tensor, nn
 
-from pipeline.flow.coupling import Coupling, Source
 from pipeline.flow.objective import flow_matching_loss
+from pipeline.flow.pairing import NO_MODELS, Coupling, Source
 from pipeline.flow.path import AffinePath
 from pipeline.seeding import Generators
 from pipeline.training.loop import Objective
-
-
-def _no_model(_x0: Tensor, _condition: Tensor) -> Tensor:
-    raise RuntimeError("this coupling asks for the model's reconstructions, which an untrained model does not have")
 
 
 class FlowMatching(Objective):
     """The conditional flow-matching loss on coupled pairs, t uniform on [0, 1].
 
     Args:
-        net: velocity field. path: probability path. coupling: one that does not ask for reconstructions.
+        net: velocity field. path: probability path. coupling: one that asks for no model.
         generators: streams ``noise``, ``time`` and ``path`` are drawn from.
     """
 
@@ -31,7 +27,7 @@ class FlowMatching(Objective):
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
         """condition: (B, C), data: (B, …) → scalar loss."""
-        x0 = self.coupling(data, condition, Source(self.generators["noise"]), _no_model)
+        pair = self.coupling(data, condition, Source(self.generators["noise"]), NO_MODELS)
         t = torch.rand(len(data), generator=self.generators["time"]).to(data.device)
         epsilon = Source(self.generators["path"]).like(data) if self.path.spread > 0 else None
-        return flow_matching_loss(self.net, self.path, x0, data, condition, t, epsilon)
+        return flow_matching_loss(self.net, self.path, pair.x0, pair.x1, condition, t, epsilon)

@@ -1,14 +1,14 @@
 """Couplings: what is paired with what, and what never changes by pairing."""
 
-import itertools
-
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from scipy.stats import chi2, kstest
 from torch import Tensor
 
-from pipeline.flow.coupling import Source, independent, make_coupling, minibatch_ot, nearest
+from pipeline.flow.coupling import independent, inversion, make_coupling, nearest, reflow
+from pipeline.flow.objective import reconstruct
+from pipeline.flow.pairing import NO_MODELS, Models, Pair, Solve, Source, no_model
+from pipeline.ode.fixed_step import uniform_grid
 
 
 def source(seed: int = 0) -> Source:
@@ -25,40 +25,18 @@ def bend(x0: Tensor, condition: Tensor) -> Tensor:
     return torch.tanh(1.5 * x0) + condition[:, :1, None]
 
 
-def no_model(_x0: Tensor, _condition: Tensor) -> Tensor:
-    raise AssertionError("asked for a reconstruction")
+def models(reconstruct: Solve = no_model, invert: Solve = no_model, teach: Solve = no_model) -> Models:
+    return Models(reconstruct, invert, teach)
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(1, 6), st.integers(0, 10_000))
-def test_minibatch_ot_is_the_best_of_all_permutations(rows: int, seed: int) -> None:
-    x1, condition = batch(rows, seed + 10_001)  # never the noise's own seed
-    x0 = independent(x1, condition, source(seed), no_model)
-    paired = minibatch_ot(x1, condition, source(seed), no_model)
-    cost = torch.cdist(x0.flatten(1).double(), x1.flatten(1).double()).square()
-    best = min(sum(cost[i, j].item() for j, i in enumerate(order)) for order in itertools.permutations(range(rows)))
-    assert (paired - x1).double().square().sum().item() == pytest.approx(best, rel=1e-5)
-    assert sorted(map(tuple, paired.flatten(1).tolist())) == sorted(map(tuple, x0.flatten(1).tolist()))
-
-
-@pytest.mark.parametrize("x1", [torch.zeros(5, 2), 1e30 * torch.arange(10.0).view(5, 2)], ids=["duplicates", "huge"])
-def test_minibatch_ot_stays_a_permutation_of_duplicate_and_of_huge_rows(x1: Tensor) -> None:
-    paired = minibatch_ot(x1, torch.zeros(5, 1), source(), no_model)
-    drawn = source().like(x1)
-    assert sorted(paired.tolist()) == sorted(drawn.tolist())
-
-
-@pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_minibatch_ot_refuses_data_that_are_not_numbers(value: float) -> None:
-    x1 = torch.ones(5, 2)
-    x1[2, 1] = value
-    with pytest.raises(ValueError, match=r"invalid numeric entries|infeasible"):
-        minibatch_ot(x1, torch.zeros(5, 1), source(), no_model)
+BENDING = models(reconstruct=bend)
 
 
 def test_one_candidate_is_the_independent_coupling_and_costs_no_solve() -> None:
     x1, condition = batch(7)
-    assert torch.equal(nearest(1)(x1, condition, source(), no_model), independent(x1, condition, source(), no_model))
+    one, none = (pair(x1, condition, source(), NO_MODELS) for pair in (nearest(1), independent))
+    assert torch.equal(one.x0, none.x0)
+    assert one.x1 is x1
 
 
 def test_nearest_chooses_the_candidate_whose_reconstruction_errs_least() -> None:
@@ -66,37 +44,110 @@ def test_nearest_chooses_the_candidate_whose_reconstruction_errs_least() -> None
     noise = source()
     candidates = torch.stack([noise.like(x1) for _ in range(5)])
     errors = torch.stack([(bend(x0, condition) - x1).flatten(1).square().sum(1) for x0 in candidates])
-    chosen = nearest(5)(x1, condition, source(), bend)
+    chosen = nearest(5)(x1, condition, source(), BENDING).x0
     assert torch.equal((bend(chosen, condition) - x1).flatten(1).square().sum(1), errors.amin(0))
     assert torch.equal(chosen, candidates[errors.argmin(0), torch.arange(9)])
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 12, 1000])
-def test_the_chunk_of_the_search_changes_nothing(chunk: int) -> None:
+def test_the_chunk_of_the_search_changes_nothing_but_the_rows_solved_at_once(chunk: int) -> None:
     x1, condition = batch(9)
-    assert torch.equal(nearest(4, chunk)(x1, condition, source(), bend), nearest(4)(x1, condition, source(), bend))
+    rows = []
+
+    def watched(x0: Tensor, c: Tensor) -> Tensor:
+        rows.append(len(x0))
+        return bend(x0, c)
+
+    chunked = nearest(4, chunk)(x1, condition, source(), models(reconstruct=watched))
+    assert torch.equal(chunked.x0, nearest(4)(x1, condition, source(), BENDING).x0)
+    assert max(rows) <= max(chunk, 4)
+    assert sum(rows) == 36
 
 
 def test_more_candidates_lie_nearer_on_average() -> None:
     x1, condition = batch(500)
     errors = [
-        (bend(nearest(k)(x1, condition, source(), bend), condition) - x1).square().mean().item() for k in (1, 2, 4, 16)
+        (bend(nearest(k)(x1, condition, source(), BENDING).x0, condition) - x1).square().mean().item()
+        for k in (1, 2, 4, 16)
     ]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < errors[0]
 
 
-def test_the_search_leaves_no_trace_in_autograd() -> None:
+def test_inversion_inverts_a_linear_field_and_keeps_what_is_typical() -> None:
+    """x' = −x/2 and 400 steps: noise of deviation 1 from data of deviation e^(−1/2)."""
+    grid = uniform_grid(400)
+    shrink = models(invert=lambda x, c: reconstruct(lambda _t, x, _c: -x / 2, x, c, grid[::-1]))
+    noise = source(5).like(torch.empty(4000, 3, 2))
+    x1 = noise * torch.tensor(-0.5).exp()
+    pair = inversion(0.9, fallback=independent)(x1, torch.zeros(4000, 1), source(), shrink)
+    norm = noise.flatten(1).square().sum(1)
+    clearly = (norm > chi2.ppf(0.05, 6) + 0.1) & (norm < chi2.ppf(0.95, 6) - 0.1)
+    assert torch.allclose(pair.x0[clearly], noise[clearly], rtol=0.01)
+    assert torch.equal(pair.x1, x1)
+    # true noise is atypical as often as the quantile says: 400 of 4000, standard deviation 19
+    assert pair.figures["fallback_share"].item() == pytest.approx(0.1, abs=0.02)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.1, 10.0, float("nan"), float("inf")])
+def test_inversion_falls_back_where_the_source_has_no_mass(scale: float) -> None:
+    x1, condition = batch(6)
+    away = models(reconstruct=bend, invert=lambda x, _c: torch.where(x.isnan(), x, scale * torch.ones_like(x)))
+    pair = inversion(0.99, fallback=nearest(3))(x1, condition, source(), away)
+    assert torch.equal(pair.x0, nearest(3)(x1, condition, source(), BENDING).x0)
+    assert pair.figures["fallback_share"] == 1
+
+
+def test_rows_that_fall_back_leave_the_others_alone() -> None:
+    x1 = torch.ones(5, 3, 2)  # ‖1‖² = 6, the mean of its χ² law
+    x1[1], x1[4] = 100.0, 0.0
+    pair = inversion(0.9, fallback=independent)(x1, torch.zeros(5, 1), source(), models(invert=lambda x, _c: x))
+    assert torch.equal(pair.x0[[0, 2, 3]], x1[[0, 2, 3]])
+    assert torch.equal(pair.x0[[1, 4]], source().like(x1[[1, 4]]))
+    assert torch.equal(pair.x1[[1, 4]], torch.stack([torch.full((3, 2), 100.0), torch.zeros(3, 2)]))
+
+
+def test_reflow_learns_from_the_base_models_solve_of_fresh_noise_alone() -> None:
+    x1, condition = batch(8)
+    pair = reflow(x1, condition, source(), models(teach=bend))
+    assert torch.equal(pair.x0, source().like(x1))
+    assert torch.equal(pair.x1, bend(pair.x0, condition))
+
+
+@pytest.mark.parametrize("kind", ["nearest", "inversion", "reflow"])
+def test_couplings_leave_no_trace_in_autograd(kind: str) -> None:
     x1, condition = batch(4)
     scale = torch.tensor(1.0, requires_grad=True)
-    chosen = nearest(3)(x1, condition, source(), lambda x0, _c: scale * x0)
-    assert not chosen.requires_grad
+    solves = Models(*3 * [lambda x, _c: scale * x])
+    pair = make_coupling(kind, 3, typical_quantile=0.5)(x1, condition, source(), solves)
+    assert not pair.x0.requires_grad
+    assert not pair.x1.requires_grad
 
 
-def test_couplings_are_made_by_name() -> None:
-    assert make_coupling("independent", 8) is independent
-    assert make_coupling("minibatch_ot", 8) is minibatch_ot
-    x1, condition = batch(3)
-    assert torch.equal(
-        make_coupling("nearest", 8)(x1, condition, source(), bend), nearest(8)(x1, condition, source(), bend)
-    )
+@pytest.mark.parametrize("kind", ["nearest", "inversion", "reflow"])
+def test_couplings_that_need_a_model_say_so(kind: str) -> None:
+    with pytest.raises(RuntimeError, match="asks for a solve by a model"):
+        make_coupling(kind)(*batch(3), source(), NO_MODELS)
+
+
+def test_the_noise_of_couplings_that_draw_it_blindly_is_the_sources() -> None:
+    x1, condition = batch(800)
+    for kind in ("independent", "minibatch_ot", "conditional_ot", "reflow"):
+        pair: Pair = make_coupling(kind)(x1, condition, source(), models(teach=bend))
+        assert kstest(pair.x0.flatten().numpy(), "norm").pvalue > 0.01, kind
+
+
+def test_couplings_are_made_by_name_with_their_options() -> None:
+    x1, condition = batch(12)
+    for kind, option in (
+        ("nearest", {"candidates": 2}),
+        ("sinkhorn", {"regularization": 1e-3}),
+        ("conditional_ot", {"condition_weight": 0.0}),
+        ("inversion", {"typical_quantile": 0.01}),
+    ):
+        solves = models(reconstruct=bend, invert=lambda x, _c: x)
+        usual, changed = (make_coupling(kind, **given)(x1, condition, source(), solves) for given in ({}, option))
+        assert not torch.equal(usual.x0, changed.x0), kind
+    assert make_coupling("independent") is independent
+    with pytest.raises(ValueError, match=r"^coupling: given 'neares', allowed: independent, .*, nearest, "):
+        make_coupling("neares")

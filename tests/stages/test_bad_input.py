@@ -50,7 +50,7 @@ SETTINGS = [
     ),
     (f"{NFE1}.lr", -1e-3, rf"{NFE1}.lr: given -0.001, allowed: greater than 0"),
     (f"{NFE1}.steps", 1.5, rf"{NFE1}.steps: given 1.5, allowed: a whole number"),
-    (f"{NFE1}.coupling", "neares", rf"{NFE1}.coupling: given 'neares', allowed: independent, minibatch_ot, nearest"),
+    (f"{NFE1}.coupling", "neares", rf"{NFE1}.coupling: given 'neares', allowed: independent, .*, nearest, .*"),
     ("scale", "nowhere", r"scale: given 'nowhere', allowed: starter, lab, paper"),
     ("nfe", [1, 3], r"nfe: given 3, allowed: numbers with a block starter.pusht.finetune.nfe<k>, which are 1, 2"),
     ("starter.pusht.data.chunk", 17, r"starter.pusht.data.chunk: given 17, allowed: at most prediction_horizon = 16"),

@@ -117,6 +117,24 @@ def test_it_finds_the_minimum_in_either_precision(precision: str) -> None:
     assert net.weight.flatten().tolist() == pytest.approx([2.0, -3.0], abs=0.05)
 
 
+class Telling(Quadratic):
+    """A quadratic that tells how often it was called."""
+
+    calls = 0
+
+    def forward(self, condition: Tensor, data: Tensor) -> Tensor:
+        self.calls += 1
+        self.figures = {"calls": torch.tensor(self.calls)}
+        return super().forward(condition, data)
+
+
+def test_the_objectives_figures_are_logged_beside_the_loss() -> None:
+    logged = {}
+    train(Telling(), BATCHES, optimization(steps=60), Generators(0), log=lambda row, step: logged.update({step: row}))
+    assert {step: row["calls"] for step, row in logged.items()} == {50: 50, 60: 60}
+    assert logged[60].keys() == {"loss", "gradient_norm", "lr", "calls"}
+
+
 def test_a_run_that_diverges_says_so_in_one_line() -> None:
     with pytest.raises(FloatingPointError) as raised:
         train(Quadratic(factor=float("nan")), BATCHES, optimization(), Generators(0))
@@ -148,7 +166,7 @@ def test_the_log_holds_the_mean_loss_since_the_last_entry_and_the_rate() -> None
     assert sorted(rows) == [50, 100, 120]
     assert rows[100]["loss"] == pytest.approx(sum(losses[50:100]) / 50, rel=1e-5)
     assert rows[120]["loss"] == pytest.approx(sum(losses[100:]) / 20, rel=1e-5)
-    assert rows[50]["lr"] == pytest.approx(0.05 * learning_rate_factor(50, 10, 120))
+    assert rows[50]["lr"] == pytest.approx(0.1 * learning_rate_factor(50, 10, 120))
     assert rows[120]["lr"] == 0
 
 

@@ -1,0 +1,70 @@
+"""What a coupling is: what it is given, and what it gives back."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+Solve = Callable[[Tensor, Tensor], Tensor]
+"""(x, c) → x: a model's field integrated from one end of time to the other, (B, …) and (B, C) → (B, …)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where chance comes from: one generator on the CPU, whose numbers are moved to the data's device."""
+
+    generator: torch.Generator
+
+    def like(self, x: Tensor) -> Tensor:
+        """Standard normal noise shaped as ``x``."""
+        return torch.randn(x.shape, generator=self.generator, dtype=x.dtype).to(x.device)
+
+    def choose(self, weights: Tensor) -> Tensor:
+        """One column of each row of ``weights`` (B, M), drawn with probability proportional to its weight: (B,)."""
+        return torch.multinomial(weights.cpu(), 1, generator=self.generator).squeeze(1).to(weights.device)
+
+
+@dataclass(frozen=True)
+class Models:
+    """The solves that a coupling may ask for.
+
+    Attributes:
+        reconstruct: x0 → φ_N(x0, c), the model being trained, by the N steps that inference runs.
+        invert: x1 → x0, the same model and steps, backwards in time.
+        teach: x0 → x1, the frozen base model, by a fine solve.
+    """
+
+    reconstruct: Solve
+    invert: Solve
+    teach: Solve
+
+
+def no_model(_x: Tensor, _condition: Tensor) -> Tensor:
+    """The solve where there is no model to solve.
+
+    Raises:
+        RuntimeError: always.
+    """
+    raise RuntimeError("this coupling asks for a solve by a model that training was not given")
+
+
+NO_MODELS = Models(no_model, no_model, no_model)
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Noise and data to train on, row by row.
+
+    Attributes:
+        x0, x1: (B, …) each, for the conditions that the coupling was given, in their order.
+        figures: what the coupling tells of itself, scalars by name.
+    """
+
+    x0: Tensor
+    x1: Tensor
+    figures: Mapping[str, Tensor] = field(default_factory=dict)
+
+
+Coupling = Callable[[Tensor, Tensor, Source, Models], Pair]
+"""(x1, condition, source, models) → pairs for these conditions; x1 (B, …), condition (B, C)."""

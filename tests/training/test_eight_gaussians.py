@@ -1,0 +1,99 @@
+"""Eight Gaussians on a circle: the coupling decides how many are left after fine-tuning, and the guard sees it."""
+
+import math
+from copy import deepcopy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import Optimization
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.flow.coupling import independent, make_coupling
+from pipeline.flow.path import i_cfm
+from pipeline.nets.mlp import MLP
+from pipeline.seeding import Generators
+from pipeline.tasks.normalizer import Normalizer
+from pipeline.training.data import PreparedData
+from pipeline.training.guard import Guard, Reading
+from pipeline.training.loop import Batches, Objective, train
+from pipeline.training.mle import Reconstruction
+from pipeline.training.pretrain import FlowMatching
+
+NFE = 2
+ANGLES = torch.arange(8) * math.pi / 4
+CENTRES = 3 * torch.stack([ANGLES.cos(), ANGLES.sin()], dim=1)
+
+
+def draw(rows: int) -> PreparedData:
+    """Points about the centres, with deviation 0.2, and a condition that says nothing; a tenth is held out."""
+    generator = torch.Generator().manual_seed(0)
+    mode = torch.randint(8, (rows,), generator=generator)
+    x = (CENTRES[mode] + 0.2 * torch.randn(rows, 2, generator=generator))[:, None]
+    nothing, held_out = torch.zeros(rows, 1), rows // 10
+    return PreparedData(
+        nothing[held_out:], x[held_out:], nothing[:held_out], x[:held_out], Normalizer(1), Normalizer(2)
+    )
+
+
+DATA = draw(4000)
+
+
+def policy(net: nn.Module) -> FlowPolicy:
+    return FlowPolicy(
+        net.cpu(), lambda states: states, Normalizer(1), Normalizer(2),
+        observation_horizon=1, prediction_horizon=1, chunk=1,
+    )  # fmt: skip
+
+
+def fit(objective: Objective, generators: Generators, *, steps: int, lr: float, ema_decay: float) -> nn.Module:
+    optimization = Optimization(
+        steps=steps, batch_size=128, lr=lr, weight_decay=0.0, warmup=20, clip=1.0, ema_decay=ema_decay, precision="fp32"
+    )
+    return train(objective, Batches(DATA.condition, DATA.action), optimization, generators)
+
+
+@pytest.fixture(scope="module")
+def base() -> nn.Module:
+    """An I-CFM model, trained as the paper's are."""
+    torch.manual_seed(0)
+    net = MLP(1, 2, 1, width=64, depth=1, expansion=2, time_features=16)
+    generators = Generators(0)
+    objective = FlowMatching(net, i_cfm(0.0), independent, generators)
+    return fit(objective, generators, steps=1000, lr=3e-3, ema_decay=0.99)
+
+
+def fine_tuned(base: nn.Module, coupling: str, steps: int) -> nn.Module:
+    generators = Generators(1)
+    objective = Reconstruction(deepcopy(base), make_coupling(coupling), NFE, generators, teacher_nfe=16)
+    return fit(objective, generators, steps=steps, lr=1e-3, ema_decay=0.9)
+
+
+def mode_shares(net: nn.Module, nfe: int) -> Tensor:
+    """The share of samples that lie within 0.8, four deviations, of each centre: (8,)."""
+    noise = torch.randn(2000, 1, 2, generator=torch.Generator().manual_seed(7))
+    with torch.no_grad():
+        samples = policy(net).sample(torch.zeros(2000, 1), noise, nfe)[:, 0]
+    return (torch.cdist(samples, CENTRES) < 0.8).float().mean(dim=0)
+
+
+def reading(base: nn.Module, net: nn.Module) -> Reading:
+    return Guard(policy(base), DATA, seed=0).read(policy(net), NFE)
+
+
+def test_the_base_model_has_eight_modes(base: nn.Module) -> None:
+    assert mode_shares(base, 16).min() > 0.05
+
+
+def test_independent_pairs_lose_all_modes_within_200_steps_and_the_guard_says_so(base: nn.Module) -> None:
+    net = fine_tuned(base, "independent", steps=200)
+    assert mode_shares(net, NFE).max() < 0.01
+    assert reading(base, net).spread_ratio < 0.1
+
+
+@pytest.mark.parametrize("coupling", ["nearest", "reflow"])
+def test_pairs_that_know_the_model_keep_all_modes_for_1000_steps(base: nn.Module, coupling: str) -> None:
+    net = fine_tuned(base, coupling, steps=1000)
+    # what two steps of the base model itself do not reach
+    assert mode_shares(net, NFE).min() > 0.06 > mode_shares(base, NFE).min()
+    assert reading(base, net).spread_ratio > 0.85
