@@ -81,9 +81,9 @@ PRETRAIN_KEYS = (
             "typical_quantile: 1.0",
             "starter.pusht.finetune.nfe1.typical_quantile: given 1.0, allowed: less than 1",
         ),
-        ("steps: 8000", "steps: true", "starter.pusht.pretrain.steps: given true, allowed: a whole number"),
-        ("steps: 8000", "steps: 8000.5", "starter.pusht.pretrain.steps: given 8000.5, allowed: a whole number"),
-        ("steps: 8000 ", "# ", "starter.pusht.pretrain.steps: missing; it has no default"),
+        ("steps: 10000", "steps: true", "starter.pusht.pretrain.steps: given true, allowed: a whole number"),
+        ("steps: 10000", "steps: 10000.5", "starter.pusht.pretrain.steps: given 8000.5, allowed: a whole number"),
+        ("steps: 10000 ", "# ", "starter.pusht.pretrain.steps: missing; it has no default"),
         ("videos: true", "videos: 'yes'", "starter.pusht.evaluation.videos: given 'yes', allowed: true or false"),
         (
             "nfe: [1, 16]",
