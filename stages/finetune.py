@@ -64,6 +64,7 @@ def main() -> None:
         policy, base = load_policy(files.base)
         require_architecture(files.base, base, settings.data, settings.net)
         guard = Guard(policy, data, settings.seed)
+        policy.solver = recipe.solver
         generators = Generators(settings.seed, "finetune", method, nfe)
         objective = make_objective(method, nfe, policy.net, settings, recipe, generators)
         log = TrainingLog(here.resume / "log.jsonl", here.run)
@@ -133,6 +134,7 @@ def main() -> None:
             method=method,
             nfe=nfe,
             train_steps=base.train_steps + recipe.steps,
+            solver=recipe.solver,
             figures={"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)},
         )
         save_policy(files.model(method, nfe), policy, record, half=True)
@@ -151,7 +153,14 @@ def main() -> None:
 def equal_compute(recipe: FinetuneRecipe, nfe: int) -> FinetuneRecipe:
     """The recipe of flow matching continued for the compute of ``recipe``."""
     solves = recipe.candidates if recipe.coupling == "nearest" and recipe.candidates > 1 else 0
-    steps = equal_compute_steps(recipe.steps, nfe, solves)
+    steps = equal_compute_steps(
+        recipe.steps,
+        nfe,
+        solves,
+        solver=recipe.solver,
+        gradient=recipe.gradient,
+        last_steps=recipe.last_steps or None,
+    )
     return recipe.model_copy(update={"steps": steps, "lr": recipe.fm_lr})
 
 
@@ -159,7 +168,15 @@ def make_objective(
     method: str, nfe: int, net: nn.Module, settings: TaskSettings, recipe: FinetuneRecipe, generators: Generators
 ) -> Objective:
     if method == "ft_fm":
-        return Reconstruction(net, make_coupling(recipe.coupling, recipe.candidates), nfe, generators)
+        return Reconstruction(
+            net,
+            make_coupling(recipe.coupling, recipe.candidates),
+            nfe,
+            generators,
+            solver=recipe.solver,
+            gradient=recipe.gradient,
+            last_steps=recipe.last_steps or None,
+        )
     pretrain = settings.pretrain
     path = PATHS[pretrain.path](pretrain.sigma)
     return FlowMatching(net, path, make_coupling(pretrain.coupling, candidates=1), generators)
