@@ -21,6 +21,11 @@ PretrainCoupling = Literal["independent", "minibatch_ot", "sinkhorn", "condition
 FinetuneCoupling = Literal[
     "independent", "minibatch_ot", "sinkhorn", "conditional_ot", "nearest", "inversion", "reflow"
 ]
+Solver = Literal["euler", "midpoint", "heun", "rk4"]
+GradientKind = Literal["direct", "checkpointed", "adjoint"]
+
+EVALUATIONS: dict[Solver, int] = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
+"""Function evaluations that a step of each solver spends."""
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -141,6 +146,9 @@ class FinetuneRecipe(Optimization):
     history_points: Count
     history_seeds: SeedCount
     collapse_below: BelowOne
+    solver: Solver
+    gradient: GradientKind
+    last_steps: Natural
 
 
 class EvaluationSettings(Block):
@@ -187,6 +195,23 @@ class TaskSettings(Block):
         ]:
             if size % self.processes:
                 raise ValueError(f"{name}.batch_size: given {size}, allowed: multiples of processes = {self.processes}")
+        return self
+
+    @model_validator(mode="after")
+    def _solves_fit(self) -> "TaskSettings":
+        for key, recipe in self.finetune.items():
+            nfe, evaluations = int(key.removeprefix("nfe")), EVALUATIONS[recipe.solver]
+            if nfe % evaluations:
+                fitting = [solver for solver, spent in EVALUATIONS.items() if nfe % spent == 0]
+                raise ValueError(
+                    f"finetune.{key}.solver: given {recipe.solver!r}, which spends {evaluations} evaluations a step, "
+                    f"allowed at nfe {nfe}: {', '.join(fitting)}"
+                )
+            if recipe.last_steps > nfe // evaluations:
+                raise ValueError(
+                    f"finetune.{key}.last_steps: given {recipe.last_steps}, allowed: 0 (all) to {nfe // evaluations}, "
+                    f"the steps of {recipe.solver} at nfe {nfe}"
+                )
         return self
 
 

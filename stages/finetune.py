@@ -64,6 +64,7 @@ def main() -> None:
         policy, base = load_policy(files.base)
         require_architecture(files.base, base, settings.data, settings.net)
         guard = Guard(policy, data, settings.seed)
+        policy.solver = recipe.solver
         generators = Generators(settings.seed, "finetune", method, nfe)
         objective = make_objective(method, nfe, policy.net, settings, recipe, generators)
         log = TrainingLog(here.resume / "log.jsonl", here.run)
@@ -131,6 +132,7 @@ def main() -> None:
             method=method,
             nfe=nfe,
             train_steps=base.train_steps + recipe.steps,
+            solver=recipe.solver,
             figures={"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)},
         )
         save_policy(files.model(method, nfe), policy, record, half=True)
@@ -149,8 +151,14 @@ def main() -> None:
 def equal_compute(recipe: FinetuneRecipe, pretrain: PretrainSettings, nfe: int) -> FinetuneRecipe:
     """The recipe of flow matching continued, as in pretraining, for the compute of ``recipe``."""
     kept = pretrain.model_dump(include={"weight_decay", "warmup", "clip", "ema_decay", "precision"})
-    solves = added_solves(recipe.coupling, recipe.candidates, recipe.reflow_nfe / nfe)
-    steps = equal_compute_steps(recipe.steps, nfe, solves)
+    steps = equal_compute_steps(
+        recipe.steps,
+        nfe,
+        added_solves(recipe.coupling, recipe.candidates, recipe.reflow_nfe / nfe),
+        solver=recipe.solver,
+        gradient=recipe.gradient,
+        last_steps=recipe.last_steps or None,
+    )
     return recipe.model_copy(update={**kept, "steps": steps, "lr": recipe.fm_lr})
 
 
@@ -166,7 +174,16 @@ def make_objective(
             typical_quantile=recipe.typical_quantile,
         )
         teacher_nfe = recipe.reflow_nfe if recipe.coupling == "reflow" else None
-        return Reconstruction(net, coupling, nfe, generators, teacher_nfe=teacher_nfe)
+        return Reconstruction(
+            net,
+            coupling,
+            nfe,
+            generators,
+            teacher_nfe=teacher_nfe,
+            solver=recipe.solver,
+            gradient=recipe.gradient,
+            last_steps=recipe.last_steps or None,
+        )
     pretrain = settings.pretrain
     coupling = make_coupling(
         pretrain.coupling, regularization=pretrain.regularization, condition_weight=pretrain.condition_weight

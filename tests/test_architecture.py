@@ -11,10 +11,10 @@ from pipeline.closure import ROOT, imports_of
 
 ORDER = (
     "errors", "atomic", "closure", "config", "layout", "processes", "seeding", "ode", "nets", "flow", "tasks",
-    "evaluation", "training", "reporting", "provenance", "tracking", "stage", "repro", "flows", "ui",
+    "evaluation", "training", "benchmarks", "reporting", "provenance", "tracking", "stage", "repro", "flows", "ui",
 )  # fmt: skip
 WITHIN = {
-    "ode": ("fixed_step",),
+    "ode": ("fixed_step", "dopri5", "gradient"),
     "nets": ("embedding", "ema", "mlp", "unet1d", "registry"),
     "flow": ("path", "pairing", "transport", "coupling", "objective"),
     "tasks": (
@@ -22,6 +22,7 @@ WITHIN = {
     ),
     "evaluation": ("statistics", "policy", "diversity", "rollouts", "video", "demonstrate", "protocol"),
     "training": ("data", "checkpoint", "journal", "loop", "pretrain", "mle", "guard", "selection"),
+    "benchmarks": ("gradients",),
     "reporting": ("episodes", "tables", "figures"),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""

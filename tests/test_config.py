@@ -13,6 +13,8 @@ from ruamel.yaml import YAML
 from pipeline import config
 from pipeline.closure import ROOT
 from pipeline.errors import UserError
+from pipeline.ode.fixed_step import STEPS
+from pipeline.ode.gradient import GRADIENTS
 
 TEXT = (ROOT / "params.yaml").read_text()
 RAW: dict[str, Any] = YAML(typ="safe").load(TEXT)
@@ -82,8 +84,29 @@ PRETRAIN_KEYS = (
             "starter.pusht.finetune.nfe1.typical_quantile: given 1.0, allowed: less than 1",
         ),
         ("steps: 10000", "steps: true", "starter.pusht.pretrain.steps: given true, allowed: a whole number"),
-        ("steps: 10000", "steps: 10000.5", "starter.pusht.pretrain.steps: given 8000.5, allowed: a whole number"),
+        ("steps: 10000", "steps: 10000.5", "starter.pusht.pretrain.steps: given 10000.5, allowed: a whole number"),
         ("steps: 10000 ", "# ", "starter.pusht.pretrain.steps: missing; it has no default"),
+        (
+            "solver: euler",
+            "solver: heun",
+            "starter.pusht.finetune.nfe1.solver: given 'heun', which spends 2 evaluations a step, "
+            "allowed at nfe 1: euler",
+        ),
+        (
+            "solver: euler",
+            "solver: dopri5",
+            "starter.pusht.finetune.nfe1.solver: given 'dopri5', allowed: euler, midpoint, heun, rk4",
+        ),
+        (
+            "last_steps: 0",
+            "last_steps: 2",
+            "starter.pusht.finetune.nfe1.last_steps: given 2, allowed: 0 (all) to 1, the steps of euler at nfe 1",
+        ),
+        (
+            "gradient: direct",
+            "gradient: exact",
+            "starter.pusht.finetune.nfe1.gradient: given 'exact', allowed: direct, checkpointed, adjoint",
+        ),
         ("videos: true", "videos: 'yes'", "starter.pusht.evaluation.videos: given 'yes', allowed: true or false"),
         (
             "nfe: [1, 16]",
@@ -164,6 +187,13 @@ def test_any_value_in_any_place_loads_or_fails_with_one_line_naming_the_place(
         assert "allowed: " in line or "missing" in line
         # a value may be refused for the sake of its neighbour: chunk and prediction_horizon, kernel and channels
         assert ".".join(map(str, keys[:-1])) in line
+
+
+def test_solvers_and_gradients_are_those_that_exist() -> None:
+    assert get_args(config.GradientKind) == GRADIENTS
+    assert set(config.EVALUATIONS) == set(get_args(config.Solver))
+    for solver, evaluations in config.EVALUATIONS.items():
+        assert STEPS[solver][1] == evaluations
 
 
 def test_unknown_scale_and_task_are_refused() -> None:

@@ -5,6 +5,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
 from pipeline.flow.objective import reconstruct
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.tasks.normalizer import Normalizer
@@ -19,6 +20,7 @@ class FlowPolicy(nn.Module):
         observe: the task's encoding of raw states.
         observation_normalizer, action_normalizer: fitted on training data; D and A components.
         observation_horizon, prediction_horizon, chunk: observations seen, actions predicted, actions executed.
+        solver: one of ``pipeline.ode.fixed_step.SOLVERS``; a fine-tuned field is good for the solver it was tuned with.
     """
 
     def __init__(
@@ -31,6 +33,7 @@ class FlowPolicy(nn.Module):
         observation_horizon: int,
         prediction_horizon: int,
         chunk: int,
+        solver: str = "euler",
     ) -> None:
         super().__init__()
         self.net = net
@@ -40,6 +43,7 @@ class FlowPolicy(nn.Module):
         self.observation_horizon = observation_horizon
         self.prediction_horizon = prediction_horizon
         self.chunk = chunk
+        self.solver = solver
 
     @property
     def action_dim(self) -> int:
@@ -60,11 +64,19 @@ class FlowPolicy(nn.Module):
         return self.observation_normalizer.normalize(observed).flatten(1)
 
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
-        """Normalised actions (B, prediction_horizon, A) by ``nfe`` Euler steps from ``noise`` of that shape."""
-        return reconstruct(self.net, noise, condition, uniform_grid(nfe))
+        """Normalised actions (B, prediction_horizon, A) by ``nfe`` evaluations from ``noise`` of that shape."""
+        return reconstruct(self.net, noise, condition, uniform_grid(nfe, self.solver), self.solver)
 
     def acting(self, nfe: int) -> "ActingPolicy":
-        """This policy at ``nfe`` evaluations, as rollouts call it."""
+        """This policy at ``nfe`` evaluations, as rollouts call it.
+
+        Raises:
+            UserError: its solver cannot spend exactly so many.
+        """
+        try:
+            uniform_grid(nfe, self.solver)
+        except ValueError as error:
+            raise UserError(str(error)) from None
         return ActingPolicy(self, nfe)
 
 

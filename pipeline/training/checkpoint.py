@@ -16,6 +16,7 @@ from pipeline.config import DataSettings, NetSettings
 from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.nets.registry import build_net
+from pipeline.ode.fixed_step import SOLVERS
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.registry import TASKS
 
@@ -34,6 +35,7 @@ class Record:
         train_seed: seed of the training run.
         data, net: the settings that the model was built from.
         figures: measured numbers that belong to the model, such as its spread ratio.
+        solver: what it samples by. Files name it only where it is not Euler.
     """
 
     scale: str
@@ -45,6 +47,7 @@ class Record:
     data: DataSettings
     net: NetSettings
     figures: dict[str, float]
+    solver: str = "euler"
 
 
 def build_policy(record: Record) -> FlowPolicy:
@@ -67,6 +70,7 @@ def build_policy(record: Record) -> FlowPolicy:
         observation_horizon=data.observation_horizon,
         prediction_horizon=data.prediction_horizon,
         chunk=data.chunk,
+        solver=record.solver,
     )
 
 
@@ -87,6 +91,10 @@ def save_policy(path: Path, policy: FlowPolicy, record: Record, *, half: bool = 
         "data": record.data.model_dump(),
         "net": record.net.model_dump(),
     }
+    if record.solver == "euler":
+        del header[
+            "solver"
+        ]  # files made before there was a choice keep their bytes, and results the name of their file
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
     if half:
         tensors = {name: tensor.half() if name.startswith("net.") else tensor for name, tensor in tensors.items()}
@@ -110,6 +118,8 @@ def read_record(path: Path) -> Record:
             raise UserError(f"{path}: written by another version of FlowTune; allowed: format {_VERSION}")
         if header["task"] not in TASKS:
             raise UserError(f"{path}: a model of task {header['task']!r}, allowed: {', '.join(TASKS)}")
+        if header.get("solver", "euler") not in SOLVERS:
+            raise UserError(f"{path}: a model of solver {header['solver']!r}, allowed: {', '.join(SOLVERS)}")
         data = TypeAdapter(DataSettings).validate_python(header.pop("data"))
         net = TypeAdapter(NetSettings).validate_python(header.pop("net"))
         return Record(data=data, net=net, **header)

@@ -1,9 +1,11 @@
 """From raw observations to actions: encoding, normalising, solving, denormalising."""
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.tasks.normalizer import Normalizer
 
@@ -56,3 +58,21 @@ def test_acting_knows_the_shapes_that_rollouts_ask_for_and_switches_training_off
     shapes = (acting.observation_horizon, acting.prediction_horizon, acting.chunk, acting.action_dim)
     assert shapes == (2, 4, 3, 3)
     assert not policy.training
+
+
+def test_a_policy_samples_and_acts_by_its_own_solver() -> None:
+    policy = make_policy()
+    policy.solver = "heun"
+    noise = np.zeros((2, 4, 3), dtype=np.float32)
+    actions = policy.acting(nfe=4).act(STATES, noise)
+    # a step of Heun's shrinks the distance to the target by 1 − h + h²/2
+    expected = np.array([1.0, -1.0])[:, None, None] * (1 - 0.625**2)
+    np.testing.assert_allclose(actions, expected * [10, 20, 30] + [100, 200, 300] + 0 * noise, rtol=1e-5)
+    assert policy.net.times == [0.0, 0.5, 0.5, 1.0]
+
+
+def test_evaluations_that_the_solver_cannot_spend_are_refused() -> None:
+    policy = make_policy()
+    policy.solver = "heun"
+    with pytest.raises(UserError, match=r"^heun spends 2 evaluations a step: nfe = 1 is no positive multiple of that$"):
+        policy.acting(nfe=1)

@@ -6,7 +6,9 @@ from torch import Tensor
 
 from pipeline.flow.objective import flow_matching_loss, reconstruct, reconstruction_loss
 from pipeline.flow.path import i_cfm, optimal_transport
+from pipeline.nets.mlp import MLP
 from pipeline.ode.fixed_step import uniform_grid
+from pipeline.ode.gradient import GRADIENTS, Gradient
 
 GENERATOR = torch.Generator().manual_seed(0)
 X0, X1 = (torch.randn(5, 3, 2, dtype=torch.float64, generator=GENERATOR) for _ in range(2))
@@ -53,3 +55,29 @@ def test_the_loss_is_differentiated_through_every_step(nfe: int) -> None:
         return reconstruction_loss(field, x0, X1, CONDITION, uniform_grid(nfe))
 
     assert torch.autograd.gradcheck(loss, (weight.requires_grad_(), X0.clone().requires_grad_()))
+
+
+def net_gradients(bf16: bool, nfe: int = 4, **how: object) -> list[Tensor]:
+    """Of the reconstruction loss in the weights of a small net."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = MLP(3, 2, 4, width=8, depth=1, expansion=2, time_features=4)
+    with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+        loss = reconstruction_loss(net, X0.float(), X1.float(), CONDITION.float(), uniform_grid(nfe), **how)
+    return list(torch.autograd.grad(loss, list(net.parameters())))
+
+
+@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize("last_steps", [None, 2])
+def test_checkpointing_changes_no_bit_of_a_nets_gradient(bf16: bool, last_steps: int | None) -> None:
+    direct = net_gradients(bf16, last_steps=last_steps)
+    checkpointed = net_gradients(bf16, last_steps=last_steps, gradient="checkpointed")
+    assert all(torch.equal(a, b) for a, b in zip(direct, checkpointed, strict=True))
+    assert all(a.count_nonzero() > 0 for a in direct)
+
+
+@pytest.mark.parametrize("gradient", GRADIENTS)
+def test_every_gradient_reaches_all_weights_of_a_net(gradient: Gradient) -> None:
+    exact, found = net_gradients(False, nfe=32), net_gradients(False, nfe=32, gradient=gradient)
+    for wanted, given in zip(exact, found, strict=True):
+        assert torch.cosine_similarity(wanted.flatten(), given.flatten(), dim=0) > 0.95

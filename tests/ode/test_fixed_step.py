@@ -9,8 +9,8 @@ from torch import Tensor
 
 from pipeline.ode.fixed_step import SOLVERS, solve, uniform_grid
 
-ORDER = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
-EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
+ORDER = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "dopri5": 5}
+EVALUATIONS = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4, "dopri5": 6}
 X0 = torch.linspace(0.5, 2.0, 5, dtype=torch.float64)
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from pipeline.training.checkpoint import read_record
 from tests.project import Project
 
 EVALUATE = ("stages.evaluate_rollouts", "--evaluation", "pusht_b", "--nfe", "1")
@@ -34,3 +35,20 @@ def test_repeats_differ_in_noise_only(made: Project, tmp_path: Path) -> None:
     made.check(*EVALUATE, *base, "--seeds", "100000:100002", "--repeats", "2", "--out", str(out))
     twice = pd.read_csv(out)
     assert once["final"].tolist() == pytest.approx(twice.loc[twice["repeat"] == 0, "final"].tolist(), abs=0)
+
+
+def test_a_model_is_tuned_and_then_evaluated_by_the_solver_of_its_recipe(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "heun")
+    recipe = {"solver": "heun", "gradient": "checkpointed", "last_steps": 1, "steps": 3}
+    for key, value in recipe.items():
+        project.params(f"starter.pusht.finetune.nfe2.{key}", value)
+    of_task = ("--scale", "starter", "--task", "pusht", "--nfe", "2")
+    project.check("stages.finetune", *of_task, "--method", "ft_fm")
+    model = "data/starter/pusht/models/ft_fm-nfe2.safetensors"
+    assert read_record(project.root / model).solver == "heun"
+    refused = project.run(*EVALUATE, *SEEDS, "--checkpoint", model, "--out", str(tmp_path / "episodes.csv"))
+    assert refused.returncode != 0
+    assert refused.stderr.splitlines()[-1].endswith(
+        "heun spends 2 evaluations a step: nfe = 1 is no positive multiple of that"
+    )
+    assert not (tmp_path / "episodes.csv").exists()

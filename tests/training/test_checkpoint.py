@@ -1,6 +1,7 @@
 """Model files: a model comes back to the bit, and any other file is refused in one line."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -85,6 +86,26 @@ def test_a_model_comes_back_to_the_bit_with_its_normalisers_and_record(tmp_path:
     assert all(torch.equal(tensor, saved[name]) for name, tensor in loaded.state_dict().items())
     condition, noise = torch.randn(3, 12), torch.randn(3, 4, 2)
     assert torch.equal(loaded.sample(condition, noise, 2), policy.eval().sample(condition, noise, 2))
+
+
+def header(path: Path) -> dict[str, object]:
+    with path.open("rb") as file:
+        return json.loads(json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]["flowtune"])
+
+
+def test_the_solver_is_kept_and_named_only_where_it_is_not_eulers(tmp_path: Path) -> None:
+    save_policy(tmp_path / "euler", model(), RECORD)
+    assert "solver" not in header(tmp_path / "euler")
+    save_policy(tmp_path / "heun", model(), replace(RECORD, solver="heun"))
+    assert header(tmp_path / "heun")["solver"] == "heun"
+    policy, record = load_policy(tmp_path / "heun")
+    assert policy.solver == record.solver == "heun"
+    assert load_policy(tmp_path / "euler")[0].solver == "euler"
+
+
+def test_a_model_of_an_unknown_solver_is_refused(tmp_path: Path) -> None:
+    save_policy(tmp_path / "model", model(), replace(RECORD, solver="leapfrog"))
+    assert refusal(tmp_path / "model").startswith("a model of solver 'leapfrog', allowed: euler, midpoint, heun, rk4")
 
 
 def test_equal_models_give_equal_bytes(tmp_path: Path) -> None:

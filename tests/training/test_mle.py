@@ -1,10 +1,13 @@
 """Maximum-likelihood fine-tuning: what an update costs, and that its gradient is that of the solve it runs."""
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from pipeline.flow.coupling import added_solves, independent, make_coupling, reflow
+from pipeline.ode.gradient import Gradient
 from pipeline.seeding import Generators
 from pipeline.training.mle import FM_UPDATE, Reconstruction, equal_compute_steps
 
@@ -40,6 +43,21 @@ def test_equal_compute_counts_every_forward_pass_of_an_update(nfe: int, coupling
     cost = (net.rows + objective.teacher.rows + 2 * net.rows_with_gradient) / batch
     solves = added_solves(coupling, candidates, teacher_nfe / nfe)
     assert equal_compute_steps(steps, nfe, solves) == round(steps * cost / FM_UPDATE)
+
+
+@pytest.mark.parametrize("solver", ["euler", "heun", "rk4"])
+@pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
+@pytest.mark.parametrize("last_steps", [None, 1, 3])
+def test_equal_compute_counts_what_is_computed_again_and_what_is_not_followed(
+    solver: str, gradient: Gradient, last_steps: int | None
+) -> None:
+    net, batch, steps, nfe = Counting(), 4, 30, 16
+    how: dict[str, Any] = {"solver": solver, "gradient": gradient, "last_steps": last_steps}
+    loss = Reconstruction(net, independent, nfe, Generators(0), **how)(torch.randn(batch, 1), torch.randn(batch, 2, 2))
+    followed = net.rows_with_gradient  # the backward pass adds what it computes again
+    loss.backward()
+    cost = (net.rows + 2 * followed) / batch
+    assert equal_compute_steps(steps, nfe, 0, **how) == round(steps * cost / FM_UPDATE)
 
 
 @pytest.mark.parametrize("nfe", [1, 4])
