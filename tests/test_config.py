@@ -65,6 +65,18 @@ PRETRAIN_KEYS = (
         ("lr: 5.0e-4 ", "lr: fast ", "starter.pusht.pretrain.lr: given 'fast', allowed: a number"),
         ("lr: 5.0e-4 ", "lr: ", "starter.pusht.pretrain.lr: given nothing, allowed: a number"),
         ("ema_decay: 0.999 ", "ema_decay: 1 ", "starter.pusht.pretrain.ema_decay: given 1, allowed: less than 1"),
+        ("scale: starter", "1: x\nscale: starter", "1: unknown key; keys are text"),
+        (
+            "warmup: 500 ",
+            "warmup: 20000 ",
+            "starter.pusht.pretrain.warmup: given 20000, allowed: at most steps = 10000",
+        ),
+        ("seed: 0 ", "seed: 4294967296 ", "starter.pusht.seed: given 4294967296, allowed: less than 4.29497e+09"),
+        (
+            "processes: 1 ",
+            "processes: 3 ",
+            "starter.pusht.pretrain.batch_size: given 256, allowed: multiples of processes = 3",
+        ),
         ("scale: starter", "scale: huge", "scale: given 'huge', allowed: starter, lab, paper"),
         (
             "coupling: nearest",
@@ -120,8 +132,8 @@ PRETRAIN_KEYS = (
         ("chunk: 8", "chunk: 17", "starter.pusht.data.chunk: given 17, allowed: at most prediction_horizon = 16"),
         (
             "checkpoints: 4",
-            "checkpoints: 8001",
-            "starter.pusht.pretrain.checkpoints: given 8001, allowed: at most steps = 8000",
+            "checkpoints: 10001",
+            "starter.pusht.pretrain.checkpoints: given 10001, allowed: at most steps = 10000",
         ),
         ("kind: mlp ", "kind: resnet ", "starter.pusht.net.kind: given 'resnet', allowed: mlp, unet1d"),
         ("kind: mlp ", "# ", "starter.pusht.net.kind: missing, allowed: mlp, unet1d"),
@@ -256,7 +268,7 @@ def test_the_program_prints_the_line_and_fails(
     (tmp_path / "params.yaml").write_text(TEXT.replace("scale: starter", "scale: huge"))
     monkeypatch.chdir(tmp_path)
     assert config.main([]) == 2
-    assert capsys.readouterr().err == "params.yaml: scale: given 'huge', allowed: starter, lab, paper\n"
+    assert capsys.readouterr().err == "error: params.yaml: scale: given 'huge', allowed: starter, lab, paper\n"
 
 
 def test_every_key_of_the_starter_scale_is_explained_beside_it() -> None:
