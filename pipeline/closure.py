@@ -6,10 +6,19 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 
-PLUMBING = frozenset(
-    f"pipeline/{name}.py"
-    for name in ("atomic", "closure", "config", "errors", "layout", "processes", "provenance", "stage", "tracking")
+_PLUMBING = (
+    "atomic",
+    "closure",
+    "complaints",
+    "config",
+    "errors",
+    "layout",
+    "processes",
+    "provenance",
+    "stage",
+    "tracking",
 )
+PLUMBING = frozenset(f"pipeline/{name}.py" for name in _PLUMBING)
 """Files that carry settings in, and logs and files out, but compute nothing: editing one changes no result, and must
 not re-run hours of training. The settings' values are tracked by DVC themselves."""
 

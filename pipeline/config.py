@@ -1,8 +1,6 @@
 """``params.yaml`` as typed, validated settings: an unknown, wrong or impossible value fails, naming its key."""
 
-import difflib
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -12,6 +10,7 @@ from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 
 from pipeline.atomic import replacing
+from pipeline.complaints import holds, line
 from pipeline.errors import UserError
 
 Scale = Literal["starter", "lab", "paper"]
@@ -286,7 +285,7 @@ def parse(raw: object, name: str) -> Settings:
     try:
         return Settings.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{name}: {_line(error, raw)}") from None
+        raise UserError(f"{name}: {line(error, raw, _keys_at)}") from None
 
 
 def set_scale(path: Path, scale: str) -> None:
@@ -303,7 +302,7 @@ def set_scale(path: Path, scale: str) -> None:
     document = _read_yaml(path, yaml)
     if scale not in get_args(Scale):
         raise UserError(f"{path.name}: scale: given {scale!r}, allowed: {', '.join(get_args(Scale))}")
-    if any(not _holds(document, key) or not _holds(document.get(scale), key) for key in ("tasks", "nfe")):
+    if any(not holds(document, key) or not holds(document.get(scale), key) for key in ("tasks", "nfe")):
         load(path)  # says which key is missing
     if document.get("scale") == scale:
         return
@@ -339,86 +338,6 @@ def _read_yaml(path: Path, yaml: YAML | None = None) -> Any:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         trouble = f"line {mark.line + 1}: {problem}" if mark and problem else " ".join(str(error).split())
         raise UserError(f"{path.name}: no valid YAML: {trouble}") from None
-
-
-_ALLOWED = {
-    "int_type": "a whole number",
-    "int_from_float": "a whole number",
-    "float_type": "a number",
-    "finite_number": "a finite number",
-    "bool_type": "true or false",
-    "string_type": "text",
-    "list_type": "a list, in [ ]",
-    "model_type": "a block of keys",
-    "model_attributes_type": "a block of keys",
-    "dict_type": "a block of keys",
-    "greater_than": "greater than {gt:g}",
-    "greater_than_equal": "at least {ge}",
-    "less_than": "less than {lt:g}",
-    "less_than_equal": "at most {le}",
-    "multiple_of": "multiples of {multiple_of}",
-    "too_short": "a list of at least {min_length}",
-}
-"""What a value must be, by the type of pydantic's finding; its own messages speak of Python's types."""
-
-
-def _line(error: ValidationError, raw: Mapping[str, Any]) -> str:
-    """The most telling of pydantic's findings as ``key: given …, allowed: …``."""
-    # a misspelt key is found twice, as a missing and as an unknown one: the latter names what to correct
-    first = min(error.errors(), key=lambda finding: finding["type"] != "extra_forbidden")
-    # tags of discriminated unions and '[key]' markers are pydantic's own, not keys of the file
-    parts: list[str] = []
-    value: Any = raw
-    for part in first["loc"]:
-        if _holds(value, part):
-            value = value[part]
-        elif first["type"] != "missing" or part != first["loc"][-1]:
-            continue
-        parts.append(str(part))
-    key, given = ".".join(parts), _shown(first["input"])
-    context = first.get("ctx", {})
-    if first["loc"][-1:] == ("[key]",):
-        return f"{key}: unknown key; allowed: nfe1, nfe2, nfe4, …"
-    match first["type"]:
-        case "extra_forbidden":
-            return f"{key}: unknown key; {_allowed_keys(first['loc'][-1], first['loc'][:-1])}"
-        case "invalid_key":
-            return f"{first['loc'][-1]}: unknown key; keys are text"
-        case "missing":
-            return f"{key}: missing; it has no default"
-        case "value_error":
-            prefix = f"{key}." if key else ""
-            return prefix + str(context["error"])
-        case "literal_error":
-            return f"{key}: given {given}, allowed: {context['expected'].replace(' or ', ', ').replace(chr(39), '')}"
-        case "union_tag_invalid":
-            return f"{key}.kind: given {_shown(first['input']['kind'])}, allowed: mlp, unet1d"
-        case "union_tag_not_found":
-            return f"{key}.kind: missing, allowed: mlp, unet1d"
-        case _:
-            return f"{key}: given {given}, allowed: {_ALLOWED[first['type']].format(**context)}"
-
-
-def _shown(value: object) -> str:
-    """``value`` as the file spells it."""
-    if isinstance(value, Mapping):
-        return "a block of keys"
-    if value is None:
-        return "nothing"
-    return str(value).lower() if isinstance(value, bool) else repr(value)
-
-
-def _holds(value: object, part: str | int) -> bool:
-    if isinstance(value, list):
-        return isinstance(part, int) and part < len(value)
-    return isinstance(value, Mapping) and part in value
-
-
-def _allowed_keys(unknown: object, location: tuple[str | int, ...]) -> str:
-    keys = _keys_at(location)
-    close = difflib.get_close_matches(str(unknown), keys, n=1)
-    hint = f"did you mean {close[0]}? " if close else ""
-    return f"{hint}allowed: {', '.join(keys)}"
 
 
 def _keys_at(location: tuple[str | int, ...]) -> list[str]:

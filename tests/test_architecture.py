@@ -10,8 +10,8 @@ import pytest
 from pipeline.closure import ROOT, imports_of
 
 ORDER = (
-    "errors", "atomic", "closure", "config", "layout", "processes", "seeding", "ode", "nets", "flow", "tasks",
-    "evaluation", "training", "benchmarks", "reporting", "provenance", "tracking", "stage", "repro", "flows", "ui",
+    "errors", "atomic", "closure", "complaints", "config", "layout", "processes", "seeding", "ode", "nets", "flow",
+    "tasks", "evaluation", "training", "benchmarks", "reporting", "provenance", "tracking", "stage", "repro", "flows", "ui",
 )  # fmt: skip
 WITHIN = {
     "ode": ("fixed_step", "dopri5", "gradient"),

@@ -71,7 +71,7 @@ PRETRAIN_KEYS = (
             "warmup: 20000 ",
             "starter.pusht.pretrain.warmup: given 20000, allowed: at most steps = 10000",
         ),
-        ("seed: 0 ", "seed: 4294967296 ", "starter.pusht.seed: given 4294967296, allowed: less than 4.29497e+09"),
+        ("seed: 0 ", "seed: 4294967296 ", "starter.pusht.seed: given 4294967296, allowed: less than 4,294,967,296"),
         (
             "processes: 1 ",
             "processes: 3 ",
