@@ -11,7 +11,8 @@ from pipeline.closure import ROOT, imports_of
 
 ORDER = (
     "errors", "atomic", "closure", "complaints", "config", "layout", "processes", "seeding", "ode", "nets", "flow",
-    "tasks", "evaluation", "training", "benchmarks", "reporting", "provenance", "tracking", "stage", "repro", "flows", "ui",
+    "tasks", "evaluation", "training", "benchmarks", "reporting", "provenance", "tracking", "stage", "repro",
+    "flows", "ui",
 )  # fmt: skip
 WITHIN = {
     "ode": ("fixed_step", "dopri5", "gradient"),
