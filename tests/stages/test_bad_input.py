@@ -189,7 +189,7 @@ UNKNOWN_EVALUATION = "--evaluation: given 'pusht_c', allowed for pusht: pusht_a,
         (("--evaluation", "pusht_b", "--checkpoint", "nothing.safetensors"), "nothing.safetensors: no such checkpoint"),
         (
             ("--evaluation", "pusht_b", "--checkpoint", "CHECKPOINT", "--seeds", "100000-100010"),
-            "--seeds: given '100000-100010', allowed: FIRST:END such as 100000:100500",
+            r"--seeds: given '100000-100010', allowed: FIRST:END such as 100000:100500, below 2\*\*32",
         ),
         (
             ("--evaluation", "pusht_b", "--checkpoint", "CHECKPOINT", "--repeats", "0"),
