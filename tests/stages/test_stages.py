@@ -39,7 +39,7 @@ def test_repeats_differ_in_noise_only(made: Project, tmp_path: Path) -> None:
 
 def test_a_model_is_tuned_and_then_evaluated_by_the_solver_of_its_recipe(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "heun")
-    recipe = {"solver": "heun", "gradient": "checkpointed", "last_steps": 1, "steps": 3}
+    recipe = {"solver": "heun", "gradient": "checkpointed", "last_steps": 1, "steps": 3, "warmup": 1}
     for key, value in recipe.items():
         project.params(f"starter.pusht.finetune.nfe2.{key}", value)
     of_task = ("--scale", "starter", "--task", "pusht", "--nfe", "2")
