@@ -1,16 +1,13 @@
 """``params.yaml`` as typed, validated settings: an unknown, wrong or impossible value fails, naming its key."""
 
-import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
 from ruamel.yaml import YAML
-from ruamel.yaml.comments import CommentedSeq
 from ruamel.yaml.error import YAMLError
 
-from pipeline.atomic import replacing
-from pipeline.complaints import holds, line
+from pipeline.complaints import line
 from pipeline.errors import UserError
 
 Scale = Literal["starter", "lab", "paper"]
@@ -275,7 +272,7 @@ def load(path: Path = Path("params.yaml")) -> Settings:
         UserError: the file is missing, is no YAML, or holds a wrong key or value; one line with file, key, what was
             given and what is allowed.
     """
-    return parse(_read_yaml(path), path.name)
+    return parse(read_yaml(path), path.name)
 
 
 def parse(raw: object, name: str) -> Settings:
@@ -288,46 +285,8 @@ def parse(raw: object, name: str) -> Settings:
         raise UserError(f"{name}: {line(error, raw, _keys_at)}") from None
 
 
-def set_scale(path: Path, scale: str) -> None:
-    """Make ``scale`` the current one in ``path``, with its block's tasks and NFEs; comments stay as they are.
-
-    Where it is the current one already, the file is left alone, with whatever tasks and NFEs it names.
-
-    Raises:
-        UserError: unknown scale, or a wrong file.
-    """
-    yaml = YAML()
-    yaml.preserve_quotes = True
-    yaml.width = 4096
-    document = _read_yaml(path, yaml)
-    if scale not in get_args(Scale):
-        raise UserError(f"{path.name}: scale: given {scale!r}, allowed: {', '.join(get_args(Scale))}")
-    if any(not holds(document, key) or not holds(document.get(scale), key) for key in ("tasks", "nfe")):
-        load(path)  # says which key is missing
-    if document.get("scale") == scale:
-        return
-    document["scale"] = scale
-    for key in ("tasks", "nfe"):
-        values = CommentedSeq(document[scale][key])
-        values.fa.set_flow_style()
-        comment = document.ca.items.get(key)
-        document[key] = values
-        if comment is not None:
-            document.ca.items[key] = comment
-    parse(YAML(typ="safe").load(_dump(yaml, document)), path.name)
-    with replacing(path) as temporary:
-        temporary.write_text(_dump(yaml, document))
-
-
-def _dump(yaml: YAML, document: object) -> str:
-    from io import StringIO
-
-    stream = StringIO()
-    yaml.dump(document, stream)
-    return stream.getvalue()
-
-
-def _read_yaml(path: Path, yaml: YAML | None = None) -> Any:
+def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
+    """What ``path`` holds, read by ``yaml`` (None: into plain Python values); raises as ``load``."""
     if not path.is_file():
         raise UserError(f"{path}: not found; run from the project's root, where params.yaml is")
     try:
@@ -354,20 +313,3 @@ def _keys_at(location: tuple[str | int, ...]) -> list[str]:
         elif str(part).startswith("nfe"):
             block = FinetuneRecipe
     return list(block.model_fields)
-
-
-def main(arguments: list[str]) -> int:
-    """``python -m pipeline.config [SCALE]``: validate params.yaml and, with SCALE, make that the current scale."""
-    path = Path("params.yaml")
-    try:
-        if arguments:
-            set_scale(path, arguments[0])
-        load(path)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

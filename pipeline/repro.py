@@ -14,6 +14,7 @@ from pipeline import config
 from pipeline.atomic import make_folder
 from pipeline.errors import UserError
 from pipeline.processes import die_with_parent, identity
+from pipeline.scale import set_scale
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -57,7 +58,7 @@ def repro(scale: str | None) -> int:
         UserError: params.yaml is wrong, a file stands where the reports belong, or another run is going on.
     """
     if scale:
-        config.set_scale(ROOT / "params.yaml", scale)
+        set_scale(ROOT / "params.yaml", scale)
     settings = checked_settings(ROOT)
     with repro_lock(ROOT):
         code = _run("dvc", "repro", "--keep-going")

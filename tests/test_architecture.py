@@ -10,8 +10,8 @@ import pytest
 from pipeline.closure import ROOT, imports_of
 
 ORDER = (
-    "errors", "atomic", "closure", "complaints", "config", "layout", "processes", "seeding", "ode", "nets", "flow",
-    "tasks", "evaluation", "training", "benchmarks", "reporting", "provenance", "tracking", "stage", "repro",
+    "errors", "atomic", "closure", "complaints", "config", "scale", "layout", "processes", "seeding", "ode", "nets",
+    "flow", "tasks", "evaluation", "training", "benchmarks", "reporting", "provenance", "tracking", "stage", "repro",
     "flows", "ui",
 )  # fmt: skip
 WITHIN = {

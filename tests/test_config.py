@@ -15,6 +15,7 @@ from pipeline.closure import ROOT
 from pipeline.errors import UserError
 from pipeline.ode.fixed_step import STEPS
 from pipeline.ode.gradient import GRADIENTS
+from pipeline.scale import main, set_scale
 
 TEXT = (ROOT / "params.yaml").read_text()
 RAW: dict[str, Any] = YAML(typ="safe").load(TEXT)
@@ -222,13 +223,13 @@ def test_switching_the_scale_changes_three_keys_and_back_restores_every_byte(tmp
     given_text = f"{before}\nlab:\n{lab.replace('nfe: [1, 16]', 'nfe: [16]', 1)}"
     assert given_text != TEXT
     path.write_text(given_text)
-    config.set_scale(path, "lab")
+    set_scale(path, "lab")
     lines = zip(given_text.splitlines(), path.read_text().splitlines(), strict=True)
     changed = [(old, new) for old, new in lines if old != new]
     assert [old.split(":")[0] for old, _ in changed] == ["scale", "nfe"]
     assert [old.split("#")[1] for old, _ in changed] == [new.split("#")[1] for _, new in changed]
     assert (config.load(path).scale, config.load(path).nfe) == ("lab", [16])
-    config.set_scale(path, "starter")
+    set_scale(path, "starter")
     assert path.read_text() == given_text
 
 
@@ -250,7 +251,7 @@ def test_switching_the_scale_of_a_wrong_file_leaves_it_alone(tmp_path: Path, tex
     path = tmp_path / "params.yaml"
     path.write_text(text)
     with pytest.raises(UserError) as raised:
-        config.set_scale(path, "lab")
+        set_scale(path, "lab")
     assert str(raised.value) == line
     assert path.read_text() == text
 
@@ -259,15 +260,15 @@ def test_switching_to_an_unknown_scale_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(TEXT)
     with pytest.raises(UserError, match=r"^params\.yaml: scale: given 'huge', allowed: starter, lab, paper$"):
-        config.set_scale(path, "huge")
+        set_scale(path, "huge")
 
 
 def test_the_program_prints_the_line_and_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "params.yaml").write_text(TEXT.replace("scale: starter", "scale: huge"))
+    (tmp_path / "params.yaml").write_text(TEXT)
     monkeypatch.chdir(tmp_path)
-    assert config.main([]) == 2
+    assert main(["huge"]) == 2
     assert capsys.readouterr().err == "error: params.yaml: scale: given 'huge', allowed: starter, lab, paper\n"
 
 

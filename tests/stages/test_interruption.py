@@ -122,6 +122,7 @@ def test_a_stage_dies_with_dvc_while_it_still_imports(made: Project, tmp_path: P
     wait_for(lambda: any(imports_torch(pid) for pid in stages_in(project)), "the stage to import torch")
     kill(dvc)
     wait_for(lambda: not project.processes(), "the stage to die with dvc", seconds=10)
+    assert not project.processes()
 
 
 def test_dvc_and_its_stage_die_with_the_program_that_runs_the_pipeline(made: Project, tmp_path: Path) -> None:
@@ -131,6 +132,7 @@ def test_dvc_and_its_stage_die_with_the_program_that_runs_the_pipeline(made: Pro
     wait_for(lambda: any(imports_torch(pid) for pid in stages_in(project)), "the stage to import torch")
     kill(repro)
     wait_for(lambda: not project.processes(), "dvc and the stage to die", seconds=10)
+    assert not project.processes()
 
 
 def stages_in(project: Project) -> list[int]:

@@ -82,7 +82,7 @@ def test_a_second_run_and_another_scale_re_run_nothing(made: Project, tmp_path: 
     project = made.copy(tmp_path / "project")
     assert executed(project.check("pipeline.repro").stdout) == []
 
-    project.check("pipeline.config", "lab")
+    project.check("pipeline.scale", "lab")
     ran = executed(project.check("dvc", "repro", "prepare@lab-pusht", FLOWTUNE_TRACKING="on").stdout)
     assert ran == ["check", "fetch@lab-pusht", "prepare@lab-pusht"]
     parents_and_children_are_recorded(project.root)

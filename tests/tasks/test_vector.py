@@ -130,6 +130,7 @@ simulations.step_chunks({{0: chunk(1)}})
         parent.wait()
     worker = int(marker.read_text())
     wait_until(lambda: is_gone(worker))
+    assert is_gone(worker)
 
 
 def wait_until(condition, seconds: float = 60.0) -> None:
