@@ -51,7 +51,8 @@ class Project:
         inherited = {
             name: value
             for name, value in os.environ.items()
-            if not name.startswith(("FLOWTUNE_", "DVC_", "MLFLOW_", "PYTEST_", "GIT_")) and name != "PYTHONPATH"
+            if not name.startswith(("FLOWTUNE_", "DVC_", "MLFLOW_", "PYTEST_", "GIT_"))
+            and name not in ("PYTHONPATH", "SHELL")  # without SHELL, DVC uses /bin/sh: the plainest there is
         }
         tools = Path(sys.executable).parent
         return {

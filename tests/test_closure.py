@@ -26,7 +26,7 @@ def test_a_stage_declares_the_code_that_it_runs(stage: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_a_stage_is_run_by_the_program_of_its_name(stage: str) -> None:
-    assert re.match(rf"python -m stages\.{stage}( |$)", STAGES[stage]["cmd"])
+    assert re.match(rf"exec python -m stages\.{stage}( |$)", STAGES[stage]["cmd"])
 
 
 def test_every_key_that_dvc_yaml_names_exists_at_every_scale() -> None:
