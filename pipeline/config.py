@@ -171,6 +171,10 @@ class TaskSettings(Block):
     finetune: dict[RecipeKey, FinetuneRecipe]
     evaluation: EvaluationSettings
 
+    def replica(self, seed: int | None) -> "TaskSettings":
+        """The same settings with another training seed; None: these."""
+        return self if seed is None else self.model_copy(update={"seed": seed})
+
     @model_validator(mode="after")
     def _horizon_fits_the_net(self) -> "TaskSettings":
         if isinstance(self.net, Unet1dSettings):

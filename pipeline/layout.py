@@ -7,14 +7,30 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class TaskFiles:
-    """Files of one task at one scale."""
+    """Files of one task at one scale.
+
+    Attributes:
+        replica: a training seed beside the one in params.yaml, whose models have places of their own; None: the one
+            there. Demonstrations and their split are the same for all.
+    """
 
     scale: str
     task: str
+    replica: int | None = None
 
     @property
     def folder(self) -> Path:
         return Path("data", self.scale, self.task)
+
+    @property
+    def models(self) -> Path:
+        """Folder of everything trained with one seed."""
+        return self.folder if self.replica is None else self.folder / f"seed{self.replica}"
+
+    @property
+    def name(self) -> str:
+        """The task, and the training seed where it is not that of params.yaml."""
+        return self.task if self.replica is None else f"{self.task}-seed{self.replica}"
 
     @property
     def demonstrations(self) -> Path:
@@ -28,23 +44,23 @@ class TaskFiles:
     @property
     def pretrained(self) -> Path:
         """Folder of the checkpoints that pretraining leaves, step-<k>.safetensors."""
-        return self.folder / "pretrain"
+        return self.models / "pretrain"
 
     @property
     def base(self) -> Path:
         """The selected checkpoint, from which fine-tuning starts."""
-        return self.folder / "base.safetensors"
+        return self.models / "base.safetensors"
 
     def model(self, method: str, nfe: int) -> Path:
-        return self.folder / "models" / f"{method}-nfe{nfe}.safetensors"
+        return self.models / "models" / f"{method}-nfe{nfe}.safetensors"
 
     @property
     def pretrain_log(self) -> Path:
-        return ScaleReports(self.scale).folder / "pretrain" / f"{self.task}.csv"
+        return ScaleReports(self.scale).folder / "pretrain" / f"{self.name}.csv"
 
     @property
     def selection(self) -> Path:
-        return ScaleReports(self.scale).folder / "selection" / f"{self.task}.json"
+        return ScaleReports(self.scale).folder / "selection" / f"{self.name}.json"
 
     def history(self, method: str, nfe: int) -> Path:
         return ScaleReports(self.scale).history / f"{self.task}-{method}-nfe{nfe}.csv"

@@ -7,22 +7,20 @@ As a stage it takes --scale, --task, --evaluation, --method and --nfe. In test m
 """
 
 import argparse
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from pipeline import config
-from pipeline.atomic import write_text
 from pipeline.config import EvaluationSettings
 from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import FIRST_TEST_SEED, require_evaluation, run_episodes, test_seeds
-from pipeline.evaluation.rollouts import EpisodeResult, write_episodes
+from pipeline.evaluation.rollouts import EpisodeResult
 from pipeline.evaluation.video import best_median_worst, record
-from pipeline.layout import Entry, ScaleReports, TaskFiles, fingerprint
+from pipeline.layout import Entry, ScaleReports, TaskFiles
+from pipeline.reporting.rows import mean_scores, write_metrics, write_row_episodes
 from pipeline.stage import Stage, program, stage
 from pipeline.tasks.pusht import MAX_STEPS
 from pipeline.tasks.registry import TASKS
@@ -86,11 +84,8 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
             repeats=settings.evaluation.repeats,
             journal=here.resume / "episodes.jsonl",
         )
-        write(episodes, results, model, record, entry)
-        scores = mean_scores(results)
-        about = describe(record, entry, len(results), settings.evaluation.repeats)
-        write_text(metrics, json.dumps(about | scores, indent=2) + "\n")
-        here.run.log(scores)
+        write_row_episodes(episodes, results, model, record, entry)
+        here.run.log(write_metrics(metrics, results, record, entry, settings.evaluation.repeats))
         here.run.table(episodes, entry.stem)
         if settings.evaluation.videos:
             keep_videos(here, policy, record, results, entry, settings.evaluation)
@@ -113,7 +108,7 @@ def test_mode(arguments: argparse.Namespace) -> None:
     results = run_episodes(
         policy, record.task, entry.evaluation, entry.nfe, arguments.seeds, settings, repeats=arguments.repeats
     )
-    write(arguments.out, results, arguments.checkpoint, record, entry)
+    write_row_episodes(arguments.out, results, arguments.checkpoint, record, entry)
     if arguments.videos:
         write_videos(arguments.videos, policy, record, results, entry, settings)
     scores = mean_scores(results)
@@ -129,50 +124,6 @@ def seed_range(text: str) -> range:
     if not (first.isdigit() and end.isdigit() and int(first) < int(end) <= 2**32):
         raise UserError(f"--seeds: given {text!r}, allowed: FIRST:END such as 100000:100500, below 2**32")
     return range(int(first), int(end))
-
-
-def write(path: Path, results: Sequence[EpisodeResult], model: Path, record: Record, entry: Entry) -> None:
-    write_episodes(
-        path,
-        results,
-        scale=record.scale,
-        evaluation=entry.evaluation,
-        method=entry.method,
-        nfe=entry.nfe,
-        train_seed=record.train_seed,
-        checkpoint=fingerprint(model),
-    )
-
-
-def mean_scores(results: Sequence[EpisodeResult]) -> dict[str, float]:
-    """Means over all episodes."""
-    return {
-        "max_score": round(float(np.mean([result.max_score for result in results])), 6),
-        "final_score": round(float(np.mean([result.final_score for result in results])), 6),
-        "success": round(float(np.mean([result.success for result in results])), 6),
-    }
-
-
-def describe(record: Record, entry: Entry, episodes: int, repeats: int) -> dict[str, object]:
-    """What the table needs to know of a row and its episodes cannot tell."""
-    return {
-        "scale": record.scale,
-        "task": record.task,
-        "evaluation": entry.evaluation,
-        "method": entry.method,
-        "nfe": entry.nfe,
-        "dataset": record.data.dataset,
-        "train_steps": record.train_steps,
-        "train_seed": record.train_seed,
-        "n_seeds": episodes // repeats,
-        "repeats": repeats,
-        "spread_ratio": rounded(record.figures.get("spread_ratio")),
-        "best_of_k": rounded(record.figures.get("best_of_k")),
-    }
-
-
-def rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 6)
 
 
 def keep_videos(

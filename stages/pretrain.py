@@ -24,16 +24,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     parser.add_argument("--task", required=True)
+    parser.add_argument("--replica", type=int, help="train with this seed instead, beside the one in params.yaml")
     arguments = parser.parse_args()
-    files = TaskFiles(arguments.scale, arguments.task)
-    settings = config.load().block(arguments.scale).task(arguments.task)
+    files = TaskFiles(arguments.scale, arguments.task, arguments.replica)
+    settings = config.load().block(arguments.scale).task(arguments.task).replica(arguments.replica)
     in_processes(settings.processes, "stages/pretrain.py")
     torch.set_num_threads(settings.threads)
 
     params = settings.model_dump(include={"seed", "threads", "processes", "data", "net", "pretrain"})
     with stage(
         "stages/pretrain.py",
-        f"pretrain-{arguments.scale}-{arguments.task}",
+        f"pretrain-{arguments.scale}-{files.name}",
         params=params,
         deps=[files.prepared],
         outs=[files.pretrained, files.pretrain_log],
@@ -76,7 +77,7 @@ def main() -> None:
             on_milestone=keep,
             log=log,
             state_path=here.resume / "state.pt",
-            title=f"pretrain {arguments.task}",
+            title=f"pretrain {files.name}",
         )
         if not here.main:
             return

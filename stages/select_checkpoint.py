@@ -21,16 +21,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     parser.add_argument("--task", required=True)
+    parser.add_argument("--replica", type=int, help="train with this seed instead, beside the one in params.yaml")
     arguments = parser.parse_args()
-    files = TaskFiles(arguments.scale, arguments.task)
-    settings = config.load().block(arguments.scale).task(arguments.task)
+    files = TaskFiles(arguments.scale, arguments.task, arguments.replica)
+    settings = config.load().block(arguments.scale).task(arguments.task).replica(arguments.replica)
     torch.set_num_threads(settings.threads)
     rule = settings.select
 
     params = settings.model_dump(include={"seed", "threads", "data", "pretrain", "select", "evaluation"})
     with stage(
         "stages/select_checkpoint.py",
-        f"select_checkpoint-{arguments.scale}-{arguments.task}",
+        f"select_checkpoint-{arguments.scale}-{files.name}",
         params=params,
         deps=[files.pretrained, files.prepared],
         outs=[files.base, files.selection],

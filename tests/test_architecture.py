@@ -22,9 +22,9 @@ WITHIN = {
         "windows", "normalizer", "transfer", "archive", "demonstrations", "download", "vector", "pusht", "registry",
     ),
     "evaluation": ("statistics", "policy", "diversity", "rollouts", "video", "demonstrate", "protocol"),
-    "training": ("data", "checkpoint", "journal", "loop", "pretrain", "mle", "guard", "selection"),
+    "training": ("data", "checkpoint", "journal", "loop", "pretrain", "outsiders", "mle", "guard", "selection"),
     "benchmarks": ("gradients",),
-    "reporting": ("episodes", "tables", "figures"),
+    "reporting": ("episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures"),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""
 

@@ -21,7 +21,7 @@ HISTORY_HEADER = (
     "success,success_low,success_high,n_seeds,loss,spread_ratio,best_of_k,reconstruction_error"
 )
 
-_STYLE: dict[Any, object] = {  # Any: matplotlib types its keys one by one
+STYLE: dict[Any, object] = {  # Any: matplotlib types its keys one by one
     "font.size": 9,
     "axes.titlesize": 10,
     "axes.spines.top": False,
@@ -32,6 +32,8 @@ _STYLE: dict[Any, object] = {  # Any: matplotlib types its keys one by one
     "legend.frameon": False,
     "svg.hashsalt": "flowtune",  # element ids would otherwise be random
 }
+"""Of every figure."""
+
 # Okabe and Ito's palette, told apart with any colour vision; marker and dash say the same in grey
 _METHODS: dict[str, tuple[str, str, str]] = {
     "fm": ("#0072B2", "o", "--"),
@@ -61,7 +63,7 @@ def figure_2b(history: pd.DataFrame, path: Path) -> None:
         if history[column].nunique() != 1:
             raise UserError(f"history: one {column} makes a figure, not {history[column].nunique()}")
     numbers = sorted(history["nfe"].unique())
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 3.6 * len(numbers), 7.4), layout="constrained")
         panels = figure.subplots(3, len(numbers), sharex="col", sharey="row", squeeze=False)
         for column, nfe in zip(panels.T, numbers, strict=True):
@@ -76,8 +78,8 @@ def figure_2b(history: pd.DataFrame, path: Path) -> None:
             f"{seeds} validation seeds per point, bands are 95 % intervals",
             fontsize=10,
         )
-        _legend(figure)
-        _save(figure, path)
+        legend_below(figure)
+        save_figure(figure, path)
 
 
 def _draw_branches(column: Sequence[Axes], history: pd.DataFrame, nfe: int) -> None:
@@ -125,7 +127,7 @@ def score_vs_nfe(table: pd.DataFrame, path: Path) -> None:
     _require(table, TABLE_HEADER, "table2")
     evaluations = list(dict.fromkeys(table["evaluation"]))
     numbers = sorted(table["nfe"].unique())
-    with mpl.rc_context(_STYLE):
+    with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 3.6 * len(evaluations), 5.6), layout="constrained")
         panels = figure.subplots(2, len(evaluations), sharex=True, sharey="row", squeeze=False)
         for column, evaluation in zip(panels.T, evaluations, strict=True):
@@ -148,8 +150,8 @@ def score_vs_nfe(table: pd.DataFrame, path: Path) -> None:
             f"{_range(table['n_seeds'])} test seeds, bars are 95 % intervals",
             fontsize=10,
         )
-        _legend(figure)
-        _save(figure, path)
+        legend_below(figure)
+        save_figure(figure, path)
 
 
 def _draw_methods(panel: Axes, rows: pd.DataFrame, name: str) -> None:
@@ -171,7 +173,8 @@ def _require(frame: pd.DataFrame, header: str, what: str) -> None:
         raise UserError(f"{what}: has no rows, so there is nothing to draw")
 
 
-def _legend(figure: Figure) -> None:
+def legend_below(figure: Figure) -> None:
+    """One legend below all panels of ``figure``, an entry for each label."""
     entries: dict[str, Artist] = {}
     for panel in figure.axes:
         handles, labels = panel.get_legend_handles_labels()
@@ -189,7 +192,8 @@ def _range(values: pd.Series) -> str:
     return f"{low}" if low == high else f"{low} to {high}"
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write ``path`` with the suffixes ``.png`` and ``.svg``, atomically."""
     with replacing(path.with_suffix(".png")) as temporary:
         figure.savefig(temporary, dpi=150)
     with replacing(path.with_suffix(".svg")) as temporary:

@@ -41,7 +41,7 @@ def table() -> pd.DataFrame:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that would be saved, instead of their files."""
     kept: list[Figure] = []
-    monkeypatch.setattr(figures, "_save", lambda figure, _: kept.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, _: kept.append(figure))
     return kept
 
 

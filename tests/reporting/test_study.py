@@ -1,0 +1,125 @@
+"""The study's table, answers and verdicts, against numbers computed by hand."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from pipeline.evaluation.statistics import Interval
+from pipeline.layout import Entry
+from pipeline.reporting.episodes import EPISODES_HEADER
+from pipeline.reporting.study import (
+    STUDY_HEADER,
+    Question,
+    answers,
+    compare,
+    questions,
+    read_cells,
+    seed_folder,
+    study_table,
+    verdicts,
+)
+from pipeline.reporting.study_figures import difference_panels, score_panels
+from pipeline.reporting.study_markdown import study_markdown
+
+SEEDS = range(100_000, 100_040)
+CHOSEN = {1: "reflow", 2: "reflow", 16: "nearest"}
+
+
+def write_cell(folder: Path, row: str, nfe: int, train_seed: int, level: float) -> None:
+    """Scores that vary between test seeds by much and between rows by ``level`` alone."""
+    reports, entry = seed_folder(folder, train_seed), Entry("pusht_b", row, nfe)
+    easy = np.random.default_rng(0).uniform(0.0, 0.5, len(SEEDS))
+    lines = [EPISODES_HEADER]
+    for seed, score in zip(SEEDS, easy + level, strict=True):
+        lines.append(f"lab,pusht_b,{row},{nfe},{train_seed},m@1,none,{seed},0,0.1,{score:.6f},{int(score > 0.6)},300")
+    entry.episodes(reports).parent.mkdir(parents=True, exist_ok=True)
+    entry.metrics(reports).parent.mkdir(parents=True, exist_ok=True)
+    entry.episodes(reports).write_text("\n".join(lines) + "\n")
+    metrics = {"scale": "lab", "task": "pusht", "evaluation": "pusht_b", "method": row, "nfe": nfe}
+    metrics |= {"dataset": "pusht_human", "train_steps": 7, "train_seed": train_seed, "n_seeds": 40, "repeats": 1}
+    metrics |= {"spread_ratio": 0.9, "best_of_k": 0.1} | ({} if row == "fm" else {"update_ms": 12.5})
+    entry.metrics(reports).write_text(json.dumps(metrics))
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    for train_seed in (0, 1):
+        for nfe in (1, 2, 16):
+            write_cell(tmp_path, "fm", nfe, train_seed, 0.20)
+            write_cell(tmp_path, "fm_continued", nfe, train_seed, 0.25)
+        write_cell(tmp_path, "independent", 1, train_seed, 0.05)
+        write_cell(tmp_path, "reflow", 1, train_seed, 0.37 if train_seed == 0 else 0.31)
+        write_cell(tmp_path, "reflow", 2, train_seed, 0.4)
+        write_cell(tmp_path, "nearest", 16, train_seed, 0.2495)
+        write_cell(tmp_path, "mip", 2, train_seed, 0.3)
+    return tmp_path
+
+
+def test_a_row_is_paired_with_fm_continued_at_its_nfe_and_training_seed(folder: Path) -> None:
+    table = study_table(read_cells(folder, "pusht_b", [0, 1]), "lab", "pusht_b")
+    assert ",".join(table.columns) == STUDY_HEADER
+    row = table[(table["coupling"] == "reflow") & (table["nfe"] == 1) & (table["train_seed"] == 1)].iloc[0]
+    assert row["diff_vs_fm"] == pytest.approx(0.06, abs=1e-6)
+    assert row["diff_low"] == pytest.approx(0.06, abs=2e-6)  # the pairing takes away all spread between test seeds
+    assert row["n_seeds"] == 40 and row["update_ms"] == 12.5
+    assert table[table["coupling"] == "fm_continued"]["diff_vs_fm"].isna().all()
+    assert table[table["coupling"] == "fm"]["diff_vs_fm"].round(4).eq(-0.05).all()
+    assert list(dict.fromkeys(table["coupling"])) == ["fm", "fm_continued", "mip", "independent", "nearest", "reflow"]
+
+
+def test_questions_are_answered_for_each_training_seed_and_for_all(folder: Path) -> None:
+    found = answers(read_cells(folder, "pusht_b", [0, 1]), questions(CHOSEN))
+    first = found[found["question"] == questions(CHOSEN)[0].text].set_index("train_seed")
+    assert first["difference"].round(4).to_dict() == {"0": 0.12, "1": 0.06, "all": 0.09}
+    assert first["met"].to_dict() == {"0": True, "1": False, "all": False}  # 0.10 is asked for
+    sixteen = found[(found["nfe"] == 16) & (found["measure"] == "max_score")]
+    assert sixteen["difference"].round(4).eq(-0.0005).all()
+    assert not sixteen["met"].any()  # within 0.01, but its interval, here without width, lies below 0
+    assert set(found[found["against"] == "mip"]["measure"]) == {"max_score", "success"}
+    assert (found["against"] != "regression").all()  # there is no such cell yet
+
+
+def test_an_aim_that_reaches_zero_may_contain_it() -> None:
+    question = Question("", "a", 1, "b", 1, "scores", at_least=-0.01, reaches=True)
+    assert question.met(Interval(-0.005, -0.02, 0.01))
+    assert not question.met(Interval(-0.02, -0.05, 0.01))
+    assert not question.met(Interval(-0.005, -0.009, -0.001))
+
+
+def test_verdicts_need_every_training_seed(folder: Path) -> None:
+    write_cell(folder, "nearest", 1, 0, 0.3)
+    write_cell(folder, "nearest", 1, 1, 0.2)
+    found = verdicts(study_table(read_cells(folder, "pusht_b", [0, 1]), "lab", "pusht_b"))
+    assert found["helps"] == ["reflow (NFE 1, 2)"]
+    assert found["harms"] == ["independent (NFE 1)", "nearest (NFE 16)"]
+    assert found["neither"] == ["nearest (NFE 1)"]
+
+
+def test_training_seeds_are_averaged_within_a_test_seed(folder: Path) -> None:
+    cells = read_cells(folder, "pusht_b", [0, 1])
+    ours = [cell for cell in cells if (cell.row, cell.nfe) == ("reflow", 1)]
+    theirs = [cell for cell in cells if (cell.row, cell.nfe) == ("fm_continued", 1)]
+    both = compare(ours, theirs)
+    assert both.mean == pytest.approx(0.09, abs=1e-6)
+    assert both.high - both.low < 1e-5
+
+
+def test_the_report_says_what_harms_and_shows_every_cell(folder: Path) -> None:
+    cells = read_cells(folder, "pusht_b", [0, 1])
+    table = study_table(cells, "lab", "pusht_b")
+    report = study_markdown(table, answers(cells, questions(CHOSEN)), chosen=CHOSEN, pictures=["a.png"])
+    assert "independent (NFE 1)" in report.split("**Harm**")[1].split("\n")[0]
+    assert report.count("| FT, reflow |") == 4
+    assert "training seeds 0, 1" in report and "![a.png](a.png)" in report
+
+
+def test_pictures_are_the_same_bytes_for_the_same_numbers(folder: Path, tmp_path: Path) -> None:
+    table: pd.DataFrame = study_table(read_cells(folder, "pusht_b", [0, 1]), "lab", "pusht_b")
+    for draw in (score_panels, difference_panels):
+        draw(table, tmp_path / "a.png")
+        draw(table, tmp_path / "b.png")
+        for suffix in (".png", ".svg"):
+            assert (tmp_path / f"a{suffix}").read_bytes() == (tmp_path / f"b{suffix}").read_bytes()
