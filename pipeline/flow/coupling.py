@@ -5,6 +5,7 @@ with x0 drawn independently of x1 that is E[x1 | c], and the modes collapse. A c
 already makes of x0 keeps them. Those by optimal transport are in ``pipeline.flow.transport``.
 """
 
+from dataclasses import replace
 from functools import cache
 
 import torch
@@ -50,13 +51,14 @@ def nearest(candidates: int, chunk: int = 4096) -> Coupling:
 
 
 def inversion(typical_quantile: float, fallback: Coupling) -> Coupling:
-    """x0 by the model's own N-step solve of x1 backwards in time, where that is noise the source could have drawn.
+    """x0 by the frozen base model's fine solve of x1 backwards in time, where the source could have drawn it.
 
-    What is learned from is that N explicit steps back and N forth do not meet. The reverse solve may well end where the
-    source has no mass (at N = 1 a fitted field gives E[x0 | x1], about 0), and a model trained there learns nothing
-    about real noise. ‖x0‖² of standard normal noise of d components follows the χ² law of d degrees of freedom: rows
-    whose ‖x0‖² lies outside the central ``typical_quantile`` of that law are paired by ``fallback`` instead, and figure
-    ``fallback_share`` is their share of the batch. The norm is all that is looked at.
+    The pairs are the graph of the base model's own map, taken from its end in the data, so that few steps are taught
+    to do what many did. The reverse solve may well end where the source has no mass (a field that fits its data closely
+    contracts around them, and backwards takes them to the middle of the noise), and a model trained there learns
+    nothing about real noise. ‖x0‖² of standard normal noise of d components follows the χ² law of d degrees of freedom:
+    rows whose ‖x0‖² lies outside the central ``typical_quantile`` of that law are paired by ``fallback`` instead, and
+    figure ``fallback_share`` is their share of the batch. The norm is all that is looked at.
 
     Args:
         typical_quantile: the share of true noise that passes, in (0, 1).
@@ -97,6 +99,22 @@ def reflow(x1: Tensor, condition: Tensor, source: Source, models: Models) -> Pai
         return Pair(x0, models.teach(x0, condition))
 
 
+AHEAD = ("inversion", "reflow")
+"""Couplings whose solves do not depend on the model being trained: they can be made once, before training."""
+
+
+def made_ahead(kind: str, coupling: Coupling) -> Coupling:
+    """``coupling``, one of ``AHEAD``, for solves made before training: it is given noise and data, (B, 2, …)."""
+
+    def pair(pairs: Tensor, condition: Tensor, source: Source, models: Models) -> Pair:
+        x0, x1 = pairs.unbind(1)
+        if kind == "reflow":
+            return Pair(x0, x1)
+        return coupling(x1, condition, source, replace(models, invert=lambda _x, _condition: x0))
+
+    return pair
+
+
 def make_coupling(
     kind: str,
     candidates: int = 8,
@@ -104,6 +122,7 @@ def make_coupling(
     regularization: float = 0.05,
     condition_weight: float = 10.0,
     typical_quantile: float = 0.99,
+    ahead: bool = False,
 ) -> Coupling:
     """The coupling named ``kind``.
 
@@ -114,9 +133,10 @@ def make_coupling(
         regularization: of ``sinkhorn``.
         condition_weight: of ``conditional_ot``.
         typical_quantile: of ``inversion``.
+        ahead: whether its solves were made before training, see ``made_ahead``; for those of ``AHEAD``.
 
     Raises:
-        ValueError: no coupling of that name.
+        ValueError: no coupling of that name, or one whose solves cannot be made ahead.
     """
     couplings: dict[str, Coupling] = {
         "independent": independent,
@@ -129,7 +149,9 @@ def make_coupling(
     }
     if kind not in couplings:
         raise ValueError(f"coupling: given {kind!r}, allowed: {', '.join(couplings)}")
-    return couplings[kind]
+    if ahead and kind not in AHEAD:
+        raise ValueError(f"coupling: given {kind!r}, allowed where solves are made ahead: {', '.join(AHEAD)}")
+    return made_ahead(kind, couplings[kind]) if ahead else couplings[kind]
 
 
 def added_solves(kind: str, candidates: int, teacher_solves: float) -> float:
@@ -140,7 +162,7 @@ def added_solves(kind: str, candidates: int, teacher_solves: float) -> float:
 
     Args:
         candidates: as in ``make_coupling``.
-        teacher_solves: evaluations of the base model's fine solve over N.
+        teacher_solves: evaluations of the base model's fine solve over N; 0 where solves were made ahead.
     """
     search = candidates if candidates > 1 else 0
-    return {"nearest": search, "inversion": 1 + search, "reflow": teacher_solves}.get(kind, 0)
+    return {"nearest": search, "inversion": teacher_solves + search, "reflow": teacher_solves}.get(kind, 0)

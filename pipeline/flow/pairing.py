@@ -31,8 +31,8 @@ class Models:
 
     Attributes:
         reconstruct: x0 → φ_N(x0, c), the model being trained, by the N steps that inference runs.
-        invert: x1 → x0, the same model and steps, backwards in time.
         teach: x0 → x1, the frozen base model, by a fine solve.
+        invert: x1 → x0, the frozen base model, by a fine solve backwards in time.
     """
 
     reconstruct: Solve

@@ -1,0 +1,90 @@
+"""The frozen base model as teacher: the solves that ``reflow`` and ``inversion`` learn from, online or made ahead.
+
+Neither depends on the model being trained, so that the same solves can be made once, before training: a step then
+costs no more than its own update, and 16 or 128 evaluations a pair are paid once and not in every step.
+"""
+
+from copy import deepcopy
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pipeline.atomic import replacing
+from pipeline.flow.objective import reconstruct
+from pipeline.flow.pairing import Source
+from pipeline.ode.fixed_step import uniform_grid
+from pipeline.training.loop import Batches
+
+_ROWS = 4096  # solved at once
+
+
+class Teacher(nn.Module):
+    """A frozen copy of ``net`` as it is now, and its fine solves.
+
+    Forwards by Euler, the solve that rollouts of the base model run, so that what is taught is that policy. Backwards
+    by RK4: explicit Euler steps back do not undo explicit Euler steps forth.
+
+    Args:
+        nfe: evaluations of either solve; a multiple of 4 for ``invert``.
+    """
+
+    def __init__(self, net: nn.Module, nfe: int) -> None:
+        super().__init__()
+        self.net = deepcopy(net).requires_grad_(False)
+        self.nfe = nfe
+
+    @torch.no_grad()
+    def teach(self, x0: Tensor, condition: Tensor) -> Tensor:
+        """x0 (B, …) → x1."""
+        return reconstruct(self.net, x0, condition, uniform_grid(self.nfe))
+
+    @torch.no_grad()
+    def invert(self, x1: Tensor, condition: Tensor) -> Tensor:
+        """x1 (B, …) → x0.
+
+        Raises:
+            ValueError: ``nfe`` is no multiple of 4.
+        """
+        return reconstruct(self.net, x1, condition, uniform_grid(self.nfe, "rk4")[::-1], "rk4")
+
+
+def solved_ahead(
+    kind: str,
+    teacher: Teacher,
+    batches: Batches,
+    draws: int,
+    generator: torch.Generator,
+    *,
+    precision: str = "fp32",
+    keep: Path | None = None,
+) -> Batches:
+    """``batches`` with their noise: data (W·draws, 2, …) of x0 and x1, for ``make_coupling(kind, ahead=True)``.
+
+    Args:
+        kind: ``reflow``: ``draws`` noises for each row's condition, and what the teacher makes of them; ``inversion``:
+            each row's datum and where the teacher's solve backwards ends, which one draw is enough for.
+        generator: of the noise. precision: bf16, or fp32. keep: file that holds the result once it is made.
+    """
+    if keep is not None and keep.exists():
+        return Batches(**torch.load(keep, weights_only=True))
+    condition = batches.condition.repeat_interleave(draws, dim=0) if kind == "reflow" else batches.condition
+    pairs = []
+    with tqdm(total=len(condition), desc=f"{kind} pairs", unit="pair", unit_scale=True) as bar:
+        for start in range(0, len(condition), _ROWS):
+            c = condition[start : start + _ROWS]
+            with torch.autocast(c.device.type, torch.bfloat16, enabled=precision == "bf16"):
+                if kind == "reflow":
+                    x0 = Source(generator).like(batches.data[:1].expand(len(c), *batches.data.shape[1:]))
+                    pair = x0, teacher.teach(x0, c).float()
+                else:
+                    x1 = batches.data[start : start + _ROWS]
+                    pair = teacher.invert(x1, c).float(), x1
+            pairs.append(torch.stack(pair, dim=1))
+            bar.update(len(c))
+    made = Batches(condition, torch.cat(pairs))
+    if keep is not None:
+        with replacing(keep) as temporary:
+            torch.save({"condition": made.condition, "data": made.data}, temporary)
+    return made
