@@ -17,7 +17,7 @@ ORDER = (
 WITHIN = {
     "ode": ("fixed_step", "dopri5", "gradient"),
     "nets": ("embedding", "ema", "lora", "mlp", "unet1d", "registry"),
-    "flow": ("path", "pairing", "transport", "coupling", "objective"),
+    "flow": ("path", "pairing", "transport", "coupling", "covariance", "objective"),
     "tasks": (
         "windows", "normalizer", "transfer", "archive", "demonstrations", "download", "vector", "pusht", "registry",
     ),
