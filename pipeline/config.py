@@ -19,6 +19,7 @@ FinetuneCoupling = Literal[
 ]
 Solver = Literal["euler", "midpoint", "heun", "rk4"]
 GradientKind = Literal["direct", "checkpointed", "adjoint"]
+CovarianceKind = Literal["identity", "fixed", "learned", "profiled"]
 
 EVALUATIONS: dict[Solver, int] = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
 """Function evaluations that a step of each solver spends."""
@@ -138,6 +139,11 @@ class FinetuneRecipe(Optimization):
     condition_weight: NonNegative
     typical_quantile: Fraction
     reflow_nfe: Count
+    covariance: CovarianceKind
+    fm_weight: NonNegative
+    energy_weight: NonNegative
+    lora_rank: Natural
+    lora_alpha: Positive
     fm_lr: Positive
     history_points: Count
     history_seeds: SeedCount

@@ -8,6 +8,7 @@ was trained for less.
 import argparse
 import math
 import sys
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -20,8 +21,10 @@ from pipeline.errors import UserError
 from pipeline.evaluation.protocol import run_episodes, validation_seeds
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
 from pipeline.flow.coupling import added_solves, make_coupling
+from pipeline.flow.covariance import COVARIANCES
 from pipeline.flow.path import PATHS
 from pipeline.layout import TaskFiles
+from pipeline.nets.lora import add_lora, merge_lora, trainable_parameters
 from pipeline.seeding import Generators
 from pipeline.stage import in_processes, program, stage
 from pipeline.training.checkpoint import load_policy, require_architecture, round_weights, save_policy
@@ -66,7 +69,8 @@ def main() -> None:
         guard = Guard(policy, data, settings.seed)
         policy.solver = recipe.solver
         generators = Generators(settings.seed, "finetune", method, nfe)
-        objective = make_objective(method, nfe, policy.net, settings, recipe, generators)
+        objective = make_objective(method, nfe, policy.net, settings, recipe, generators, data.action.shape[1:])
+        here.run.tag("trainable_parameters", str(trainable_parameters(policy.net)))
         log = TrainingLog(here.resume / "log.jsonl", here.run)
         history = TrainingLog(here.resume / "history.jsonl", here.run)
 
@@ -125,6 +129,7 @@ def main() -> None:
         )
         if not here.main:
             return
+        merge_lora(net)
         round_weights(net)  # models are stored in half the size; what is measured from here on is what is stored
         reading = guard.read(policy.with_net(net), nfe)
         record = replace(
@@ -158,13 +163,23 @@ def equal_compute(recipe: FinetuneRecipe, pretrain: PretrainSettings, nfe: int) 
         solver=recipe.solver,
         gradient=recipe.gradient,
         last_steps=recipe.last_steps or None,
+        fm_term=recipe.fm_weight > 0,
     )
     return recipe.model_copy(update={**kept, "steps": steps, "lr": recipe.fm_lr})
 
 
 def make_objective(
-    method: str, nfe: int, net: nn.Module, settings: TaskSettings, recipe: FinetuneRecipe, generators: Generators
+    method: str,
+    nfe: int,
+    net: nn.Module,
+    settings: TaskSettings,
+    recipe: FinetuneRecipe,
+    generators: Generators,
+    shape: Sequence[int],
 ) -> Objective:
+    """What ``method`` minimises over ``net``, on data each of ``shape``; puts LoRA on ``net`` where asked for."""
+    pretrain = settings.pretrain
+    path = PATHS[pretrain.path](pretrain.sigma)
     if method == "ft_fm":
         coupling = make_coupling(
             recipe.coupling,
@@ -174,7 +189,7 @@ def make_objective(
             typical_quantile=recipe.typical_quantile,
         )
         teacher_nfe = recipe.reflow_nfe if recipe.coupling == "reflow" else None
-        return Reconstruction(
+        objective = Reconstruction(
             net,
             coupling,
             nfe,
@@ -183,12 +198,18 @@ def make_objective(
             solver=recipe.solver,
             gradient=recipe.gradient,
             last_steps=recipe.last_steps or None,
+            covariance=COVARIANCES[recipe.covariance](shape),
+            fm_weight=recipe.fm_weight,
+            path=path,
+            energy_weight=recipe.energy_weight,
         )
-    pretrain = settings.pretrain
+        if recipe.lora_rank > 0:  # after the teacher was copied, which has no use for it
+            add_lora(net, recipe.lora_rank, recipe.lora_alpha, generators["lora"])
+        return objective
     coupling = make_coupling(
         pretrain.coupling, regularization=pretrain.regularization, condition_weight=pretrain.condition_weight
     )
-    return FlowMatching(net, PATHS[pretrain.path](pretrain.sigma), coupling, generators)
+    return FlowMatching(net, path, coupling, generators)
 
 
 if __name__ == "__main__":

@@ -16,8 +16,8 @@ ORDER = (
 )  # fmt: skip
 WITHIN = {
     "ode": ("fixed_step", "dopri5", "gradient"),
-    "nets": ("embedding", "ema", "mlp", "unet1d", "registry"),
-    "flow": ("path", "pairing", "transport", "coupling", "objective"),
+    "nets": ("embedding", "ema", "lora", "mlp", "unet1d", "registry"),
+    "flow": ("path", "pairing", "transport", "coupling", "covariance", "objective"),
     "tasks": (
         "windows", "normalizer", "transfer", "archive", "demonstrations", "download", "vector", "pusht", "registry",
     ),

@@ -13,6 +13,7 @@ from ruamel.yaml import YAML
 from pipeline import config
 from pipeline.closure import ROOT
 from pipeline.errors import UserError
+from pipeline.flow.covariance import COVARIANCES
 from pipeline.ode.fixed_step import STEPS
 from pipeline.ode.gradient import GRADIENTS
 from pipeline.scale import main, set_scale
@@ -95,6 +96,27 @@ PRETRAIN_KEYS = (
             "typical_quantile: 0.99",
             "typical_quantile: 1.0",
             "starter.pusht.finetune.nfe1.typical_quantile: given 1.0, allowed: less than 1",
+        ),
+        (
+            "covariance: identity",
+            "covariance: full",
+            "starter.pusht.finetune.nfe1.covariance: given 'full', allowed: identity, fixed, learned, profiled",
+        ),
+        (
+            "fm_weight: 0.0",
+            "fm_weight: -1.0",
+            "starter.pusht.finetune.nfe1.fm_weight: given -1.0, allowed: at least 0.0",
+        ),
+        (
+            "energy_weight: 0.0",
+            "energy_weight: .inf",
+            "starter.pusht.finetune.nfe1.energy_weight: given inf, allowed: a finite number",
+        ),
+        ("lora_rank: 0", "lora_rank: -1", "starter.pusht.finetune.nfe1.lora_rank: given -1, allowed: at least 0"),
+        (
+            "lora_alpha: 16.0",
+            "lora_alpha: 0.0",
+            "starter.pusht.finetune.nfe1.lora_alpha: given 0.0, allowed: greater than 0",
         ),
         ("steps: 10000", "steps: true", "starter.pusht.pretrain.steps: given true, allowed: a whole number"),
         ("steps: 10000", "steps: 10000.5", "starter.pusht.pretrain.steps: given 10000.5, allowed: a whole number"),
@@ -202,7 +224,8 @@ def test_any_value_in_any_place_loads_or_fails_with_one_line_naming_the_place(
         assert ".".join(map(str, keys[:-1])) in line
 
 
-def test_solvers_and_gradients_are_those_that_exist() -> None:
+def test_solvers_gradients_and_covariances_are_those_that_exist() -> None:
+    assert get_args(config.CovarianceKind) == tuple(COVARIANCES)
     assert get_args(config.GradientKind) == GRADIENTS
     assert set(config.EVALUATIONS) == set(get_args(config.Solver))
     for solver, evaluations in config.EVALUATIONS.items():

@@ -25,6 +25,9 @@ Log = Callable[[dict[str, float], int], None]
 
 LOG_EVERY = 50
 SAVE_EVERY_S = 20.0
+BESIDE_LR = 30.0
+"""Learning rate of what is trained beside the net, over the net's. An Adam step moves a number by about the learning
+rate: log-variances, which have to follow by whole units, would stand still at the rates of fine-tuning."""
 
 
 class Objective(nn.Module):
@@ -36,6 +39,14 @@ class Objective(nn.Module):
 
     net: nn.Module
     figures: Mapping[str, Tensor] = MappingProxyType({})
+
+    @property
+    def beside(self) -> nn.Module:
+        """What is trained or kept beside the net, such as a covariance: in the resumable state, not in the average."""
+        return nn.Module()
+
+    def begin(self, batches: "Batches", size: int) -> None:
+        """Called once before training, on its device; draws batches of ``size`` where something is to be measured."""
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
         """condition: (B, C), data: (B, …) → scalar loss."""
@@ -101,17 +112,18 @@ def train(
     objective.to(accelerator.device)
     batches = Batches(batches.condition.to(accelerator.device), batches.data.to(accelerator.device))
     average = averaged(objective.net, optimization.ema_decay)
+    batch_size = max(1, optimization.batch_size // accelerator.num_processes)
+    objective.begin(batches, batch_size)
     optimizer = torch.optim.AdamW(
-        objective.net.parameters(), lr=optimization.lr, weight_decay=optimization.weight_decay, fused=True
+        _parameter_groups(objective, optimization.lr), weight_decay=optimization.weight_decay, fused=True
     )
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: learning_rate_factor(step, optimization.warmup, optimization.steps)
     )
     prepared, optimizer = accelerator.prepare(objective, optimizer)
-    state = _State(objective.net, average, optimizer, schedule, generators, state_path, accelerator)
+    state = _State(objective.net, objective.beside, average, optimizer, schedule, generators, state_path, accelerator)
     step = state.load()
 
-    batch_size = max(1, optimization.batch_size // accelerator.num_processes)
     losses: list[Tensor] = []
     with tqdm(
         total=optimization.steps, initial=step, desc=title, unit="step", disable=not accelerator.is_main_process
@@ -152,6 +164,14 @@ def train(
     return average.module
 
 
+def _parameter_groups(objective: Objective, lr: float) -> list[dict[str, Any]]:
+    """What AdamW is given: the weights of the net that are not frozen, and apart what is trained beside it."""
+    groups: list[dict[str, Any]] = [{"params": [p for p in objective.net.parameters() if p.requires_grad], "lr": lr}]
+    if beside := list(objective.beside.parameters()):
+        groups.append({"params": beside, "lr": BESIDE_LR * lr, "weight_decay": 0.0})
+    return groups
+
+
 def _ask_main(
     accelerator: Accelerator, on_milestone: Callable[[int, nn.Module], bool], step: int, net: nn.Module
 ) -> bool:
@@ -170,6 +190,7 @@ class _State:
     """Everything that the next step depends on, kept in one file; every process's generators are in it."""
 
     net: nn.Module
+    beside: nn.Module
     average: AveragedModel
     optimizer: Any
     schedule: Any
@@ -189,6 +210,7 @@ class _State:
             content = {
                 "step": step,
                 "net": self.net.state_dict(),
+                "beside": self.beside.state_dict(),
                 "average": self.average.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
                 "schedule": self.schedule.state_dict(),
@@ -206,6 +228,7 @@ class _State:
         if len(content["generators"]) != self.accelerator.num_processes:
             return 0
         self.net.load_state_dict(content["net"])
+        self.beside.load_state_dict(content["beside"])
         self.average.load_state_dict(content["average"])
         self.optimizer.load_state_dict(content["optimizer"])
         self.schedule.load_state_dict(content["schedule"])

@@ -28,6 +28,24 @@ class FlowMatching(Objective):
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
         """condition: (B, C), data: (B, …) → scalar loss."""
         pair = self.coupling(data, condition, Source(self.generators["noise"]), NO_MODELS)
-        t = torch.rand(len(data), generator=self.generators["time"]).to(data.device)
-        epsilon = Source(self.generators["path"]).like(data) if self.path.spread > 0 else None
-        return flow_matching_loss(self.net, self.path, pair.x0, pair.x1, condition, t, epsilon)
+        return drawn_matching_loss(self.net, self.path, pair.x0, pair.x1, condition, self.generators)
+
+
+def drawn_matching_loss(
+    net: nn.Module,
+    path: AffinePath,
+    x0: Tensor,
+    x1: Tensor,
+    condition: Tensor,
+    generators: Generators,
+    purpose: str = "",
+) -> Tensor:
+    """The conditional flow-matching loss of the pairs (x0, x1) at random times, uniform on [0, 1].
+
+    Args:
+        net: v(t, x, c). x0, x1: (B, …). condition: (B, C).
+        generators: streams ``time`` and ``path`` are drawn from, their names preceded by ``purpose``.
+    """
+    t = torch.rand(len(x1), generator=generators[f"{purpose}time"]).to(x1.device)
+    epsilon = Source(generators[f"{purpose}path"]).like(x1) if path.spread > 0 else None
+    return flow_matching_loss(net, path, x0, x1, condition, t, epsilon)

@@ -1,10 +1,12 @@
 """Losses against closed forms and finite differences."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import Tensor
 
-from pipeline.flow.objective import flow_matching_loss, reconstruct, reconstruction_loss
+from pipeline.flow.objective import flow_matching_loss, reconstruct, reconstruct_with_energy
 from pipeline.flow.path import i_cfm, optimal_transport
 from pipeline.nets.mlp import MLP
 from pipeline.ode.fixed_step import uniform_grid
@@ -35,13 +37,13 @@ def test_the_flow_matching_loss_is_the_mean_squared_distance_to_the_target() -> 
 
 
 @pytest.mark.parametrize("nfe", [1, 4])
-def test_a_constant_fields_reconstruction_loss_is_known(nfe: int) -> None:
+def test_a_constant_fields_reconstruction_is_known(nfe: int) -> None:
     def constant(t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
         assert t.shape == (len(x),)
         return condition[:, :2].unsqueeze(1).expand_as(x)
 
-    loss = reconstruction_loss(constant, X0, X1, CONDITION, uniform_grid(nfe))
-    assert loss.item() == pytest.approx((X0 + CONDITION[:, None, :2] - X1).square().mean().item())
+    made = reconstruct(constant, X0, CONDITION, uniform_grid(nfe))
+    assert torch.allclose(made, X0 + CONDITION[:, None, :2])
 
 
 @pytest.mark.parametrize("nfe", [1, 2, 8])
@@ -52,18 +54,19 @@ def test_the_loss_is_differentiated_through_every_step(nfe: int) -> None:
         def field(t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
             return torch.tanh(x @ weight + t[:, None, None] + condition[:, :1, None])
 
-        return reconstruction_loss(field, x0, X1, CONDITION, uniform_grid(nfe))
+        return (reconstruct(field, x0, CONDITION, uniform_grid(nfe)) - X1).square().mean()
 
     assert torch.autograd.gradcheck(loss, (weight.requires_grad_(), X0.clone().requires_grad_()))
 
 
 def net_gradients(bf16: bool, nfe: int = 4, **how: object) -> list[Tensor]:
-    """Of the reconstruction loss in the weights of a small net."""
+    """Of the reconstruction loss, with the energy of the path, in the weights of a small net."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = MLP(3, 2, 4, width=8, depth=1, expansion=2, time_features=4)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
-        loss = reconstruction_loss(net, X0.float(), X1.float(), CONDITION.float(), uniform_grid(nfe), **how)
+        made, energy = reconstruct_with_energy(net, X0.float(), CONDITION.float(), uniform_grid(nfe), **how)
+        loss = (made - X1.float()).square().mean() + 0.1 * energy.mean()
     return list(torch.autograd.grad(loss, list(net.parameters())))
 
 
@@ -81,3 +84,49 @@ def test_every_gradient_reaches_all_weights_of_a_net(gradient: Gradient) -> None
     exact, found = net_gradients(False, nfe=32), net_gradients(False, nfe=32, gradient=gradient)
     for wanted, given in zip(exact, found, strict=True):
         assert torch.cosine_similarity(wanted.flatten(), given.flatten(), dim=0) > 0.95
+
+
+@pytest.mark.parametrize("solver", ["euler", "midpoint", "heun", "rk4"])
+@pytest.mark.parametrize("gradient", GRADIENTS)
+@pytest.mark.parametrize("last_steps", [None, 1])
+def test_the_energy_of_a_constant_field_is_its_mean_square(
+    solver: str, gradient: Gradient, last_steps: int | None
+) -> None:
+    velocity = torch.randn(3, 2, dtype=torch.float64, generator=GENERATOR).requires_grad_()
+
+    def constant(_t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
+        return condition.expand_as(x)
+
+    grid = uniform_grid(8, solver)
+    made, energy = reconstruct_with_energy(
+        constant, X0, velocity, grid, solver, gradient=gradient, last_steps=last_steps
+    )
+    assert torch.allclose(made, X0 + velocity)
+    assert torch.allclose(energy, velocity.square().mean().expand(5))
+    (found,) = torch.autograd.grad(energy.mean(), velocity)
+    share = 1.0 if last_steps is None else last_steps / (len(grid) - 1)  # of the path that the gradient goes through
+    assert torch.allclose(found, share * 2 * velocity / velocity.numel())
+
+
+def test_the_energy_of_an_euler_path_is_the_sum_over_its_steps_and_is_differentiated_through_them() -> None:
+    grid = [0.0, 0.1, 0.4, 1.0]
+
+    def by_hand(weight: Tensor) -> tuple[Tensor, Tensor]:
+        x, energy = X0, torch.zeros(5, dtype=torch.float64)
+        for t, t_next in pairwise(grid):
+            velocity = torch.tanh(x @ weight + t)
+            energy = energy + (t_next - t) * velocity.square().flatten(1).mean(1)
+            x = x + (t_next - t) * velocity
+        return x, energy
+
+    def solved(weight: Tensor) -> tuple[Tensor, Tensor]:
+        return reconstruct_with_energy(
+            lambda t, x, _condition: torch.tanh(x @ weight + t[:, None, None]), X0, CONDITION, grid
+        )
+
+    weight = torch.randn(2, 2, dtype=torch.float64, generator=GENERATOR).requires_grad_()
+    gradients = []
+    for made, energy in (by_hand(weight), solved(weight)):
+        gradients.append((made, energy, *torch.autograd.grad(energy.sum(), weight)))
+    for expected, found in zip(*gradients, strict=True):
+        assert torch.allclose(expected, found, rtol=1e-12, atol=1e-14)

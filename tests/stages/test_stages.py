@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from pipeline.training.checkpoint import read_record
 from tests.project import Project
@@ -52,3 +54,20 @@ def test_a_model_is_tuned_and_then_evaluated_by_the_solver_of_its_recipe(made: P
         "heun spends 2 evaluations a step: nfe = 1 is no positive multiple of that"
     )
     assert not (tmp_path / "episodes.csv").exists()
+
+
+def test_a_model_tuned_by_every_term_and_lora_is_stored_as_a_plain_one(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "terms")
+    recipe = {"covariance": "profiled", "fm_weight": 0.1, "energy_weight": 0.01, "lora_rank": 2, "steps": 10}
+    for key, value in recipe.items():
+        project.params(f"starter.pusht.finetune.nfe1.{key}", value)
+    project.check("stages.finetune", "--scale", "starter", "--task", "pusht", "--nfe", "1", "--method", "ft_fm")
+    models = "data/starter/pusht"
+    base, tuned = (
+        load_file(project.root / models / name) for name in ("base.safetensors", "models/ft_fm-nfe1.safetensors")
+    )
+    assert tuned.keys() == base.keys()
+    changed = {name for name, value in tuned.items() if not torch.equal(value, base[name].to(value.dtype))}
+    assert changed == {
+        name for name in base if name.startswith("net.") and name.endswith("weight") and "norm" not in name
+    }

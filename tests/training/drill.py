@@ -23,7 +23,9 @@ from torch import Tensor, nn
 
 from pipeline.config import Optimization
 from pipeline.flow.coupling import nearest
+from pipeline.flow.covariance import COVARIANCES
 from pipeline.flow.path import i_cfm
+from pipeline.nets.lora import add_lora
 from pipeline.nets.mlp import MLP
 from pipeline.seeding import Generators
 from pipeline.training import loop
@@ -51,6 +53,19 @@ def make_objective(kind: str, generators: Generators) -> Objective:
     net = MLP(4, 2, 3, width=16, depth=1, expansion=2, time_features=8)
     if kind == "mle":
         return Reconstruction(net, nearest(3), 2, generators)
+    if kind in COVARIANCES:
+        objective = Reconstruction(
+            net,
+            nearest(3),
+            2,
+            generators,
+            covariance=COVARIANCES[kind]((4, 2)),
+            fm_weight=0.5,
+            path=i_cfm(0.1),
+            energy_weight=0.1,
+        )
+        add_lora(net, 4, 8.0, generators["lora"])
+        return objective
     # noise around the line, so that every stream of random numbers is in use
     return FlowMatching(net, i_cfm(0.1), nearest(1), generators)
 
@@ -84,6 +99,7 @@ def run(kind: str, folder: Path) -> None:
         log.write_csv(folder / f"log-{process}.csv")
     made = {
         "weights": digest(net),
+        "beside": digest(objective.beside),
         "log": log.rows,
         "milestones": looked,
         "last_batch": drawn[-1],
@@ -185,6 +201,9 @@ def main(root: Path) -> None:
         attempt(folder.name, kind)
     attempt("two processes", "mle", 2)
     attempt("two processes, one killed", "mle", 2, kill_at(Batches, "draw", 19))
+    for kind in ("learned", "profiled"):
+        attempt(f"two processes, {kind}", kind, 2)
+        attempt(f"two processes, {kind}, one killed", kind, 2, kill_at(Batches, "draw", 27))
     folder = root / "one process after two"
     folder.mkdir()
     (folder / "state.pt").write_bytes((root / "two processes" / "state.pt").read_bytes())

@@ -77,6 +77,17 @@ def test_two_processes_resume_to_the_same_bits(drill: dict[str, Any]) -> None:
         assert made["steps"] == STEPS - 16
 
 
+@pytest.mark.parametrize("kind", ["learned", "profiled"])
+def test_two_processes_share_one_covariance_and_resume_it_with_every_term(drill: dict[str, Any], kind: str) -> None:
+    undisturbed, resumed = drill[f"two processes, {kind}"], drill[f"two processes, {kind}, one killed"]
+    assert resumed["codes"][1:] == [-9, 0, 0]
+    first, second = undisturbed["made"]
+    assert (first["weights"], first["beside"]) == (second["weights"], second["beside"])
+    for expected, made in zip(undisturbed["made"], resumed["made"], strict=True):
+        assert (made["weights"], made["beside"]) == (expected["weights"], expected["beside"])
+        assert made["steps"] < expected["steps"]
+
+
 def test_state_of_another_number_of_processes_is_not_resumed(drill: dict[str, Any]) -> None:
     assert drill["one process after two"]["made"][0]["weights"] == drill["mle"]["made"][0]["weights"]
 
