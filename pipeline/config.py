@@ -139,6 +139,8 @@ class FinetuneRecipe(Optimization):
     condition_weight: NonNegative
     typical_quantile: Fraction
     reflow_nfe: Count
+    inversion_nfe: Annotated[int, Field(ge=4, multiple_of=4)]
+    pairs_ahead: Natural
     covariance: CovarianceKind
     fm_weight: NonNegative
     energy_weight: NonNegative
@@ -147,10 +149,45 @@ class FinetuneRecipe(Optimization):
     fm_lr: Positive
     history_points: Count
     history_seeds: SeedCount
+    guard_every: Count
     collapse_below: BelowOne
+    on_collapse: Literal["stop", "warn"]
     solver: Solver
     gradient: GradientKind
     last_steps: Natural
+
+
+class StudySettings(Block):
+    """The coupling study: everything that ``finetune.nfe1`` does not say."""
+
+    train_seeds: Annotated[list[Seed], Field(min_length=1)]
+    budget: Count
+    checkpoints: Count
+    seeds: SeedCount
+    fm_lr: Positive
+    lr: dict[RecipeKey, Positive]
+    candidates: dict[RecipeKey, Count]
+    chosen: dict[RecipeKey, FinetuneCoupling]
+
+    def recipe(self, coupling: str, nfe: int, like: FinetuneRecipe) -> FinetuneRecipe:
+        """``like`` with ``coupling`` and what the study says of so many evaluations.
+
+        Raises:
+            UserError: it says nothing of them.
+        """
+        key = f"nfe{nfe}"
+        for name, values in (("lr", self.lr), ("candidates", self.candidates)):
+            if key not in values:
+                raise UserError(
+                    f"params.yaml: study.{name}: has no {key}; given --nfe {nfe}, allowed: {', '.join(values)}"
+                )
+        return like.model_copy(update={"coupling": coupling, "lr": self.lr[key], "candidates": self.candidates[key]})
+
+    @model_validator(mode="after")
+    def _questions_have_rows(self) -> "StudySettings":
+        if missing := {"nfe1", "nfe2", "nfe16"} - self.chosen.keys():
+            raise ValueError(f"chosen: given {list(self.chosen)}, allowed: with {', '.join(sorted(missing))} too")
+        return self
 
 
 class EvaluationSettings(Block):
@@ -175,6 +212,7 @@ class TaskSettings(Block):
     pretrain: PretrainSettings
     select: SelectSettings
     finetune: dict[RecipeKey, FinetuneRecipe]
+    study: StudySettings | None = None
     evaluation: EvaluationSettings
 
     def replica(self, seed: int | None) -> "TaskSettings":
@@ -212,6 +250,11 @@ class TaskSettings(Block):
                 raise ValueError(
                     f"finetune.{key}.solver: given {recipe.solver!r}, which spends {evaluations} evaluations a step, "
                     f"allowed at nfe {nfe}: {', '.join(fitting)}"
+                )
+            if recipe.coupling == "reflow" and recipe.reflow_nfe < nfe:
+                raise ValueError(
+                    f"finetune.{key}.reflow_nfe: given {recipe.reflow_nfe}, allowed: at least {nfe}, the evaluations "
+                    "that its solve is to be learned in"
                 )
             if recipe.last_steps > nfe // evaluations:
                 raise ValueError(

@@ -81,6 +81,11 @@ class ScaleReports:
         return self.folder / "history"
 
     @property
+    def study(self) -> Path:
+        """Folder of the coupling study's cells."""
+        return self.folder / "coupling_study"
+
+    @property
     def figure_2b(self) -> Path:
         return self.folder / "figure_2b.png"
 

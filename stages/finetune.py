@@ -8,7 +8,6 @@ was trained for less.
 import argparse
 import math
 import sys
-from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -16,24 +15,20 @@ import torch
 from torch import nn
 
 from pipeline import config
-from pipeline.config import FinetuneRecipe, PretrainSettings, TaskSettings
 from pipeline.errors import UserError
 from pipeline.evaluation.protocol import run_episodes, validation_seeds
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
-from pipeline.flow.coupling import added_solves, make_coupling
-from pipeline.flow.covariance import COVARIANCES
-from pipeline.flow.path import PATHS
 from pipeline.layout import TaskFiles
-from pipeline.nets.lora import add_lora, merge_lora, trainable_parameters
+from pipeline.nets.lora import merge_lora, trainable_parameters
 from pipeline.seeding import Generators
 from pipeline.stage import in_processes, program, stage
 from pipeline.training.checkpoint import load_policy, require_architecture, round_weights, save_policy
 from pipeline.training.data import PreparedData
-from pipeline.training.guard import Guard
+from pipeline.training.guard import Guard, Reading
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import Batches, Objective, evenly_spaced, train
-from pipeline.training.mle import Reconstruction, equal_compute_steps
-from pipeline.training.pretrain import FlowMatching
+from pipeline.training.recipe import equal_compute, flow_matching, maximum_likelihood
+from pipeline.training.watch import Watch
 
 
 def main() -> None:
@@ -51,8 +46,6 @@ def main() -> None:
     if f"nfe{nfe}" not in settings.finetune:
         raise UserError(f"--nfe: given {nfe}, allowed: {', '.join(k.removeprefix('nfe') for k in settings.finetune)}")
     recipe = settings.finetune[f"nfe{nfe}"]
-    if method == "fm":
-        recipe = equal_compute(recipe, settings.pretrain, nfe)
 
     label = f"finetune-{arguments.scale}-{arguments.task}-{method}-{nfe}"
     params = settings.model_dump(include={"seed", "threads", "processes", "pretrain", "select", "evaluation"})
@@ -69,22 +62,44 @@ def main() -> None:
         guard = Guard(policy, data, settings.seed)
         policy.solver = recipe.solver
         generators = Generators(settings.seed, "finetune", method, nfe)
-        objective = make_objective(method, nfe, policy.net, settings, recipe, generators, data.action.shape[1:])
+        windows = Batches(data.condition, data.action)
+        objective: Objective
+        if method == "fm":
+            recipe = equal_compute(recipe, settings.pretrain, nfe, len(data.action))
+            objective, batches = flow_matching(policy.net, settings.pretrain, generators), windows
+        else:
+            objective, batches = maximum_likelihood(
+                policy.net, recipe, nfe, settings.pretrain, generators, windows, keep=here.resume / "pairs.pt"
+            )
         here.run.tag("trainable_parameters", str(trainable_parameters(policy.net)))
         log = TrainingLog(here.resume / "log.jsonl", here.run)
         history = TrainingLog(here.resume / "history.jsonl", here.run)
 
+        history_steps = [0, *evenly_spaced(recipe.steps, recipe.history_points)]
+
+        def warn(text: str) -> None:
+            print(f"warning: {label}: {text}", file=sys.stderr)
+            here.run.tag("collapsing", text)
+
+        watch = Watch(
+            guard,
+            policy,
+            nfe,
+            collapse_below=recipe.collapse_below if method == "ft_fm" else 0.0,
+            stop=method == "ft_fm" and recipe.on_collapse == "stop",
+            keep=here.resume / "healthy.pt",
+            tell=warn,
+        )
+        healthy = True
+
         def look(step: int, net: nn.Module) -> bool:
-            if step in history.rows:
-                return True
-            reading = guard.read(policy.with_net(net), nfe)
-            if method == "ft_fm" and reading.spread_ratio < recipe.collapse_below:
-                print(
-                    f"warning: {label}: the samples are collapsing: at step {step} their spread is "
-                    f"{reading.spread_ratio:.2f} of the base model's (collapse_below: {recipe.collapse_below})",
-                    file=sys.stderr,
-                )
-                here.run.tag("collapsing", f"from step {step}")
+            nonlocal healthy
+            reading, healthy = watch.look(step, net)
+            if step in history_steps and step not in history.rows:
+                add_to_history(step, reading)
+            return healthy
+
+        def add_to_history(step: int, reading: Reading) -> None:
             results = run_episodes(
                 policy,
                 arguments.task,
@@ -114,14 +129,13 @@ def main() -> None:
                 },
                 step,
             )
-            return True
 
         net = train(
             objective,
-            Batches(data.condition, data.action),
+            batches,
             recipe,
             generators,
-            milestones=[0, *evenly_spaced(recipe.steps, recipe.history_points)],
+            milestones=[*history_steps, *range(0, recipe.steps, recipe.guard_every)],
             on_milestone=look,
             log=log,
             state_path=here.resume / "state.pt",
@@ -129,6 +143,7 @@ def main() -> None:
         )
         if not here.main:
             return
+        steps = recipe.steps if healthy else watch.go_back(net)
         merge_lora(net)
         round_weights(net)  # models are stored in half the size; what is measured from here on is what is stored
         reading = guard.read(policy.with_net(net), nfe)
@@ -136,7 +151,7 @@ def main() -> None:
             base,
             method=method,
             nfe=nfe,
-            train_steps=base.train_steps + recipe.steps,
+            train_steps=base.train_steps + steps,
             solver=recipe.solver,
             figures={"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)},
         )
@@ -151,65 +166,6 @@ def main() -> None:
             train_seed=settings.seed,
         )
         here.run.artifact(files.history(method, nfe))
-
-
-def equal_compute(recipe: FinetuneRecipe, pretrain: PretrainSettings, nfe: int) -> FinetuneRecipe:
-    """The recipe of flow matching continued, as in pretraining, for the compute of ``recipe``."""
-    kept = pretrain.model_dump(include={"weight_decay", "warmup", "clip", "ema_decay", "precision"})
-    steps = equal_compute_steps(
-        recipe.steps,
-        nfe,
-        added_solves(recipe.coupling, recipe.candidates, recipe.reflow_nfe / nfe),
-        solver=recipe.solver,
-        gradient=recipe.gradient,
-        last_steps=recipe.last_steps or None,
-        fm_term=recipe.fm_weight > 0,
-    )
-    return recipe.model_copy(update={**kept, "steps": steps, "lr": recipe.fm_lr})
-
-
-def make_objective(
-    method: str,
-    nfe: int,
-    net: nn.Module,
-    settings: TaskSettings,
-    recipe: FinetuneRecipe,
-    generators: Generators,
-    shape: Sequence[int],
-) -> Objective:
-    """What ``method`` minimises over ``net``, on data each of ``shape``; puts LoRA on ``net`` where asked for."""
-    pretrain = settings.pretrain
-    path = PATHS[pretrain.path](pretrain.sigma)
-    if method == "ft_fm":
-        coupling = make_coupling(
-            recipe.coupling,
-            recipe.candidates,
-            regularization=recipe.regularization,
-            condition_weight=recipe.condition_weight,
-            typical_quantile=recipe.typical_quantile,
-        )
-        teacher_nfe = recipe.reflow_nfe if recipe.coupling == "reflow" else None
-        objective = Reconstruction(
-            net,
-            coupling,
-            nfe,
-            generators,
-            teacher_nfe=teacher_nfe,
-            solver=recipe.solver,
-            gradient=recipe.gradient,
-            last_steps=recipe.last_steps or None,
-            covariance=COVARIANCES[recipe.covariance](shape),
-            fm_weight=recipe.fm_weight,
-            path=path,
-            energy_weight=recipe.energy_weight,
-        )
-        if recipe.lora_rank > 0:  # after the teacher was copied, which has no use for it
-            add_lora(net, recipe.lora_rank, recipe.lora_alpha, generators["lora"])
-        return objective
-    coupling = make_coupling(
-        pretrain.coupling, regularization=pretrain.regularization, condition_weight=pretrain.condition_weight
-    )
-    return FlowMatching(net, path, coupling, generators)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,10 @@ WITHIN = {
         "windows", "normalizer", "transfer", "archive", "demonstrations", "download", "vector", "pusht", "registry",
     ),
     "evaluation": ("statistics", "policy", "diversity", "rollouts", "video", "demonstrate", "protocol"),
-    "training": ("data", "checkpoint", "journal", "loop", "pretrain", "outsiders", "mle", "guard", "selection"),
+    "training": (
+        "data", "checkpoint", "journal", "loop", "teacher", "pretrain", "outsiders", "mle", "recipe", "guard", "watch",
+        "selection",
+    ),
     "benchmarks": ("gradients",),
     "reporting": ("episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures"),
 }  # fmt: skip

@@ -1,23 +1,23 @@
 """Maximum-likelihood fine-tuning: the reconstruction loss through the N-step solve that inference runs."""
 
-from copy import deepcopy
+from dataclasses import replace
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.flow.covariance import Covariance, Identity
 from pipeline.flow.objective import reconstruct, reconstruct_with_energy
-from pipeline.flow.pairing import Coupling, Models, Solve, Source, no_model
+from pipeline.flow.pairing import NO_MODELS, Coupling, Source
 from pipeline.flow.path import AffinePath
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.ode.gradient import Gradient, update_passes
 from pipeline.seeding import Generators
 from pipeline.training.loop import Batches, Objective
 from pipeline.training.pretrain import drawn_matching_loss
+from pipeline.training.teacher import Teacher
 
 FM_UPDATE = 3
 """Cost of one flow-matching update in forward passes: one forward, and a backward of twice that."""
-
 
 _MEASURED_BATCHES = 8
 """Batches that the residual's variance is measured on: 1000 to 2000 residuals, a few per cent of error."""
@@ -34,14 +34,14 @@ class Reconstruction(Objective):
         net: velocity field, already trained. coupling: pairs noise with data, see ``pipeline.flow.coupling``.
         nfe: N, the number of function evaluations used at inference.
         generators: stream ``noise`` is drawn from, and those named below.
-        teacher_nfe: Euler steps of the fine solve, by a frozen copy of ``net`` as it is now, that the coupling
-            ``reflow`` asks for; None: no copy is kept.
+        teacher_nfe: evaluations of the fine solve, by a frozen copy of ``net`` as it is now, that the couplings
+            ``reflow`` and ``inversion`` ask for, see ``pipeline.training.teacher``; None: no copy is kept.
         solver: one of ``pipeline.ode.fixed_step.SOLVERS``, that used at inference.
         gradient, last_steps: see ``pipeline.ode.gradient``.
         covariance: of the residual, see ``pipeline.flow.covariance``; None: the identity. What it starts from is
             measured through the coupling; streams ``covariance batches`` and ``covariance noise``.
-        fm_weight: λ ≥ 0 of the flow-matching loss of the batch's data with independent noise, which keeps the field
-            near a flow; streams ``regularization noise``, ``regularization time`` and ``regularization path``.
+        fm_weight: λ ≥ 0 of the flow-matching loss of the paired x1 with independent noise, which keeps the field near
+            a flow; streams ``regularization noise``, ``regularization time`` and ``regularization path``.
         path: of that loss, the one used in pretraining; needed where λ > 0.
         energy_weight: μ ≥ 0 of the mean energy of the solved paths, see ``reconstruct_with_energy``.
 
@@ -79,13 +79,10 @@ class Reconstruction(Objective):
         self.fm_weight = fm_weight
         self.path = path
         self.energy_weight = energy_weight
-        teach: Solve = no_model
+        self.models = replace(NO_MODELS, reconstruct=lambda x, c: reconstruct(net, x, c, self.grid, solver))
         if teacher_nfe is not None:
-            self.teacher = deepcopy(net).requires_grad_(False)  # a submodule, so that it moves to the device too
-            teach = _solve_by(self.teacher, uniform_grid(teacher_nfe))
-        self.models = Models(
-            reconstruct=_solve_by(net, self.grid, solver), invert=_solve_by(net, self.grid[::-1], solver), teach=teach
-        )
+            self.teacher = Teacher(net, teacher_nfe)  # a submodule, so that it moves to the device too
+            self.models = replace(self.models, teach=self.teacher.teach, invert=self.teacher.invert)
 
     @property
     def beside(self) -> nn.Module:
@@ -114,7 +111,7 @@ class Reconstruction(Objective):
             terms["energy"] = energy
             loss = loss + self.energy_weight * energy
         if self.fm_weight > 0:
-            terms["fm_term"] = self._fm_term(condition, data)
+            terms["fm_term"] = self._fm_term(condition, pair.x1)
             loss = loss + self.fm_weight * terms["fm_term"]
         if terms or self.covariance.measured:
             terms["reconstruction"] = residual.square().mean()
@@ -133,20 +130,15 @@ class Reconstruction(Objective):
         )
         return made, None
 
-    def _fm_term(self, condition: Tensor, data: Tensor) -> Tensor:
+    def _fm_term(self, condition: Tensor, x1: Tensor) -> Tensor:
         assert self.path is not None
-        noise = Source(self.generators["regularization noise"]).like(data)
+        noise = Source(self.generators["regularization noise"]).like(x1)
         return drawn_matching_loss(
-            self.net, self.path, noise, data, condition, self.generators, purpose="regularization "
+            self.net, self.path, noise, x1, condition, self.generators, purpose="regularization "
         )
 
 
-def _solve_by(net: nn.Module, grid: list[float], solver: str = "euler") -> Solve:
-    return lambda x, condition: reconstruct(net, x, condition, grid, solver)
-
-
-def equal_compute_steps(
-    steps: int,
+def update_cost(
     nfe: int,
     solves: float,
     *,
@@ -154,16 +146,15 @@ def equal_compute_steps(
     gradient: Gradient = "direct",
     last_steps: int | None = None,
     fm_term: bool = False,
-) -> int:
-    """Flow-matching updates that cost as many network passes as ``steps`` MLE updates at ``nfe`` evaluations.
+) -> float:
+    """Cost of an MLE update for each datum, in forward passes of the net; a flow-matching update costs ``FM_UPDATE``.
 
     Nothing is taken off for frozen weights (LoRA), whose gradients are not computed, nor added for the few batches on
     which a covariance is measured once. A path's energy costs no pass.
 
     Args:
         solves: forward solves that the coupling adds to each update, for each datum (``added_solves``).
-        solver, gradient, last_steps: of the MLE updates; recomputing costs passes, truncating saves some.
+        solver, gradient, last_steps: recomputing costs passes, truncating saves some.
         fm_term: whether each update has a flow-matching term, which costs as much as a flow-matching update.
     """
-    passes = update_passes(nfe, solver, gradient, last_steps) + nfe * solves + FM_UPDATE * fm_term
-    return round(steps * passes / FM_UPDATE)
+    return update_passes(nfe, solver, gradient, last_steps) + nfe * solves + FM_UPDATE * fm_term

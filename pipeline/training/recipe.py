@@ -1,0 +1,132 @@
+"""From settings to what is minimised, and what that costs: the same for the pipeline's rows and for studies of them."""
+
+from pathlib import Path
+
+from torch import nn
+
+from pipeline.config import FinetuneRecipe, PretrainSettings
+from pipeline.flow.coupling import AHEAD, added_solves, make_coupling
+from pipeline.flow.covariance import COVARIANCES
+from pipeline.flow.path import PATHS
+from pipeline.nets.lora import add_lora
+from pipeline.seeding import Generators
+from pipeline.training.loop import Batches
+from pipeline.training.mle import FM_UPDATE, Reconstruction, update_cost
+from pipeline.training.pretrain import FlowMatching
+from pipeline.training.teacher import Teacher, solved_ahead
+
+
+def flow_matching(net: nn.Module, pretrain: PretrainSettings, generators: Generators) -> FlowMatching:
+    """Flow matching of ``net`` as in pretraining."""
+    coupling = make_coupling(
+        pretrain.coupling, regularization=pretrain.regularization, condition_weight=pretrain.condition_weight
+    )
+    return FlowMatching(net, PATHS[pretrain.path](pretrain.sigma), coupling, generators)
+
+
+def maximum_likelihood(
+    net: nn.Module,
+    recipe: FinetuneRecipe,
+    nfe: int,
+    pretrain: PretrainSettings,
+    generators: Generators,
+    windows: Batches,
+    *,
+    keep: Path | None = None,
+) -> tuple[Reconstruction, Batches]:
+    """Fine-tuning of ``net`` by ``recipe``, and the batches to train on: ``windows``, with their noise where solves are
+    made ahead. Puts LoRA on ``net`` where asked for.
+
+    Args:
+        keep: file that keeps the solves made ahead for a resume.
+    """
+    ahead = makes_ahead(recipe)
+    coupling = make_coupling(
+        recipe.coupling,
+        recipe.candidates,
+        regularization=recipe.regularization,
+        condition_weight=recipe.condition_weight,
+        typical_quantile=recipe.typical_quantile,
+        ahead=ahead,
+    )
+    teacher_nfe = _teacher_nfe(recipe)
+    batches = windows
+    if ahead:
+        batches = solved_ahead(
+            recipe.coupling,
+            Teacher(net, teacher_nfe),
+            windows,
+            recipe.pairs_ahead,
+            generators["pairs"],
+            precision=recipe.precision,
+            keep=keep,
+        )
+    objective = Reconstruction(
+        net,
+        coupling,
+        nfe,
+        generators,
+        teacher_nfe=teacher_nfe if teacher_nfe and not ahead else None,
+        solver=recipe.solver,
+        gradient=recipe.gradient,
+        last_steps=recipe.last_steps or None,
+        covariance=COVARIANCES[recipe.covariance](windows.data.shape[1:]),
+        fm_weight=recipe.fm_weight,
+        path=PATHS[pretrain.path](pretrain.sigma),
+        energy_weight=recipe.energy_weight,
+    )
+    if recipe.lora_rank > 0:  # after the teacher was copied, which has no use for it
+        add_lora(net, recipe.lora_rank, recipe.lora_alpha, generators["lora"])
+    return objective, batches
+
+
+def makes_ahead(recipe: FinetuneRecipe) -> bool:
+    """Whether the solves that its coupling asks for are made before training."""
+    return recipe.coupling in AHEAD and recipe.pairs_ahead > 0
+
+
+def equal_compute(recipe: FinetuneRecipe, pretrain: PretrainSettings, nfe: int, windows: int) -> FinetuneRecipe:
+    """The recipe of flow matching continued, as in pretraining, for the compute of ``recipe`` on so many windows."""
+    kept = pretrain.model_dump(include={"weight_decay", "warmup", "clip", "ema_decay", "precision"})
+    passes = recipe.steps * recipe.batch_size * _passes(recipe, nfe) + _passes_ahead(recipe, windows)
+    steps = round(passes / (FM_UPDATE * recipe.batch_size))
+    return recipe.model_copy(update={**kept, "steps": steps, "lr": recipe.fm_lr})
+
+
+def within_budget(
+    recipe: FinetuneRecipe, nfe: int, budget: int, pretrain: PretrainSettings, windows: int
+) -> FinetuneRecipe:
+    """``recipe`` with as many steps as cost ``budget`` flow-matching updates of pretraining's batch size.
+
+    Raises:
+        ValueError: the solves made ahead cost more than that.
+    """
+    passes = budget * FM_UPDATE * pretrain.batch_size - _passes_ahead(recipe, windows)
+    steps = int(passes / (recipe.batch_size * _passes(recipe, nfe)))
+    if steps < 1:
+        raise ValueError(f"budget: given {budget}, allowed: more than {recipe.coupling}'s solves made ahead cost")
+    return recipe.model_copy(update={"steps": steps, "warmup": min(recipe.warmup, steps)})
+
+
+def _teacher_nfe(recipe: FinetuneRecipe) -> int:
+    return {"reflow": recipe.reflow_nfe, "inversion": recipe.inversion_nfe}.get(recipe.coupling, 0)
+
+
+def _passes(recipe: FinetuneRecipe, nfe: int) -> float:
+    """Of the net, in an update, for each datum."""
+    teacher_solves = 0.0 if makes_ahead(recipe) else _teacher_nfe(recipe) / nfe
+    return update_cost(
+        nfe,
+        added_solves(recipe.coupling, recipe.candidates, teacher_solves),
+        solver=recipe.solver,
+        gradient=recipe.gradient,
+        last_steps=recipe.last_steps or None,
+        fm_term=recipe.fm_weight > 0,
+    )
+
+
+def _passes_ahead(recipe: FinetuneRecipe, windows: int) -> int:
+    """Of the net, before training."""
+    if not makes_ahead(recipe):
+        return 0
+    return windows * _teacher_nfe(recipe) * (recipe.pairs_ahead if recipe.coupling == "reflow" else 1)
