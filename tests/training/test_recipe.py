@@ -1,0 +1,72 @@
+"""What a recipe costs, and what flow matching continued gets for it."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import config
+from pipeline.config import FinetuneRecipe
+from pipeline.seeding import Generators
+from pipeline.training.loop import Batches
+from pipeline.training.recipe import equal_compute, maximum_likelihood, within_budget
+
+SETTINGS = config.load().starter.pusht
+PRETRAIN = SETTINGS.pretrain
+
+
+def recipe(**changes: Any) -> FinetuneRecipe:
+    plain = {"steps": 60, "batch_size": 4, "candidates": 1, "coupling": "independent", "precision": "fp32"}
+    return SETTINGS.finetune["nfe1"].model_copy(update=plain | changes)
+
+
+class Counting(nn.Module):
+    """Counts the rows that it and its copies evaluate."""
+
+    rows = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, _t: Tensor, x: Tensor, _condition: Tensor) -> Tensor:
+        Counting.rows += len(x)
+        return self.rate * x
+
+
+@pytest.mark.parametrize(("coupling", "draws"), [("reflow", 3), ("inversion", 3)])
+def test_solves_made_ahead_are_paid_for_once(coupling: str, draws: int) -> None:
+    """50 windows: reflow solves each 3 times in 20 evaluations, inversion once in 8."""
+    given = recipe(coupling=coupling, pairs_ahead=draws, reflow_nfe=20, inversion_nfe=8, typical_quantile=0.9999)
+    Counting.rows = 0
+    objective, batches = maximum_likelihood(
+        Counting(), given, 1, PRETRAIN, Generators(0), Batches(torch.zeros(50, 1), torch.randn(50, 2, 2))
+    )
+    ahead = Counting.rows
+    assert ahead == {"reflow": 50 * 3 * 20, "inversion": 50 * 8}[coupling]
+    objective(*batches.draw(4, torch.Generator()))
+    update = 3 * 4  # one evaluation, with its backward
+    assert (Counting.rows - ahead) * 3 == (update if coupling == "reflow" else pytest.approx(update, abs=12))
+    fm = equal_compute(given, PRETRAIN, 1, 50)
+    added = 1 if coupling == "inversion" and given.candidates > 1 else 0
+    assert fm.steps == round((60 * 4 * (3 + added) + ahead) / (3 * 4))
+    assert fm.lr == given.fm_lr and fm.ema_decay == PRETRAIN.ema_decay
+
+
+def test_online_a_teacher_is_paid_for_in_every_step() -> None:
+    assert equal_compute(recipe(coupling="reflow", reflow_nfe=30), PRETRAIN, 2, 50).steps == 60 * (2 * 3 + 30) / 3
+
+
+@pytest.mark.parametrize("coupling", ["independent", "nearest", "reflow", "inversion"])
+@pytest.mark.parametrize("nfe", [1, 8])
+def test_a_budget_is_kept_and_used_up(coupling: str, nfe: int) -> None:
+    given = recipe(coupling=coupling, candidates=4, pairs_ahead=2, reflow_nfe=16, batch_size=PRETRAIN.batch_size)
+    spent = equal_compute(within_budget(given, nfe, 500, PRETRAIN, 1000), PRETRAIN, nfe, 1000).steps
+    one_update = equal_compute(given.model_copy(update={"steps": 1, "pairs_ahead": 2}), PRETRAIN, nfe, 0).steps
+    assert 500 - one_update - 1 <= spent <= 500
+
+
+def test_a_budget_below_what_is_made_ahead_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"^budget: given 1, allowed: more than reflow's solves made ahead cost"):
+        within_budget(recipe(coupling="reflow", pairs_ahead=9), 1, 1, PRETRAIN, 10_000)

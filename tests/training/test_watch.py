@@ -1,0 +1,80 @@
+"""The watch tells of a collapse, stops there, and goes back to weights that were healthy."""
+
+from copy import deepcopy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.tasks.normalizer import Normalizer
+from pipeline.training.data import PreparedData
+from pipeline.training.guard import Guard
+from pipeline.training.watch import Watch
+
+
+class Scale(nn.Module):
+    """x1 = factor · x0 in one step: a spread of exactly ``factor`` times that of the noise."""
+
+    def __init__(self, factor: float) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor))
+
+    def forward(self, _t: Tensor, x: Tensor, _condition: Tensor) -> Tensor:
+        return (self.factor - 1) * x
+
+
+DATA = PreparedData(*4 * [torch.zeros(8, 1, 1)], Normalizer(1), Normalizer(1))  # type: ignore[arg-type]
+
+
+def policy(net: nn.Module) -> FlowPolicy:
+    return FlowPolicy(
+        net, lambda states: states, Normalizer(1), Normalizer(1), observation_horizon=1, prediction_horizon=1, chunk=1
+    )
+
+
+def watch(base: nn.Module, keep: Path, told: list[str], *, stop: bool = True, below: float = 0.2) -> Watch:
+    model = policy(deepcopy(base))
+    guard = Guard(model, DATA, seed=0)
+    return Watch(guard, model, 1, collapse_below=below, stop=stop, keep=keep, tell=told.append)
+
+
+def test_a_collapse_is_told_of_and_ends_at_the_last_healthy_weights(tmp_path: Path) -> None:
+    told: list[str] = []
+    base = Scale(1.0)
+    here = watch(base, tmp_path / "healthy.pt", told)
+    factors = {0: 1.0, 10: 0.9, 20: 0.7, 30: 0.01}
+    going_on = [here.look(step, Scale(factor))[1] for step, factor in factors.items()]
+    assert going_on == [True, True, True, False]
+    (line,) = told
+    assert line.startswith("the samples are collapsing: at step 30 their spread is ")
+    assert line.endswith("training stops and goes back to the last step that was healthy")
+    net = Scale(0.01)
+    assert here.go_back(net) == 20
+    assert net.factor.item() == pytest.approx(0.7)
+
+
+def test_a_resumed_run_still_has_what_was_healthy(tmp_path: Path) -> None:
+    watch(Scale(1.0), tmp_path / "healthy.pt", []).look(10, Scale(0.8))
+    again = watch(Scale(1.0), tmp_path / "healthy.pt", [])
+    assert not again.look(20, Scale(0.0))[1]
+    net = Scale(0.0)
+    assert again.go_back(net) == 10
+    assert net.factor.item() == pytest.approx(0.8)
+
+
+def test_on_warn_training_goes_on_and_is_told_every_time(tmp_path: Path) -> None:
+    told: list[str] = []
+    here = watch(Scale(1.0), tmp_path / "healthy.pt", told, stop=False)
+    assert [here.look(step, Scale(0.01))[1] for step in (10, 20)] == [True, True]
+    assert len(told) == 2 and "training stops" not in told[0]
+    assert not (tmp_path / "healthy.pt").exists()
+
+
+def test_a_base_model_that_has_less_spread_at_few_evaluations_is_no_collapse(tmp_path: Path) -> None:
+    """(1 − 0.95/16)^16 = 0.375 of the noise's spread by 16 steps of a base that leaves 0.05 of it in one."""
+    told: list[str] = []
+    here = watch(Scale(0.05), tmp_path / "healthy.pt", told, below=0.2)
+    assert here.look(0, Scale(0.05))[1]
+    assert not here.look(10, Scale(0.02))[1]
