@@ -20,7 +20,7 @@ FM_UPDATE = 3
 """Cost of one flow-matching update in forward passes: one forward, and a backward of twice that."""
 
 _MEASURED_BATCHES = 8
-"""Batches that the residual's variance is measured on: 1000 to 2000 residuals, a few per cent of error."""
+"""Batches that the residual's variances are measured on. 512 Gaussian residuals give them within 6 %."""
 
 
 class Reconstruction(Objective):
