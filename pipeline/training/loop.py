@@ -3,10 +3,10 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from accelerate import Accelerator
@@ -42,6 +42,17 @@ class Objective(nn.Module):
         raise NotImplementedError
 
 
+class BatchSource(Protocol):
+    """Where training batches come from."""
+
+    def to(self, device: torch.device) -> "BatchSource":
+        """A source of the same batches on ``device``."""
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The next condition (B, C) and data (B, …). B is ``size`` where the source can choose; chance is the
+        generator's where there is any that the source governs."""
+
+
 @dataclass(frozen=True)
 class Batches:
     """Random training batches held in memory, drawn with replacement.
@@ -52,6 +63,10 @@ class Batches:
 
     condition: Tensor
     data: Tensor
+
+    def to(self, device: torch.device) -> Self:
+        """These batches on ``device``."""
+        return replace(self, condition=self.condition.to(device), data=self.data.to(device))
 
     def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """``size`` random rows."""
@@ -73,7 +88,7 @@ def evenly_spaced(steps: int, count: int) -> list[int]:
 
 def train(
     objective: Objective,
-    batches: Batches,
+    batches: BatchSource,
     optimization: Optimization,
     generators: Generators,
     *,
@@ -86,7 +101,8 @@ def train(
     """Minimise ``objective`` and return the exponential moving average of its net.
 
     A run killed at any moment and started again with the same arguments ends with bitwise the same weights: everything
-    that the next step depends on is in ``state_path``.
+    that the next step depends on is in ``state_path``. That is promised for ``Batches``, which are drawn by the
+    generators alone.
 
     Args:
         generators: the random streams; the objective draws from the same ones.
@@ -99,7 +115,7 @@ def train(
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     generators.split(accelerator.process_index)
     objective.to(accelerator.device)
-    batches = Batches(batches.condition.to(accelerator.device), batches.data.to(accelerator.device))
+    batches = batches.to(accelerator.device)
     average = averaged(objective.net, optimization.ema_decay)
     optimizer = torch.optim.AdamW(
         objective.net.parameters(), lr=optimization.lr, weight_decay=optimization.weight_decay, fused=True
