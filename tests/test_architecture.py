@@ -16,15 +16,15 @@ ORDER = (
 )  # fmt: skip
 WITHIN = {
     "ode": ("fixed_step", "dopri5", "gradient"),
-    "nets": ("embedding", "ema", "lora", "mlp", "unet1d", "registry"),
+    "nets": ("embedding", "ema", "lora", "mlp", "unet1d", "registry", "torchcfm"),
     "flow": ("path", "pairing", "transport", "coupling", "covariance", "objective"),
     "tasks": (
         "windows", "normalizer", "transfer", "archive", "demonstrations", "download", "vector", "pusht", "registry",
     ),
     "evaluation": ("statistics", "policy", "diversity", "rollouts", "video", "demonstrate", "protocol"),
     "training": (
-        "data", "checkpoint", "journal", "loop", "teacher", "pretrain", "outsiders", "mle", "recipe", "guard", "watch",
-        "selection",
+        "data", "checkpoint", "journal", "loop", "sources", "resume", "teacher", "pretrain", "outsiders", "mle",
+        "recipe", "guard", "watch", "fine_tune", "selection",
     ),
     "benchmarks": ("gradients",),
     "reporting": ("episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures"),
@@ -84,7 +84,14 @@ def test_simulators_are_imported_only_where_they_run(file: str) -> None:
 
 
 def test_training_and_sampling_load_no_orchestrator_simulator_or_plotter() -> None:
-    modules = ["training.loop", "training.pretrain", "training.mle", "training.guard", "training.checkpoint"]
+    modules = [
+        "training.loop",
+        "training.pretrain",
+        "training.mle",
+        "training.guard",
+        "training.fine_tune",
+        "training.checkpoint",
+    ]
     modules += ["training.selection", "evaluation.policy", "evaluation.rollouts", "evaluation.protocol"]
     heavy = ORCHESTRATORS | SIMULATORS | {"matplotlib"}
     program = f"import sys\nfor m in {modules}: __import__('pipeline.' + m)\nprint(*({heavy} & set(sys.modules)))"

@@ -1,12 +1,22 @@
 """How diverse and how faithful samples are on held-out data: what shows a collapse that a score can hide."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.policy import FlowPolicy
 from pipeline.seeding import derive
+
+
+class Sampler(Protocol):
+    """What draws samples for conditions, such as a ``FlowPolicy``."""
+
+    @property
+    def device(self) -> torch.device: ...
+
+    def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
+        """condition (B, C), noise (B, …) → samples, shaped as the noise, by ``nfe`` evaluations."""
 
 
 @dataclass(frozen=True)
@@ -27,16 +37,17 @@ class Diversity:
 
 @torch.no_grad()
 def measure_diversity(
-    policy: FlowPolicy, condition: Tensor, action: Tensor, nfe: int, *, samples: int = 16, seed: int = 0
+    policy: Sampler, condition: Tensor, action: Tensor, nfe: int, *, samples: int = 16, seed: int = 0
 ) -> Diversity:
     """Draw ``samples`` chunks for each held-out observation and compare them with each other and with the data.
 
     Args:
-        condition: (B, C) encoded held-out observations. action: (B, Tp, A) their normalised actions.
+        condition: (B, C) encoded held-out observations. action: (B, Tp, A), or of any shape (B, …), their
+            normalised actions.
         seed: of the noise; the same for every model, so that two models are compared on the same draws.
     """
     generator = torch.Generator().manual_seed(derive(seed, "diversity"))
-    noise = torch.randn(samples, *action.shape, generator=generator).to(action.device)
+    noise = torch.randn(samples, *action.shape, generator=generator, dtype=action.dtype).to(action.device)
     drawn = torch.stack([policy.sample(condition, x0, nfe) for x0 in noise])  # (K, B, Tp, A)
     error = (drawn - action).square().flatten(2).mean(-1)  # (K, B)
     return Diversity(

@@ -1,14 +1,13 @@
 """The guard: watches whether fine-tuning collapses the model's samples, which a rollout score alone can hide."""
 
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
 
-from pipeline.evaluation.diversity import Diversity, measure_diversity
-from pipeline.evaluation.policy import FlowPolicy
+from pipeline.evaluation.diversity import Diversity, Sampler, measure_diversity
 from pipeline.seeding import derive
-from pipeline.training.data import PreparedData
 
 REFERENCE_NFE = 16
 """The base model's spread is taken at this many evaluations, where its samples follow the data: at one evaluation flow
@@ -31,6 +30,16 @@ class Reading:
     diversity: Diversity
 
 
+class HeldOut(Protocol):
+    """Data never trained on, such as that of ``PreparedData``: (W, C) and (W, …)."""
+
+    @property
+    def held_out_condition(self) -> Tensor: ...
+
+    @property
+    def held_out_action(self) -> Tensor: ...
+
+
 class Guard:
     """Compares models with the base model on the same held-out observations and the same noise.
 
@@ -39,7 +48,7 @@ class Guard:
         seed: of the choice of windows and the noise.
     """
 
-    def __init__(self, base: FlowPolicy, data: PreparedData, seed: int) -> None:
+    def __init__(self, base: Sampler, data: HeldOut, seed: int) -> None:
         generator = torch.Generator().manual_seed(derive(seed, "guard windows"))
         rows = torch.randperm(len(data.held_out_action), generator=generator)[:_WINDOWS]
         self._condition: Tensor = data.held_out_condition[rows]
@@ -47,11 +56,11 @@ class Guard:
         self._seed = seed
         self._reference = self._measure(base, REFERENCE_NFE).spread
 
-    def read(self, policy: FlowPolicy, nfe: int) -> Reading:
+    def read(self, policy: Sampler, nfe: int) -> Reading:
         """Measure ``policy`` at ``nfe`` evaluations."""
         diversity = self._measure(policy, nfe)
         return Reading(diversity.spread / self._reference, diversity)
 
-    def _measure(self, policy: FlowPolicy, nfe: int) -> Diversity:
+    def _measure(self, policy: Sampler, nfe: int) -> Diversity:
         condition, action = self._condition.to(policy.device), self._action.to(policy.device)
         return measure_diversity(policy, condition, action, nfe, seed=self._seed)

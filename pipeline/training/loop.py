@@ -3,10 +3,10 @@
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Protocol, Self
 
 import torch
 from accelerate import Accelerator
@@ -45,12 +45,23 @@ class Objective(nn.Module):
         """What is trained or kept beside the net, such as a covariance: in the resumable state, not in the average."""
         return nn.Module()
 
-    def begin(self, batches: "Batches", size: int) -> None:
+    def begin(self, batches: "BatchSource", size: int) -> None:
         """Called once before training, on its device; draws batches of ``size`` where something is to be measured."""
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
         """condition: (B, C), data: (B, …) → scalar loss."""
         raise NotImplementedError
+
+
+class BatchSource(Protocol):
+    """Where training batches come from."""
+
+    def to(self, device: torch.device) -> "BatchSource":
+        """A source of the same batches on ``device``."""
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The next condition (B, C) and data (B, …). B is ``size`` where the source can choose; chance is the
+        generator's where there is any that the source governs."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +74,10 @@ class Batches:
 
     condition: Tensor
     data: Tensor
+
+    def to(self, device: torch.device) -> Self:
+        """These batches on ``device``."""
+        return replace(self, condition=self.condition.to(device), data=self.data.to(device))
 
     def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         """``size`` random rows."""
@@ -84,7 +99,7 @@ def evenly_spaced(steps: int, count: int) -> list[int]:
 
 def train(
     objective: Objective,
-    batches: Batches,
+    batches: BatchSource,
     optimization: Optimization,
     generators: Generators,
     *,
@@ -97,7 +112,8 @@ def train(
     """Minimise ``objective`` and return the exponential moving average of its net.
 
     A run killed at any moment and started again with the same arguments ends with bitwise the same weights: everything
-    that the next step depends on is in ``state_path``.
+    that the next step depends on is in ``state_path``. That is promised for ``Batches``, which are drawn by the
+    generators alone.
 
     Args:
         generators: the random streams; the objective draws from the same ones.
@@ -110,7 +126,7 @@ def train(
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
     generators.split(accelerator.process_index)
     objective.to(accelerator.device)
-    batches = Batches(batches.condition.to(accelerator.device), batches.data.to(accelerator.device))
+    batches = batches.to(accelerator.device)
     average = averaged(objective.net, optimization.ema_decay)
     batch_size = max(1, optimization.batch_size // accelerator.num_processes)
     objective.begin(batches, batch_size)

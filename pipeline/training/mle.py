@@ -12,7 +12,7 @@ from pipeline.flow.path import AffinePath
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.ode.gradient import Gradient, update_passes
 from pipeline.seeding import Generators
-from pipeline.training.loop import Batches, Objective
+from pipeline.training.loop import BatchSource, Objective
 from pipeline.training.pretrain import drawn_matching_loss
 from pipeline.training.teacher import Teacher
 
@@ -89,7 +89,7 @@ class Reconstruction(Objective):
         return self.covariance
 
     @torch.no_grad()
-    def begin(self, batches: Batches, size: int) -> None:
+    def begin(self, batches: BatchSource, size: int) -> None:
         """Measure the mean squared residual of each component, where the covariance starts from it."""
         if not self.covariance.measured:
             return

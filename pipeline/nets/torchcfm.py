@@ -1,0 +1,86 @@
+"""Models of TorchCFM (Tong et al. 2024) as velocity fields v(t, x, condition), and its checkpoints.
+
+The package itself is not needed here: its models are known by how they are called.
+"""
+
+import pickle
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.errors import UserError
+
+
+class TorchCFMField(nn.Module):
+    """v(t, x, condition) by a model of TorchCFM.
+
+    ====================================  ==================  ==============================
+    model                                 is called           condition
+    ====================================  ==================  ==============================
+    ``UNetModelWrapper``                  net(t, x)           None
+    the same with ``class_cond=True``     net(t, x, y)        class labels (B,), integers
+    ``MLP`` with ``time_varying=True``    net(cat([x, t]))    None
+    ====================================  ==================  ==============================
+
+    Any other module called as one of the first two will do. ``self.net`` stays the model that was given, so that the
+    keys of its ``state_dict`` are TorchCFM's.
+
+    Raises:
+        ValueError: an ``MLP`` that is not given the time.
+    """
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+        self.time_in_x = hasattr(net, "time_varying")
+        if self.time_in_x and not net.time_varying:
+            raise ValueError("net: given an MLP with time_varying=False, allowed: time_varying=True")
+
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """t: (B,) or a scalar, x: (B, …), condition: (B,) labels or None → velocity, shaped as x."""
+        if self.time_in_x:
+            if condition is not None:
+                raise ValueError("condition: given a tensor, allowed: None, since TorchCFM's MLP takes none")
+            return self.net(torch.cat([x, t.expand(len(x))[:, None]], dim=1))
+        return self.net(t, x) if condition is None else self.net(t, x, condition)
+
+
+def load_torchcfm(
+    path: Path | str, net: nn.Module, which: Literal["ema_model", "net_model"] = "ema_model"
+) -> TorchCFMField:
+    """Load a checkpoint of TorchCFM's training scripts, such as those released for CIFAR-10, into ``net``.
+
+    Weights saved from within ``DistributedDataParallel``, with ``module.`` before each key, fit as well.
+
+    Args:
+        path: a file as ``torch.save`` writes it, a dict with entries ``ema_model`` and ``net_model``. It is read with
+            ``weights_only``: no code in it is run.
+        net: a model of the same architecture, given the weights in place.
+        which: the moving average of the weights, or the weights themselves.
+
+    Raises:
+        UserError: no such file, no such entry, or weights that do not fit ``net``.
+    """
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        raise UserError(f"{path}: no readable PyTorch checkpoint: {_one_line(error)}") from None
+    entries = content.keys() if isinstance(content, dict) else ()
+    if which not in entries:
+        raise UserError(f"{path}: no checkpoint of TorchCFM: it has no entry {which!r}")
+    weights = content[which]
+    if all(name.startswith("module.") for name in weights):
+        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{path}: its {which} does not fit the given net: {_one_line(error)}") from None
+    return TorchCFMField(net)
+
+
+def _one_line(error: Exception) -> str:
+    return f"{' '.join(str(error).split()):.300}"

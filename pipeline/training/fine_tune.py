@@ -1,0 +1,280 @@
+"""Maximum-likelihood fine-tuning of a flow-matching model of one's own, in one call."""
+
+import warnings
+from collections.abc import Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+
+import torch
+from accelerate import Accelerator
+from pydantic import ValidationError
+from torch import Tensor, nn
+
+from pipeline.complaints import line
+from pipeline.config import Optimization, Solver
+from pipeline.flow.coupling import AHEAD, make_coupling
+from pipeline.flow.objective import reconstruct
+from pipeline.flow.pairing import Coupling
+from pipeline.ode.fixed_step import uniform_grid
+from pipeline.ode.gradient import GRADIENTS, Gradient
+from pipeline.seeding import Generators
+from pipeline.training.guard import Guard, Reading
+from pipeline.training.loop import Batches, Log, evenly_spaced, train
+from pipeline.training.mle import Reconstruction
+from pipeline.training.resume import claim, fingerprint, release
+from pipeline.training.sources import Data, as_rows, as_source
+
+_SOLVERS: tuple[Solver, ...] = get_args(Solver)
+
+
+@dataclass(frozen=True)
+class FineTuned:
+    """What ``fine_tune`` returns.
+
+    Attributes:
+        net: the field with the moving average of the trained weights, in evaluation mode, where the given field was.
+        history: the guard's readings by step, step 0 being the given field; empty without held-out data.
+    """
+
+    net: nn.Module
+    history: Mapping[int, Reading]
+
+
+def fine_tune(
+    field: nn.Module,
+    data: Data,
+    *,
+    nfe: int,
+    coupling: str | Coupling = "nearest",
+    candidates: int = 8,
+    teacher_nfe: int = 32,
+    solver: Solver = "euler",
+    gradient: Gradient = "direct",
+    last_steps: int | None = None,
+    steps: int = 1000,
+    batch_size: int = 256,
+    lr: float = 1e-4,
+    ema_decay: float = 0.99,
+    held_out: Tensor | tuple[Tensor, Tensor] | None = None,
+    readings: int = 4,
+    collapse_below: float = 0.2,
+    seed: int = 0,
+    state_path: Path | str | None = None,
+    log: Log = lambda _metrics, _step: None,
+) -> FineTuned:
+    """Fine-tune ``field`` by maximum likelihood through the ``nfe`` evaluations that inference is to spend.
+
+    The loss is (6) of arXiv 2510.02081, on noise and data paired by ``coupling``. What is trained is a copy: ``field``
+    stays as it is. It is trained in evaluation mode, since inference runs without dropout too, on the GPU where there
+    is one, and its frozen parameters stay frozen.
+
+    Args:
+        field: a trained velocity field, called as field(t (B,), x (B, …), condition (B, …)) → velocity, shaped as x,
+            with standard normal noise at t = 0 and data at t = 1; condition is None where ``data`` has none. A model w
+            whose time runs the other way is v(t, x, c) = −w(1 − t, x, c).
+        data: x1, or pairs (x1, condition), scaled as the field was trained: a tensor, a tuple of two or a
+            ``TensorDataset``, drawn from with replacement; or an iterable of batches such as a ``DataLoader``, which
+            is iterated again when it ends.
+        nfe: number of function evaluations at inference.
+        coupling: nearest (samples stay diverse), reflow (of the data only the shape is used), independent (modes
+            collapse), or another of ``pipeline.flow.coupling``; or a function as described there.
+        candidates: K of ``nearest``: noises tried for each datum.
+        teacher_nfe: evaluations of the given field's solve that ``reflow`` and ``inversion`` learn from.
+        solver: the solver of inference: euler, midpoint, heun or rk4 (1, 2, 2, 4 evaluations a step).
+        gradient: direct; checkpointed (the same in less memory); adjoint (inexact, to compare).
+        last_steps: steps of the solve, from its end, that the gradient goes through; None: all.
+        steps: optimiser steps (AdamW, gradient norm at most 1, cosine schedule after up to 50 steps of warm-up).
+        batch_size: rows a step; of an iterable, the batches are its own.
+        lr: peak learning rate.
+        ema_decay: of the moving average of the weights that is returned; 0: the last weights.
+        held_out: data that is not trained on, of which at most 256 rows are used to watch the samples' diversity, each
+            reading at a cost of 16 samples a row. None: nothing is watched.
+        readings: how many readings to take, evenly spaced, besides that of step 0.
+        collapse_below: warn when the samples' spread falls below this share of that of the field at 16 evaluations.
+        seed: of all random numbers, but for those of an iterable.
+        state_path: the file from which an interrupted run, called again with the same arguments, goes on; removed at
+            the end. With data in memory it ends in the same bits as if nothing had happened; an iterable starts from
+            its beginning again. ``history`` then lacks the readings before the interruption, save that of step 0.
+        log: called as log(metrics, step) every 50 steps.
+
+    Returns:
+        The fine-tuned field, and the guard's readings.
+
+    Raises:
+        ValueError: one line that names the argument, what was given and what is allowed.
+        FloatingPointError: training diverged.
+    """
+    settings: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "ema_decay": ema_decay}
+    try:
+        optimization = Optimization(**settings, weight_decay=0.0, warmup=min(50, steps), clip=1.0, precision="fp32")
+    except ValidationError as error:
+        raise ValueError(line(error, settings, lambda _keys: ())) from None
+    _check_choice("solver", solver, _SOLVERS)
+    _check_choice("gradient", gradient, GRADIENTS)
+    _check_positive(candidates=candidates, readings=readings, teacher_nfe=teacher_nfe)
+    uniform_grid(nfe, solver)  # refuses what does not fit
+    pair = make_coupling(coupling, candidates) if isinstance(coupling, str) else coupling
+    if not any(parameter.requires_grad for parameter in field.parameters()):
+        raise ValueError("field: none of its parameters requires a gradient, allowed: at least one")
+    home = next(field.parameters())
+    source, sample_rows = as_source(data, home.dtype)
+    velocity = _Velocity(deepcopy(field).eval()).to(Accelerator(cpu=not torch.cuda.is_available()).device)
+    _check_field(velocity, sample_rows, coupling)
+    guard = _Watch(velocity, held_out, nfe, solver, seed, collapse_below, steps) if held_out is not None else None
+
+    path = Path(state_path) if state_path is not None else None
+    if path is not None:
+        name = coupling if isinstance(coupling, str) else getattr(coupling, "__qualname__", "")
+        chosen = (nfe, name, candidates, teacher_nfe, solver, gradient, last_steps, seed, optimization)
+        claim(path, fingerprint(velocity, repr(chosen)))
+    generators = Generators(seed, "fine_tune")
+    objective = Reconstruction(
+        velocity,
+        pair,
+        nfe,
+        generators,
+        teacher_nfe=teacher_nfe if coupling in AHEAD or not isinstance(coupling, str) else None,
+        solver=solver,
+        gradient=gradient,
+        last_steps=last_steps,
+    )
+    average = train(
+        objective,
+        source,
+        optimization,
+        generators,
+        milestones=evenly_spaced(steps, readings) if guard else (),
+        on_milestone=guard.read if guard else lambda _step, _net: True,
+        log=log,
+        state_path=path,
+        title="fine-tune",
+    )
+    if path is not None:
+        release(path)
+    net = cast(_Velocity, average).field.to(home.device).eval()
+    return FineTuned(net, guard.history if guard else {})
+
+
+@torch.no_grad()
+def sample(
+    field: nn.Module, noise: Tensor, condition: Tensor | None = None, *, nfe: int, solver: Solver = "euler"
+) -> Tensor:
+    """Samples by ``nfe`` evaluations of ``field``, called as in ``fine_tune``.
+
+    Args:
+        noise: x0 (B, …), standard normal. condition: (B, …) or None.
+
+    Returns:
+        x1, shaped as the noise.
+
+    Raises:
+        ValueError: the solver is none of those, or does not spend exactly ``nfe``.
+    """
+    _check_choice("solver", solver, _SOLVERS)
+    condition = noise.new_empty(len(noise), 0) if condition is None else condition
+    return reconstruct(_Velocity(field), noise, condition, uniform_grid(nfe, solver), solver)
+
+
+class _Velocity(nn.Module):
+    """The user's field where an empty condition (B, 0) stands for none, as everything else here has it."""
+
+    def __init__(self, field: nn.Module) -> None:
+        super().__init__()
+        self.field = field
+
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
+        return self.field(t, x, None if condition.shape[1:] == (0,) else condition)
+
+
+@dataclass(frozen=True)
+class _HeldOut:
+    held_out_condition: Tensor
+    held_out_action: Tensor
+
+
+@dataclass(frozen=True)
+class _Sampler:
+    net: nn.Module
+    solver: Solver
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.net.parameters()).device
+
+    def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
+        return reconstruct(self.net, noise, condition, uniform_grid(nfe, self.solver), self.solver)
+
+
+class _Watch:
+    """The guard's readings while training goes on, and one warning where the samples collapse.
+
+    A field of which one evaluation makes the mean, as flow matching does, has no spread at ``nfe`` = 1 before training:
+    that is no collapse, unless it has none at the end either.
+    """
+
+    def __init__(
+        self,
+        net: nn.Module,
+        held_out: Tensor | tuple[Tensor, Tensor],
+        nfe: int,
+        solver: Solver,
+        seed: int,
+        collapse_below: float,
+        steps: int,
+    ) -> None:
+        rows = as_rows(held_out, next(net.parameters()).dtype, "held_out")
+        _check_field(net, rows, None, "held_out")
+        base = _Sampler(net, solver)
+        self._guard = Guard(base, _HeldOut(rows.condition, rows.data), seed)
+        self._nfe, self._solver, self._collapse_below, self._steps = nfe, solver, collapse_below, steps
+        self._warned = False
+        self.history = {0: self._guard.read(base, nfe)}
+
+    def read(self, step: int, net: nn.Module) -> bool:
+        reading = self.history[step] = self._guard.read(_Sampler(net, self._solver), self._nfe)
+        had_spread = self.history[0].spread_ratio >= self._collapse_below
+        if reading.spread_ratio < self._collapse_below and (had_spread or step == self._steps) and not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"the samples are collapsing: at step {step} their spread is {reading.spread_ratio:.2f} of that of the "
+                f"field before fine-tuning (collapse_below={self._collapse_below}); coupling 'nearest' or 'reflow', a "
+                "lower lr or fewer steps keep more of it",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return True
+
+
+def _check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
+    if given not in allowed:
+        raise ValueError(f"{name}: given {given!r}, allowed: {', '.join(allowed)}")
+
+
+def _check_positive(**counts: int) -> None:
+    for name, given in counts.items():
+        if given < 1:
+            raise ValueError(f"{name}: given {given}, allowed: at least 1")
+
+
+@torch.no_grad()
+def _check_field(net: nn.Module, rows: Batches, coupling: str | Coupling | None, name: str = "data") -> None:
+    """Call the field on two rows, before anything costly."""
+    rows = Batches(rows.condition[:2], rows.data[:2]).to(next(net.parameters()).device)
+    x, condition = rows.data, rows.condition
+    if coupling == "conditional_ot" and not (condition.is_floating_point() and condition.dim() > 1):
+        raise ValueError(
+            f"data: given a condition of {condition.dtype} and shape {tuple(condition.shape)}, allowed for "
+            "coupling 'conditional_ot': floating point (B, …), such as one-hot labels"
+        )
+    shapes = f"t {(len(x),)}, x {tuple(x.shape)}, condition "
+    shapes += "None" if condition.shape[1:] == (0,) else f"{tuple(condition.shape)}"
+    try:
+        velocity = net(x.new_full((len(x),), 0.5), x, condition)
+    except Exception as error:
+        detail = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
+        raise ValueError(f"field: called on {name} with {shapes}, it failed: {detail}") from error
+    if not isinstance(velocity, Tensor) or velocity.shape != x.shape:
+        given = tuple(velocity.shape) if isinstance(velocity, Tensor) else type(velocity).__name__
+        raise ValueError(f"field: called with {shapes}, it returned {given}, allowed: {tuple(x.shape)}, shaped as x")

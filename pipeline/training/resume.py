@@ -1,0 +1,42 @@
+"""Whose state a file holds: an interrupted run goes on from its own, and from no other."""
+
+import hashlib
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from pipeline.atomic import write_text
+
+
+def fingerprint(net: nn.Module, settings: str) -> str:
+    """A hash of settings and weights."""
+    digest = hashlib.sha256(settings.encode())
+    for name, tensor in net.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def claim(state_path: Path, fingerprint: str) -> None:
+    """Note beside ``state_path`` whose state it is going to hold.
+
+    Raises:
+        ValueError: it holds the state of a run of another fingerprint, or of none that is known.
+    """
+    owner = _owner(state_path)
+    if state_path.exists() and not (owner.exists() and owner.read_text() == fingerprint):
+        raise ValueError(
+            f"state_path: {state_path} is of a run with other settings or weights; remove it or name another file"
+        )
+    write_text(owner, fingerprint)
+
+
+def release(state_path: Path) -> None:
+    """Remove the state of a run that has ended, and the note."""
+    state_path.unlink(missing_ok=True)
+    _owner(state_path).unlink(missing_ok=True)
+
+
+def _owner(state_path: Path) -> Path:
+    return state_path.with_name(f"{state_path.name}.run")

@@ -1,0 +1,204 @@
+"""Fine-tuning any module in one call: what it is called with, what comes back, and what is refused."""
+
+import warnings
+from copy import deepcopy
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline.flow.coupling import independent
+from pipeline.training import loop
+from pipeline.training.fine_tune import fine_tune, sample
+
+COUPLINGS = ["independent", "minibatch_ot", "sinkhorn", "conditional_ot", "nearest", "inversion", "reflow"]
+
+
+def two_ways(rows: int, seed: int) -> tuple[Tensor, Tensor]:
+    """x1 at (+1, c) or (−1, −c) for a condition c, with deviation 0.05."""
+    generator = torch.Generator().manual_seed(seed)
+    condition = 2 * torch.rand(rows, 1, generator=generator) - 1
+    way = torch.randint(2, (rows, 1), generator=generator) * 2.0 - 1
+    return torch.cat([way, way * condition], 1) + 0.05 * torch.randn(rows, 2, generator=generator), condition
+
+
+DATA, HELD_OUT = two_ways(2000, 0), two_ways(100, 1)
+
+
+class Plain(nn.Module):
+    """What a user may bring: any x and condition, flattened, with dropout. Notes what it is called with."""
+
+    conditions: ClassVar[list[Tensor | None]] = []
+
+    def __init__(self, dim: int = 2, condition_dim: int = 1, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.inp = nn.Linear(1 + dim + condition_dim, 64)
+        self.net = nn.Sequential(nn.SiLU(), nn.Dropout(dropout), nn.Linear(64, 64), nn.SiLU(), nn.Linear(64, dim))
+
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None) -> Tensor:
+        self.conditions.append(condition)
+        known = [] if condition is None else [condition.flatten(1).to(x.dtype)]
+        return self.net(self.inp(torch.cat([t[:, None], x.flatten(1), *known], 1))).view_as(x)
+
+
+@pytest.fixture(scope="module")
+def base() -> nn.Module:
+    """A field trained by flow matching, as users do it."""
+    torch.manual_seed(0)
+    field, (data, conditions) = Plain(), DATA
+    optimizer = torch.optim.Adam(field.parameters(), lr=5e-3)
+    for _ in range(500):
+        rows = torch.randint(len(data), (256,))
+        x1, x0, t = data[rows], torch.randn(256, 2), torch.rand(256)
+        velocity = field(t, torch.lerp(x0, x1, t[:, None]), conditions[rows])
+        (velocity - (x1 - x0)).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return field
+
+
+def weights(net: nn.Module) -> Tensor:
+    return torch.cat([parameter.detach().flatten() for parameter in net.parameters()]).clone()
+
+
+def test_samples_come_nearer_to_the_data_and_stay_diverse(base: nn.Module) -> None:
+    before = weights(base)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        tuned = fine_tune(base, DATA, nfe=1, steps=200, lr=2e-3, held_out=HELD_OUT, readings=2)
+    assert list(tuned.history) == [0, 100, 200]
+    assert tuned.history[0].diversity.best_of_k > 0.3 > 0.15 > tuned.history[200].diversity.best_of_k
+    assert tuned.history[200].spread_ratio > 0.7
+    assert torch.equal(weights(base), before) and base.training and not tuned.net.training
+
+    noise = torch.randn(100, 2, generator=torch.Generator().manual_seed(2))
+    ways = torch.cat([torch.ones(100, 1), HELD_OUT[1]], 1)
+    taken = [sample(net, noise, HELD_OUT[1], nfe=1) for net in (base, tuned.net)]
+    distances = [torch.minimum((x - ways).norm(dim=1), (x + ways).norm(dim=1)).median() for x in taken]
+    assert distances[1] < 0.5 * distances[0]
+
+
+def test_a_collapse_is_warned_of_once(base: nn.Module) -> None:
+    with pytest.warns(RuntimeWarning, match="the samples are collapsing: at step ") as caught:
+        tuned = fine_tune(base, DATA, nfe=2, coupling="independent", steps=200, lr=2e-3, held_out=HELD_OUT)
+    assert len([one for one in caught if "collapsing" in str(one.message)]) == 1
+    assert tuned.history[200].spread_ratio < 0.2 < tuned.history[0].spread_ratio
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize(
+    ("x1", "condition"),
+    [
+        (torch.randn(32, 3, 2), None),
+        (torch.randn(32, 2), torch.randn(32, 3, 2)),
+        (torch.randn(32, 1, 4, 4), torch.randint(256, (32, 3, 4, 4), dtype=torch.uint8)),
+        (torch.randn(32, 2), torch.randint(4, (32, 1))),
+    ],
+)
+def test_every_coupling_takes_any_shape(coupling: str, x1: Tensor, condition: Tensor | None) -> None:
+    torch.manual_seed(0)
+    Plain.conditions.clear()
+    field = Plain(x1[0].numel(), 0 if condition is None else condition[0].numel())
+    data = x1 if condition is None else (x1, condition)
+    if coupling == "conditional_ot" and condition is not None and not condition.is_floating_point():
+        with pytest.raises(
+            ValueError, match=r"^data: given a condition of .*, allowed for coupling 'conditional_ot': "
+        ):
+            fine_tune(field, data, nfe=2, coupling=coupling, steps=3)
+        return
+    tuned = fine_tune(field, data, nfe=2, coupling=coupling, candidates=3, steps=3, batch_size=16, held_out=data)
+    assert not torch.equal(weights(tuned.net), weights(field))
+    if condition is None:
+        assert field.conditions == [None] * len(field.conditions)
+    else:
+        assert {(c.dtype, c.shape[1:]) for c in field.conditions if c is not None} == {
+            (condition.dtype, condition.shape[1:])
+        }
+
+
+def test_batches_may_come_from_a_generator_without_end(base: nn.Module) -> None:
+    def batches() -> Any:
+        seed = 10
+        while seed := seed + 1:
+            yield two_ways(64, seed)
+
+    tuned = fine_tune(base, batches(), nfe=2, solver="heun", gradient="checkpointed", coupling=independent, steps=20)
+    assert tuned.history == {} and not torch.equal(weights(tuned.net), weights(base))
+
+
+def test_training_runs_without_dropout_and_leaves_frozen_weights(base: nn.Module) -> None:
+    field = Plain(dropout=0.9)
+    field.load_state_dict(base.state_dict())
+    field.inp.requires_grad_(False)
+    plain = Plain()
+    plain.load_state_dict(base.state_dict())
+    plain.inp.requires_grad_(False)
+    with_dropout, without = (fine_tune(f, DATA, nfe=1, steps=5).net for f in (field, plain))
+    assert torch.equal(weights(with_dropout), weights(without))
+    assert torch.equal(weights(with_dropout.inp), weights(base.inp)) and field.training
+    assert not torch.equal(weights(with_dropout.net), weights(base.net))
+
+
+def test_a_field_of_double_precision_is_trained_in_it(base: nn.Module) -> None:
+    tuned = fine_tune(deepcopy(base).double(), DATA, nfe=1, steps=2, held_out=HELD_OUT)
+    assert weights(tuned.net).dtype == torch.float64
+
+
+def test_an_interrupted_run_goes_on_to_the_same_bits(
+    base: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+    path, steps = tmp_path / "state.pt", []
+    settings: dict[str, Any] = {"nfe": 1, "steps": 150, "batch_size": 32, "candidates": 2}
+
+    def pull_the_plug(_metrics: dict[str, float], step: int) -> None:
+        if step == 100:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(base, DATA, **settings, state_path=path, log=pull_the_plug)
+    with pytest.raises(ValueError, match=f"^state_path: {path} is of a run with other settings or weights; "):
+        fine_tune(base, DATA, **settings, state_path=path, lr=1e-3)
+    with pytest.raises(ValueError, match=r"^state_path: "):
+        fine_tune(Plain(), DATA, **settings, state_path=path)
+    resumed = fine_tune(base, DATA, **settings, state_path=path, log=lambda _metrics, step: steps.append(step))
+    assert steps == [100, 150]
+    assert list(tmp_path.iterdir()) == []
+    assert torch.equal(weights(resumed.net), weights(fine_tune(base, DATA, **settings).net))
+
+
+class Wrong(Plain):
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None) -> Tensor:
+        return super().forward(t, x, condition)[:, :1]
+
+
+@pytest.mark.parametrize(
+    ("changed", "complaint"),
+    [
+        ({"field": Wrong()}, r"field: .* it returned \(2, 1\), allowed: \(2, 2\)"),
+        ({"field": Plain(3)}, r"field: called on data with t \(2,\), x \(2, 2\), condition \(2, 1\), it failed: "),
+        ({"field": Plain().requires_grad_(False)}, "field: none of its parameters requires a gradient, allowed: "),
+        ({"data": DATA[0]}, r"field: called on data with .*, condition None, it failed: "),
+        ({"data": []}, "data: given an iterable without a batch, allowed: "),
+        ({"data": (DATA[0] / 0, DATA[1])}, "data: x1 holds NaN or infinity, allowed: "),
+        ({"held_out": HELD_OUT[0]}, r"field: called on held_out with .*, condition None, it failed: "),
+        ({"held_out": (HELD_OUT[0], HELD_OUT[0][:3])}, "held_out: given a condition of shape "),
+        ({"nfe": 3, "solver": "heun"}, "heun spends 2 evaluations a step: nfe = 3 is no positive multiple of that"),
+        ({"nfe": 0}, "euler spends 1 evaluations a step: nfe = 0 is no"),
+        ({"solver": "dopri5"}, "solver: given 'dopri5', allowed: euler, midpoint, heun, rk4"),
+        ({"gradient": "exact"}, "gradient: given 'exact', allowed: direct, checkpointed, adjoint"),
+        ({"coupling": "closest"}, "coupling: given 'closest', allowed: independent, "),
+        ({"candidates": 0}, "candidates: given 0, allowed: at least 1"),
+        ({"steps": 0}, "steps: given 0, allowed: at least 1"),
+        ({"lr": 0.0}, "lr: given 0.0, allowed: greater than 0"),
+        ({"ema_decay": 1.0}, "ema_decay: given 1.0, allowed: less than 1"),
+        ({"last_steps": 3}, "last_steps: given 3, allowed: 1 to 2, "),
+    ],
+)
+def test_what_cannot_be_is_refused_in_one_line(changed: dict[str, Any], complaint: str) -> None:
+    arguments: dict[str, Any] = {"field": Plain(), "data": DATA, "nfe": 2, "steps": 1} | changed
+    with pytest.raises(ValueError, match=f"^{complaint}") as refusal:
+        fine_tune(**arguments)
+    assert "\n" not in str(refusal.value)
