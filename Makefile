@@ -1,12 +1,13 @@
 # make repro          every table and figure of the current scale, from the data up; what is up to date is not run again
 # make repro SCALE=lab   the same at another scale (starter, lab, paper), which becomes the current one in params.yaml
+# make study          the coupling study at scale lab, hours of it, a cell at a time; what is there is not made again
 # make test | lint    tests | formatting, lint and types
 # make ui             MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200; Ctrl-C stops both
 # make env            the Python environment in .venv, which all of the above build first
 # make lock           requirements.lock anew from pyproject.toml
 SCALE ?=
 .DEFAULT_GOAL := help
-.PHONY: help env repro test lint ui lock
+.PHONY: help env repro study test lint ui lock
 
 # the first of these that runs and is 3.11 or 3.12; PYTHON=… chooses another
 CANDIDATES := $(or $(PYTHON),python3 python3.12 python3.11 python)
@@ -38,6 +39,9 @@ env: .venv/.synced
 
 repro: env
 	@python -m pipeline.repro $(SCALE)
+
+study: env
+	@python -m pipeline.repro --study
 
 test: env
 	@python -m pytest

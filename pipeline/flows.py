@@ -151,6 +151,8 @@ def _conclude(work: Callable[[Path], None]) -> State[None]:
 def read_graph(root: Path) -> Graph:
     """The stages of dvc.yaml, as DVC expands them for the scale and the tasks that params.yaml names.
 
+    Studies, which have pipelines of their own and take hours, are left out.
+
     Raises:
         UserError: DVC cannot read them.
     """
@@ -161,7 +163,7 @@ def read_graph(root: Path) -> Graph:
     try:
         with Repo(str(root)) as repo:
             graph = repo.index.graph
-            stages = [stage for stage in graph if isinstance(stage, PipelineStage)]
+            stages = [s for s in graph if isinstance(s, PipelineStage) and s.path_in_repo == "dvc.yaml"]
             return {
                 stage.name: frozenset(other.name for other in graph.successors(stage) if other in stages)
                 for stage in stages

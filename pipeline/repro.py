@@ -18,6 +18,10 @@ from pipeline.scale import set_scale
 
 ROOT = Path(__file__).resolve().parent.parent
 
+STUDY = ("lab", "pusht")
+"""Scale and task of the coupling study."""
+STUDY_PIPELINE = "stages/study/dvc.yaml"
+
 
 @contextmanager
 def repro_lock(root: Path) -> Iterator[None]:
@@ -69,6 +73,18 @@ def repro(scale: str | None) -> int:
     return code
 
 
+def study() -> int:
+    """Bring the coupling study up to date, at its scale, which becomes the current one; raises as ``repro``."""
+    scale, task = STUDY
+    set_scale(ROOT / "params.yaml", scale)
+    checked_settings(ROOT)
+    with repro_lock(ROOT):
+        code = _run("dvc", "repro", "--keep-going", STUDY_PIPELINE)
+        if code:  # made of the cells that are there
+            _run("stages.study_table", "--scale", scale, "--task", task)
+    return code
+
+
 def _run(module: str, *arguments: str) -> int:
     """Run a module as a program of this Python, which is first in the path of what DVC starts too.
 
@@ -86,9 +102,10 @@ def _run(module: str, *arguments: str) -> int:
 
 
 def main() -> int:
-    """``python -m pipeline.repro [SCALE]``."""
+    """``python -m pipeline.repro [SCALE]``, or ``--study`` for the coupling study."""
+    argument = sys.argv[1] if len(sys.argv) > 1 else None
     try:
-        return repro(sys.argv[1] if len(sys.argv) > 1 else None)
+        return study() if argument == "--study" else repro(argument)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

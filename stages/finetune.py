@@ -81,14 +81,17 @@ def main() -> None:
             print(f"warning: {label}: {text}", file=sys.stderr)
             here.run.tag("collapsing", text)
 
+        def read(net: nn.Module) -> Reading:
+            return guard.read(policy.with_net(net), nfe)
+
         watch = Watch(
-            guard,
-            policy,
-            nfe,
+            read,
+            read(policy.net),
+            recipe.steps,
             collapse_below=recipe.collapse_below if method == "ft_fm" else 0.0,
             stop=method == "ft_fm" and recipe.on_collapse == "stop",
-            keep=here.resume / "healthy.pt",
             tell=warn,
+            keep=here.resume / "healthy.pt",
         )
         healthy = True
 

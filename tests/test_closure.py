@@ -10,27 +10,57 @@ from ruamel.yaml import YAML
 from pipeline import closure, config
 from pipeline.closure import PLUMBING, ROOT, code_of
 
-STAGES: dict[str, dict[str, Any]] = YAML(typ="safe").load((ROOT / "dvc.yaml").read_text())["stages"]
+PIPELINES = ("dvc.yaml", "stages/study/dvc.yaml")
 PARAMS: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 
 
-@pytest.mark.parametrize("stage", STAGES)
-def test_a_stage_declares_the_code_that_it_runs(stage: str) -> None:
-    declared = {dep for dep in STAGES[stage]["deps"] if dep.endswith(".py")}
-    needed = set(code_of(f"stages/{stage}.py"))
+def stages_of(pipeline: str) -> dict[str, dict[str, Any]]:
+    return YAML(typ="safe").load((ROOT / pipeline).read_text())["stages"]
+
+
+STAGES = [(pipeline, stage) for pipeline in PIPELINES for stage in stages_of(pipeline)]
+
+
+def program_of(pipeline: str, stage: str) -> str:
+    """The program that a stage runs, such as stages/pretrain.py."""
+    found = re.match(r"exec python -m stages\.(\w+)( |$)", stages_of(pipeline)[stage]["cmd"])
+    assert found, f"{pipeline}, {stage}: runs no program of stages/ in the shell's place"
+    return f"stages/{found[1]}.py"
+
+
+@pytest.mark.parametrize(("pipeline", "stage"), STAGES)
+def test_a_stage_declares_the_code_that_it_runs(pipeline: str, stage: str) -> None:
+    declared = {dep for dep in stages_of(pipeline)[stage]["deps"] if dep.endswith(".py")}
+    program = program_of(pipeline, stage)
+    needed = set(code_of(program))
     assert declared == needed, (
-        f"dvc.yaml, {stage}: missing {sorted(needed - declared)}, superfluous {sorted(declared - needed)}; "
-        f"`python -m pipeline.closure stages/{stage}.py` prints what belongs there"
+        f"{pipeline}, {stage}: missing {sorted(needed - declared)}, superfluous {sorted(declared - needed)}; "
+        f"`python -m pipeline.closure {program}` prints what belongs there"
     )
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", stages_of("dvc.yaml"))
 def test_a_stage_is_run_by_the_program_of_its_name(stage: str) -> None:
-    assert re.match(rf"exec python -m stages\.{stage}( |$)", STAGES[stage]["cmd"])
+    assert program_of("dvc.yaml", stage) == f"stages/{stage}.py"
+
+
+def test_the_study_makes_a_row_for_each_of_its_training_seeds() -> None:
+    study = PARAMS["lab"]["pusht"]["study"]
+    stages = stages_of("stages/study/dvc.yaml")
+    rows = [stage for stage in stages.values() if "base" in stage.get("matrix", {})]
+    assert rows
+    for stage in rows:
+        assert [base["seed"] for base in stage["matrix"]["base"]] == study["train_seeds"]
+    assert stages["pretrain"]["matrix"]["replica"] == study["train_seeds"][1:]
+    for key in {key for stage in rows for key in stage["params"]}:
+        block: Any = PARAMS
+        for part in key.replace("${item.nfe}", "8").split("."):
+            assert part in block, f"the study names {key}, which params.yaml does not have"
+            block = block[part]
 
 
 def test_every_key_that_dvc_yaml_names_exists_at_every_scale() -> None:
-    keys = {key for stage in STAGES.values() for key in stage.get("params", [])}
+    keys = {key for stage in stages_of("dvc.yaml").values() for key in stage.get("params", [])}
     assert any("${item.scale}" in key for key in keys)
     for template in keys:
         for scale in get_args(config.Scale):

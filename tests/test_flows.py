@@ -49,6 +49,8 @@ def prefect_server() -> Iterator[None]:
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "dvc.yaml").write_text(DVC_YAML)
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "dvc.yaml").write_text("stages: {cell: {cmd: sleep 3600, outs: [cell.txt]}}")  # no part of it
     (tmp_path / "params.yaml").write_text("scale: starter\ntasks: [one, two]\nrate: 1\n")
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     monkeypatch.setenv("FLOWTUNE_ROOT", str(tmp_path))

@@ -1,11 +1,11 @@
 """Maximum-likelihood fine-tuning of a flow-matching model of one's own, in one call."""
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from accelerate import Accelerator
@@ -25,6 +25,7 @@ from pipeline.training.loop import Batches, Log, evenly_spaced, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.resume import claim, fingerprint, release
 from pipeline.training.sources import Data, as_rows, as_source
+from pipeline.training.watch import Watch
 
 _SOLVERS: tuple[Solver, ...] = get_args(Solver)
 
@@ -35,10 +36,12 @@ class FineTuned:
 
     Attributes:
         net: the field with the moving average of the trained weights, in evaluation mode, where the given field was.
+        steps: updates that led to it; fewer than asked for where the samples collapsed.
         history: the guard's readings by step, step 0 being the given field; empty without held-out data.
     """
 
     net: nn.Module
+    steps: int
     history: Mapping[int, Reading]
 
 
@@ -60,6 +63,7 @@ def fine_tune(
     held_out: Tensor | tuple[Tensor, Tensor] | None = None,
     readings: int = 4,
     collapse_below: float = 0.2,
+    on_collapse: Literal["stop", "warn"] = "stop",
     seed: int = 0,
     state_path: Path | str | None = None,
     log: Log = lambda _metrics, _step: None,
@@ -92,7 +96,10 @@ def fine_tune(
         held_out: data that is not trained on, of which at most 256 rows are used to watch the samples' diversity, each
             reading at a cost of 16 samples a row. None: nothing is watched.
         readings: how many readings to take, evenly spaced, besides that of step 0.
-        collapse_below: warn when the samples' spread falls below this share of that of the field at 16 evaluations.
+        collapse_below: the samples are collapsing when their spread falls below this share of that of the field at 16
+            evaluations, and below what the field has at ``nfe``: a ``RuntimeWarning`` says so.
+        on_collapse: stop: training ends there, and the weights of the last healthy reading are returned; warn: it goes
+            on.
         seed: of all random numbers, but for those of an iterable.
         state_path: the file from which an interrupted run, called again with the same arguments, goes on; removed at
             the end. With data in memory it ends in the same bits as if nothing had happened; an iterable starts from
@@ -113,6 +120,7 @@ def fine_tune(
         raise ValueError(line(error, settings, lambda _keys: ())) from None
     _check_choice("solver", solver, _SOLVERS)
     _check_choice("gradient", gradient, GRADIENTS)
+    _check_choice("on_collapse", on_collapse, ("stop", "warn"))
     _check_positive(candidates=candidates, readings=readings, teacher_nfe=teacher_nfe)
     uniform_grid(nfe, solver)  # refuses what does not fit
     pair = make_coupling(coupling, candidates) if isinstance(coupling, str) else coupling
@@ -122,7 +130,18 @@ def fine_tune(
     source, sample_rows = as_source(data, home.dtype)
     velocity = _Velocity(deepcopy(field).eval()).to(Accelerator(cpu=not torch.cuda.is_available()).device)
     _check_field(velocity, sample_rows, coupling)
-    guard = _Watch(velocity, held_out, nfe, solver, seed, collapse_below, steps) if held_out is not None else None
+    watch, history, healthy = None, {}, True
+    if held_out is not None:
+        read = _reader(velocity, held_out, nfe, solver, seed)
+        history[0] = read(velocity)
+        watch = Watch(read, history[0], steps, collapse_below=collapse_below, stop=on_collapse == "stop", tell=_warn)
+        watch.look(0, velocity)
+
+    def look(step: int, net: nn.Module) -> bool:
+        nonlocal healthy
+        if watch is not None:
+            history[step], healthy = watch.look(step, net)
+        return healthy
 
     path = Path(state_path) if state_path is not None else None
     if path is not None:
@@ -145,16 +164,18 @@ def fine_tune(
         source,
         optimization,
         generators,
-        milestones=evenly_spaced(steps, readings) if guard else (),
-        on_milestone=guard.read if guard else lambda _step, _net: True,
+        milestones=evenly_spaced(steps, readings) if watch else (),
+        on_milestone=look,
         log=log,
         state_path=path,
         title="fine-tune",
     )
     if path is not None:
         release(path)
-    net = cast(_Velocity, average).field.to(home.device).eval()
-    return FineTuned(net, guard.history if guard else {})
+    kept = steps
+    if watch is not None and not healthy:
+        kept = watch.go_back(average)
+    return FineTuned(cast(_Velocity, average).field.to(home.device).eval(), kept, history)
 
 
 @torch.no_grad()
@@ -207,44 +228,18 @@ class _Sampler:
         return reconstruct(self.net, noise, condition, uniform_grid(nfe, self.solver), self.solver)
 
 
-class _Watch:
-    """The guard's readings while training goes on, and one warning where the samples collapse.
+def _reader(
+    net: nn.Module, held_out: Tensor | tuple[Tensor, Tensor], nfe: int, solver: Solver, seed: int
+) -> Callable[[nn.Module], Reading]:
+    """The guard's reading of a net at ``nfe`` evaluations, held against ``net`` as it is now."""
+    rows = as_rows(held_out, next(net.parameters()).dtype, "held_out")
+    _check_field(net, rows, None, "held_out")
+    guard = Guard(_Sampler(net, solver), _HeldOut(rows.condition, rows.data), seed)
+    return lambda changed: guard.read(_Sampler(changed, solver), nfe)
 
-    A field of which one evaluation makes the mean, as flow matching does, has no spread at ``nfe`` = 1 before training:
-    that is no collapse, unless it has none at the end either.
-    """
 
-    def __init__(
-        self,
-        net: nn.Module,
-        held_out: Tensor | tuple[Tensor, Tensor],
-        nfe: int,
-        solver: Solver,
-        seed: int,
-        collapse_below: float,
-        steps: int,
-    ) -> None:
-        rows = as_rows(held_out, next(net.parameters()).dtype, "held_out")
-        _check_field(net, rows, None, "held_out")
-        base = _Sampler(net, solver)
-        self._guard = Guard(base, _HeldOut(rows.condition, rows.data), seed)
-        self._nfe, self._solver, self._collapse_below, self._steps = nfe, solver, collapse_below, steps
-        self._warned = False
-        self.history = {0: self._guard.read(base, nfe)}
-
-    def read(self, step: int, net: nn.Module) -> bool:
-        reading = self.history[step] = self._guard.read(_Sampler(net, self._solver), self._nfe)
-        had_spread = self.history[0].spread_ratio >= self._collapse_below
-        if reading.spread_ratio < self._collapse_below and (had_spread or step == self._steps) and not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"the samples are collapsing: at step {step} their spread is {reading.spread_ratio:.2f} of that of the "
-                f"field before fine-tuning (collapse_below={self._collapse_below}); coupling 'nearest' or 'reflow', a "
-                "lower lr or fewer steps keep more of it",
-                RuntimeWarning,
-                stacklevel=2,
-            )
-        return True
+def _warn(text: str) -> None:
+    warnings.warn(text, RuntimeWarning, stacklevel=2)
 
 
 def _check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:

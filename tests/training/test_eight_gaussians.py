@@ -1,6 +1,7 @@
 """Eight Gaussians on a circle: the coupling decides how many are left after fine-tuning, and the guard sees it."""
 
 import math
+from collections.abc import Callable
 from copy import deepcopy
 
 import pytest
@@ -19,6 +20,7 @@ from pipeline.training.guard import Guard, Reading
 from pipeline.training.loop import Batches, Objective, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
+from pipeline.training.watch import Watch
 
 NFE = 2
 ANGLES = torch.arange(8) * math.pi / 4
@@ -46,11 +48,26 @@ def policy(net: nn.Module) -> FlowPolicy:
     )  # fmt: skip
 
 
-def fit(objective: Objective, generators: Generators, *, steps: int, lr: float, ema_decay: float) -> nn.Module:
+def fit(
+    objective: Objective,
+    generators: Generators,
+    *,
+    steps: int,
+    lr: float,
+    ema_decay: float,
+    look: Callable[[int, nn.Module], bool] = lambda _step, _net: True,
+) -> nn.Module:
     optimization = Optimization(
         steps=steps, batch_size=128, lr=lr, weight_decay=0.0, warmup=20, clip=1.0, ema_decay=ema_decay, precision="fp32"
     )
-    return train(objective, Batches(DATA.condition, DATA.action), optimization, generators)
+    return train(
+        objective,
+        Batches(DATA.condition, DATA.action),
+        optimization,
+        generators,
+        milestones=range(0, steps + 1, 50),
+        on_milestone=look,
+    )
 
 
 @pytest.fixture(scope="module")
@@ -63,10 +80,17 @@ def base() -> nn.Module:
     return fit(objective, generators, steps=1000, lr=3e-3, ema_decay=0.99)
 
 
-def fine_tuned(base: nn.Module, coupling: str, steps: int) -> nn.Module:
+def fine_tuned(base: nn.Module, coupling: str, steps: int, told: list[str]) -> nn.Module:
+    """``told`` is what the guard says meanwhile."""
     generators = Generators(1)
     objective = Reconstruction(deepcopy(base), make_coupling(coupling), NFE, generators, teacher_nfe=16)
-    return fit(objective, generators, steps=steps, lr=1e-3, ema_decay=0.9)
+    guard = Guard(policy(base), DATA, seed=0)
+
+    def read(net: nn.Module) -> Reading:
+        return guard.read(policy(net), NFE)
+
+    watch = Watch(read, read(base), steps, collapse_below=0.2, stop=False, tell=told.append)
+    return fit(objective, generators, steps=steps, lr=1e-3, ema_decay=0.9, look=lambda *at: watch.look(*at)[1])
 
 
 def mode_shares(net: nn.Module, nfe: int) -> Tensor:
@@ -86,14 +110,18 @@ def test_the_base_model_has_eight_modes(base: nn.Module) -> None:
 
 
 def test_independent_pairs_lose_all_modes_within_200_steps_and_the_guard_says_so(base: nn.Module) -> None:
-    net = fine_tuned(base, "independent", steps=200)
+    told: list[str] = []
+    net = fine_tuned(base, "independent", 200, told)
     assert mode_shares(net, NFE).max() < 0.01
     assert reading(base, net).spread_ratio < 0.1
+    assert told[0].startswith("the samples are collapsing: at step 1")  # 100 or 150: before the 200 steps are over
 
 
 @pytest.mark.parametrize("coupling", ["nearest", "reflow"])
 def test_pairs_that_know_the_model_keep_all_modes_for_1000_steps(base: nn.Module, coupling: str) -> None:
-    net = fine_tuned(base, coupling, steps=1000)
+    told: list[str] = []
+    net = fine_tuned(base, coupling, 1000, told)
+    assert told == []
     # what two steps of the base model itself do not reach
     assert mode_shares(net, NFE).min() > 0.06 > mode_shares(base, NFE).min()
     assert reading(base, net).spread_ratio > 0.85

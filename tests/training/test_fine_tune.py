@@ -3,7 +3,7 @@
 import warnings
 from copy import deepcopy
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import pytest
 import torch
@@ -80,11 +80,17 @@ def test_samples_come_nearer_to_the_data_and_stay_diverse(base: nn.Module) -> No
     assert distances[1] < 0.5 * distances[0]
 
 
-def test_a_collapse_is_warned_of_once(base: nn.Module) -> None:
-    with pytest.warns(RuntimeWarning, match="the samples are collapsing: at step ") as caught:
-        tuned = fine_tune(base, DATA, nfe=2, coupling="independent", steps=200, lr=2e-3, held_out=HELD_OUT)
-    assert len([one for one in caught if "collapsing" in str(one.message)]) == 1
-    assert tuned.history[200].spread_ratio < 0.2 < tuned.history[0].spread_ratio
+@pytest.mark.parametrize("on_collapse", ["stop", "warn"])
+def test_a_collapse_is_warned_of_and_not_returned_unless_asked_for(
+    base: nn.Module, on_collapse: Literal["stop", "warn"]
+) -> None:
+    arguments: dict[str, Any] = {"coupling": "independent", "steps": 200, "lr": 2e-3, "held_out": HELD_OUT}
+    with pytest.warns(RuntimeWarning, match="the samples are collapsing: at step "):
+        tuned = fine_tune(base, DATA, nfe=2, on_collapse=on_collapse, **arguments)
+    last = max(tuned.history)
+    assert tuned.history[last].spread_ratio < 0.2 < tuned.history[0].spread_ratio
+    assert tuned.steps == last == 200 if on_collapse == "warn" else tuned.steps < last
+    assert tuned.history[tuned.steps].spread_ratio > 0.2 or on_collapse == "warn"
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.data import PreparedData
-from pipeline.training.guard import Guard
+from pipeline.training.guard import Guard, Reading
 from pipeline.training.watch import Watch
 
 
@@ -34,22 +34,25 @@ def policy(net: nn.Module) -> FlowPolicy:
     )
 
 
-def watch(base: nn.Module, keep: Path, told: list[str], *, stop: bool = True, below: float = 0.2) -> Watch:
-    model = policy(deepcopy(base))
-    guard = Guard(model, DATA, seed=0)
-    return Watch(guard, model, 1, collapse_below=below, stop=stop, keep=keep, tell=told.append)
+def watch(base: nn.Module, keep: Path | None, told: list[str], *, stop: bool = True) -> Watch:
+    guard = Guard(policy(deepcopy(base)), DATA, seed=0)
+
+    def read(net: nn.Module) -> Reading:
+        return guard.read(policy(net), 1)
+
+    return Watch(read, read(base), 100, collapse_below=0.2, stop=stop, tell=told.append, keep=keep)
 
 
-def test_a_collapse_is_told_of_and_ends_at_the_last_healthy_weights(tmp_path: Path) -> None:
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_collapse_is_told_of_and_ends_at_the_last_healthy_weights(in_memory: bool, tmp_path: Path) -> None:
     told: list[str] = []
-    base = Scale(1.0)
-    here = watch(base, tmp_path / "healthy.pt", told)
+    here = watch(Scale(1.0), None if in_memory else tmp_path / "healthy.pt", told)
     factors = {0: 1.0, 10: 0.9, 20: 0.7, 30: 0.01}
     going_on = [here.look(step, Scale(factor))[1] for step, factor in factors.items()]
     assert going_on == [True, True, True, False]
     (line,) = told
     assert line.startswith("the samples are collapsing: at step 30 their spread is ")
-    assert line.endswith("training stops and goes back to the last step that was healthy")
+    assert line.endswith("the last healthy weights are kept")
     net = Scale(0.01)
     assert here.go_back(net) == 20
     assert net.factor.item() == pytest.approx(0.7)
@@ -68,13 +71,16 @@ def test_on_warn_training_goes_on_and_is_told_every_time(tmp_path: Path) -> None
     told: list[str] = []
     here = watch(Scale(1.0), tmp_path / "healthy.pt", told, stop=False)
     assert [here.look(step, Scale(0.01))[1] for step in (10, 20)] == [True, True]
-    assert len(told) == 2 and "training stops" not in told[0]
+    assert len(told) == 2 and "are kept" not in told[0]
     assert not (tmp_path / "healthy.pt").exists()
 
 
-def test_a_base_model_that_has_less_spread_at_few_evaluations_is_no_collapse(tmp_path: Path) -> None:
-    """(1 − 0.95/16)^16 = 0.375 of the noise's spread by 16 steps of a base that leaves 0.05 of it in one."""
+def test_a_base_model_that_has_less_spread_at_few_evaluations_is_no_collapse_before_the_end() -> None:
+    """(1 − 0.95/16)^16 = 0.375 of the noise's spread in 16 steps of a base that leaves 0.05 of it in one."""
     told: list[str] = []
-    here = watch(Scale(0.05), tmp_path / "healthy.pt", told, below=0.2)
-    assert here.look(0, Scale(0.05))[1]
-    assert not here.look(10, Scale(0.02))[1]
+    here = watch(Scale(0.05), None, told)
+    assert here.look(0, Scale(0.05))[1] and here.look(50, Scale(0.06))[1]
+    assert told == []
+    assert here.look(100, Scale(0.06))[1]  # the last step: told of, and kept
+    assert len(told) == 1 and "are kept" not in told[0]
+    assert not here.look(60, Scale(0.02))[1]

@@ -1,0 +1,100 @@
+"""Cells of the coupling study, through their programs on tiny settings."""
+
+import json
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.project import Project
+
+CELL = ("stages.study_cell", "--scale", "starter", "--task", "pusht", "--train-seed", "0", "--row")
+STUDY = {
+    "train_seeds": [0],
+    "budget": 60,
+    "checkpoints": 2,
+    "seeds": 2,
+    "fm_lr": 1e-3,
+    "lr": {"nfe1": 1e-3, "nfe2": 1e-3, "nfe16": 1e-3},
+    "candidates": {"nfe1": 2, "nfe2": 2, "nfe16": 2},
+    "chosen": {"nfe1": "reflow", "nfe2": "nearest", "nfe16": "nearest"},
+}
+
+
+@pytest.fixture(scope="module")
+def studied(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
+    """A project with a few cells."""
+    project = made.copy(tmp_path_factory.mktemp("study") / "project")
+    project.params("starter.pusht.study", STUDY)
+    project.params("starter.pusht.finetune.nfe1.pairs_ahead", 1)
+    project.params("starter.pusht.finetune.nfe1.reflow_nfe", 4)
+    for row, *numbers in (
+        ("fm", "1", "2"),
+        ("fm_continued", "1", "2"),
+        ("mip", "2"),
+        ("reflow", "1"),
+        ("nearest", "2"),
+    ):
+        project.check(*CELL, row, "--nfe", *numbers)
+    project.check("stages.study_table", "--scale", "starter", "--task", "pusht")
+    return project
+
+
+def metrics(project: Project, row: str, nfe: int) -> dict[str, object]:
+    folder = project.root / "reports" / "starter" / "coupling_study" / "seed0" / "metrics"
+    return json.loads((folder / f"pusht_b-{row}-nfe{nfe}.json").read_text())
+
+
+def test_cells_are_evaluated_on_all_test_seeds_and_counted_from_the_base_model(studied: Project) -> None:
+    base = metrics(studied, "fm", 1)["train_steps"]
+    assert isinstance(base, int)
+    for row, nfe, steps in (("fm_continued", 1, 60), ("nearest", 2, None), ("reflow", 1, None)):
+        found = metrics(studied, row, nfe)
+        assert found["n_seeds"] == 20 and found["update_ms"] and found["spread_ratio"] > 0  # type: ignore[operator]
+        trained = found["train_steps"] - base  # type: ignore[operator]
+        assert trained in (steps, steps // 2) if steps else 0 < trained <= 60
+    mip = metrics(studied, "mip", 2)["train_steps"]
+    assert mip in ((base + 60) // 2, round((base + 60) // 2 / 2))  # two evaluations an update, from scratch
+    assert metrics(studied, "mip", 2)["spread_ratio"] == 0  # one answer to each observation
+
+
+def test_the_table_and_the_report_are_made_of_what_is_there(studied: Project) -> None:
+    reports = studied.root / "reports" / "starter"
+    table = pd.read_csv(reports / "coupling_study.csv")
+    assert sorted(zip(table["coupling"], table["nfe"], strict=True)) == sorted(
+        [("fm", 1), ("fm", 2), ("fm_continued", 1), ("fm_continued", 2), ("mip", 2), ("nearest", 2), ("reflow", 1)]
+    )
+    assert "| FT, reflow | 1 | 0 |" in (reports / "coupling_study.md").read_text()
+    asked = pd.read_csv(reports / "coupling_study_answers.csv")
+    assert {"fm_continued", "mip"} == set(asked["against"])
+    for name in ("coupling_study", "coupling_study_differences"):
+        assert (reports / f"{name}.png").stat().st_size > 0 and (reports / f"{name}.svg").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("row", "numbers", "said"),
+    [
+        ("nearest", ["1", "2"], "error: --nfe: given [1, 2], allowed for nearest: one number, which it is trained for"),
+        ("nearest", ["3"], "error: params.yaml: study.lr: has no nfe3, allowed for --nfe: nfe1, nfe2, nfe16"),
+    ],
+)
+def test_what_cannot_be_a_cell_is_refused(studied: Project, row: str, numbers: list[str], said: str) -> None:
+    refused = studied.run(*CELL, row, "--nfe", *numbers)
+    assert (refused.returncode, refused.stderr) == (2, f"{said}\n")
+
+
+def test_a_scale_without_a_study_says_so(made: Project) -> None:
+    refused = made.run(*CELL, "fm", "--nfe", "1")
+    assert refused.stderr == "error: params.yaml: starter.pusht.study: is missing, and says how the study is made\n"
+
+
+def test_a_replica_is_another_model_in_a_place_of_its_own(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project")
+    before = project.files("data/starter/pusht/pretrain")
+    project.check("stages.pretrain", "--scale", "starter", "--task", "pusht", "--replica", "7")
+    project.check("stages.select_checkpoint", "--scale", "starter", "--task", "pusht", "--replica", "7")
+    assert project.files("data/starter/pusht/pretrain") == before
+    replica = project.files("data/starter/pusht/seed7/pretrain")
+    assert len(replica) == len(before) and not set(replica.values()) & set(before.values())
+    assert (project.root / "data/starter/pusht/seed7/base.safetensors").is_file()
+    assert (project.root / "reports/starter/selection/pusht-seed7.json").is_file()
