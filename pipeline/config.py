@@ -167,6 +167,7 @@ class StudySettings(Block):
     fm_lr: Positive
     lr: dict[RecipeKey, Positive]
     candidates: dict[RecipeKey, Count]
+    pairs_ahead: Natural
     chosen: dict[RecipeKey, FinetuneCoupling]
 
     def recipe(self, coupling: str, nfe: int, like: FinetuneRecipe) -> FinetuneRecipe:
@@ -181,7 +182,8 @@ class StudySettings(Block):
                 raise UserError(
                     f"params.yaml: study.{name}: has no {key}; given --nfe {nfe}, allowed: {', '.join(values)}"
                 )
-        return like.model_copy(update={"coupling": coupling, "lr": self.lr[key], "candidates": self.candidates[key]})
+        own = {"lr": self.lr[key], "candidates": self.candidates[key], "pairs_ahead": self.pairs_ahead}
+        return like.model_copy(update={"coupling": coupling, **own})
 
     @model_validator(mode="after")
     def _questions_have_rows(self) -> "StudySettings":

@@ -1,8 +1,11 @@
 """Projects that several test files start from; each is made once."""
 
 import pytest
+import torch
 
 from tests.project import Project, make_project
+
+torch.set_num_threads(1)  # tests' tensors are small, and threads that wait for each other slow a busy machine down
 
 
 @pytest.fixture(scope="session")

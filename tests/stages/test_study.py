@@ -17,6 +17,7 @@ STUDY = {
     "fm_lr": 1e-3,
     "lr": {"nfe1": 1e-3, "nfe2": 1e-3, "nfe16": 1e-3},
     "candidates": {"nfe1": 2, "nfe2": 2, "nfe16": 2},
+    "pairs_ahead": 1,
     "chosen": {"nfe1": "reflow", "nfe2": "nearest", "nfe16": "nearest"},
 }
 
@@ -26,7 +27,6 @@ def studied(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with a few cells."""
     project = made.copy(tmp_path_factory.mktemp("study") / "project")
     project.params("starter.pusht.study", STUDY)
-    project.params("starter.pusht.finetune.nfe1.pairs_ahead", 1)
     project.params("starter.pusht.finetune.nfe1.reflow_nfe", 4)
     for row, *numbers in (
         ("fm", "1", "2"),
