@@ -75,7 +75,7 @@ def test_the_table_and_the_report_are_made_of_what_is_there(studied: Project) ->
     ("row", "numbers", "said"),
     [
         ("nearest", ["1", "2"], "error: --nfe: given [1, 2], allowed for nearest: one number, which it is trained for"),
-        ("nearest", ["3"], "error: params.yaml: study.lr: has no nfe3, allowed for --nfe: nfe1, nfe2, nfe16"),
+        ("nearest", ["3"], "error: params.yaml: study.lr: has no nfe3; given --nfe 3, allowed: nfe1, nfe2, nfe16"),
     ],
 )
 def test_what_cannot_be_a_cell_is_refused(studied: Project, row: str, numbers: list[str], said: str) -> None:
