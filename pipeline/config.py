@@ -221,6 +221,16 @@ class TaskSettings(Block):
         """The same settings with another training seed; None: these."""
         return self if seed is None else self.model_copy(update={"seed": seed})
 
+    def studied(self) -> StudySettings:
+        """The study's settings.
+
+        Raises:
+            UserError: there are none.
+        """
+        if self.study is None:
+            raise UserError("params.yaml: study: is missing in this block, and says how the study is made")
+        return self.study
+
     @model_validator(mode="after")
     def _horizon_fits_the_net(self) -> "TaskSettings":
         if isinstance(self.net, Unet1dSettings):

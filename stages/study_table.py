@@ -19,9 +19,7 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     settings = config.load().block(arguments.scale).task(arguments.task)
-    if settings.study is None:
-        raise UserError(f"params.yaml: {arguments.scale}.{arguments.task}.study: is missing")
-    evaluation, study = settings.select.evaluation, settings.study
+    evaluation, study = settings.select.evaluation, settings.studied()
     reports = ScaleReports(arguments.scale)
     names = ["coupling_study.csv", "coupling_study_answers.csv", "coupling_study.md"]
     pictures = ["coupling_study.png", "coupling_study_differences.png"]

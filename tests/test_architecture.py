@@ -24,7 +24,7 @@ WITHIN = {
     "evaluation": ("statistics", "policy", "diversity", "rollouts", "video", "demonstrate", "protocol"),
     "training": (
         "data", "checkpoint", "journal", "loop", "sources", "resume", "teacher", "pretrain", "outsiders", "mle",
-        "recipe", "guard", "watch", "fine_tune", "selection",
+        "recipe", "guard", "watch", "fine_tune", "selection", "study",
     ),
     "benchmarks": ("gradients",),
     "reporting": ("episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures"),

@@ -83,9 +83,24 @@ def test_what_cannot_be_a_cell_is_refused(studied: Project, row: str, numbers: l
     assert (refused.returncode, refused.stderr) == (2, f"{said}\n")
 
 
+def test_settings_are_tried_on_validation_seeds_and_noted_below_each_other(studied: Project) -> None:
+    tried = ("stages.study_try", "--scale", "starter", "--task", "pusht", "--row", "nearest", "--nfe", "2")
+    before = studied.files("reports/starter/coupling_study")
+    for changes in (["lr=1e-2", "candidates=1"], ["ema_decay=0.5"]):
+        studied.check(*tried, "--seeds", "3", "--set", *changes)
+    noted = pd.read_csv(studied.root / "reports" / "starter" / "coupling_study_tried.csv")
+    assert list(noted["changed"]) == 2 * ["lr=1e-2 candidates=1"] + 2 * ["ema_decay=0.5"]
+    # one candidate needs no search: more steps for the same compute
+    assert noted["train_steps"].iloc[1] > noted["train_steps"].iloc[3] > noted["train_steps"].iloc[2]
+    assert (noted["n_seeds"] == 3).all()
+    assert studied.files("reports/starter/coupling_study") == before
+    refused = studied.run(*tried, "--set", "lr=fast")
+    assert refused.returncode == 2 and refused.stderr.startswith("error: --set: study.lr.nfe2: given 'fast', allowed: ")
+
+
 def test_a_scale_without_a_study_says_so(made: Project) -> None:
     refused = made.run(*CELL, "fm", "--nfe", "1")
-    assert refused.stderr == "error: params.yaml: starter.pusht.study: is missing, and says how the study is made\n"
+    assert refused.stderr == "error: params.yaml: study: is missing in this block, and says how the study is made\n"
 
 
 def test_a_replica_is_another_model_in_a_place_of_its_own(made: Project, tmp_path: Path) -> None:

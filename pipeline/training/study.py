@@ -1,0 +1,169 @@
+"""How the rows of the coupling study are trained, each for the same compute, and which checkpoint of a row is taken."""
+
+import statistics
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from pipeline.config import Optimization, StudySettings, TaskSettings
+from pipeline.errors import UserError
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.evaluation.protocol import run_episodes, validation_seeds
+from pipeline.seeding import Generators
+from pipeline.training.checkpoint import Record, build_policy, load_policy, save_policy
+from pipeline.training.data import PreparedData
+from pipeline.training.journal import Sink, TrainingLog
+from pipeline.training.loop import Batches, Objective, evenly_spaced, train
+from pipeline.training.outsiders import MinimalIterative, MinimalIterativeField, Regression, RegressionField
+from pipeline.training.recipe import flow_matching, maximum_likelihood, within_budget
+from pipeline.training.selection import Candidate, Selection, select
+
+OUTSIDERS: dict[str, Callable[[nn.Module], nn.Module]] = {"regression": RegressionField, "mip": MinimalIterativeField}
+"""What makes a velocity field of the net of a policy that is no flow."""
+
+_EVALUATIONS = {"regression": 1, "mip": 2}  # of the net in an update; one of flow matching has one
+_TIMED_UPDATES = 20
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a row is trained.
+
+    Attributes:
+        steps_before: those of the base model, from which its own are counted; 0 from scratch.
+    """
+
+    objective: Objective
+    batches: Batches
+    generators: Generators
+    optimization: Optimization
+    steps_before: int
+
+
+def make_training(
+    row: str,
+    numbers: Sequence[int],
+    base: tuple[FlowPolicy, Record],
+    data: PreparedData,
+    settings: TaskSettings,
+    study: StudySettings,
+    keep: Path,
+) -> Training:
+    """How ``row`` is trained within the study's budget.
+
+    Args:
+        row: ``fm_continued``, an outsider, or a coupling. numbers: of function evaluations; one for a coupling.
+        base: the model to start from, whose net is trained in place. keep: file of solves made ahead.
+
+    Raises:
+        UserError: a coupling and several numbers of evaluations, or one that the study's settings do not have.
+        ValueError: the budget is less than what is solved ahead.
+    """
+    policy, record = base
+    pretrain = settings.pretrain
+    windows = Batches(data.condition, data.action)
+    generators = Generators(settings.seed, "study", row, *numbers)
+    if row == "fm_continued":
+        optimization = pretrain.model_copy(update={"steps": study.budget, "lr": study.fm_lr})
+        objective = flow_matching(policy.net, pretrain, generators)
+        return Training(objective, windows, generators, optimization, record.train_steps)
+    if row in OUTSIDERS:
+        net = build_policy(record).net
+        outsider = Regression(net) if row == "regression" else MinimalIterative(net, generators)
+        steps = (record.train_steps + study.budget) // _EVALUATIONS[row]
+        return Training(outsider, windows, generators, pretrain.model_copy(update={"steps": steps}), 0)
+    if len(numbers) > 1:
+        raise UserError(f"--nfe: given {list(numbers)}, allowed for {row}: one number, which it is trained for")
+    (nfe,) = numbers
+    recipe = study.recipe(row, nfe, settings.finetune["nfe1"])
+    recipe = within_budget(recipe, nfe, study.budget, pretrain, len(data.action))
+    likelihood, batches = maximum_likelihood(policy.net, recipe, nfe, pretrain, generators, windows, keep=keep)
+    return Training(likelihood, batches, generators, recipe, record.train_steps)
+
+
+def train_row(
+    training: Training,
+    row: str,
+    base: tuple[FlowPolicy, Record],
+    checkpoints: int,
+    folder: Path,
+    sink: Sink,
+    title: str,
+) -> list[Path]:
+    """Train, resumably in ``folder``; return evenly spaced checkpoints, in the precision in which models are stored."""
+    policy, record = base
+    steps = evenly_spaced(training.optimization.steps, checkpoints)
+    paths = {step: folder / "checkpoints" / f"step-{step:07d}.safetensors" for step in steps}
+
+    def keep(step: int, net: nn.Module) -> bool:
+        of_step = replace(record, method=row, train_steps=training.steps_before + step, figures={})
+        save_policy(paths[step], policy.with_net(net), of_step, half=True)
+        return True
+
+    train(
+        training.objective,
+        training.batches,
+        training.optimization,
+        training.generators,
+        milestones=steps,
+        on_milestone=keep,
+        log=TrainingLog(folder / "log.jsonl", sink),
+        state_path=folder / "state.pt",
+        title=title,
+    )
+    return list(paths.values())
+
+
+def load_row(model: Path, row: str) -> tuple[FlowPolicy, Record]:
+    """The policy of a checkpoint of ``row``; an outsider's net as the field that makes a flow of it."""
+    policy, record = load_policy(model)
+    return policy.with_net(OUTSIDERS[row](policy.net)) if row in OUTSIDERS else policy, record
+
+
+def choose(models: list[Path], row: str, nfe: int, settings: TaskSettings, seeds: int, folder: Path) -> Selection:
+    """The checkpoint with the highest mean max score on so many validation seeds, at ``nfe`` evaluations.
+
+    Args:
+        folder: keeps finished episodes for a resume.
+    """
+
+    def judge(path: Path) -> Candidate:
+        policy, record = load_row(path, row)
+        results = run_episodes(
+            policy,
+            record.task,
+            settings.select.evaluation,
+            nfe,
+            validation_seeds(seeds),
+            settings.evaluation,
+            journal=folder / f"validation-nfe{nfe}-{path.stem}.jsonl",
+        )
+        figures = {
+            "max_score": float(np.mean([result.max_score for result in results])),
+            "success": float(np.mean([result.success for result in results])),
+        }
+        return Candidate(path.name, record.train_steps, figures["max_score"], figures)
+
+    return select(models, judge, f"highest mean max score of {seeds} validation episodes")
+
+
+def measure_update(training: Training) -> float:
+    """Median time of an update's forward and backward pass, pairing included, in milliseconds."""
+    objective, generator = training.objective, torch.Generator().manual_seed(0)
+    bf16 = training.optimization.precision == "bf16"
+    device = next(objective.parameters()).device.type
+    times = []
+    for _ in range(_TIMED_UPDATES):
+        condition, data = training.batches.draw(training.optimization.batch_size, generator)
+        start = time.perf_counter()
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            loss = objective(condition.to(device), data.to(device))
+        loss.backward()
+        float(loss)  # waits for a GPU
+        times.append(1000 * (time.perf_counter() - start))
+    return statistics.median(times)

@@ -1,0 +1,117 @@
+"""Try other settings for a row of the coupling study, on validation seeds only, and note how they did.
+
+Not part of a DAG: it is how the settings in params.yaml were chosen. For example
+
+    python -m stages.study_try --scale lab --task pusht --row nearest --nfe 8 --set lr=3e-4 candidates=8
+
+Each checkpoint is a line in reports/<scale>/coupling_study_tried.csv.
+"""
+
+import argparse
+import csv
+import io
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import ValidationError
+from ruamel.yaml import YAML
+
+from pipeline import config
+from pipeline.atomic import write_text
+from pipeline.complaints import line
+from pipeline.config import FinetuneRecipe, StudySettings, TaskSettings
+from pipeline.errors import UserError
+from pipeline.layout import ScaleReports, TaskFiles
+from pipeline.reporting.study import ROW_NAMES
+from pipeline.stage import program, stage
+from pipeline.training.checkpoint import load_policy
+from pipeline.training.data import PreparedData
+from pipeline.training.guard import Guard
+from pipeline.training.study import choose, load_row, make_training, train_row
+
+COLUMNS = [
+    "scale",
+    "dataset",
+    "coupling",
+    "nfe",
+    "train_seed",
+    "changed",
+    "train_steps",
+    "n_seeds",
+    "max_score",
+    "success",
+    "spread_ratio",
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--row", required=True, choices=[row for row in ROW_NAMES if row != "fm"])
+    parser.add_argument("--nfe", required=True, type=int)
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of study or finetune.nfe1")
+    parser.add_argument("--seeds", type=int, default=200, help="validation seeds")
+    arguments = parser.parse_args()
+    scale, task, row, nfe = arguments.scale, arguments.task, arguments.row, arguments.nfe
+    settings = changed(config.load().block(scale).task(task), arguments.set, nfe)
+    study, files = settings.studied(), TaskFiles(scale, task)
+    torch.set_num_threads(settings.threads)
+
+    out = ScaleReports(scale).folder / "coupling_study_tried.csv"
+    label = f"try-{scale}-{task}-{row}-{nfe}"
+    params = settings.model_dump(include={"seed", "threads", "pretrain", "select", "evaluation", "study", "finetune"})
+    with stage("stages/study_try.py", label, params=params, deps=[files.base, files.prepared], outs=[out]) as here:
+        data = PreparedData.load(files.prepared)
+        base = load_policy(files.base)
+        guard = Guard(base[0], data, settings.seed)
+        training = make_training(row, [nfe], base, data, settings, study, here.resume / "pairs.pt")
+        models = train_row(training, row, base, study.checkpoints, here.resume, here.run, label)
+        tried = choose(models, row, nfe, settings, arguments.seeds, here.resume)
+        rows = []
+        for model, candidate in zip(models, tried.candidates, strict=True):
+            spread = guard.read(load_row(model, row)[0], nfe).spread_ratio
+            scores = [round(value, 4) for value in (*candidate.figures.values(), spread)]
+            about = (scale, settings.data.dataset, row, nfe, settings.seed, " ".join(arguments.set))
+            rows.append((*about, candidate.train_steps, arguments.seeds, *scores))
+        append(out, rows)
+        for done in rows:
+            print(", ".join(f"{name} {value}" for name, value in zip(COLUMNS, done, strict=True) if value != ""))
+
+
+def changed(settings: TaskSettings, assignments: list[str], nfe: int) -> TaskSettings:
+    """``settings`` with keys of the study, or else of the recipe that it follows, set anew.
+
+    Raises:
+        UserError: no such key, or a value that is not allowed.
+    """
+    raw: dict[str, Any] = settings.model_dump()
+    for assignment in assignments:
+        key, _, text = assignment.partition("=")
+        value = YAML(typ="safe").load(text)
+        if key in ("lr", "candidates"):  # which the study has for each number of evaluations
+            raw["study"][key][f"nfe{nfe}"] = value
+        elif key in StudySettings.model_fields:
+            raw["study"][key] = value
+        elif key in FinetuneRecipe.model_fields:
+            raw["finetune"]["nfe1"][key] = value
+        else:
+            allowed = ", ".join([*StudySettings.model_fields, *FinetuneRecipe.model_fields])
+            raise UserError(f"--set: given {assignment!r}, allowed: KEY=VALUE with one of {allowed}")
+    try:
+        return TaskSettings.model_validate(raw)
+    except ValidationError as error:
+        raise UserError(f"--set: {line(error, raw, lambda _keys: ())}") from None
+
+
+def append(path: Path, rows: list[tuple[object, ...]]) -> None:
+    """Add ``rows`` to the CSV file, whole or not at all."""
+    text = io.StringIO(path.read_text() if path.exists() else ",".join(COLUMNS) + "\n")
+    text.seek(0, io.SEEK_END)
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    write_text(path, text.getvalue())
+
+
+if __name__ == "__main__":
+    program(main)
