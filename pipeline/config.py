@@ -157,6 +157,16 @@ class FinetuneRecipe(Optimization):
     last_steps: Natural
 
 
+class StudyRecipe(Block):
+    """What differs between numbers of function evaluations in the coupling study."""
+
+    lr: Positive
+    batch_size: Count
+    candidates: Count
+    reflow_nfe: Count
+    pairs_ahead: Natural
+
+
 class StudySettings(Block):
     """The coupling study: everything that ``finetune.nfe1`` does not say."""
 
@@ -165,9 +175,7 @@ class StudySettings(Block):
     checkpoints: Count
     seeds: SeedCount
     fm_lr: Positive
-    lr: dict[RecipeKey, Positive]
-    candidates: dict[RecipeKey, Count]
-    pairs_ahead: Natural
+    recipes: dict[RecipeKey, StudyRecipe]
     chosen: dict[RecipeKey, FinetuneCoupling]
 
     def recipe(self, coupling: str, nfe: int, like: FinetuneRecipe) -> FinetuneRecipe:
@@ -177,18 +185,27 @@ class StudySettings(Block):
             UserError: it says nothing of them.
         """
         key = f"nfe{nfe}"
-        for name, values in (("lr", self.lr), ("candidates", self.candidates)):
-            if key not in values:
-                raise UserError(
-                    f"params.yaml: study.{name}: has no {key}; given --nfe {nfe}, allowed: {', '.join(values)}"
+        if key not in self.recipes:
+            allowed = ", ".join(key.removeprefix("nfe") for key in self.recipes)
+            raise UserError(f"--nfe: given {nfe}, allowed: {allowed}, the study.recipes in params.yaml")
+        return like.model_copy(update={"coupling": coupling, **self.recipes[key].model_dump()})
+
+    @model_validator(mode="after")
+    def _recipes_can_be_made(self) -> "StudySettings":
+        for key, recipe in self.recipes.items():
+            if recipe.reflow_nfe <= int(key.removeprefix("nfe")):
+                raise ValueError(
+                    f"recipes.{key}.reflow_nfe: given {recipe.reflow_nfe}, allowed: more than the {key[3:]} "
+                    "evaluations that its solve is learned in"
                 )
-        own = {"lr": self.lr[key], "candidates": self.candidates[key], "pairs_ahead": self.pairs_ahead}
-        return like.model_copy(update={"coupling": coupling, **own})
+        return self
 
     @model_validator(mode="after")
     def _questions_have_rows(self) -> "StudySettings":
         if missing := {"nfe1", "nfe2", "nfe16"} - self.chosen.keys():
-            raise ValueError(f"chosen: given {list(self.chosen)}, allowed: with {', '.join(sorted(missing))} too")
+            raise ValueError(f"chosen: given {', '.join(self.chosen)}, allowed: with {', '.join(sorted(missing))} too")
+        if unknown := self.chosen.keys() - self.recipes.keys():
+            raise ValueError(f"chosen: given {', '.join(sorted(unknown))}, allowed: {', '.join(self.recipes)}")
         return self
 
 
@@ -263,10 +280,10 @@ class TaskSettings(Block):
                     f"finetune.{key}.solver: given {recipe.solver!r}, which spends {evaluations} evaluations a step, "
                     f"allowed at nfe {nfe}: {', '.join(fitting)}"
                 )
-            if recipe.coupling == "reflow" and recipe.reflow_nfe < nfe:
+            if recipe.coupling == "reflow" and recipe.reflow_nfe <= nfe:
                 raise ValueError(
-                    f"finetune.{key}.reflow_nfe: given {recipe.reflow_nfe}, allowed: at least {nfe}, the evaluations "
-                    "that its solve is to be learned in"
+                    f"finetune.{key}.reflow_nfe: given {recipe.reflow_nfe}, allowed: more than the {nfe} evaluations "
+                    "that its solve is learned in"
                 )
             if recipe.last_steps > nfe // evaluations:
                 raise ValueError(

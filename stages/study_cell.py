@@ -54,6 +54,7 @@ def main() -> None:
             if row != "fm":
                 chosen = choose(models, row, entry.nfe, settings, study.seeds, here.resume)
                 model = models[0].with_name(chosen.selected)
+                timing["validation_max_score"] = max(candidate.value for candidate in chosen.candidates)
             policy, record = load_row(model, row)
             reading = guard.read(policy, entry.nfe)
             figures = {"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)}

@@ -48,7 +48,10 @@ def main() -> None:
         write_table(answers_path, answered)
         score_panels(table, figure_paths[0])
         difference_panels(table, figure_paths[1])
-        write_text(report_path, study_markdown(table, answered, chosen=chosen, pictures=pictures))
+        write_text(
+            report_path,
+            study_markdown(table, answered, train_seeds=study.train_seeds, chosen=chosen, pictures=pictures),
+        )
         here.run.table(table_path, "coupling_study")
         here.run.table(answers_path, "coupling_study_answers")
         for path in (report_path, *figure_paths):

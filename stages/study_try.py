@@ -20,7 +20,7 @@ from ruamel.yaml import YAML
 from pipeline import config
 from pipeline.atomic import write_text
 from pipeline.complaints import line
-from pipeline.config import FinetuneRecipe, StudySettings, TaskSettings
+from pipeline.config import FinetuneRecipe, StudyRecipe, StudySettings, TaskSettings
 from pipeline.errors import UserError
 from pipeline.layout import ScaleReports, TaskFiles
 from pipeline.reporting.study import ROW_NAMES
@@ -55,8 +55,12 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=200, help="validation seeds")
     arguments = parser.parse_args()
     scale, task, row, nfe = arguments.scale, arguments.task, arguments.row, arguments.nfe
-    settings = changed(config.load().block(scale).task(task), arguments.set, nfe)
+    of_task = config.load().block(scale).task(task)
+    of_task.studied().recipe(row, nfe, of_task.finetune["nfe1"])  # refuses an --nfe without a recipe
+    settings = changed(of_task, arguments.set, nfe)
     study, files = settings.studied(), TaskFiles(scale, task)
+    if not 1 <= arguments.seeds <= 100_000:
+        raise UserError(f"--seeds: given {arguments.seeds}, allowed: 1 to 100000")
     torch.set_num_threads(settings.threads)
 
     out = ScaleReports(scale).folder / "coupling_study_tried.csv"
@@ -90,14 +94,14 @@ def changed(settings: TaskSettings, assignments: list[str], nfe: int) -> TaskSet
     for assignment in assignments:
         key, _, text = assignment.partition("=")
         value = YAML(typ="safe").load(text)
-        if key in ("lr", "candidates"):  # which the study has for each number of evaluations
-            raw["study"][key][f"nfe{nfe}"] = value
+        if key in StudyRecipe.model_fields:
+            raw["study"]["recipes"][f"nfe{nfe}"][key] = value
         elif key in StudySettings.model_fields:
             raw["study"][key] = value
         elif key in FinetuneRecipe.model_fields:
             raw["finetune"]["nfe1"][key] = value
         else:
-            allowed = ", ".join([*StudySettings.model_fields, *FinetuneRecipe.model_fields])
+            allowed = ", ".join(dict.fromkeys([*StudySettings.model_fields, *FinetuneRecipe.model_fields]))
             raise UserError(f"--set: given {assignment!r}, allowed: KEY=VALUE with one of {allowed}")
     try:
         return TaskSettings.model_validate(raw)

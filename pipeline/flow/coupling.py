@@ -68,15 +68,20 @@ def inversion(typical_quantile: float, fallback: Coupling) -> Coupling:
     def pair(x1: Tensor, condition: Tensor, source: Source, models: Models) -> Pair:
         with torch.no_grad():
             x0 = models.invert(x1, condition)
-        norm = x0.flatten(1).double().square().sum(1)
-        low, high = _central_chi_square(x0[0].numel(), typical_quantile)
-        atypical = ~((low <= norm) & (norm <= high))  # so written that NaN is atypical
-        if atypical.any():
+        away = atypical(x0, typical_quantile)
+        if away.any():
             x0 = x0.clone()
-            x0[atypical] = fallback(x1[atypical], condition[atypical], source, models).x0
-        return Pair(x0, x1, {"fallback_share": atypical.double().mean()})
+            x0[away] = fallback(x1[away], condition[away], source, models).x0
+        return Pair(x0, x1, {"fallback_share": away.double().mean()})
 
     return pair
+
+
+def atypical(x0: Tensor, typical_quantile: float) -> Tensor:
+    """Which rows of x0 (B, …) lie outside the central ``typical_quantile`` of the norms of standard noise: (B,)."""
+    norm = x0.flatten(1).double().square().sum(1)
+    low, high = _central_chi_square(x0[0].numel(), typical_quantile)
+    return ~((low <= norm) & (norm <= high))  # so written that NaN is atypical
 
 
 @cache
@@ -154,15 +159,15 @@ def make_coupling(
     return made_ahead(kind, couplings[kind]) if ahead else couplings[kind]
 
 
-def added_solves(kind: str, candidates: int, teacher_solves: float) -> float:
-    """N-step forward solves that ``kind`` adds to an update, for each datum, at the most.
-
-    ``inversion`` counts as if every row fell back: how many do is known only afterwards, and flow matching continued
-    for the same compute is to have no less.
+def added_solves(kind: str, candidates: int, teacher_solves: float, fallback_share: float = 1.0) -> float:
+    """N-step forward solves that ``kind`` adds to an update, for each datum.
 
     Args:
         candidates: as in ``make_coupling``.
         teacher_solves: evaluations of the base model's fine solve over N; 0 where solves were made ahead.
+        fallback_share: of ``inversion``: the share of rows that fall back. Where it is not known, 1: flow matching
+            continued for the same compute is to have no less.
     """
     search = candidates if candidates > 1 else 0
-    return {"nearest": search, "inversion": teacher_solves + search, "reflow": teacher_solves}.get(kind, 0)
+    inversion = teacher_solves + search * fallback_share
+    return {"nearest": search, "inversion": inversion, "reflow": teacher_solves}.get(kind, 0)

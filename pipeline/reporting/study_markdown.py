@@ -1,6 +1,6 @@
 """The coupling study in words and tables, for someone who has not run it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 
 import pandas as pd
 
@@ -10,29 +10,39 @@ from pipeline.reporting.tables import EVALUATION_NAMES
 _VERDICTS = {
     "helps": "**Help**: above FM continued with every training seed, each interval clear of zero",
     "harms": "**Harm**: below it with every training seed, each interval clear of zero",
-    "neither": "Neither, or not with every seed",
+    "neither": "Neither, or not with every training seed",
+    "unfinished": "Not there yet with every training seed",
 }
 
 _ABOUT = """\
-`make study` makes this, a cell at a time; what is there is not made again. Every row starts from the base model of its
-training seed (three seeds, each with its own pretraining and selection) and is trained for the same compute:
+`make study` makes this, a cell at a time; what is there is not made again. The base models, one for each training seed,
+are pretrained and selected apart.
 
 - *FM base* is that model, *FM continued* the same trained on by flow matching;
-- *FT, …* are fine-tuned through the solve with the N evaluations of their column, by loss (6), with that coupling;
+- *FT, …* are fine-tuned from it, by loss (6) through the solve with the N evaluations of their column, with that
+  coupling;
 - *regression* and *MIP* (arXiv 2512.01809) are policies without a flow, on the same net, trained from scratch for the
-  compute of the base model and the fine-tuning together. Their NFE are 1 and 2.
+  compute of the base model's steps and the fine-tuning together. Their NFE are 1 and 2.
 
-Of evenly spaced checkpoints of every trained row the best on validation seeds is rolled out on the test seeds, once.
-Couplings that clearly harm were tried at NFE 1 and 8 only."""
+FM continued and every fine-tuning cost the same compute, in passes of the net, with what a coupling's solves cost. Of
+evenly spaced checkpoints of a trained row the best on validation seeds is rolled out on the test seeds, once. Couplings
+that ignore what the model makes of a noise were tried at NFE 1 and 8 alone, since a prototype had found them to harm.
+Settings were chosen on validation seeds with `python -m stages.study_try`: `coupling_study_tried.csv` has what was
+tried."""
 
 
 def study_markdown(
-    table: pd.DataFrame, answers: pd.DataFrame, *, chosen: Mapping[int, str], pictures: list[str]
+    table: pd.DataFrame,
+    answers: pd.DataFrame,
+    *,
+    train_seeds: Collection[int],
+    chosen: Mapping[int, str],
+    pictures: Sequence[str],
 ) -> str:
     """The Markdown twin of the study's ``table`` and ``answers``.
 
     Args:
-        chosen: NFE → the coupling chosen for it on validation seeds.
+        train_seeds: that the study is to have. chosen: NFE → the coupling chosen for it on validation seeds.
         pictures: file names, beside the report.
     """
     first = table.iloc[0]
@@ -44,12 +54,13 @@ def study_markdown(
         f"Scale `{first['scale']}`, data set `{first['dataset']}`, evaluation {EVALUATION_NAMES[first['evaluation']]}, "
         f"training seeds {seeds}, {table['n_seeds'].max()} test seeds, one repeat.",
         "## What came out",
-        _list_of_verdicts(table),
+        _list_of_verdicts(table, train_seeds),
         *(f"![{name}]({name})" for name in pictures),
         "## Against the aims",
         f"*FT-FM* is the coupling chosen for each NFE on validation seeds: {recipe}.",
         _answers_table(answers),
-        "*All* averages the training seeds for each test seed: its interval is over test seeds, for these models.",
+        "*All* averages the training seeds for each test seed: its interval is over test seeds, for these models. "
+        "Intervals are not corrected for their number.",
         "## Every cell",
         "*Against FM* is the difference in max score to FM continued at the same NFE and training seed, paired on test "
         "seeds, with its 95 % interval. *Spread* is the samples' spread over that of the base model at NFE 16. "
@@ -59,14 +70,14 @@ def study_markdown(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _list_of_verdicts(table: pd.DataFrame) -> str:
-    found = verdicts(table)
+def _list_of_verdicts(table: pd.DataFrame, train_seeds: Collection[int]) -> str:
+    found = verdicts(table, train_seeds)
     return "\n".join(f"- {text}: {'; '.join(found[name])}." for name, text in _VERDICTS.items() if found[name])
 
 
 def _answers_table(answers: pd.DataFrame) -> str:
     if answers.empty:
-        return "Not all of the cells that are asked about are there yet."
+        return "None of the cells that are asked about are there yet."
     lines = ["| Aim | Measure | Training seed | Difference | Met |", "| --- | --- | --- | --- | --- |"]
     for _, row in answers.iterrows():
         shown = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"

@@ -5,7 +5,8 @@ from pathlib import Path
 from torch import nn
 
 from pipeline.config import FinetuneRecipe, PretrainSettings
-from pipeline.flow.coupling import AHEAD, added_solves, make_coupling
+from pipeline.errors import UserError
+from pipeline.flow.coupling import AHEAD, added_solves, atypical, make_coupling
 from pipeline.flow.covariance import COVARIANCES
 from pipeline.flow.path import PATHS
 from pipeline.nets.lora import add_lora
@@ -87,37 +88,50 @@ def makes_ahead(recipe: FinetuneRecipe) -> bool:
 
 def equal_compute(recipe: FinetuneRecipe, pretrain: PretrainSettings, nfe: int, windows: int) -> FinetuneRecipe:
     """The recipe of flow matching continued, as in pretraining, for the compute of ``recipe`` on so many windows."""
-    kept = pretrain.model_dump(include={"weight_decay", "warmup", "clip", "ema_decay", "precision"})
+    kept = pretrain.model_dump(include={"weight_decay", "clip", "ema_decay", "precision"})
     passes = recipe.steps * recipe.batch_size * _passes(recipe, nfe) + _passes_ahead(recipe, windows)
     steps = round(passes / (FM_UPDATE * recipe.batch_size))
-    return recipe.model_copy(update={**kept, "steps": steps, "lr": recipe.fm_lr})
+    own = {"steps": steps, "lr": recipe.fm_lr, "warmup": min(pretrain.warmup, steps)}
+    return recipe.model_copy(update=kept | own)
 
 
 def within_budget(
-    recipe: FinetuneRecipe, nfe: int, budget: int, pretrain: PretrainSettings, windows: int
+    recipe: FinetuneRecipe, nfe: int, budget: int, pretrain: PretrainSettings, windows: int, fallback_share: float = 1.0
 ) -> FinetuneRecipe:
     """``recipe`` with as many steps as cost ``budget`` flow-matching updates of pretraining's batch size.
 
+    At most a tenth of them are warm-up.
+
+    Args:
+        fallback_share: of ``inversion``: rows that search for their noise, see ``fallback_share``.
+
     Raises:
-        ValueError: the solves made ahead cost more than that.
+        UserError: the solves made ahead cost more than that.
     """
     passes = budget * FM_UPDATE * pretrain.batch_size - _passes_ahead(recipe, windows)
-    steps = int(passes / (recipe.batch_size * _passes(recipe, nfe)))
+    steps = int(passes / (recipe.batch_size * _passes(recipe, nfe, fallback_share)))
     if steps < 1:
-        raise ValueError(f"budget: given {budget}, allowed: more than {recipe.coupling}'s solves made ahead cost")
-    return recipe.model_copy(update={"steps": steps, "warmup": min(recipe.warmup, steps)})
+        raise UserError(f"budget: given {budget}, allowed: more than {recipe.coupling}'s solves made ahead cost")
+    return recipe.model_copy(update={"steps": steps, "warmup": min(recipe.warmup, max(1, steps // 10))})
+
+
+def fallback_share(recipe: FinetuneRecipe, batches: Batches) -> float:
+    """The share of ``batches`` that ``inversion``, solved ahead, leaves to its search; 1 of other couplings."""
+    if recipe.coupling != "inversion" or not makes_ahead(recipe):
+        return 1.0
+    return atypical(batches.data[:, 0], recipe.typical_quantile).double().mean().item()
 
 
 def _teacher_nfe(recipe: FinetuneRecipe) -> int:
     return {"reflow": recipe.reflow_nfe, "inversion": recipe.inversion_nfe}.get(recipe.coupling, 0)
 
 
-def _passes(recipe: FinetuneRecipe, nfe: int) -> float:
+def _passes(recipe: FinetuneRecipe, nfe: int, fallback_share: float = 1.0) -> float:
     """Of the net, in an update, for each datum."""
     teacher_solves = 0.0 if makes_ahead(recipe) else _teacher_nfe(recipe) / nfe
     return update_cost(
         nfe,
-        added_solves(recipe.coupling, recipe.candidates, teacher_solves),
+        added_solves(recipe.coupling, recipe.candidates, teacher_solves, fallback_share),
         solver=recipe.solver,
         gradient=recipe.gradient,
         last_steps=recipe.last_steps or None,

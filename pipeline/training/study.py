@@ -20,7 +20,7 @@ from pipeline.training.data import PreparedData
 from pipeline.training.journal import Sink, TrainingLog
 from pipeline.training.loop import Batches, Objective, evenly_spaced, train
 from pipeline.training.outsiders import MinimalIterative, MinimalIterativeField, Regression, RegressionField
-from pipeline.training.recipe import flow_matching, maximum_likelihood, within_budget
+from pipeline.training.recipe import fallback_share, flow_matching, maximum_likelihood, within_budget
 from pipeline.training.selection import Candidate, Selection, select
 
 OUTSIDERS: dict[str, Callable[[nn.Module], nn.Module]] = {"regression": RegressionField, "mip": MinimalIterativeField}
@@ -61,8 +61,8 @@ def make_training(
         base: the model to start from, whose net is trained in place. keep: file of solves made ahead.
 
     Raises:
-        UserError: a coupling and several numbers of evaluations, or one that the study's settings do not have.
-        ValueError: the budget is less than what is solved ahead.
+        UserError: a coupling and several numbers of evaluations, one that the study's settings do not have, or a budget
+            below what is solved ahead.
     """
     policy, record = base
     pretrain = settings.pretrain
@@ -81,8 +81,9 @@ def make_training(
         raise UserError(f"--nfe: given {list(numbers)}, allowed for {row}: one number, which it is trained for")
     (nfe,) = numbers
     recipe = study.recipe(row, nfe, settings.finetune["nfe1"])
-    recipe = within_budget(recipe, nfe, study.budget, pretrain, len(data.action))
     likelihood, batches = maximum_likelihood(policy.net, recipe, nfe, pretrain, generators, windows, keep=keep)
+    share = fallback_share(recipe, batches)
+    recipe = within_budget(recipe, nfe, study.budget, pretrain, len(data.action), share)
     return Training(likelihood, batches, generators, recipe, record.train_steps)
 
 

@@ -87,15 +87,22 @@ def test_an_aim_that_reaches_zero_may_contain_it() -> None:
     assert question.met(Interval(-0.005, -0.02, 0.01))
     assert not question.met(Interval(-0.02, -0.05, 0.01))
     assert not question.met(Interval(-0.005, -0.009, -0.001))
+    diverse = Question("", "a", 1, "b", 1, "scores", reaches=True, spread_at_least=0.8)
+    assert diverse.met(Interval(0.0, -0.1, 0.1), 0.8) and not diverse.met(Interval(0.0, -0.1, 0.1), 0.79)
 
 
 def test_verdicts_need_every_training_seed(folder: Path) -> None:
     write_cell(folder, "nearest", 1, 0, 0.3)
     write_cell(folder, "nearest", 1, 1, 0.2)
-    found = verdicts(study_table(read_cells(folder, "pusht_b", [0, 1]), "lab", "pusht_b"))
+    table = study_table(read_cells(folder, "pusht_b", [0, 1]), "lab", "pusht_b")
+    found = verdicts(table, [0, 1])
     assert found["helps"] == ["reflow (NFE 1, 2)"]
     assert found["harms"] == ["independent (NFE 1)", "nearest (NFE 16)"]
     assert found["neither"] == ["nearest (NFE 1)"]
+    assert found["unfinished"] == []
+    with_another = verdicts(table, [0, 1, 2])
+    assert with_another["helps"] == with_another["harms"] == []
+    assert with_another["unfinished"] == ["independent (NFE 1)", "nearest (NFE 1, 16)", "reflow (NFE 1, 2)"]
 
 
 def test_training_seeds_are_averaged_within_a_test_seed(folder: Path) -> None:
@@ -110,7 +117,9 @@ def test_training_seeds_are_averaged_within_a_test_seed(folder: Path) -> None:
 def test_the_report_says_what_harms_and_shows_every_cell(folder: Path) -> None:
     cells = read_cells(folder, "pusht_b", [0, 1])
     table = study_table(cells, "lab", "pusht_b")
-    report = study_markdown(table, answers(cells, questions(CHOSEN)), chosen=CHOSEN, pictures=["a.png"])
+    report = study_markdown(
+        table, answers(cells, questions(CHOSEN)), train_seeds=[0, 1], chosen=CHOSEN, pictures=["a.png"]
+    )
     assert "independent (NFE 1)" in report.split("**Harm**")[1].split("\n")[0]
     assert report.count("| FT, reflow |") == 4
     assert "training seeds 0, 1" in report and "![a.png](a.png)" in report

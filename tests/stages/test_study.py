@@ -15,9 +15,10 @@ STUDY = {
     "checkpoints": 2,
     "seeds": 2,
     "fm_lr": 1e-3,
-    "lr": {"nfe1": 1e-3, "nfe2": 1e-3, "nfe16": 1e-3},
-    "candidates": {"nfe1": 2, "nfe2": 2, "nfe16": 2},
-    "pairs_ahead": 1,
+    "recipes": {
+        f"nfe{nfe}": {"lr": 1e-3, "batch_size": 16, "candidates": 2, "reflow_nfe": 2 * nfe, "pairs_ahead": 1}
+        for nfe in (1, 2, 16)
+    },
     "chosen": {"nfe1": "reflow", "nfe2": "nearest", "nfe16": "nearest"},
 }
 
@@ -27,7 +28,6 @@ def studied(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with a few cells."""
     project = made.copy(tmp_path_factory.mktemp("study") / "project")
     project.params("starter.pusht.study", STUDY)
-    project.params("starter.pusht.finetune.nfe1.reflow_nfe", 4)
     for row, *numbers in (
         ("fm", "1", "2"),
         ("fm_continued", "1", "2"),
@@ -75,7 +75,7 @@ def test_the_table_and_the_report_are_made_of_what_is_there(studied: Project) ->
     ("row", "numbers", "said"),
     [
         ("nearest", ["1", "2"], "error: --nfe: given [1, 2], allowed for nearest: one number, which it is trained for"),
-        ("nearest", ["3"], "error: params.yaml: study.lr: has no nfe3; given --nfe 3, allowed: nfe1, nfe2, nfe16"),
+        ("nearest", ["3"], "error: --nfe: given 3, allowed: 1, 2, 16, the study.recipes in params.yaml"),
     ],
 )
 def test_what_cannot_be_a_cell_is_refused(studied: Project, row: str, numbers: list[str], said: str) -> None:
@@ -95,7 +95,9 @@ def test_settings_are_tried_on_validation_seeds_and_noted_below_each_other(studi
     assert (noted["n_seeds"] == 3).all()
     assert studied.files("reports/starter/coupling_study") == before
     refused = studied.run(*tried, "--set", "lr=fast")
-    assert refused.returncode == 2 and refused.stderr.startswith("error: --set: study.lr.nfe2: given 'fast', allowed: ")
+    assert refused.returncode == 2 and refused.stderr.startswith(
+        "error: --set: study.recipes.nfe2.lr: given 'fast', allowed: "
+    )
 
 
 def test_a_scale_without_a_study_says_so(made: Project) -> None:
