@@ -21,7 +21,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     parser.add_argument("--task", required=True)
-    parser.add_argument("--replica", type=int, help="train with this seed instead, beside the one in params.yaml")
+    parser.add_argument("--replica", type=int, help="of the models trained with this seed, beside that in params.yaml")
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task, arguments.replica)
     settings = config.load().block(arguments.scale).task(arguments.task).replica(arguments.replica)

@@ -23,7 +23,7 @@ from pipeline.seeding import Generators
 from pipeline.training.guard import Guard, Reading
 from pipeline.training.loop import Batches, Log, evenly_spaced, train
 from pipeline.training.mle import Reconstruction
-from pipeline.training.resume import claim, fingerprint, release
+from pipeline.training.resume import claim, fingerprint, healthy, release
 from pipeline.training.sources import Data, as_rows, as_source
 from pipeline.training.watch import Watch
 
@@ -121,8 +121,14 @@ def fine_tune(
     _check_choice("solver", solver, _SOLVERS)
     _check_choice("gradient", gradient, GRADIENTS)
     _check_choice("on_collapse", on_collapse, ("stop", "warn"))
-    _check_positive(candidates=candidates, readings=readings, teacher_nfe=teacher_nfe)
+    _check_positive(nfe=nfe, candidates=candidates, readings=readings, teacher_nfe=teacher_nfe)
     uniform_grid(nfe, solver)  # refuses what does not fit
+    if coupling == "reflow" and teacher_nfe <= nfe:
+        raise ValueError(f"teacher_nfe: given {teacher_nfe}, allowed for coupling 'reflow': more than nfe = {nfe}")
+    if coupling == "inversion" and teacher_nfe % 4:
+        raise ValueError(f"teacher_nfe: given {teacher_nfe}, allowed for coupling 'inversion': multiples of 4")
+    if not 0 <= collapse_below < 1:
+        raise ValueError(f"collapse_below: given {collapse_below}, allowed: at least 0 and below 1")
     pair = make_coupling(coupling, candidates) if isinstance(coupling, str) else coupling
     if not any(parameter.requires_grad for parameter in field.parameters()):
         raise ValueError("field: none of its parameters requires a gradient, allowed: at least one")
@@ -130,24 +136,28 @@ def fine_tune(
     source, sample_rows = as_source(data, home.dtype)
     velocity = _Velocity(deepcopy(field).eval()).to(Accelerator(cpu=not torch.cuda.is_available()).device)
     _check_field(velocity, sample_rows, coupling)
-    watch, history, healthy = None, {}, True
-    if held_out is not None:
-        read = _reader(velocity, held_out, nfe, solver, seed)
-        history[0] = read(velocity)
-        watch = Watch(read, history[0], steps, collapse_below=collapse_below, stop=on_collapse == "stop", tell=_warn)
-        watch.look(0, velocity)
-
-    def look(step: int, net: nn.Module) -> bool:
-        nonlocal healthy
-        if watch is not None:
-            history[step], healthy = watch.look(step, net)
-        return healthy
-
     path = Path(state_path) if state_path is not None else None
     if path is not None:
         name = coupling if isinstance(coupling, str) else getattr(coupling, "__qualname__", "")
         chosen = (nfe, name, candidates, teacher_nfe, solver, gradient, last_steps, seed, optimization)
         claim(path, fingerprint(velocity, repr(chosen)))
+    watch, history, is_healthy = None, {}, True
+    if held_out is not None:
+        read = _reader(velocity, held_out, nfe, solver, seed)
+        keep = healthy(path) if path is not None else None
+        history[0] = read(velocity)
+        watch = Watch(
+            read, history[0], steps, collapse_below=collapse_below, stop=on_collapse == "stop", tell=_warn, keep=keep
+        )
+        if keep is None or not keep.exists():  # which a run that is resumed has
+            watch.look(0, velocity)
+
+    def look(step: int, net: nn.Module) -> bool:
+        nonlocal is_healthy
+        if watch is not None:
+            history[step], is_healthy = watch.look(step, net)
+        return is_healthy
+
     generators = Generators(seed, "fine_tune")
     objective = Reconstruction(
         velocity,
@@ -170,11 +180,11 @@ def fine_tune(
         state_path=path,
         title="fine-tune",
     )
+    kept = steps
+    if watch is not None and not is_healthy:
+        kept = watch.go_back(average)
     if path is not None:
         release(path)
-    kept = steps
-    if watch is not None and not healthy:
-        kept = watch.go_back(average)
     return FineTuned(cast(_Velocity, average).field.to(home.device).eval(), kept, history)
 
 
@@ -249,8 +259,8 @@ def _check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
 
 def _check_positive(**counts: int) -> None:
     for name, given in counts.items():
-        if given < 1:
-            raise ValueError(f"{name}: given {given}, allowed: at least 1")
+        if not isinstance(given, int) or given < 1:
+            raise ValueError(f"{name}: given {given}, allowed: whole numbers from 1")
 
 
 @torch.no_grad()

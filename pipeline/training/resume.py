@@ -30,12 +30,19 @@ def claim(state_path: Path, fingerprint: str) -> None:
             f"state_path: {state_path} is of a run with other settings or weights; remove it or name another file"
         )
     write_text(owner, fingerprint)
+    if not state_path.exists():
+        healthy(state_path).unlink(missing_ok=True)  # of a run that ended before it had a state
 
 
 def release(state_path: Path) -> None:
-    """Remove the state of a run that has ended, and the note."""
-    state_path.unlink(missing_ok=True)
-    _owner(state_path).unlink(missing_ok=True)
+    """Remove the state of a run that has ended, and what lies beside it."""
+    for path in (state_path, healthy(state_path), _owner(state_path)):
+        path.unlink(missing_ok=True)
+
+
+def healthy(state_path: Path) -> Path:
+    """Where the last healthy weights of that run are kept."""
+    return state_path.with_name(f"{state_path.name}.healthy")
 
 
 def _owner(state_path: Path) -> Path:

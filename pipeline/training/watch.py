@@ -15,9 +15,9 @@ from pipeline.training.guard import Reading
 class Watch:
     """Reads the spread ratio of a model in training, and remembers the last weights that were healthy.
 
-    Collapsing means to fall below ``collapse_below``, or below what the base model itself has where that is less: flow
-    matching makes the mean in one evaluation, so that its spread there is no measure. After the last step, little
-    spread is told of whatever the base model had.
+    Collapsing means to fall below ``collapse_below``, or below half of what the base model itself has at so few
+    evaluations where that is less: flow matching makes the mean in one evaluation, so that its spread there is no
+    measure. After the last step, little spread is told of whatever the base model had.
 
     Args:
         read: the guard's reading of a net. first: that of the base model at as many evaluations.
@@ -40,7 +40,7 @@ class Watch:
         keep: Path | None = None,
     ) -> None:
         self._read = read
-        self._limit = min(collapse_below, first.spread_ratio)
+        self._limit = min(collapse_below, first.spread_ratio / 2)
         self._collapse_below = collapse_below
         self._last_step = last_step
         self._stop = stop
@@ -51,7 +51,7 @@ class Watch:
     def look(self, step: int, net: nn.Module) -> tuple[Reading, bool]:
         """Read ``net`` after ``step`` updates: the reading, and whether training is to go on."""
         reading = self._read(net)
-        collapsing = reading.spread_ratio < self._limit
+        collapsing = not reading.spread_ratio >= self._limit  # so written that NaN is collapsing
         if not collapsing and self._stop:
             self._remember(step, net)
         if collapsing or (step == self._last_step and reading.spread_ratio < self._collapse_below):

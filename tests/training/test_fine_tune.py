@@ -175,6 +175,30 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
     assert torch.equal(weights(resumed.net), weights(fine_tune(base, DATA, **settings).net))
 
 
+def test_a_resumed_run_goes_back_to_what_was_healthy_before_the_interruption(
+    base: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(loop, "LOG_EVERY", 5)
+    settings: dict[str, Any] = {"nfe": 2, "coupling": "independent", "steps": 200, "lr": 2e-3, "batch_size": 64}
+    settings |= {"held_out": HELD_OUT, "readings": 20}  # every 10 steps
+    with pytest.warns(RuntimeWarning, match="collapsing"):
+        whole = fine_tune(base, DATA, **settings)
+    assert 0 < whole.steps < 200
+
+    def pull_the_plug(_metrics: dict[str, float], step: int) -> None:
+        if step == whole.steps + 10:  # before the reading that finds the collapse
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fine_tune(base, DATA, **settings, state_path=tmp_path / "state.pt", log=pull_the_plug)
+    with pytest.warns(RuntimeWarning, match="collapsing"):
+        resumed = fine_tune(base, DATA, **settings, state_path=tmp_path / "state.pt")
+    assert resumed.steps == whole.steps
+    assert torch.equal(weights(resumed.net), weights(whole.net))
+    assert list(tmp_path.iterdir()) == []
+
+
 class Wrong(Plain):
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None) -> Tensor:
         return super().forward(t, x, condition)[:, :1]
@@ -183,6 +207,12 @@ class Wrong(Plain):
 @pytest.mark.parametrize(
     ("changed", "complaint"),
     [
+        (
+            {"coupling": "reflow", "teacher_nfe": 1},
+            "teacher_nfe: given 1, allowed for coupling 'reflow': more than nfe = ",
+        ),
+        ({"coupling": "inversion", "teacher_nfe": 30}, "teacher_nfe: given 30, allowed for coupling 'inversion': mult"),
+        ({"collapse_below": 5}, "collapse_below: given 5, allowed: at least 0 and below 1"),
         ({"field": Wrong()}, r"field: .* it returned \(2, 1\), allowed: \(2, 2\)"),
         ({"field": Plain(3)}, r"field: called on data with t \(2,\), x \(2, 2\), condition \(2, 1\), it failed: "),
         ({"field": Plain().requires_grad_(False)}, "field: none of its parameters requires a gradient, allowed: "),
@@ -192,11 +222,11 @@ class Wrong(Plain):
         ({"held_out": HELD_OUT[0]}, r"field: called on held_out with .*, condition None, it failed: "),
         ({"held_out": (HELD_OUT[0], HELD_OUT[0][:3])}, "held_out: given a condition of shape "),
         ({"nfe": 3, "solver": "heun"}, "heun spends 2 evaluations a step: nfe = 3 is no positive multiple of that"),
-        ({"nfe": 0}, "euler spends 1 evaluations a step: nfe = 0 is no"),
+        ({"nfe": 0}, "nfe: given 0, allowed: whole numbers from 1"),
         ({"solver": "dopri5"}, "solver: given 'dopri5', allowed: euler, midpoint, heun, rk4"),
         ({"gradient": "exact"}, "gradient: given 'exact', allowed: direct, checkpointed, adjoint"),
         ({"coupling": "closest"}, "coupling: given 'closest', allowed: independent, "),
-        ({"candidates": 0}, "candidates: given 0, allowed: at least 1"),
+        ({"candidates": 0}, "candidates: given 0, allowed: whole numbers from 1"),
         ({"steps": 0}, "steps: given 0, allowed: at least 1"),
         ({"lr": 0.0}, "lr: given 0.0, allowed: greater than 0"),
         ({"ema_decay": 1.0}, "ema_decay: given 1.0, allowed: less than 1"),

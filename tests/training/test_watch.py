@@ -83,4 +83,11 @@ def test_a_base_model_that_has_less_spread_at_few_evaluations_is_no_collapse_bef
     assert told == []
     assert here.look(100, Scale(0.06))[1]  # the last step: told of, and kept
     assert len(told) == 1 and "are kept" not in told[0]
-    assert not here.look(60, Scale(0.02))[1]
+    assert here.look(60, Scale(0.04))[1] and not here.look(70, Scale(0.02))[1]
+
+
+def test_a_model_that_is_no_number_is_not_healthy(tmp_path: Path) -> None:
+    here = watch(Scale(1.0), tmp_path / "healthy.pt", [])
+    assert here.look(0, Scale(1.0))[1] and not here.look(10, Scale(float("nan")))[1]
+    net = Scale(0.0)
+    assert here.go_back(net) == 0 and net.factor.item() == 1
