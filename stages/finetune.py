@@ -98,6 +98,8 @@ def main() -> None:
         def look(step: int, net: nn.Module) -> bool:
             nonlocal healthy
             reading, healthy = watch.look(step, net)
+            ratios = {name: value for name, value in asdict(reading).items() if name.endswith("_ratio")}
+            here.run.log({f"guard_{name}": value for name, value in ratios.items()}, step)
             if step in history_steps and step not in history.rows:
                 add_to_history(step, reading)
             return healthy

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from pipeline import config
 from pipeline.atomic import write_text
 from pipeline.config import Optimization, TaskSettings
-from pipeline.flow.coupling import independent
+from pipeline.flow.coupling import independent, make_coupling
 from pipeline.flow.path import PATHS
 from pipeline.nets.ema import averaged
 from pipeline.ode.gradient import Gradient
@@ -37,8 +37,15 @@ from pipeline.training.pretrain import FlowMatching
 
 TASK = "pusht"
 NFES = (1, 8, 16)
-AIMS: dict[Gradient, float] = {"direct": 1.1, "checkpointed": 1.45}
-"""Largest ratio of one MLE update to NFE flow-matching updates that is aimed at."""
+REFLOW_NFE = 32  # of the base model's solve
+AIMS: dict[tuple[str, Gradient], float | None] = {
+    ("given", "direct"): 1.1,
+    ("given", "checkpointed"): 1.45,
+    ("nearest", "direct"): None,
+    ("reflow", "direct"): None,
+}
+"""What is measured, by pairs and gradient, with the largest ratio of one MLE update to NFE flow-matching updates that
+is aimed at. Pairs that are given cost nothing; the others are those of couplings that solve in every step."""
 
 
 @dataclass
@@ -132,6 +139,7 @@ class Row:
     """One line of the table.
 
     Attributes:
+        pairs, gradient: a key of ``AIMS``.
         update_ratio: MLE update over NFE × flow-matching update: median, and quartiles, over the turns.
         gradient_ratio: the same for loss and gradient alone, without the optimiser's work, which an MLE update does
             once and NFE flow-matching updates do NFE times.
@@ -139,6 +147,7 @@ class Row:
         saved_bytes: kept for backward: activations, states and reduced-precision copies of weights.
     """
 
+    pairs: str
     gradient: Gradient
     nfe: int
     update_ratio: float
@@ -157,30 +166,33 @@ def measure(settings: TaskSettings, *, batch_size: int, turns: int, nfes: Sequen
     def matching(net: nn.Module, generators: Generators) -> Objective:
         return FlowMatching(net, path, independent, generators)
 
-    def reconstructing(nfe: int, gradient: Gradient) -> Callable[[nn.Module, Generators], Objective]:
-        # pairs that cost nothing: what a coupling adds by solving is another question
-        return lambda net, generators: Reconstruction(net, independent, nfe, generators, gradient=gradient)
+    def reconstructing(nfe: int, pairs: str, gradient: Gradient) -> Callable[[nn.Module, Generators], Objective]:
+        coupling = independent if pairs == "given" else make_coupling(pairs, recipe.candidates)
+        teacher_nfe = REFLOW_NFE if pairs == "reflow" else None
+        return lambda net, generators: Reconstruction(
+            net, coupling, nfe, generators, gradient=gradient, teacher_nfe=teacher_nfe
+        )
 
     baseline = Update(settings, recipe, matching)
-    updates = {(g, nfe): Update(settings, recipe, reconstructing(nfe, g)) for g in AIMS for nfe in nfes}
+    updates = {(*kind, nfe): Update(settings, recipe, reconstructing(nfe, *kind)) for kind in AIMS for nfe in nfes}
     batch = _random_batch(settings, batch_size)
     for update in (baseline, *updates.values()):
         update.seconds(*batch)  # allocators and kernels warm up
 
-    times: dict[tuple[Gradient, int], list[tuple[float, float]]] = {key: [] for key in updates}
+    times: dict[tuple[str, Gradient, int], list[tuple[float, float]]] = {key: [] for key in updates}
     base_times: dict[int, list[NDArray[np.float64]]] = {nfe: [] for nfe in nfes}
     for _ in range(turns):
         for nfe in nfes:
             base_times[nfe].append(np.sum([baseline.seconds(*batch) for _ in range(nfe)], axis=0))
-            for gradient in AIMS:
-                times[gradient, nfe].append(updates[gradient, nfe].seconds(*batch))
+            for kind in AIMS:
+                times[*kind, nfe].append(updates[*kind, nfe].seconds(*batch))
     rows = []
-    for (gradient, nfe), taken in times.items():
+    for (pairs, gradient, nfe), taken in times.items():
         ratios = np.array(taken) / np.array(base_times[nfe])  # (turns, 2): whole update, gradient alone
         low, middle, high = np.quantile(ratios[:, 0], [0.25, 0.5, 0.75]).tolist()
         gradient_ratio, update_s = float(np.median(ratios[:, 1])), float(np.median([whole for whole, _ in taken]))
-        saved = updates[gradient, nfe].saved(*batch)
-        rows.append(Row(gradient, nfe, middle, low, high, gradient_ratio, 1000 * update_s, saved))
+        saved = updates[pairs, gradient, nfe].saved(*batch)
+        rows.append(Row(pairs, gradient, nfe, middle, low, high, gradient_ratio, 1000 * update_s, saved))
     return rows
 
 
@@ -195,7 +207,7 @@ def _random_batch(settings: TaskSettings, size: int) -> tuple[Tensor, Tensor]:
 def write(folder: Path, rows: Sequence[Row], about: str) -> None:
     """Write the rows to ``benchmarks_gradients.csv`` and, with ``about`` above them, to ``.md``."""
     names = [*Row.__dataclass_fields__, "aim"]
-    cells = [[_cell(getattr(row, name, AIMS[row.gradient])) for name in names] for row in rows]
+    cells = [[_cell(getattr(row, name, AIMS[row.pairs, row.gradient])) for name in names] for row in rows]
     lines = [",".join(line) for line in (names, *cells)]
     write_text(folder / "benchmarks_gradients.csv", "\n".join(lines) + "\n")
     table = [f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *cells)]
@@ -203,16 +215,20 @@ def write(folder: Path, rows: Sequence[Row], about: str) -> None:
 
 
 def _cell(value: object) -> str:
+    if value is None:
+        return ""
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
 _ABOUT = """\
 # What gradients through the solve cost
 
-`python -m pipeline.benchmarks.gradients`: one MLE update (loss (6), Euler, pairs given) against NFE flow-matching
-updates of the {scale} Push-T net. Batch {batch_size} of random data of its shapes, {precision}, {turns} turns, PyTorch
+`python -m pipeline.benchmarks.gradients`: one MLE update (loss (6), Euler) against NFE flow-matching updates of the
+{scale} Push-T net. Batch {batch_size} of random data of its shapes, {precision}, {turns} turns, PyTorch
 {torch}, {threads} CPU thread(s). Load average of the machine ({cpus} CPUs) before the start: {load:.1f}{noise}.
 
+- `pairs`: `given` cost nothing; `nearest` searches among {candidates} candidates and `reflow` solves in {reflow_nfe}
+  evaluations, both in every step. Solved ahead, `reflow` costs what given pairs do.
 - `update_ratio`, with its quartiles: a whole MLE update over NFE whole flow-matching updates; `aim`: at most this.
 - `gradient_ratio`: loss and gradient alone. The optimiser, the clipping and the moving average work once in an MLE
   update and NFE times in NFE flow-matching updates, which flatters `update_ratio`; this one is not flattered.
@@ -229,12 +245,15 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = config.load().block(arguments.scale).task(TASK)
     torch.set_num_threads(settings.threads)
+    recipe = next(iter(settings.finetune.values()))
     load, cpus = os.getloadavg()[0], os.cpu_count() or 1
     rows = measure(settings, batch_size=arguments.batch_size, turns=arguments.turns)
     about = _ABOUT.format(
         scale=arguments.scale,
         batch_size=arguments.batch_size,
-        precision=next(iter(settings.finetune.values())).precision,
+        precision=recipe.precision,
+        candidates=recipe.candidates,
+        reflow_nfe=REFLOW_NFE,
         turns=arguments.turns,
         torch=torch.__version__,
         threads=settings.threads,

@@ -23,10 +23,14 @@ class Reading:
     Attributes:
         spread_ratio: spread of the model's samples over the base model's at ``REFERENCE_NFE``; 1 keeps all diversity, 0
             is one answer to each observation.
+        best_of_k_ratio, reconstruction_ratio: those errors over the base model's at ``REFERENCE_NFE``; the first grows
+            where a mode is lost.
         diversity: spread, best-of-K and reconstruction error themselves, in normalised action units.
     """
 
     spread_ratio: float
+    best_of_k_ratio: float
+    reconstruction_ratio: float
     diversity: Diversity
 
 
@@ -54,12 +58,18 @@ class Guard:
         self._condition: Tensor = data.held_out_condition[rows]
         self._action: Tensor = data.held_out_action[rows]
         self._seed = seed
-        self._reference = self._measure(base, REFERENCE_NFE).spread
+        self._base = self._measure(base, REFERENCE_NFE)
 
     def read(self, policy: Sampler, nfe: int) -> Reading:
         """Measure ``policy`` at ``nfe`` evaluations."""
         diversity = self._measure(policy, nfe)
-        return Reading(diversity.spread / self._reference, diversity)
+        base = self._base
+        return Reading(
+            diversity.spread / base.spread,
+            diversity.best_of_k / base.best_of_k,
+            diversity.reconstruction_error / base.reconstruction_error,
+            diversity,
+        )
 
     def _measure(self, policy: Sampler, nfe: int) -> Diversity:
         condition, action = self._condition.to(policy.device), self._action.to(policy.device)
