@@ -15,8 +15,11 @@ from torch import Tensor, nn
 from pipeline.complaints import line
 from pipeline.config import Optimization, Solver
 from pipeline.flow.coupling import AHEAD, make_coupling
+from pipeline.flow.covariance import COVARIANCES
 from pipeline.flow.objective import reconstruct
 from pipeline.flow.pairing import Coupling
+from pipeline.flow.path import i_cfm
+from pipeline.nets.lora import add_lora, merge_lora
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.ode.gradient import GRADIENTS, Gradient
 from pipeline.seeding import Generators
@@ -56,6 +59,11 @@ def fine_tune(
     solver: Solver = "euler",
     gradient: Gradient = "direct",
     last_steps: int | None = None,
+    covariance: str = "identity",
+    fm_weight: float = 0.0,
+    energy_weight: float = 0.0,
+    lora_rank: int = 0,
+    lora_alpha: float = 16.0,
     steps: int = 1000,
     batch_size: int = 256,
     lr: float = 1e-4,
@@ -89,6 +97,11 @@ def fine_tune(
         solver: the solver of inference: euler, midpoint, heun or rk4 (1, 2, 2, 4 evaluations a step).
         gradient: direct; checkpointed (the same in less memory); adjoint (inexact, to compare).
         last_steps: steps of the solve, from its end, that the gradient goes through; None: all.
+        covariance: of the residual: identity, which is loss (6); fixed, learned or profiled diagonal ones.
+        fm_weight: of a flow-matching loss on the straight path that is added and keeps the field near a flow.
+        energy_weight: of the kinetic energy of the solved paths that is added and keeps them straight.
+        lora_rank: 0: all weights are trained; above: additions of that rank to linear and convolution weights (LoRA),
+            scaled by ``lora_alpha`` / ``lora_rank`` and merged at the end.
         steps: optimiser steps (AdamW, gradient norm at most 1, cosine schedule after up to 50 steps of warm-up).
         batch_size: rows a step; of an iterable, the batches are its own.
         lr: peak learning rate.
@@ -120,6 +133,10 @@ def fine_tune(
         raise ValueError(line(error, settings, lambda _keys: ())) from None
     _check_choice("solver", solver, _SOLVERS)
     _check_choice("gradient", gradient, GRADIENTS)
+    _check_choice("covariance", covariance, tuple(COVARIANCES))
+    for name, weight in (("fm_weight", fm_weight), ("energy_weight", energy_weight), ("lora_rank", lora_rank)):
+        if not weight >= 0:
+            raise ValueError(f"{name}: given {weight}, allowed: 0 or more")
     _check_choice("on_collapse", on_collapse, ("stop", "warn"))
     _check_positive(nfe=nfe, candidates=candidates, readings=readings, teacher_nfe=teacher_nfe)
     uniform_grid(nfe, solver)  # refuses what does not fit
@@ -140,7 +157,8 @@ def fine_tune(
     if path is not None:
         name = coupling if isinstance(coupling, str) else getattr(coupling, "__qualname__", "")
         chosen = (nfe, name, candidates, teacher_nfe, solver, gradient, last_steps, seed, optimization)
-        claim(path, fingerprint(velocity, repr(chosen)))
+        terms = (covariance, fm_weight, energy_weight, lora_rank, lora_alpha)
+        claim(path, fingerprint(velocity, repr((chosen, terms))))
     watch, history, is_healthy = None, {}, True
     if held_out is not None:
         read = _reader(velocity, held_out, nfe, solver, seed)
@@ -168,7 +186,13 @@ def fine_tune(
         solver=solver,
         gradient=gradient,
         last_steps=last_steps,
+        covariance=COVARIANCES[covariance](sample_rows.data.shape[1:]),
+        fm_weight=fm_weight,
+        path=i_cfm(0.0),
+        energy_weight=energy_weight,
     )
+    if lora_rank > 0:  # after the teacher was copied, which has no use for it
+        add_lora(velocity, lora_rank, lora_alpha, generators["lora"])
     average = train(
         objective,
         source,
@@ -183,6 +207,7 @@ def fine_tune(
     kept = steps
     if watch is not None and not is_healthy:
         kept = watch.go_back(average)
+    merge_lora(average)
     if path is not None:
         release(path)
     return FineTuned(cast(_Velocity, average).field.to(home.device).eval(), kept, history)

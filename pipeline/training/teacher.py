@@ -69,19 +69,21 @@ def solved_ahead(
     """
     if keep is not None and keep.exists():
         return Batches(**torch.load(keep, weights_only=True))
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    teacher.to(device)
     condition = batches.condition.repeat_interleave(draws, dim=0) if kind == "reflow" else batches.condition
     pairs = []
     with tqdm(total=len(condition), desc=f"{kind} pairs", unit="pair", unit_scale=True) as bar:
         for start in range(0, len(condition), _ROWS):
-            c = condition[start : start + _ROWS]
-            with torch.autocast(c.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            c = condition[start : start + _ROWS].to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 if kind == "reflow":
-                    x0 = Source(generator).like(batches.data[:1].expand(len(c), *batches.data.shape[1:]))
+                    x0 = Source(generator).like(batches.data[:1].expand(len(c), *batches.data.shape[1:])).to(device)
                     pair = x0, teacher.teach(x0, c).float()
                 else:
-                    x1 = batches.data[start : start + _ROWS]
+                    x1 = batches.data[start : start + _ROWS].to(device)
                     pair = teacher.invert(x1, c).float(), x1
-            pairs.append(torch.stack(pair, dim=1))
+            pairs.append(torch.stack(pair, dim=1).to(batches.data.device))
             bar.update(len(c))
     made = Batches(condition, torch.cat(pairs))
     if keep is not None:

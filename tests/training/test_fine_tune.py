@@ -199,6 +199,15 @@ def test_a_resumed_run_goes_back_to_what_was_healthy_before_the_interruption(
     assert list(tmp_path.iterdir()) == []
 
 
+def test_losses_and_lora_are_chosen_by_argument(base: nn.Module) -> None:
+    plain: dict[str, Any] = {"nfe": 2, "steps": 20, "lr": 1e-3, "batch_size": 32}
+    usual = weights(fine_tune(base, DATA, **plain).net)
+    for option in ({"covariance": "profiled"}, {"fm_weight": 0.5}, {"energy_weight": 0.5}, {"lora_rank": 2}):
+        tuned = fine_tune(base, DATA, **plain, **option).net
+        assert tuned.state_dict().keys() == base.state_dict().keys()
+        assert not torch.equal(weights(tuned), usual) and not torch.equal(weights(tuned), weights(base)), option
+
+
 class Wrong(Plain):
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None) -> Tensor:
         return super().forward(t, x, condition)[:, :1]
@@ -212,6 +221,8 @@ class Wrong(Plain):
             "teacher_nfe: given 1, allowed for coupling 'reflow': more than nfe = ",
         ),
         ({"coupling": "inversion", "teacher_nfe": 30}, "teacher_nfe: given 30, allowed for coupling 'inversion': mult"),
+        ({"covariance": "full"}, "covariance: given 'full', allowed: identity, fixed, learned, profiled"),
+        ({"fm_weight": -1.0}, "fm_weight: given -1.0, allowed: 0 or more"),
         ({"collapse_below": 5}, "collapse_below: given 5, allowed: at least 0 and below 1"),
         ({"field": Wrong()}, r"field: .* it returned \(2, 1\), allowed: \(2, 2\)"),
         ({"field": Plain(3)}, r"field: called on data with t \(2,\), x \(2, 2\), condition \(2, 1\), it failed: "),
