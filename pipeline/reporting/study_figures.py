@@ -66,8 +66,8 @@ def difference_panels(table: pd.DataFrame, path: Path) -> None:
     rows = [row for row in ROW_NAMES if row in set(shown["coupling"])]
     numbers = sorted(shown["nfe"].unique())
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.6 + 1.9 * len(numbers), 0.9 + 0.42 * len(rows)), layout="constrained")
-        panels = figure.subplots(1, len(numbers), sharey=True, squeeze=False)[0]
+        figure = Figure(figsize=(2.0 + 1.9 * len(numbers), 1.4 + 0.42 * len(rows)), layout="constrained")
+        panels = figure.subplots(1, len(numbers), sharex=True, sharey=True, squeeze=False)[0]
         for panel, nfe in zip(panels, numbers, strict=True):
             panel.axvline(0.0, color="#555555", linewidth=0.8)
             for height, row in enumerate(rows):
@@ -81,7 +81,7 @@ def difference_panels(table: pd.DataFrame, path: Path) -> None:
         panels[0].set_yticks(range(len(rows)), [ROW_NAMES[row] for row in rows])
         panels[0].invert_yaxis()
         figure.suptitle(
-            f"Max score against FM continued for equal compute: {_about(table)}\n"
+            f"Max score against FM continued for equal compute\n{_about(table)}\n"
             "one mark for each training seed, bars are 95 % intervals",
             fontsize=10,
         )
