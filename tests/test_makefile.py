@@ -27,7 +27,15 @@ def make(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_make_alone_says_what_there_is(root: Path) -> None:
     result = make(root)
     assert result.returncode == 0
-    assert [line.split()[1] for line in result.stdout.splitlines()] == ["repro", "repro", "test", "ui", "env", "lock"]
+    assert [line.split()[1] for line in result.stdout.splitlines()] == [
+        "repro",
+        "repro",
+        "study",
+        "test",
+        "ui",
+        "env",
+        "lock",
+    ]
     assert not (root / ".venv").exists()
 
 
