@@ -76,6 +76,7 @@ def main() -> None:
         history = TrainingLog(here.resume / "history.jsonl", here.run)
 
         history_steps = [0, *evenly_spaced(recipe.steps, recipe.history_points)]
+        guard_steps = range(0, recipe.steps, recipe.guard_every) if method == "ft_fm" else ()
 
         def warn(text: str) -> None:
             print(f"warning: {label}: {text}", file=sys.stderr)
@@ -140,7 +141,7 @@ def main() -> None:
             batches,
             recipe,
             generators,
-            milestones=[*history_steps, *range(0, recipe.steps, recipe.guard_every)],
+            milestones=[*history_steps, *guard_steps],
             on_milestone=look,
             log=log,
             state_path=here.resume / "state.pt",
