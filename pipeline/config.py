@@ -167,6 +167,15 @@ class StudyRecipe(Block):
     pairs_ahead: Natural
 
 
+class PrecisionSettings(Block):
+    """What is changed, one at a time, to see where a policy's precision is lost."""
+
+    seeds: SeedCount
+    noise_scales: Annotated[list[BelowOne], Field(min_length=1)]
+    fine_nfe: Count
+    chunk: Count
+
+
 class StudySettings(Block):
     """The coupling study: everything that ``finetune.nfe1`` does not say."""
 
@@ -177,6 +186,7 @@ class StudySettings(Block):
     fm_lr: Positive
     recipes: dict[RecipeKey, StudyRecipe]
     chosen: dict[RecipeKey, FinetuneCoupling]
+    precision: PrecisionSettings
 
     def recipe(self, coupling: str, nfe: int, like: FinetuneRecipe) -> FinetuneRecipe:
         """``like`` with ``coupling`` and what the study says of so many evaluations.
@@ -258,6 +268,13 @@ class TaskSettings(Block):
                     f"data.prediction_horizon: given {horizon}, allowed: multiples of {multiple} "
                     f"for a unet1d of {levels} levels"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _varied_chunk_is_shorter(self) -> "TaskSettings":
+        if self.study and self.study.precision.chunk >= self.data.chunk:
+            given = self.study.precision.chunk
+            raise ValueError(f"study.precision.chunk: given {given}, allowed: below data.chunk = {self.data.chunk}")
         return self
 
     @model_validator(mode="after")

@@ -21,13 +21,13 @@ WITHIN = {
     "tasks": (
         "windows", "normalizer", "transfer", "archive", "demonstrations", "download", "vector", "pusht", "registry",
     ),
-    "evaluation": ("statistics", "policy", "diversity", "rollouts", "video", "demonstrate", "protocol"),
+    "evaluation": ("statistics", "policy", "diversity", "rollouts", "video", "demonstrate", "protocol", "precision"),
     "training": (
         "data", "checkpoint", "journal", "loop", "sources", "resume", "teacher", "pretrain", "outsiders", "mle",
         "recipe", "guard", "watch", "fine_tune", "selection", "study",
     ),
     "benchmarks": ("gradients",),
-    "reporting": ("episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures"),
+    "reporting": ("episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision"),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""
 

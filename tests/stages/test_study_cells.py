@@ -20,6 +20,7 @@ STUDY = {
         for nfe in (1, 2, 16)
     },
     "chosen": {"nfe1": "reflow", "nfe2": "nearest", "nfe16": "nearest"},
+    "precision": {"seeds": 4, "noise_scales": [0.5, 0.0], "fine_nfe": 8, "chunk": 4},
 }
 
 
@@ -115,3 +116,20 @@ def test_a_replica_is_another_model_in_a_place_of_its_own(made: Project, tmp_pat
     assert len(replica) == len(before) and not set(replica.values()) & set(before.values())
     assert (project.root / "data/starter/pusht/seed7/base.safetensors").is_file()
     assert (project.root / "reports/starter/selection/pusht-seed7.json").is_file()
+
+
+def test_precision_is_taken_apart_one_change_at_a_time(studied: Project) -> None:
+    models = [f"data/starter/pusht/models/{name}.safetensors" for name in ("fm-nfe2", "ft_fm-nfe2")]
+    studied.check("stages.study_precision", "--scale", "starter", "--task", "pusht", "--models", *models)
+    reports = studied.root / "reports" / "starter"
+    table = pd.read_csv(reports / "precision.csv").fillna({"change": ""})
+    changes = ["", "noise x 0.5", "noise x 0", "4 actions a plan", "NFE 8", "all of these"]
+    assert list(table["change"]) == changes + [change for change in changes if change != "NFE 8"]
+    assert (table["n_seeds"] == 4).all()
+    assert (table["score_diff"].isna() == (table["change"] == "")).all()
+    spread = table.set_index(["method", "change"])["spread"]
+    for method in ("fm", "ft_fm"):
+        assert spread[method, "noise x 0"] == spread[method, "all of these"] == 0
+        assert 0 < spread[method, "noise x 0.5"] < spread[method, ""]
+    assert "| FT-FM, NFE 2 |" in (reports / "precision.md").read_text()
+    assert (reports / "precision.png").stat().st_size > 0 and (reports / "precision.svg").stat().st_size > 0
