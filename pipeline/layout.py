@@ -51,6 +51,10 @@ class TaskFiles:
         """The selected checkpoint, from which fine-tuning starts."""
         return self.models / "base.safetensors"
 
+    def study_base(self, train_seed: int) -> Path:
+        """The shipped model that the study starts from with one training seed."""
+        return Path("data", "checkpoints", self.scale, self.task, f"base-seed{train_seed}.safetensors")
+
     def model(self, method: str, nfe: int) -> Path:
         return self.models / "models" / f"{method}-nfe{nfe}.safetensors"
 

@@ -32,7 +32,8 @@ def main() -> None:
     scale, task, row, seed = arguments.scale, arguments.task, arguments.row, arguments.train_seed
     of_task = config.load().block(scale).task(task)
     settings, study = of_task.replica(seed), of_task.studied()
-    files = TaskFiles(scale, task, None if seed == of_task.seed else seed)
+    files = TaskFiles(scale, task)
+    base_file = files.study_base(seed)
     torch.set_num_threads(settings.threads)
 
     reports = seed_folder(ScaleReports(scale).study, seed)
@@ -40,17 +41,17 @@ def main() -> None:
     outs = [path for entry in entries for path in (entry.episodes(reports), entry.metrics(reports))]
     label = f"study-{scale}-{task}-{row}-{'_'.join(str(nfe) for nfe in arguments.nfe)}-seed{seed}"
     params = settings.model_dump(include={"seed", "threads", "pretrain", "select", "evaluation", "study", "finetune"})
-    with stage("stages/study_cell.py", label, params=params, deps=[files.base, files.prepared], outs=outs) as here:
+    with stage("stages/study_cell.py", label, params=params, deps=[base_file, files.prepared], outs=outs) as here:
         data = PreparedData.load(files.prepared)
-        base = load_policy(files.base)
+        base = load_policy(base_file)
         guard = Guard(base[0], data, seed)
-        models, timing = [files.base], {}
+        models, timing = [base_file], {}
         if row != "fm":
             training = make_training(row, arguments.nfe, base, data, settings, study, here.resume / "pairs.pt")
             models = train_row(training, row, base, study.checkpoints, here.resume, here.run, label)
             timing = {"update_ms": round(measure_update(training), 1)}
         for entry in entries:
-            model = files.base
+            model = base_file
             if row != "fm":
                 chosen = choose(models, row, entry.nfe, settings, study.seeds, here.resume)
                 model = models[0].with_name(chosen.selected)

@@ -59,6 +59,7 @@ def main() -> None:
     of_task.studied().recipe(row, nfe, of_task.finetune["nfe1"])  # refuses an --nfe without a recipe
     settings = changed(of_task, arguments.set, nfe)
     study, files = settings.studied(), TaskFiles(scale, task)
+    base_file = files.study_base(settings.seed)
     if not 1 <= arguments.seeds <= 100_000:
         raise UserError(f"--seeds: given {arguments.seeds}, allowed: 1 to 100000")
     torch.set_num_threads(settings.threads)
@@ -66,9 +67,9 @@ def main() -> None:
     out = ScaleReports(scale).folder / "coupling_study_tried.csv"
     label = f"try-{scale}-{task}-{row}-{nfe}"
     params = settings.model_dump(include={"seed", "threads", "pretrain", "select", "evaluation", "study", "finetune"})
-    with stage("stages/study_try.py", label, params=params, deps=[files.base, files.prepared], outs=[out]) as here:
+    with stage("stages/study_try.py", label, params=params, deps=[base_file, files.prepared], outs=[out]) as here:
         data = PreparedData.load(files.prepared)
-        base = load_policy(files.base)
+        base = load_policy(base_file)
         guard = Guard(base[0], data, settings.seed)
         training = make_training(row, [nfe], base, data, settings, study, here.resume / "pairs.pt")
         models = train_row(training, row, base, study.checkpoints, here.resume, here.run, label)

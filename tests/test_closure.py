@@ -47,11 +47,10 @@ def test_a_stage_is_run_by_the_program_of_its_name(stage: str) -> None:
 def test_the_study_makes_a_row_for_each_of_its_training_seeds() -> None:
     study = PARAMS["lab"]["pusht"]["study"]
     stages = stages_of("stages/study/dvc.yaml")
-    rows = [stage for stage in stages.values() if "base" in stage.get("matrix", {})]
+    rows = [stage for stage in stages.values() if "seed" in stage.get("matrix", {})]
     assert rows
     for stage in rows:
-        assert [base["seed"] for base in stage["matrix"]["base"]] == study["train_seeds"]
-    assert stages["pretrain"]["matrix"]["replica"] == study["train_seeds"][1:]
+        assert stage["matrix"]["seed"] == study["train_seeds"]
     for key in {key for stage in rows for key in stage["params"]}:
         block: Any = PARAMS
         for part in key.replace("${item.nfe}", "8").split("."):

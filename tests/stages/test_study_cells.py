@@ -29,6 +29,8 @@ def studied(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with a few cells."""
     project = made.copy(tmp_path_factory.mktemp("study") / "project")
     project.params("starter.pusht.study", STUDY)
+    base = ("--train-seed", "0", "--model", "data/starter/pusht/base.safetensors")
+    project.check("stages.study_base", "--scale", "starter", "--task", "pusht", *base)
     for row, *numbers in (
         ("fm", "1", "2"),
         ("fm_continued", "1", "2"),
