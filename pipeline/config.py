@@ -171,7 +171,8 @@ class PrecisionSettings(Block):
     """What is changed, one at a time, to see where a policy's precision is lost."""
 
     seeds: SeedCount
-    noise_scales: Annotated[list[BelowOne], Field(min_length=1)]
+    noise_scales: list[BelowOne]
+    held_noises: Natural
     fine_nfe: Count
     chunk: Count
 

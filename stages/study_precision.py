@@ -59,7 +59,7 @@ def main() -> None:
                     evaluation,
                     precision.seeds,
                     settings.evaluation,
-                    here.resume / f"{model.stem}-{variation.nfe}-{variation.noise_scale}-{variation.chunk}.jsonl",
+                    here.resume / f"{model.stem}-{variation.change or 'as made'}.jsonl",
                 )
                 for variation, acting in varied.items()
             }

@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from torch import Tensor, device
+import torch
+from torch import Tensor
 
 from pipeline.config import EvaluationSettings, PrecisionSettings
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import validation_seeds
 from pipeline.evaluation.rollouts import Episode, EpisodeResult, Policy, rollout
+from pipeline.seeding import derive
 from pipeline.tasks.registry import TASKS
 
 
@@ -25,32 +27,35 @@ class Variation:
 
     Attributes:
         change: what is not as the policy was made for, in words; empty: nothing.
-        nfe: function evaluations of a solve. noise_scale: factor of the noise that it starts from; 0 makes the policy
-            deterministic. chunk: actions carried out before it predicts again.
+        nfe: function evaluations of a solve. chunk: actions carried out before it predicts again.
+        noise_scale: factor of the noise that a solve starts from; 0 makes the policy deterministic, from a start that
+            it never met in training, where noise has a length of about the root of its number of components.
+        held: number of the draw of noise that every solve starts from, a start as in training; None: a fresh one each.
     """
 
     change: str
     nfe: int
-    noise_scale: float
     chunk: int
+    noise_scale: float = 1.0
+    held: int | None = None
 
 
 def variations(settings: PrecisionSettings, nfe: int, chunk: int, *, flow: bool) -> list[Variation]:
-    """Nothing changed, then each change alone, then all of them.
+    """Nothing changed, then each change alone, then one noise, shorter chunks and the finest solve together.
 
     Args:
         nfe, chunk: that the policy was made for.
         flow: whether its field was trained by flow matching and so is good for any number of evaluations; one
             fine-tuned through a solve is good for that solve, and is not solved more finely.
     """
-    as_made = Variation("", nfe, 1.0, chunk)
-    changed = [Variation(f"noise x {scale:g}", nfe, scale, chunk) for scale in settings.noise_scales]
-    changed.append(Variation(f"{settings.chunk} actions a plan", nfe, 1.0, settings.chunk))
+    as_made = Variation("", nfe, chunk)
+    changed = [Variation(f"noise x {scale:g}", nfe, chunk, noise_scale=scale) for scale in settings.noise_scales]
+    changed += [Variation(f"one noise ({draw + 1})", nfe, chunk, held=draw) for draw in range(settings.held_noises)]
+    changed.append(Variation(f"{settings.chunk} actions a plan", nfe, settings.chunk))
     if flow and settings.fine_nfe > nfe:
-        changed.append(Variation(f"NFE {settings.fine_nfe}", settings.fine_nfe, 1.0, chunk))
-    calmest = min(settings.noise_scales)
+        changed.append(Variation(f"NFE {settings.fine_nfe}", settings.fine_nfe, chunk))
     finest = max(variation.nfe for variation in changed)
-    return [as_made, *changed, Variation("all of these", finest, calmest, settings.chunk)]
+    return [as_made, *changed, Variation("calm, often, fine", finest, settings.chunk, held=0)]
 
 
 class Varied:
@@ -59,23 +64,30 @@ class Varied:
     def __init__(self, policy: FlowPolicy, variation: Variation) -> None:
         self._policy = policy
         self._acting: Policy = policy.acting(variation.nfe)
-        self._noise_scale = variation.noise_scale
+        self._variation = variation
         self.chunk = variation.chunk
         self.observation_horizon = policy.observation_horizon
         self.prediction_horizon = policy.prediction_horizon
         self.action_dim = policy.action_dim
 
     @property
-    def device(self) -> device:
+    def device(self) -> torch.device:
         return self._policy.device
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """As ``FlowPolicy.acting``, from scaled noise."""
-        return self._acting.act(observations, noise * np.float32(self._noise_scale))
+        """As ``FlowPolicy.acting``, from noise as varied."""
+        return self._acting.act(observations, self._varied(torch.from_numpy(noise)).numpy())
 
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
-        """As ``FlowPolicy.sample``, from scaled noise."""
-        return self._policy.sample(condition, noise * self._noise_scale, nfe)
+        """As ``FlowPolicy.sample``, from noise as varied."""
+        return self._policy.sample(condition, self._varied(noise), nfe)
+
+    def _varied(self, noise: Tensor) -> Tensor:
+        draw = self._variation.held
+        if draw is None:
+            return noise * self._variation.noise_scale
+        generator = torch.Generator().manual_seed(derive(draw, "held noise"))
+        return torch.randn(noise.shape[1:], generator=generator).to(noise).expand_as(noise)
 
 
 def run_varied(

@@ -21,7 +21,7 @@ NEAR_MISS = 0.9
 """An episode whose max score is from here up but that did not succeed: it found the goal and missed the precision."""
 
 PRECISION_HEADER = (
-    "evaluation,scale,dataset,method,made_for_nfe,train_steps,train_seed,change,nfe,noise_scale,chunk,n_seeds,repeats,"
+    "evaluation,scale,dataset,method,made_for_nfe,train_steps,train_seed,change,nfe,noise_scale,held,chunk,n_seeds,repeats,"
     "max_score,success,near_misses,score_diff,score_low,score_high,success_diff,success_low,success_high,"
     "spread,sample_error"
 )
@@ -54,6 +54,7 @@ def precision_rows(
             "change": variation.change,
             "nfe": variation.nfe,
             "noise_scale": variation.noise_scale,
+            "held": variation.held,
             "chunk": variation.chunk,
             "n_seeds": len(results),
             "repeats": 1,
@@ -91,12 +92,15 @@ _ABOUT = """\
 `make study` makes this from the checkpoints in `data/checkpoints`. An episode falls short of full score for several
 reasons at once; here one thing of a rollout is changed at a time, on the same initial states and the same noise:
 
-- *noise x s*: every solve starts from s times the noise. At 0 two plans in a row cannot disagree, and nothing spreads;
+- *one noise*: every solve starts from the same draw (two draws are shown), so that two plans in a row cannot disagree
+  and nothing spreads;
+- *noise x s*: every solve starts from s times its noise, a start that a field has not met in training;
 - *k actions a plan*: the policy predicts again after k actions, where it was made to carry out {chunk};
 - *NFE n*: the solve has next to no discretisation error (only of a model trained by flow matching: one fine-tuned
   through a solve is good for that solve).
 
-What is left with *all of these* is not lost in sampling: it is the field's, or the demonstrations'. *Near misses* are
+*Calm, often, fine* is one noise, shorter chunks and the fine solve together: what is still missing there is not lost in
+sampling, but in the field, or the demonstrations do not have it. *Near misses* are
 episodes that reach a max score of {near} but not success. *Spread* and *sample error* (root mean square) are of
 samples for held-out observations, in normalised action units. Differences are to the same model unchanged, paired on
 seeds, with 95 % intervals.

@@ -20,7 +20,7 @@ STUDY = {
         for nfe in (1, 2, 16)
     },
     "chosen": {"nfe1": "reflow", "nfe2": "nearest", "nfe16": "nearest"},
-    "precision": {"seeds": 4, "noise_scales": [0.5, 0.0], "fine_nfe": 8, "chunk": 4},
+    "precision": {"seeds": 4, "noise_scales": [0.5, 0.0], "held_noises": 1, "fine_nfe": 8, "chunk": 4},
 }
 
 
@@ -125,13 +125,15 @@ def test_precision_is_taken_apart_one_change_at_a_time(studied: Project) -> None
     studied.check("stages.study_precision", "--scale", "starter", "--task", "pusht", "--models", *models)
     reports = studied.root / "reports" / "starter"
     table = pd.read_csv(reports / "precision.csv").fillna({"change": ""})
-    changes = ["", "noise x 0.5", "noise x 0", "4 actions a plan", "NFE 8", "all of these"]
+    changes = ["", "noise x 0.5", "noise x 0", "one noise (1)", "4 actions a plan", "NFE 8", "calm, often, fine"]
     assert list(table["change"]) == changes + [change for change in changes if change != "NFE 8"]
     assert (table["n_seeds"] == 4).all()
     assert (table["score_diff"].isna() == (table["change"] == "")).all()
     spread = table.set_index(["method", "change"])["spread"]
     for method in ("fm", "ft_fm"):
-        assert spread[method, "noise x 0"] == spread[method, "all of these"] == 0
+        assert (
+            spread[method, "noise x 0"] == spread[method, "one noise (1)"] == spread[method, "calm, often, fine"] == 0
+        )
         assert 0 < spread[method, "noise x 0.5"] < spread[method, ""]
     assert "| FT-FM, NFE 2 |" in (reports / "precision.md").read_text()
     assert (reports / "precision.png").stat().st_size > 0 and (reports / "precision.svg").stat().st_size > 0
