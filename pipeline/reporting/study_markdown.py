@@ -16,7 +16,7 @@ _VERDICTS = {
 
 _ABOUT = """\
 `make study` makes this, a cell at a time; what is there is not made again. The base models, one for each training seed,
-are pretrained and selected apart.
+are shipped in `data/checkpoints`.
 
 - *FM base* is that model, *FM continued* the same trained on by flow matching;
 - *FT, …* are fine-tuned from it, by loss (6) through the solve with the N evaluations of their column, with that
