@@ -99,13 +99,13 @@ reasons at once; here one thing of a rollout is changed at a time, on the same i
 - *NFE n*: the solve has next to no discretisation error (only of a model trained by flow matching: one fine-tuned
   through a solve is good for that solve).
 
-*Calm, often, fine* is one noise, shorter chunks and the fine solve together. *Near misses* are episodes that reach a max
-score of {near} but not success: they found the goal and missed the precision. *Spread* and *sample error* (root mean
-square) are of samples for held-out observations, in normalised action units. Differences are to the same model
+*Calm, often, fine* is one noise, shorter chunks and the fine solve together. *Near misses* are episodes that reach a
+max score of {near} but not success: they found the goal and missed the precision. *Spread* and *sample error* (root
+mean square) are of samples for held-out observations, in normalised action units. Differences are to the same model
 unchanged, paired on seeds, with 95 % intervals.
 
-Scale `{scale}`, data set `{dataset}`, evaluation {evaluation}, training seed {train_seed}, {n_seeds} validation seeds, one
-repeat: validation seeds, so that settings may be chosen by this table."""
+Scale `{scale}`, data set `{dataset}`, evaluation {evaluation}, training seed {train_seed}, {n_seeds} validation seeds,
+one repeat: validation seeds, so that settings may be chosen by this table."""
 
 
 def precision_markdown(table: pd.DataFrame, picture: str) -> str:
