@@ -1,7 +1,7 @@
 """Ship a selected checkpoint as the model that the coupling study starts from with one training seed.
 
 Not part of a DAG: training gives other last bits on another kind of CPU, and every row of a study needs the same start,
-so the models are files of the repository, as demonstrations are. Another one is made by
+so the models are files of the repository, as demonstrations are, with weights in float16. Another one is made by
 
     python -m stages.pretrain --scale lab --task pusht --replica 1
     python -m stages.select_checkpoint --scale lab --task pusht --replica 1
@@ -11,6 +11,7 @@ so the models are files of the repository, as demonstrations are. Another one is
 import argparse
 from pathlib import Path
 
+from pipeline.errors import UserError
 from pipeline.layout import TaskFiles
 from pipeline.stage import program, stage
 from pipeline.training.checkpoint import load_policy, save_policy
@@ -29,6 +30,12 @@ def main() -> None:
     label = f"study_base-{scale}-{task}-seed{seed}"
     with stage("stages/study_base.py", label, params={}, deps=[model], outs=[out]):
         policy, record = load_policy(model)
+        have, want = (
+            (record.scale, record.task, record.method, record.train_seed, record.nfe),
+            (scale, task, "fm", seed, 0),
+        )
+        if have != want:
+            raise UserError(f"{model}: a model of (scale, task, method, training seed, NFE) {have}, allowed: {want}")
         save_policy(out, policy, record, half=True)
 
 

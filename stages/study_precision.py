@@ -7,13 +7,15 @@ import torch
 
 from pipeline import config
 from pipeline.atomic import write_text
+from pipeline.config import TaskSettings
+from pipeline.errors import UserError
 from pipeline.evaluation.diversity import measure_diversity
 from pipeline.evaluation.precision import Varied, run_varied, variations
-from pipeline.layout import ScaleReports, TaskFiles
+from pipeline.layout import ScaleReports, TaskFiles, fingerprint
 from pipeline.reporting.precision import precision_markdown, precision_panels, precision_rows, precision_table
 from pipeline.reporting.tables import write_table
 from pipeline.stage import program, stage
-from pipeline.training.checkpoint import load_policy
+from pipeline.training.checkpoint import load_policy, read_record, require_architecture
 from pipeline.training.data import PreparedData
 
 
@@ -27,15 +29,15 @@ def main() -> None:
     settings = config.load().block(scale).task(task)
     evaluation, precision = settings.select.evaluation, settings.studied().precision
     prepared = TaskFiles(scale, task).prepared
+    require_models(models, scale, task, settings)
     torch.set_num_threads(settings.threads)
 
-    table_path, report_path, picture = (
-        ScaleReports(scale).folder / f"precision.{kind}" for kind in ("csv", "md", "png")
-    )
+    reports = ScaleReports(scale).folder
+    table_path, report_path, picture = (reports / f"precision.{kind}" for kind in ("csv", "md", "png"))
     with stage(
         "stages/study_precision.py",
         f"study_precision-{scale}-{task}",
-        params=settings.model_dump(include={"threads", "data", "evaluation"})
+        params=settings.model_dump(include={"threads", "data", "net", "evaluation"})
         | {"evaluation_name": evaluation, "precision": precision.model_dump()},
         deps=[prepared, *models],
         outs=[table_path, report_path, picture, picture.with_suffix(".svg")],
@@ -44,12 +46,12 @@ def main() -> None:
         rows = []
         for model in models:
             policy, record = load_policy(model)
+            policy.to("cuda" if torch.cuda.is_available() else "cpu")
             made_for = variations(precision, record.nfe, policy.chunk, flow=record.method == "fm")
             varied = {variation: Varied(policy, variation) for variation in made_for}
+            held_out = data.held_out_condition.to(policy.device), data.held_out_action.to(policy.device)
             samples = {
-                variation: measure_diversity(
-                    acting, data.held_out_condition, data.held_out_action, variation.nfe, seed=record.train_seed
-                )
+                variation: measure_diversity(acting, *held_out, variation.nfe, seed=record.train_seed)
                 for variation, acting in varied.items()
             }
             outcomes = {
@@ -59,11 +61,11 @@ def main() -> None:
                     evaluation,
                     precision.seeds,
                     settings.evaluation,
-                    here.resume / f"{model.stem}-{variation.change or 'as made'}.jsonl",
+                    here.resume / f"{fingerprint(model)}-{variation.change or 'as made'}.jsonl",
                 )
                 for variation, acting in varied.items()
             }
-            rows += precision_rows(record, evaluation, outcomes, samples)
+            rows += precision_rows(record, fingerprint(model), evaluation, outcomes, samples)
         table = precision_table(rows)
         write_table(table_path, table)
         precision_panels(table, picture)
@@ -71,6 +73,35 @@ def main() -> None:
         here.run.table(table_path, "precision")
         here.run.artifact(report_path)
         here.run.artifact(picture)
+
+
+def require_models(models: list[Path], scale: str, task: str, settings: TaskSettings) -> None:
+    """Refuse models that one table cannot hold.
+
+    Raises:
+        UserError: one was made for another scale, task, training seed or architecture, or by a method other than fm and
+            ft_fm for a number of evaluations; or two are of the same method and number.
+    """
+    seen: dict[tuple[str, int], Path] = {}
+    for path in models:
+        record = read_record(path)
+        require_architecture(path, record, settings.data, settings.net)
+        for name, given, allowed in (
+            ("scale", record.scale, scale),
+            ("task", record.task, task),
+            ("training seed", record.train_seed, settings.seed),
+        ):
+            if given != allowed:
+                raise UserError(f"--models: {path}: its {name} is {given}, allowed: {allowed}")
+        if record.method not in ("fm", "ft_fm") or record.nfe < 1:
+            raise UserError(
+                f"--models: {path}: a model of {record.method} for {record.nfe} evaluations, allowed: fm and ft_fm "
+                "that `finetune` made for 1 or more"
+            )
+        key = (record.method, record.nfe)
+        if key in seen:
+            raise UserError(f"--models: {path}: {record.method} at NFE {record.nfe}, as {seen[key]}; allowed: one each")
+        seen[key] = path
 
 
 if __name__ == "__main__":

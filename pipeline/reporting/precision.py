@@ -21,14 +21,16 @@ NEAR_MISS = 0.9
 """An episode whose max score is from here up but that did not succeed: it found the goal and missed the precision."""
 
 PRECISION_HEADER = (
-    "evaluation,scale,dataset,method,made_for_nfe,train_steps,train_seed,change,nfe,noise_scale,held,chunk,n_seeds,repeats,"
-    "max_score,success,near_misses,score_diff,score_low,score_high,success_diff,success_low,success_high,"
+    "evaluation,scale,dataset,method,made_for_nfe,train_steps,train_seed,checkpoint,"
+    "change,nfe,noise_scale,held,chunk,n_seeds,repeats,max_score,success,near_misses,"
+    "score_diff,score_diff_low,score_diff_high,success_diff,success_diff_low,success_diff_high,"
     "spread,sample_error"
 )
 
 
 def precision_rows(
     record: Record,
+    checkpoint: str,
     evaluation: str,
     outcomes: Mapping[Variation, Sequence[EpisodeResult]],
     samples: Mapping[Variation, Diversity],
@@ -36,6 +38,7 @@ def precision_rows(
     """The rows of one model.
 
     Args:
+        checkpoint: the model file's fingerprint.
         outcomes: the episodes of each variation, in the order of the rows; the first is what the others are compared
             with. samples: their samples on held-out observations.
     """
@@ -51,6 +54,7 @@ def precision_rows(
             "made_for_nfe": record.nfe,
             "train_steps": record.train_steps,
             "train_seed": record.train_seed,
+            "checkpoint": checkpoint,
             "change": variation.change,
             "nfe": variation.nfe,
             "noise_scale": variation.noise_scale,
@@ -79,7 +83,11 @@ def _differences(ours: Sequence[EpisodeResult], theirs: Sequence[EpisodeResult])
             [result.seed for result in ours],
             [result.seed for result in theirs],
         )
-        found |= {f"{name}_diff": difference.mean, f"{name}_low": difference.low, f"{name}_high": difference.high}
+        found |= {
+            f"{name}_diff": difference.mean,
+            f"{name}_diff_low": difference.low,
+            f"{name}_diff_high": difference.high,
+        }
     return found
 
 
@@ -90,22 +98,21 @@ def precision_table(rows: Sequence[Mapping[str, object]]) -> pd.DataFrame:
 
 _ABOUT = """\
 `make study` makes this from the checkpoints in `data/checkpoints`. An episode falls short of full score for several
-reasons at once; here one thing of a rollout is changed at a time, on the same initial states and the same noise:
+reasons at once; here one thing of a rollout is changed at a time, from the same initial states:
 
-- *one noise*: every solve starts from the same draw (two draws are shown), so that two plans in a row cannot disagree
-  and nothing spreads;
 - *noise x s*: every solve starts from s times its noise, a start that a field has not met in training;
+- *one noise*: every solve of every episode starts from the same draw, numbered in brackets, so that the policy is
+  deterministic. The interval is for that draw, and draws differ;
 - *k actions a plan*: the policy predicts again after k actions, where it was made to carry out {chunk};
 - *NFE n*: the solve has next to no discretisation error (only of a model trained by flow matching: one fine-tuned
   through a solve is good for that solve).
 
-*Calm, often, fine* is one noise, shorter chunks and the fine solve together. *Near misses* are episodes that reach a
-max score of {near} but not success: they found the goal and missed the precision. *Spread* and *sample error* (root
-mean square) are of samples for held-out observations, in normalised action units. Differences are to the same model
-unchanged, paired on seeds, with 95 % intervals.
+*Near misses* are episodes that reach a max score of {near} but not success: they found the goal and missed the
+precision. *Spread* and *sample error* (root mean square) are of samples for held-out observations, in normalised action
+units. Differences are to the same model unchanged, paired on seeds, with 95 % intervals not corrected for their number.
 
-Scale `{scale}`, data set `{dataset}`, evaluation {evaluation}, training seed {train_seed}, {n_seeds} validation seeds,
-one repeat: validation seeds, so that settings may be chosen by this table."""
+Scale `{scale}`, data set `{dataset}`, evaluation {evaluation}, training seed {train_seed}, {n_seeds} validation seeds
+that nothing was chosen on before, one repeat."""
 
 
 def precision_markdown(table: pd.DataFrame, picture: str) -> str:
@@ -142,7 +149,7 @@ def _model(row: pd.Series) -> str:
 def _difference(row: pd.Series, name: str) -> str:
     if pd.isna(row[f"{name}_diff"]):
         return "—"
-    return f"{row[f'{name}_diff']:+.3f} [{row[f'{name}_low']:+.3f}, {row[f'{name}_high']:+.3f}]"
+    return f"{row[f'{name}_diff']:+.3f} [{row[f'{name}_diff_low']:+.3f}, {row[f'{name}_diff_high']:+.3f}]"
 
 
 def precision_panels(table: pd.DataFrame, path: Path) -> None:

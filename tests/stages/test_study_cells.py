@@ -125,13 +125,35 @@ def test_precision_is_taken_apart_one_change_at_a_time(studied: Project) -> None
     studied.check("stages.study_precision", "--scale", "starter", "--task", "pusht", "--models", *models)
     reports = studied.root / "reports" / "starter"
     table = pd.read_csv(reports / "precision.csv").fillna({"change": ""})
-    changes = ["", "noise x 0.5", "noise x 0", "one noise (1)", "4 actions a plan", "NFE 8", "calm, often, fine"]
+    changes = ["", "noise x 0.5", "noise x 0", "one noise (1)", "4 actions a plan", "NFE 8"]
     assert list(table["change"]) == changes + [change for change in changes if change != "NFE 8"]
     assert (table["n_seeds"] == 4).all()
     assert (table["score_diff"].isna() == (table["change"] == "")).all()
     spread = table.set_index(["method", "change"])["spread"]
     for method in ("fm", "ft_fm"):
-        assert all(spread[method, calm] == 0 for calm in ("noise x 0", "one noise (1)", "calm, often, fine"))
+        assert all(spread[method, calm] == 0 for calm in ("noise x 0", "one noise (1)"))
         assert 0 < spread[method, "noise x 0.5"] < spread[method, ""]
     assert "| FT-FM, NFE 2 |" in (reports / "precision.md").read_text()
     assert (reports / "precision.png").stat().st_size > 0 and (reports / "precision.svg").stat().st_size > 0
+
+
+@pytest.mark.parametrize(
+    ("models", "said"),
+    [
+        (["data/checkpoints/starter/pusht/base-seed0.safetensors"], "a model of fm for 0 evaluations, allowed: fm and"),
+        (2 * ["data/starter/pusht/models/fm-nfe2.safetensors"], "fm at NFE 2, as data/starter"),
+        (["data/checkpoints/lab/pusht/fm-nfe1.safetensors"], "checkpoint of another architecture: its net."),
+    ],
+)
+def test_models_that_one_precision_table_cannot_hold_are_refused(
+    studied: Project, models: list[str], said: str
+) -> None:
+    refused = studied.run("stages.study_precision", "--scale", "starter", "--task", "pusht", "--models", *models)
+    assert refused.returncode == 2 and said in refused.stderr and refused.stderr.count("\n") == 1
+
+
+def test_a_base_model_is_that_of_its_training_seed(studied: Project) -> None:
+    base = ("--train-seed", "1", "--model", "data/starter/pusht/base.safetensors")
+    refused = studied.run("stages.study_base", "--scale", "starter", "--task", "pusht", *base)
+    assert refused.returncode == 2 and "allowed: ('starter', 'pusht', 'fm', 1, 0)" in refused.stderr
+    assert not (studied.root / "data/checkpoints/starter/pusht/base-seed1.safetensors").exists()
