@@ -22,7 +22,7 @@ from pipeline.atomic import write_text
 from pipeline.complaints import line
 from pipeline.config import FinetuneRecipe, StudyRecipe, StudySettings, TaskSettings
 from pipeline.errors import UserError
-from pipeline.layout import ScaleReports, TaskFiles
+from pipeline.layout import ScaleReports, TaskFiles, fingerprint
 from pipeline.reporting.study import ROW_NAMES
 from pipeline.stage import program, stage
 from pipeline.training.checkpoint import load_policy
@@ -36,6 +36,7 @@ COLUMNS = [
     "coupling",
     "nfe",
     "train_seed",
+    "base",
     "changed",
     "train_steps",
     "n_seeds",
@@ -78,7 +79,15 @@ def main() -> None:
         for model, candidate in zip(models, tried.candidates, strict=True):
             spread = guard.read(load_row(model, row)[0], nfe).spread_ratio
             scores = [round(value, 4) for value in (*candidate.figures.values(), spread)]
-            about = (scale, settings.data.dataset, row, nfe, settings.seed, " ".join(arguments.set))
+            about = (
+                scale,
+                settings.data.dataset,
+                row,
+                nfe,
+                settings.seed,
+                fingerprint(base_file),
+                " ".join(arguments.set),
+            )
             rows.append((*about, candidate.train_steps, arguments.seeds, *scores))
         append(out, rows)
         for done in rows:
