@@ -11,10 +11,10 @@ so the models are files of the repository, as demonstrations are, with weights i
 import argparse
 from pathlib import Path
 
-from pipeline.errors import UserError
 from pipeline.layout import TaskFiles
 from pipeline.stage import program, stage
-from pipeline.training.checkpoint import load_policy, save_policy
+from pipeline.training.checkpoint import save_policy
+from pipeline.training.study import load_base
 
 
 def main() -> None:
@@ -29,13 +29,7 @@ def main() -> None:
     out = TaskFiles(scale, task).study_base(seed)
     label = f"study_base-{scale}-{task}-seed{seed}"
     with stage("stages/study_base.py", label, params={}, deps=[model], outs=[out]):
-        policy, record = load_policy(model)
-        have, want = (
-            (record.scale, record.task, record.method, record.train_seed, record.nfe),
-            (scale, task, "fm", seed, 0),
-        )
-        if have != want:
-            raise UserError(f"{model}: a model of (scale, task, method, training seed, NFE) {have}, allowed: {want}")
+        policy, record = load_base(model, scale, task, seed)
         save_policy(out, policy, record, half=True)
 
 

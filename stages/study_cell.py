@@ -10,15 +10,15 @@ from dataclasses import asdict, replace
 import torch
 
 from pipeline import config
+from pipeline.errors import UserError
 from pipeline.evaluation.protocol import run_episodes, test_seeds
 from pipeline.layout import Entry, ScaleReports, TaskFiles
 from pipeline.reporting.rows import write_metrics, write_row_episodes
 from pipeline.reporting.study import ROW_NAMES, seed_folder
 from pipeline.stage import program, stage
-from pipeline.training.checkpoint import load_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
-from pipeline.training.study import choose, load_row, make_training, measure_update, train_row
+from pipeline.training.study import choose, load_base, load_row, make_training, measure_update, train_row
 
 
 def main() -> None:
@@ -34,6 +34,10 @@ def main() -> None:
     settings, study = of_task.replica(seed), of_task.studied()
     files = TaskFiles(scale, task)
     base_file = files.study_base(seed)
+    if seed not in study.train_seeds:
+        allowed = ", ".join(str(one) for one in study.train_seeds)
+        raise UserError(f"--train-seed: given {seed}, allowed: {allowed}, the study.train_seeds in params.yaml")
+    base = load_base(base_file, scale, task, seed)
     torch.set_num_threads(settings.threads)
 
     reports = seed_folder(ScaleReports(scale).study, seed)
@@ -43,7 +47,6 @@ def main() -> None:
     params = settings.model_dump(include={"seed", "threads", "pretrain", "select", "evaluation", "study", "finetune"})
     with stage("stages/study_cell.py", label, params=params, deps=[base_file, files.prepared], outs=outs) as here:
         data = PreparedData.load(files.prepared)
-        base = load_policy(base_file)
         guard = Guard(base[0], data, seed)
         models, timing = [base_file], {}
         if row != "fm":

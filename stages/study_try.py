@@ -25,10 +25,9 @@ from pipeline.errors import UserError
 from pipeline.layout import ScaleReports, TaskFiles, fingerprint
 from pipeline.reporting.study import ROW_NAMES
 from pipeline.stage import program, stage
-from pipeline.training.checkpoint import load_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
-from pipeline.training.study import choose, load_row, make_training, train_row
+from pipeline.training.study import choose, load_base, load_row, make_training, train_row
 
 COLUMNS = [
     "scale",
@@ -61,6 +60,7 @@ def main() -> None:
     settings = changed(of_task, arguments.set, nfe)
     study, files = settings.studied(), TaskFiles(scale, task)
     base_file = files.study_base(settings.seed)
+    base = load_base(base_file, scale, task, settings.seed)
     if not 1 <= arguments.seeds <= 100_000:
         raise UserError(f"--seeds: given {arguments.seeds}, allowed: 1 to 100000")
     torch.set_num_threads(settings.threads)
@@ -70,7 +70,6 @@ def main() -> None:
     params = settings.model_dump(include={"seed", "threads", "pretrain", "select", "evaluation", "study", "finetune"})
     with stage("stages/study_try.py", label, params=params, deps=[base_file, files.prepared], outs=[out]) as here:
         data = PreparedData.load(files.prepared)
-        base = load_policy(base_file)
         guard = Guard(base[0], data, settings.seed)
         training = make_training(row, [nfe], base, data, settings, study, here.resume / "pairs.pt")
         models = train_row(training, row, base, study.checkpoints, here.resume, here.run, label)

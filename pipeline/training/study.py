@@ -30,6 +30,22 @@ _EVALUATIONS = {"regression": 1, "mip": 2}  # of the net in an update; one of fl
 _TIMED_UPDATES = 20
 
 
+def load_base(path: Path, scale: str, task: str, train_seed: int) -> tuple[FlowPolicy, Record]:
+    """The pretrained model that rows start from.
+
+    Raises:
+        UserError: there is none, or it is another model.
+    """
+    if not path.exists():
+        raise UserError(f"{path}: not found; stages/study_base.py says how a base model is made")
+    policy, record = load_policy(path)
+    have = (record.scale, record.task, record.method, record.train_seed, record.nfe)
+    want = (scale, task, "fm", train_seed, 0)
+    if have != want:
+        raise UserError(f"{path}: a model of (scale, task, method, training seed, NFE) {have}, allowed: {want}")
+    return policy, record
+
+
 @dataclass(frozen=True)
 class Training:
     """How a row is trained.

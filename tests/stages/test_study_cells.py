@@ -103,6 +103,16 @@ def test_settings_are_tried_on_validation_seeds_and_noted_below_each_other(studi
     )
 
 
+def test_a_cell_starts_from_the_base_model_of_its_training_seed(studied: Project, tmp_path: Path) -> None:
+    refused = studied.run(*CELL[:-2], "9", "--row", "fm", "--nfe", "1")
+    said = "error: --train-seed: given 9, allowed: 0, the study.train_seeds in params.yaml\n"
+    assert (refused.returncode, refused.stderr) == (2, said)
+    project = studied.copy(tmp_path / "project")
+    (project.root / "data/checkpoints/starter/pusht/base-seed0.safetensors").unlink()
+    refused = project.run(*CELL, "fm", "--nfe", "1")
+    assert refused.returncode == 2 and "not found; stages/study_base.py says how" in refused.stderr
+
+
 def test_a_scale_without_a_study_says_so(made: Project) -> None:
     refused = made.run(*CELL, "fm", "--nfe", "1")
     assert refused.stderr == "error: params.yaml: study: is missing in this block, and says how the study is made\n"
