@@ -6,7 +6,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.project import Project
+from tests.project import ROOT, Project
 
 CELL = ("stages.study_cell", "--scale", "starter", "--task", "pusht", "--train-seed", "0", "--row")
 STUDY = {
@@ -152,7 +152,7 @@ def test_precision_is_taken_apart_one_change_at_a_time(studied: Project) -> None
     [
         (["data/checkpoints/starter/pusht/base-seed0.safetensors"], "a model of fm for 0 evaluations, allowed: fm and"),
         (2 * ["data/starter/pusht/models/fm-nfe2.safetensors"], "fm at NFE 2, as data/starter"),
-        (["data/checkpoints/lab/pusht/fm-nfe1.safetensors"], "checkpoint of another architecture: its net."),
+        ([f"{ROOT}/data/checkpoints/lab/pusht/fm-nfe1.safetensors"], "checkpoint of another architecture: its net."),
     ],
 )
 def test_models_that_one_precision_table_cannot_hold_are_refused(
