@@ -4,6 +4,7 @@ Not part of a DAG: it is how the settings in params.yaml were chosen. For exampl
 
     python -m stages.study_try --scale lab --task pusht --row nearest --nfe 8 --set lr=3e-4 candidates=8
 
+from the base model of params.yaml's seed, or of another --train-seed that a base model was made for.
 Each checkpoint is a line in reports/<scale>/coupling_study_tried.csv.
 """
 
@@ -51,26 +52,27 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--row", required=True, choices=[row for row in ROW_NAMES if row != "fm"])
     parser.add_argument("--nfe", required=True, type=int)
+    parser.add_argument("--train-seed", type=int, help="of the base model; without it, seed in params.yaml")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", help="settings of study or finetune.nfe1")
     parser.add_argument("--seeds", type=int, default=200, help="validation seeds")
     arguments = parser.parse_args()
     scale, task, row, nfe = arguments.scale, arguments.task, arguments.row, arguments.nfe
     of_task = config.load().block(scale).task(task)
     of_task.studied().recipe(row, nfe, of_task.finetune["nfe1"])  # refuses an --nfe without a recipe
-    settings = changed(of_task, arguments.set, nfe)
-    study, files = settings.studied(), TaskFiles(scale, task)
-    base_file = files.study_base(settings.seed)
-    base = load_base(base_file, scale, task, settings.seed)
+    settings = changed(of_task.replica(arguments.train_seed), arguments.set, nfe)
+    study, files, seed = settings.studied(), TaskFiles(scale, task), settings.seed
+    base_file = files.study_base(seed)
+    base = load_base(base_file, scale, task, seed)
     if not 1 <= arguments.seeds <= 100_000:
         raise UserError(f"--seeds: given {arguments.seeds}, allowed: 1 to 100000")
     torch.set_num_threads(settings.threads)
 
     out = ScaleReports(scale).folder / "coupling_study_tried.csv"
-    label = f"try-{scale}-{task}-{row}-{nfe}"
+    label = f"try-{scale}-{task}-{row}-{nfe}-seed{seed}"
     params = settings.model_dump(include={"seed", "threads", "pretrain", "select", "evaluation", "study", "finetune"})
     with stage("stages/study_try.py", label, params=params, deps=[base_file, files.prepared], outs=[out]) as here:
         data = PreparedData.load(files.prepared)
-        guard = Guard(base[0], data, settings.seed)
+        guard = Guard(base[0], data, seed)
         training = make_training(row, [nfe], base, data, settings, study, here.resume / "pairs.pt")
         models = train_row(training, row, base, study.checkpoints, here.resume, here.run, label)
         tried = choose(models, row, nfe, settings, arguments.seeds, here.resume)
@@ -83,7 +85,7 @@ def main() -> None:
                 settings.data.dataset,
                 row,
                 nfe,
-                settings.seed,
+                seed,
                 fingerprint(base_file),
                 " ".join(arguments.set),
             )

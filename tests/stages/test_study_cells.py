@@ -101,6 +101,8 @@ def test_settings_are_tried_on_validation_seeds_and_noted_below_each_other(studi
     assert refused.returncode == 2 and refused.stderr.startswith(
         "error: --set: study.recipes.nfe2.lr: given 'fast', allowed: "
     )
+    refused = studied.run(*tried, "--train-seed", "9")
+    assert refused.returncode == 2 and "base-seed9.safetensors: not found" in refused.stderr
 
 
 def test_a_cell_starts_from_the_base_model_of_its_training_seed(studied: Project, tmp_path: Path) -> None:
