@@ -17,6 +17,7 @@ PretrainCoupling = Literal["independent", "minibatch_ot", "sinkhorn", "condition
 FinetuneCoupling = Literal[
     "independent", "minibatch_ot", "sinkhorn", "conditional_ot", "nearest", "inversion", "reflow"
 ]
+PointSet = Literal["two_points", "eight_points"]
 Solver = Literal["euler", "midpoint", "heun", "rk4"]
 GradientKind = Literal["direct", "checkpointed", "adjoint"]
 CovarianceKind = Literal["identity", "fixed", "learned", "profiled"]
@@ -311,9 +312,25 @@ class TaskSettings(Block):
         return self
 
 
+class GapSettings(Block):
+    """Theorem 1 measured: learned fields of a few points, solved and compared with the exact field."""
+
+    seed: Seed
+    threads: Count
+    datasets: Annotated[list[PointSet], Field(min_length=1)]
+    sigmas: Annotated[list[Positive], Field(min_length=1)]
+    net: MlpSettings
+    train: Optimization
+    trajectories: Count
+    nfe: Annotated[list[Annotated[int, Field(ge=4, multiple_of=4)]], Field(min_length=1)]
+    tolerance: Positive
+    end: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
+
+
 class ScaleSettings(Block):
     tasks: Annotated[list[Task], Field(min_length=1)]
     nfe: Annotated[list[Count], Field(min_length=1)]
+    gap: GapSettings
     pusht: TaskSettings
 
     def task(self, name: str) -> TaskSettings:

@@ -36,6 +36,8 @@ TINY_BLOCK: dict[str, Any] = {
         "videos": False,
     },
 }
+TINY_GAP: dict[str, Any] = {"net": {"width": 16, "depth": 1}, "train": {"steps": 60, "warmup": 5, "batch_size": 16}}
+TINY_GAP |= {"trajectories": 4, "nfe": [4, 8]}
 """What differs from the starter scale."""
 
 
@@ -163,11 +165,11 @@ def make_project(root: Path) -> Project:
     (root / ".dvc").mkdir()
     (root / ".dvc" / "config").write_text((ROOT / ".dvc" / "config").read_text() + "    no_scm = true\n")
     yaml = YAML(typ="safe")
-    starter = yaml.load((ROOT / "params.yaml").read_text())["starter"]["pusht"]
-    recipe = starter["finetune"]["nfe1"] | TINY_RECIPE
-    tiny = _merged(starter | {"finetune": {"nfe1": recipe, "nfe2": recipe}}, TINY_BLOCK)
+    starter = yaml.load((ROOT / "params.yaml").read_text())["starter"]
+    recipe = starter["pusht"]["finetune"]["nfe1"] | TINY_RECIPE
+    tiny = _merged(starter["pusht"] | {"finetune": {"nfe1": recipe, "nfe2": recipe}}, TINY_BLOCK)
     choice = {"tasks": ["pusht"], "nfe": [1, 2]}
-    block = {**choice, "pusht": tiny}
+    block = {**choice, "gap": _merged(starter["gap"], TINY_GAP), "pusht": tiny}
     yaml.representer.ignore_aliases = lambda _: True
     with (root / "params.yaml").open("w") as file:
         yaml.dump({"scale": "starter", **choice, "starter": block, "lab": block, "paper": block}, file)

@@ -15,19 +15,23 @@ ORDER = (
     "flows", "ui",
 )  # fmt: skip
 WITHIN = {
-    "ode": ("fixed_step", "dopri5", "gradient"),
+    "ode": ("fixed_step", "dopri5", "gradient", "error_bound"),
     "nets": ("embedding", "ema", "lora", "mlp", "unet1d", "registry", "torchcfm"),
-    "flow": ("path", "pairing", "transport", "coupling", "covariance", "objective"),
+    "flow": ("path", "pairing", "transport", "coupling", "covariance", "objective", "marginal"),
     "tasks": (
         "windows", "normalizer", "transfer", "archive", "demonstrations", "download", "vector", "pusht", "registry",
     ),
-    "evaluation": ("statistics", "policy", "diversity", "rollouts", "video", "demonstrate", "protocol", "precision"),
+    "evaluation": (
+        "statistics", "policy", "diversity", "rollouts", "video", "demonstrate", "protocol", "precision", "gap",
+    ),
     "training": (
         "data", "checkpoint", "journal", "loop", "sources", "resume", "teacher", "pretrain", "outsiders", "mle",
         "recipe", "guard", "watch", "fine_tune", "selection", "study",
     ),
     "benchmarks": ("gradients",),
-    "reporting": ("episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision"),
+    "reporting": (
+        "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision", "gap",
+    ),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""
 

@@ -73,7 +73,7 @@ PRETRAIN_KEYS = (
             "warmup: 20000 ",
             "starter.pusht.pretrain.warmup: given 20000, allowed: at most steps = 10000",
         ),
-        ("seed: 0 ", "seed: 4294967296 ", "starter.pusht.seed: given 4294967296, allowed: less than 4,294,967,296"),
+        ("seed: 0 ", "seed: 4294967296 ", "starter.gap.seed: given 4294967296, allowed: less than 4,294,967,296"),
         (
             "processes: 1 ",
             "processes: 3 ",
@@ -262,7 +262,7 @@ def test_switching_the_scale_changes_three_keys_and_back_restores_every_byte(tmp
         ("", "params.yaml: holds no keys; allowed: a mapping with scale, tasks, nfe, starter, lab, paper"),
         (
             TEXT.replace("lab:\n  tasks", "lab:\n  task"),
-            "params.yaml: lab.task: unknown key; did you mean tasks? allowed: tasks, nfe, pusht",
+            "params.yaml: lab.task: unknown key; did you mean tasks? allowed: tasks, nfe, gap, pusht",
         ),
         (
             TEXT.replace("lab:\n", "lap:\n"),

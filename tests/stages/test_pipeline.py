@@ -9,6 +9,7 @@ import pytest
 
 from pipeline.reporting.episodes import EPISODES_HEADER
 from pipeline.reporting.figures import HISTORY_HEADER
+from pipeline.reporting.gap import GAP_HEADER
 from pipeline.reporting.tables import TABLE_HEADER
 from tests.project import Project, executed
 
@@ -31,11 +32,13 @@ def header(path: Path) -> str:
 def test_one_run_makes_every_report(made: Project) -> None:
     reports = made.root / "reports" / "starter"
     rows = [f"pusht_{x}-{method}-nfe{nfe}" for x in "ab" for method in ("fm", "ft_fm") for nfe in (1, 2)]
-    pictures = ["figure_2b.png", "figure_2b.svg", "score_vs_nfe.png", "score_vs_nfe.svg"]
+    pictures = [f"{name}.{kind}" for name in ("figure_2b", "score_vs_nfe", "gap") for kind in ("png", "svg")]
     assert {str(path.relative_to(reports)) for path in reports.rglob("*") if path.is_file()} == {
         *pictures,
         "table2.csv",
         "table2.md",
+        "gap.csv",
+        "gap.md",
         "pretrain/pusht.csv",
         "selection/pusht.json",
         *(f"episodes/{row}.csv" for row in rows),
@@ -67,6 +70,15 @@ def test_the_table_is_that_of_the_episodes(made: Project) -> None:
     assert not table["paper_comparable"].any()
     assert (table["method"].eq("ft_fm") == table["diff_vs_fm"].notna()).all()
     assert "Missing rows" not in (reports / "table2.md").read_text()
+
+
+def test_every_solve_of_the_gap_table_is_bounded(made: Project) -> None:
+    reports = made.root / "reports" / "starter"
+    assert header(reports / "gap.csv") == GAP_HEADER
+    table = pd.read_csv(reports / "gap.csv")
+    assert len(table) == 2 * (4 * 3 * 2 + 1)  # data sets x (solvers x grids x NFE, and the adaptive solve)
+    assert (table["error"] > 0).all() and (table["bound_product"] >= table["error"]).all()
+    assert "at or above the error in 50 of 50 solves" in (reports / "gap.md").read_text()
 
 
 def test_fm_is_trained_on_for_the_same_compute(made: Project) -> None:

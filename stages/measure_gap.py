@@ -1,0 +1,115 @@
+"""Stage ``measure_gap``: Theorem 1's bounds beside the real error of learned fields, on data whose field is known."""
+
+import argparse
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline import config
+from pipeline.atomic import write_text
+from pipeline.config import GapSettings
+from pipeline.evaluation.gap import GRIDS, Gap, measure_adaptive_gap, measure_gap, time_grid
+from pipeline.flow.coupling import make_coupling
+from pipeline.flow.marginal import POINT_SETS, MarginalField
+from pipeline.flow.path import AffinePath, i_cfm
+from pipeline.layout import ScaleReports
+from pipeline.nets.mlp import MLP
+from pipeline.ode.fixed_step import Field
+from pipeline.reporting.gap import gap_markdown, gap_panels, gap_table
+from pipeline.reporting.tables import write_table
+from pipeline.seeding import Generators
+from pipeline.stage import program, stage
+from pipeline.training.loop import Batches, Log, train
+from pipeline.training.pretrain import FlowMatching
+
+SOLVERS = ("euler", "midpoint", "heun", "rk4")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True)
+    scale = parser.parse_args().scale
+    settings = config.load().block(scale).gap
+    torch.set_num_threads(settings.threads)
+    reports = ScaleReports(scale).folder
+    table_path, report_path, picture = (reports / f"gap.{kind}" for kind in ("csv", "md", "png"))
+    with stage(
+        "stages/measure_gap.py",
+        f"measure_gap-{scale}",
+        params=settings.model_dump(),
+        deps=[],
+        outs=[table_path, report_path, picture, picture.with_suffix(".svg")],
+    ) as here:
+        gaps: dict[str, list[Gap]] = {}
+        for name in settings.datasets:
+            for sigma in settings.sigmas:
+                label = f"{name} sigma={sigma:g}"
+                generators = Generators(settings.seed, "gap", name, repr(sigma))
+                points, path = POINT_SETS[name](), i_cfm(sigma)
+
+                def log(metrics: dict[str, float], step: int, prefix: str = f"{name}_{sigma:g}") -> None:
+                    here.run.log({f"{prefix}_{key}": value for key, value in metrics.items()}, step)
+
+                learned = learn(points, path, settings, generators, here.resume / f"{name}-{sigma!r}.pt", log, label)
+                gaps[label] = solve_all(MarginalField(points, path), learned, settings, generators, label)
+        table = gap_table(scale, gaps)
+        write_table(table_path, table)
+        gap_panels(table, picture)
+        about = settings.model_dump(include={"trajectories", "tolerance", "end", "seed"})
+        write_text(report_path, gap_markdown(table, gaps, picture.name, steps=settings.train.steps, **about))
+        here.run.table(table_path, "gap")
+        here.run.artifact(report_path)
+        here.run.artifact(picture)
+
+
+def learn(
+    points: Tensor,
+    path: AffinePath,
+    settings: GapSettings,
+    generators: Generators,
+    state: Path,
+    log: Log,
+    label: str,
+) -> Field:
+    """The field of a net trained by flow matching on ``points`` (M, D), resumably in ``state``; float64."""
+    shape = settings.net
+    torch.manual_seed(settings.seed)
+    net = MLP(1, points.shape[1], 1, shape.width, shape.depth, shape.expansion, shape.time_features)
+    data = points.float()[:, None, :]
+    objective = FlowMatching(net, path, make_coupling("independent"), generators)
+    average = train(
+        objective,
+        Batches(data.new_zeros(len(data), 1), data),
+        settings.train,
+        generators,
+        log=log,
+        state_path=state,
+        title=f"gap {label}",
+    )
+    exact = average.cpu().double().eval()
+
+    def field(t: float, x: Tensor) -> Tensor:
+        return exact(x.new_full((len(x),), t), x[:, None, :], x.new_zeros(len(x), 1))[:, 0]
+
+    return field
+
+
+def solve_all(
+    true: MarginalField, learned: Field, settings: GapSettings, generators: Generators, label: str
+) -> list[Gap]:
+    """Every solver, grid and NFE from the same noise, and the adaptive solve."""
+    noise = generators["trajectories"]
+    starts = torch.randn(settings.trajectories, true.points.shape[1], generator=noise, dtype=torch.float64)
+    work = [(solver, kind, nfe) for solver in SOLVERS for kind in GRIDS for nfe in settings.nfe]
+    found = [
+        measure_gap(true, learned, starts, solver, kind, time_grid(kind, nfe, solver, settings.end))
+        for solver, kind, nfe in tqdm(work, desc=f"gap {label}", unit="solve")
+    ]
+    with torch.no_grad():
+        return [*found, measure_adaptive_gap(true, learned, starts, settings.end, settings.tolerance)]
+
+
+if __name__ == "__main__":
+    program(main)
