@@ -161,7 +161,7 @@ def gap_panels(table: pd.DataFrame, path: Path) -> None:
     datasets = list(dict.fromkeys(table["dataset"]))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3 * len(datasets) + 0.5, 5.6), layout="constrained")
-        panels = figure.subplots(2, len(datasets), sharex=True, sharey="row", squeeze=False)
+        panels = figure.subplots(2, len(datasets), sharex=True, squeeze=False)
         for (above, below), dataset in zip(panels.T, datasets, strict=True):
             of_dataset = even[even["dataset"] == dataset]
             _draw_bounds(above, of_dataset[of_dataset["solver"] == "euler"])
