@@ -9,13 +9,13 @@ from tqdm import tqdm
 
 from pipeline import config
 from pipeline.atomic import write_text
-from pipeline.config import GapSettings
+from pipeline.config import EVALUATIONS, GapSettings
 from pipeline.evaluation.gap import GRIDS, Gap, measure_adaptive_gap, measure_gap, time_grid
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.marginal import POINT_SETS, MarginalField
 from pipeline.flow.path import AffinePath, i_cfm
 from pipeline.layout import ScaleReports
-from pipeline.nets.mlp import MLP
+from pipeline.nets.registry import build_net
 from pipeline.ode.fixed_step import Field
 from pipeline.reporting.gap import gap_markdown, gap_panels, gap_table
 from pipeline.reporting.tables import write_table
@@ -23,8 +23,6 @@ from pipeline.seeding import Generators
 from pipeline.stage import program, stage
 from pipeline.training.loop import Batches, Log, train
 from pipeline.training.pretrain import FlowMatching
-
-SOLVERS = ("euler", "midpoint", "heun", "rk4")
 
 
 def main() -> None:
@@ -74,9 +72,8 @@ def learn(
     label: str,
 ) -> Field:
     """The field of a net trained by flow matching on ``points`` (M, D), resumably in ``state``; float64."""
-    shape = settings.net
     torch.manual_seed(settings.seed)
-    net = MLP(1, points.shape[1], 1, shape.width, shape.depth, shape.expansion, shape.time_features)
+    net = build_net(settings.net, horizon=1, action_dim=points.shape[1], condition_dim=1)
     data = points.float()[:, None, :]
     objective = FlowMatching(net, path, make_coupling("independent"), generators)
     average = train(
@@ -102,13 +99,12 @@ def solve_all(
     """Every solver, grid and NFE from the same noise, and the adaptive solve."""
     noise = generators["trajectories"]
     starts = torch.randn(settings.trajectories, true.points.shape[1], generator=noise, dtype=torch.float64)
-    work = [(solver, kind, nfe) for solver in SOLVERS for kind in GRIDS for nfe in settings.nfe]
+    work = [(solver, kind, nfe) for solver in EVALUATIONS for kind in GRIDS for nfe in settings.nfe]
     found = [
         measure_gap(true, learned, starts, solver, kind, time_grid(kind, nfe, solver, settings.end))
         for solver, kind, nfe in tqdm(work, desc=f"gap {label}", unit="solve")
     ]
-    with torch.no_grad():
-        return [*found, measure_adaptive_gap(true, learned, starts, settings.end, settings.tolerance)]
+    return [*found, measure_adaptive_gap(true, learned, starts, settings.end, settings.tolerance)]
 
 
 if __name__ == "__main__":

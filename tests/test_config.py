@@ -14,6 +14,7 @@ from pipeline import config
 from pipeline.closure import ROOT
 from pipeline.errors import UserError
 from pipeline.flow.covariance import COVARIANCES
+from pipeline.flow.marginal import POINT_SETS
 from pipeline.ode.fixed_step import STEPS
 from pipeline.ode.gradient import GRADIENTS
 from pipeline.scale import main, set_scale
@@ -227,6 +228,7 @@ def test_any_value_in_any_place_loads_or_fails_with_one_line_naming_the_place(
 def test_solvers_gradients_and_covariances_are_those_that_exist() -> None:
     assert get_args(config.CovarianceKind) == tuple(COVARIANCES)
     assert get_args(config.GradientKind) == GRADIENTS
+    assert get_args(config.PointSet) == tuple(POINT_SETS)
     assert set(config.EVALUATIONS) == set(get_args(config.Solver))
     for solver, evaluations in config.EVALUATIONS.items():
         assert STEPS[solver][1] == evaluations

@@ -91,7 +91,6 @@ def measure_gap(true: MarginalField, learned: Field, starts: Tensor, solver: str
         truth = _true_path(true, starts, grid)
         errors = _step_errors(true, path, truth, grid, solver)
     bounds = {"variable": variable_bound(errors), "max_step": max_step_bound(errors), "product": product_bound(errors)}
-    uniform = uniform_bound(errors) if np.allclose(errors.steps, errors.steps[0], rtol=1e-9, atol=0) else None
     return Gap(
         solver=solver,
         grid=kind,
@@ -100,7 +99,7 @@ def measure_gap(true: MarginalField, learned: Field, starts: Tensor, solver: str
         field_error=errors.worst_field_error,
         lipschitz=errors.worst_lipschitz,
         truncation=errors.worst_truncation,
-        uniform=uniform,
+        uniform=uniform_bound(errors) if errors.equal_steps else None,
         vacuous=min(bounds.values()) >= float(torch.cdist(true.points, true.points).max()),
         **bounds,
     )

@@ -46,6 +46,11 @@ class StepErrors:
         return np.diff(self.times)
 
     @property
+    def equal_steps(self) -> bool:
+        """Whether all steps are of one length, but for rounding."""
+        return np.allclose(self.steps, self.steps[0], rtol=1e-9, atol=0)
+
+    @property
     def worst_field_error(self) -> float:
         """ε, over all steps."""
         return float(self.field_error.max())
@@ -104,7 +109,7 @@ def uniform_bound(errors: StepErrors, start: float = 0.0) -> float:
         ValueError: the steps are not equal.
     """
     steps, lipschitz = errors.steps, errors.worst_lipschitz
-    if not np.allclose(steps, steps[0], rtol=1e-9, atol=0):
+    if not errors.equal_steps:
         raise ValueError("the bound for uniform grids: these steps are not equal")
     h = steps.mean()
     added = errors.worst_field_error + errors.worst_truncation * h**errors.order

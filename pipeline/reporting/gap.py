@@ -158,7 +158,7 @@ def gap_panels(table: pd.DataFrame, path: Path) -> None:
     Above: Euler's error and its four bounds. Below: every solver's error, and its product form dashed.
     """
     even = table[table["grid"] == "uniform"]
-    datasets = list(dict.fromkeys(table["dataset"]))
+    datasets, numbers = list(dict.fromkeys(table["dataset"])), sorted(even["nfe"].unique())
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(3 * len(datasets) + 0.5, 5.6), layout="constrained")
         panels = figure.subplots(2, len(datasets), sharex=True, squeeze=False)
@@ -171,7 +171,7 @@ def gap_panels(table: pd.DataFrame, path: Path) -> None:
                 below.loglog(rows["nfe"], rows["error"], color=color, marker=marker, label=f"{solver}: error")
                 below.loglog(rows["nfe"], rows["bound_product"], color=color, linestyle="--")
             below.set_xlabel("NFE")
-            below.set_xticks(sorted(even["nfe"].unique()), labels=[str(nfe) for nfe in sorted(even["nfe"].unique())])
+            below.set_xticks(numbers, labels=[str(nfe) for nfe in numbers])
             below.minorticks_off()
         panels[0, 0].set_ylabel("Euler: error and bounds")
         panels[1, 0].set_ylabel("error, and product form (dashed)")
