@@ -10,27 +10,34 @@ import pytest
 from pipeline.closure import ROOT, imports_of
 
 ORDER = (
-    "errors", "atomic", "closure", "complaints", "config", "scale", "layout", "processes", "seeding", "ode", "nets",
-    "flow", "tasks", "evaluation", "training", "benchmarks", "reporting", "provenance", "tracking", "stage", "repro",
-    "flows", "ui",
+    "errors", "atomic", "closure", "complaints", "config", "scale", "layout", "processes", "seeding", "ode",
+    "stability", "nets", "flow", "tasks", "evaluation", "training", "benchmarks", "reporting", "provenance", "tracking",
+    "stage", "repro", "flows", "ui",
 )  # fmt: skip
 WITHIN = {
     "ode": ("fixed_step", "dopri5", "gradient", "error_bound"),
-    "nets": ("embedding", "ema", "lora", "mlp", "unet1d", "registry", "torchcfm"),
+    "stability": (
+        "system", "inequalities", "parameterization", "verify", "certificate", "climb", "falsify", "semidefinite",
+        "contraction", "regions", "iss", "recheck",
+    ),
+    "nets": ("embedding", "ema", "lora", "mlp", "unet1d", "registry", "torchcfm", "persidskii", "residual"),
     "flow": ("path", "pairing", "transport", "coupling", "covariance", "objective", "marginal"),
     "tasks": (
         "windows", "normalizer", "transfer", "archive", "demonstrations", "download", "vector", "pusht", "registry",
+        "toys",
     ),
     "evaluation": (
-        "statistics", "policy", "diversity", "rollouts", "video", "demonstrate", "protocol", "precision", "gap",
+        "statistics", "policy", "residual_policy", "diversity", "rollouts", "video", "demonstrate", "protocol",
+        "precision", "gap", "robustness", "certify", "toy_flows", "toy_systems", "figure_1",
     ),
     "training": (
         "data", "checkpoint", "journal", "loop", "sources", "resume", "teacher", "pretrain", "outsiders", "mle",
-        "recipe", "guard", "watch", "fine_tune", "selection", "study",
+        "recipe", "guard", "watch", "fine_tune", "selection", "study", "residual", "residual_checkpoint", "toys",
     ),
     "benchmarks": ("gradients",),
     "reporting": (
         "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision", "gap",
+        "robustness", "certificates", "figure_1", "figure_1_markdown",
     ),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""

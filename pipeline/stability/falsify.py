@@ -1,0 +1,222 @@
+"""Attempts to break a claim: states that separate too fast, equilibria in the way, inputs that lead to infinity.
+
+The searches climb: a system's growth at x, in a norm or in all of them, depends on x through ∂x'/∂x alone, whose
+derivative is known, so that thousands of states are climbed from at once. What they find is checked anew, with room for
+rounding, before it is called a counterexample. That nothing is found proves nothing.
+"""
+
+from itertools import pairwise
+
+import numpy as np
+
+from pipeline.stability.certificate import CERTIFIED, Certificate, Counterexample
+from pipeline.stability.climb import (
+    climbed,
+    eigenpairs,
+    growth_in_every_norm,
+    growth_in_norm,
+    jacobians,
+    starting_states,
+)
+from pipeline.stability.inequalities import iss_blocks
+from pipeline.stability.system import Array, System, nonlinearity
+from pipeline.stability.verify import UNIT
+
+_ROOM = 1e-7
+"""By how much, relative, a claim must be missed before it counts as broken rather than as rounded."""
+
+_OFFSET = 1e-3
+"""Distance of the two states of a pair."""
+
+
+def expanding_pair(
+    system: System,
+    allowed: float,
+    *,
+    P: Array | None = None,
+    step: float | None = None,
+    seed: int = 0,
+    starts: int | None = None,
+    climbs: int | None = None,
+) -> Counterexample | None:
+    """Two states that separate faster than ``allowed``: of the flow as exponent, of its Euler map as factor.
+
+    Args:
+        P: the norm, (n, n); without it, faster in every norm there is, near an equilibrium of some constant input.
+        step: h of the Euler map; without it, the flow.
+        starts, climbs: how many states to climb from, for how many steps; what takes seconds if absent.
+    """
+    starts = starts or max(4, min(64, 640 // system.n))
+    climbs = climbs or max(2, min(30, 300 // system.n))
+    growth = growth_in_norm(P, step) if P is not None else growth_in_every_norm(step)
+    states = starting_states(system, starts, seed)
+    states = climbed(system, states, growth, step, climbs)
+    values, _, directions = growth(jacobians(system, states, step))
+    for index in np.argsort(-values)[:8]:
+        x = states[index]
+        direction = np.real(directions[index])
+        y = x + _OFFSET / max(_size(system.stacked[1]), 1e-3) * direction / np.linalg.norm(direction)
+        kind = "equilibrium" if P is None else "pair"
+        found = Counterexample(kind, x, y, -system.field(x), float(values[index]), allowed)
+        if recheck_counterexample(found, system, P=P, step=step):
+            return found
+    return None
+
+
+def recheck_counterexample(
+    found: Counterexample, system: System, *, P: Array | None = None, step: float | None = None
+) -> bool:
+    """Whether ``found`` is what it says, computed from the system alone, with room for rounding.
+
+    Args:
+        P, step: of the claim, as for ``expanding_pair``.
+    """
+    if found.kind == "rest":
+        scale = np.linalg.norm(system.A0) * np.linalg.norm(found.x)
+        return bool(np.linalg.norm(system.field(found.x)) < 1e-9 * scale and np.linalg.norm(found.x) > 1e-3)
+    if found.kind == "pair" and P is not None:
+        room = _ROOM * (1 + abs(found.allowed)) + _rounding(system, found.x, found.y, P)
+        return _separation(system, found.x, found.y, P, step) > found.allowed + room
+    if found.kind != "equilibrium" or _near_a_kink(system, found.x):
+        return False
+    jacobian = jacobians(system, found.x, step)
+    values, left, right = eigenpairs(jacobian)
+    leading = int(np.argmax(values.real if step is None else np.abs(values)))
+    # by how much rounding can move this eigenvalue, which for nearly parallel eigenvectors is much
+    condition = 1 / max(abs(complex(left[leading] @ right[:, leading])), 1e-300)
+    room = _ROOM + 1e3 * len(jacobian) * UNIT * _size(jacobian) * condition
+    value = values[leading].real if step is None else abs(values[leading])
+    return bool(value > found.allowed + room * (1 + abs(found.allowed)))
+
+
+def diverging_input(
+    system: System, size: float = 1.0, *, seed: int = 0, starts: int = 32, turns: int = 4
+) -> Counterexample | None:
+    """A constant input of that norm under which the state keeps growing in simulation: evidence, not proof.
+
+    Each turn points the inputs to where the states went. The step is within stability, and a state counts as
+    diverging if it grows 1.9-fold, or to 10^8 times the input, in each of the last three doublings of time.
+    """
+    generator = np.random.default_rng(seed)
+    inputs = generator.standard_normal((starts, system.n))
+    A, W = system.stacked
+    step = 0.5 / (_size(system.A0) + _size(A) * _size(W) + 1e-12)
+    for _ in range(turns):
+        inputs *= size / np.maximum(np.linalg.norm(inputs, axis=1, keepdims=True), 1e-300)
+        states, sizes = np.zeros_like(inputs), []
+        for k in range(2**12):
+            if k in {2**9, 2**10, 2**11}:
+                sizes.append(np.linalg.norm(states, axis=1))
+            moving = np.linalg.norm(states, axis=1, keepdims=True) < 1e8 * size
+            states = np.where(moving, system.euler_step(states, inputs, step), states)
+        sizes.append(np.linalg.norm(states, axis=1))
+        grown = np.all([(b > 1.9 * a) | (b >= 1e8 * size) for a, b in pairwise(sizes)], axis=0)
+        if grown.any():
+            index = int(np.argmax(grown))
+            start = np.zeros(system.n)
+            return Counterexample(
+                "divergence", start, states[index], inputs[index], float(sizes[-1][index]), float(sizes[0][index])
+            )
+        inputs = states + 0.1 * size * generator.standard_normal(states.shape)
+    return None
+
+
+def excess_dissipation(certificate: Certificate, *, seed: int = 0, starts: int = 1000) -> Counterexample | None:
+    """A state and an input that break V' ≤ −xᵀΞ_0x + gᵀΦg of a certificate of stability."""
+    system, witness = certificate.system, certificate.witness
+    A, W = system.stacked
+    integral = np.diag(witness["integral"])
+    none = np.zeros_like(integral)
+    P, state, inputs = (witness[name] for name in ("P", "state", "inputs"))
+    blocks = iss_blocks(system.A0, A, W, none, none, P, integral, state, none, none, inputs)
+    matrix: Array = np.block(blocks)
+    for x in starting_states(system, starts, seed):
+        stretched = np.concatenate([x, _values(system, x)])
+        forced = matrix[-system.n :, : -system.n] @ stretched
+        g = np.linalg.solve(inputs, forced)  # the worst input at x
+        stretched = np.concatenate([stretched, g])
+        excess, scale = stretched @ matrix @ stretched, np.abs(stretched) @ np.abs(matrix) @ np.abs(stretched)
+        if excess > _ROOM * scale:
+            return Counterexample("dissipation", x, x, g, float(excess), 0.0)
+    return None
+
+
+def cross_check(
+    certificate: Certificate, system: System, *, seed: int = 0, starts: int | None = None, climbs: int | None = None
+) -> None:
+    """Try to break a certificate, of a region within it.
+
+    Raises:
+        ValueError: it is of another system.
+        AssertionError: it is ``certified`` and a counterexample was found: one of the two is wrong.
+    """
+    if certificate.system.to_dict() != system.to_dict():
+        raise ValueError("certificate: given one of another system, allowed: one of this system")
+    if certificate.status != CERTIFIED:
+        return
+    found: Counterexample | None = None
+    if certificate.inequality == "iss":
+        found = excess_dissipation(certificate, seed=seed)
+    elif certificate.inequality == "contraction_region":
+        found = _pair_in_region(certificate, seed)
+    else:
+        step = certificate.claim.get("step")
+        allowed = -certificate.claim["rate"] if step is None else certificate.claim["ratio"]
+        for P in (certificate.witness["P"], None):
+            found = found or expanding_pair(system, allowed, P=P, step=step, seed=seed, starts=starts, climbs=climbs)
+    if found is not None:
+        raise AssertionError(f"{certificate.inequality}: certified, and broken by {found.to_dict()}")
+
+
+def _pair_in_region(certificate: Certificate, seed: int) -> Counterexample | None:
+    """Random pairs in the ellipsoid, half of them on its boundary."""
+    system, P = certificate.system, certificate.witness["P"]
+    generator = np.random.default_rng(seed)
+    ball = generator.standard_normal((2, 2000, system.n))
+    ball /= np.linalg.norm(ball, axis=-1, keepdims=True)
+    ball[:, ::2] *= generator.random((2, 1000, 1)) ** (1 / system.n)
+    offsets = np.sqrt(certificate.claim["level"]) * np.linalg.solve(np.linalg.cholesky(P).T, ball[..., None])[..., 0]
+    allowed = -certificate.claim["rate"]
+    for x, y in certificate.witness["center"] + np.swapaxes(offsets, 0, 1):
+        found = Counterexample("pair", x, y, np.zeros(system.n), _separation(system, x, y, P, None), allowed)
+        if recheck_counterexample(found, system, P=P):
+            return found
+    return None
+
+
+def _separation(system: System, x: Array, y: Array, P: Array, step: float | None) -> float:
+    """d/dt log |x − y|_P, or for an Euler step the factor it grows by."""
+    delta, moved = x - y, system.field(x) - system.field(y)
+    length = delta @ P @ delta
+    if not length > 0:
+        return -np.inf
+    if step is None:
+        return float(delta @ P @ moved / length)
+    after = delta + step * moved
+    return float(np.sqrt(after @ P @ after / length))
+
+
+def _rounding(system: System, x: Array, y: Array, P: Array) -> float:
+    """Above the rounding error of ``_separation``."""
+    A, W = system.stacked
+    reach = (np.linalg.norm(system.A0) + np.linalg.norm(A) * np.linalg.norm(W)) * (
+        np.linalg.norm(x) + np.linalg.norm(y)
+    )
+    return float(1e-14 * reach * np.sqrt(np.linalg.cond(P)) / max(np.linalg.norm(x - y), 1e-300))
+
+
+def _values(system: System, x: Array) -> Array:
+    """All f_j(W_j x), (K,)."""
+    values = [nonlinearity(name).function(w @ x) for name, w in zip(system.functions, system.W, strict=True)]
+    return np.concatenate(values)
+
+
+def _near_a_kink(system: System, x: Array) -> bool:
+    """Whether some f_j has no derivative at W_j x, or nearly so."""
+    kinked = [w for name, w in zip(system.functions, system.W, strict=True) if not nonlinearity(name).peaked]
+    return any(bool((np.abs(w @ x) < 1e-6).any()) for w in kinked)
+
+
+def _size(matrix: Array) -> float:
+    """Largest singular value."""
+    return float(np.linalg.norm(matrix, 2))

@@ -1,0 +1,150 @@
+"""Proof that a symmetric matrix is positive definite, however it was computed, with every rounding error bounded.
+
+``Enclosure`` computes with a midpoint and a radius for each entry: exact values lie between. ``least_eigenvalue`` is
+then bounded from below. Assumed is IEEE 754 binary64, rounding to nearest, and matrix products that sum
+each entry's terms in any order, fused or not (Higham 2002, section 3.1), which excludes Strassen-like libraries.
+The Cholesky factor is only guessed at: it is multiplied out again, so that nothing depends on how it was found
+(after Rump 2006, "Verification of positive definiteness").
+"""
+
+from dataclasses import dataclass
+from typing import Union
+
+import numpy as np
+
+from pipeline.stability.system import Array
+
+UNIT = 2.0**-53
+"""Unit roundoff u."""
+
+_TINY = 1e-290
+"""Above what underflow can lose in any sum of up to 10^6 terms."""
+
+Operand = Union[Array, float, "Enclosure"]
+
+
+@dataclass(frozen=True, eq=False)
+class Enclosure:
+    """All matrices X with |X − mid| ≤ rad, entry by entry. An array or a number counts as known exactly."""
+
+    mid: Array
+    rad: Array
+
+    __array_ufunc__ = None  # numpy leaves array @ enclosure to __rmatmul__
+
+    @classmethod
+    def exact(cls, value: Operand) -> "Enclosure":
+        """``value`` itself, with radius 0."""
+        if isinstance(value, Enclosure):
+            return value
+        mid = np.asarray(value, dtype=np.float64)
+        return cls(mid, np.zeros_like(mid))
+
+    @classmethod
+    def block(cls, rows: "list[list[Enclosure]]") -> "Enclosure":
+        """From blocks, as ``np.block``."""
+        return cls(np.block([[b.mid for b in row] for row in rows]), np.block([[b.rad for b in row] for row in rows]))
+
+    @property
+    def T(self) -> "Enclosure":  # noqa: N802
+        """Transposed."""
+        return Enclosure(self.mid.T, self.rad.T)
+
+    def __add__(self, other: Operand) -> "Enclosure":
+        return self._combined(Enclosure.exact(other), 1)
+
+    def __sub__(self, other: Operand) -> "Enclosure":
+        return self._combined(Enclosure.exact(other), -1)
+
+    def __mul__(self, other: Operand) -> "Enclosure":
+        """Entry by entry, and by numbers."""
+        b = Enclosure.exact(other)
+        mid = self.mid * b.mid
+        return Enclosure(
+            mid, _up(UNIT * np.abs(mid) + self.rad * (np.abs(b.mid) + b.rad) + np.abs(self.mid) * b.rad, 8)
+        )
+
+    def __matmul__(self, other: Operand) -> "Enclosure":
+        b = Enclosure.exact(other)
+        terms = self.mid.shape[1]
+        rounding = (terms + 2) * UNIT * (1 + 1e-9) * (np.abs(self.mid) @ np.abs(b.mid))
+        spread = np.zeros_like(rounding)
+        if self.rad.any():
+            spread = self.rad @ (np.abs(b.mid) + b.rad)
+        if b.rad.any():
+            spread = spread + np.abs(self.mid) @ b.rad
+        return Enclosure(self.mid @ b.mid, _up(rounding + spread, terms + 8))
+
+    def __radd__(self, other: Operand) -> "Enclosure":
+        return self + other
+
+    def __rsub__(self, other: Operand) -> "Enclosure":
+        return Enclosure.exact(other) - self
+
+    def __rmul__(self, other: Operand) -> "Enclosure":
+        return self * other
+
+    def __rmatmul__(self, other: Operand) -> "Enclosure":
+        return Enclosure.exact(other) @ self
+
+    def __neg__(self) -> "Enclosure":
+        return Enclosure(-self.mid, self.rad)
+
+    def _combined(self, other: "Enclosure", sign: int) -> "Enclosure":
+        mid = self.mid + sign * other.mid
+        return Enclosure(mid, _up(UNIT * np.abs(mid) + self.rad + other.rad, 4))
+
+
+def is_positive_definite(matrix: Operand) -> bool:
+    """Whether that is proved of all symmetric matrices in the enclosure (m, m). False means not proved."""
+    enclosure = Enclosure.exact(matrix)
+    diagonal = np.diagonal(enclosure.mid)
+    if not np.isfinite(enclosure.mid).all() or not np.isfinite(enclosure.rad).all() or not (diagonal > 0).all():
+        return False
+    # exact scaling to a diagonal of about 1, without which small multipliers would drown in the rounding of large ones
+    scale = np.exp2(np.clip(-np.round(np.log2(diagonal) / 2), -400, 400))
+    radius = _up(enclosure.rad * scale[:, None] * scale, 4)
+    return least_eigenvalue(Enclosure(enclosure.mid * scale[:, None] * scale, radius)) > 0
+
+
+def least_eigenvalue(matrix: Operand) -> float:
+    """A proved lower bound of the least eigenvalue of every symmetric matrix in the enclosure (m, m), if one above 0 is
+    found, and 0 otherwise.
+
+    For any L, λ_min(X) ≥ s + λ_min(LLᵀ) − ‖X − sI − LLᵀ‖_∞ ≥ s − ‖X − sI − LLᵀ‖_∞.
+    """
+    enclosure = Enclosure.exact(matrix)
+    symmetric = (enclosure + enclosure.T) * 0.5
+    estimate = float(np.linalg.eigvalsh(symmetric.mid)[0])
+    for fraction in (0.9, 0.5):
+        shift = fraction * estimate
+        if shift <= 0:
+            return 0.0
+        try:
+            factor = np.asarray(
+                np.linalg.cholesky(symmetric.mid - shift * np.eye(len(symmetric.mid))), dtype=np.float64
+            )
+        except np.linalg.LinAlgError:
+            continue
+        residual = symmetric - shift * np.eye(len(factor)) - Enclosure.exact(factor) @ factor.T
+        error = float(_up(np.abs(residual.mid) + residual.rad, 4).sum(1).max()) * (1 + 4 * len(factor) * UNIT)
+        if error < shift:
+            return float(np.nextafter(shift - error, 0))
+    return 0.0
+
+
+def bounds_of_norm(P: Array) -> tuple[float, float]:
+    """Proved (a, b) with aI ⪯ P ⪯ bI for symmetric P (n, n); a = 0 where P was not proved positive definite."""
+    largest = float(np.abs(P).sum(1).max()) * (1 + 4 * len(P) * UNIT)
+    for above in (1e-9, 1e-6, 1e-3):
+        candidate = float(np.linalg.eigvalsh(P)[-1]) * (1 + above)
+        if is_positive_definite(Enclosure.exact(candidate * np.eye(len(P))) - P):
+            largest = min(largest, candidate)
+            break
+    return least_eigenvalue(P), largest
+
+
+def _up(radius: Array, operations: int) -> Array:
+    """Above what ``radius``, computed from non-negative terms in so many roundings, is exactly."""
+    raised: Array = radius * (1 + 4 * operations * UNIT) + _TINY
+    return raised

@@ -1,0 +1,67 @@
+"""The falsifier: finds what is there to find, and what it finds is so."""
+
+import numpy as np
+import pytest
+
+from pipeline.stability.certificate import Certificate, issue
+from pipeline.stability.climb import climbed, growth_in_every_norm, growth_in_norm, jacobians, starting_states
+from pipeline.stability.falsify import cross_check, diverging_input, expanding_pair
+from pipeline.stability.system import System
+
+
+def random_system(seed: int) -> System:
+    draw = np.random.default_rng(seed).standard_normal
+    return System(draw((3, 3)) - 2 * np.eye(3), (draw((3, 4)),), (draw((4, 3)),), ("tanh",))
+
+
+@pytest.mark.parametrize("step", [None, 0.1])
+@pytest.mark.parametrize("in_norm", [True, False])
+def test_climbing_rises_along_the_true_gradient(step: float | None, in_norm: bool) -> None:
+    system = random_system(0)
+    growth = growth_in_norm(np.diag([1.0, 2.0, 3.0]), step) if in_norm else growth_in_every_norm(step)
+    x = 0.3 * np.random.default_rng(1).standard_normal((1, 3))
+    _, p, v = growth(jacobians(system, x, step))
+    A, W = system.stacked
+    z = np.tanh(x @ W.T)
+    slope = (np.real((p @ A) * (v @ W.T)) * (-2 * z * (1 - z**2)) @ W)[0]
+    differences = [
+        (growth(jacobians(system, x + 1e-5 * e, step))[0] - growth(jacobians(system, x - 1e-5 * e, step))[0])[0]
+        for e in np.eye(3)
+    ]
+    assert slope @ differences == pytest.approx(np.linalg.norm(slope) * np.linalg.norm(differences), rel=1e-4)
+    before = growth(jacobians(system, starting_states(system, 16, 0), step))[0]
+    after = growth(jacobians(system, climbed(system, starting_states(system, 16, 0), growth, step, 20), step))[0]
+    assert (after >= before).all() and after.max() > before.max()
+
+
+def test_pairs_are_found_in_the_norm_and_beyond_it() -> None:
+    system = System([[-1.0]], ([[2.0]],), ([[1.0]],), ("tanh",))
+    found = expanding_pair(system, 0.9, P=np.eye(1))
+    assert found is not None and found.kind == "pair"
+    delta = found.x - found.y
+    assert (delta @ (system.field(found.x) - system.field(found.y)) / (delta @ delta)) > 0.9
+    assert expanding_pair(system, 1.01, P=np.eye(1)) is None and expanding_pair(system, 1.01) is None
+    assert expanding_pair(system, 1.05, step=0.1) is not None and expanding_pair(system, 1.11, step=0.1) is None
+
+
+def test_a_false_certificate_is_broken_and_one_of_another_system_refused() -> None:
+    system = random_system(0)
+    false = Certificate("contraction", "certified", system, {"rate": 3.0}, {"P": np.eye(3), "gamma": np.ones(4)})
+    with pytest.raises(AssertionError, match="contraction: certified, and broken by"):
+        cross_check(false, system)
+    with pytest.raises(ValueError, match="another system"):
+        cross_check(false, random_system(1))
+    assert issue("contraction", system, false.claim, false.witness).status == "unknown"
+    cross_check(issue("contraction", system, false.claim, false.witness), system)
+
+
+def test_kinks_are_no_counterexamples() -> None:
+    # at 0, where relu has no derivative, the formula's derivative is 1; x' = −2x + relu(x) contracts at rate 1
+    system = System([[-2.0]], ([[1.0]],), ([[1.0]],), ("relu",))
+    assert expanding_pair(system, -1.0) is None and expanding_pair(system, -1.0, P=np.eye(1)) is None
+    assert expanding_pair(system, -1.1) is not None
+
+
+def test_inputs_that_lead_to_infinity() -> None:
+    assert diverging_input(System([[0.1]], ([[-1.0]],), ([[1.0]],), ("tanh",)), size=2.0) is not None
+    assert diverging_input(System([[-1.0]], ([[2.0]],), ([[1.0]],), ("tanh",))) is None
