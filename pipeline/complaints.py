@@ -50,8 +50,10 @@ def line(error: ValidationError, raw: Mapping[str, Any], keys_at: KeysAt) -> str
         parts.append(str(part))
     key, given = ".".join(parts), _shown(first["input"])
     context = first.get("ctx", {})
-    if first["loc"][-1:] == ("[key]",):
-        return f"{key}: unknown key; allowed: nfe1, nfe2, nfe4, …"
+    if first["type"] == "string_pattern_mismatch":
+        allowed = "resft_fm-nfe4, resft_fm_unet-nfe16, …" if "resft" in context["pattern"] else "nfe1, nfe2, nfe4, …"
+        unknown = first["loc"][-1] == "[key]"
+        return f"{key}: unknown key; allowed: {allowed}" if unknown else f"{key}: given {given}, allowed: {allowed}"
     match first["type"]:
         case "extra_forbidden":
             return f"{key}: unknown key; {_allowed_keys(first['loc'][-1], keys_at(first['loc'][:-1]))}"
@@ -65,9 +67,10 @@ def line(error: ValidationError, raw: Mapping[str, Any], keys_at: KeysAt) -> str
         case "literal_error":
             return f"{key}: given {given}, allowed: {context['expected'].replace(' or ', ', ').replace(chr(39), '')}"
         case "union_tag_invalid":
-            return f"{key}.kind: given {_shown(first['input']['kind'])}, allowed: mlp, unet1d"
+            allowed = context["expected_tags"].replace("'", "")
+            return f"{key}.kind: given {_shown(first['input']['kind'])}, allowed: {allowed}"
         case "union_tag_not_found":
-            return f"{key}.kind: missing, allowed: mlp, unet1d"
+            return f"{key}.kind: missing; it has no default"
         case _:
             return f"{key}: given {given}, allowed: {_ALLOWED[first['type']].format(**context)}"
 

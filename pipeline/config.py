@@ -18,6 +18,10 @@ FinetuneCoupling = Literal[
     "independent", "minibatch_ot", "sinkhorn", "conditional_ot", "nearest", "inversion", "reflow"
 ]
 PointSet = Literal["two_points", "eight_points"]
+ToyCoupling = Literal["independent", "minibatch_ot", "nearest"]
+Nonlinear = Literal["tanh", "arctan", "softsign", "relu", "leaky_relu"]
+StabilityKind = Literal["step", "flow", "contraction_penalty", "dominance_penalty", "free"]
+Disturbance = Literal["observation_noise", "action_noise"]
 Solver = Literal["euler", "midpoint", "heun", "rk4"]
 GradientKind = Literal["direct", "checkpointed", "adjoint"]
 CovarianceKind = Literal["identity", "fixed", "learned", "profiled"]
@@ -34,6 +38,9 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
+ResidualRow = Annotated[str, StringConstraints(pattern=r"^resft_fm(_unet)?-nfe[1-9][0-9]*$")]
+"""Method and NFE of a residual model, such as ``resft_fm-nfe16``."""
+Row = Annotated[str, StringConstraints(pattern=r"^(fm|ft_fm|resft_fm|resft_fm_unet)-nfe[1-9][0-9]*$")]
 
 
 class Block(BaseModel):
@@ -133,7 +140,9 @@ class SelectSettings(Block):
     seeds: SeedCount
 
 
-class FinetuneRecipe(Optimization):
+class CoupledOptimization(Optimization):
+    """Training on pairs of noise and data, made by one of the couplings."""
+
     coupling: FinetuneCoupling
     candidates: Count
     regularization: Positive
@@ -142,6 +151,9 @@ class FinetuneRecipe(Optimization):
     reflow_nfe: Count
     inversion_nfe: Annotated[int, Field(ge=4, multiple_of=4)]
     pairs_ahead: Natural
+
+
+class FinetuneRecipe(CoupledOptimization):
     covariance: CovarianceKind
     fm_weight: NonNegative
     energy_weight: NonNegative
@@ -156,6 +168,40 @@ class FinetuneRecipe(Optimization):
     solver: Solver
     gradient: GradientKind
     last_steps: Natural
+
+
+class PersidskiiSettings(Block):
+    """x' = A0 x + Σ_j A_j f_j(W_j x) + g, anchored at the base model's sample."""
+
+    kind: Literal["persidskii"]
+    state: Literal["chunk", "step"]
+    widths: Annotated[list[Count], Field(min_length=1)]
+    functions: Annotated[list[Nonlinear], Field(min_length=1)]
+    stability: StabilityKind
+    rate: Positive
+    penalty_weight: NonNegative
+    input: MlpSettings
+    sees_noise: bool
+
+    @model_validator(mode="after")
+    def _a_function_for_each_width(self) -> "PersidskiiSettings":
+        if len(self.functions) != len(self.widths):
+            raise ValueError(f"functions: given {len(self.functions)}, allowed: as many as widths = {len(self.widths)}")
+        return self
+
+
+ResidualNetSettings = Annotated[PersidskiiSettings | Unet1dSettings, Field(discriminator="kind")]
+
+
+class ResidualRecipe(CoupledOptimization):
+    """A residual model: the frozen base on [0, 1], and a field of its own on [1, end]."""
+
+    net: ResidualNetSettings
+    end: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    residual_steps: Count
+    guard_every: Count
+    collapse_below: BelowOne
+    on_collapse: Literal["stop", "warn"]
 
 
 class StudyRecipe(Block):
@@ -224,12 +270,20 @@ class StudySettings(Block):
 class EvaluationSettings(Block):
     n_seeds: SeedCount
     repeats: Count
+    side_seeds: SeedCount
     max_steps: Count
     reset_order: Literal["exact", "legacy"]
     workers: Natural
     batch: Count
     block: Count
     videos: bool
+
+
+class RobustnessSettings(Block):
+    """Rollouts in which what the policy sees, or what it does, is disturbed."""
+
+    seeds: SeedCount
+    strengths: dict[Disturbance, Positive]
 
 
 class TaskSettings(Block):
@@ -243,8 +297,10 @@ class TaskSettings(Block):
     pretrain: PretrainSettings
     select: SelectSettings
     finetune: dict[RecipeKey, FinetuneRecipe]
+    residual: dict[ResidualRow, ResidualRecipe]
     study: StudySettings | None = None
     evaluation: EvaluationSettings
+    robustness: RobustnessSettings
 
     def replica(self, seed: int | None) -> "TaskSettings":
         """The same settings with another training seed; None: these."""
@@ -284,9 +340,29 @@ class TaskSettings(Block):
         for name, size in [
             ("pretrain", self.pretrain.batch_size),
             *((f"finetune.{key}", recipe.batch_size) for key, recipe in self.finetune.items()),
+            *((f"residual.{key}", recipe.batch_size) for key, recipe in self.residual.items()),
         ]:
             if size % self.processes:
                 raise ValueError(f"{name}.batch_size: given {size}, allowed: multiples of processes = {self.processes}")
+        return self
+
+    @model_validator(mode="after")
+    def _residuals_fit(self) -> "TaskSettings":
+        for key, recipe in self.residual.items():
+            nfe = int(key.rpartition("-nfe")[2])
+            if recipe.residual_steps >= nfe:
+                raise ValueError(
+                    f"residual.{key}.residual_steps: given {recipe.residual_steps}, allowed: below {nfe}, "
+                    "so that the base model has an evaluation"
+                )
+            if ("unet" in key) != isinstance(recipe.net, Unet1dSettings):
+                allowed = "unet1d" if "unet" in key else "persidskii"
+                raise ValueError(f"residual.{key}.net.kind: given {recipe.net.kind!r}, allowed: {allowed}")
+            if recipe.coupling == "reflow" and recipe.reflow_nfe <= nfe - recipe.residual_steps:
+                raise ValueError(
+                    f"residual.{key}.reflow_nfe: given {recipe.reflow_nfe}, allowed: more than the "
+                    f"{nfe - recipe.residual_steps} evaluations of the base model that are corrected"
+                )
         return self
 
     @model_validator(mode="after")
@@ -327,10 +403,33 @@ class GapSettings(Block):
     end: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 
 
+class ToySettings(Block):
+    """Figure 1: small models of two, eight points, of a curve and of two places."""
+
+    seed: Seed
+    threads: Count
+    net: MlpSettings
+    sigma: Positive
+    fm: Optimization
+    couplings: Annotated[list[ToyCoupling], Field(min_length=1)]
+    candidates: Count
+    nfe: Count
+    mle: Optimization
+    width: Count
+    rate: Positive
+    free: Count
+    follow: Optimization
+    disturbance: Positive
+    settle: Optimization
+
+
 class ScaleSettings(Block):
     tasks: Annotated[list[Task], Field(min_length=1)]
     nfe: Annotated[list[Count], Field(min_length=1)]
+    residual: list[ResidualRow]
+    robustness: list[Row]
     gap: GapSettings
+    toys: ToySettings
     pusht: TaskSettings
 
     def task(self, name: str) -> TaskSettings:
@@ -348,12 +447,18 @@ class Settings(Block):
     scale: Scale
     tasks: Annotated[list[Task], Field(min_length=1)]
     nfe: Annotated[list[Count], Field(min_length=1)]
+    residual: list[ResidualRow]
+    robustness: list[Row]
     starter: ScaleSettings
     lab: ScaleSettings
     paper: ScaleSettings
 
     @model_validator(mode="after")
     def _rows_have_settings(self) -> "Settings":
+        for name in ("tasks", "nfe", "residual", "robustness"):
+            given = getattr(self, name)
+            if len(set(given)) != len(given):
+                raise ValueError(f"{name}: given {given}, allowed: each value once")
         block = self.block(self.scale)
         for task in self.tasks:
             if task not in block.tasks:
@@ -365,10 +470,19 @@ class Settings(Block):
                         f"nfe: given {nfe}, allowed: numbers with a block {self.scale}.{task}.finetune.nfe<k>, "
                         f"which are {', '.join(key.removeprefix('nfe') for key in recipes)}"
                     )
-        for name in ("tasks", "nfe"):
-            given = getattr(self, name)
-            if len(set(given)) != len(given):
-                raise ValueError(f"{name}: given {given}, allowed: each value once")
+            for row in self.residual:
+                if row not in block.task(task).residual:
+                    raise ValueError(
+                        f"residual: given {row}, allowed: blocks of {self.scale}.{task}.residual, "
+                        f"which are {', '.join(block.task(task).residual)}"
+                    )
+        models = [*(f"{method}-nfe{nfe}" for nfe in self.nfe for method in ("fm", "ft_fm")), *self.residual]
+        for row in self.robustness:
+            if row not in models:
+                raise ValueError(f"robustness: given {row}, allowed: {', '.join(models)}, by nfe and residual")
+        if self.robustness and not self.robustness[0].startswith("fm-"):
+            first = self.robustness[0]
+            raise ValueError(f"robustness: given {first} first, allowed: a row of fm, to which all are compared")
         return self
 
     def block(self, scale: str) -> ScaleSettings:

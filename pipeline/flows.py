@@ -31,7 +31,7 @@ from pipeline.tracking import project_root
 
 Graph = Mapping[str, frozenset[str]]  # each DVC stage with the stages whose outputs it reads
 
-FINAL_STAGES = {"table2": ("tabulate", "draw")}
+FINAL_STAGES = {"table2": ("tabulate", "report_stability", "draw")}
 RETRY_DELAY_SECONDS = 2
 
 

@@ -4,6 +4,8 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.errors import UserError
+
 
 @dataclass(frozen=True)
 class TaskFiles:
@@ -69,6 +71,15 @@ class TaskFiles:
     def history(self, method: str, nfe: int) -> Path:
         return ScaleReports(self.scale).history / f"{self.task}-{method}-nfe{nfe}.csv"
 
+    def residual_log(self, row: str) -> Path:
+        """The losses of a residual's training; ``row``: see ``split_row``."""
+        return ScaleReports(self.scale).folder / "residual" / f"{self.task}-{row}.csv"
+
+
+def toys(scale: str) -> Path:
+    """Folder of the small models of Figure 1."""
+    return Path("data", scale, "toys")
+
 
 @dataclass(frozen=True)
 class ScaleReports:
@@ -88,6 +99,27 @@ class ScaleReports:
     def study(self) -> Path:
         """Folder of the coupling study's cells."""
         return self.folder / "coupling_study"
+
+    @property
+    def figure_1(self) -> Path:
+        return self.folder / "figure_1.png"
+
+    def disturbed_episodes(self, entry: "Entry") -> Path:
+        """The episodes of a row of Table 2 once more, under disturbances."""
+        return self.folder / "robustness" / f"{entry.stem}.csv"
+
+    def certificate(self, task: str, row: str) -> Path:
+        """What was proved of a residual model, with all matrices."""
+        return self.folder / "certificates" / f"{task}-{row}.json"
+
+    @property
+    def certificates(self) -> Path:
+        """What was proved, in words."""
+        return self.folder / "certificates.md"
+
+    @property
+    def robustness(self) -> Path:
+        return self.folder / "table2_robustness.csv"
 
     @property
     def figure_2b(self) -> Path:
@@ -119,6 +151,18 @@ class Entry:
 
     def metrics(self, reports: Path) -> Path:
         return reports / "metrics" / f"{self.stem}.json"
+
+
+def split_row(row: str) -> tuple[str, int]:
+    """Method and NFE of a row's name, such as ``resft_fm-nfe16``.
+
+    Raises:
+        UserError: it is none.
+    """
+    method, _, nfe = row.rpartition("-nfe")
+    if not method or not nfe.isdigit():
+        raise UserError(f"--row: given {row!r}, allowed: a method and an NFE, such as resft_fm-nfe16")
+    return method, int(nfe)
 
 
 def fingerprint(model: Path) -> str:

@@ -69,6 +69,7 @@ def repro(scale: str | None) -> int:
         if code:
             # A failed stage stops only what needs it; the tables are made of the rest and say what is missing.
             _run("stages.tabulate", "--scale", settings.scale, "--partial")
+            _run("stages.report_stability", "--scale", settings.scale)
             _run("stages.draw", "--scale", settings.scale)
     return code
 

@@ -1,4 +1,4 @@
-"""Which scale is the current one: a change of three keys in ``params.yaml``, whose comments stay."""
+"""Which scale is the current one: a change of a few keys in ``params.yaml``, whose comments stay."""
 
 import sys
 from io import StringIO
@@ -13,11 +13,14 @@ from pipeline.complaints import holds
 from pipeline.config import Scale, load, parse, read_yaml
 from pipeline.errors import UserError
 
+LISTS = ("tasks", "nfe", "residual", "robustness")
+"""Top-level keys that say what is made, and are copied from the scale's block."""
+
 
 def set_scale(path: Path, scale: str) -> None:
-    """Make ``scale`` the current one in ``path``, with its block's tasks and NFEs; comments stay as they are.
+    """Make ``scale`` the current one in ``path``, with its block's ``LISTS``; comments stay as they are.
 
-    Where it is the current one already, the file is left alone, with whatever tasks and NFEs it names.
+    Where it is the current one already, the file is left alone, with whatever it names in them.
 
     Raises:
         UserError: unknown scale, or a wrong file.
@@ -28,12 +31,12 @@ def set_scale(path: Path, scale: str) -> None:
     document = read_yaml(path, yaml)
     if scale not in get_args(Scale):
         raise UserError(f"{path.name}: scale: given {scale!r}, allowed: {', '.join(get_args(Scale))}")
-    if any(not holds(document, key) or not holds(document.get(scale), key) for key in ("tasks", "nfe")):
+    if any(not holds(document, key) or not holds(document.get(scale), key) for key in LISTS):
         load(path)  # says which key is missing
     if document.get("scale") == scale:
         return
     document["scale"] = scale
-    for key in ("tasks", "nfe"):
+    for key in LISTS:
         values = CommentedSeq(document[scale][key])
         values.fa.set_flow_style()
         comment = document.ca.items.get(key)

@@ -1,6 +1,7 @@
 """Stage ``evaluate_rollouts``: roll a checkpoint out on test seeds and write its episodes.
 
-As a stage it takes --scale, --task, --evaluation, --method and --nfe. In test mode it takes any checkpoint and seeds:
+As a stage it takes --scale, --task, --evaluation, and --method and --nfe or, both in one, --row. In test mode it takes
+any checkpoint and seeds:
 
     python -m stages.evaluate_rollouts --checkpoint FILE --evaluation pusht_b --seeds 100000:100500 --repeats 1 \
         --nfe 16 --out episodes.csv
@@ -19,22 +20,24 @@ from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import FIRST_TEST_SEED, require_evaluation, run_episodes, test_seeds
 from pipeline.evaluation.rollouts import EpisodeResult
 from pipeline.evaluation.video import best_median_worst, record
-from pipeline.layout import Entry, ScaleReports, TaskFiles
+from pipeline.layout import Entry, ScaleReports, TaskFiles, split_row
 from pipeline.reporting.rows import mean_scores, write_metrics, write_row_episodes
 from pipeline.stage import Stage, program, stage
 from pipeline.tasks.pusht import MAX_STEPS
 from pipeline.tasks.registry import TASKS
-from pipeline.training.checkpoint import Record, load_policy, require_architecture
+from pipeline.training.checkpoint import Record, require_architecture
+from pipeline.training.residual_checkpoint import load_model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--evaluation", required=True)
-    parser.add_argument("--nfe", required=True, type=int)
+    parser.add_argument("--nfe", type=int)
     as_stage = parser.add_argument_group("as a stage")
     as_stage.add_argument("--scale")
     as_stage.add_argument("--task")
     as_stage.add_argument("--method")
+    as_stage.add_argument("--row", help="method and NFE in one word, such as resft_fm-nfe16")
     test = parser.add_argument_group("test mode")
     test.add_argument("--checkpoint", type=Path, help="a model file; turns test mode on")
     test.add_argument(
@@ -46,6 +49,10 @@ def main() -> None:
     test.add_argument("--batch", type=int, default=500, help="episodes live at once; changes no result")
     test.add_argument("--videos", type=Path, help="folder for gifs of the best, median and worst episode")
     arguments = parser.parse_args()
+    if arguments.row:
+        arguments.method, arguments.nfe = split_row(arguments.row)
+    if arguments.nfe is None:
+        parser.error("give --nfe, or --row")
     if arguments.nfe < 1 or arguments.repeats < 1 or arguments.batch < 1 or arguments.workers < 0:
         raise UserError("--nfe, --repeats and --batch: allowed: 1 or more; --workers: 0 or more")
     if arguments.checkpoint:
@@ -53,7 +60,7 @@ def main() -> None:
     elif arguments.scale and arguments.task and arguments.method:
         as_dvc_stage(arguments)
     else:
-        parser.error("give --checkpoint (test mode), or --scale, --task and --method (as a stage)")
+        parser.error("give --checkpoint (test mode), or --scale, --task and --method or --row (as a stage)")
 
 
 def as_dvc_stage(arguments: argparse.Namespace) -> None:
@@ -65,6 +72,8 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
     reports = ScaleReports(scale).folder
     episodes, metrics = entry.episodes(reports), entry.metrics(reports)
     model = TaskFiles(scale, task).model(method, nfe)
+    beside = f"{method}-nfe{nfe}" in settings.residual
+    n_seeds = settings.evaluation.side_seeds if beside else settings.evaluation.n_seeds
     with stage(
         "stages/evaluate_rollouts.py",
         f"evaluate_rollouts-{scale}-{task}-{entry.stem}",
@@ -72,14 +81,14 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
         deps=[model],
         outs=[episodes, metrics],
     ) as here:
-        policy, record = load_policy(model)
+        policy, record = load_model(model)
         require_architecture(model, record, settings.data, settings.net)
         results = run_episodes(
             policy,
             task,
             entry.evaluation,
             nfe,
-            test_seeds(settings.evaluation.n_seeds),
+            test_seeds(n_seeds),
             settings.evaluation,
             repeats=settings.evaluation.repeats,
             journal=here.resume / "episodes.jsonl",
@@ -92,11 +101,12 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
 
 
 def test_mode(arguments: argparse.Namespace) -> None:
-    policy, record = load_policy(arguments.checkpoint)
+    policy, record = load_model(arguments.checkpoint)
     require_evaluation(arguments.evaluation, record.task)
     settings = EvaluationSettings(
         n_seeds=len(arguments.seeds),
         repeats=arguments.repeats,
+        side_seeds=len(arguments.seeds),
         max_steps=MAX_STEPS,
         reset_order="exact",
         workers=arguments.workers,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from pipeline import config
 from pipeline.atomic import write_text
-from pipeline.layout import Entry, ScaleReports, TaskFiles, fingerprint
+from pipeline.layout import Entry, ScaleReports, TaskFiles, fingerprint, split_row
 from pipeline.reporting.episodes import read_episodes
 from pipeline.reporting.tables import markdown, missing_rows, task_table, write_table
 from pipeline.stage import program, stage
@@ -25,19 +25,20 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = config.load()
     reports = ScaleReports(arguments.scale)
+    models = [(method, nfe) for nfe in settings.nfe for method in ("fm", "ft_fm")]
+    models += [split_row(row) for row in settings.residual]
     rows = {
         Entry(evaluation, method, nfe): TaskFiles(arguments.scale, task).model(method, nfe)
         for task in settings.tasks
         for evaluation in TASKS[task].evaluations
-        for nfe in settings.nfe
-        for method in ("fm", "ft_fm")
+        for method, nfe in models
     }
     stale = [row for row, model in rows.items() if arguments.partial and is_stale(row, reports.folder, model)]
     table_md = reports.table2.with_suffix(".md")
     with stage(
         "stages/tabulate.py",
         f"tabulate-{arguments.scale}",
-        params={"tasks": settings.tasks, "nfe": settings.nfe},
+        params=settings.model_dump(include={"tasks", "nfe", "residual"}),
         deps=[reports.folder / "episodes", reports.folder / "metrics"],
         outs=[reports.table2, table_md],
     ) as here:

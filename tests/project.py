@@ -29,6 +29,7 @@ TINY_BLOCK: dict[str, Any] = {
     "select": {"nfe": 2, "seeds": 2},
     "evaluation": {
         "n_seeds": 20,
+        "side_seeds": 3,
         "max_steps": 24,
         "workers": 1,
         "batch": 1,  # so that episodes end one by one, and there is something to interrupt
@@ -38,6 +39,14 @@ TINY_BLOCK: dict[str, Any] = {
 }
 TINY_GAP: dict[str, Any] = {"net": {"width": 16, "depth": 1}, "train": {"steps": 60, "warmup": 5, "batch_size": 16}}
 TINY_GAP |= {"trajectories": 4, "nfe": [4, 8]}
+TINY_TOYS: dict[str, Any] = {"net": {"width": 16, "depth": 1}, "couplings": ["independent", "nearest"], "free": 2}
+TINY_TOYS |= {key: {"steps": 60, "warmup": 5, "batch_size": 16} for key in ("fm", "mle")}
+TINY_TOYS |= {key: {"steps": 200, "warmup": 5, "batch_size": 32} for key in ("follow", "settle")}
+RESIDUALS = {"resft_fm-nfe2": "resft_fm-nfe4", "resft_fm_unet-nfe2": "resft_fm_unet-nfe16"}
+TINY_RESIDUAL: dict[str, Any] = {"residual_steps": 1, "candidates": 2, "steps": 60, "batch_size": 16, "warmup": 5}
+TINY_RESIDUAL |= {"reflow_nfe": 4, "pairs_ahead": 1, "guard_every": 30, "collapse_below": 0.0, "precision": "fp32"}
+TINY_PERSIDSKII: dict[str, Any] = {"net": {"state": "step", "widths": [3, 3], "input": {"width": 16, "depth": 1}}}
+TINY_UNET: dict[str, Any] = {"channels": [8], "groups": 2, "time_features": 8}
 """What differs from the starter scale."""
 
 
@@ -168,8 +177,18 @@ def make_project(root: Path) -> Project:
     starter = yaml.load((ROOT / "params.yaml").read_text())["starter"]
     recipe = starter["pusht"]["finetune"]["nfe1"] | TINY_RECIPE
     tiny = _merged(starter["pusht"] | {"finetune": {"nfe1": recipe, "nfe2": recipe}}, TINY_BLOCK)
-    choice = {"tasks": ["pusht"], "nfe": [1, 2]}
-    block = {**choice, "gap": _merged(starter["gap"], TINY_GAP), "pusht": tiny}
+    residuals = {row: _merged(starter["pusht"]["residual"][like], TINY_RESIDUAL) for row, like in RESIDUALS.items()}
+    residuals["resft_fm-nfe2"] = _merged(residuals["resft_fm-nfe2"], TINY_PERSIDSKII)
+    residuals["resft_fm_unet-nfe2"]["net"] |= TINY_UNET
+    tiny |= {"residual": residuals, "robustness": _merged(tiny["robustness"], {"seeds": 3})}
+    choice = {
+        "tasks": ["pusht"],
+        "nfe": [1, 2],
+        "residual": list(RESIDUALS),
+        "robustness": ["fm-nfe2", "resft_fm-nfe2"],
+    }
+    small = {"gap": _merged(starter["gap"], TINY_GAP), "toys": _merged(starter["toys"], TINY_TOYS)}
+    block = {**choice, **small, "pusht": tiny}
     yaml.representer.ignore_aliases = lambda _: True
     with (root / "params.yaml").open("w") as file:
         yaml.dump({"scale": "starter", **choice, "starter": block, "lab": block, "paper": block}, file)

@@ -34,7 +34,7 @@ WITHIN = {
         "data", "checkpoint", "journal", "loop", "sources", "resume", "teacher", "pretrain", "outsiders", "mle",
         "recipe", "guard", "watch", "fine_tune", "selection", "study", "residual", "residual_checkpoint", "toys",
     ),
-    "benchmarks": ("gradients",),
+    "benchmarks": ("gradients", "certificates"),
     "reporting": (
         "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision", "gap",
         "robustness", "certificates", "figure_1", "figure_1_markdown",

@@ -1,5 +1,6 @@
 """dvc.yaml declares exactly the code that each stage runs, and only keys that params.yaml has."""
 
+import itertools
 import re
 from pathlib import Path
 from typing import Any, get_args
@@ -11,6 +12,8 @@ from pipeline import closure, config
 from pipeline.closure import PLUMBING, ROOT, code_of
 
 PIPELINES = ("dvc.yaml", "stages/study/dvc.yaml")
+SECOND_MATRICES = {"evaluate_residual": "evaluate_rollouts"}
+"""Stages that run another's program over other rows."""
 PARAMS: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 
 
@@ -41,7 +44,8 @@ def test_a_stage_declares_the_code_that_it_runs(pipeline: str, stage: str) -> No
 
 @pytest.mark.parametrize("stage", stages_of("dvc.yaml"))
 def test_a_stage_is_run_by_the_program_of_its_name(stage: str) -> None:
-    assert program_of("dvc.yaml", stage) == f"stages/{stage}.py"
+    program = SECOND_MATRICES.get(stage, stage)
+    assert program_of("dvc.yaml", stage) == f"stages/{program}.py"
 
 
 def test_the_study_makes_a_row_for_each_of_its_training_seeds() -> None:
@@ -64,10 +68,10 @@ def test_every_key_that_dvc_yaml_names_exists_at_every_scale() -> None:
     for template in keys:
         for scale in get_args(config.Scale):
             for task in PARAMS[scale]["tasks"]:
-                for nfe in PARAMS[scale]["nfe"]:
+                for nfe, row in itertools.product(PARAMS[scale]["nfe"], PARAMS[scale]["residual"]):
                     key = template.replace("${item.scale}", scale).replace("${item.task}", task)
                     value: Any = PARAMS
-                    for part in key.replace("${item.nfe}", str(nfe)).split("."):
+                    for part in key.replace("${item.nfe}", str(nfe)).replace("${item.row}", row).split("."):
                         assert part in value, f"dvc.yaml names {template}: no {key} in params.yaml"
                         value = value[part]
 

@@ -47,8 +47,10 @@ def test_the_projects_own_file_loads_with_every_scale_runnable() -> None:
         block = loaded.block(scale)
         for task in block.tasks:
             assert {f"nfe{nfe}" for nfe in block.nfe} <= set(block.task(task).finetune)
+            assert set(block.residual) <= set(block.task(task).residual)
 
 
+TOP_KEYS = "scale, tasks, nfe, residual, robustness, starter, lab, paper"
 PRETRAIN_KEYS = (
     "steps, batch_size, lr, weight_decay, warmup, clip, ema_decay, precision, path, sigma, coupling, regularization, "
     "condition_weight, checkpoints"
@@ -119,6 +121,41 @@ PRETRAIN_KEYS = (
             "lora_alpha: 0.0",
             "starter.pusht.finetune.nfe1.lora_alpha: given 0.0, allowed: greater than 0",
         ),
+        (
+            "residual_steps: 3 ",
+            "residual_steps: 4 ",
+            "starter.pusht.residual.resft_fm-nfe4.residual_steps: given 4, allowed: below 4, so that the base model "
+            "has an evaluation",
+        ),
+        ("end: 2.0 ", "end: 1.0 ", "starter.pusht.residual.resft_fm-nfe4.end: given 1.0, allowed: greater than 1"),
+        (
+            "stability: step ",
+            "stability: sure ",
+            "starter.pusht.residual.resft_fm-nfe4.net.stability: given 'sure', allowed: step, flow, "
+            "contraction_penalty, dominance_penalty, free",
+        ),
+        (
+            "widths: [32, 32]",
+            "widths: [32]",
+            "starter.pusht.residual.resft_fm-nfe4.net.functions: given 2, allowed: as many as widths = 1",
+        ),
+        (
+            "robustness: [fm-nfe16, ft_fm-nfe16,",
+            "robustness: [ft_fm-nfe16,",
+            "robustness: given ft_fm-nfe16 first, allowed: a row of fm, to which all are compared",
+        ),
+        (
+            "robustness: [fm-nfe16,",
+            "robustness: [fm-nfe8,",
+            "robustness: given fm-nfe8, allowed: fm-nfe1, ft_fm-nfe1, fm-nfe16, ft_fm-nfe16, resft_fm-nfe4, "
+            "resft_fm-nfe16, resft_fm_unet-nfe16, by nfe and residual",
+        ),
+        (
+            "residual: [resft_fm-nfe4,",
+            "residual: [resft_fm-nfe8,",
+            "residual: given resft_fm-nfe8, allowed: blocks of starter.pusht.residual, which are resft_fm-nfe4, "
+            "resft_fm-nfe16, resft_fm_unet-nfe16",
+        ),
         ("steps: 10000", "steps: true", "starter.pusht.pretrain.steps: given true, allowed: a whole number"),
         ("steps: 10000", "steps: 10000.5", "starter.pusht.pretrain.steps: given 10000.5, allowed: a whole number"),
         ("steps: 10000 ", "# ", "starter.pusht.pretrain.steps: missing; it has no default"),
@@ -152,6 +189,16 @@ PRETRAIN_KEYS = (
         ("nfe: [1, 16]", "nfe: [1, 1]", "nfe: given [1, 1], allowed: each value once"),
         ("nfe: [1, 16]", "nfe: 16", "nfe: given 16, allowed: a list, in [ ]"),
         ("tasks: [pusht]", "tasks: []", "tasks: given [], allowed: a list of at least 1"),
+        (
+            "resft_fm-nfe4:",
+            "resft-nfe4:",
+            "starter.pusht.residual.resft-nfe4: unknown key; allowed: resft_fm-nfe4, resft_fm_unet-nfe16, …",
+        ),
+        (
+            "kind: persidskii ",
+            "kind: hopfield ",
+            "starter.pusht.residual.resft_fm-nfe4.net.kind: given 'hopfield', allowed: persidskii, unet1d",
+        ),
         ("nfe16: ", "nfe_16: ", "starter.pusht.finetune.nfe_16: unknown key; allowed: nfe1, nfe2, nfe4, …"),
         ("chunk: 8", "chunk: 17", "starter.pusht.data.chunk: given 17, allowed: at most prediction_horizon = 16"),
         (
@@ -160,23 +207,23 @@ PRETRAIN_KEYS = (
             "starter.pusht.pretrain.checkpoints: given 10001, allowed: at most steps = 10000",
         ),
         ("kind: mlp ", "kind: resnet ", "starter.pusht.net.kind: given 'resnet', allowed: mlp, unet1d"),
-        ("kind: mlp ", "# ", "starter.pusht.net.kind: missing, allowed: mlp, unet1d"),
+        ("kind: mlp ", "# ", "starter.pusht.net.kind: missing; it has no default"),
         (
             "width: 256",
             "widht: 256",
             "starter.pusht.net.widht: unknown key; did you mean width? "
             "allowed: kind, width, depth, expansion, time_features",
         ),
-        ("kernel: 5", "kernel: 4", "paper.pusht.net.kernel: given 4, allowed: odd numbers"),
+        ("kernel: 5   ", "kernel: 4   ", "paper.pusht.net.kernel: given 4, allowed: odd numbers"),
         (
-            "groups: 8",
-            "groups: 7",
+            "groups: 8   ",
+            "groups: 7   ",
             "paper.pusht.net.channels: given [256, 512, 1024], allowed: multiples of groups = 7",
         ),
         (
             "seed: 0 ",
             "seed: 0\n    seed: 1 ",
-            'no valid YAML: line 15: found duplicate key "seed" with value "1" (original value: "0")',
+            'no valid YAML: line 19: found duplicate key "seed" with value "1" (original value: "0")',
         ),
         ("scale: starter", "scale: [starter", "no valid YAML: line 5: did not find expected ',' or ']'"),
     ],
@@ -188,7 +235,7 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(tmp_path: Path, old: str,
 
 @pytest.mark.parametrize("text", ["", "- starter\n", "starter\n"])
 def test_a_file_without_keys_is_refused(tmp_path: Path, text: str) -> None:
-    allowed = "a mapping with scale, tasks, nfe, starter, lab, paper"
+    allowed = f"a mapping with {TOP_KEYS}"
     assert line_for(tmp_path, text) == f"params.yaml: holds no keys; allowed: {allowed}"
 
 
@@ -261,14 +308,15 @@ def test_switching_the_scale_changes_three_keys_and_back_restores_every_byte(tmp
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("", "params.yaml: holds no keys; allowed: a mapping with scale, tasks, nfe, starter, lab, paper"),
+        ("", f"params.yaml: holds no keys; allowed: a mapping with {TOP_KEYS}"),
         (
             TEXT.replace("lab:\n  tasks", "lab:\n  task"),
-            "params.yaml: lab.task: unknown key; did you mean tasks? allowed: tasks, nfe, gap, pusht",
+            "params.yaml: lab.task: unknown key; did you mean tasks? "
+            "allowed: tasks, nfe, residual, robustness, gap, toys, pusht",
         ),
         (
             TEXT.replace("lab:\n", "lap:\n"),
-            "params.yaml: lap: unknown key; did you mean lab? allowed: scale, tasks, nfe, starter, lab, paper",
+            f"params.yaml: lap: unknown key; did you mean lab? allowed: {TOP_KEYS}",
         ),
     ],
 )

@@ -66,6 +66,14 @@ VICTIMS = [
         20,
         lambda done: f" 0.00/{(20 - done) * 24}",
     ),
+    Victim(
+        "train_toys@starter",
+        ("stages.train_toys", "--scale", "starter"),
+        ("data/starter/toys",),
+        lambda resume: len(list(resume.glob("[!.]*.safetensors"))),
+        7,
+        lambda done: f" {done}/7 ",
+    ),
 ]
 
 

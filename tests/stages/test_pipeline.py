@@ -10,7 +10,9 @@ import pytest
 from pipeline.reporting.episodes import EPISODES_HEADER
 from pipeline.reporting.figures import HISTORY_HEADER
 from pipeline.reporting.gap import GAP_HEADER
+from pipeline.reporting.robustness import ROBUSTNESS_HEADER
 from pipeline.reporting.tables import TABLE_HEADER
+from pipeline.stability.recheck import recheck
 from tests.project import Project, executed
 
 METRICS = {"scale", "task", "evaluation", "method", "nfe", "dataset", "train_steps", "train_seed", "n_seeds", "repeats"}
@@ -21,6 +23,7 @@ AFTER_ANOTHER_RATE_AT_NFE_1 = {
     # not those of fm, which has a rate of its own: its model comes out the same
     *(f"evaluate_rollouts@starter-pusht-pusht_{x}-ft_fm-1" for x in "ab"),
     "tabulate@starter",
+    "report_stability@starter",
     "draw@starter",
 }
 
@@ -32,23 +35,35 @@ def header(path: Path) -> str:
 def test_one_run_makes_every_report(made: Project) -> None:
     reports = made.root / "reports" / "starter"
     rows = [f"pusht_{x}-{method}-nfe{nfe}" for x in "ab" for method in ("fm", "ft_fm") for nfe in (1, 2)]
-    pictures = [f"{name}.{kind}" for name in ("figure_2b", "score_vs_nfe", "gap") for kind in ("png", "svg")]
+    residuals = ["resft_fm-nfe2", "resft_fm_unet-nfe2"]
+    beside = [f"pusht_{x}-{row}" for x in "ab" for row in residuals]
+    pictures = [
+        f"{name}.{kind}" for name in ("figure_1", "figure_2b", "score_vs_nfe", "gap") for kind in ("png", "svg")
+    ]
     assert {str(path.relative_to(reports)) for path in reports.rglob("*") if path.is_file()} == {
         *pictures,
         "table2.csv",
         "table2.md",
+        "figure_1.csv",
+        "figure_1.md",
         "gap.csv",
         "gap.md",
         "pretrain/pusht.csv",
         "selection/pusht.json",
-        *(f"episodes/{row}.csv" for row in rows),
-        *(f"metrics/{row}.json" for row in rows),
+        "table2_robustness.csv",
+        "table2_robustness.md",
+        "certificates.md",
+        *(f"episodes/{row}.csv" for row in [*rows, *beside]),
+        *(f"metrics/{row}.json" for row in [*rows, *beside]),
+        *(f"residual/pusht-{row}.csv" for row in residuals),
+        *(f"certificates/pusht-{row}.json" for row in residuals),
+        *(f"robustness/pusht_b-{row}.csv" for row in ("fm-nfe2", "resft_fm-nfe2")),
         *(f"history/pusht-{method}-nfe{nfe}.csv" for method in ("fm", "ft_fm") for nfe in (1, 2)),
     }
-    for row in rows:
+    for row in [*rows, *beside]:
         assert header(reports / "episodes" / f"{row}.csv") == EPISODES_HEADER
         episodes = pd.read_csv(reports / "episodes" / f"{row}.csv")
-        assert list(episodes["seed"]) == list(range(100_000, 100_020))
+        assert list(episodes["seed"]) == list(range(100_000, 100_020 if row in rows else 100_003))
         assert json.loads((reports / "metrics" / f"{row}.json").read_text()).keys() == METRICS
     for path in (reports / "history").iterdir():
         assert header(path) == HISTORY_HEADER
@@ -63,12 +78,12 @@ def test_the_table_is_that_of_the_episodes(made: Project) -> None:
     reports = made.root / "reports" / "starter"
     assert header(reports / "table2.csv") == TABLE_HEADER
     table = pd.read_csv(reports / "table2.csv")
-    assert len(table) == 8
+    assert len(table) == 12
     for _, row in table.iterrows():
         episodes = pd.read_csv(reports / "episodes" / f"{row['evaluation']}-{row['method']}-nfe{row['nfe']}.csv")
         assert row["max_score"] == pytest.approx(episodes["max"].mean(), abs=1e-6)
     assert not table["paper_comparable"].any()
-    assert (table["method"].eq("ft_fm") == table["diff_vs_fm"].notna()).all()
+    assert (table["method"].ne("fm") == table["diff_vs_fm"].notna()).all()
     assert "Missing rows" not in (reports / "table2.md").read_text()
 
 
@@ -79,6 +94,33 @@ def test_every_solve_of_the_gap_table_is_bounded(made: Project) -> None:
     assert len(table) == 2 * (4 * 3 * 2 + 1)  # data sets x (solvers x grids x NFE, and the adaptive solve)
     assert (table["error"] > 0).all() and (table["bound_product"] >= table["error"]).all()
     assert "at or above the error in 50 of 50 solves" in (reports / "gap.md").read_text()
+
+
+def test_disturbances_are_told_of_every_model_on_the_same_seeds(made: Project) -> None:
+    reports = made.root / "reports" / "starter"
+    table = pd.read_csv(reports / "table2_robustness.csv", keep_default_na=False, na_values=[""])
+    assert ",".join(table.columns) == ROBUSTNESS_HEADER
+    assert set(zip(table["perturbation"], table["method"], strict=True)) == {
+        (perturbation, method)
+        for perturbation in ("none", "observation_noise", "action_noise")
+        for method in ("fm", "resft_fm")
+    }
+    assert table["n_seeds"].eq(3).all()
+    assert (table["method"].eq("resft_fm") == table["diff_vs_fm"].notna()).all()
+    assert (table["perturbation"].ne("none") == table["lost"].notna()).all()
+    of_fm = table[table["method"] == "fm"].set_index("perturbation")
+    lost = of_fm.loc["none", "max_score"] - of_fm.loc["action_noise", "max_score"]
+    assert of_fm.loc["action_noise", "lost"] == pytest.approx(lost, abs=2e-6)
+
+
+def test_the_certificates_hold_and_are_described(made: Project) -> None:
+    reports = made.root / "reports" / "starter"
+    written = json.loads((reports / "certificates" / "pusht-resft_fm-nfe2.json").read_text())
+    assert {recheck(certificate) for certificate in written["certificates"].values()} == {"certified"}
+    assert written["decay"]["largest"] <= written["decay"]["certified"] < 1
+    assert json.loads((reports / "certificates" / "pusht-resft_fm_unet-nfe2.json").read_text())["certificates"] == {}
+    text = (reports / "certificates.md").read_text()
+    assert text.count("| certified |") == 3 and "nothing is known" in text and "Missing rows" not in text
 
 
 def test_fm_is_trained_on_for_the_same_compute(made: Project) -> None:
@@ -157,7 +199,8 @@ def test_a_broken_branch_costs_its_own_rows_only(made: Project, tmp_path: Path) 
     reports = project.root / "reports" / "starter"
     table = pd.read_csv(reports / "table2.csv")
     rows = set(zip(table["evaluation"], table["method"], table["nfe"], strict=True))
-    assert rows == {(f"pusht_{x}", *row) for x in "ab" for row in (("fm", 1), ("ft_fm", 1), ("fm", 2))}
+    kept = (("fm", 1), ("ft_fm", 1), ("fm", 2), ("resft_fm", 2), ("resft_fm_unet", 2))
+    assert rows == {(f"pusht_{x}", *row) for x in "ab" for row in kept}
     missing = (reports / "table2.md").read_text().partition("**Missing rows**")[2]
     assert "Push-T (a), FT-FM, NFE 2" in missing and "Push-T (b), FT-FM, NFE 2" in missing
     picture = (reports / "figure_2b.svg").read_bytes()

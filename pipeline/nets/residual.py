@@ -1,0 +1,95 @@
+"""From settings to the field that goes on where the base model's solve ends."""
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import PersidskiiSettings, ResidualRecipe
+from pipeline.nets.mlp import MLP
+from pipeline.nets.persidskii import FixedMatrices, PersidskiiResidual
+from pipeline.nets.registry import build_net
+from pipeline.nets.unet1d import ConditionalUnet1D
+from pipeline.ode.fixed_step import Field
+from pipeline.stability.parameterization import (
+    ContractingFlow,
+    ContractingStep,
+    Parameterization,
+    UnconstrainedSystem,
+)
+
+
+class UnetResidual(nn.Module):
+    """h(t, x, c) by a temporal U-Net on the longer time: the ablation, about whose stability nothing is known."""
+
+    def __init__(self, net: ConditionalUnet1D) -> None:
+        super().__init__()
+        self.net = net
+
+    def begin(self, anchor: Tensor, condition: Tensor, noise: Tensor) -> Field:
+        """As ``PersidskiiResidual.begin``; only the condition is used."""
+        del anchor, noise
+        return lambda t, x: self.net(x.new_full((len(x),), t), x, condition)
+
+    def fixed(self) -> "UnetResidual":
+        """Itself: there is nothing to fix."""
+        return self
+
+
+Residual = PersidskiiResidual | UnetResidual
+"""A field on [1, end], given what the base model made."""
+
+
+def build_residual(
+    recipe: ResidualRecipe, horizon: int, action_dim: int, condition_dim: int, *, fixed: bool = False
+) -> Residual:
+    """The residual that ``recipe`` describes; its output is zero until it is trained.
+
+    Args:
+        fixed: as it is stored, with matrices of plain numbers in place of what they are trained as.
+
+    Raises:
+        UserError: the horizon does not fit the net.
+    """
+    settings = recipe.net
+    if not isinstance(settings, PersidskiiSettings):
+        net = build_net(settings, horizon, action_dim, condition_dim)
+        assert isinstance(net, ConditionalUnet1D)
+        _silence(net.out[-1])
+        return UnetResidual(net)
+    n = action_dim if settings.state == "step" else horizon * action_dim
+    sees = horizon * action_dim if settings.sees_noise else 0
+    input_net = build_net(settings.input, horizon, action_dim, condition_dim + sees)
+    assert isinstance(input_net, MLP)
+    _silence(input_net.out)
+    source = FixedMatrices(n, settings.widths) if fixed else _parameterization(settings, n, step_size(recipe))
+    return PersidskiiResidual(source, settings.functions, input_net, sees_noise=settings.sees_noise)
+
+
+def step_size(recipe: ResidualRecipe) -> float:
+    """h of the residual's Euler steps."""
+    return (recipe.end - 1) / recipe.residual_steps
+
+
+def step_ratio(settings: PersidskiiSettings, step: float) -> float:
+    """ρ = e^{−λh}, by which an Euler step of length h is to contract where the flow is to contract at rate λ."""
+    return math.exp(-settings.rate * step)
+
+
+def _parameterization(settings: PersidskiiSettings, n: int, step: float) -> Parameterization:
+    """The matrices as they are trained, each way to stability its own."""
+    widths, functions, rate = settings.widths, settings.functions, settings.rate
+    match settings.stability:
+        case "step":
+            return ContractingStep(n, widths, functions, step, step_ratio(settings, step))
+        case "flow":
+            return ContractingFlow(n, widths, functions, rate)
+        case "contraction_penalty" | "dominance_penalty" | "free":
+            return UnconstrainedSystem(n, widths, functions, rate)
+
+
+@torch.no_grad()
+def _silence(layer: nn.Module) -> None:
+    """Make a layer's output zero, and leave it trainable."""
+    for parameter in layer.parameters():
+        parameter.zero_()

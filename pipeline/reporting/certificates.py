@@ -1,0 +1,106 @@
+"""What is and is not guaranteed of the residual models of one scale, in plain words."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipeline.layout import split_row
+from pipeline.reporting.tables import METHOD_NAMES
+from pipeline.stability.certificate import CERTIFIED, UNKNOWN, Certificate
+from pipeline.stability.contraction import input_gain
+from pipeline.stability.recheck import recheck
+
+_WHAT = """\
+A residual model takes the sample of the frozen base model and moves it on by Euler steps of a second field, system (7)
+of arXiv 2510.02081: x' = A0 x + Σ A_j f_j(W_j x) + g, where g depends on the observation, on the base model's sample
+and, in some models, on the noise that this was made from, but not on x. What follows is proved of the matrices as they
+are stored and run (float32, read as exact numbers), by arithmetic whose rounding errors are bounded; a solver's word is
+never taken. Each proof can be redone from the JSON beside this file: [`certificates/`](certificates), with ten lines of
+numpy in [the derivations](../../pipeline/stability/README.md).
+
+**Guaranteed, where a row says certified:** for one observation, base sample and noise, *any* two states approach each
+other in every step at least by the factor ρ, in the norm |·|_P written in the JSON (λ: as e^(−λt), of the differential
+equation). A disturbance of the state so dies out, and a lasting disturbance d of g moves the end by at most the gain
+times |d|_P.
+
+**Not guaranteed:** anything about two different observations or base samples (g depends on them through a net of which
+nothing is known), about the base model, the robot or its surroundings, or about success; and nothing finer than the
+rounding that float32 adds in every operation. A certificate says that the residual forgets, not that it is right."""
+
+_HOW_TO_READ = """\
+*Proved*: ρ a step, or λ a unit of time. *Gain*: of a lasting disturbance of g, in |·|_P. *Measured*: the factor by
+which the distance of neighbouring states changed in a step of the policy itself, in |·|_P, on held-out observations; it
+must not exceed ρ. A falsifier searched for states that separate faster than each claim allows, and found none: had it,
+this report would not exist."""
+
+_CLAIMS = {
+    "step": "the Euler step that is run",
+    "flow": "the differential equation",
+    "iss": "input-to-state stability (Theorem 3)",
+}
+
+
+def certificates_markdown(scale: str, results: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> str:
+    """The report on ``results``, the contents of the certify stage's files; ``missing``: rows that have none.
+
+    Every certificate is proved again from its matrices, and one that is not proved is called so.
+    """
+    lines = [
+        ["Model", "Claim about", "Status", "Proved", "Gain", "Measured, median", "Measured, largest", "Pairs"],
+        ["---"] * 8,
+    ]
+    for result in results:
+        method, nfe = split_row(result["row"])
+        name = f"{METHOD_NAMES[method]}, NFE {nfe}"
+        if not result["certificates"]:
+            lines.append([name, "—", "nothing is known", *["—"] * 5])
+        for kind, written in result["certificates"].items():
+            lines.append([name, _CLAIMS[kind], *_proved(written), *_measured(kind, result["decay"])])
+    sizes = [_size(result) for result in results if result["certificates"]]
+    parts = [
+        f"# Certificates of stability, scale `{scale}`",
+        _WHAT,
+        "\n".join(f"| {' | '.join(line)} |" for line in lines),
+        "\n".join(sizes),
+        _HOW_TO_READ,
+    ]
+    if missing:
+        parts.append(
+            "\n".join(["**Missing rows**", "", *(f"- {row}: its certificate is not there." for row in missing)])
+        )
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _proved(written: Mapping[str, Any]) -> list[str]:
+    """Status, claim and gain."""
+    certificate = Certificate.from_dict(dict(written))
+    status = certificate.status
+    if status != UNKNOWN and recheck(dict(written)) != status:
+        return ["**not proved by its matrices**", "—", "—"]
+    if status != CERTIFIED:
+        return [f"{status}{': ' + certificate.reason if certificate.reason else ''}", "—", "—"]
+    claim = certificate.claim
+    if "ratio" in claim:
+        return [status, f"ρ = {claim['ratio']:.4f} at h = {claim['step']:.3g}", f"{input_gain(certificate)['P']:.3g}"]
+    if "rate" in claim:
+        return [status, f"λ = {claim['rate']:.4f}", f"{input_gain(certificate)['P']:.3g}"]
+    return [status, "yes", "—"]
+
+
+def _measured(kind: str, decay: Mapping[str, float]) -> list[str]:
+    if kind != "step":
+        return ["—"] * 3
+    return [f"{decay['median']:.4f}", f"{decay['largest']:.4f}", str(decay["pairs"])]
+
+
+def _size(result: Mapping[str, Any]) -> str:
+    method, nfe = split_row(result["row"])
+    system = next(iter(result["certificates"].values()))["system"]
+    branches = ", ".join(f"{len(w)} {name}" for w, name in zip(system["W"], system["functions"], strict=True))
+    ratio = result["decay"]["certified"]
+    budget = f"; after its {result['steps']} steps, a disturbance of the state at the start is down to at most "
+    budget += f"{math.pow(ratio, result['steps']):.3f} of itself, in |·|_P" if ratio else "an unknown share"
+    return (
+        f"- {METHOD_NAMES[method]}, NFE {nfe}: {len(system['A0'])} states, branches {branches}, "
+        f"{result['train_steps']} training steps, training seed {result['train_seed']}{budget if ratio else ''}."
+    )

@@ -1,0 +1,166 @@
+"""Table 2's robustness columns: what disturbances cost each method, on the same seeds."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from pipeline.atomic import write_text
+from pipeline.config import Disturbance
+from pipeline.errors import UserError
+from pipeline.evaluation.rollouts import EPISODE_COLUMNS, EpisodeResult
+from pipeline.evaluation.statistics import Interval, mean_interval, paired_difference, proportion_interval
+from pipeline.layout import Entry, ScaleReports, fingerprint, split_row
+from pipeline.reporting.episodes import read_episodes, read_metrics
+from pipeline.reporting.tables import EVALUATION_NAMES, METHOD_NAMES
+from pipeline.training.checkpoint import Record
+
+ROBUSTNESS_HEADER = (
+    "evaluation,method,nfe,perturbation,strength,scale,dataset,train_steps,train_seeds,n_seeds,repeats,"
+    "max_score,max_score_low,max_score_high,success,success_low,success_high,"
+    "diff_vs_fm,diff_low,diff_high,lost,lost_low,lost_high"
+)
+NONE = "none"
+
+Results = tuple[pd.DataFrame, Mapping[str, object]]
+"""Episodes, disturbed and not, and metrics."""
+
+_HOW_TO_READ = """\
+Each model once more, on the first of Table 2's test seeds, with Gaussian noise on what it sees or does: fresh at every
+plan, the same for every model, of the standard deviation named, in normalised units (the data span −1 to 1).
+*Max score* is the highest score of an episode, averaged over episodes; *success* the share that reached full score;
+both with 95 % intervals over seeds. *Against FM* is the difference in max score to {reference} under the same
+disturbance, on the same seeds. *Lost* is the undisturbed score, from Table 2's episodes on the same seeds, less the
+disturbed one."""
+
+
+def write_disturbed_episodes(
+    path: Path, results: Mapping[str, Sequence[EpisodeResult]], record: Record, entry: Entry, model: Path
+) -> None:
+    """Write the episodes of one model, by disturbance, in the format of all episodes."""
+    same = [record.scale, entry.evaluation, entry.method, entry.nfe, record.train_seed, fingerprint(model)]
+    rows = [
+        [*same, name, one.seed, one.repeat, one.final_score, one.max_score, int(one.success), one.steps]
+        for name, episodes in results.items()
+        for one in episodes
+    ]
+    table = pd.DataFrame(rows, columns=EPISODE_COLUMNS)
+    write_text(path, table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
+
+
+def disturbed_results(reports: ScaleReports, entries: Sequence[Entry]) -> dict[Entry, Results]:
+    """Episodes and metrics of those of ``entries`` that have both disturbed and undisturbed episodes of one model.
+
+    Raises:
+        UserError: a file is wrong, or the undisturbed episodes lack a seed of the disturbed ones.
+    """
+    found: dict[Entry, Results] = {}
+    for entry in entries:
+        path = reports.disturbed_episodes(entry)
+        if not path.exists() or not entry.episodes(reports.folder).exists():
+            continue
+        disturbed, plain = pd.read_csv(path), read_episodes(reports.folder, entry)
+        if set(disturbed["checkpoint"]) != set(plain["checkpoint"]):  # after a failed run
+            continue
+        if lacking := set(disturbed["seed"]) - set(plain["seed"]):
+            raise UserError(f"{entry.episodes(reports.folder)}: lacks seed {min(lacking)} of {path}")
+        same = plain[plain["seed"].isin(disturbed["seed"]) & (plain["repeat"] == 0)]
+        found[entry] = pd.concat([same, disturbed]), read_metrics(reports.folder, entry, plain)
+    return found
+
+
+def robustness_table(
+    scale: str, found: Mapping[Entry, Results], reference: Entry, strengths: Mapping[Disturbance, float]
+) -> pd.DataFrame:
+    """A row for each disturbance and model, undisturbed ones first.
+
+    Args:
+        found: from ``disturbed_results``. reference: what differences are taken to. strengths: by disturbance.
+    """
+    rows = []
+    of_disturbance = {NONE: 0.0} | {str(name): value for name, value in strengths.items()}
+    for perturbation, strength in of_disturbance.items():
+        under = {entry: _under(perturbation, episodes) for entry, (episodes, _) in found.items()}
+        for entry, (episodes, metrics) in found.items():
+            mine = under[entry]
+            about = {
+                "evaluation": entry.evaluation,
+                "method": entry.method,
+                "nfe": entry.nfe,
+                "perturbation": perturbation,
+                "strength": strength,
+                "scale": scale,
+                "dataset": metrics["dataset"],
+                "train_steps": metrics["train_steps"],
+                "train_seeds": metrics["train_seed"],
+                "n_seeds": mine["seed"].nunique(),
+                "repeats": mine["repeat"].nunique(),
+            }
+            scores = _named("max_score", mean_interval(_by_seed(mine, "max")))
+            scores |= _named("success", proportion_interval(_by_seed(mine, "success")))
+            if entry != reference and reference in under:
+                scores |= _named("diff", _difference(mine, under[reference]), mean="diff_vs_fm")
+            if perturbation != NONE:
+                scores |= _named("lost", _difference(_under(NONE, episodes), mine))
+            rows.append(about | scores)
+    return pd.DataFrame(rows, columns=ROBUSTNESS_HEADER.split(",")).round(6)
+
+
+def robustness_markdown(table: pd.DataFrame, reference: str, missing: Sequence[Entry]) -> str:
+    """The Markdown twin of ``table``, whose differences are to the row called ``reference``."""
+    method, nfe = split_row(reference)
+    name = f"{METHOD_NAMES[method]} at NFE {nfe}"
+    lines = [
+        ["Evaluation", "Disturbance", "Method", "NFE", "Max score", "Success", "Against FM", "Lost", "Scale"],
+        ["---"] * 9,
+    ]
+    lines[0] += ["Data set", "Training steps", "Training seeds", "Test seeds", "Repeats"]
+    lines[1] += ["---"] * 5
+    for _, row in table.iterrows():
+        disturbance = "—" if row["perturbation"] == NONE else f"{row['perturbation']} {row['strength']:g}"
+        lines.append(
+            [
+                EVALUATION_NAMES[row["evaluation"]],
+                disturbance.replace("_", " "),
+                METHOD_NAMES[row["method"]],
+                str(row["nfe"]),
+                _cell(row, "max_score", "max_score", ".3f"),
+                _cell(row, "success", "success", ".0%").replace("%", " %"),
+                _cell(row, "diff_vs_fm", "diff", "+.3f"),
+                _cell(row, "lost", "lost", "+.3f"),
+                *(str(row[key]) for key in ("scale", "dataset", "train_steps", "train_seeds", "n_seeds", "repeats")),
+            ]
+        )
+    parts = [
+        "# Table 2 under disturbances",
+        _HOW_TO_READ.format(reference=name),
+        "\n".join(f"| {' | '.join(line)} |" for line in lines),
+    ]
+    if missing:
+        gone = [f"- {METHOD_NAMES[entry.method]}, NFE {entry.nfe}: its episodes are not there." for entry in missing]
+        parts.append("\n".join(["**Missing rows**", "", *gone]))
+    return "\n\n".join(parts) + "\n"
+
+
+def _under(perturbation: str, episodes: pd.DataFrame) -> pd.DataFrame:
+    return episodes[episodes["perturbation"] == perturbation]
+
+
+def _by_seed(episodes: pd.DataFrame, column: str) -> pd.DataFrame:
+    return episodes.pivot(index="seed", columns="repeat", values=column)
+
+
+def _difference(episodes: pd.DataFrame, reference: pd.DataFrame) -> Interval:
+    mine, its = _by_seed(episodes, "max"), _by_seed(reference, "max")
+    seeds = mine.index.intersection(its.index)
+    return paired_difference(mine.loc[seeds], its.loc[seeds], seeds.to_numpy(), seeds.to_numpy())
+
+
+def _named(name: str, interval: Interval, mean: str = "") -> dict[str, float]:
+    return {mean or name: interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
+
+
+def _cell(row: pd.Series, mean: str, name: str, style: str) -> str:
+    if pd.isna(row[mean]):
+        return "—"
+    return f"{row[mean]:{style}} [{row[f'{name}_low']:{style}}, {row[f'{name}_high']:{style}}]"

@@ -1,0 +1,133 @@
+"""Residual fine-tuning: the reconstruction loss (6) through a field that goes on where the frozen base model ends."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.config import PersidskiiSettings, ResidualRecipe
+from pipeline.evaluation.residual_policy import residual_grid, solve_residual
+from pipeline.flow.coupling import AHEAD, make_coupling
+from pipeline.flow.objective import reconstruct
+from pipeline.flow.pairing import NO_MODELS, Coupling, Source
+from pipeline.nets.persidskii import PersidskiiResidual
+from pipeline.nets.residual import Residual
+from pipeline.ode.fixed_step import uniform_grid
+from pipeline.seeding import Generators
+from pipeline.stability.parameterization import (
+    UnconstrainedSystem,
+    contraction_penalty,
+    diagonal_dominance_penalty,
+)
+from pipeline.training.loop import Batches, Objective
+from pipeline.training.teacher import Teacher, solved_ahead
+
+
+class ResidualReconstruction(Objective):
+    """Loss (6) of arXiv 2510.02081 on the extended time: the base model's solve without gradient, the residual's with.
+
+    Figures beside the coupling's: ``reconstruction`` and ``penalty``, each where a penalty makes the loss another.
+
+    Args:
+        residual: what is trained. base: the frozen field. coupling: pairs noise with data; its reconstructions are
+            those of both solves.
+        base_nfe: Euler evaluations of the base. recipe: ``end``, ``residual_steps``, the teacher's NFE and the penalty.
+        generators: stream ``noise`` is drawn from.
+    """
+
+    def __init__(
+        self,
+        residual: Residual,
+        base: nn.Module,
+        coupling: Coupling,
+        base_nfe: int,
+        recipe: ResidualRecipe,
+        generators: Generators,
+    ) -> None:
+        super().__init__()
+        self.net = residual
+        self.base = base.requires_grad_(False)
+        self.coupling = coupling
+        self.base_grid = uniform_grid(base_nfe)
+        self.grid = residual_grid(recipe.residual_steps, recipe.end)
+        self.generators = generators
+        self.penalty = _penalty(recipe)
+        self.models = replace(NO_MODELS, reconstruct=self._reconstruct)
+        if recipe.coupling in AHEAD and not recipe.pairs_ahead:
+            teacher = self.teacher = Teacher(base, teacher_nfe(recipe))
+            self.models = replace(self.models, teach=teacher.teach, invert=teacher.invert)
+
+    def forward(self, condition: Tensor, data: Tensor) -> Tensor:
+        """condition: (B, C), data: (B, …) → scalar loss."""
+        pair = self.coupling(data, condition, Source(self.generators["noise"]), self.models)
+        loss = (self._reconstruct(pair.x0, condition) - pair.x1).square().mean()
+        self.figures = dict(pair.figures)
+        if self.penalty is not None:
+            penalty = self.penalty(self._residual)
+            self.figures |= {"reconstruction": loss.detach(), "penalty": penalty.detach()}
+            loss = loss + penalty
+        return loss
+
+    @property
+    def _residual(self) -> Residual:
+        return cast(Residual, self.net)
+
+    def _reconstruct(self, x0: Tensor, condition: Tensor) -> Tensor:
+        with torch.no_grad():
+            anchor = reconstruct(self.base, x0, condition, self.base_grid)
+        return solve_residual(self._residual, anchor, condition, x0, self.grid)
+
+
+def residual_training(
+    residual: Residual,
+    base: nn.Module,
+    recipe: ResidualRecipe,
+    nfe: int,
+    generators: Generators,
+    windows: Batches,
+    *,
+    keep: Path | None = None,
+) -> tuple[ResidualReconstruction, Batches]:
+    """The training of ``residual`` by ``recipe``, and the batches to train on: ``windows``, with their noise where
+    solves are made ahead.
+
+    Args:
+        nfe: of both solves together. keep: file that keeps the solves made ahead for a resume.
+    """
+    ahead = recipe.coupling in AHEAD and recipe.pairs_ahead > 0
+    options = recipe.model_dump(include={"candidates", "regularization", "condition_weight", "typical_quantile"})
+    coupling = make_coupling(recipe.coupling, **options, ahead=ahead)
+    if ahead:
+        teacher = Teacher(base, teacher_nfe(recipe))
+        draws = recipe.pairs_ahead
+        windows = solved_ahead(
+            recipe.coupling, teacher, windows, draws, generators["pairs"], precision=recipe.precision, keep=keep
+        )
+    return ResidualReconstruction(residual, base, coupling, nfe - recipe.residual_steps, recipe, generators), windows
+
+
+def _penalty(recipe: ResidualRecipe) -> Callable[[Residual], Tensor] | None:
+    """What is added to the loss, from the residual being trained; None: nothing."""
+    settings = recipe.net
+    if not isinstance(settings, PersidskiiSettings) or not settings.stability.endswith("_penalty"):
+        return None
+
+    def penalty(residual: Residual) -> Tensor:
+        assert isinstance(residual, PersidskiiResidual) and isinstance(residual.source, UnconstrainedSystem)
+        source = residual.source
+        linear, outer, inner = source.matrices()
+        if settings.stability == "dominance_penalty":
+            return settings.penalty_weight * diagonal_dominance_penalty(linear, settings.rate)
+        norm, multipliers = source.certificate_matrices()
+        broken = contraction_penalty(linear, outer, inner, source.upper, norm, multipliers, settings.rate)
+        return settings.penalty_weight * broken
+
+    return penalty
+
+
+def teacher_nfe(recipe: ResidualRecipe) -> int:
+    """Evaluations of the base model's fine solve that the coupling learns from; 0: it asks for none."""
+    return {"reflow": recipe.reflow_nfe, "inversion": recipe.inversion_nfe}.get(recipe.coupling, 0)

@@ -1,0 +1,94 @@
+"""Model files of residual policies: those of ``pipeline.training.checkpoint`` with the residual in them."""
+
+import json
+from pathlib import Path
+
+import torch
+from pydantic import ValidationError
+from safetensors import safe_open
+from safetensors.torch import load_file, save
+
+from pipeline.atomic import write_bytes
+from pipeline.config import ResidualRecipe
+from pipeline.errors import UserError
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.evaluation.residual_policy import ResidualPolicy
+from pipeline.nets.residual import build_residual
+from pipeline.training.checkpoint import Record, build_policy, load_policy, read_record, save_policy
+
+_HEADER = "flowtune_residual"
+
+
+def make_residual_policy(base: FlowPolicy, recipe: ResidualRecipe, seed: int, *, fixed: bool = False) -> ResidualPolicy:
+    """``base`` with an untrained residual, whose weights are drawn from ``seed``.
+
+    Args:
+        fixed: see ``build_residual``.
+    """
+    condition_dim = base.observation_horizon * len(base.observation_normalizer.offset)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        residual = build_residual(recipe, base.prediction_horizon, base.action_dim, condition_dim, fixed=fixed)
+    return ResidualPolicy(base, residual, recipe.residual_steps, recipe.end)
+
+
+def save_residual_policy(path: Path, policy: ResidualPolicy, record: Record, recipe: ResidualRecipe) -> None:
+    """Write ``policy`` as ``save_policy`` does, the base's weights in float16, and ``recipe`` beside the record.
+
+    The residual must be ``fixed``: its matrices are stored as they run, in float32, and are what is certified.
+    """
+    temporary = path.with_name(f".{path.name}")
+    try:
+        save_policy(temporary, policy, record, half=True)
+        with safe_open(temporary, framework="pt") as file:
+            metadata = dict(file.metadata())
+        metadata[_HEADER] = json.dumps(recipe.model_dump(), sort_keys=True)
+        write_bytes(path, _ordered(save(load_file(temporary), metadata=metadata)))
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _ordered(file: bytes) -> bytes:
+    """A safetensors file with its metadata sorted: the library writes several entries in an order of chance."""
+    size = int.from_bytes(file[:8], "little")
+    header = json.loads(file[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + file[8 + size :]
+
+
+def read_recipe(path: Path) -> ResidualRecipe | None:
+    """How the residual in a model file was made; None: it holds none.
+
+    Raises:
+        UserError: as ``load_policy``, for the file and for its entry about the residual.
+    """
+    read_record(path)
+    with safe_open(path, framework="pt") as file:
+        text = file.metadata().get(_HEADER)
+    if text is None:
+        return None
+    try:
+        return ResidualRecipe.model_validate_json(text)
+    except ValidationError as error:
+        raise UserError(f"{path}: damaged header: {' '.join(str(error).split())}") from None
+
+
+def load_model(path: Path) -> tuple[FlowPolicy, Record]:
+    """The policy in a model file, with a residual or without, ready to act, and its record.
+
+    Raises:
+        UserError: as ``load_policy``.
+    """
+    recipe = read_recipe(path)
+    if recipe is None:
+        return load_policy(path)
+    record = read_record(path)
+    policy = make_residual_policy(build_policy(record), recipe, record.train_seed, fixed=True)
+    try:
+        policy.load_state_dict(load_file(path))
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"{path}: weights do not fit the architecture that its header names: {detail:.300}") from None
+    return policy.eval(), record

@@ -1,0 +1,70 @@
+"""Stage ``certify``: what can be proved of a residual model's stability, after a search for what would disprove it."""
+
+import argparse
+import json
+from dataclasses import asdict
+from typing import Any
+
+import torch
+
+from pipeline import config
+from pipeline.atomic import write_text
+from pipeline.evaluation.certify import certify_residual, measure_decay
+from pipeline.evaluation.residual_policy import ResidualPolicy
+from pipeline.layout import ScaleReports, TaskFiles, split_row
+from pipeline.nets.persidskii import PersidskiiResidual
+from pipeline.stage import program, stage
+from pipeline.training.data import PreparedData
+from pipeline.training.residual_checkpoint import load_model
+
+_CONDITIONS = 256  # held-out observations that the decay is measured on
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--row", required=True, help="method and NFE in one word, such as resft_fm-nfe16")
+    arguments = parser.parse_args()
+    settings = config.load().block(arguments.scale).task(arguments.task)
+    method, nfe = split_row(arguments.row)
+    torch.set_num_threads(settings.threads)
+    files = TaskFiles(arguments.scale, arguments.task)
+    model, out = files.model(method, nfe), ScaleReports(arguments.scale).certificate(arguments.task, arguments.row)
+    with stage(
+        "stages/certify.py",
+        f"certify-{arguments.scale}-{arguments.task}-{arguments.row}",
+        params={"seed": settings.seed, "threads": settings.threads},
+        deps=[model, files.prepared],
+        outs=[out],
+    ) as here:
+        policy, record = load_model(model)
+        assert isinstance(policy, ResidualPolicy)
+        condition = PreparedData.load(files.prepared).held_out_condition[:_CONDITIONS]
+        written: dict[str, Any] = {
+            "scale": arguments.scale,
+            "task": arguments.task,
+            "row": arguments.row,
+            "train_steps": record.train_steps,
+            "train_seed": record.train_seed,
+            "step": policy.grid[1] - policy.grid[0],
+            "steps": policy.steps,
+            "decay": None,
+            "certificates": {},
+        }
+        if isinstance(policy.residual, PersidskiiResidual):
+            recipe = settings.residual[arguments.row]
+            found = certify_residual(policy.residual, recipe)
+            decay = measure_decay(policy, condition, nfe, found["step"], seed=settings.seed)
+            written["decay"] = {name: round(value, 9) for name, value in asdict(decay).items()}
+            written["certificates"] = {name: certificate.to_dict() for name, certificate in found.items()}
+            for name, certificate in found.items():
+                here.run.tag(f"certificate_{name}", certificate.status)
+                here.run.log({f"{name}_{key}": value for key, value in certificate.claim.items()})
+            here.run.log({f"decay_{name}": value for name, value in written["decay"].items()})
+        write_text(out, json.dumps(written) + "\n")
+        here.run.artifact(out)
+
+
+if __name__ == "__main__":
+    program(main)

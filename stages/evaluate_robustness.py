@@ -1,0 +1,63 @@
+"""Stage ``evaluate_robustness``: a model's episodes under each disturbance, on the first of the test seeds."""
+
+import argparse
+from typing import get_args
+
+import torch
+
+from pipeline import config
+from pipeline.config import Disturbance
+from pipeline.evaluation.protocol import require_evaluation, test_seeds
+from pipeline.evaluation.robustness import Disturbed, run_disturbed
+from pipeline.layout import Entry, ScaleReports, TaskFiles, split_row
+from pipeline.reporting.robustness import write_disturbed_episodes
+from pipeline.reporting.rows import mean_scores
+from pipeline.stage import program, stage
+from pipeline.training.checkpoint import require_architecture
+from pipeline.training.residual_checkpoint import load_model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--evaluation", required=True)
+    parser.add_argument("--row", required=True, help="method and NFE in one word, such as resft_fm-nfe16")
+    arguments = parser.parse_args()
+    settings = config.load().block(arguments.scale).task(arguments.task)
+    method, nfe = split_row(arguments.row)
+    torch.set_num_threads(settings.threads)
+    model = TaskFiles(arguments.scale, arguments.task).model(method, nfe)
+    require_evaluation(arguments.evaluation, arguments.task)
+    entry = Entry(arguments.evaluation, method, nfe)
+    out = ScaleReports(arguments.scale).disturbed_episodes(entry)
+    with stage(
+        "stages/evaluate_robustness.py",
+        f"evaluate_robustness-{arguments.scale}-{arguments.task}-{entry.stem}",
+        params=settings.model_dump(include={"threads", "evaluation", "robustness"}),
+        deps=[model],
+        outs=[out],
+    ) as here:
+        policy, record = load_model(model)
+        require_architecture(model, record, settings.data, settings.net)
+        policy.to("cuda" if torch.cuda.is_available() else "cpu")
+        results = {}
+        for disturbance in get_args(Disturbance):
+            if disturbance not in settings.robustness.strengths:
+                continue
+            results[disturbance] = run_disturbed(
+                Disturbed(policy, nfe, disturbance, settings.robustness.strengths[disturbance]),
+                arguments.task,
+                entry.evaluation,
+                test_seeds(min(settings.robustness.seeds, settings.evaluation.n_seeds)),
+                settings.evaluation,
+                here.resume / f"{disturbance}.jsonl",
+            )
+            scores = mean_scores(results[disturbance])
+            here.run.log({f"{disturbance}_{name}": value for name, value in scores.items()})
+        write_disturbed_episodes(out, results, record, entry, model)
+        here.run.table(out, out.stem)
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,132 @@
+"""Stage ``finetune_residual``: a residual field behind the frozen base model, trained by maximum likelihood.
+
+The model's solve is the base's on [0, 1] and the residual's on [1, end]; loss (6) is taken at its end, and only the
+residual is trained. What is saved has the residual's matrices as plain numbers, as they run and are certified.
+"""
+
+import argparse
+import sys
+from dataclasses import asdict, replace
+from typing import cast
+
+import torch
+from torch import nn
+
+from pipeline import config
+from pipeline.errors import UserError
+from pipeline.layout import TaskFiles, split_row
+from pipeline.nets.lora import trainable_parameters
+from pipeline.nets.residual import Residual
+from pipeline.seeding import Generators
+from pipeline.stage import in_processes, program, stage
+from pipeline.training.checkpoint import load_policy, require_architecture, round_weights
+from pipeline.training.data import PreparedData
+from pipeline.training.guard import Guard, Reading
+from pipeline.training.journal import TrainingLog
+from pipeline.training.loop import Batches, train
+from pipeline.training.residual import residual_training
+from pipeline.training.residual_checkpoint import make_residual_policy, save_residual_policy
+from pipeline.training.watch import Watch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--row", required=True, help="method and NFE, such as resft_fm-nfe16")
+    arguments = parser.parse_args()
+    files = TaskFiles(arguments.scale, arguments.task)
+    settings = config.load().block(arguments.scale).task(arguments.task)
+    in_processes(settings.processes, "stages/finetune_residual.py")
+    torch.set_num_threads(settings.threads)
+    if arguments.row not in settings.residual:
+        raise UserError(f"--row: given {arguments.row!r}, allowed: {', '.join(settings.residual)}")
+    recipe = settings.residual[arguments.row]
+    method, nfe = split_row(arguments.row)
+    model = files.model(method, nfe)
+
+    label = f"finetune_residual-{arguments.scale}-{arguments.task}-{arguments.row}"
+    with stage(
+        "stages/finetune_residual.py",
+        label,
+        params=settings.model_dump(include={"seed", "threads", "processes"}) | {"recipe": recipe.model_dump()},
+        deps=[files.base, files.prepared],
+        outs=[model, files.residual_log(arguments.row)],
+    ) as here:
+        data = PreparedData.load(files.prepared)
+        base, record = load_policy(files.base)
+        require_architecture(files.base, record, settings.data, settings.net)
+        guard = Guard(base, data, settings.seed)
+        round_weights(base.net)  # models are stored in half the size; the residual is to correct what is stored
+        policy = make_residual_policy(base, recipe, settings.seed)
+        generators = Generators(settings.seed, "finetune_residual", arguments.row)
+        objective, batches = residual_training(
+            policy.residual,
+            base.net,
+            recipe,
+            nfe,
+            generators,
+            Batches(data.condition, data.action),
+            keep=here.resume / "pairs.pt",
+        )
+        here.run.tag("trainable_parameters", str(trainable_parameters(policy.residual)))
+        log = TrainingLog(here.resume / "log.jsonl", here.run)
+
+        def read(residual: nn.Module) -> Reading:
+            policy.residual = cast(Residual, residual)
+            return guard.read(policy.to(next(residual.parameters()).device), nfe)
+
+        def warn(text: str) -> None:
+            print(f"warning: {label}: {text}", file=sys.stderr)
+            here.run.tag("collapsing", text)
+
+        watch = Watch(
+            read,
+            read(policy.residual),
+            recipe.steps,
+            collapse_below=recipe.collapse_below,
+            stop=recipe.on_collapse == "stop",
+            tell=warn,
+            keep=here.resume / "healthy.pt",
+        )
+        healthy = True
+
+        def look(step: int, residual: nn.Module) -> bool:
+            nonlocal healthy
+            reading, healthy = watch.look(step, residual)
+            ratios = {name: value for name, value in asdict(reading).items() if name.endswith("_ratio")}
+            here.run.log({f"guard_{name}": value for name, value in ratios.items()}, step)
+            return healthy
+
+        residual = train(
+            objective,
+            batches,
+            recipe,
+            generators,
+            milestones=[*range(0, recipe.steps, recipe.guard_every), recipe.steps],
+            on_milestone=look,
+            log=log,
+            state_path=here.resume / "state.pt",
+            title=label,
+        )
+        if not here.main:
+            return
+        steps = recipe.steps if healthy else watch.go_back(residual)
+        reading = read(cast(Residual, residual).fixed())  # what is measured is what is stored
+        figures = {"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)}
+        made = replace(record, method=method, nfe=nfe, train_steps=record.train_steps + steps, figures=figures)
+        save_residual_policy(model, policy, made, recipe)
+        log.write_csv(
+            files.residual_log(arguments.row),
+            scale=arguments.scale,
+            task=arguments.task,
+            dataset=settings.data.dataset,
+            method=method,
+            nfe=nfe,
+            train_seed=settings.seed,
+        )
+        here.run.artifact(files.residual_log(arguments.row))
+
+
+if __name__ == "__main__":
+    program(main)

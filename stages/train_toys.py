@@ -1,0 +1,41 @@
+"""Stage ``train_toys``: the small models that Figure 1 is drawn from."""
+
+import argparse
+
+import torch
+from tqdm import tqdm
+
+from pipeline import config
+from pipeline.layout import toys
+from pipeline.stage import program, stage
+from pipeline.training.toys import load_toy, save_toy, toy_names, train_toy
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True)
+    scale = parser.parse_args().scale
+    settings = config.load().block(scale).toys
+    torch.set_num_threads(settings.threads)
+    names = toy_names(settings)
+    with stage(
+        "stages/train_toys.py",
+        f"train_toys-{scale}",
+        params=settings.model_dump(),
+        deps=[],
+        outs=[toys(scale)],
+    ) as here:
+        finished = {name: here.resume / f"{name}.safetensors" for name in names}
+        waiting = [name for name in names if not finished[name].exists()]  # others were trained before an interruption
+        for name in tqdm(waiting, desc="toys", initial=len(names) - len(waiting), total=len(names), unit="model"):
+
+            def log(metrics: dict[str, float], step: int, prefix: str = name) -> None:
+                here.run.log({f"{prefix}_{key}": value for key, value in metrics.items()}, step)
+
+            save_toy(finished[name], train_toy(name, settings, here.resume / f"{name}.pt", log))
+        for name in names:
+            save_toy(toys(scale) / finished[name].name, load_toy(finished[name], name, settings))
+
+
+if __name__ == "__main__":
+    program(main)

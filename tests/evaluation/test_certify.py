@@ -1,0 +1,61 @@
+"""Certificates of residuals as they run, and the decay that is measured beside them."""
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.evaluation import certify
+from pipeline.evaluation.certify import certify_residual, measure_decay
+from pipeline.evaluation.residual_policy import ResidualPolicy
+from pipeline.nets.persidskii import FixedMatrices, PersidskiiResidual
+from pipeline.training.checkpoint import build_policy
+from pipeline.training.residual_checkpoint import make_residual_policy
+from tests.evaluation.test_residual_policy import RECORD
+from tests.nets.test_residual import recipe
+
+
+def trained_like(*arguments: str, spread: float = 0.3) -> ResidualPolicy:
+    """A residual policy whose parameters have moved as training would move them."""
+    policy = make_residual_policy(build_policy(RECORD), recipe(*arguments), seed=0)
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in policy.residual.parameters():
+            parameter.add_(spread * torch.randn_like(parameter))
+    policy.residual = policy.residual.fixed()
+    return policy.eval()
+
+
+@pytest.mark.parametrize("state", ["chunk", "step"])
+def test_a_constructed_step_is_certified_and_the_policy_contracts_at_least_so_fast(state: str) -> None:
+    policy = trained_like("step", state)
+    assert isinstance(policy.residual, PersidskiiResidual)
+    found = certify_residual(policy.residual, recipe("step", state))
+    assert {name: certificate.status for name, certificate in found.items()} == dict.fromkeys(found, "certified")
+    assert found["step"].claim["ratio"] <= np.exp(-0.8 / 4) + 1e-12
+    assert found["flow"].claim["rate"] > 0.6
+    decay = measure_decay(policy, torch.randn(64, 6), 6, found["step"], seed=0)
+    assert decay.certified == found["step"].claim["ratio"]
+    assert 0 < decay.median <= decay.largest <= decay.certified
+
+
+def test_a_system_that_expands_is_refuted_and_seen_to_expand() -> None:
+    policy = trained_like("free", "step", spread=0.0)
+    residual = policy.residual
+    assert isinstance(residual, PersidskiiResidual) and isinstance(residual.source, FixedMatrices)
+    residual.source.linear.copy_(torch.diag(torch.tensor([0.7, -1.0])))
+    found = certify_residual(residual, recipe("free", "step"))
+    assert {found["step"].status, found["flow"].status} == {"refuted"}
+    decay = measure_decay(policy, torch.randn(64, 6), 6, found["step"], seed=0)
+    assert decay.largest > 1 and decay.certified == 0
+
+
+def test_a_certificate_that_the_falsifier_breaks_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> None:
+        raise AssertionError("contraction: certified, and broken")
+
+    monkeypatch.setattr(certify, "cross_check", broken)
+    policy = trained_like("step", "step")
+    assert isinstance(policy.residual, PersidskiiResidual)
+    with pytest.raises(UserError, match=r"^certificate step: contraction: certified, and broken$"):
+        certify_residual(policy.residual, recipe("step", "step"))

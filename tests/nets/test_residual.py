@@ -1,0 +1,136 @@
+"""Residual fields: silent before training, what they compute, and what is stored of them."""
+
+from typing import get_args
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.config import MlpSettings, PersidskiiSettings, ResidualRecipe, StabilityKind, Unet1dSettings
+from pipeline.nets.persidskii import FixedMatrices, PersidskiiResidual
+from pipeline.nets.residual import build_residual, step_ratio, step_size
+from pipeline.ode.fixed_step import solve, uniform_grid
+
+HORIZON, ACTION, CONDITION = 4, 2, 3
+
+
+def recipe(
+    stability: str = "step", state: str = "chunk", *, sees_noise: bool = False, unet: bool = False
+) -> ResidualRecipe:
+    net: PersidskiiSettings | Unet1dSettings = PersidskiiSettings.model_validate(
+        {
+            "kind": "persidskii",
+            "state": state,
+            "widths": [3, 5],
+            "functions": ["tanh", "softsign"],
+            "stability": stability,
+            "rate": 0.8,
+            "penalty_weight": 1.0,
+            "input": MlpSettings(kind="mlp", width=8, depth=1, expansion=1, time_features=4),
+            "sees_noise": sees_noise,
+        }
+    )
+    if unet:
+        net = Unet1dSettings(kind="unet1d", channels=[8, 8], kernel=3, groups=2, time_features=4)
+    coupling = {"coupling": "nearest", "candidates": 2, "regularization": 0.1, "condition_weight": 1.0}
+    coupling |= {"typical_quantile": 0.9, "reflow_nfe": 8, "inversion_nfe": 8, "pairs_ahead": 0}
+    optimization = {"steps": 20, "batch_size": 8, "lr": 1e-2, "weight_decay": 0.0, "warmup": 1, "clip": 1.0}
+    optimization |= {"ema_decay": 0.0, "precision": "fp32", "guard_every": 10, "collapse_below": 0.0}
+    return ResidualRecipe.model_validate(
+        {"net": net, "end": 2.0, "residual_steps": 4, "on_collapse": "warn", **coupling, **optimization}
+    )
+
+
+def inputs(batch: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Anchor, condition, noise."""
+    generator = torch.Generator().manual_seed(0)
+    shapes = (batch, HORIZON, ACTION), (batch, CONDITION), (batch, HORIZON, ACTION)
+    anchor, condition, noise = (torch.randn(shape, generator=generator) for shape in shapes)
+    return anchor, condition, noise
+
+
+def disturbed(residual: PersidskiiResidual) -> PersidskiiResidual:
+    """With an input net that is not silent."""
+    torch.manual_seed(1)
+    torch.nn.init.normal_(residual.input_net.out.weight, std=0.3)
+    return residual
+
+
+def persidskii(*arguments: str, sees_noise: bool = False) -> PersidskiiResidual:
+    torch.manual_seed(0)
+    residual = build_residual(recipe(*arguments, sees_noise=sees_noise), HORIZON, ACTION, CONDITION)
+    assert isinstance(residual, PersidskiiResidual)
+    return residual
+
+
+@pytest.mark.parametrize("state", ["chunk", "step"])
+@pytest.mark.parametrize("stability", get_args(StabilityKind))
+def test_before_training_the_sample_is_the_base_models(stability: str, state: str) -> None:
+    anchor, condition, noise = inputs()
+    residual = persidskii(stability, state, sees_noise=True)
+    for net in (residual, residual.fixed()):
+        end = solve(net.begin(anchor, condition, noise), anchor, uniform_grid(4, start=1.0, end=2.0))
+        assert torch.equal(end, anchor)
+
+
+def test_before_training_the_unet_is_silent_too_and_can_learn() -> None:
+    anchor, condition, noise = inputs()
+    residual = build_residual(recipe(unet=True), HORIZON, ACTION, CONDITION)
+    velocity = residual.begin(anchor, condition, noise)(1.25, anchor)
+    assert torch.equal(velocity, torch.zeros_like(anchor))
+    (velocity - 1).square().sum().backward()
+    assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in residual.parameters())
+
+
+def test_the_field_is_that_of_the_system_that_is_certified() -> None:
+    anchor, condition, noise = inputs()
+    residual = disturbed(persidskii("flow", "chunk")).fixed()
+    assert isinstance(residual.source, FixedMatrices)
+    system, field = residual.source.system(residual.functions), residual.begin(anchor, condition, noise)
+    x = torch.randn(6, HORIZON, ACTION)
+    g = field(1.0, torch.zeros_like(x)).double().flatten(1)  # f(0) = 0
+    expected = system.field(x.double().flatten(1).numpy(), g.detach().numpy())
+    np.testing.assert_allclose(field(1.0, x).detach().flatten(1).numpy(), expected, atol=1e-5)
+
+
+def test_a_system_shared_along_the_chunk_is_the_block_diagonal_one_of_the_chunk() -> None:
+    anchor, condition, noise = inputs()
+    shared = disturbed(persidskii("flow", "step")).fixed()
+    linear, outer, inner = shared.matrices()
+    whole = FixedMatrices(HORIZON * ACTION, [HORIZON * len(w) for w in inner])
+    whole.linear.copy_(torch.block_diag(*[linear] * HORIZON))
+    for mine, given in zip([*whole.matrices()[1], *whole.matrices()[2]], [*outer, *inner], strict=True):
+        mine.copy_(torch.block_diag(*[given] * HORIZON))
+    chunk = PersidskiiResidual(whole, shared.functions, shared.input_net, sees_noise=False)
+    x = torch.randn_like(anchor)
+    for residual in (shared, chunk):
+        residual.eval()
+    torch.testing.assert_close(
+        shared.begin(anchor, condition, noise)(1.0, x), chunk.begin(anchor, condition, noise)(1.0, x)
+    )
+
+
+@pytest.mark.parametrize("sees_noise", [False, True])
+def test_it_depends_on_the_noise_only_where_it_is_to_see_it(sees_noise: bool) -> None:
+    anchor, condition, noise = inputs()
+    residual = disturbed(persidskii(sees_noise=sees_noise))
+    same = torch.equal(
+        residual.begin(anchor, condition, noise)(1.0, anchor), residual.begin(anchor, condition, -noise)(1.0, anchor)
+    )
+    assert same is not sees_noise
+
+
+def test_half_precision_does_not_reach_the_matrices() -> None:
+    anchor, condition, noise = inputs()
+    residual = persidskii("step", "chunk").fixed()
+    x = torch.randn_like(anchor)
+    plain = residual.begin(anchor, condition, noise)(1.0, x)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(residual.begin(anchor, condition, noise)(1.0, x), plain)
+
+
+def test_the_ratio_of_a_step_is_that_of_the_rate() -> None:
+    given = recipe()
+    assert step_size(given) == 0.25
+    assert isinstance(given.net, PersidskiiSettings)
+    assert step_ratio(given.net, 0.25) ** 4 == pytest.approx(np.exp(-0.8))

@@ -1,0 +1,18 @@
+"""The toy problems: what is to be imitated is consistent with itself."""
+
+import torch
+
+from pipeline.tasks.toys import CLOCK, LAP, PLACES, clock, curve, curve_velocity, place_of
+
+
+def test_the_velocity_is_the_curve_s_and_the_curve_closes() -> None:
+    t = torch.linspace(0, LAP, 17, dtype=torch.float64)
+    slope = torch.func.jvp(curve, (t,), (torch.ones_like(t),))[1]
+    torch.testing.assert_close(curve_velocity(t), slope)
+    torch.testing.assert_close(curve(t + LAP), curve(t))
+    assert clock(t).shape == (17, CLOCK)
+
+
+def test_states_left_of_zero_belong_to_the_first_place() -> None:
+    starts = torch.tensor([[-0.1, 5.0], [0.1, -5.0]])
+    assert torch.equal(place_of(starts), PLACES)
