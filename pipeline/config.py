@@ -17,6 +17,7 @@ PretrainCoupling = Literal["independent", "minibatch_ot", "sinkhorn", "condition
 FinetuneCoupling = Literal[
     "independent", "minibatch_ot", "sinkhorn", "conditional_ot", "nearest", "inversion", "reflow"
 ]
+GridKind = Literal["uniform", "early", "late"]
 PointSet = Literal["two_points", "eight_points"]
 ToyCoupling = Literal["independent", "minibatch_ot", "nearest"]
 Nonlinear = Literal["tanh", "arctan", "softsign", "relu", "leaky_relu"]
@@ -199,6 +200,7 @@ class ResidualRecipe(CoupledOptimization):
     net: ResidualNetSettings
     end: Annotated[float, Field(gt=1, allow_inf_nan=False)]
     residual_steps: Count
+    grid: GridKind
     guard_every: Count
     collapse_below: BelowOne
     on_collapse: Literal["stop", "warn"]

@@ -47,8 +47,7 @@ def main() -> None:
             "row": arguments.row,
             "train_steps": record.train_steps,
             "train_seed": record.train_seed,
-            "step": policy.grid[1] - policy.grid[0],
-            "steps": policy.steps,
+            "grid": policy.grid,
             "decay": None,
             "certificates": {},
         }

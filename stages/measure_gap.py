@@ -10,13 +10,14 @@ from tqdm import tqdm
 from pipeline import config
 from pipeline.atomic import write_text
 from pipeline.config import EVALUATIONS, GapSettings
-from pipeline.evaluation.gap import GRIDS, Gap, measure_adaptive_gap, measure_gap, time_grid
+from pipeline.evaluation.gap import Gap, measure_adaptive_gap, measure_gap
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.marginal import POINT_SETS, MarginalField
 from pipeline.flow.path import AffinePath, i_cfm
 from pipeline.layout import ScaleReports
 from pipeline.nets.registry import build_net
 from pipeline.ode.fixed_step import Field
+from pipeline.ode.grids import GRIDS, time_grid
 from pipeline.reporting.gap import gap_markdown, gap_panels, gap_table
 from pipeline.reporting.tables import write_table
 from pipeline.seeding import Generators

@@ -15,7 +15,7 @@ ORDER = (
     "stage", "repro", "flows", "ui",
 )  # fmt: skip
 WITHIN = {
-    "ode": ("fixed_step", "dopri5", "gradient", "error_bound"),
+    "ode": ("fixed_step", "grids", "dopri5", "gradient", "error_bound"),
     "stability": (
         "system", "inequalities", "parameterization", "verify", "certificate", "climb", "falsify", "semidefinite",
         "contraction", "regions", "iss", "recheck",

@@ -1,6 +1,6 @@
 """What can be proved of a residual as it is stored and run, and how fast its neighbouring states really approach."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,14 +11,17 @@ from pipeline.config import PersidskiiSettings, ResidualRecipe
 from pipeline.errors import UserError
 from pipeline.evaluation.residual_policy import ResidualPolicy
 from pipeline.nets.persidskii import FixedMatrices, PersidskiiResidual
-from pipeline.nets.residual import step_ratio, step_size
+from pipeline.nets.residual import longest_step, shorter_ratio, step_ratio
 from pipeline.ode.fixed_step import Field
 from pipeline.seeding import derive
 from pipeline.stability.certificate import CERTIFIED, Certificate
 from pipeline.stability.contraction import certify_flow, certify_step, largest_rate, smallest_ratio
-from pipeline.stability.falsify import cross_check
+from pipeline.stability.falsify import cross_check, diverging_input
 from pipeline.stability.iss import certify_iss
-from pipeline.stability.system import NONLINEARITIES, Array
+from pipeline.stability.regions import certify_region
+from pipeline.stability.system import NONLINEARITIES, Array, System
+
+_ROUNDING = 1e-4  # of a distance in float32, relative
 
 SEARCHED = 6
 """Most states for which matrices are searched for where none prove it: seconds; a minute at 32."""
@@ -29,7 +32,8 @@ class Decay:
     """Factors by which the distance of two states changes in an Euler step of the policy, in the norm P.
 
     Attributes:
-        largest, median: over pairs, steps and conditions. certified: the factor that was proved, 0 without a proof.
+        largest, median: over pairs, steps and conditions. certified: the factor that was proved of the shortest step,
+            which contracts least; 0 without a proof.
         pairs: how many pairs of states were followed.
     """
 
@@ -40,17 +44,20 @@ class Decay:
 
 
 def certify_residual(residual: PersidskiiResidual, recipe: ResidualRecipe) -> dict[str, Certificate]:
-    """Certificates by name: ``step`` (the Euler map that is run), ``flow`` (the ODE), ``iss``.
+    """Certificates by name: ``step`` (the longest Euler step that is run), ``flow`` (the ODE), and of small systems
+    ``iss`` and ``region`` (around the equilibrium of g = 0, at a rate half-way from the flow's to that at the
+    equilibrium itself).
 
     The stored norm and multipliers are tried first, which prove a construction at any size; small systems are also
-    searched for the best claim. The flow's is (1 − ρ²)/2h, which the step's proof implies (see the package's README).
+    searched for the best claim. From the step's proof follows the flow's of rate (1 − ρ²)/2h with Γ/h: its inequality
+    less the positive semidefinite h²[A0, A]ᵀP[A0, A], over h.
 
     Raises:
         UserError: the falsifier broke a certificate, so that one of the two is wrong.
     """
     settings, matrices = recipe.net, residual.source
     assert isinstance(settings, PersidskiiSettings) and isinstance(matrices, FixedMatrices)
-    system, h = matrices.system(residual.functions), step_size(recipe)
+    system, h = matrices.system(residual.functions), longest_step(recipe)
     norm, multipliers = matrices.norm.cpu().numpy(), matrices.multipliers.cpu().numpy()
     ratio = step_ratio(settings, h)
     small = system.n <= SEARCHED
@@ -65,12 +72,29 @@ def certify_residual(residual: PersidskiiResidual, recipe: ResidualRecipe) -> di
     found = {"step": step, "flow": flow}
     if small and all(NONLINEARITIES[name].strictly_increasing for name in system.functions):
         found["iss"] = certify_iss(system)
+    if small and found["flow"].status == CERTIFIED:
+        center = np.zeros(system.n)
+        at_center = float(-np.linalg.eigvals(system.jacobian(center)).real.max())
+        found["region"] = certify_region(system, center, (found["flow"].claim["rate"] + at_center) / 2)
+    _falsify(found, system)
+    return found
+
+
+def _falsify(found: Mapping[str, Certificate], system: System) -> None:
+    """Search for what would disprove the certificates.
+
+    Raises:
+        UserError: there is something.
+    """
     for name, certificate in found.items():
         try:
             cross_check(certificate, system)
         except AssertionError as error:
             raise UserError(f"certificate {name}: {error}") from None
-    return found
+    if any(certificate.status == CERTIFIED for certificate in found.values()):
+        diverging = diverging_input(system)
+        if diverging is not None:
+            raise UserError(f"certificates: certified, and diverging under an input: {diverging.to_dict()}")
 
 
 def _better(first: Certificate, second: Certificate) -> Certificate:
@@ -94,6 +118,9 @@ def measure_decay(
         condition: (B, C). nfe: of both solves. certificate: of the step; its norm is measured in, the Euclidean one
             where it has none.
         distance: of the neighbours, in normalised action units: standard deviation of each component.
+
+    Raises:
+        UserError: a pair approached more slowly than was proved.
     """
     assert isinstance(policy.residual, PersidskiiResidual)
     n = policy.residual.source.n
@@ -106,9 +133,14 @@ def measure_decay(
     anchor = policy.anchor(condition, noise, nfe)
     field = policy.residual.begin(anchor, condition, noise)
     neighbour = anchor + distance * torch.randn(shape, generator=generator)
-    ratios = np.concatenate([after / before for before, after in _distances(field, anchor, neighbour, policy, root, n)])
-    proved = certificate.claim["ratio"] if certificate.status == CERTIFIED else 0.0
-    return Decay(float(ratios.max()), float(np.median(ratios)), proved, len(ratios) // policy.steps)
+    ratios = np.stack([after / before for before, after in _distances(field, anchor, neighbour, policy, root, n)])
+    proved = np.zeros(policy.steps)
+    if certificate.status == CERTIFIED:
+        shares = np.diff(policy.grid) / certificate.claim["step"]
+        proved = np.array([shorter_ratio(certificate.claim["ratio"], share) for share in shares])
+        if (ratios > (1 + _ROUNDING) * proved[:, None]).any():
+            raise UserError(f"certificate step: neighbours were seen to approach by {ratios.max(1)}, proved {proved}")
+    return Decay(float(ratios.max()), float(np.median(ratios)), float(proved.max()), ratios.shape[1])
 
 
 def _distances(

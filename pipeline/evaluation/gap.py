@@ -25,10 +25,7 @@ from pipeline.ode.error_bound import (
     uniform_bound,
     variable_bound,
 )
-from pipeline.ode.fixed_step import STEPS, Field, solve, uniform_grid
-
-GRIDS = ("uniform", "early", "late")
-"""Equal steps; steps that grow from the start, which is so solved most finely; the same for the end."""
+from pipeline.ode.fixed_step import STEPS, Field, solve
 
 _WITHIN_PATH = 64  # parts of a path, of which a step has at least two, at whose ends |x''| is taken
 _ON_SEGMENT = 9  # points from the true to the numerical state at which the Jacobian is taken
@@ -60,19 +57,6 @@ class Gap:
     max_step: float
     product: float
     vacuous: bool
-
-
-def time_grid(kind: str, nfe: int, solver: str, end: float) -> list[float]:
-    """Times from 0 to ``end`` at which ``solver`` steps to spend ``nfe`` evaluations; ``kind`` is one of ``GRIDS``.
-
-    Raises:
-        ValueError: no such kind, or ``nfe`` is no multiple of the solver's evaluations a step.
-    """
-    even = np.array(uniform_grid(nfe, solver))
-    warped = {"uniform": even, "early": even**2, "late": 1 - (1 - even) ** 2}
-    if kind not in warped:
-        raise ValueError(f"grid: given {kind!r}, allowed: {', '.join(GRIDS)}")
-    return [float(time) for time in end * warped[kind]]
 
 
 def measure_gap(true: MarginalField, learned: Field, starts: Tensor, solver: str, kind: str, grid: list[float]) -> Gap:

@@ -11,11 +11,6 @@ from pipeline.nets.residual import Residual
 from pipeline.ode.fixed_step import solve, uniform_grid
 
 
-def residual_grid(steps: int, end: float) -> list[float]:
-    """The times of the residual's Euler steps: ``steps`` + 1 of them on [1, ``end``]."""
-    return uniform_grid(steps, start=1.0, end=end)
-
-
 def solve_residual(
     residual: Residual, anchor: Tensor, condition: Tensor, noise: Tensor, grid: Sequence[float]
 ) -> Tensor:
@@ -28,10 +23,10 @@ class ResidualPolicy(FlowPolicy):
 
     Args:
         base: the frozen policy; its net, normalisers and horizons become this one's.
-        residual: see ``pipeline.nets.residual``. steps, end: of its solve.
+        residual: see ``pipeline.nets.residual``. grid: the times of its Euler steps, from 1 on.
     """
 
-    def __init__(self, base: FlowPolicy, residual: Residual, steps: int, end: float) -> None:
+    def __init__(self, base: FlowPolicy, residual: Residual, grid: Sequence[float]) -> None:
         super().__init__(
             base.net,
             base.observe,
@@ -43,7 +38,7 @@ class ResidualPolicy(FlowPolicy):
             solver=base.solver,
         )
         self.residual: Residual = residual
-        self.grid = residual_grid(steps, end)
+        self.grid = list(grid)
 
     @property
     def steps(self) -> int:

@@ -1,6 +1,7 @@
 """From settings to the field that goes on where the base model's solve ends."""
 
 import math
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from pipeline.nets.persidskii import FixedMatrices, PersidskiiResidual
 from pipeline.nets.registry import build_net
 from pipeline.nets.unet1d import ConditionalUnet1D
 from pipeline.ode.fixed_step import Field
+from pipeline.ode.grids import time_grid
 from pipeline.stability.parameterization import (
     ContractingFlow,
     ContractingStep,
@@ -62,13 +64,26 @@ def build_residual(
     input_net = build_net(settings.input, horizon, action_dim, condition_dim + sees)
     assert isinstance(input_net, MLP)
     _silence(input_net.out)
-    source = FixedMatrices(n, settings.widths) if fixed else _parameterization(settings, n, step_size(recipe))
+    source = FixedMatrices(n, settings.widths) if fixed else _parameterization(settings, n, longest_step(recipe))
     return PersidskiiResidual(source, settings.functions, input_net, sees_noise=settings.sees_noise)
 
 
-def step_size(recipe: ResidualRecipe) -> float:
-    """h of the residual's Euler steps."""
-    return (recipe.end - 1) / recipe.residual_steps
+def residual_grid(recipe: ResidualRecipe) -> list[float]:
+    """The times of the residual's Euler steps, from 1 to ``recipe.end``."""
+    return time_grid(recipe.grid, recipe.residual_steps, "euler", recipe.end, start=1.0)
+
+
+def longest_step(recipe: ResidualRecipe) -> float:
+    """h of the longest of them; where that contracts, so does every shorter one (``shorter_ratio``)."""
+    return max(end - start for start, end in pairwise(residual_grid(recipe)))
+
+
+def shorter_ratio(ratio: float, share: float) -> float:
+    """By what an Euler step contracts that is ``share`` ≤ 1 as long as one contracting by ``ratio``, in the same norm.
+
+    I + θhJ = (1 − θ)I + θ(I + hJ), whose norm is at most 1 − θ + θρ.
+    """
+    return 1 - share * (1 - ratio)
 
 
 def step_ratio(settings: PersidskiiSettings, step: float) -> float:

@@ -2,9 +2,11 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 from pipeline.layout import split_row
+from pipeline.nets.residual import shorter_ratio
 from pipeline.reporting.tables import METHOD_NAMES
 from pipeline.stability.certificate import CERTIFIED, UNKNOWN, Certificate
 from pipeline.stability.contraction import input_gain
@@ -37,6 +39,7 @@ _CLAIMS = {
     "step": "the Euler step that is run",
     "flow": "the differential equation",
     "iss": "input-to-state stability (Theorem 3)",
+    "region": "a region around rest (Theorem 4)",
 }
 
 
@@ -80,6 +83,8 @@ def _proved(written: Mapping[str, Any]) -> list[str]:
     if status != CERTIFIED:
         return [f"{status}{': ' + certificate.reason if certificate.reason else ''}", "—", "—"]
     claim = certificate.claim
+    if "level" in claim:
+        return [status, f"λ = {claim['rate']:.4f} for |g|_P ≤ {claim['input_radius']:.3g}", f"{1 / claim['rate']:.3g}"]
     if "ratio" in claim:
         return [status, f"ρ = {claim['ratio']:.4f} at h = {claim['step']:.3g}", f"{input_gain(certificate)['P']:.3g}"]
     if "rate" in claim:
@@ -97,10 +102,13 @@ def _size(result: Mapping[str, Any]) -> str:
     method, nfe = split_row(result["row"])
     system = next(iter(result["certificates"].values()))["system"]
     branches = ", ".join(f"{len(w)} {name}" for w, name in zip(system["W"], system["functions"], strict=True))
-    ratio = result["decay"]["certified"]
-    budget = f"; after its {result['steps']} steps, a disturbance of the state at the start is down to at most "
-    budget += f"{math.pow(ratio, result['steps']):.3f} of itself, in |·|_P" if ratio else "an unknown share"
-    return (
+    about = (
         f"- {METHOD_NAMES[method]}, NFE {nfe}: {len(system['A0'])} states, branches {branches}, "
-        f"{result['train_steps']} training steps, training seed {result['train_seed']}{budget if ratio else ''}."
+        f"{result['train_steps']} training steps, training seed {result['train_seed']}"
     )
+    claim = result["certificates"]["step"]["claim"]
+    if result["certificates"]["step"]["status"] != CERTIFIED:
+        return f"{about}."
+    steps = [end - start for start, end in pairwise(result["grid"])]
+    left = math.prod(shorter_ratio(claim["ratio"], step / claim["step"]) for step in steps)
+    return f"{about}; its {len(steps)} steps leave at most {left:.3f} of a disturbance of the state at their start."

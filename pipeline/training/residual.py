@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.config import PersidskiiSettings, ResidualRecipe
-from pipeline.evaluation.residual_policy import residual_grid, solve_residual
+from pipeline.evaluation.residual_policy import solve_residual
 from pipeline.flow.coupling import AHEAD, make_coupling
 from pipeline.flow.objective import reconstruct
 from pipeline.flow.pairing import NO_MODELS, Coupling, Source
 from pipeline.nets.persidskii import PersidskiiResidual
-from pipeline.nets.residual import Residual
+from pipeline.nets.residual import Residual, residual_grid
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.seeding import Generators
 from pipeline.stability.parameterization import (
@@ -34,7 +34,7 @@ class ResidualReconstruction(Objective):
     Args:
         residual: what is trained. base: the frozen field. coupling: pairs noise with data; its reconstructions are
             those of both solves.
-        base_nfe: Euler evaluations of the base. recipe: ``end``, ``residual_steps``, the teacher's NFE and the penalty.
+        base_nfe: Euler evaluations of the base. recipe: the residual's grid, the teacher's NFE and the penalty.
         generators: stream ``noise`` is drawn from.
     """
 
@@ -52,7 +52,7 @@ class ResidualReconstruction(Objective):
         self.base = base.requires_grad_(False)
         self.coupling = coupling
         self.base_grid = uniform_grid(base_nfe)
-        self.grid = residual_grid(recipe.residual_steps, recipe.end)
+        self.grid = residual_grid(recipe)
         self.generators = generators
         self.penalty = _penalty(recipe)
         self.models = replace(NO_MODELS, reconstruct=self._reconstruct)

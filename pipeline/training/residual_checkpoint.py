@@ -13,7 +13,7 @@ from pipeline.config import ResidualRecipe
 from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.residual_policy import ResidualPolicy
-from pipeline.nets.residual import build_residual
+from pipeline.nets.residual import build_residual, residual_grid
 from pipeline.training.checkpoint import Record, build_policy, load_policy, read_record, save_policy
 
 _HEADER = "flowtune_residual"
@@ -29,7 +29,7 @@ def make_residual_policy(base: FlowPolicy, recipe: ResidualRecipe, seed: int, *,
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         residual = build_residual(recipe, base.prediction_horizon, base.action_dim, condition_dim, fixed=fixed)
-    return ResidualPolicy(base, residual, recipe.residual_steps, recipe.end)
+    return ResidualPolicy(base, residual, residual_grid(recipe))
 
 
 def save_residual_policy(path: Path, policy: ResidualPolicy, record: Record, recipe: ResidualRecipe) -> None:

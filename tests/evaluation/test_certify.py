@@ -12,7 +12,7 @@ from pipeline.nets.persidskii import FixedMatrices, PersidskiiResidual
 from pipeline.training.checkpoint import build_policy
 from pipeline.training.residual_checkpoint import make_residual_policy
 from tests.evaluation.test_residual_policy import RECORD
-from tests.nets.test_residual import recipe
+from tests.nets.test_residual_nets import recipe
 
 
 def trained_like(*arguments: str, spread: float = 0.3) -> ResidualPolicy:

@@ -13,7 +13,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.residual_policy import ResidualPolicy
 from pipeline.training.checkpoint import Record, build_policy, load_policy, round_weights, save_policy
 from pipeline.training.residual_checkpoint import load_model, make_residual_policy, read_recipe, save_residual_policy
-from tests.nets.test_residual import recipe
+from tests.nets.test_residual_nets import recipe
 
 DATA = DataSettings(
     dataset="pusht_starter",

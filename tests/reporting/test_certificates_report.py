@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from pipeline.reporting.certificates import certificates_markdown
-from pipeline.stability.contraction import certify_flow, certify_step
+from pipeline.stability.contraction import certify_step
 from pipeline.stability.system import System
 
 STABLE = System(np.diag([-1.0, -2.0]), (np.zeros((2, 1)),), (np.zeros((1, 2)),), ("tanh",))
@@ -13,25 +13,27 @@ STABLE = System(np.diag([-1.0, -2.0]), (np.zeros((2, 1)),), (np.zeros((1, 2)),),
 
 def result(**certificates: Any) -> dict[str, Any]:
     decay = {"largest": 0.75, "median": 0.6, "certified": 0.8, "pairs": 64}
-    about = {"row": "resft_fm-nfe4", "train_steps": 7, "train_seed": 0, "steps": 3, "decay": decay}
+    about = {"row": "resft_fm-nfe4", "train_steps": 7, "train_seed": 0, "grid": [1.0, 1.25, 1.5, 1.75], "decay": decay}
     return about | {"certificates": {name: one.to_dict() for name, one in certificates.items()}}
 
 
 def test_what_is_proved_is_said_with_what_was_measured() -> None:
     text = certificates_markdown("starter", [result(step=certify_step(STABLE, 0.8, 0.25))], ["pusht-resft_fm-nfe16"])
     assert "| certified | ρ = 0.8000 at h = 0.25 | 1.25 | 0.6000 | 0.7500 | 64 |" in text
-    assert "at most 0.512 of itself" in text  # 0.8³
+    assert "leave at most 0.512 of" in text  # 0.8³
     assert "- pusht-resft_fm-nfe16: its certificate is not there." in text
 
 
 def test_a_certificate_that_its_matrices_do_not_prove_is_called_so() -> None:
-    written = result(flow=certify_flow(STABLE, 0.5))
-    written["certificates"]["flow"]["claim"]["rate"] = 1.5
+    written = result(step=certify_step(STABLE, 0.8, 0.25))
+    written["certificates"]["step"]["claim"]["ratio"] = 0.1
     assert "**not proved by its matrices**" in certificates_markdown("starter", [written], [])
 
 
 def test_what_is_refuted_or_unknown_is_not_dressed_up() -> None:
     growing = System(np.array([[0.5]]), (np.zeros((1, 1)),), (np.zeros((1, 1)),), ("tanh",))
-    assert "| refuted | — | — |" in certificates_markdown("starter", [result(flow=certify_flow(growing, 0.1))], [])
+    assert "| refuted | — | — |" in certificates_markdown(
+        "starter", [result(step=certify_step(growing, 0.9, 0.25))], []
+    )
     unet = result() | {"row": "resft_fm_unet-nfe16", "decay": None}
     assert "| ResFT-FM (U-Net), NFE 16 | — | nothing is known |" in certificates_markdown("starter", [unet], [])

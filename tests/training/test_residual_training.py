@@ -13,7 +13,7 @@ from pipeline.training.loop import Batches, train
 from pipeline.training.residual import ResidualReconstruction, residual_training
 from pipeline.training.residual_checkpoint import make_residual_policy
 from tests.evaluation.test_residual_policy import RECORD
-from tests.nets.test_residual import recipe
+from tests.nets.test_residual_nets import recipe
 
 NFE = 6
 

@@ -8,7 +8,7 @@ import torch
 
 from pipeline.config import MlpSettings, PersidskiiSettings, ResidualRecipe, StabilityKind, Unet1dSettings
 from pipeline.nets.persidskii import FixedMatrices, PersidskiiResidual
-from pipeline.nets.residual import build_residual, step_ratio, step_size
+from pipeline.nets.residual import build_residual, longest_step, residual_grid, shorter_ratio, step_ratio
 from pipeline.ode.fixed_step import solve, uniform_grid
 
 HORIZON, ACTION, CONDITION = 4, 2, 3
@@ -37,7 +37,15 @@ def recipe(
     optimization = {"steps": 20, "batch_size": 8, "lr": 1e-2, "weight_decay": 0.0, "warmup": 1, "clip": 1.0}
     optimization |= {"ema_decay": 0.0, "precision": "fp32", "guard_every": 10, "collapse_below": 0.0}
     return ResidualRecipe.model_validate(
-        {"net": net, "end": 2.0, "residual_steps": 4, "on_collapse": "warn", **coupling, **optimization}
+        {
+            "net": net,
+            "end": 2.0,
+            "residual_steps": 4,
+            "grid": "uniform",
+            "on_collapse": "warn",
+            **coupling,
+            **optimization,
+        }
     )
 
 
@@ -131,6 +139,16 @@ def test_half_precision_does_not_reach_the_matrices() -> None:
 
 def test_the_ratio_of_a_step_is_that_of_the_rate() -> None:
     given = recipe()
-    assert step_size(given) == 0.25
+    assert longest_step(given) == 0.25
     assert isinstance(given.net, PersidskiiSettings)
     assert step_ratio(given.net, 0.25) ** 4 == pytest.approx(np.exp(-0.8))
+
+
+def test_shorter_steps_of_a_grid_contract_as_the_longest_ones_proof_says() -> None:
+    early = recipe().model_copy(update={"grid": "early"})
+    assert residual_grid(early) == [1.0, 1.0625, 1.25, 1.5625, 2.0]
+    assert longest_step(early) == 0.4375
+    jacobian, h, generator = np.array([[-1.0, 3.0], [-3.0, -1.0]]), 0.15, np.random.default_rng(0)
+    ratio = np.linalg.norm(np.eye(2) + h * jacobian, 2)
+    for share in generator.random(20):
+        assert np.linalg.norm(np.eye(2) + share * h * jacobian, 2) <= shorter_ratio(ratio, share) + 1e-12
