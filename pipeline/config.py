@@ -21,7 +21,7 @@ GridKind = Literal["uniform", "early", "late"]
 PointSet = Literal["two_points", "eight_points"]
 ToyCoupling = Literal["independent", "minibatch_ot", "nearest"]
 Nonlinear = Literal["tanh", "arctan", "softsign", "relu", "leaky_relu"]
-StabilityKind = Literal["step", "flow", "contraction_penalty", "dominance_penalty", "free"]
+StabilityKind = Literal["step", "flow", "step_penalty", "contraction_penalty", "dominance_penalty", "free"]
 Disturbance = Literal["observation_noise", "action_noise"]
 Solver = Literal["euler", "midpoint", "heun", "rk4"]
 GradientKind = Literal["direct", "checkpointed", "adjoint"]
@@ -285,7 +285,7 @@ class RobustnessSettings(Block):
     """Rollouts in which what the policy sees, or what it does, is disturbed."""
 
     seeds: SeedCount
-    strengths: dict[Disturbance, Positive]
+    strengths: Annotated[dict[Disturbance, Positive], Field(min_length=1)]
 
 
 class TaskSettings(Block):
@@ -303,6 +303,16 @@ class TaskSettings(Block):
     study: StudySettings | None = None
     evaluation: EvaluationSettings
     robustness: RobustnessSettings
+
+    def residual_recipe(self, row: str) -> ResidualRecipe:
+        """That of one residual model.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        if row not in self.residual:
+            raise UserError(f"--row: given {row!r}, allowed: {', '.join(self.residual)}")
+        return self.residual[row]
 
     def replica(self, seed: int | None) -> "TaskSettings":
         """The same settings with another training seed; None: these."""
@@ -346,6 +356,16 @@ class TaskSettings(Block):
         ]:
             if size % self.processes:
                 raise ValueError(f"{name}.batch_size: given {size}, allowed: multiples of processes = {self.processes}")
+        return self
+
+    @model_validator(mode="after")
+    def _side_rows_have_their_pairs(self) -> "TaskSettings":
+        side, all_seeds = self.evaluation.side_seeds, self.evaluation.n_seeds
+        if side > all_seeds:
+            raise ValueError(f"evaluation.side_seeds: given {side}, allowed: at most n_seeds = {all_seeds}")
+        if self.robustness.seeds > side:
+            given = self.robustness.seeds
+            raise ValueError(f"robustness.seeds: given {given}, allowed: at most evaluation.side_seeds = {side}")
         return self
 
     @model_validator(mode="after")
@@ -428,8 +448,8 @@ class ToySettings(Block):
 class ScaleSettings(Block):
     tasks: Annotated[list[Task], Field(min_length=1)]
     nfe: Annotated[list[Count], Field(min_length=1)]
-    residual: list[ResidualRow]
-    robustness: list[Row]
+    residual: Annotated[list[ResidualRow], Field(min_length=1)]
+    robustness: Annotated[list[Row], Field(min_length=1)]
     gap: GapSettings
     toys: ToySettings
     pusht: TaskSettings
@@ -449,8 +469,8 @@ class Settings(Block):
     scale: Scale
     tasks: Annotated[list[Task], Field(min_length=1)]
     nfe: Annotated[list[Count], Field(min_length=1)]
-    residual: list[ResidualRow]
-    robustness: list[Row]
+    residual: Annotated[list[ResidualRow], Field(min_length=1)]
+    robustness: Annotated[list[Row], Field(min_length=1)]
     starter: ScaleSettings
     lab: ScaleSettings
     paper: ScaleSettings
@@ -482,7 +502,7 @@ class Settings(Block):
         for row in self.robustness:
             if row not in models:
                 raise ValueError(f"robustness: given {row}, allowed: {', '.join(models)}, by nfe and residual")
-        if self.robustness and not self.robustness[0].startswith("fm-"):
+        if not self.robustness[0].startswith("fm-"):
             first = self.robustness[0]
             raise ValueError(f"robustness: given {first} first, allowed: a row of fm, to which all are compared")
         return self

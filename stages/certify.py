@@ -9,15 +9,17 @@ import torch
 
 from pipeline import config
 from pipeline.atomic import write_text
-from pipeline.evaluation.certify import certify_residual, measure_decay
+from pipeline.errors import UserError
+from pipeline.evaluation.certify import certify_residual, drawn_inputs, measure_decay, share_within
 from pipeline.evaluation.residual_policy import ResidualPolicy
-from pipeline.layout import ScaleReports, TaskFiles, split_row
+from pipeline.layout import ScaleReports, TaskFiles, fingerprint, split_row
 from pipeline.nets.persidskii import PersidskiiResidual
+from pipeline.stability.certificate import CERTIFIED
 from pipeline.stage import program, stage
 from pipeline.training.data import PreparedData
-from pipeline.training.residual_checkpoint import load_model
+from pipeline.training.residual_checkpoint import load_model, read_recipe
 
-_CONDITIONS = 256  # held-out observations that the decay is measured on
+_CONDITIONS = 256  # held-out observations that decay and inputs are measured on
 
 
 def main() -> None:
@@ -27,6 +29,7 @@ def main() -> None:
     parser.add_argument("--row", required=True, help="method and NFE in one word, such as resft_fm-nfe16")
     arguments = parser.parse_args()
     settings = config.load().block(arguments.scale).task(arguments.task)
+    settings.residual_recipe(arguments.row)
     method, nfe = split_row(arguments.row)
     torch.set_num_threads(settings.threads)
     files = TaskFiles(arguments.scale, arguments.task)
@@ -39,23 +42,30 @@ def main() -> None:
         outs=[out],
     ) as here:
         policy, record = load_model(model)
-        assert isinstance(policy, ResidualPolicy)
-        condition = PreparedData.load(files.prepared).held_out_condition[:_CONDITIONS]
+        recipe = read_recipe(model)
+        if not isinstance(policy, ResidualPolicy) or recipe is None:
+            raise UserError(f"{model}: has no residual, and nothing to certify")
         written: dict[str, Any] = {
             "scale": arguments.scale,
             "task": arguments.task,
             "row": arguments.row,
+            "model": fingerprint(model),
             "train_steps": record.train_steps,
             "train_seed": record.train_seed,
             "grid": policy.grid,
             "decay": None,
+            "region_share": None,
             "certificates": {},
         }
         if isinstance(policy.residual, PersidskiiResidual):
-            recipe = settings.residual[arguments.row]
-            found = certify_residual(policy.residual, recipe)
+            condition = PreparedData.load(files.prepared).held_out_condition[:_CONDITIONS]
+            anchor, inputs, _ = drawn_inputs(policy, condition, nfe, settings.seed)
+            rest = anchor.double().numpy().reshape(-1, policy.residual.source.n)[0]
+            found = certify_residual(policy.residual, recipe, rest)
             decay = measure_decay(policy, condition, nfe, found["step"], seed=settings.seed)
             written["decay"] = {name: round(value, 9) for name, value in asdict(decay).items()}
+            if "region" in found and found["region"].status == CERTIFIED:
+                written["region_share"] = share_within(found["region"], inputs)
             written["certificates"] = {name: certificate.to_dict() for name, certificate in found.items()}
             for name, certificate in found.items():
                 here.run.tag(f"certificate_{name}", certificate.status)

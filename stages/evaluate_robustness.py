@@ -10,7 +10,7 @@ from pipeline.config import Disturbance
 from pipeline.evaluation.protocol import require_evaluation, test_seeds
 from pipeline.evaluation.robustness import Disturbed, run_disturbed
 from pipeline.layout import Entry, ScaleReports, TaskFiles, split_row
-from pipeline.reporting.robustness import write_disturbed_episodes
+from pipeline.reporting.robustness import perturbation, write_disturbed_episodes
 from pipeline.reporting.rows import mean_scores
 from pipeline.stage import program, stage
 from pipeline.training.checkpoint import require_architecture
@@ -45,16 +45,16 @@ def main() -> None:
         for disturbance in get_args(Disturbance):
             if disturbance not in settings.robustness.strengths:
                 continue
-            results[disturbance] = run_disturbed(
-                Disturbed(policy, nfe, disturbance, settings.robustness.strengths[disturbance]),
+            strength = settings.robustness.strengths[disturbance]
+            results[perturbation(disturbance, strength)] = episodes = run_disturbed(
+                Disturbed(policy, nfe, disturbance, strength),
                 arguments.task,
                 entry.evaluation,
-                test_seeds(min(settings.robustness.seeds, settings.evaluation.n_seeds)),
+                test_seeds(settings.robustness.seeds),
                 settings.evaluation,
                 here.resume / f"{disturbance}.jsonl",
             )
-            scores = mean_scores(results[disturbance])
-            here.run.log({f"{disturbance}_{name}": value for name, value in scores.items()})
+            here.run.log({f"{disturbance}_{name}": value for name, value in mean_scores(episodes).items()})
         write_disturbed_episodes(out, results, record, entry, model)
         here.run.table(out, out.stem)
 

@@ -96,7 +96,7 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
         write_row_episodes(episodes, results, model, record, entry)
         here.run.log(write_metrics(metrics, results, record, entry, settings.evaluation.repeats))
         here.run.table(episodes, entry.stem)
-        if settings.evaluation.videos:
+        if settings.evaluation.videos and not beside:
             keep_videos(here, policy, record, results, entry, settings.evaluation)
 
 

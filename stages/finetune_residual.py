@@ -13,7 +13,6 @@ import torch
 from torch import nn
 
 from pipeline import config
-from pipeline.errors import UserError
 from pipeline.layout import TaskFiles, split_row
 from pipeline.nets.lora import trainable_parameters
 from pipeline.nets.residual import Residual
@@ -39,9 +38,7 @@ def main() -> None:
     settings = config.load().block(arguments.scale).task(arguments.task)
     in_processes(settings.processes, "stages/finetune_residual.py")
     torch.set_num_threads(settings.threads)
-    if arguments.row not in settings.residual:
-        raise UserError(f"--row: given {arguments.row!r}, allowed: {', '.join(settings.residual)}")
-    recipe = settings.residual[arguments.row]
+    recipe = settings.residual_recipe(arguments.row)
     method, nfe = split_row(arguments.row)
     model = files.model(method, nfe)
 

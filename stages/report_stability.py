@@ -2,13 +2,15 @@
 
 import argparse
 import json
-import sys
+from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from pipeline import config
 from pipeline.atomic import write_text
-from pipeline.layout import Entry, ScaleReports, split_row
+from pipeline.config import Settings
+from pipeline.layout import Entry, ScaleReports, TaskFiles, fingerprint, split_row
 from pipeline.reporting.certificates import certificates_markdown
 from pipeline.reporting.robustness import disturbed_results, robustness_markdown, robustness_table
 from pipeline.reporting.tables import write_table
@@ -19,37 +21,69 @@ from pipeline.tasks.registry import TASKS
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
-    scale = parser.parse_args().scale
-    settings, reports = config.load(), ScaleReports(scale)
+    parser.add_argument(
+        "--partial", action="store_true", help="after a failed run: leave out what is not of the models there are now"
+    )
+    arguments = parser.parse_args()
+    settings, reports = config.load(), ScaleReports(arguments.scale)
     table_md = reports.robustness.with_suffix(".md")
     with stage(
         "stages/report_stability.py",
-        f"report_stability-{scale}",
+        f"report_stability-{arguments.scale}",
         params=settings.model_dump(include={"tasks", "residual", "robustness"}),
         deps=[reports.folder / "episodes", reports.folder / "metrics"],
         outs=[reports.robustness, table_md, reports.certificates],
     ) as here:
-        tables, missing = [], []
-        for task in settings.tasks:
-            strengths = settings.block(scale).task(task).robustness.strengths
-            for evaluation in TASKS[task].evaluations:
-                entries = [Entry(evaluation, *split_row(row)) for row in settings.robustness]
-                if found := disturbed_results(reports, entries):
-                    tables.append(robustness_table(scale, found, entries[0], strengths))
-                    missing += [entry for entry in entries if entry not in found]
-        write_table(reports.robustness, pd.concat(tables, ignore_index=True))
-        write_text(table_md, robustness_markdown(pd.concat(tables), settings.robustness[0], missing))
+        table, missing = robustness(settings, reports, partial=arguments.partial)
+        write_table(reports.robustness, table)
+        write_text(table_md, robustness_markdown(table, settings.robustness[0], missing))
         here.run.table(reports.robustness, "table2_robustness")
-
-        rows = [(task, row) for task in settings.tasks for row in settings.residual]
-        files = {f"{task}-{row}": reports.certificate(task, row) for task, row in rows}
-        results = [json.loads(path.read_text()) for path in files.values() if path.exists()]
-        absent = [name for name, path in files.items() if not path.exists()]
-        if absent:  # after a failed run
-            print(f"warning: certificates.md leaves out {', '.join(absent)}", file=sys.stderr)
-        write_text(reports.certificates, certificates_markdown(scale, results, absent))
+        results, absent = certificates(settings, reports, partial=arguments.partial)
+        write_text(reports.certificates, certificates_markdown(arguments.scale, results, absent))
         for path in (reports.robustness, table_md, reports.certificates):
             here.run.artifact(path)
+
+
+def robustness(settings: Settings, reports: ScaleReports, *, partial: bool) -> tuple[pd.DataFrame, list[Entry]]:
+    """The table, and the rows that it lacks of evaluations that have any."""
+    tables, missing = [robustness_table(reports.scale, {}, Entry("", "", 0))], []
+    for task in settings.tasks:
+        for evaluation in TASKS[task].evaluations:
+            entries = [Entry(evaluation, *split_row(row)) for row in settings.robustness]
+            if not any(reports.disturbed_episodes(entry).exists() for entry in entries):
+                continue
+            found = disturbed_results(reports, entries)
+            for entry in list(found):
+                made_by = found[entry][0]["checkpoint"].iloc[0]
+                if partial and made_by != present(TaskFiles(reports.scale, task).model(entry.method, entry.nfe)):
+                    del found[entry]
+            missing += [entry for entry in entries if entry not in found]
+            tables.append(robustness_table(reports.scale, found, entries[0]))
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True), missing
+
+
+def certificates(settings: Settings, reports: ScaleReports, *, partial: bool) -> tuple[list[dict[str, Any]], list[str]]:
+    """The contents of the certify stage's files, and the names of those that are not there."""
+    results, absent = [], []
+    for task in settings.tasks:
+        for row in settings.residual:
+            path = reports.certificate(task, row)
+            written = json.loads(path.read_text()) if path.exists() else None
+            stale = (
+                partial
+                and written
+                and written["model"] != present(TaskFiles(reports.scale, task).model(*split_row(row)))
+            )
+            if written and not stale:
+                results.append(written)
+            else:
+                absent.append(f"{task}-{row}")
+    return results, absent
+
+
+def present(model: Path) -> str:
+    """The fingerprint of a model file; empty where it is not there."""
+    return fingerprint(model) if model.exists() else ""
 
 
 if __name__ == "__main__":

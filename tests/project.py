@@ -43,8 +43,8 @@ TINY_TOYS: dict[str, Any] = {"net": {"width": 16, "depth": 1}, "couplings": ["in
 TINY_TOYS |= {key: {"steps": 60, "warmup": 5, "batch_size": 16} for key in ("fm", "mle")}
 TINY_TOYS |= {key: {"steps": 200, "warmup": 5, "batch_size": 32} for key in ("follow", "settle")}
 RESIDUALS = {"resft_fm-nfe2": "resft_fm-nfe4", "resft_fm_unet-nfe2": "resft_fm_unet-nfe16"}
-TINY_RESIDUAL: dict[str, Any] = {"residual_steps": 1, "candidates": 2, "steps": 60, "batch_size": 16, "warmup": 5}
-TINY_RESIDUAL |= {"reflow_nfe": 4, "pairs_ahead": 1, "guard_every": 30, "collapse_below": 0.0, "precision": "fp32"}
+TINY_RESIDUAL: dict[str, Any] = {"residual_steps": 1, "candidates": 2, "steps": 200, "batch_size": 16, "warmup": 5}
+TINY_RESIDUAL |= {"reflow_nfe": 4, "pairs_ahead": 1, "guard_every": 100, "collapse_below": 0.0, "precision": "fp32"}
 TINY_PERSIDSKII: dict[str, Any] = {"net": {"state": "step", "widths": [3, 3], "input": {"width": 16, "depth": 1}}}
 TINY_UNET: dict[str, Any] = {"channels": [8], "groups": 2, "time_features": 8}
 """What differs from the starter scale."""

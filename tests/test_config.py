@@ -74,7 +74,7 @@ PRETRAIN_KEYS = (
         (
             "warmup: 500 ",
             "warmup: 20000 ",
-            "starter.pusht.pretrain.warmup: given 20000, allowed: at most steps = 10000",
+            "starter.pusht.pretrain.warmup: given 20000, allowed: at most steps = 8000",
         ),
         ("seed: 0 ", "seed: 4294967296 ", "starter.gap.seed: given 4294967296, allowed: less than 4,294,967,296"),
         (
@@ -132,7 +132,7 @@ PRETRAIN_KEYS = (
             "stability: step ",
             "stability: sure ",
             "starter.pusht.residual.resft_fm-nfe4.net.stability: given 'sure', allowed: step, flow, "
-            "contraction_penalty, dominance_penalty, free",
+            "step_penalty, contraction_penalty, dominance_penalty, free",
         ),
         (
             "widths: [32, 32]",
@@ -156,9 +156,9 @@ PRETRAIN_KEYS = (
             "residual: given resft_fm-nfe8, allowed: blocks of starter.pusht.residual, which are resft_fm-nfe4, "
             "resft_fm-nfe16, resft_fm_unet-nfe16",
         ),
-        ("steps: 10000", "steps: true", "starter.pusht.pretrain.steps: given true, allowed: a whole number"),
-        ("steps: 10000", "steps: 10000.5", "starter.pusht.pretrain.steps: given 10000.5, allowed: a whole number"),
-        ("steps: 10000 ", "# ", "starter.pusht.pretrain.steps: missing; it has no default"),
+        ("steps: 8000", "steps: true", "starter.pusht.pretrain.steps: given true, allowed: a whole number"),
+        ("steps: 8000", "steps: 8000.5", "starter.pusht.pretrain.steps: given 8000.5, allowed: a whole number"),
+        ("steps: 8000 ", "# ", "starter.pusht.pretrain.steps: missing; it has no default"),
         (
             "solver: euler",
             "solver: heun",
@@ -204,7 +204,7 @@ PRETRAIN_KEYS = (
         (
             "checkpoints: 4",
             "checkpoints: 10001",
-            "starter.pusht.pretrain.checkpoints: given 10001, allowed: at most steps = 10000",
+            "starter.pusht.pretrain.checkpoints: given 10001, allowed: at most steps = 8000",
         ),
         ("kind: mlp ", "kind: resnet ", "starter.pusht.net.kind: given 'resnet', allowed: mlp, unet1d"),
         ("kind: mlp ", "# ", "starter.pusht.net.kind: missing; it has no default"),

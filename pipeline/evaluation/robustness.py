@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from pipeline.config import Disturbance, EvaluationSettings
 from pipeline.evaluation.policy import FlowPolicy
@@ -15,8 +16,8 @@ from pipeline.tasks.registry import TASKS
 class Disturbed:
     """A policy at ``nfe`` evaluations under one disturbance, as rollouts call it.
 
-    It asks for more noise than the policy needs, and disturbs with the rest, so that an episode's disturbance is its
-    (seed, repeat)'s alone and the same for every policy.
+    A plan's disturbance comes from a generator keyed by the noise that the plan starts from. So it is the (seed,
+    repeat)'s alone, the same for every policy, and a policy starts from the noise that it starts from undisturbed.
 
     Args:
         disturbance: ``observation_noise``: on each component of the encoded, normalised observations; ``action_noise``:
@@ -30,25 +31,28 @@ class Disturbed:
         self._nfe = nfe
         self._disturbance = disturbance
         self._strength = strength
-        self._own = policy.prediction_horizon
-        observed = policy.observation_horizon * len(policy.observation_normalizer.offset)
         self.observation_horizon = policy.observation_horizon
-        self.prediction_horizon = self._own + max(self._own, -(-observed // policy.action_dim))
+        self.prediction_horizon = policy.prediction_horizon
         self.chunk = policy.chunk
         self.action_dim = policy.action_dim
 
     @torch.inference_mode()
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Raw states (B, observation_horizon, S), noise (B, prediction_horizon, A) → its actions (B, Tp, A)."""
-        drawn = torch.from_numpy(noise).to(self._policy.device)
-        own, more = drawn[:, : self._own], self._strength * drawn[:, self._own :]
+        """Raw states (B, observation_horizon, S), noise (B, prediction_horizon, A) → actions, shaped as the noise."""
+        x0 = torch.from_numpy(noise).to(self._policy.device)
         condition = self._policy.condition(observations)
         if self._disturbance == "observation_noise":
-            condition = condition + more.flatten(1)[:, : condition.shape[1]]
-        actions = self._policy.sample(condition, own, self._nfe)
+            condition = condition + self._drawn(noise, condition)
+        actions = self._policy.sample(condition, x0, self._nfe)
         if self._disturbance == "action_noise":
-            actions = actions + more[:, : self._own]
+            actions = actions + self._drawn(noise, actions)
         return self._policy.action_normalizer.denormalize(actions).cpu().numpy()
+
+    def _drawn(self, noise: np.ndarray, like: Tensor) -> Tensor:
+        """A disturbance shaped as ``like``, row by row."""
+        keys = np.ascontiguousarray(noise.reshape(len(noise), -1)).view(np.uint32)
+        rows = [np.random.default_rng(key).standard_normal(like.shape[1:], dtype=np.float32) for key in keys]
+        return self._strength * torch.from_numpy(np.stack(rows)).to(like)
 
 
 def run_disturbed(

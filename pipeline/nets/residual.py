@@ -82,7 +82,12 @@ def shorter_ratio(ratio: float, share: float) -> float:
     """By what an Euler step contracts that is ``share`` ≤ 1 as long as one contracting by ``ratio``, in the same norm.
 
     I + θhJ = (1 − θ)I + θ(I + hJ), whose norm is at most 1 − θ + θρ.
+
+    Raises:
+        ValueError: the step is longer.
     """
+    if not 0 < share <= 1 + 1e-9:
+        raise ValueError(f"share: given {share}, allowed: above 0, at most 1")
     return 1 - share * (1 - ratio)
 
 
@@ -99,8 +104,12 @@ def _parameterization(settings: PersidskiiSettings, n: int, step: float) -> Para
             return ContractingStep(n, widths, functions, step, step_ratio(settings, step))
         case "flow":
             return ContractingFlow(n, widths, functions, rate)
-        case "contraction_penalty" | "dominance_penalty" | "free":
-            return UnconstrainedSystem(n, widths, functions, rate)
+        case "step_penalty" | "contraction_penalty" | "dominance_penalty" | "free":
+            system = UnconstrainedSystem(n, widths, functions, rate)
+            if settings.stability in ("dominance_penalty", "free"):  # in which P and Γ have no part, and no gradient
+                for unused in (system.C, *system.raw_gamma):
+                    unused.requires_grad_(False)
+            return system
 
 
 @torch.no_grad()

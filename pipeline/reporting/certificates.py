@@ -20,26 +20,32 @@ are stored and run (float32, read as exact numbers), by arithmetic whose roundin
 never taken. Each proof can be redone from the JSON beside this file: [`certificates/`](certificates), with ten lines of
 numpy in [the derivations](../../pipeline/stability/README.md).
 
-**Guaranteed, where a row says certified:** for one observation, base sample and noise, *any* two states approach each
-other in every step at least by the factor ρ, in the norm |·|_P written in the JSON (λ: as e^(−λt), of the differential
-equation). A disturbance of the state so dies out, and a lasting disturbance d of g moves the end by at most the gain
-times |d|_P.
+**Guaranteed, where a row says certified,** for one observation, base sample and noise, in the norm |·|_P written in the
+JSON:
+- *Euler step*: any two states approach each other in the longest step by the factor ρ at least, and in one that is θ
+  times as long by 1 − θ(1 − ρ). A disturbance of the state so dies out, and a lasting disturbance d of g moves the end
+  by at most the gain times |d|_P.
+- *differential equation*: the same of its solutions, as e^(−λt).
+- *input-to-state stability*: with bounded g, solutions stay bounded, and without g they go to zero.
+- *region*: any two solutions inside an ellipse around a sample of the base model approach each other as e^(−λt), faster
+  than everywhere, and stay inside while the trained input b is at most so long.
 
 **Not guaranteed:** anything about two different observations or base samples (g depends on them through a net of which
 nothing is known), about the base model, the robot or its surroundings, or about success; and nothing finer than the
 rounding that float32 adds in every operation. A certificate says that the residual forgets, not that it is right."""
 
 _HOW_TO_READ = """\
-*Proved*: ρ a step, or λ a unit of time. *Gain*: of a lasting disturbance of g, in |·|_P. *Measured*: the factor by
-which the distance of neighbouring states changed in a step of the policy itself, in |·|_P, on held-out observations; it
-must not exceed ρ. A falsifier searched for states that separate faster than each claim allows, and found none: had it,
-this report would not exist."""
+*Proved*: ρ of the longest step, or λ a unit of time; where nothing is, what was claimed. *Gain*: of a lasting
+disturbance of g, in |·|_P. *Measured*: the factor by which the distance of neighbouring states changed in a step of the
+policy itself, in |·|_P, on held-out observations; for a region, the share of held-out inputs b that it is good for. A
+falsifier searched for states that separate faster than each claim allows, and for inputs that lead further than it
+allows; had it found any, the row would be missing."""
 
 _CLAIMS = {
     "step": "the Euler step that is run",
     "flow": "the differential equation",
     "iss": "input-to-state stability (Theorem 3)",
-    "region": "a region around rest (Theorem 4)",
+    "region": "a region around a base sample (Theorem 4)",
 }
 
 
@@ -58,7 +64,7 @@ def certificates_markdown(scale: str, results: Sequence[Mapping[str, Any]], miss
         if not result["certificates"]:
             lines.append([name, "—", "nothing is known", *["—"] * 5])
         for kind, written in result["certificates"].items():
-            lines.append([name, _CLAIMS[kind], *_proved(written), *_measured(kind, result["decay"])])
+            lines.append([name, _CLAIMS[kind], *_proved(written), *_measured(kind, result)])
     sizes = [_size(result) for result in results if result["certificates"]]
     parts = [
         f"# Certificates of stability, scale `{scale}`",
@@ -80,22 +86,29 @@ def _proved(written: Mapping[str, Any]) -> list[str]:
     status = certificate.status
     if status != UNKNOWN and recheck(dict(written)) != status:
         return ["**not proved by its matrices**", "—", "—"]
-    if status != CERTIFIED:
-        return [f"{status}{': ' + certificate.reason if certificate.reason else ''}", "—", "—"]
     claim = certificate.claim
-    if "level" in claim:
-        return [status, f"λ = {claim['rate']:.4f} for |g|_P ≤ {claim['input_radius']:.3g}", f"{1 / claim['rate']:.3g}"]
+    said = ""
     if "ratio" in claim:
-        return [status, f"ρ = {claim['ratio']:.4f} at h = {claim['step']:.3g}", f"{input_gain(certificate)['P']:.3g}"]
-    if "rate" in claim:
-        return [status, f"λ = {claim['rate']:.4f}", f"{input_gain(certificate)['P']:.3g}"]
-    return [status, "yes", "—"]
+        said = f"ρ = {claim['ratio']:.4f} at h = {claim['step']:.3g}"
+    elif "level" in claim:
+        said = f"λ = {claim['rate']:.4f} while |b|_P ≤ {claim['input_radius']:.3g}"
+    elif "rate" in claim:
+        said = f"λ = {claim['rate']:.4f}"
+    if status != CERTIFIED:
+        reason = f": {certificate.reason}" if certificate.reason else ""
+        return [f"{status}{reason}", f"not {said}" if said else "—", "—"]
+    contracting = claim["ratio"] < 1 if "ratio" in claim else "rate" in claim and "level" not in claim
+    return [status, said or "yes", f"{input_gain(certificate)['P']:.3g}" if contracting else "—"]
 
 
-def _measured(kind: str, decay: Mapping[str, float]) -> list[str]:
-    if kind != "step":
-        return ["—"] * 3
-    return [f"{decay['median']:.4f}", f"{decay['largest']:.4f}", str(decay["pairs"])]
+def _measured(kind: str, result: Mapping[str, Any]) -> list[str]:
+    """Median and largest, and the number of pairs."""
+    if kind == "step":
+        decay = result["decay"]
+        return [f"{decay['median']:.4f}", f"{decay['largest']:.4f}", str(decay["pairs"])]
+    if kind == "region" and result["region_share"] is not None:
+        return [f"{result['region_share']:.0%} of inputs".replace("%", " %"), "—", "—"]
+    return ["—"] * 3
 
 
 def _size(result: Mapping[str, Any]) -> str:

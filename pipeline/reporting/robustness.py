@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.atomic import write_text
-from pipeline.config import Disturbance
 from pipeline.errors import UserError
 from pipeline.evaluation.rollouts import EPISODE_COLUMNS, EpisodeResult
 from pipeline.evaluation.statistics import Interval, mean_interval, paired_difference, proportion_interval
@@ -31,13 +30,18 @@ plan, the same for every model, of the standard deviation named, in normalised u
 *Max score* is the highest score of an episode, averaged over episodes; *success* the share that reached full score;
 both with 95 % intervals over seeds. *Against FM* is the difference in max score to {reference} under the same
 disturbance, on the same seeds. *Lost* is the undisturbed score, from Table 2's episodes on the same seeds, less the
-disturbed one."""
+disturbed one; both start from the same noise of the policy."""
+
+
+def perturbation(disturbance: str, strength: float) -> str:
+    """Their name in episode files, such as ``action_noise=0.1``."""
+    return f"{disturbance}={strength:g}"
 
 
 def write_disturbed_episodes(
     path: Path, results: Mapping[str, Sequence[EpisodeResult]], record: Record, entry: Entry, model: Path
 ) -> None:
-    """Write the episodes of one model, by disturbance, in the format of all episodes."""
+    """Write the episodes of one model, by perturbation, in the format of all episodes."""
     same = [record.scale, entry.evaluation, entry.method, entry.nfe, record.train_seed, fingerprint(model)]
     rows = [
         [*same, name, one.seed, one.repeat, one.final_score, one.max_score, int(one.success), one.steps]
@@ -59,7 +63,7 @@ def disturbed_results(reports: ScaleReports, entries: Sequence[Entry]) -> dict[E
         path = reports.disturbed_episodes(entry)
         if not path.exists() or not entry.episodes(reports.folder).exists():
             continue
-        disturbed, plain = pd.read_csv(path), read_episodes(reports.folder, entry)
+        disturbed, plain = _read_disturbed(path, entry), read_episodes(reports.folder, entry)
         if set(disturbed["checkpoint"]) != set(plain["checkpoint"]):  # after a failed run
             continue
         if lacking := set(disturbed["seed"]) - set(plain["seed"]):
@@ -69,26 +73,42 @@ def disturbed_results(reports: ScaleReports, entries: Sequence[Entry]) -> dict[E
     return found
 
 
-def robustness_table(
-    scale: str, found: Mapping[Entry, Results], reference: Entry, strengths: Mapping[Disturbance, float]
-) -> pd.DataFrame:
-    """A row for each disturbance and model, undisturbed ones first.
+def _read_disturbed(path: Path, entry: Entry) -> pd.DataFrame:
+    """The file that ``write_disturbed_episodes`` wrote.
+
+    Raises:
+        UserError: it is none, or one of another model.
+    """
+    try:
+        episodes = pd.read_csv(path)
+    except ValueError as error:  # pandas' parser errors are ValueErrors
+        raise UserError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
+    if tuple(episodes.columns) != EPISODE_COLUMNS or episodes.isna().any(axis=None):
+        raise UserError(f"{path}: not a whole file of episodes; evaluate again to rewrite it")
+    of = set(zip(episodes["evaluation"], episodes["method"], episodes["nfe"], strict=True))
+    if of != {(entry.evaluation, entry.method, entry.nfe)} or episodes.duplicated(["perturbation", "seed"]).any():
+        raise UserError(f"{path}: holds episodes of another model, or one twice; evaluate again to rewrite it")
+    return episodes
+
+
+def robustness_table(scale: str, found: Mapping[Entry, Results], reference: Entry) -> pd.DataFrame:
+    """A row for each perturbation and model, undisturbed ones first.
 
     Args:
-        found: from ``disturbed_results``. reference: what differences are taken to. strengths: by disturbance.
+        found: from ``disturbed_results``. reference: what differences are taken to.
     """
     rows = []
-    of_disturbance = {NONE: 0.0} | {str(name): value for name, value in strengths.items()}
-    for perturbation, strength in of_disturbance.items():
-        under = {entry: _under(perturbation, episodes) for entry, (episodes, _) in found.items()}
+    for name in dict.fromkeys(name for episodes, _ in found.values() for name in episodes["perturbation"]):
+        disturbance, _, strength = name.partition("=")
+        under = {entry: _under(name, episodes) for entry, (episodes, _) in found.items()}
         for entry, (episodes, metrics) in found.items():
             mine = under[entry]
             about = {
                 "evaluation": entry.evaluation,
                 "method": entry.method,
                 "nfe": entry.nfe,
-                "perturbation": perturbation,
-                "strength": strength,
+                "perturbation": disturbance,
+                "strength": float(strength or 0),
                 "scale": scale,
                 "dataset": metrics["dataset"],
                 "train_steps": metrics["train_steps"],
@@ -100,7 +120,7 @@ def robustness_table(
             scores |= _named("success", proportion_interval(_by_seed(mine, "success")))
             if entry != reference and reference in under:
                 scores |= _named("diff", _difference(mine, under[reference]), mean="diff_vs_fm")
-            if perturbation != NONE:
+            if disturbance != NONE:
                 scores |= _named("lost", _difference(_under(NONE, episodes), mine))
             rows.append(about | scores)
     return pd.DataFrame(rows, columns=ROBUSTNESS_HEADER.split(",")).round(6)
@@ -137,13 +157,14 @@ def robustness_markdown(table: pd.DataFrame, reference: str, missing: Sequence[E
         "\n".join(f"| {' | '.join(line)} |" for line in lines),
     ]
     if missing:
-        gone = [f"- {METHOD_NAMES[entry.method]}, NFE {entry.nfe}: its episodes are not there." for entry in missing]
+        names = [f"{EVALUATION_NAMES[one.evaluation]}, {METHOD_NAMES[one.method]}, NFE {one.nfe}" for one in missing]
+        gone = [f"- {name}: its disturbed episodes are not there, or of another model." for name in names]
         parts.append("\n".join(["**Missing rows**", "", *gone]))
     return "\n\n".join(parts) + "\n"
 
 
-def _under(perturbation: str, episodes: pd.DataFrame) -> pd.DataFrame:
-    return episodes[episodes["perturbation"] == perturbation]
+def _under(name: str, episodes: pd.DataFrame) -> pd.DataFrame:
+    return episodes[episodes["perturbation"] == name]
 
 
 def _by_seed(episodes: pd.DataFrame, column: str) -> pd.DataFrame:

@@ -5,17 +5,33 @@ A status is ``certified`` only where ``verify`` proved every inequality, ``refut
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Set
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from pipeline.stability.inequalities import flow_blocks, iss_blocks, step_blocks
-from pipeline.stability.system import Array, System, nonlinearity
-from pipeline.stability.verify import Enclosure, is_positive_definite
+from pipeline.stability.system import Array, System, nonlinearity, numbers
+from pipeline.stability.verify import Enclosure, bounds_of_norm, is_positive_definite
 
 CERTIFIED, REFUTED, UNKNOWN = "certified", "refuted", "unknown"
+
+CLAIMS: dict[str, Set[str]] = {
+    "contraction": {"rate"},
+    "contraction_step": {"ratio", "step"},
+    "iss": set(),
+    "contraction_region": {"rate", "level", "input_radius"},
+}
+"""By name of the inequality: the numbers claimed, no more and no fewer."""
+
+_SHAPES: dict[str, dict[str, str]] = {
+    "contraction": {"P": "nn", "gamma": "K"},
+    "contraction_step": {"P": "nn", "gamma": "K"},
+    "iss": {"P": "nn", "state": "nn", "inputs": "nn", "integral": "K", "products": "K", "sector": "K"},
+    "contraction_region": {"P": "nn", "gamma": "K", "center": "n", "radii": "K"},
+}
+"""By name of the inequality: the witness's arrays and their axes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,7 +39,7 @@ class Counterexample:
     """Two states that a claim is wrong about.
 
     Attributes:
-        kind: ``pair``: x and y separate faster than claimed, in the norm P.
+        kind: ``pair``: x and y separate faster than claimed, in the norm P; another norm may still prove the claim.
             ``equilibrium``: under the constant input g, x is at rest and solutions near it separate faster than claimed
             in every norm; y lies in such a direction.
             ``rest``: x ≠ 0 is at rest without input. ``dissipation``: under g, V grows at x faster than claimed.
@@ -39,14 +55,20 @@ class Counterexample:
     growth: float
     allowed: float
 
+    @property
+    def refutes(self) -> str:
+        """What it refutes: ``this norm`` (the claim in the norm P of the witness alone) or ``every norm``."""
+        return "this norm" if self.kind == "pair" else "every norm"
+
     def to_dict(self) -> dict[str, Any]:
         """For JSON."""
-        return {name: np.asarray(value).tolist() for name, value in vars(self).items()}
+        written = {name: np.asarray(value).tolist() for name, value in vars(self).items()}
+        return written | {"refutes": self.refutes}
 
     @classmethod
     def from_dict(cls, written: dict[str, Any]) -> "Counterexample":
-        """The inverse of ``to_dict``."""
-        arrays = {name: np.array(written[name], dtype=np.float64) for name in ("x", "y", "g")}
+        """The inverse of ``to_dict``; what it refutes is not read but follows from its kind."""
+        arrays = {name: numbers(written[name]) for name in ("x", "y", "g")}
         return cls(written["kind"], **arrays, growth=written["growth"], allowed=written["allowed"])
 
 
@@ -56,9 +78,9 @@ class Certificate:
 
     Attributes:
         inequality: a name in ``PROOFS``.
-        claim: the numbers claimed, such as ``rate``.
+        claim: the numbers claimed, those of ``CLAIMS``.
         witness: the matrices that prove it, diagonals as vectors; empty where there are none.
-        counterexample: where refuted.
+        counterexample: where refuted; where unknown, at most one that refutes the claim in the norm P of the witness.
         reason: where unknown.
     """
 
@@ -92,7 +114,7 @@ class Certificate:
             written["status"],
             System.from_dict(written["system"]),
             dict(written["claim"]),
-            {name: np.array(value, dtype=np.float64) for name, value in written["witness"].items()},
+            {name: numbers(value) for name, value in written["witness"].items()},
             None if found is None else Counterexample.from_dict(found),
             written["reason"],
         )
@@ -100,7 +122,7 @@ class Certificate:
     @property
     def slopes(self) -> tuple[Array, Array]:
         """The bounds (lower, upper) that the inequality uses, (K,) each: of the region for a region, else global."""
-        if "radii" not in self.witness:
+        if self.inequality != "contraction_region" or "radii" not in self.witness:
             return self.system.slopes
         middle = Enclosure.exact(self.system.stacked[1]) @ self.witness["center"][:, None]
         reach = self.witness["radii"] + middle.rad[:, 0]
@@ -117,28 +139,29 @@ def issue(inequality: str, system: System, claim: dict[str, float], witness: dic
     """
     if inequality not in PROOFS:
         raise ValueError(f"inequality: given {inequality!r}, allowed: {', '.join(PROOFS)}")
+    refuse_senseless(claim, CLAIMS[inequality])
     candidate = Certificate(inequality, CERTIFIED, system, claim, witness)
-    if PROOFS[inequality](candidate):
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not proved
+        proved = _fits(candidate) and PROOFS[inequality](candidate)
+    if proved:
         return candidate
     return Certificate(inequality, UNKNOWN, system, claim, reason="the witness does not prove the inequality")
 
 
 def _proves_flow(certificate: Certificate) -> bool:
     A0, A, W, lower, upper, P, gamma = _operands(certificate)
-    rate = certificate.claim["rate"]
-    if not rate > 0:
-        raise ValueError(f"rate: given {rate}, allowed: above 0")
-    return _is_norm(certificate.witness["P"]) and _negative(flow_blocks(A0, A, W, lower, upper, P, gamma, rate))
+    blocks = flow_blocks(A0, A, W, lower, upper, P, gamma, certificate.claim["rate"])
+    return _weighs(certificate) and _negative(blocks)
 
 
 def _proves_step(certificate: Certificate) -> bool:
     A0, A, W, lower, upper, P, gamma = _operands(certificate)
     ratio, step = certificate.claim["ratio"], certificate.claim["step"]
-    if not (0 < ratio <= 1 and step > 0):
-        raise ValueError(f"ratio, step: given {ratio}, {step}, allowed: in (0, 1], above 0")
+    if ratio > 1:
+        raise ValueError(f"ratio: given {ratio}, allowed: in (0, 1]")
     M0, squared = A0 * step + np.eye(certificate.system.n), Enclosure.exact(ratio) * ratio
     blocks = step_blocks(M0, A * step, W, lower, upper, P, gamma, squared)
-    return _is_norm(certificate.witness["P"]) and _negative(blocks)
+    return _weighs(certificate) and _negative(blocks)
 
 
 def _proves_iss(certificate: Certificate) -> bool:
@@ -161,19 +184,17 @@ def _proves_iss(certificate: Certificate) -> bool:
 
 def _proves_region(certificate: Certificate) -> bool:
     """The flow's inequality with the slopes of the region, whose radii enclose the ellipsoid |x − center|²_P ≤ level:
-    radii_i² > level · w_i P⁻¹ w_iᵀ, by a positive definite [[P, w_iᵀ], [w_i, radii_i²/level]].
+    radii_i² > level · w_i P⁻¹ w_iᵀ, by a positive definite [[P, level · w_iᵀ], [level · w_i, level · radii_i²]].
     """
-    P, radii, level = (
-        Enclosure.exact(certificate.witness["P"]),
-        certificate.witness["radii"],
-        certificate.claim["level"],
-    )
-    rate, inputs = certificate.claim["rate"], certificate.claim["input_radius"]
-    if not (level > 0 and 0 < inputs <= rate * math.sqrt(level) * (1 - 1e-15)):
+    P, radii = Enclosure.exact(certificate.witness["P"]), certificate.witness["radii"]
+    rate, level, inputs = (certificate.claim[name] for name in ("rate", "level", "input_radius"))
+    if (radii < 0).any():
+        return False
+    if inputs > rate * math.sqrt(level) * (1 - 1e-15):
         raise ValueError(f"level, input_radius: given {level}, {inputs}, allowed: above 0, below rate · √level")
     for row, radius in zip(certificate.system.stacked[1], radii, strict=True):
-        column = Enclosure.exact(row[:, None])
-        corner = Enclosure.exact(np.array([[radius**2 / level * (1 - 1e-12)]]))
+        column = Enclosure.exact(row[:, None]) * level
+        corner = Enclosure.exact(np.array([[radius]])) * radius * level
         if row.any() and not is_positive_definite(Enclosure.block([[P, column], [column.T, corner]])):
             return False
     return _proves_flow(certificate)
@@ -186,6 +207,38 @@ PROOFS: dict[str, Callable[[Certificate], bool]] = {
     "contraction_region": _proves_region,
 }
 """By name of the inequality: whether the certificate's witness proves its claim."""
+
+
+def input_gain(certificate: Certificate) -> dict[str, float]:
+    """Bounds of |x − y| in the long run per |g_x − g_y|, in the norm P and, as ``euclidean``, in the Euclidean one:
+    infinite where rounding hides the least eigenvalue of P.
+
+    Raises:
+        ValueError: the certificate is not of contraction, or not certified, or the ratio is 1.
+    """
+    claim = certificate.claim
+    if certificate.status != CERTIFIED or certificate.inequality not in {"contraction", "contraction_step"}:
+        given = f"{certificate.status} {certificate.inequality}"
+        raise ValueError(f"certificate: given {given}, allowed: certified contraction, contraction_step")
+    if claim.get("ratio") == 1:
+        raise ValueError("ratio: given 1, allowed: below 1")
+    gain = 1 / claim["rate"] if "rate" in claim else claim["step"] / (1 - claim["ratio"])
+    least, largest = bounds_of_norm(certificate.witness["P"])
+    return {"P": gain, "euclidean": gain * math.sqrt(largest / least) if least > 0 else math.inf}
+
+
+def refuse_senseless(claim: Mapping[str, Any], names: Set[str]) -> None:
+    """Refuse a claim of anything but finite positive numbers by these names.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if claim.keys() != names:
+        raise ValueError(f"claim: given {', '.join(claim)}, allowed: {', '.join(sorted(names))}")
+    for name, value in claim.items():
+        # far from where products of claims would overflow or lose digits
+        if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 1e-100 <= value <= 1e100:
+            raise ValueError(f"{name}: given {value!r}, allowed: a number from 1e-100 to 1e100")
 
 
 def refuse_flat(system: System) -> None:
@@ -201,26 +254,32 @@ def refuse_flat(system: System) -> None:
         )
 
 
+def _fits(certificate: Certificate) -> bool:
+    """Whether the witness is all that the inequality needs and no more, of finite numbers, in shapes that fit."""
+    K, n = certificate.system.stacked[1].shape
+    axes = {"n": n, "K": K}
+    shapes = {name: tuple(axes[axis] for axis in of) for name, of in _SHAPES[certificate.inequality].items()}
+    witness = certificate.witness
+    return witness.keys() == shapes.keys() and all(
+        witness[name].shape == shape and np.isfinite(witness[name]).all() for name, shape in shapes.items()
+    )
+
+
 def _operands(certificate: Certificate) -> tuple[Enclosure, ...]:
     """A0, A, W, lower, upper, P and gamma, diagonals as matrices (K, K)."""
-    A, W = certificate.system.stacked
-    diagonals = (np.diag(value) for value in (*certificate.slopes, certificate.witness["gamma"]))
-    lower, upper, gamma = map(Enclosure.exact, diagonals)
-    return (
-        *map(Enclosure.exact, (certificate.system.A0, A, W)),
-        lower,
-        upper,
-        Enclosure.exact(certificate.witness["P"]),
-        gamma,
-    )
+    system, witness = certificate.system, certificate.witness
+    lower, upper, gamma = (np.diag(value) for value in (*certificate.slopes, witness["gamma"]))
+    return tuple(map(Enclosure.exact, (system.A0, *system.stacked, lower, upper, witness["P"], gamma)))
 
 
 def _is_symmetric(matrix: Array) -> bool:
     return bool((matrix == matrix.T).all())
 
 
-def _is_norm(P: Array) -> bool:
-    return _is_symmetric(P) and is_positive_definite(P)
+def _weighs(certificate: Certificate) -> bool:
+    """Whether P is a norm, and the multipliers are above 0."""
+    P, gamma = certificate.witness["P"], certificate.witness["gamma"]
+    return bool((gamma > 0).all()) and _is_symmetric(P) and is_positive_definite(P)
 
 
 def _negative(blocks: list[list[Enclosure]]) -> bool:

@@ -3,7 +3,8 @@
 The search grows with the size of the system: a second at n = K = 16, up to a minute at 32, for each bound tried. A
 chunk of H action steps that share one system of n states, applied to each step by itself, is (I_H ⊗ A0, I_H ⊗ A_j, I_H
 ⊗ W_j), and I_H ⊗ P, I_H ⊗ Γ prove of the whole what P, Γ prove of the one: certify the block. Systems contracting by
-construction need no search at any size, since their P and Γ are given.
+construction need no search at any size, since their P and Γ are given, and ``largest_rate_in`` and
+``smallest_ratio_in`` find the best that these prove.
 """
 
 from collections.abc import Callable
@@ -11,11 +12,11 @@ from collections.abc import Callable
 import numpy as np
 
 from pipeline.stability.certificate import CERTIFIED, REFUTED, UNKNOWN, Certificate, issue
+from pipeline.stability.certificate import input_gain as input_gain  # of what is certified here
 from pipeline.stability.falsify import expanding_pair
-from pipeline.stability.inequalities import flow_blocks, step_blocks
+from pipeline.stability.inequalities import Blocks, flow_blocks, step_blocks
 from pipeline.stability.semidefinite import NormSearch
 from pipeline.stability.system import Array, System
-from pipeline.stability.verify import bounds_of_norm
 
 Claim = Callable[[float], dict[str, float]]
 
@@ -27,10 +28,11 @@ def certify_flow(system: System, rate: float, P: Array | None = None, gamma: Arr
         P, gamma: the norm (n, n) and the multipliers (K,), all in one vector; searched for if absent.
 
     Returns:
-        ``refuted`` with a pair in P where P is given, else with an equilibrium that refutes it in every norm.
+        ``refuted`` with an equilibrium that refutes it in every norm; ``unknown`` with a pair of states where P is
+        given and only the claim in P is refuted.
 
     Raises:
-        ValueError: the rate is not above 0, or the matrices do not fit.
+        ValueError: the rate is not above 0, or the matrices do not fit, or P is not positive definite.
     """
     if not rate > 0:
         raise ValueError(f"rate: given {rate}, allowed: above 0")
@@ -63,7 +65,10 @@ def largest_rate(system: System, tolerance: float = 1e-2) -> Certificate:
 
 
 def smallest_ratio(system: System, step: float, tolerance: float = 1e-3) -> Certificate:
-    """The certificate of ``certify_step`` for the smallest ratio that is proved, within a tolerance."""
+    """The certificate of ``certify_step`` for the smallest ratio that is proved, within a tolerance.
+
+    The ratio is 1 only where no smaller one was proved.
+    """
     search = step_search(system, step)
     bottom = float(np.abs(np.linalg.eigvals(np.eye(system.n) + step * _sampled_jacobians(system))).max())
     best = None
@@ -75,26 +80,59 @@ def smallest_ratio(system: System, step: float, tolerance: float = 1e-3) -> Cert
             lambda ratio: search.solve(ratio**2),
             1.0,
             bottom,
-            tolerance,
+            min(tolerance, (1 - bottom) / 10),
         )
+    if best is not None and best.claim["ratio"] == 1:
+        better = smallest_ratio_in(system, step, best.witness["P"], best.witness["gamma"], (1 - bottom) / 10)
+        best = better if better.status == CERTIFIED else best
     return best or certify_step(system, 1.0, step)
 
 
-def input_gain(certificate: Certificate) -> dict[str, float]:
-    """Bounds of |x − y| in the long run per |g_x − g_y|, in the norm P and, as ``euclidean``, in the Euclidean one.
+def largest_rate_in(system: System, P: Array, gamma: Array, tolerance: float = 1e-2) -> Certificate:
+    """As ``largest_rate``, in the norm P (n, n) and with multiples of the multipliers gamma (K,): no semidefinite
+    program, so for any size (seconds at n = K = 320), and no less than the given matrices prove but for rounding.
 
     Raises:
-        ValueError: the certificate is not of contraction, or not certified, or the ratio is 1.
+        ValueError: the matrices do not fit.
     """
-    claim = certificate.claim
-    if certificate.status != CERTIFIED or certificate.inequality not in {"contraction", "contraction_step"}:
-        given = f"{certificate.status} {certificate.inequality}"
-        raise ValueError(f"certificate: given {given}, allowed: certified contraction, contraction_step")
-    if claim.get("ratio") == 1:
-        raise ValueError("ratio: given 1, allowed: below 1")
-    gain = 1 / claim["rate"] if "rate" in claim else claim["step"] / (1 - claim["ratio"])
-    least, largest = bounds_of_norm(certificate.witness["P"])
-    return {"P": gain, "euclidean": gain * float(np.sqrt(largest / least))}
+    witness = _given(system, P, gamma)
+    A, W = system.stacked
+    lower, upper = map(np.diag, system.slopes)
+
+    def growth(scale: float) -> float:
+        """Twice the least −rate of which the inequality holds, by its Schur complement."""
+        blocks = flow_blocks(system.A0, A, W, lower, upper, P, np.diag(scale * gamma), 0.0)
+        return _least_weight(blocks, P)
+
+    scale = _best_multiple(growth)
+    best = _proved_near(
+        "contraction", system, lambda rate: {"rate": rate}, -growth(scale) / 2, 0.0, witness, scale, tolerance
+    )
+    return best or certify_flow(system, 1e-6, P, gamma)
+
+
+def smallest_ratio_in(system: System, step: float, P: Array, gamma: Array, tolerance: float = 1e-3) -> Certificate:
+    """As ``smallest_ratio``, in the norm P and with multiples of the multipliers gamma; see ``largest_rate_in``.
+
+    Raises:
+        ValueError: the matrices do not fit.
+    """
+    witness = _given(system, P, gamma)
+    A, W = system.stacked
+    lower, upper = map(np.diag, system.slopes)
+    M0 = np.eye(system.n) + step * system.A0
+
+    def growth(scale: float) -> float:
+        """The least squared ratio of which the inequality holds, by its Schur complement."""
+        blocks = step_blocks(M0, step * A, W, lower, upper, P, np.diag(scale * gamma), 0.0)
+        return _least_weight(blocks, P)
+
+    scale = _best_multiple(growth)
+    ratio = float(np.sqrt(max(growth(scale), 1e-12)))
+    best = _proved_near(
+        "contraction_step", system, lambda r: {"ratio": r, "step": step}, ratio, 1.0, witness, scale, tolerance
+    )
+    return best or certify_step(system, 1.0, step, P, gamma)
 
 
 def flow_search(system: System) -> NormSearch:
@@ -116,33 +154,92 @@ def step_search(system: System, step: float) -> NormSearch:
     )
 
 
-def _given(system: System, P: Array | None, gamma: Array | None) -> dict[str, Array] | None:
+def _given(system: System, P: Array | None, gamma: Array | None) -> dict[str, Array]:
+    """The witness of both, empty where neither is given."""
     if P is None and gamma is None:
-        return None
+        return {}
     if P is None or gamma is None:
         raise ValueError("P, gamma: given one of them, allowed: both or neither")
     shapes = (system.n, system.n), (len(system.stacked[1]),)
     if (P.shape, gamma.shape) != shapes or (P != P.T).any():
         raise ValueError(f"P, gamma: given {P.shape}, {gamma.shape}, allowed: {shapes[0]}, symmetric, {shapes[1]}")
+    if not (np.isfinite(P).all() and np.isfinite(gamma).all() and np.linalg.eigvalsh(P)[0] > 0):
+        raise ValueError("P, gamma: given others, allowed: finite numbers, P positive definite")
     return {"P": P, "gamma": gamma}
 
 
 def _settled(
     inequality: str, system: System, claim: dict[str, float], witness: dict[str, Array] | None, P: Array | None
 ) -> Certificate:
-    """Proved by the witness, or refuted, or unknown."""
+    """Proved by the witness, or refuted in every norm, or unknown, with a pair if one refutes it in the given P."""
     if witness is not None:
         proved = issue(inequality, system, claim, witness)
         if proved.status == CERTIFIED:
             return proved
-    allowed = claim.get("ratio", -claim.get("rate", 0.0))
-    for norm in (None,) if P is None else (P, None):
-        found = expanding_pair(system, allowed, P=norm, step=claim.get("step"))
-        if found is not None:
-            witness = {} if norm is None else {"P": norm}
-            return Certificate(inequality, REFUTED, system, claim, witness, found)
-    reason = "no matrices were found" if P is None else "the matrices given do not prove the inequality"
-    return Certificate(inequality, UNKNOWN, system, claim, reason=reason)
+    allowed, step = claim.get("ratio", -claim.get("rate", 0.0)), claim.get("step")
+    found = expanding_pair(system, allowed, step=step)
+    if found is not None:
+        return Certificate(inequality, REFUTED, system, claim, counterexample=found)
+    if P is None:
+        return Certificate(inequality, UNKNOWN, system, claim, reason="no matrices were found")
+    pair = expanding_pair(system, allowed, P=P, step=step)
+    if pair is None:
+        return Certificate(inequality, UNKNOWN, system, claim, reason="the matrices given do not prove the inequality")
+    reason = "two states separate faster in the norm that was given"
+    return Certificate(inequality, UNKNOWN, system, claim, {"P": P}, pair, reason)
+
+
+def _least_weight(blocks: Blocks, P: Array) -> float:
+    """The least s with blocks − diag(sP, 0) ⪯ 0, in floating point; infinite where there is none."""
+    (first, coupling), (_, second) = blocks
+    try:
+        root = np.linalg.cholesky(-second)
+        factor = np.linalg.cholesky(P)
+    except np.linalg.LinAlgError:
+        return float(np.inf)
+    reach = np.linalg.solve(root, coupling.T)
+    seen = np.linalg.solve(factor, np.linalg.solve(factor, first + reach.T @ reach).T)
+    return float(np.linalg.eigvalsh((seen + seen.T) / 2)[-1])
+
+
+def _best_multiple(growth: Callable[[float], float]) -> float:
+    """The multiple of the multipliers with about the least growth, which rises to both sides; never worse than 1."""
+    scale, factor = 1.0, 1024.0
+    least = growth(scale)
+    while factor > 1.02:
+        for tried in (scale * factor, scale / factor):
+            value = growth(tried)
+            if value < least:
+                scale, least = tried, value
+                break
+        else:
+            factor = float(np.sqrt(factor))
+    return scale
+
+
+def _proved_near(
+    inequality: str,
+    system: System,
+    claim: Claim,
+    limit: float,
+    least: float,
+    witness: dict[str, Array],
+    scale: float,
+    tolerance: float,
+) -> Certificate | None:
+    """The certificate nearest to ``limit`` that P and that multiple of gamma prove, on the way to ``least``."""
+    if not np.isfinite(limit) or (limit >= 1 if least else limit <= 0):
+        return None
+    matrices = witness | {"gamma": scale * witness["gamma"]}
+    hard = limit
+    for part in (1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 0.99):
+        easy = limit + part * (least - limit)
+        near = tolerance * (1.0 if least else limit)
+        best = _bisected(system, inequality, claim, lambda _: matrices, easy, hard, near)
+        if best is not None:
+            return best
+        hard = easy
+    return None
 
 
 def _bisected(

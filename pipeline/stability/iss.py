@@ -41,6 +41,21 @@ def certify_iss(system: System, *, use_slopes: bool = True) -> Certificate:
     return Certificate("iss", UNKNOWN, system, {}, reason="no matrices were found")
 
 
+def iss_from_contraction(certificate: Certificate) -> Certificate:
+    """Input-to-state stability, with V = |x|²_P, from a certificate of contraction of the flow: no search, any size.
+
+    Raises:
+        ValueError: the certificate is not a certified ``contraction``, or a function is not strictly increasing.
+    """
+    if (certificate.inequality, certificate.status) != ("contraction", CERTIFIED):
+        given = f"{certificate.status} {certificate.inequality}"
+        raise ValueError(f"certificate: given {given}, allowed: certified contraction")
+    P, gamma, rate = certificate.witness["P"], certificate.witness["gamma"], certificate.claim["rate"]
+    none = np.zeros_like(gamma)
+    matrices = {"P": P, "state": rate / 2 * P, "inputs": 2 / rate * P}
+    return issue("iss", certificate.system, {}, matrices | {"integral": none, "products": none, "sector": gamma})
+
+
 def _search(system: System, use_slopes: bool) -> dict[str, Array] | None:
     A, W = system.stacked
     n, K = system.n, len(W)

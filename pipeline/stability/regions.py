@@ -55,7 +55,7 @@ def certify_region(system: System, center: Array, rate: float, *, bisections: in
     beside = center + 1e-3 * vectors[:, leading].real
     faster = Counterexample("equilibrium", center, beside, -system.field(center), float(values[leading].real), -rate)
     if recheck_counterexample(faster, system):
-        return Certificate("contraction_region", REFUTED, system, {"rate": rate}, counterexample=faster)
+        return Certificate("contraction_region", REFUTED, system, {"rate": rate}, {"center": center}, faster)
     best, narrow, wide = None, 1e-3, 1e2
     for _ in range(bisections):
         width = float(np.sqrt(narrow * wide))

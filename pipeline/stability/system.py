@@ -43,7 +43,13 @@ class Nonlinearity:
     peaked: bool
 
     def slopes_on(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """Bounds (lower, upper) of all slopes between points of [low, high], each of the shape of ``low``."""
+        """Bounds (lower, upper) of all slopes between points of [low, high], each of the shape of ``low``.
+
+        Raises:
+            ValueError: somewhere low is not below or at high.
+        """
+        if not (low <= high).all():
+            raise ValueError("low, high: given low above high, or not a number, allowed: low ≤ high")
         nearest, farthest = np.clip(0.0, low, high), np.where(-low > high, low, high)
         least, most = (farthest, nearest) if self.peaked else (np.nextafter(low, -np.inf), high)
         under, over = self.derivative(least), self.derivative(most)
@@ -208,8 +214,20 @@ class System:
         return np.concatenate(parts)
 
 
+def numbers(given: object) -> Array:
+    """As float64, from numbers only: no strings, no truth values.
+
+    Raises:
+        ValueError: there is something else.
+    """
+    found = np.array(given)
+    if found.size and found.dtype.kind not in "fiu":
+        raise ValueError(f"numbers: given {found.dtype}, allowed: floating point and integers")
+    return found.astype(np.float64)
+
+
 def _matrix(given: object) -> Array:
-    matrix = np.array(given, dtype=np.float64)
+    matrix = numbers(given)
     if matrix.ndim != 2 or not np.isfinite(matrix).all():
         raise ValueError(f"matrix: given shape {matrix.shape}, allowed: two dimensions, finite numbers")
     return matrix

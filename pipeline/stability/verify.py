@@ -103,8 +103,9 @@ def is_positive_definite(matrix: Operand) -> bool:
         return False
     # exact scaling to a diagonal of about 1, without which small multipliers would drown in the rounding of large ones
     scale = np.exp2(np.clip(-np.round(np.log2(diagonal) / 2), -400, 400))
-    radius = _up(enclosure.rad * scale[:, None] * scale, 4)
-    return least_eigenvalue(Enclosure(enclosure.mid * scale[:, None] * scale, radius)) > 0
+    with np.errstate(over="ignore", invalid="ignore"):
+        scaled = Enclosure(enclosure.mid * scale[:, None] * scale, _up(enclosure.rad * scale[:, None] * scale, 4))
+    return least_eigenvalue(scaled) > 0
 
 
 def least_eigenvalue(matrix: Operand) -> float:
@@ -115,6 +116,8 @@ def least_eigenvalue(matrix: Operand) -> float:
     """
     enclosure = Enclosure.exact(matrix)
     symmetric = (enclosure + enclosure.T) * 0.5
+    if not (np.isfinite(symmetric.mid).all() and np.isfinite(symmetric.rad).all()):
+        return 0.0
     estimate = float(np.linalg.eigvalsh(symmetric.mid)[0])
     for fraction in (0.9, 0.5):
         shift = fraction * estimate

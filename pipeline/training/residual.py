@@ -14,13 +14,14 @@ from pipeline.flow.coupling import AHEAD, make_coupling
 from pipeline.flow.objective import reconstruct
 from pipeline.flow.pairing import NO_MODELS, Coupling, Source
 from pipeline.nets.persidskii import PersidskiiResidual
-from pipeline.nets.residual import Residual, residual_grid
+from pipeline.nets.residual import Residual, longest_step, residual_grid, step_ratio
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.seeding import Generators
 from pipeline.stability.parameterization import (
     UnconstrainedSystem,
     contraction_penalty,
     diagonal_dominance_penalty,
+    step_penalty,
 )
 from pipeline.training.loop import Batches, Objective
 from pipeline.training.teacher import Teacher, solved_ahead
@@ -114,6 +115,7 @@ def _penalty(recipe: ResidualRecipe) -> Callable[[Residual], Tensor] | None:
     settings = recipe.net
     if not isinstance(settings, PersidskiiSettings) or not settings.stability.endswith("_penalty"):
         return None
+    step = longest_step(recipe)
 
     def penalty(residual: Residual) -> Tensor:
         assert isinstance(residual, PersidskiiResidual) and isinstance(residual.source, UnconstrainedSystem)
@@ -121,9 +123,10 @@ def _penalty(recipe: ResidualRecipe) -> Callable[[Residual], Tensor] | None:
         linear, outer, inner = source.matrices()
         if settings.stability == "dominance_penalty":
             return settings.penalty_weight * diagonal_dominance_penalty(linear, settings.rate)
-        norm, multipliers = source.certificate_matrices()
-        broken = contraction_penalty(linear, outer, inner, source.upper, norm, multipliers, settings.rate)
-        return settings.penalty_weight * broken
+        of_system = (linear, outer, inner, source.upper, *source.certificate_matrices())
+        if settings.stability == "step_penalty":
+            return settings.penalty_weight * step_penalty(*of_system, step, step_ratio(settings, step))
+        return settings.penalty_weight * contraction_penalty(*of_system, settings.rate)
 
     return penalty
 

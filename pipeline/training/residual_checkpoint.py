@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from pydantic import ValidationError
@@ -37,15 +38,13 @@ def save_residual_policy(path: Path, policy: ResidualPolicy, record: Record, rec
 
     The residual must be ``fixed``: its matrices are stored as they run, in float32, and are what is certified.
     """
-    temporary = path.with_name(f".{path.name}")
-    try:
-        save_policy(temporary, policy, record, half=True)
-        with safe_open(temporary, framework="pt") as file:
+    with TemporaryDirectory() as folder:
+        plain = Path(folder, path.name)
+        save_policy(plain, policy, record, half=True)
+        with safe_open(plain, framework="pt") as file:
             metadata = dict(file.metadata())
         metadata[_HEADER] = json.dumps(recipe.model_dump(), sort_keys=True)
-        write_bytes(path, _ordered(save(load_file(temporary), metadata=metadata)))
-    finally:
-        temporary.unlink(missing_ok=True)
+        write_bytes(path, _ordered(save(load_file(plain), metadata=metadata)))
 
 
 def _ordered(file: bytes) -> bytes:

@@ -30,7 +30,8 @@ def trained_like(*arguments: str, spread: float = 0.3) -> ResidualPolicy:
 def test_a_constructed_step_is_certified_and_the_policy_contracts_at_least_so_fast(state: str) -> None:
     policy = trained_like("step", state)
     assert isinstance(policy.residual, PersidskiiResidual)
-    found = certify_residual(policy.residual, recipe("step", state))
+    found = certify_residual(policy.residual, recipe("step", state), np.zeros(policy.residual.source.n))
+    assert {"step", "flow", "iss"} <= found.keys() and ("region" in found) == (state == "step")
     assert {name: certificate.status for name, certificate in found.items()} == dict.fromkeys(found, "certified")
     assert found["step"].claim["ratio"] <= np.exp(-0.8 / 4) + 1e-12
     assert found["flow"].claim["rate"] > 0.6
@@ -44,7 +45,7 @@ def test_a_system_that_expands_is_refuted_and_seen_to_expand() -> None:
     residual = policy.residual
     assert isinstance(residual, PersidskiiResidual) and isinstance(residual.source, FixedMatrices)
     residual.source.linear.copy_(torch.diag(torch.tensor([0.7, -1.0])))
-    found = certify_residual(residual, recipe("free", "step"))
+    found = certify_residual(residual, recipe("free", "step"), np.zeros(2))
     assert {found["step"].status, found["flow"].status} == {"refuted"}
     decay = measure_decay(policy, torch.randn(64, 6), 6, found["step"], seed=0)
     assert decay.largest > 1 and decay.certified == 0
@@ -58,4 +59,4 @@ def test_a_certificate_that_the_falsifier_breaks_fails(monkeypatch: pytest.Monke
     policy = trained_like("step", "step")
     assert isinstance(policy.residual, PersidskiiResidual)
     with pytest.raises(UserError, match=r"^certificate step: contraction: certified, and broken$"):
-        certify_residual(policy.residual, recipe("step", "step"))
+        certify_residual(policy.residual, recipe("step", "step"), np.zeros(2))

@@ -8,18 +8,20 @@ from torch import Tensor, nn
 
 from pipeline import config
 from pipeline.closure import ROOT
-from pipeline.config import MlpSettings, NetSettings, Unet1dSettings
+from pipeline.config import MlpSettings, NetSettings, ResidualRecipe, Unet1dSettings
 from pipeline.errors import UserError
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.path import PATHS
 from pipeline.nets.embedding import TimeEmbedding
 from pipeline.nets.registry import build_net
+from pipeline.nets.residual import build_residual
 from pipeline.nets.unet1d import ConditionalUnet1D
 from pipeline.seeding import Generators
 from pipeline.tasks.registry import TASKS
 from pipeline.training.loop import Batches, Objective, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
+from pipeline.training.residual import residual_training
 
 MLP = MlpSettings(kind="mlp", width=16, depth=2, expansion=2, time_features=8)
 UNET = Unet1dSettings(kind="unet1d", channels=[16, 32], kernel=3, groups=4, time_features=8)
@@ -94,7 +96,7 @@ PAPER = config.load(ROOT / "params.yaml").paper
 
 
 @pytest.mark.parametrize("task", PAPER.tasks)
-@pytest.mark.parametrize("mode", ["flow_matching", "mle"])
+@pytest.mark.parametrize("mode", ["flow_matching", "mle", *PAPER.residual])
 def test_every_paper_scale_net_builds_and_takes_two_steps(task: str, mode: str) -> None:
     settings, spec = PAPER.task(task), TASKS[task]
     data = settings.data
@@ -104,6 +106,9 @@ def test_every_paper_scale_net_builds_and_takes_two_steps(task: str, mode: str) 
     generators = Generators(0)
     path = PATHS[settings.pretrain.path](settings.pretrain.sigma)
     recipe = settings.finetune["nfe1"]
+    if mode in PAPER.residual:
+        take_two_residual_steps(settings.residual[mode], net, data.prediction_horizon, spec.action_dim, condition_dim)
+        return
     objectives: dict[str, Callable[[nn.Module], Objective]] = {
         "flow_matching": lambda net: FlowMatching(net, path, make_coupling("minibatch_ot", 1), generators),
         "mle": lambda net: Reconstruction(net, make_coupling(recipe.coupling, 2), 2, generators),
@@ -114,3 +119,20 @@ def test_every_paper_scale_net_builds_and_takes_two_steps(task: str, mode: str) 
     trained = train(objectives[mode](net), batches, two_steps, generators)
     assert all(torch.isfinite(p).all() for p in trained.parameters())
     assert all((p.cpu() != old).any() for p, old in zip(net.parameters(), before, strict=True))
+
+
+def take_two_residual_steps(
+    recipe: ResidualRecipe, base: nn.Module, horizon: int, action_dim: int, condition_dim: int
+) -> None:
+    residual = build_residual(recipe, horizon, action_dim, condition_dim)
+    batches = Batches(torch.randn(2, condition_dim), torch.randn(2, horizon, action_dim))
+    few = {"steps": 2, "batch_size": 2, "warmup": 1, "candidates": 1, "pairs_ahead": 0, "precision": "fp32"}
+    few |= {"coupling": "independent"}
+    few_steps = recipe.model_copy(update=few)
+    before = {name: p.detach().clone() for name, p in residual.named_parameters()}
+    generators = Generators(0)
+    objective, batches = residual_training(residual, base, few_steps, recipe.residual_steps + 1, generators, batches)
+    trained = train(objective, batches, few_steps, generators)
+    assert all(torch.isfinite(p).all() for p in trained.parameters())
+    changed = [name for name, p in residual.named_parameters() if (p.cpu() != before[name]).any()]
+    assert any("source" in name or "net" in name for name in changed) and len(changed) >= len(before) / 2

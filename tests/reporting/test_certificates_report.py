@@ -13,7 +13,14 @@ STABLE = System(np.diag([-1.0, -2.0]), (np.zeros((2, 1)),), (np.zeros((1, 2)),),
 
 def result(**certificates: Any) -> dict[str, Any]:
     decay = {"largest": 0.75, "median": 0.6, "certified": 0.8, "pairs": 64}
-    about = {"row": "resft_fm-nfe4", "train_steps": 7, "train_seed": 0, "grid": [1.0, 1.25, 1.5, 1.75], "decay": decay}
+    about = {
+        "row": "resft_fm-nfe4",
+        "train_steps": 7,
+        "train_seed": 0,
+        "grid": [1.0, 1.25, 1.5, 1.75],
+        "decay": decay,
+        "region_share": None,
+    }
     return about | {"certificates": {name: one.to_dict() for name, one in certificates.items()}}
 
 
@@ -32,7 +39,7 @@ def test_a_certificate_that_its_matrices_do_not_prove_is_called_so() -> None:
 
 def test_what_is_refuted_or_unknown_is_not_dressed_up() -> None:
     growing = System(np.array([[0.5]]), (np.zeros((1, 1)),), (np.zeros((1, 1)),), ("tanh",))
-    assert "| refuted | — | — |" in certificates_markdown(
+    assert "| refuted | not ρ = 0.9000 at h = 0.25 | — |" in certificates_markdown(
         "starter", [result(step=certify_step(growing, 0.9, 0.25))], []
     )
     unet = result() | {"row": "resft_fm_unet-nfe16", "decay": None}

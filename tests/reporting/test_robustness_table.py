@@ -14,9 +14,9 @@ from pipeline.reporting.robustness import disturbed_results, robustness_markdown
 FM, RES = Entry("pusht_b", "fm", 16), Entry("pusht_b", "resft_fm", 16)
 SCORES = {
     (FM, "none"): [0.9, 0.8, 0.7, 0.6],
-    (FM, "action_noise"): [0.5, 0.4, 0.3],
+    (FM, "action_noise=0.1"): [0.5, 0.4, 0.3],
     (RES, "none"): [0.8, 0.8, 0.8, 0.8],
-    (RES, "action_noise"): [0.7, 0.7, 0.7],
+    (RES, "action_noise=0.1"): [0.7, 0.7, 0.7],
 }
 
 
@@ -37,7 +37,7 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScaleReports:
         for path in (entry.episodes(found.folder), entry.metrics(found.folder), found.disturbed_episodes(entry)):
             path.parent.mkdir(parents=True, exist_ok=True)
         episodes(entry, "none").to_csv(entry.episodes(found.folder), index=False)
-        episodes(entry, "action_noise").to_csv(found.disturbed_episodes(entry), index=False)
+        episodes(entry, "action_noise=0.1").to_csv(found.disturbed_episodes(entry), index=False)
         about = {"scale": "starter", "evaluation": entry.evaluation, "method": entry.method, "nfe": entry.nfe}
         about |= {"train_seed": 0, "n_seeds": 4, "repeats": 1, "dataset": "d", "train_steps": 5, "spread_ratio": 1.0}
         entry.metrics(found.folder).write_text(json.dumps(about))
@@ -45,7 +45,7 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScaleReports:
 
 
 def test_losses_and_differences_are_paired_on_the_disturbed_seeds(reports: ScaleReports) -> None:
-    table = robustness_table("starter", disturbed_results(reports, [FM, RES]), FM, {"action_noise": 0.1})
+    table = robustness_table("starter", disturbed_results(reports, [FM, RES]), FM)
     rows = {(row["method"], row["perturbation"]): row for _, row in table.iterrows()}
     assert list(rows) == [(m, p) for p in ("none", "action_noise") for m in ("fm", "resft_fm")]
     assert rows["fm", "none"]["max_score"] == pytest.approx(0.8)  # the fourth seed was not disturbed
@@ -61,13 +61,25 @@ def test_losses_and_differences_are_paired_on_the_disturbed_seeds(reports: Scale
 
 
 def test_disturbed_episodes_of_another_model_are_left_out_and_named(reports: ScaleReports) -> None:
-    episodes(RES, "action_noise", "model@2").to_csv(reports.disturbed_episodes(RES), index=False)
+    episodes(RES, "action_noise=0.1", "model@2").to_csv(reports.disturbed_episodes(RES), index=False)
     found = disturbed_results(reports, [FM, RES])
     assert list(found) == [FM]
-    table = robustness_table("starter", found, FM, {"action_noise": 0.1})
-    assert "- ResFT-FM (ControlSynth), NFE 16: its episodes are not there." in robustness_markdown(
-        table, "fm-nfe16", [RES]
-    )
+    text = robustness_markdown(robustness_table("starter", found, FM), "fm-nfe16", [RES])
+    assert "- Push-T (b), ResFT-FM (ControlSynth), NFE 16: its disturbed episodes are not there, or of another" in text
+
+
+@pytest.mark.parametrize(
+    ("damage", "line"),
+    [
+        (lambda table: table.drop(columns="seed"), r"not a whole file of episodes"),
+        (lambda table: pd.concat([table, table]), r"or one twice"),
+        (lambda table: table.assign(method="fm"), r"of another model"),
+    ],
+)
+def test_a_damaged_file_is_named(reports: ScaleReports, damage, line: str) -> None:  # type: ignore[no-untyped-def]
+    damage(episodes(RES, "action_noise=0.1")).to_csv(reports.disturbed_episodes(RES), index=False)
+    with pytest.raises(UserError, match=rf"pusht_b-resft_fm-nfe16\.csv: .*{line}"):
+        disturbed_results(reports, [RES])
 
 
 def test_a_seed_without_an_undisturbed_episode_is_refused(reports: ScaleReports) -> None:

@@ -4,9 +4,19 @@ from collections import Counter
 
 import numpy as np
 import pytest
+import torch
 
-from pipeline.stability.contraction import certify_flow, certify_step, input_gain, largest_rate, smallest_ratio
-from pipeline.stability.falsify import cross_check
+from pipeline.stability.contraction import (
+    certify_flow,
+    certify_step,
+    input_gain,
+    largest_rate,
+    largest_rate_in,
+    smallest_ratio,
+    smallest_ratio_in,
+)
+from pipeline.stability.falsify import cross_check, expanding_pair
+from pipeline.stability.parameterization import ContractingFlow, ContractingStep
 from pipeline.stability.system import System
 
 
@@ -98,15 +108,67 @@ def test_contraction_of_the_flow_does_not_survive_a_long_step() -> None:
 
 
 def test_a_given_norm_is_judged_by_itself() -> None:
-    # contracts, but first grows in the Euclidean norm: a pair refutes that norm only
+    # contracts, but first grows in the Euclidean norm: a pair refutes that norm only, which is no refutation
     sheared = System([[-1, 4], [0, -1]], (np.zeros((2, 1)),), (np.ones((1, 2)),), ("tanh",))
     assert certify_flow(sheared, 0.5).status == "certified"
     found = certify_flow(sheared, 0.5, np.eye(2), np.ones(1))
-    assert found.status == "refuted" and found.counterexample is not None and found.counterexample.kind == "pair"
+    assert found.status == "unknown" and found.counterexample is not None
+    assert found.reason == "two states separate faster in the norm that was given"
+    assert found.counterexample.kind == "pair" and found.counterexample.refutes == "this norm"
+    assert expanding_pair(sheared, -0.5, P=np.eye(2)) is not None and expanding_pair(sheared, -0.5) is None
+    growing = certify_flow(scalar(-1, 2, "tanh"), 0.1, np.eye(1), np.ones(1))
+    assert growing.status == "refuted" and growing.counterexample is not None
+    assert growing.counterexample.kind == "equilibrium" and growing.counterexample.refutes == "every norm"
     with pytest.raises(ValueError, match="both or neither"):
         certify_flow(sheared, 0.5, np.eye(2))
     with pytest.raises(ValueError, match="symmetric"):
         certify_flow(sheared, 0.5, np.array([[1, 0.1], [0, 1]]), np.ones(1))
+    for P in (-np.eye(2), np.diag([1.0, 0.0]), np.full((2, 2), np.inf)):
+        with pytest.raises(ValueError, match="positive definite"):
+            certify_flow(sheared, 0.5, P, np.ones(1))
+
+
+@pytest.mark.parametrize("n", [32, 320])
+def test_the_best_claim_in_the_norm_of_a_construction_is_no_worse(n: int) -> None:
+    torch.manual_seed(n)
+    flow = ContractingFlow(n, [n], ["tanh"], 0.7)
+    found = largest_rate_in(flow.system(), *flow.witness())
+    assert found.status == "certified" and found.claim["rate"] >= 0.7
+    euler = ContractingStep(n, [n], ["tanh"], 1 / 16, 0.95)
+    best = smallest_ratio_in(euler.system(), 1 / 16, *euler.witness())
+    assert best.status == "certified" and best.claim["ratio"] <= 0.95
+
+
+def test_the_best_claim_in_a_norm_is_the_best() -> None:
+    # in P = 1, x' = −3x + 2 tanh(x): rate 1, and 0.9 for a step of 0.1, by the right multiple of any multiplier
+    line, one = scalar(-3, 2, "tanh"), np.ones((1, 1))
+    for gamma in (1e-2, 1.0, 300.0):
+        assert largest_rate_in(line, one, gamma * one[0]).claim["rate"] == pytest.approx(1, rel=2e-2)
+        assert smallest_ratio_in(line, 0.1, one, gamma * one[0]).claim["ratio"] == pytest.approx(0.9, abs=2e-3)
+    leaky = scalar(0, -1, "leaky_relu")
+    assert largest_rate_in(leaky, one, one[0]).claim["rate"] == pytest.approx(0.01, rel=0.02)
+    growing = scalar(-1, 2, "tanh")
+    assert largest_rate_in(growing, one, one[0]).status == smallest_ratio_in(growing, 0.1, one, one[0]).status
+    assert largest_rate_in(growing, one, one[0]).status == "refuted"
+    sheared = System([[-1, 4], [0, -1]], (np.zeros((2, 1)),), (np.ones((1, 2)),), ("tanh",))
+    assert largest_rate_in(sheared, np.eye(2), np.ones(1)).status == "unknown"
+
+
+@pytest.mark.parametrize("slow", [-5e-3, -1e-6])
+def test_a_ratio_next_to_one_is_still_below_it(slow: float) -> None:
+    found = smallest_ratio(scalar(slow, 0, "tanh"), 0.1)
+    assert found.status == "certified" and 1 + 0.1 * slow <= found.claim["ratio"] < 1
+    assert input_gain(found)["P"] < 1.3 / -slow
+
+
+def test_a_step_implies_the_flow_and_shorter_steps() -> None:
+    for seed in range(40):
+        system = random_system(seed)
+        found = certify_step(system, 0.97, 0.1)
+        if found.status == "certified":
+            P, gamma = found.witness["P"], found.witness["gamma"]
+            assert certify_flow(system, (1 - 0.97**2) / 0.2 * (1 - 1e-9), P, gamma / 0.1).status == "certified"
+            assert expanding_pair(system, 1 - 0.4 * 0.03, P=P, step=0.04) is None
 
 
 def test_shared_blocks_prove_the_whole() -> None:

@@ -1,11 +1,16 @@
 """The falsifier: finds what is there to find, and what it finds is so."""
 
+from time import perf_counter
+
 import numpy as np
 import pytest
+import torch
 
 from pipeline.stability.certificate import Certificate, issue
 from pipeline.stability.climb import climbed, growth_in_every_norm, growth_in_norm, jacobians, starting_states
+from pipeline.stability.contraction import certify_flow, certify_step, input_gain
 from pipeline.stability.falsify import cross_check, diverging_input, expanding_pair
+from pipeline.stability.parameterization import ContractingStep
 from pipeline.stability.system import System
 
 
@@ -60,6 +65,49 @@ def test_kinks_are_no_counterexamples() -> None:
     system = System([[-2.0]], ([[1.0]],), ([[1.0]],), ("relu",))
     assert expanding_pair(system, -1.0) is None and expanding_pair(system, -1.0, P=np.eye(1)) is None
     assert expanding_pair(system, -1.1) is not None
+
+
+def test_a_slow_system_diverges_within_its_bound() -> None:
+    slow = System(np.diag([-1e-3, -10.0]), (np.zeros((2, 1)),), (np.ones((1, 2)),), ("tanh",))
+    found = certify_flow(slow, 9e-4)
+    assert found.status == "certified" and diverging_input(slow) is not None
+    assert diverging_input(slow, bound=input_gain(found)["euclidean"]) is None
+    line = System([[-2.0]], ([[1.0]],), ([[1.0]],), ("tanh",))
+    # at rest where 2x − tanh(x) = 1, beyond 0.8 and within 1/rate = 1
+    beyond = diverging_input(line, bound=0.8)
+    assert beyond is not None and beyond.allowed == 0.8 < beyond.growth < 1
+    assert diverging_input(line, bound=1.0) is None and diverging_input(line, bound=0.8, step=0.1) is not None
+    assert diverging_input(line, 2.0, bound=2.0) is None
+
+
+def test_what_only_euler_steps_exceed_is_no_counterexample() -> None:
+    # nearly a rotation: Euler steps swing further than the flow does
+    turning = System([[-0.01, 1.0], [-1.0, -0.01]], (np.zeros((2, 1)),), (np.ones((1, 2)),), ("tanh",))
+    furthest = 1 + np.exp(-0.01 * np.pi)  # under a constant input of size 1
+    assert diverging_input(turning, bound=furthest, step=0.4) is not None
+    assert diverging_input(turning, bound=furthest) is None
+    assert diverging_input(turning, bound=0.99 * furthest) is not None
+
+
+def test_a_false_gain_is_broken_by_an_input() -> None:
+    line = System([[-2.0]], ([[1.0]],), ([[1.0]],), ("tanh",))
+    false = Certificate("contraction_step", "certified", line, {"ratio": 0.97, "step": 0.1}, {"P": np.eye(1)})
+    cross_check(false, line)
+    stiff = System(np.diag([-1.0, -9.0]), (np.zeros((2, 1)),), (np.ones((1, 2)),), ("tanh",))
+    for inequality, claim in (("contraction", {"rate": 1.2}), ("contraction_step", {"ratio": 0.88, "step": 0.1})):
+        with pytest.raises(AssertionError, match="certified, and broken"):
+            cross_check(Certificate(inequality, "certified", stiff, claim, {"P": np.eye(2)}), stiff)
+        assert diverging_input(stiff, bound=1 / 1.2, step=claim.get("step")) is not None
+
+
+@pytest.mark.parametrize(("n", "seconds"), [(32, 1.0), (320, 3.0)])
+def test_a_cross_check_takes_seconds(n: int, seconds: float) -> None:
+    torch.manual_seed(0)
+    euler = ContractingStep(n, [n], ["tanh"], 1 / 16, 0.95)
+    found = certify_step(euler.system(), 0.95, 1 / 16, *euler.witness())
+    begin = perf_counter()
+    cross_check(found, found.system)
+    assert perf_counter() - begin < 2 * seconds  # on a busy machine
 
 
 def test_inputs_that_lead_to_infinity() -> None:

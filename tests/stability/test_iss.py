@@ -2,11 +2,14 @@
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.stability.certificate import Certificate
+from pipeline.stability.contraction import certify_flow, certify_step
 from pipeline.stability.falsify import cross_check, diverging_input, excess_dissipation
 from pipeline.stability.inequalities import iss_blocks
-from pipeline.stability.iss import certify_iss
+from pipeline.stability.iss import certify_iss, iss_from_contraction
+from pipeline.stability.parameterization import ContractingFlow
 from pipeline.stability.recheck import recheck
 from pipeline.stability.system import System
 
@@ -54,6 +57,23 @@ def test_random_certificates_survive_their_worst_inputs() -> None:
         cross_check(found, system, seed=seed)
         certified += found.status == "certified"
     assert 10 < certified < 40
+
+
+def test_contraction_implies_stability() -> None:
+    torch.manual_seed(0)
+    large = ContractingFlow(32, [16, 16], ["tanh", "leaky_relu"], 0.7)
+    for flow in (certify_flow(large.system(), 0.7, *large.witness()), certify_flow(scalar(-2, 0.5, "tanh"), 1.0)):
+        found = iss_from_contraction(flow)
+        assert found.status == "certified" and found.inequality == "iss" and recheck(found.to_dict()) == "certified"
+        cross_check(found, flow.system)
+    for other in (
+        certify_step(scalar(-2, 0.5, "tanh"), 0.95, 0.1),
+        Certificate("contraction", "unknown", scalar(-2, 0.5, "tanh"), {"rate": 1.0}),
+    ):
+        with pytest.raises(ValueError, match="allowed: certified contraction"):
+            iss_from_contraction(other)
+    with pytest.raises(ValueError, match="strictly increasing"):
+        iss_from_contraction(certify_flow(scalar(-2, 1, "relu"), 0.5))
 
 
 def test_relu_is_refused_since_the_theorem_is_false_of_it() -> None:

@@ -35,6 +35,13 @@ def test_slopes_lie_within_their_bounds(name: str, a: float, b: float, low: floa
 
 
 @pytest.mark.parametrize("name", NONLINEARITIES)
+@pytest.mark.parametrize(("low", "high"), [(3.0, -3.0), (np.nan, 1.0), (0.0, np.nan)])
+def test_an_interval_turned_round_has_no_slopes(name: str, low: float, high: float) -> None:
+    with pytest.raises(ValueError, match="low, high: given low above high"):
+        NONLINEARITIES[name].slopes_on(np.array([0.0, low]), np.array([1.0, high]))
+
+
+@pytest.mark.parametrize("name", NONLINEARITIES)
 def test_functions_are_what_torch_runs_and_derivatives_are_theirs(name: str) -> None:
     f, z = NONLINEARITIES[name], np.linspace(-4, 4, 101) + 1e-3
     assert f.function(z) == pytest.approx(ACTIVATIONS[name](torch.from_numpy(z)).numpy(), abs=1e-15)
@@ -65,6 +72,8 @@ def test_json_keeps_every_bit() -> None:
     [
         ({"A0": np.ones((2, 3))}, r"A0: given shape \(2, 3\)"),
         ({"A0": [[np.nan]]}, "finite"),
+        ({"A0": [["1", "2"], ["3", "4"]]}, "numbers: given"),
+        ({"A0": [[10**400]]}, "numbers: given"),
         ({"functions": ("tanh",)}, "as many of each"),
         ({"functions": ("tanh", "sine")}, "function: given 'sine', allowed: tanh"),
         ({"W": (np.ones((2, 3)), np.ones((5, 3)))}, r"A\[1\], W\[1\]: given"),

@@ -70,6 +70,8 @@ def test_an_indefinite_or_singular_matrix_is_not_proved() -> None:
         np.diag([1.0, 0.0]),
         np.diag([1.0, -1e-300]),
         np.array([[1.0, np.nan], [np.nan, 1.0]]),
+        np.array([[1e-200, 1e300], [1e300, 1e-200]]),
+        np.array([[1.7e308, 1.7e308], [1.7e308, 1.7e308]]),
     ):
         assert not is_positive_definite(matrix)
     assert not is_positive_definite(Enclosure(np.eye(2), np.full((2, 2), 0.6)))

@@ -59,6 +59,14 @@ VICTIMS = [
         lambda done: f" {done}/200 ",
     ),
     Victim(
+        "finetune_residual@starter-pusht-resft_fm-nfe2",
+        ("stages.finetune_residual", *OF_TASK, "--row", "resft_fm-nfe2"),
+        ("data/starter/pusht/models/resft_fm-nfe2.safetensors", "reports/starter/residual/pusht-resft_fm-nfe2.csv"),
+        steps_done,
+        200,
+        lambda done: f" {done}/200 ",
+    ),
+    Victim(
         "evaluate_rollouts@starter-pusht-pusht_b-fm-1",
         ("stages.evaluate_rollouts", *OF_TASK, "--evaluation", "pusht_b", "--method", "fm", "--nfe", "1"),
         ("reports/starter/episodes/pusht_b-fm-nfe1.csv", "reports/starter/metrics/pusht_b-fm-nfe1.json"),

@@ -68,7 +68,7 @@ def test_training_reduces_the_loss_and_keeps_the_construction() -> None:
     assert objective(condition, data).item() < 0.5 * first
 
 
-@pytest.mark.parametrize("stability", ["contraction_penalty", "dominance_penalty"])
+@pytest.mark.parametrize("stability", ["step_penalty", "contraction_penalty", "dominance_penalty"])
 def test_a_penalty_is_reported_and_drives_the_system_to_where_it_is_zero(stability: str) -> None:
     given = recipe(stability).model_copy(update={"coupling": "independent", "steps": 200, "lr": 3e-2})
     settings = given.net
