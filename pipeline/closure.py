@@ -15,6 +15,8 @@ _PLUMBING = (
     "layout",
     "processes",
     "provenance",
+    "run",
+    "spool",
     "stage",
     "tracking",
 )

@@ -15,6 +15,7 @@ from pipeline.atomic import make_folder
 from pipeline.errors import UserError
 from pipeline.processes import die_with_parent, identity
 from pipeline.scale import set_scale
+from pipeline.tracking import project_root, recorder
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -69,7 +70,7 @@ def repro(scale: str | None) -> int:
         if code:
             # A failed stage stops only what needs it; the tables are made of the rest and say what is missing.
             _run("stages.tabulate", "--scale", settings.scale, "--partial")
-            _run("stages.report_stability", "--scale", settings.scale)
+            _run("stages.report_stability", "--scale", settings.scale, "--partial")
             _run("stages.draw", "--scale", settings.scale)
     return code
 
@@ -89,17 +90,19 @@ def study() -> int:
 def _run(module: str, *arguments: str) -> int:
     """Run a module as a program of this Python, which is first in the path of what DVC starts too.
 
-    It dies with this process, and MLflow shows what it runs under the same parent as the rest of this repro.
+    It dies with this process, which records what it runs: MLflow, slow to import, is not imported by each stage anew,
+    and shows all stages of this repro under one parent.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     run = os.environ.get("FLOWTUNE_RUN") or identity(os.getpid())
-    return subprocess.run(
-        [sys.executable, "-m", module, *arguments],
-        cwd=ROOT,
-        env={**os.environ, "PATH": path, "FLOWTUNE_RUN": run},
-        preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGKILL),
-        check=False,
-    ).returncode
+    with recorder(project_root()) as variables:
+        return subprocess.run(
+            [sys.executable, "-m", module, *arguments],
+            cwd=ROOT,
+            env={**os.environ, "PATH": path, "FLOWTUNE_RUN": run, **variables},
+            preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGKILL),
+            check=False,
+        ).returncode
 
 
 def main() -> int:

@@ -15,7 +15,8 @@ from pipeline.atomic import make_folder
 from pipeline.closure import ROOT, code_of
 from pipeline.errors import UserError
 from pipeline.provenance import hash_files
-from pipeline.tracking import Run, stage_run
+from pipeline.run import Run
+from pipeline.tracking import stage_run
 
 
 @dataclass(frozen=True)
@@ -52,13 +53,13 @@ def stage(
             raise UserError(f"{path}: not found; it is made by an earlier stage, run `dvc repro`")
     for path in outs:
         make_folder(path.parent)
-    folder = ROOT / ".flowtune" / "resume" / f"{label}-{_resume_key(program, params, deps)}"
+    data = hash_files(deps)
+    folder = ROOT / ".flowtune" / "resume" / f"{label}-{_resume_key(program, params, data)}"
     if int(os.environ.get("RANK", "0")) > 0:  # torchrun's: another process has the lock and keeps the records
         yield Stage(False, Run(), folder)
         return
     with _locked(folder):
-        tags = {"hash.data": hash_files(deps)}
-        with stage_run(label, params=params, tags=tags) as run:
+        with stage_run(label, params=params, tags={"hash.data": data}) as run:
             yield Stage(True, run, folder)
             run.tag("hash.outputs", hash_files([path for path in outs if path.exists()]))
         shutil.rmtree(folder)
@@ -93,9 +94,9 @@ def program(main: Callable[[], None]) -> None:
         sys.exit(130)
 
 
-def _resume_key(program: str, params: Mapping[str, object], deps: Sequence[Path]) -> str:
+def _resume_key(program: str, params: Mapping[str, object], data: str) -> str:
     code = hash_files([ROOT / file for file in code_of(program)])
-    text = json.dumps([params, hash_files(deps), code], sort_keys=True)
+    text = json.dumps([params, data, code], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

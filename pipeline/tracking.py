@@ -1,25 +1,23 @@
-"""MLflow: one run per stage execution, under one parent run per repro.
+"""MLflow: one run per stage execution, under one parent run per repro, kept by the stage or by a ``recorder`` above it.
 
 Tracking never costs a stage its work: whatever fails here is one warning line. ``FLOWTUNE_TRACKING=off`` turns it off.
 Everything stays in ``<root>/.flowtune`` (``mlflow.db``, ``mlartifacts/``), and nothing is sent anywhere.
 """
 
 import fcntl
-import hashlib
 import logging
 import math
 import os
 import re
-import signal
-import sys
-import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline import processes, provenance
+from pipeline import processes, spool
+from pipeline.run import PROCESS, Run, Start, Warned, closing, now, start_of, warn
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -56,41 +54,22 @@ def artifact_uri(root: Path) -> str:
     return (root / ".flowtune" / "mlartifacts").as_uri()
 
 
-class Run:
-    """A stage's record. This one keeps nothing: it stands in where tracking is off or does not work."""
-
-    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Record metrics; cheap enough for every training step. Non-finite values are left out, and tagged."""
-
-    def artifact(self, path: Path, folder: str | None = None) -> None:
-        """Keep a copy of a file, in ``folder`` of the run's artifacts."""
-
-    def tag(self, key: str, value: str) -> None:
-        """Set a tag."""
-
-    def table(self, path: Path, name: str) -> None:
-        """Keep a CSV file as a table that the MLflow UI shows, and compares between runs."""
-
-    def close(self, status: str) -> None:
-        """End the run as FINISHED, FAILED or KILLED."""
-
-
-class _MlflowRun(Run):
-    def __init__(self, client: "MlflowClient", root: Path, run_id: str, parent_id: str) -> None:
+class _MlflowRun(Warned):
+    def __init__(self, client: "MlflowClient", root: Path, run_id: str, parent_id: str, stage: str) -> None:
+        super().__init__(stage)
         self._client, self._root, self._id, self._parent_id = client, root, run_id, parent_id
         self._buffer: list[Metric] = []
         self._interval = FLUSH_SECONDS
         self._flushed = time.monotonic()
-        self._warned = False
         self._nonfinite = False
 
-    def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+    def log(self, metrics: Mapping[str, float], step: int | None = None, when: int | None = None) -> None:
         from mlflow.entities import Metric
 
-        now = int(time.time() * 1000)
+        when = when or now()
         for name, value in metrics.items():
             if math.isfinite(value):
-                self._buffer.append(Metric(_key(name), float(value), now, step or 0))
+                self._buffer.append(Metric(_key(name), float(value), when, step or 0))
             elif not self._nonfinite:
                 self._nonfinite = True
                 self.tag("nonfinite_metric", f"{name} = {value} at step {step}")
@@ -104,17 +83,22 @@ class _MlflowRun(Run):
         self._attempt(lambda: self._client.set_tag(self._id, _key(key), _shorten(value, _MAX_TAG)))
 
     def table(self, path: Path, name: str) -> None:
-        import pandas as pd
+        def send() -> None:
+            import pandas as pd
 
-        self._attempt(lambda: self._client.log_table(self._id, pd.read_csv(path), f"{name}.json"))
+            file = f"{name}.json"
+            if all(kept.path != file for kept in self._client.list_artifacts(self._id)):  # it would grow otherwise
+                self._client.log_table(self._id, pd.read_csv(path), file)
 
-    def close(self, status: str) -> None:
+        self._attempt(send)
+
+    def close(self, status: str, when: int | None = None) -> None:
         self._flush()
 
         def end() -> None:
-            self._client.set_terminated(self._id, status)
+            self._client.set_terminated(self._id, status, when)
             with _locked(self._root):
-                _refresh_parent(self._client, self._parent_id)
+                _refresh_parent(self._client, self._parent_id, when)
 
         self._attempt(end)
 
@@ -129,16 +113,6 @@ class _MlflowRun(Run):
         del self._buffer[:-_MAX_BUFFERED]
         self._flushed = time.monotonic()
 
-    def _attempt(self, action: Callable[[], object]) -> bool:
-        try:
-            action()
-        except Exception as error:
-            if not self._warned:
-                _warn(error)
-            self._warned = True
-            return False
-        return True
-
 
 @contextmanager
 def stage_run(
@@ -147,74 +121,73 @@ def stage_run(
     """Record the execution of ``stage`` (its name in dvc.yaml), with parameters nested as deep as they like.
 
     An exception ends the run as FAILED, SIGINT and SIGTERM end it as KILLED; all of them propagate. A run whose process
-    was killed outright is marked KILLED by the next one to start.
+    was killed outright is marked KILLED by the recorder, or by the next run to start.
+
+    Where a ``recorder`` is at work, it talks to MLflow for this process, which imports none of it.
     """
-    run = _open(stage, params, tags, root or project_root())
-    with _sigterm_raises():
-        try:
-            yield run
-        except BaseException as error:
-            if not (isinstance(error, SystemExit) and not error.code):
-                run.tag("error", f"{type(error).__name__}: {error}")
-            run.close(_status(error))
-            raise
-        run.close("FINISHED")
-
-
-def _status(error: BaseException) -> str:
-    if isinstance(error, KeyboardInterrupt | _Terminated):
-        return "KILLED"
-    return "FINISHED" if isinstance(error, SystemExit) and not error.code else "FAILED"
-
-
-class _Terminated(SystemExit):
-    """SIGTERM, as an exception that unwinds the stage."""
+    with closing(_open(stage, params, tags, root or project_root())) as run:
+        yield run
 
 
 @contextmanager
-def _sigterm_raises() -> Iterator[None]:
-    unclaimed = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
-    if not unclaimed or threading.current_thread() is not threading.main_thread():
-        yield
+def recorder(root: Path) -> Iterator[dict[str, str]]:
+    """Record in this process what stages do that the body starts, with the yielded variables in their environment."""
+    if os.environ.get("FLOWTUNE_TRACKING") == "off":
+        yield {}
         return
+    with spool.recorder(_spool(root), partial(_begin, root)) as works:
+        yield {"FLOWTUNE_SPOOL": str(_spool(root))} if works else {}
 
-    def terminate(signum: int, _: object) -> None:
-        raise _Terminated(128 + signum)
 
-    signal.signal(signal.SIGTERM, terminate)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+def _spool(root: Path) -> Path:
+    return root / ".flowtune" / "spool"
 
 
 def _open(stage: str, params: Mapping[str, object], tags: Mapping[str, str], root: Path) -> Run:
     if os.environ.get("FLOWTUNE_TRACKING") == "off":
         return Run()
     try:
-        return _start(stage, params, tags, root)
+        start = start_of(stage, params, tags, root)
+        here = os.environ.get("FLOWTUNE_SPOOL") == str(_spool(root))  # not another project's
+        spooled = spool.spool(_spool(root), start, partial(_begin, root)) if here else None
     except Exception as error:
-        _warn(error)
+        warn(stage, error)
+        return Run()
+    return spooled or _begin(root, start)
+
+
+def _begin(root: Path, start: Start) -> Run:
+    try:
+        return _start(root, start)
+    except Exception as error:
+        warn(start.stage, error)
         return Run()
 
 
-def _start(stage: str, params: Mapping[str, object], tags: Mapping[str, str], root: Path) -> Run:
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when mlflow is imported
-    from mlflow.entities import Param
-
-    flat = _flatten(params)
+def _start(root: Path, start: Start) -> Run:
     with _locked(root):
         client, experiment_id = _connect(root)
         _mark_killed(client, experiment_id)
-        parent_id = _parent(client, experiment_id)
-        own_tags = {"mlflow.parentRunId": parent_id, **_describe(stage, flat, root), **tags}
-        cut_tags = {_key(key): _shorten(value, _MAX_TAG) for key, value in own_tags.items()}
-        run_id = client.create_run(experiment_id, tags=cut_tags, run_name=stage).info.run_id
+        parent_id = _parent(client, experiment_id, start)
+        run_id = _known(client, experiment_id, start)
+        if not run_id:
+            tags = {"mlflow.parentRunId": parent_id, **start.tags}
+            cut_tags = {_key(key): _shorten(value, _MAX_TAG) for key, value in tags.items()}
+            run_id = client.create_run(experiment_id, start.when, cut_tags, start.stage).info.run_id
         client.update_run(parent_id, status="RUNNING")
-    entries = [Param(_key(key), _shorten(value, _MAX_PARAM)) for key, value in flat.items()]
+    from mlflow.entities import Param
+
+    entries = [Param(_key(key), _shorten(value, _MAX_PARAM)) for key, value in start.params.items()]
     for first in range(0, len(entries), _PARAMS_PER_BATCH):
         client.log_batch(run_id, params=entries[first : first + _PARAMS_PER_BATCH])
-    return _MlflowRun(client, root, run_id, parent_id)
+    return _MlflowRun(client, root, run_id, parent_id, start.stage)
+
+
+def _known(client: "MlflowClient", experiment_id: str, start: Start) -> str | None:
+    """The run that ``start`` began before: its recorder was killed, and another one plays it again."""
+    same = f"attributes.start_time = {start.when} and tags.`{PROCESS}` = '{start.tags[PROCESS]}'"
+    found = client.search_runs([experiment_id], same)
+    return next((run.info.run_id for run in found if run.info.run_name == start.stage), None)
 
 
 def create_store(root: Path) -> None:
@@ -238,29 +211,24 @@ def _connect(root: Path) -> tuple["MlflowClient", str]:
     return client, client.create_experiment(EXPERIMENT, artifact_location=artifact_uri(root))
 
 
-def _parent(client: "MlflowClient", experiment_id: str) -> str:
-    key = _key(os.environ.get("FLOWTUNE_RUN") or _repro_key())
+def _parent(client: "MlflowClient", experiment_id: str, start: Start) -> str:
+    key = _key(start.repro)
     found = client.search_runs([experiment_id], f"tags.`flowtune.repro` = '{key}'", max_results=1)
     if found:
         return found[0].info.run_id
-    run_name = f"repro {time.strftime('%Y-%m-%d %H:%M:%S')}"
-    return client.create_run(experiment_id, tags={"flowtune.repro": key}, run_name=run_name).info.run_id
-
-
-def _repro_key() -> str:
-    """What all stages of one repro have in common: the ``dvc`` that runs them."""
-    return processes.identity(processes.ancestor("dvc") or os.getpid())
+    run_name = f"repro {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(start.when / 1000))}"
+    return client.create_run(experiment_id, start.when, {"flowtune.repro": key}, run_name).info.run_id
 
 
 def _mark_killed(client: "MlflowClient", experiment_id: str) -> None:
     """End the runs whose process is gone: SIGKILL left them no time to say so."""
     for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
-        if processes.is_gone(run.data.tags.get("flowtune.process", "")):
+        if processes.is_gone(run.data.tags.get(PROCESS, "")):
             client.set_terminated(run.info.run_id, "KILLED")
             _refresh_parent(client, run.data.tags["mlflow.parentRunId"])
 
 
-def _refresh_parent(client: "MlflowClient", parent_id: str) -> None:
+def _refresh_parent(client: "MlflowClient", parent_id: str, when: int | None = None) -> None:
     """Give a parent the worst status among its stages; of equal stages (a retry), the last one counts."""
     experiment_id = client.get_run(parent_id).info.experiment_id
     children = client.search_runs(
@@ -271,18 +239,7 @@ def _refresh_parent(client: "MlflowClient", parent_id: str) -> None:
     if status == "RUNNING":
         client.update_run(parent_id, status)
     else:
-        client.set_terminated(parent_id, status)
-
-
-def _describe(stage: str, params: Mapping[str, str], root: Path) -> dict[str, str]:
-    return {
-        "stage": stage,
-        "git.commit": provenance.git_commit(root),
-        "git.dirty": str(provenance.git_dirty(root)).lower(),
-        "hash.params": hashlib.sha256(repr(sorted(params.items())).encode()).hexdigest(),
-        "hardware": provenance.hardware(),
-        "flowtune.process": processes.identity(os.getpid()),
-    }
+        client.set_terminated(parent_id, status, when)
 
 
 @contextmanager
@@ -294,24 +251,9 @@ def _locked(root: Path) -> Iterator[None]:
         yield
 
 
-def _flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = str(value)
-    return flat
-
-
 def _key(name: str) -> str:
     return re.sub(r"[^\w./: -]", "_", name, flags=re.ASCII)[:_MAX_KEY]
 
 
 def _shorten(text: str, limit: int) -> str:
     return text if len(text) <= limit else text[: limit - 1] + "…"
-
-
-def _warn(error: Exception) -> None:
-    reason = " ".join(str(error).split())[:200]
-    print(f"warning: MLflow does not record this stage: {type(error).__name__}: {reason}", file=sys.stderr)

@@ -11,8 +11,8 @@ from pipeline.closure import ROOT, imports_of
 
 ORDER = (
     "errors", "atomic", "closure", "complaints", "config", "scale", "layout", "processes", "seeding", "ode",
-    "stability", "nets", "flow", "tasks", "evaluation", "training", "benchmarks", "reporting", "provenance", "tracking",
-    "stage", "repro", "flows", "ui",
+    "stability", "nets", "flow", "tasks", "evaluation", "training", "benchmarks", "reporting", "provenance", "run",
+    "spool", "tracking", "stage", "repro", "flows", "ui",
 )  # fmt: skip
 WITHIN = {
     "ode": ("fixed_step", "grids", "dopri5", "gradient", "error_bound"),

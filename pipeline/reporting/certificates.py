@@ -91,7 +91,7 @@ def _proved(written: Mapping[str, Any]) -> list[str]:
     if "ratio" in claim:
         said = f"ρ = {claim['ratio']:.4f} at h = {claim['step']:.3g}"
     elif "level" in claim:
-        said = f"λ = {claim['rate']:.4f} while |b|_P ≤ {claim['input_radius']:.3g}"
+        said = f"λ = {claim['rate']:.4f} while ‖b‖_P ≤ {claim['input_radius']:.3g}"
     elif "rate" in claim:
         said = f"λ = {claim['rate']:.4f}"
     if status != CERTIFIED:
@@ -124,4 +124,4 @@ def _size(result: Mapping[str, Any]) -> str:
         return f"{about}."
     steps = [end - start for start, end in pairwise(result["grid"])]
     left = math.prod(shorter_ratio(claim["ratio"], step / claim["step"]) for step in steps)
-    return f"{about}; its {len(steps)} steps leave at most {left:.3f} of a disturbance of the state at their start."
+    return f"{about}; after its steps ({len(steps)}), at most {left:.3f} of a disturbance at their start is left."

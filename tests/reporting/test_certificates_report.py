@@ -27,7 +27,7 @@ def result(**certificates: Any) -> dict[str, Any]:
 def test_what_is_proved_is_said_with_what_was_measured() -> None:
     text = certificates_markdown("starter", [result(step=certify_step(STABLE, 0.8, 0.25))], ["pusht-resft_fm-nfe16"])
     assert "| certified | ρ = 0.8000 at h = 0.25 | 1.25 | 0.6000 | 0.7500 | 64 |" in text
-    assert "leave at most 0.512 of" in text  # 0.8³
+    assert "at most 0.512 of a disturbance" in text  # 0.8³
     assert "- pusht-resft_fm-nfe16: its certificate is not there." in text
 
 
