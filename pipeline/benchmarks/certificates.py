@@ -53,8 +53,9 @@ class Row:
 
 
 def measure(chunks: Sequence[tuple[str, int, int]] = CHUNKS) -> list[Row]:
-    """A row for each task and kind of state, in that order."""
-    work = [(task, actions, size, state) for task, actions, size in chunks for state in ("chunk", "action")]
+    """A row for each chunk as one state, then one for each size of action."""
+    work = [(*chunk, "chunk") for chunk in chunks]
+    work += [(*chunk, "action") for chunk in {size: (task, n, size) for task, n, size in chunks}.values()]
     return [_certify(*item) for item in tqdm(work, desc="certify", unit="certificate")]
 
 
