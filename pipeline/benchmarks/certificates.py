@@ -93,8 +93,8 @@ def write(folder: Path, rows: Sequence[Row], about: str) -> None:
 _ABOUT = """\
 # How long it takes to certify a chunk
 
-`python -m pipeline.benchmarks.certificates --threads {threads}`: the Euler step of system (7), h = {step}, certified with error-bounded
-arithmetic on {threads} of the machine's {cpus} CPUs, load average before the start {load:.1f}.
+`python -m pipeline.benchmarks.certificates --threads {threads}`: the Euler step of system (7), h = {step}, certified
+with error-bounded arithmetic on {threads} of the machine's {cpus} CPUs, load average before the start {load:.1f}.
 
 - `state` `chunk`: the whole chunk is one state, constructed to contract by ρ = {ratio:.4f}; P and Γ come with the
   construction, so that nothing is searched for.
