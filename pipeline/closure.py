@@ -8,10 +8,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 _PLUMBING = (
     "atomic",
+    "blocks",
     "closure",
     "complaints",
     "config",
     "errors",
+    "image_settings",
     "layout",
     "processes",
     "provenance",

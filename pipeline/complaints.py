@@ -23,6 +23,7 @@ _ALLOWED = {
     "less_than_equal": "at most {le}",
     "multiple_of": "multiples of {multiple_of}",
     "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
 }
 """What a value must be, by the type of pydantic's finding; its own messages speak of Python's types."""
 
@@ -51,7 +52,8 @@ def line(error: ValidationError, raw: Mapping[str, Any], keys_at: KeysAt) -> str
     key, given = ".".join(parts), _shown(first["input"])
     context = first.get("ctx", {})
     if first["type"] == "string_pattern_mismatch":
-        allowed = "resft_fm-nfe4, resft_fm_unet-nfe16, …" if "resft" in context["pattern"] else "nfe1, nfe2, nfe4, …"
+        examples = {"resft": "resft_fm-nfe4, resft_fm_unet-nfe16, …", "euler": "euler-1, euler-100, …, dopri5"}
+        allowed = next((text for name, text in examples.items() if name in context["pattern"]), "nfe1, nfe2, nfe4, …")
         unknown = first["loc"][-1] == "[key]"
         return f"{key}: unknown key; allowed: {allowed}" if unknown else f"{key}: given {given}, allowed: {allowed}"
     match first["type"]:

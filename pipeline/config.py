@@ -1,53 +1,67 @@
 """``params.yaml`` as typed, validated settings: an unknown, wrong or impossible value fails, naming its key."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
+from pipeline.blocks import (
+    EVALUATIONS,
+    BelowOne,
+    Block,
+    Count,
+    CovarianceKind,
+    FinetuneCoupling,
+    FinetuneRecipe,
+    Fraction,
+    GradientKind,
+    MlpSettings,
+    Natural,
+    NetSettings,
+    Optimization,
+    PersidskiiSettings,
+    Positive,
+    PretrainSettings,
+    ResidualRecipe,
+    ResidualSolve,
+    Seed,
+    SeedCount,
+    Solver,
+    Unet1dSettings,
+    Unet2dSettings,
+)
 from pipeline.complaints import line
 from pipeline.errors import UserError
+from pipeline.image_settings import ImageTask, ImageTaskSettings
+
+__all__ = [  # with the settings of this file, those of the files that it is made of
+    "EVALUATIONS",
+    "CovarianceKind",
+    "FinetuneCoupling",
+    "FinetuneRecipe",
+    "GradientKind",
+    "MlpSettings",
+    "NetSettings",
+    "Optimization",
+    "PersidskiiSettings",
+    "PretrainSettings",
+    "ResidualRecipe",
+    "ResidualSolve",
+    "Solver",
+]
 
 Scale = Literal["starter", "lab", "paper"]
 Task = Literal["pusht"]
 Evaluation = Literal["pusht_a", "pusht_b"]
-PretrainCoupling = Literal["independent", "minibatch_ot", "sinkhorn", "conditional_ot"]
-FinetuneCoupling = Literal[
-    "independent", "minibatch_ot", "sinkhorn", "conditional_ot", "nearest", "inversion", "reflow"
-]
-GridKind = Literal["uniform", "early", "late"]
 PointSet = Literal["two_points", "eight_points"]
 ToyCoupling = Literal["independent", "minibatch_ot", "nearest"]
-Nonlinear = Literal["tanh", "arctan", "softsign", "relu", "leaky_relu"]
-StabilityKind = Literal["step", "flow", "step_penalty", "contraction_penalty", "dominance_penalty", "free"]
 Disturbance = Literal["observation_noise", "action_noise"]
-Solver = Literal["euler", "midpoint", "heun", "rk4"]
-GradientKind = Literal["direct", "checkpointed", "adjoint"]
-CovarianceKind = Literal["identity", "fixed", "learned", "profiled"]
-
-EVALUATIONS: dict[Solver, int] = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
-"""Function evaluations that a step of each solver spends."""
-
-Count = Annotated[int, Field(ge=1)]
-Natural = Annotated[int, Field(ge=0)]
-Seed = Annotated[int, Field(ge=0, lt=2**32)]
-SeedCount = Annotated[int, Field(ge=1, le=100_000)]  # validation and test seeds start 100 000 apart
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
-BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
 ResidualRow = Annotated[str, StringConstraints(pattern=r"^resft_fm(_unet)?-nfe[1-9][0-9]*$")]
 """Method and NFE of a residual model, such as ``resft_fm-nfe16``."""
 Row = Annotated[str, StringConstraints(pattern=r"^(fm|ft_fm|resft_fm|resft_fm_unet)-nfe[1-9][0-9]*$")]
-
-
-class Block(BaseModel):
-    """Settings that refuse unknown keys and wrong types, and never change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class DataSettings(Block):
@@ -67,143 +81,11 @@ class DataSettings(Block):
         return self
 
 
-class MlpSettings(Block):
-    kind: Literal["mlp"]
-    width: Count
-    depth: Count
-    expansion: Count
-    time_features: Annotated[int, Field(ge=2, multiple_of=2)]
-
-
-class Unet1dSettings(Block):
-    kind: Literal["unet1d"]
-    channels: Annotated[list[Count], Field(min_length=1)]
-    kernel: Count
-    groups: Count
-    time_features: Annotated[int, Field(ge=4, multiple_of=2)]
-
-    @model_validator(mode="after")
-    def _shapes_fit(self) -> "Unet1dSettings":
-        if self.kernel % 2 == 0:
-            raise ValueError(f"kernel: given {self.kernel}, allowed: odd numbers")
-        if any(width % self.groups for width in self.channels):
-            raise ValueError(f"channels: given {self.channels}, allowed: multiples of groups = {self.groups}")
-        return self
-
-
-NetSettings = Annotated[MlpSettings | Unet1dSettings, Field(discriminator="kind")]
-
-
-class Optimization(Block):
-    """One run of the optimiser."""
-
-    steps: Count
-    batch_size: Count
-    lr: Positive
-    weight_decay: NonNegative
-    warmup: Natural
-    clip: Positive
-    ema_decay: BelowOne
-    precision: Literal["fp32", "bf16"]
-
-    @model_validator(mode="after")
-    def _warmup_ends(self) -> "Optimization":
-        if self.warmup > self.steps:
-            raise ValueError(f"warmup: given {self.warmup}, allowed: at most steps = {self.steps}")
-        return self
-
-
-class PretrainSettings(Optimization):
-    path: Literal["i_cfm", "ot"]
-    sigma: NonNegative
-    coupling: PretrainCoupling
-    regularization: Positive
-    condition_weight: NonNegative
-    checkpoints: Count
-
-    @model_validator(mode="after")
-    def _sigma_fits_the_path(self) -> "PretrainSettings":
-        if self.path == "ot" and self.sigma >= 1:
-            raise ValueError(f"sigma: given {self.sigma}, allowed for path ot: below 1")
-        return self
-
-    @model_validator(mode="after")
-    def _checkpoints_are_steps(self) -> "PretrainSettings":
-        if self.checkpoints > self.steps:
-            raise ValueError(f"checkpoints: given {self.checkpoints}, allowed: at most steps = {self.steps}")
-        return self
-
-
 class SelectSettings(Block):
     rule: Literal["rollouts", "validation_loss"]
     evaluation: Evaluation
     nfe: Count
     seeds: SeedCount
-
-
-class CoupledOptimization(Optimization):
-    """Training on pairs of noise and data, made by one of the couplings."""
-
-    coupling: FinetuneCoupling
-    candidates: Count
-    regularization: Positive
-    condition_weight: NonNegative
-    typical_quantile: Fraction
-    reflow_nfe: Count
-    inversion_nfe: Annotated[int, Field(ge=4, multiple_of=4)]
-    pairs_ahead: Natural
-
-
-class FinetuneRecipe(CoupledOptimization):
-    covariance: CovarianceKind
-    fm_weight: NonNegative
-    energy_weight: NonNegative
-    lora_rank: Natural
-    lora_alpha: Positive
-    fm_lr: Positive
-    history_points: Count
-    history_seeds: SeedCount
-    guard_every: Count
-    collapse_below: BelowOne
-    on_collapse: Literal["stop", "warn"]
-    solver: Solver
-    gradient: GradientKind
-    last_steps: Natural
-
-
-class PersidskiiSettings(Block):
-    """x' = A0 x + Σ_j A_j f_j(W_j x) + g, anchored at the base model's sample."""
-
-    kind: Literal["persidskii"]
-    state: Literal["chunk", "step"]
-    widths: Annotated[list[Count], Field(min_length=1)]
-    functions: Annotated[list[Nonlinear], Field(min_length=1)]
-    stability: StabilityKind
-    rate: Positive
-    penalty_weight: NonNegative
-    input: MlpSettings
-    sees_noise: bool
-
-    @model_validator(mode="after")
-    def _a_function_for_each_width(self) -> "PersidskiiSettings":
-        if len(self.functions) != len(self.widths):
-            raise ValueError(f"functions: given {len(self.functions)}, allowed: as many as widths = {len(self.widths)}")
-        return self
-
-
-ResidualNetSettings = Annotated[PersidskiiSettings | Unet1dSettings, Field(discriminator="kind")]
-
-
-class ResidualRecipe(CoupledOptimization):
-    """A residual model: the frozen base on [0, 1], and a field of its own on [1, end]."""
-
-    net: ResidualNetSettings
-    end: Annotated[float, Field(gt=1, allow_inf_nan=False)]
-    residual_steps: Count
-    grid: GridKind
-    guard_every: Count
-    collapse_below: BelowOne
-    on_collapse: Literal["stop", "warn"]
 
 
 class StudyRecipe(Block):
@@ -452,7 +334,11 @@ class ScaleSettings(Block):
     robustness: Annotated[list[Row], Field(min_length=1)]
     gap: GapSettings
     toys: ToySettings
+    images: Annotated[list[ImageTask], Field(max_length=1)]
+    image_nfe: list[Count]
     pusht: TaskSettings
+    digits: ImageTaskSettings | None = None
+    cifar10: ImageTaskSettings | None = None
 
     def task(self, name: str) -> TaskSettings:
         """The block of one task.
@@ -464,6 +350,26 @@ class ScaleSettings(Block):
             raise UserError(f"task: given {name!r}, allowed: {', '.join(get_args(Task))}")
         return getattr(self, name)
 
+    def image_task(self, name: str) -> ImageTaskSettings:
+        """The block of one image task.
+
+        Raises:
+            UserError: no image task of that name, or none at this scale.
+        """
+        if name not in get_args(ImageTask):
+            raise UserError(f"--task: given {name!r}, allowed: {', '.join(get_args(ImageTask))}")
+        block = getattr(self, name)
+        if block is None:
+            raise UserError(f"--task: given {name!r}, allowed: {', '.join(self.images)}, the images of this scale")
+        return block
+
+    @model_validator(mode="after")
+    def _images_have_blocks(self) -> "ScaleSettings":
+        for name in self.images:
+            if getattr(self, name) is None:
+                raise ValueError(f"images: given {name}, allowed: tasks with a block of that name here")
+        return self
+
 
 class Settings(Block):
     scale: Scale
@@ -471,13 +377,15 @@ class Settings(Block):
     nfe: Annotated[list[Count], Field(min_length=1)]
     residual: Annotated[list[ResidualRow], Field(min_length=1)]
     robustness: Annotated[list[Row], Field(min_length=1)]
+    images: Annotated[list[ImageTask], Field(max_length=1)]
+    image_nfe: list[Count]
     starter: ScaleSettings
     lab: ScaleSettings
     paper: ScaleSettings
 
     @model_validator(mode="after")
     def _rows_have_settings(self) -> "Settings":
-        for name in ("tasks", "nfe", "residual", "robustness"):
+        for name in ("tasks", "nfe", "residual", "robustness", "images", "image_nfe"):
             given = getattr(self, name)
             if len(set(given)) != len(given):
                 raise ValueError(f"{name}: given {given}, allowed: each value once")
@@ -497,6 +405,18 @@ class Settings(Block):
                     raise ValueError(
                         f"residual: given {row}, allowed: blocks of {self.scale}.{task}.residual, "
                         f"which are {', '.join(block.task(task).residual)}"
+                    )
+        for image_task in self.images:
+            if image_task not in block.images:
+                allowed = ", ".join(block.images)
+                raise ValueError(f"images: given {image_task}, allowed at scale {self.scale}: {allowed}")
+            for nfe in self.image_nfe:
+                of_images = block.image_task(image_task).finetune
+                if f"nfe{nfe}" not in of_images:
+                    raise ValueError(
+                        f"image_nfe: given {nfe}, allowed: numbers with a block "
+                        f"{self.scale}.{image_task}.finetune.nfe<k>, "
+                        f"which are {', '.join(key.removeprefix('nfe') for key in of_images)}"
                     )
         models = [*(f"{method}-nfe{nfe}" for nfe in self.nfe for method in ("fm", "ft_fm")), *self.residual]
         for row in self.robustness:
@@ -555,14 +475,24 @@ def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
 def _keys_at(location: tuple[str | int, ...]) -> list[str]:
     """The field names of the block at ``location``."""
     block: type[Block] = Settings
-    special: dict[object, type[Block]] = {"mlp": MlpSettings, "unet1d": Unet1dSettings}
+    tags: dict[object, type[Block]] = {
+        "mlp": MlpSettings,
+        "unet1d": Unet1dSettings,
+        "unet2d": Unet2dSettings,
+        "persidskii": PersidskiiSettings,
+    }
+    values: type[Block] | None = None  # of the mapping that the part before named
     for part in location:
         if part in block.model_fields:
             annotation = block.model_fields[str(part)].annotation
-            if isinstance(annotation, type) and issubclass(annotation, Block):
-                block = annotation
-        elif part in special:
-            block = special[part]
-        elif str(part).startswith("nfe"):
-            block = FinetuneRecipe
+            kinds = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
+            blocks = [each for each in kinds if issubclass(each, Block)]
+            if len(blocks) == 1 and get_origin(annotation) is dict:
+                values = blocks[0]
+            elif len(blocks) == 1:
+                block = blocks[0]
+        elif part in tags:
+            block = tags[part]
+        elif values:
+            block, values = values, None
     return list(block.model_fields)

@@ -76,6 +76,75 @@ class TaskFiles:
         return ScaleReports(self.scale).folder / "residual" / f"{self.task}-{row}.csv"
 
 
+@dataclass(frozen=True)
+class ImageFiles:
+    """Files of one image task at one scale."""
+
+    scale: str
+    task: str
+
+    @property
+    def folder(self) -> Path:
+        return Path("data", self.scale, self.task)
+
+    @property
+    def fetched(self) -> Path:
+        """Folder of what comes from outside."""
+        return self.folder / "fetched"
+
+    @property
+    def images(self) -> Path:
+        """The training images, uint8."""
+        return self.fetched / "images.npz"
+
+    @property
+    def inception(self) -> Path:
+        """The weights of Inception, where distances are FID."""
+        return self.fetched / "inception.pth"
+
+    @property
+    def extractor(self) -> Path:
+        """The classifier whose features the distance FD is taken in."""
+        return self.folder / "extractor.safetensors"
+
+    def pretrained(self, method: str) -> Path:
+        """Folder of the checkpoints that pretraining leaves, step-<k>.safetensors."""
+        return self.folder / method
+
+    @property
+    def base(self) -> Path:
+        """The selected checkpoint of i_cfm, from which fine-tuning starts."""
+        return self.folder / "base.safetensors"
+
+    def model(self, method: str, nfe: int) -> Path:
+        return self.folder / method / f"nfe{nfe}.safetensors"
+
+    @property
+    def reports(self) -> Path:
+        return ScaleReports(self.scale).folder / "images"
+
+    def training_log(self, method: str) -> Path:
+        return self.reports / "training" / f"{self.task}-{method}.csv"
+
+    @property
+    def selection(self) -> Path:
+        return self.reports / f"{self.task}-selection.json"
+
+    @property
+    def halves(self) -> Path:
+        """Distances between halves of the real data."""
+        return self.reports / f"{self.task}-halves.csv"
+
+    def distances(self, method: str) -> Path:
+        """A method's distances, a row a sampling seed: what Table 1 is computed from."""
+        return self.reports / f"{self.task}-{method}.csv"
+
+    def history(self, method: str, nfe: int | None = None) -> Path:
+        """Distances over training, of one NFE, or of all."""
+        suffix = "" if nfe is None else f"-nfe{nfe}"
+        return self.reports / f"{self.task}-history-{method}{suffix}.csv"
+
+
 def toys(scale: str) -> Path:
     """Folder of the small models of Figure 1."""
     return Path("data", scale, "toys")
@@ -128,6 +197,18 @@ class ScaleReports:
     @property
     def score_vs_nfe(self) -> Path:
         return self.folder / "score_vs_nfe.png"
+
+    @property
+    def figure_2a(self) -> Path:
+        return self.folder / "figure_2a.png"
+
+    @property
+    def figure_e2(self) -> Path:
+        return self.folder / "figure_e2.png"
+
+    @property
+    def table1(self) -> Path:
+        return self.folder / "table1.csv"
 
     @property
     def table2(self) -> Path:

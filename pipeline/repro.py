@@ -1,5 +1,6 @@
 """What ``make repro`` runs: check params.yaml, let DVC run what is out of date, report what is there if it fails."""
 
+import argparse
 import fcntl
 import os
 import signal
@@ -56,32 +57,38 @@ def checked_settings(root: Path) -> config.Settings:
     return settings
 
 
-def repro(scale: str | None) -> int:
-    """Bring every stage of ``scale`` (None: the current one) up to date; returns the exit code.
+def repro(scale: str | None, jobs: int) -> int:
+    """Bring every stage of ``scale`` (None: the current one) up to date, at most ``jobs`` at a time: the exit code.
 
     Raises:
         UserError: params.yaml is wrong, a file stands where the reports belong, or another run is going on.
+        KeyboardInterrupt: SIGINT came; nothing that was started here is left at work.
     """
     if scale:
         set_scale(ROOT / "params.yaml", scale)
     settings = checked_settings(ROOT)
     with repro_lock(ROOT):
-        code = _run("dvc", "repro", "--keep-going")
+        code = _run("pipeline.side_by_side", "--jobs", str(jobs))
         if code:
             # A failed stage stops only what needs it; the tables are made of the rest and say what is missing.
             _run("stages.tabulate", "--scale", settings.scale, "--partial")
             _run("stages.report_stability", "--scale", settings.scale, "--partial")
             _run("stages.draw", "--scale", settings.scale)
+            for task in settings.images:
+                _run("stages.tabulate_images", "--scale", settings.scale, "--task", task, "--partial")
     return code
 
 
 def study() -> int:
-    """Bring the coupling study up to date, at its scale, which becomes the current one; raises as ``repro``."""
+    """Bring the coupling study up to date, a cell at a time, at its scale, which becomes the current one.
+
+    Raises as ``repro``.
+    """
     scale, task = STUDY
     set_scale(ROOT / "params.yaml", scale)
     checked_settings(ROOT)
     with repro_lock(ROOT):
-        code = _run("dvc", "repro", "--keep-going", STUDY_PIPELINE)
+        code = _run("pipeline.side_by_side", STUDY_PIPELINE)
         if code:  # made of the cells that are there
             _run("stages.study_table", "--scale", scale, "--task", task)
     return code
@@ -92,28 +99,55 @@ def _run(module: str, *arguments: str) -> int:
 
     It dies with this process, which records what it runs: MLflow, slow to import, is not imported by each stage anew,
     and shows all stages of this repro under one parent.
+
+    Raises:
+        KeyboardInterrupt: SIGINT came, to it too; it has ended.
     """
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     run = os.environ.get("FLOWTUNE_RUN") or identity(os.getpid())
-    with recorder(project_root()) as variables:
-        return subprocess.run(
+    with (
+        recorder(project_root()) as variables,
+        subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
             env={**os.environ, "PATH": path, "FLOWTUNE_RUN": run, **variables},
             preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGKILL),
-            check=False,
-        ).returncode
+        ) as process,
+    ):
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)  # Ctrl-C in a terminal reaches both, `kill` does not
+            process.wait()
+            raise
+
+
+def _jobs(given: str | None) -> int:
+    """How many stages may run at a time: one for each core that this process may use, unless the user says so.
+
+    Raises:
+        UserError: the user gave no such number.
+    """
+    if given is None:
+        return len(os.sched_getaffinity(0))
+    if not given.isdecimal() or int(given) < 1:
+        raise UserError(f"--jobs: given {given!r}, allowed: a whole number, at least 1")
+    return int(given)
 
 
 def main() -> int:
-    """``python -m pipeline.repro [SCALE]``, or ``--study`` for the coupling study."""
-    argument = sys.argv[1] if len(sys.argv) > 1 else None
+    """``python -m pipeline.repro [--jobs N] [SCALE]``, or ``--study`` for the coupling study."""
+    parser = argparse.ArgumentParser(prog="pipeline.repro")
+    parser.add_argument("scale", nargs="?", help="starter, lab or paper; default: the one in params.yaml")
+    parser.add_argument("--jobs", help="stages at a time; default: as many as there are cores")
+    parser.add_argument("--study", action="store_true", help="the coupling study instead")
+    arguments = parser.parse_args()
     try:
-        return study() if argument == "--study" else repro(argument)
+        return study() if arguments.study else repro(arguments.scale, _jobs(arguments.jobs))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:  # the stage at work got it too, and keeps what it has
+    except KeyboardInterrupt:  # the stages at work got it too, and keep what they have
         return 130
 
 

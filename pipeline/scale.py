@@ -13,7 +13,7 @@ from pipeline.complaints import holds
 from pipeline.config import Scale, load, parse, read_yaml
 from pipeline.errors import UserError
 
-LISTS = ("tasks", "nfe", "residual", "robustness")
+LISTS = ("tasks", "nfe", "residual", "robustness", "images", "image_nfe")
 """Top-level keys that say what is made, and are copied from the scale's block."""
 
 

@@ -47,6 +47,18 @@ TINY_RESIDUAL: dict[str, Any] = {"residual_steps": 1, "candidates": 2, "steps": 
 TINY_RESIDUAL |= {"reflow_nfe": 4, "pairs_ahead": 1, "guard_every": 100, "collapse_below": 0.0, "precision": "fp32"}
 TINY_PERSIDSKII: dict[str, Any] = {"net": {"state": "step", "widths": [3, 3], "input": {"width": 16, "depth": 1}}}
 TINY_UNET: dict[str, Any] = {"channels": [8], "groups": 2, "time_features": 8}
+TINY_DIGITS: dict[str, Any] = {
+    "net": {"width": 16, "depth": 1, "expansion": 1, "time_features": 8},
+    "extractor": {"channels": 4, "features": 8, "steps": 40, "batch_size": 16},
+    "pretrain": {"steps": 60, "batch_size": 16, "warmup": 5, "checkpoints": 3},
+    "select": {"latest": 40, "nfe": 2, "n_samples": 40, "sampling_seeds": 2},
+    "residual": {"nfe": 2, "residual_steps": 1, "coupling": "nearest", "candidates": 2, "steps": 20, "batch_size": 8},
+    "fid": {"n_samples": 40, "sampling_seeds": 2, "batch": 20, "tolerance": 0.01, "halves": 3, "shown": 3},
+}
+TINY_DIGITS["residual"] |= {"warmup": 5, "net": {"channels": 8, "groups": 4, "head_channels": 8}}
+TINY_DIGITS["fid"] |= {"solvers": ["euler-1", "euler-2", "dopri5"]}
+TINY_IMAGE_RECIPE: dict[str, Any] = {"batch_size": 16, "warmup": 2, "history_points": 2}
+TINY_COUPLINGS = {"nfe1": {"coupling": "nearest", "candidates": 2}, "nfe2": {"reflow_nfe": 4, "pairs_ahead": 0}}
 """What differs from the starter scale."""
 
 
@@ -187,7 +199,14 @@ def make_project(root: Path) -> Project:
         "residual": list(RESIDUALS),
         "robustness": ["fm-nfe2", "resft_fm-nfe2"],
     }
-    small = {"gap": _merged(starter["gap"], TINY_GAP), "toys": _merged(starter["toys"], TINY_TOYS)}
+    digits = starter["digits"] | {
+        "finetune": {
+            key: starter["digits"]["finetune"][key] | TINY_IMAGE_RECIPE | TINY_COUPLINGS[key] for key in TINY_COUPLINGS
+        }
+    }
+    choice |= {"images": ["digits"], "image_nfe": [1, 2]}
+    small = {"digits": _merged(digits, TINY_DIGITS)}
+    small |= {"gap": _merged(starter["gap"], TINY_GAP), "toys": _merged(starter["toys"], TINY_TOYS)}
     block = {**choice, **small, "pusht": tiny}
     yaml.representer.ignore_aliases = lambda _: True
     with (root / "params.yaml").open("w") as file:

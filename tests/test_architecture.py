@@ -10,9 +10,10 @@ import pytest
 from pipeline.closure import ROOT, imports_of
 
 ORDER = (
-    "errors", "atomic", "closure", "complaints", "config", "scale", "layout", "processes", "seeding", "ode",
+    "errors", "atomic", "closure", "complaints", "blocks", "image_settings", "config", "scale", "layout", "processes",
+    "seeding", "ode",
     "stability", "nets", "flow", "tasks", "evaluation", "training", "benchmarks", "reporting", "provenance", "run",
-    "spool", "tracking", "stage", "repro", "flows", "ui",
+    "spool", "tracking", "stage", "lockfile", "stage_output", "forked", "side_by_side", "repro", "flows", "ui",
 )  # fmt: skip
 WITHIN = {
     "ode": ("fixed_step", "grids", "dopri5", "gradient", "error_bound"),
@@ -20,24 +21,32 @@ WITHIN = {
         "system", "inequalities", "parameterization", "verify", "certificate", "climb", "falsify", "semidefinite",
         "contraction", "regions", "iss", "recheck",
     ),
-    "nets": ("embedding", "ema", "lora", "mlp", "unet1d", "registry", "torchcfm", "persidskii", "residual"),
-    "flow": ("path", "pairing", "transport", "coupling", "covariance", "objective", "marginal"),
+    "nets": (
+        "embedding", "ema", "lora", "mlp", "unet1d", "unet2d", "registry", "images", "torchcfm", "torchcfm_unet", "persidskii",
+        "residual",
+    ),
+    "flow": (
+        "path", "pairing", "transport", "coupling", "covariance", "objective", "marginal", "diffusion", "image_methods",
+    ),
     "tasks": (
-        "windows", "normalizer", "transfer", "archive", "demonstrations", "download", "vector", "pusht", "registry",
-        "toys",
+        "windows", "normalizer", "transfer", "fetching", "archive", "demonstrations", "download", "vector", "pusht",
+        "registry", "toys", "images", "cifar10", "image_sources", "inception",
     ),
     "evaluation": (
-        "statistics", "policy", "residual_policy", "diversity", "rollouts", "video", "demonstrate", "protocol",
+        "statistics", "intervals", "policy", "residual_policy", "diversity", "rollouts", "video", "demonstrate", "protocol",
         "precision", "gap", "robustness", "certify", "toy_flows", "toy_systems", "figure_1",
+        "image_models", "features", "fid", "generation",
     ),
     "training": (
         "data", "checkpoint", "journal", "loop", "sources", "resume", "teacher", "pretrain", "outsiders", "mle",
         "recipe", "guard", "watch", "fine_tune", "selection", "study", "residual", "residual_checkpoint", "toys",
+        "diffusion", "images", "image_methods", "image_checkpoint", "extractor", "image_judge",
     ),
     "benchmarks": ("gradients", "certificates"),
     "reporting": (
         "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision", "gap",
         "robustness", "certificates", "figure_1", "figure_1_markdown",
+        "table1", "table1_checks", "table1_markdown", "image_figures",
     ),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""

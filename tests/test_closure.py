@@ -12,7 +12,7 @@ from pipeline import closure, config
 from pipeline.closure import PLUMBING, ROOT, code_of
 
 PIPELINES = ("dvc.yaml", "stages/study/dvc.yaml")
-SECOND_MATRICES = {"evaluate_residual": "evaluate_rollouts"}
+SECOND_MATRICES = {"evaluate_residual": "evaluate_rollouts", "evaluate_untrained": "evaluate_fid"}
 """Stages that run another's program over other rows."""
 PARAMS: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 
@@ -65,15 +65,18 @@ def test_the_study_makes_a_row_for_each_of_its_training_seeds() -> None:
 def test_every_key_that_dvc_yaml_names_exists_at_every_scale() -> None:
     keys = {key for stage in stages_of("dvc.yaml").values() for key in stage.get("params", [])}
     assert any("${item.scale}" in key for key in keys)
-    for template in keys:
-        for scale in get_args(config.Scale):
-            for task in PARAMS[scale]["tasks"]:
-                for nfe, row in itertools.product(PARAMS[scale]["nfe"], PARAMS[scale]["residual"]):
-                    key = template.replace("${item.scale}", scale).replace("${item.task}", task)
-                    value: Any = PARAMS
-                    for part in key.replace("${item.nfe}", str(nfe)).replace("${item.row}", row).split("."):
-                        assert part in value, f"dvc.yaml names {template}: no {key} in params.yaml"
-                        value = value[part]
+    for template, scale in itertools.product(keys, get_args(config.Scale)):
+        block = PARAMS[scale]
+        image = "${item.image}" in template
+        for task, nfe, row in itertools.product(
+            block["images" if image else "tasks"], block["image_nfe" if image else "nfe"], block["residual"]
+        ):
+            key = template.replace("${item.scale}", scale)
+            key = key.replace("${item.task}", task).replace("${item.image}", task)
+            value: Any = PARAMS
+            for part in key.replace("${item.nfe}", str(nfe)).replace("${item.row}", row).split("."):
+                assert part in value, f"dvc.yaml names {template}: no {key} in params.yaml"
+                value = value[part]
 
 
 def test_plumbing_names_files_that_exist() -> None:

@@ -50,7 +50,7 @@ def test_the_projects_own_file_loads_with_every_scale_runnable() -> None:
             assert set(block.residual) <= set(block.task(task).residual)
 
 
-TOP_KEYS = "scale, tasks, nfe, residual, robustness, starter, lab, paper"
+TOP_KEYS = "scale, tasks, nfe, residual, robustness, images, image_nfe, starter, lab, paper"
 PRETRAIN_KEYS = (
     "steps, batch_size, lr, weight_decay, warmup, clip, ema_decay, precision, path, sigma, coupling, regularization, "
     "condition_weight, checkpoints"
@@ -223,7 +223,7 @@ PRETRAIN_KEYS = (
         (
             "seed: 0 ",
             "seed: 0\n    seed: 1 ",
-            'no valid YAML: line 19: found duplicate key "seed" with value "1" (original value: "0")',
+            'no valid YAML: line 23: found duplicate key "seed" with value "1" (original value: "0")',
         ),
         ("scale: starter", "scale: [starter", "no valid YAML: line 5: did not find expected ',' or ']'"),
     ],
@@ -231,6 +231,83 @@ PRETRAIN_KEYS = (
 def test_a_wrong_setting_is_named_with_what_is_allowed(tmp_path: Path, old: str, new: str, line: str) -> None:
     assert old in TEXT
     assert line_for(tmp_path, TEXT.replace(old, new, 1)) == f"params.yaml: {line}"
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("images", ["cifar10"], "images: given cifar10, allowed at scale starter: digits"),
+        ("images", ["digits", "cifar10"], "images: given ['digits', 'cifar10'], allowed: a list of at most 1"),
+        ("images", ["mnist"], "images.0: given 'mnist', allowed: digits, cifar10"),
+        (
+            "image_nfe",
+            [3],
+            "image_nfe: given 3, allowed: numbers with a block starter.digits.finetune.nfe<k>, which are",
+        ),
+        ("starter.images", ["cifar10"], "starter.images: given cifar10, allowed: tasks with a block of that name here"),
+        (
+            "starter.digits.select.latest",
+            3000,
+            "starter.digits.select.latest: given 3000, allowed: below pretrain.steps",
+        ),
+        ("starter.digits.select.latest", 400, "starter.digits.select.latest: given 400, allowed: at least 500"),
+        (
+            "starter.digits.fid.n_samples",
+            64,
+            "starter.digits.fid.n_samples: given 64, allowed: more than the 64 embedded",
+        ),
+        (
+            "paper.cifar10.fid.n_samples",
+            2048,
+            "paper.cifar10.fid.n_samples: given 2048, allowed: more than the 2048 ince",
+        ),
+        ("starter.digits.fid.solvers", ["heun-4"], "starter.digits.fid.solvers.0: given 'heun-4', allowed: euler-1, "),
+        ("starter.digits.fid.stride", 1, "starter.digits.fid.stride: unknown key; allowed: features, n_samples"),
+        (
+            "starter.digits.finetune.nfe4.lrr",
+            1,
+            "starter.digits.finetune.nfe4.lrr: unknown key; did you mean lr? allowed",
+        ),
+        (
+            "starter.digits.finetune.nfe4.reflow_nfe",
+            4,
+            "starter.digits.finetune.nfe4.reflow_nfe: given 4, allowed: more",
+        ),
+        (
+            "starter.digits.residual.residual_steps",
+            8,
+            "starter.digits.residual.residual_steps: given 8, allowed: below",
+        ),
+        (
+            "starter.digits.pretrain.ve_sigma_max",
+            0.01,
+            "starter.digits.pretrain.ve_sigma_min: given 0.01, allowed: below",
+        ),
+        (
+            "lab.cifar10.net.multipliers",
+            [1] * 7,
+            "lab.cifar10.net.multipliers: given [1, 1, 1, 1, 1, 1, 1], allowed: as",
+        ),
+        (
+            "lab.cifar10.net.multipliers",
+            [2, 2],
+            "lab.cifar10.net.multipliers: given [2, 2], allowed: the first of them 1",
+        ),
+    ],
+)
+def test_settings_of_images_that_cannot_be_are_refused(tmp_path: Path, key: str, value: object, line: str) -> None:
+    raw = copy.deepcopy(RAW)
+    *blocks, last = key.split(".")
+    block = raw
+    for name in blocks:
+        block = block[name]
+    block[last] = value
+    path = tmp_path / "params.yaml"
+    with path.open("w") as file:
+        YAML(typ="safe").dump(raw, file)
+    with pytest.raises(UserError) as raised:
+        config.load(path)
+    assert str(raised.value).startswith(f"params.yaml: {line}") and "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize("text", ["", "- starter\n", "starter\n"])
@@ -298,7 +375,7 @@ def test_switching_the_scale_changes_three_keys_and_back_restores_every_byte(tmp
     set_scale(path, "lab")
     lines = zip(given_text.splitlines(), path.read_text().splitlines(), strict=True)
     changed = [(old, new) for old, new in lines if old != new]
-    assert [old.split(":")[0] for old, _ in changed] == ["scale", "nfe"]
+    assert [old.split(":")[0] for old, _ in changed] == ["scale", "nfe", "images"]
     assert [old.split("#")[1] for old, _ in changed] == [new.split("#")[1] for _, new in changed]
     assert (config.load(path).scale, config.load(path).nfe) == ("lab", [16])
     set_scale(path, "starter")
@@ -312,7 +389,7 @@ def test_switching_the_scale_changes_three_keys_and_back_restores_every_byte(tmp
         (
             TEXT.replace("lab:\n  tasks", "lab:\n  task"),
             "params.yaml: lab.task: unknown key; did you mean tasks? "
-            "allowed: tasks, nfe, residual, robustness, gap, toys, pusht",
+            "allowed: tasks, nfe, residual, robustness, gap, toys, images, image_nfe, pusht, digits, cifar10",
         ),
         (
             TEXT.replace("lab:\n", "lap:\n"),

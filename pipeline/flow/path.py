@@ -1,9 +1,13 @@
 """Probability paths from noise x0 to data x1, and the velocity that a flow-matching net is trained to predict."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from torch import Tensor
+
+STILL = 1e-5
+"""Time before t = 1 from which ``variance_preserving`` stands still."""
 
 
 @dataclass(frozen=True)
@@ -14,6 +18,8 @@ class AffinePath:
         alpha, sigma: coefficients at times t, any shape → that shape.
         alpha_rate, sigma_rate: their derivatives in t.
         spread: standard deviation of the Gaussian noise ε around the line (0: none).
+        source_scale: standard deviation of the source, which a solve starts from: x(0) = source_scale · noise, where
+            ``sample`` is given the noise x0 itself.
     """
 
     alpha: Callable[[Tensor], Tensor]
@@ -21,6 +27,7 @@ class AffinePath:
     alpha_rate: Callable[[Tensor], Tensor]
     sigma_rate: Callable[[Tensor], Tensor]
     spread: float = 0.0
+    source_scale: float = 1.0
 
     def sample(self, x0: Tensor, x1: Tensor, t: Tensor, epsilon: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """A point of the path at t and its target velocity.
@@ -61,4 +68,99 @@ def optimal_transport(sigma_min: float) -> AffinePath:
     )
 
 
-PATHS: dict[str, Callable[[float], AffinePath]] = {"i_cfm": i_cfm, "ot": optimal_transport}
+def variance_preserving(sigma: float = 0.0, *, beta_min: float = 0.1, beta_max: float = 20.0) -> AffinePath:
+    """The path of the variance-preserving diffusion (Lipman et al. 2023, eq. 19; Song et al. 2021).
+
+    With s = 1 − t and T = ∫_0^s β = β_min s + ½ (β_max − β_min) s²: α = exp(−T/2) and σ² = 1 − α². Its start,
+    N(α(0) x1, 1 − α(0)²) with α(0) = 0.0066, is taken for N(0, 1).
+
+    σ falls as √(β_min s) towards the data, so that σ' has no bound there. Lipman et al. train and solve on
+    [0, 1 − 1e-5] for that reason; here t stays in [0, 1] as for the other paths, and over the last ``STILL`` the path
+    stands still: its end keeps noise of size 0.001, and |σ'| is at most 50.
+
+    Args:
+        sigma: 0; this path leaves no noise to choose.
+        beta_min, beta_max: rate of the diffusion at the data and at the noise, in 1 over the unit of t.
+
+    Raises:
+        ValueError: ``sigma`` is not 0.
+    """
+    if sigma != 0:
+        raise ValueError(f"sigma of path vp: given {sigma}, allowed: 0")
+
+    def integral(t: Tensor) -> Tensor:
+        s = (1 - t).clamp(min=STILL)
+        return beta_min * s + (beta_max - beta_min) / 2 * s.square()
+
+    def rate(t: Tensor) -> Tensor:
+        s = 1 - t
+        return (beta_min + (beta_max - beta_min) * s) * (s > STILL)
+
+    def alpha(t: Tensor) -> Tensor:
+        return (-integral(t) / 2).exp()
+
+    def sigma_of(t: Tensor) -> Tensor:
+        return (-(-integral(t)).expm1()).sqrt()  # 1 − exp(−T) would lose its digits where T is small
+
+    return AffinePath(
+        alpha=alpha,
+        sigma=sigma_of,
+        alpha_rate=lambda t: rate(t) / 2 * alpha(t),
+        sigma_rate=lambda t: -rate(t) / 2 * (-integral(t)).exp() / sigma_of(t),
+    )
+
+
+def variance_exploding(sigma_min: float, *, sigma_max: float = 100.0) -> AffinePath:
+    """The path of the variance-exploding diffusion (Lipman et al. 2023, eq. 18; Song et al. 2021).
+
+    x_t = x1 + σ_min (σ_max/σ_min)^(1 − t) x0. The start x1 + σ_max x0 is taken for the source N(0, σ_max²), hence σ_max
+    has to exceed the data's own deviation in every direction: where that is s, samples come out with a deviation too
+    small by the share s²/(2 σ_max²). Song & Ermon (2020) advise the greatest distance of two data: 50 for CIFAR-10 in
+    [0, 1], as Song et al. (2021) use it, which is the default's 100 in [-1, 1]. There s is at most 15, the share 1 %.
+
+    Args:
+        sigma_min: deviation of the noise that the end keeps, in the data's unit. sigma_max: of the source.
+
+    Raises:
+        ValueError: not 0 < sigma_min < sigma_max.
+    """
+    if not 0 < sigma_min < sigma_max:
+        raise ValueError(f"sigma of path ve: given {sigma_min}, allowed: greater than 0 and less than {sigma_max}")
+    ratio = sigma_max / sigma_min
+
+    def sigma_of(t: Tensor) -> Tensor:
+        return sigma_min * ratio ** (1 - t)
+
+    return AffinePath(
+        alpha=lambda t: t.new_ones(t.shape),
+        sigma=sigma_of,
+        alpha_rate=lambda t: t.new_zeros(()),
+        sigma_rate=lambda t: -math.log(ratio) * sigma_of(t),
+        source_scale=sigma_max,
+    )
+
+
+def stochastic_interpolant(sigma: float = 0.0) -> AffinePath:
+    """The trigonometric interpolant x_t = sin(πt/2) x1 + cos(πt/2) x0 (Albergo & Vanden-Eijnden 2023).
+
+    Noise of deviation ``sigma`` around it, as in ``i_cfm``, makes it the VP-CFM of Tong et al. (2024); the original has
+    none.
+    """
+    quarter = math.pi / 2
+    return AffinePath(
+        alpha=lambda t: (quarter * t).sin(),
+        sigma=lambda t: (quarter * t).cos(),
+        alpha_rate=lambda t: quarter * (quarter * t).cos(),
+        sigma_rate=lambda t: -quarter * (quarter * t).sin(),
+        spread=sigma,
+    )
+
+
+PATHS: dict[str, Callable[[float], AffinePath]] = {
+    "i_cfm": i_cfm,
+    "ot": optimal_transport,
+    "vp": variance_preserving,
+    "ve": variance_exploding,
+    "si": stochastic_interpolant,
+}
+"""By name, given the settings' ``sigma``: noise around the line (i_cfm, si), noise left at the end (ot, ve), 0 (vp)."""

@@ -6,7 +6,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import PersidskiiSettings, ResidualRecipe
+from pipeline.config import PersidskiiSettings, ResidualRecipe, ResidualSolve
 from pipeline.nets.mlp import MLP
 from pipeline.nets.persidskii import FixedMatrices, PersidskiiResidual
 from pipeline.nets.registry import build_net
@@ -21,10 +21,10 @@ from pipeline.stability.parameterization import (
 )
 
 
-class UnetResidual(nn.Module):
-    """h(t, x, c) by a temporal U-Net on the longer time: the ablation, about whose stability nothing is known."""
+class PlainResidual(nn.Module):
+    """h(t, x, c) by any net on the longer time, about whose stability nothing is known: images, and the ablation."""
 
-    def __init__(self, net: ConditionalUnet1D) -> None:
+    def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
@@ -33,12 +33,12 @@ class UnetResidual(nn.Module):
         del anchor, noise
         return lambda t, x: self.net(x.new_full((len(x),), t), x, condition)
 
-    def fixed(self) -> "UnetResidual":
+    def fixed(self) -> "PlainResidual":
         """Itself: there is nothing to fix."""
         return self
 
 
-Residual = PersidskiiResidual | UnetResidual
+Residual = PersidskiiResidual | PlainResidual
 """A field on [1, end], given what the base model made."""
 
 
@@ -57,23 +57,23 @@ def build_residual(
     if not isinstance(settings, PersidskiiSettings):
         net = build_net(settings, horizon, action_dim, condition_dim)
         assert isinstance(net, ConditionalUnet1D)
-        _silence(net.out[-1])
-        return UnetResidual(net)
+        silence(net.out[-1])
+        return PlainResidual(net)
     n = action_dim if settings.state == "step" else horizon * action_dim
     sees = horizon * action_dim if settings.sees_noise else 0
     input_net = build_net(settings.input, horizon, action_dim, condition_dim + sees)
     assert isinstance(input_net, MLP)
-    _silence(input_net.out)
+    silence(input_net.out)
     source = FixedMatrices(n, settings.widths) if fixed else _parameterization(settings, n, longest_step(recipe))
     return PersidskiiResidual(source, settings.functions, input_net, sees_noise=settings.sees_noise)
 
 
-def residual_grid(recipe: ResidualRecipe) -> list[float]:
+def residual_grid(recipe: ResidualSolve) -> list[float]:
     """The times of the residual's Euler steps, from 1 to ``recipe.end``."""
     return time_grid(recipe.grid, recipe.residual_steps, "euler", recipe.end, start=1.0)
 
 
-def longest_step(recipe: ResidualRecipe) -> float:
+def longest_step(recipe: ResidualSolve) -> float:
     """h of the longest of them; where that contracts, so does every shorter one (``shorter_ratio``)."""
     return max(end - start for start, end in pairwise(residual_grid(recipe)))
 
@@ -113,7 +113,7 @@ def _parameterization(settings: PersidskiiSettings, n: int, step: float) -> Para
 
 
 @torch.no_grad()
-def _silence(layer: nn.Module) -> None:
+def silence(layer: nn.Module) -> None:
     """Make a layer's output zero, and leave it trainable."""
     for parameter in layer.parameters():
         parameter.zero_()

@@ -12,6 +12,9 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 
+Weights = Literal["ema_model", "net_model"]
+"""Of a checkpoint: the moving average of the weights, or the weights themselves."""
+
 
 class TorchCFMField(nn.Module):
     """v(t, x, condition) by a model of TorchCFM.
@@ -47,40 +50,51 @@ class TorchCFMField(nn.Module):
         return self.net(t, x) if condition is None else self.net(t, x, condition)
 
 
-def load_torchcfm(
-    path: Path | str, net: nn.Module, which: Literal["ema_model", "net_model"] = "ema_model"
-) -> TorchCFMField:
+def load_torchcfm(path: Path | str, net: nn.Module, which: Weights = "ema_model") -> TorchCFMField:
     """Load a checkpoint of TorchCFM's training scripts, such as those released for CIFAR-10, into ``net``.
 
-    Weights saved from within ``DistributedDataParallel``, with ``module.`` before each key, fit as well.
-
     Args:
-        path: a file as ``torch.save`` writes it, a dict with entries ``ema_model`` and ``net_model``. It is read with
-            ``weights_only``: no code in it is run.
+        path: a file as ``torch.save`` writes it, a dict with entries ``ema_model`` and ``net_model``.
         net: a model of the same architecture, given the weights in place.
         which: the moving average of the weights, or the weights themselves.
 
     Raises:
         UserError: no such file, no such entry, or weights that do not fit ``net``.
     """
+    weights = read_weights(path, which)
+    try:
+        net.load_state_dict(weights)
+    except RuntimeError as error:
+        raise UserError(f"{path}: its {which} does not fit the given net: {one_line(error)}") from None
+    return TorchCFMField(net)
+
+
+def read_weights(path: Path | str, which: Weights) -> dict[str, Tensor]:
+    """The weights in a checkpoint of TorchCFM's training scripts, by TorchCFM's names, on the CPU.
+
+    Those saved from within ``DistributedDataParallel`` lose the ``module.`` before each name. The file is read with
+    ``weights_only``: no code in it is run.
+
+    Raises:
+        UserError: no such file, or no such entry in it.
+    """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        raise UserError(f"{path}: no readable PyTorch checkpoint: {_one_line(error)}") from None
+        raise UserError(f"{path}: no readable PyTorch checkpoint: {one_line(error)}") from None
     entries = content.keys() if isinstance(content, dict) else ()
     if which not in entries:
         raise UserError(f"{path}: no checkpoint of TorchCFM: it has no entry {which!r}")
     weights = content[which]
+    if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
+        raise UserError(f"{path}: no checkpoint of TorchCFM: its entry {which!r} holds other things than weights")
     if all(name.startswith("module.") for name in weights):
         weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    try:
-        net.load_state_dict(weights)
-    except RuntimeError as error:
-        raise UserError(f"{path}: its {which} does not fit the given net: {_one_line(error)}") from None
-    return TorchCFMField(net)
+    return weights
 
 
-def _one_line(error: Exception) -> str:
+def one_line(error: Exception) -> str:
+    """The beginning of an error's message, without its line breaks."""
     return f"{' '.join(str(error).split()):.300}"

@@ -1,20 +1,17 @@
 """The data sets this project uses, where each can be had, and fetching one whole and verified."""
 
-import hashlib
 import shutil
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline.atomic import make_folder
 from pipeline.errors import UserError
-from pipeline.tasks import archive, transfer
+from pipeline.tasks import archive
 from pipeline.tasks.demonstrations import read_pusht
+from pipeline.tasks.fetching import Form, check_digest, fetch_published, first_of
 
-MIRROR_VARIABLE = "FLOWTUNE_MIRROR"
 REPOSITORY = Path(__file__).resolve().parents[2]
 
 
@@ -118,79 +115,35 @@ def fetch(
     if name not in DATA_SETS:
         raise UserError(f"data set {name!r} is unknown; allowed are {', '.join(DATA_SETS)}")
     data_set = DATA_SETS[name]
-    failures = [] if mirror or data_set.shipped else [f"no mirror ({MIRROR_VARIABLE} is not set)"]
-    for label, place in _sources(data_set, destination, mirror, sleep):
-        try:
-            with _replacing(destination) as fresh:
-                place(fresh)
-                _check_content(data_set, fresh)
-            return destination
-        except (UserError, OSError) as error:
-            reason = str(error).removeprefix(f"{label}: ").removeprefix(f"{_fresh(destination)}: ")
-            failures.append(f"{label}: {' '.join(reason.split())}")
-    raise UserError(f"data set {name} could not be had: {'; '.join(failures)}. {_remedy(data_set)}")
-
-
-Place = Callable[[Path], None]
-
-
-def _sources(
-    data_set: DataSet, destination: Path, mirror: Path | None, sleep: Callable[[float], None]
-) -> Iterator[tuple[str, Place]]:
-    """Yield each source's name with the function that puts the set in a given place, in the order to try them."""
     if data_set.shipped:
-        yield str(data_set.shipped), partial(_place_shipped, data_set.shipped)
-    if mirror:
-        for publication in data_set.publications:
-            path = mirror / publication.name
-            yield str(path), partial(_place, path, publication, data_set.members)
-    for publication in data_set.publications:
-        if publication.url:
-            part = destination.with_name(f"{publication.name}.part")
-            yield publication.url, partial(_place_download, part, publication, data_set.members, sleep)
+        sources = [(str(data_set.shipped), partial(_place_shipped, data_set, data_set.shipped))]
+        return first_of(name, sources, destination, "Restore the file and its .sha256 from the repository")
+    forms = [
+        Form(publication.name, publication.url, partial(_place, data_set, publication))
+        for publication in data_set.publications
+    ]
+    return fetch_published(name, forms, destination, mirror, sleep)
 
 
-def _place_shipped(file: Path, fresh: Path) -> None:
+def _place_shipped(data_set: DataSet, file: Path, fresh: Path) -> None:
     note = file.with_name(f"{file.name}.sha256")
     words = note.read_text().split()
     if not words:
         raise UserError(f"{note}: is empty, expected the file's sha256")
-    _check_sha256(file, words[0])
+    check_digest(file, words[0])
     shutil.copyfile(file, fresh)
+    _check_content(data_set, fresh)
 
 
-def _place(path: Path, publication: Publication, members: tuple[str, ...] | None, fresh: Path) -> None:
+def _place(data_set: DataSet, publication: Publication, path: Path, fresh: Path) -> None:
     """Copy or unpack ``path`` to ``fresh``."""
     if path.is_dir():
-        archive.copy_folder(path, fresh, members)
-        return
-    if not path.exists():
-        raise UserError(f"{path}: does not exist")
-    if publication.sha256:
-        _check_sha256(path, publication.sha256)
-    archive.unpack(path, fresh, publication.root, members)
-
-
-def _place_download(
-    part: Path,
-    publication: Publication,
-    members: tuple[str, ...] | None,
-    sleep: Callable[[float], None],
-    fresh: Path,
-) -> None:
-    assert publication.url
-    transfer.download(publication.url, part, sleep)
-    try:
-        _place(part, publication, members, fresh)
-    finally:
-        transfer.discard(part)  # right or wrong, it is whole: continuing it would bring nothing
-
-
-def _check_sha256(path: Path, expected: str) -> None:
-    with path.open("rb") as file:
-        actual = hashlib.file_digest(file, "sha256").hexdigest()
-    if actual != expected.lower():
-        raise UserError(f"{path}: wrong checksum: sha256 {actual}, expected {expected}")
+        archive.copy_folder(path, fresh, data_set.members)
+    else:
+        if publication.sha256:
+            check_digest(path, publication.sha256)
+        archive.unpack(path, fresh, publication.root, data_set.members)
+    _check_content(data_set, fresh)
 
 
 def _check_content(data_set: DataSet, fresh: Path) -> None:
@@ -199,42 +152,3 @@ def _check_content(data_set: DataSet, fresh: Path) -> None:
         raise UserError(
             f"{fresh}: holds other demonstrations: content sha256 {actual}, expected {data_set.content_sha256}"
         )
-
-
-def _remedy(data_set: DataSet) -> str:
-    if data_set.shipped:
-        return "Restore the file and its .sha256 from the repository"
-    names = ", ".join(publication.name for publication in data_set.publications)
-    return f"Put one of {names} in a folder and set {MIRROR_VARIABLE} to that folder"
-
-
-@contextmanager
-def _replacing(destination: Path) -> Iterator[Path]:
-    """Yield a path beside ``destination`` for a new file or folder, which takes its place on success.
-
-    What a killed process left is removed: the names are fixed, since one stage at a time writes ``destination``.
-    """
-    make_folder(destination.parent)
-    fresh = _fresh(destination)
-    former = destination.with_name(f".{destination.name}.former")
-    _remove(fresh)
-    _remove(former)
-    try:
-        yield fresh
-        if destination.exists() or destination.is_symlink():
-            destination.replace(former)  # a folder cannot be renamed over another
-        fresh.replace(destination)
-        _remove(former)
-    finally:
-        _remove(fresh)
-
-
-def _fresh(destination: Path) -> Path:
-    return destination.with_name(f".{destination.name}.fresh")
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir() and not path.is_symlink():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)

@@ -8,7 +8,7 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import PersidskiiSettings, ResidualRecipe
+from pipeline.config import PersidskiiSettings, ResidualRecipe, ResidualSolve
 from pipeline.evaluation.residual_policy import solve_residual
 from pipeline.flow.coupling import AHEAD, make_coupling
 from pipeline.flow.objective import reconstruct
@@ -45,7 +45,7 @@ class ResidualReconstruction(Objective):
         base: nn.Module,
         coupling: Coupling,
         base_nfe: int,
-        recipe: ResidualRecipe,
+        recipe: ResidualSolve,
         generators: Generators,
     ) -> None:
         super().__init__()
@@ -85,7 +85,7 @@ class ResidualReconstruction(Objective):
 def residual_training(
     residual: Residual,
     base: nn.Module,
-    recipe: ResidualRecipe,
+    recipe: ResidualSolve,
     nfe: int,
     generators: Generators,
     windows: Batches,
@@ -110,9 +110,9 @@ def residual_training(
     return ResidualReconstruction(residual, base, coupling, nfe - recipe.residual_steps, recipe, generators), windows
 
 
-def _penalty(recipe: ResidualRecipe) -> Callable[[Residual], Tensor] | None:
+def _penalty(recipe: ResidualSolve) -> Callable[[Residual], Tensor] | None:
     """What is added to the loss, from the residual being trained; None: nothing."""
-    settings = recipe.net
+    settings = recipe.net if isinstance(recipe, ResidualRecipe) else None
     if not isinstance(settings, PersidskiiSettings) or not settings.stability.endswith("_penalty"):
         return None
     step = longest_step(recipe)
@@ -131,6 +131,6 @@ def _penalty(recipe: ResidualRecipe) -> Callable[[Residual], Tensor] | None:
     return penalty
 
 
-def teacher_nfe(recipe: ResidualRecipe) -> int:
+def teacher_nfe(recipe: ResidualSolve) -> int:
     """Evaluations of the base model's fine solve that the coupling learns from; 0: it asks for none."""
     return {"reflow": recipe.reflow_nfe, "inversion": recipe.inversion_nfe}.get(recipe.coupling, 0)

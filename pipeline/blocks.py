@@ -1,0 +1,192 @@
+"""What the blocks of ``params.yaml`` are made of, whatever they are about: numbers in ranges, nets, trainings."""
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PretrainCoupling = Literal["independent", "minibatch_ot", "sinkhorn", "conditional_ot"]
+FinetuneCoupling = Literal[
+    "independent", "minibatch_ot", "sinkhorn", "conditional_ot", "nearest", "inversion", "reflow"
+]
+GridKind = Literal["uniform", "early", "late"]
+Nonlinear = Literal["tanh", "arctan", "softsign", "relu", "leaky_relu"]
+StabilityKind = Literal["step", "flow", "step_penalty", "contraction_penalty", "dominance_penalty", "free"]
+Solver = Literal["euler", "midpoint", "heun", "rk4"]
+GradientKind = Literal["direct", "checkpointed", "adjoint"]
+CovarianceKind = Literal["identity", "fixed", "learned", "profiled"]
+
+EVALUATIONS: dict[Solver, int] = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
+"""Function evaluations that a step of each solver spends."""
+
+Count = Annotated[int, Field(ge=1)]
+Natural = Annotated[int, Field(ge=0)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+SeedCount = Annotated[int, Field(ge=1, le=100_000)]  # validation and test seeds start 100 000 apart
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
+BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+
+
+class Block(BaseModel):
+    """Settings that refuse unknown keys and wrong types, and never change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class MlpSettings(Block):
+    kind: Literal["mlp"]
+    width: Count
+    depth: Count
+    expansion: Count
+    time_features: Annotated[int, Field(ge=2, multiple_of=2)]
+
+
+class Unet1dSettings(Block):
+    kind: Literal["unet1d"]
+    channels: Annotated[list[Count], Field(min_length=1)]
+    kernel: Count
+    groups: Count
+    time_features: Annotated[int, Field(ge=4, multiple_of=2)]
+
+    @model_validator(mode="after")
+    def _shapes_fit(self) -> "Unet1dSettings":
+        if self.kernel % 2 == 0:
+            raise ValueError(f"kernel: given {self.kernel}, allowed: odd numbers")
+        if any(width % self.groups for width in self.channels):
+            raise ValueError(f"channels: given {self.channels}, allowed: multiples of groups = {self.groups}")
+        return self
+
+
+class Unet2dSettings(Block):
+    kind: Literal["unet2d"]
+    channels: Count
+    multipliers: Annotated[list[Count], Field(min_length=1)]
+    blocks: Count
+    attention: list[Count]
+    head_channels: Count
+    groups: Count
+    dropout: BelowOne
+    time_scale: Positive
+
+    @model_validator(mode="after")
+    def _channels_are_shared_out(self) -> "Unet2dSettings":
+        if self.channels % self.groups:
+            raise ValueError(f"channels: given {self.channels}, allowed: multiples of groups = {self.groups}")
+        if self.multipliers[0] != 1:
+            raise ValueError(f"multipliers: given {self.multipliers}, allowed: the first of them 1")
+        return self
+
+
+NetSettings = Annotated[MlpSettings | Unet1dSettings, Field(discriminator="kind")]
+ImageNetSettings = Annotated[MlpSettings | Unet2dSettings, Field(discriminator="kind")]
+
+
+class Optimization(Block):
+    """One run of the optimiser."""
+
+    steps: Count
+    batch_size: Count
+    lr: Positive
+    weight_decay: NonNegative
+    warmup: Natural
+    clip: Positive
+    ema_decay: BelowOne
+    precision: Literal["fp32", "bf16"]
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> "Optimization":
+        if self.warmup > self.steps:
+            raise ValueError(f"warmup: given {self.warmup}, allowed: at most steps = {self.steps}")
+        return self
+
+
+class PretrainSettings(Optimization):
+    path: Literal["i_cfm", "ot"]
+    sigma: NonNegative
+    coupling: PretrainCoupling
+    regularization: Positive
+    condition_weight: NonNegative
+    checkpoints: Count
+
+    @model_validator(mode="after")
+    def _sigma_fits_the_path(self) -> "PretrainSettings":
+        if self.path == "ot" and self.sigma >= 1:
+            raise ValueError(f"sigma: given {self.sigma}, allowed for path ot: below 1")
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_are_steps(self) -> "PretrainSettings":
+        if self.checkpoints > self.steps:
+            raise ValueError(f"checkpoints: given {self.checkpoints}, allowed: at most steps = {self.steps}")
+        return self
+
+
+class CoupledOptimization(Optimization):
+    """Training on pairs of noise and data, made by one of the couplings."""
+
+    coupling: FinetuneCoupling
+    candidates: Count
+    regularization: Positive
+    condition_weight: NonNegative
+    typical_quantile: Fraction
+    reflow_nfe: Count
+    inversion_nfe: Annotated[int, Field(ge=4, multiple_of=4)]
+    pairs_ahead: Natural
+
+
+class FinetuneRecipe(CoupledOptimization):
+    covariance: CovarianceKind
+    fm_weight: NonNegative
+    energy_weight: NonNegative
+    lora_rank: Natural
+    lora_alpha: Positive
+    fm_lr: Positive
+    history_points: Count
+    history_seeds: SeedCount
+    guard_every: Count
+    collapse_below: BelowOne
+    on_collapse: Literal["stop", "warn"]
+    solver: Solver
+    gradient: GradientKind
+    last_steps: Natural
+
+
+class PersidskiiSettings(Block):
+    """x' = A0 x + Σ_j A_j f_j(W_j x) + g, anchored at the base model's sample."""
+
+    kind: Literal["persidskii"]
+    state: Literal["chunk", "step"]
+    widths: Annotated[list[Count], Field(min_length=1)]
+    functions: Annotated[list[Nonlinear], Field(min_length=1)]
+    stability: StabilityKind
+    rate: Positive
+    penalty_weight: NonNegative
+    input: MlpSettings
+    sees_noise: bool
+
+    @model_validator(mode="after")
+    def _a_function_for_each_width(self) -> "PersidskiiSettings":
+        if len(self.functions) != len(self.widths):
+            raise ValueError(f"functions: given {len(self.functions)}, allowed: as many as widths = {len(self.widths)}")
+        return self
+
+
+ResidualNetSettings = Annotated[PersidskiiSettings | Unet1dSettings, Field(discriminator="kind")]
+
+
+class ResidualSolve(CoupledOptimization):
+    """A residual model: the frozen base on [0, 1], and a field of its own on [1, end]."""
+
+    end: Annotated[float, Field(gt=1, allow_inf_nan=False)]
+    residual_steps: Count
+    grid: GridKind
+
+
+class ResidualRecipe(ResidualSolve):
+    """A residual model of actions."""
+
+    net: ResidualNetSettings
+    guard_every: Count
+    collapse_below: BelowOne
+    on_collapse: Literal["stop", "warn"]

@@ -1,0 +1,155 @@
+"""Generating images block by block and measuring their distance to real ones, resumable to the bit.
+
+The images of a run are cut into blocks of ``batch``. Block b's noise, and the generator of whatever else its sampling
+draws, come from the run's seed and b alone, and a block is always solved whole: an image depends on (seed, batch, its
+index) and on nothing else. So the images of n samples are the first n of any larger number, and an interruption changes
+nothing.
+
+``batch`` does change results, which is why it belongs to a row's identity: the noise is drawn by blocks, and the error
+norm of dopri5 is taken over the whole batch, so that all images of a block share its steps and its NFE. The NFE of a
+run is the mean over its samples, each counted with that of its block.
+"""
+
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.evaluation.features import ImageFeatures
+from pipeline.evaluation.fid import FeatureStatistics, frechet_distance, read_arrays, require_count, write_arrays
+from pipeline.seeding import derive
+from pipeline.tasks.images import as_bytes
+
+SAVE_EVERY_S = 20.0
+
+Shape = tuple[int, int, int]
+"""(C, H, W)."""
+
+
+class Sampler(Protocol):
+    """A model of images, as generation uses it."""
+
+    def sample(self, noise: Tensor, solver: str, generator: torch.Generator) -> tuple[Tensor, float]:
+        """Turn standard normal noise (B, C, H, W), float32 on the CPU, into images in [-1, 1] of the same shape, on any
+        device, by ``solver``, such as ``euler-100``; further noise is drawn from ``generator``, of the CPU. The second
+        result is the NFE spent, function evaluations a sample."""
+
+
+@dataclass(frozen=True)
+class Distance:
+    """A measured Fréchet distance.
+
+    Attributes:
+        distance: FID or FD, as the features say. nfe: mean function evaluations a sample. n_samples: images generated.
+    """
+
+    distance: float
+    nfe: float
+    n_samples: int
+
+
+def measure_distance(
+    sampler: Sampler,
+    solver: str,
+    *,
+    shape: Shape,
+    n_samples: int,
+    batch: int,
+    seed: int,
+    features: ImageFeatures,
+    reference: FeatureStatistics,
+    keep: Path | None = None,
+    title: str = "generate",
+) -> Distance:
+    """Generate ``n_samples`` images and measure their distance to ``reference``; never are more than a block in memory.
+
+    Args:
+        batch: images of a block; changes results, see above.
+        keep: file that the statistics so far are kept in, every ``SAVE_EVERY_S`` seconds and at the end, and that a
+            second call goes on from. It belongs to one model: choose its path by it, and delete it once the result is
+            written. A damaged one is begun anew.
+        title: of the progress bar.
+
+    Raises:
+        UserError: ``n_samples`` does not exceed the features' dimension.
+        ValueError: ``keep`` is of a run with other settings.
+        FloatingPointError: the sampler returned images that are not finite.
+    """
+    require_count("n_samples", n_samples, features)
+    settings = {"solver": solver, "shape": shape, "n_samples": n_samples, "batch": batch, "seed": seed}
+    run = _Run(keep, json.dumps(settings | {"features": features.identity}), features.dimension)
+    blocks = image_blocks(
+        sampler, solver, shape=shape, n_samples=n_samples, batch=batch, seed=seed, start=run.next_block
+    )
+    done = run.statistics.count
+    with tqdm(total=n_samples, initial=done, desc=title, unit="image", unit_scale=True) as bar:
+        for images, nfe in blocks:
+            run.add(features(images), nfe)
+            bar.update(len(images))
+    run.save()
+    return Distance(frechet_distance(run.statistics, reference), run.evaluations / n_samples, n_samples)
+
+
+@torch.no_grad()
+def image_blocks(
+    sampler: Sampler, solver: str, *, shape: Shape, n_samples: int, batch: int, seed: int, start: int = 0
+) -> Iterator[tuple[Tensor, float]]:
+    """Blocks ``start``, ``start`` + 1, … of a run's images, (≤ batch, C, H, W) uint8, each with its NFE.
+
+    Of the last block, solved whole as the others, the images beyond ``n_samples`` are dropped.
+
+    Raises:
+        FloatingPointError: the sampler returned images that are not finite.
+    """
+    for block in range(start, -(-n_samples // batch)):
+        noise_generator = torch.Generator().manual_seed(derive(seed, "image noise", block))
+        solver_generator = torch.Generator().manual_seed(derive(seed, "image solver", block))
+        noise = torch.randn((batch, *shape), generator=noise_generator)
+        images, nfe = sampler.sample(noise, solver, solver_generator)
+        if not images.isfinite().all():
+            raise FloatingPointError(f"the sampler returned images that are not finite: {solver}, block {block}")
+        yield as_bytes(images[: n_samples - block * batch]), nfe
+
+
+class _Run:
+    """What has been accumulated so far; with a ``path``, kept there.
+
+    Raises:
+        ValueError: the file is of a run with other ``settings``.
+    """
+
+    def __init__(self, path: Path | None, settings: str, dimension: int) -> None:
+        self.path = path
+        self.settings = settings
+        self.next_block = 0
+        self.evaluations = 0.0  # over all samples
+        self.statistics = FeatureStatistics(dimension)
+        self._saved_at = time.monotonic()
+        if path and (arrays := read_arrays(path)):
+            if str(arrays["settings"]) != settings:
+                raise ValueError(f"keep: {path} is of a run with other settings; remove it or name another file")
+            self.next_block = int(arrays["next_block"])
+            self.evaluations = float(arrays["evaluations"])
+            self.statistics = FeatureStatistics.of(arrays)
+
+    def add(self, features: Tensor, nfe: float) -> None:
+        """Add the next block."""
+        self.statistics.update(features)
+        self.evaluations += nfe * len(features)
+        self.next_block += 1
+        if time.monotonic() - self._saved_at > SAVE_EVERY_S:
+            self.save()
+
+    def save(self) -> None:
+        if self.path is None:
+            return
+        numbers = {"next_block": self.next_block, "evaluations": self.evaluations, "settings": self.settings}
+        write_arrays(self.path, self.statistics.arrays() | {key: np.array(value) for key, value in numbers.items()})
+        self._saved_at = time.monotonic()

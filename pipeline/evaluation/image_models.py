@@ -1,0 +1,118 @@
+"""Models of images, whatever they were trained as, behind one call from noise to images."""
+
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.evaluation.residual_policy import solve_residual
+from pipeline.flow.diffusion import END, ancestral, probability_flow
+from pipeline.flow.image_methods import no_condition
+from pipeline.flow.objective import VelocityField, reconstruct
+from pipeline.nets.residual import Residual
+from pipeline.ode import dopri5
+from pipeline.ode.fixed_step import uniform_grid
+
+ADAPTIVE = "dopri5"
+
+
+def fixed_nfe(solver: str) -> int | None:
+    """The evaluations of ``euler-<n>``; None: the solver is adaptive."""
+    return None if solver == ADAPTIVE else int(solver.removeprefix("euler-"))
+
+
+class ImageModel(nn.Module):
+    """One or more nets, and how images are made with them."""
+
+    fixed_solver = "euler"
+    """What ``euler-<n>`` is called in tables."""
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.parameters()).device
+
+    @property
+    def least_nfe(self) -> int:
+        """The fewest evaluations that images are made in."""
+        return 1
+
+    def sample(self, noise: Tensor, solver: str, generator: torch.Generator) -> tuple[Tensor, float]:
+        """Images in about [-1, 1], on the model's device, from standard normal ``noise`` (B, C, H, W), and the
+        evaluations spent.
+
+        Args:
+            solver: ``euler-<n>``, or ``dopri5``, whose error norm is over the batch.
+            generator: of what chance there is beside the noise, if any; on the CPU.
+        """
+        raise NotImplementedError
+
+
+class FieldModel(ImageModel):
+    """A single net.
+
+    Args:
+        field: v(t, x, c), or what else a subclass makes images with. tolerance: relative and absolute, of ``dopri5``.
+    """
+
+    def __init__(self, field: nn.Module, tolerance: float = 1e-5) -> None:
+        super().__init__()
+        self.field = field
+        self.tolerance = tolerance
+
+    def _adaptive(self, field: VelocityField, x: Tensor, end: float) -> tuple[Tensor, float]:
+        condition = no_condition(x)
+        solved = dopri5.solve(
+            lambda t, x: field(x.new_full((len(x),), t), x, condition),
+            x,
+            end=end,
+            rtol=self.tolerance,
+            atol=self.tolerance,
+        )
+        return solved.end, float(solved.nfe)
+
+
+class FlowModel(FieldModel):
+    """A velocity field solved from the source, which is ``scale`` times standard normal noise."""
+
+    def __init__(self, field: nn.Module, scale: float = 1.0, tolerance: float = 1e-5) -> None:
+        super().__init__(field, tolerance)
+        self.scale = scale
+
+    def sample(self, noise: Tensor, solver: str, generator: torch.Generator) -> tuple[Tensor, float]:
+        del generator
+        nfe, source = fixed_nfe(solver), self.scale * noise.to(self.device)
+        if nfe is None:
+            return self._adaptive(self.field, source, 1.0)
+        return reconstruct(self.field, source, no_condition(source), uniform_grid(nfe)), float(nfe)
+
+
+class DiffusionModel(FieldModel):
+    """DDPM: ``euler-<n>`` is ancestral sampling in n steps, ``dopri5`` the probability-flow ODE."""
+
+    fixed_solver = "ancestral"
+
+    def sample(self, noise: Tensor, solver: str, generator: torch.Generator) -> tuple[Tensor, float]:
+        nfe, noise = fixed_nfe(solver), noise.to(self.device)
+        if nfe is None:
+            return self._adaptive(probability_flow(self.field), noise, END)
+        return ancestral(self.field, noise, no_condition(noise), nfe, generator), float(nfe)
+
+
+class ResidualModel(ImageModel):
+    """A frozen flow on [0, 1], then a residual's Euler steps on ``grid``, which starts at 1; NFE counts both."""
+
+    def __init__(self, base: FlowModel, residual: nn.Module, grid: list[float]) -> None:
+        super().__init__()
+        self.base = base
+        self.residual = residual
+        self.grid = grid
+
+    @property
+    def least_nfe(self) -> int:
+        return len(self.grid)
+
+    def sample(self, noise: Tensor, solver: str, generator: torch.Generator) -> tuple[Tensor, float]:
+        nfe, steps, noise = fixed_nfe(solver), len(self.grid) - 1, noise.to(self.device)
+        anchor, spent = self.base.sample(noise, solver if nfe is None else f"euler-{nfe - steps}", generator)
+        residual = cast(Residual, self.residual)
+        return solve_residual(residual, anchor, no_condition(noise), noise, self.grid), spent + steps

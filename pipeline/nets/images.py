@@ -1,0 +1,24 @@
+"""From settings to velocity field of images."""
+
+from math import prod
+
+from torch import nn
+
+from pipeline.blocks import ImageNetSettings, MlpSettings
+from pipeline.nets.mlp import MLP
+from pipeline.nets.unet2d import Unet2D
+
+
+def build_image_net(settings: ImageNetSettings, shape: tuple[int, int, int]) -> nn.Module:
+    """The velocity field v(t (B,), x (B, C, H, W), c (B, 0)) that ``settings`` describe.
+
+    Args:
+        shape: (C, H, W) of an image.
+
+    Raises:
+        UserError: the images do not fit the net.
+    """
+    options = settings.model_dump(exclude={"kind"})
+    if isinstance(settings, MlpSettings):
+        return MLP(1, prod(shape), 0, **options)
+    return Unet2D(shape, **options)

@@ -1,0 +1,202 @@
+"""Table 1 to be read: methods against solvers, yardsticks, what is missing, and checks of the numbers."""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from pipeline.reporting.table1 import (
+    ADAPTIVE,
+    DISTANCE_NAMES,
+    IMAGE_METHODS,
+    PAPER,
+    Halves,
+    one_of,
+    shown_cells,
+    span,
+)
+from pipeline.reporting.table1_checks import Cells, Check, checks, digits
+
+FEATURES = {
+    "embedded": "a small classifier that this project trains on the same data set, so\nthe distance is called FD and "
+    "never FID, and no published number can be held against it",
+    "inception": "the Inception network that FID is defined by, as\n`torch-fidelity` has it",
+}
+
+_PAPER_COLUMNS = {
+    "euler-100": "Paper, Euler 100",
+    "euler-1000": "Paper, Euler 1000",
+    ADAPTIVE: "Paper, adaptive (NFE)",
+}
+
+_HOW_TO_READ = """\
+{name} is the Fréchet distance between generated and training images, of Gaussians fitted to their features: lower is
+better. The features are those of {features}.
+
+A row is one method, a column one way to solve its ODE from noise to image. *Euler k* takes k equal steps, and as many
+evaluations of the net (NFE); DDPM takes k ancestral steps there. *Adaptive* is dopri5, with its mean NFE in
+parentheses; for DDPM it solves the probability-flow ODE. Its error norm is over the whole batch, so its steps, and
+with them its NFE, depend on the batch. Each number is a mean over sampling seeds with Student's 95 % interval over
+them: it is about the noise of sampling from this one model, not about training it again.
+
+{facts}"""
+
+
+def table1_markdown(
+    table: pd.DataFrame,
+    halves: Halves | None,
+    *,
+    expected: Mapping[str, Sequence[str]],
+    command: str,
+    note: str = "",
+) -> str:
+    """The Markdown twin of ``table``, from ``table1_rows``.
+
+    Args:
+        halves: of the real data, from ``yardstick``. expected: the solvers (``euler-<k>`` or ``dopri5``) that each
+            method is to have, so that what is missing is named. command: that makes the table again, such as
+            ``make repro``. note: a remark on the data, printed as it is.
+
+    Raises:
+        UserError: ``table`` is of several scales, data sets or kinds of features.
+    """
+    scale, dataset, features = (one_of(table, column, "table1") for column in ("scale", "dataset", "features"))
+    name = DISTANCE_NAMES[str(features)]
+    cells = shown_cells(table)
+    columns = _columns(cells, expected)
+    parts = [
+        f"# Table 1, scale `{scale}`: {name} ({features} features) on `{dataset}`",
+        f"`{command}` makes this.",
+        _HOW_TO_READ.format(name=name, features=FEATURES[str(features)], facts=_facts(table)),
+        note,
+        _paper_note(table, cells, name),
+        _wide_table(cells, columns, halves),
+        _yardsticks(halves),
+        _models(cells, columns),
+        _missing(cells, expected, halves),
+        "## Checks",
+        "Computed from the numbers above.",
+        _checks_table(checks(table, halves)),
+    ]
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _facts(table: pd.DataFrame) -> str:
+    seeds = f"{span(table['sampling_seeds'])} sampling seeds"
+    facts = (
+        f"Data set `{table['dataset'].iloc[0]}`, {span(table['n_samples'])} images for each number, {seeds}, "
+        f"training seed {', '.join(dict.fromkeys(table['train_seeds']))}."
+    )
+    if table["n_samples"].nunique() > 1:
+        facts += (
+            " **The numbers of images differ**, and fewer images raise the distance: compare at equal numbers only."
+        )
+    return facts
+
+
+def _paper_note(table: pd.DataFrame, cells: Cells, name: str) -> str:
+    parts = []
+    if any(text.endswith("*") for method in table["method"].unique() for text in _paper_cells(method, cells)):
+        which = "Those of the paper's FIDs with * are" if table["paper_comparable"].any() else "The paper's FIDs are"
+        parts.append(
+            f"**{which} not comparable with the {name} here.** They are quoted for orientation, with *: they come from "
+            "CIFAR-10, Inception features, 50 000 images, and other net sizes or training lengths."
+        )
+    if "ve_fm" in set(table["method"]):
+        parts.append("The paper's table has no VE-FM: its text says variance exploding where its table says VP.")
+    return "\n".join(parts)
+
+
+def _columns(cells: Cells, expected: Mapping[str, Sequence[str]]) -> list[str]:
+    keys = {solver for _, solver in cells} | {solver for solvers in expected.values() for solver in solvers}
+    return sorted(keys, key=lambda key: (key == ADAPTIVE, 0 if key == ADAPTIVE else int(key.removeprefix("euler-"))))
+
+
+def _column_name(solver: str) -> str:
+    return "Adaptive" if solver == ADAPTIVE else f"Euler {solver.removeprefix('euler-')}"
+
+
+def _wide_table(cells: Cells, columns: Sequence[str], halves: Halves | None) -> str:
+    heads = [_column_name(solver) + (" (NFE)" if solver == ADAPTIVE else "") for solver in columns]
+    lines = [["Method", "Training steps", *heads, *_PAPER_COLUMNS.values()]]
+    lines.append(["---"] * len(lines[0]))
+    for method, pretty in IMAGE_METHODS.items():
+        of_method = [row for (name, _), row in cells.items() if name == method]
+        if not of_method:
+            continue
+        steps = span(pd.Series([row["train_steps"] for row in of_method]))
+        shown = [_cell(cells.get((method, solver))) for solver in columns]
+        lines.append([pretty, steps, *shown, *_paper_cells(method, cells)])
+    if halves is not None:
+        # the same in every column: a floor for each of them
+        floor = digits(halves.mean) + ("" if np.isnan(halves.std) else f" ± {digits(halves.std)}")
+        lines.append(["Two halves of the real data", "—", *[floor] * len(columns), *["—"] * len(_PAPER_COLUMNS)])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def _cell(row: pd.Series | None) -> str:
+    if row is None:
+        return "—"
+    text = f"{digits(row['distance'])} [{digits(row['distance_low'])}, {digits(row['distance_high'])}]"
+    return f"{text} ({row['nfe']:.1f})" if row["solver"] == ADAPTIVE else text
+
+
+def _paper_cells(method: str, cells: Cells) -> list[str]:
+    """The paper's numbers, with * where the number here is another thing, or not there."""
+    if method not in PAPER:
+        return ["—"] * len(_PAPER_COLUMNS)
+    *fids, nfe = PAPER[method]
+    texts = []
+    for solver, fid in zip(_PAPER_COLUMNS, fids, strict=True):
+        row = cells.get((method, solver))
+        star = "" if row is not None and row["paper_comparable"] else " *"
+        evaluations = f" ({nfe:g})" if solver == ADAPTIVE else ""
+        texts.append("—" if np.isnan(fid) else f"{fid:g}{evaluations}{star}")
+    return texts
+
+
+def _yardsticks(halves: Halves | None) -> str:
+    if halves is None:
+        return ""
+    return (
+        f"*Two halves of the real data* is the distance between disjoint halves of {halves.n_samples} real images "
+        f"each, mean ± standard deviation over {halves.splits} random splits. No solver has a part in it: "
+        "it is about what images as good as real ones would get, with as few of them."
+    )
+
+
+def _models(cells: Cells, columns: Sequence[str]) -> str:
+    """Which fine-tuned model each number is of."""
+    lines = []
+    for method, pretty in IMAGE_METHODS.items():
+        by_model: dict[int, list[str]] = {}
+        for solver in columns:
+            row = cells.get((method, solver))
+            if row is not None and row["finetuned_nfe"]:
+                by_model.setdefault(int(row["finetuned_nfe"]), []).append(_column_name(solver))
+        if by_model:
+            models = [f"fine-tuned for NFE {nfe} under {', '.join(where)}" for nfe, where in sorted(by_model.items())]
+            lines.append(f"- {pretty}: the model {'; '.join(models)}.")
+    return "\n".join(["**Which model**", "", *lines]) if lines else ""
+
+
+def _missing(cells: Cells, expected: Mapping[str, Sequence[str]], halves: Halves | None) -> str:
+    lines = []
+    for method, solvers in expected.items():
+        absent = [_column_name(solver) for solver in solvers if (method, solver) not in cells]
+        if absent:
+            what = "all solvers" if len(absent) == len(solvers) else ", ".join(absent)
+            lines.append(f"- {IMAGE_METHODS[method]}: {what}.")
+    if halves is None:
+        lines.append("- Two halves of the real data.")
+    if not lines:
+        return ""
+    reason = "their evaluation, or a stage before it, has not finished:"
+    return "\n".join([f"**Missing**, since {reason}", "", *lines])
+
+
+def _checks_table(found: Sequence[Check]) -> str:
+    answers = {True: "yes", False: "**no**", None: "unknown"}
+    lines = ["| Check | Numbers | Holds |", "| --- | --- | --- |"]
+    lines += [f"| {check.question} | {check.numbers} | {answers[check.holds]} |" for check in found]
+    return "\n".join(lines)

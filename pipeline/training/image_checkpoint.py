@@ -1,0 +1,105 @@
+"""Files of image models: safetensors with everything needed to run the model in the header."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from pydantic import TypeAdapter, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+
+from pipeline.atomic import write_bytes
+from pipeline.blocks import ImageNetSettings
+from pipeline.errors import UserError
+from pipeline.evaluation.image_models import DiffusionModel, FlowModel, ImageModel, ResidualModel
+from pipeline.flow.image_methods import make_field, path_of
+from pipeline.image_settings import SHAPES, ImageMethod, ImagePretrainSettings, ImageResidualRecipe, ImageTask
+from pipeline.nets.images import build_image_net
+from pipeline.nets.mlp import MLP
+from pipeline.nets.residual import PlainResidual, residual_grid, silence
+
+_HEADER = "flowtune_images"
+_VERSION = 1
+
+
+@dataclass(frozen=True)
+class ImageRecord:
+    """What a file of an image model says of itself.
+
+    Attributes:
+        scale, task, method: identifiers. start: the method whose field it began as; ``method`` itself if pretrained.
+        nfe: that it was fine-tuned for; 0: none.
+        train_steps: optimiser steps since the random start. updates: the compute of them, in flow-matching updates.
+        train_seed: of the training run. net, pretrain: the settings that the field was built and trained by.
+        residual: the residual that goes on where the field ends; None: there is none.
+    """
+
+    scale: str
+    task: ImageTask
+    method: str
+    start: ImageMethod
+    nfe: int
+    train_steps: int
+    updates: float
+    train_seed: int
+    net: ImageNetSettings
+    pretrain: ImagePretrainSettings
+    residual: ImageResidualRecipe | None = None
+
+
+def build_image_model(record: ImageRecord, tolerance: float = 1e-5) -> ImageModel:
+    """An untrained model of the record's architecture; its weights are drawn from ``train_seed``.
+
+    Args:
+        tolerance: of its adaptive solves.
+    """
+    shape = SHAPES[record.task]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(record.train_seed)
+        field = make_field(build_image_net(record.net, shape), record.start, record.pretrain)
+        if record.start == "ddpm":
+            return DiffusionModel(field, tolerance)
+        base = FlowModel(field, path_of(record.start, record.pretrain).source_scale, tolerance)
+        if record.residual is None:
+            return base
+        net = build_image_net(record.residual.net, shape)
+    if isinstance(net, MLP):  # the U-Net's output is zero by itself
+        silence(net.out)
+    return ResidualModel(base, PlainResidual(net), residual_grid(record.residual))
+
+
+def save_image_model(path: Path, model: ImageModel, record: ImageRecord) -> None:
+    """Write weights and record to ``path``, atomically; equal models give equal bytes."""
+    header = {"version": _VERSION, **TypeAdapter(ImageRecord).dump_python(record, mode="json")}
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
+    write_bytes(path, save(tensors, metadata={_HEADER: json.dumps(header, sort_keys=True)}))
+
+
+def load_image_model(path: Path, tolerance: float = 1e-5) -> tuple[ImageModel, ImageRecord]:
+    """The model in a file, ready to sample, and its record.
+
+    Args:
+        tolerance: of its adaptive solves.
+
+    Raises:
+        UserError: no such file, not an image model of this project, or weights that do not fit what its header names.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[_HEADER])
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+        if header.pop("version", None) != _VERSION:
+            raise UserError(f"{path}: written by another version of FlowTune; allowed: format {_VERSION}")
+        record = TypeAdapter(ImageRecord).validate_python(header)
+        model = build_image_model(record, tolerance)
+        model.load_state_dict(tensors)
+    except FileNotFoundError:
+        raise UserError(f"{path}: no such checkpoint") from None
+    except KeyError:
+        raise UserError(f"{path}: no image model of FlowTune: its header has no {_HEADER!r} entry") from None
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: no readable safetensors file: {error}") from None
+    except (ValidationError, ValueError, TypeError, RuntimeError) as error:
+        raise UserError(f"{path}: damaged, or of another architecture: {' '.join(str(error).split()):.300}") from None
+    return model.eval(), record

@@ -1,0 +1,76 @@
+"""How far a model's images are from the data: the distances that checkpoints are chosen by and tables are made of."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.evaluation.features import ImageFeatures, embedded_features, inception_features
+from pipeline.evaluation.fid import FeatureStatistics, reference_statistics
+from pipeline.evaluation.generation import Distance, measure_distance
+from pipeline.evaluation.image_models import ImageModel
+from pipeline.evaluation.intervals import t_interval
+from pipeline.image_settings import ImageTaskSettings
+from pipeline.layout import ImageFiles
+from pipeline.tasks.images import load_images
+
+
+@dataclass(frozen=True)
+class Judge:
+    """The data's statistics in the feature space of one task.
+
+    Attributes:
+        batch: images of a solve.
+    """
+
+    features: ImageFeatures
+    reference: FeatureStatistics
+    shape: tuple[int, int, int]
+    batch: int
+
+    def measure(
+        self, model: ImageModel, solver: str, n_samples: int, seeds: Iterable[int], keep: Path, title: str
+    ) -> dict[int, Distance]:
+        """The distance of ``n_samples`` images by ``solver``, for each sampling seed.
+
+        Args:
+            keep: the folder that an interrupted measurement is taken up from. title: of the progress bar.
+        """
+        return {
+            seed: measure_distance(
+                model,
+                solver,
+                shape=self.shape,
+                n_samples=n_samples,
+                batch=self.batch,
+                seed=seed,
+                features=self.features,
+                reference=self.reference,
+                keep=keep / f"{solver}-{seed}.statistics",
+                title=f"{title} {solver} seed {seed}",
+            )
+            for seed in seeds
+        }
+
+
+def make_judge(files: ImageFiles, settings: ImageTaskSettings) -> Judge:
+    """The judge that ``fid`` in the settings asks for.
+
+    Raises:
+        UserError: the images, the trained extractor or the weights of Inception are missing or damaged.
+    """
+    features = features_of(files, settings)
+    reference = reference_statistics(load_images(files.images).images, features, files.folder / "statistics")
+    return Judge(features, reference, settings.shape, settings.fid.batch)
+
+
+def features_of(files: ImageFiles, settings: ImageTaskSettings) -> ImageFeatures:
+    """The features that ``fid.features`` names; raises as ``make_judge``."""
+    if settings.fid.features == "inception":
+        return inception_features(files.inception)
+    return embedded_features(files.extractor)
+
+
+def summary(distances: Mapping[int, Distance]) -> dict[str, float]:
+    """Mean distance over sampling seeds and its 95 % interval by Student's t, as columns of a history."""
+    interval = t_interval([distance.distance for distance in distances.values()])
+    return {"distance": interval.mean, "distance_low": interval.low, "distance_high": interval.high}

@@ -1,0 +1,84 @@
+"""Stage ``finetune_image_residual``: train a net on the time after the base model's, the base frozen (resft_fm)."""
+
+import argparse
+from dataclasses import replace
+from typing import cast
+
+import torch
+
+from pipeline import config
+from pipeline.evaluation.image_models import ResidualModel
+from pipeline.layout import ImageFiles
+from pipeline.nets.residual import Residual
+from pipeline.seeding import Generators
+from pipeline.stage import in_processes, program, stage
+from pipeline.tasks.images import load_images
+from pipeline.training.image_checkpoint import build_image_model, load_image_model, save_image_model
+from pipeline.training.image_methods import solves_ahead, windows_of
+from pipeline.training.images import ImageBatches
+from pipeline.training.journal import TrainingLog
+from pipeline.training.loop import train
+from pipeline.training.residual import residual_training
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--task", required=True)
+    arguments = parser.parse_args()
+    files = ImageFiles(arguments.scale, arguments.task)
+    settings = config.load().block(arguments.scale).image_task(arguments.task)
+    in_processes(settings.processes, "stages/finetune_image_residual.py")
+    torch.set_num_threads(settings.threads)
+    recipe = settings.residual
+
+    label = f"finetune_image_residual-{arguments.scale}-{arguments.task}"
+    params = settings.model_dump(include={"seed", "threads", "processes", "data", "net", "residual"})
+    with stage(
+        "stages/finetune_image_residual.py",
+        label,
+        params=params,
+        deps=[files.base, files.images],
+        outs=[files.model("resft_fm", recipe.nfe), files.training_log("resft_fm")],
+    ) as here:
+        images = torch.from_numpy(load_images(files.images).images)
+        base, base_record = load_image_model(files.base)
+        record = replace(
+            base_record,
+            method="resft_fm",
+            nfe=recipe.nfe,
+            train_steps=base_record.train_steps + recipe.steps,
+            residual=recipe,
+        )
+        model = build_image_model(record)
+        assert isinstance(model, ResidualModel)
+        model.base.load_state_dict(base.state_dict())
+        generators = Generators(settings.seed, "finetune image residual")
+        objective, pairs = residual_training(
+            cast(Residual, model.residual),
+            model.base.field,
+            recipe,
+            recipe.nfe,
+            generators,
+            windows_of(images, recipe),
+            keep=here.resume / "pairs.pt",
+        )
+        log = TrainingLog(here.resume / "log.jsonl", here.run)
+        net = train(
+            objective,
+            pairs if solves_ahead(recipe) else ImageBatches(images, settings.data.flip),
+            recipe,
+            generators,
+            log=log,
+            state_path=here.resume / "state.pt",
+            title=label,
+        )
+        if not here.main:
+            return
+        model.residual = net
+        save_image_model(files.model("resft_fm", recipe.nfe), model, record)
+        log.write_csv(files.training_log("resft_fm"), scale=arguments.scale, task=arguments.task, method="resft_fm")
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,118 @@
+"""Stage ``finetune_images``: train the base model on by maximum likelihood (ft_fm), through the solve of one NFE.
+
+It has the compute that flow matching has after the selected checkpoint: i_cfm's last checkpoint has cost as much.
+"""
+
+import argparse
+from dataclasses import replace
+
+import torch
+from torch import nn
+
+from pipeline import config
+from pipeline.errors import UserError
+from pipeline.evaluation.image_models import FlowModel
+from pipeline.layout import ImageFiles
+from pipeline.nets.lora import merge_lora
+from pipeline.seeding import Generators
+from pipeline.stage import in_processes, program, stage
+from pipeline.tasks.images import load_images
+from pipeline.training.image_checkpoint import load_image_model, save_image_model
+from pipeline.training.image_judge import make_judge, summary
+from pipeline.training.image_methods import solves_ahead, windows_of
+from pipeline.training.images import ImageBatches
+from pipeline.training.journal import TrainingLog
+from pipeline.training.loop import evenly_spaced, train
+from pipeline.training.recipe import maximum_likelihood, within_budget
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--nfe", required=True, type=int)
+    arguments = parser.parse_args()
+    nfe = arguments.nfe
+    files = ImageFiles(arguments.scale, arguments.task)
+    settings = config.load().block(arguments.scale).image_task(arguments.task)
+    in_processes(settings.processes, "stages/finetune_images.py")
+    torch.set_num_threads(settings.threads)
+    if f"nfe{nfe}" not in settings.finetune:
+        raise UserError(f"--nfe: given {nfe}, allowed: {', '.join(k.removeprefix('nfe') for k in settings.finetune)}")
+
+    label = f"finetune_images-{arguments.scale}-{arguments.task}-{nfe}"
+    params = settings.model_dump(include={"seed", "threads", "processes", "data", "net", "pretrain", "select", "fid"})
+    with stage(
+        "stages/finetune_images.py",
+        label,
+        params=params | {"recipe": settings.finetune[f"nfe{nfe}"].model_dump(), "nfe": nfe},
+        deps=[files.base, files.images, files.extractor],
+        outs=[files.model("ft_fm", nfe), files.history("ft_fm", nfe)],
+    ) as here:
+        images = torch.from_numpy(load_images(files.images).images)
+        model, base = load_image_model(files.base, settings.fid.tolerance)
+        assert isinstance(model, FlowModel)
+        matching = settings.pretrain.matching()
+        compute = settings.pretrain.steps - base.train_steps
+        recipe = within_budget(settings.finetune[f"nfe{nfe}"].recipe(), nfe, compute, matching, len(images))
+        generators = Generators(settings.seed, "finetune images", nfe)
+        objective, pairs = maximum_likelihood(
+            model.field, recipe, nfe, matching, generators, windows_of(images, recipe), keep=here.resume / "pairs.pt"
+        )
+        judge = make_judge(files, settings)
+        log = TrainingLog(here.resume / "log.jsonl", here.run)
+        history = TrainingLog(here.resume / "history.jsonl", here.run)
+        spent = compute / recipe.steps  # of each step, in flow-matching updates, solves made ahead shared out
+
+        def look(step: int, net: nn.Module) -> bool:
+            if step not in history.rows:
+                history({"updates": base.updates + spent * step, **measure(step, net)}, step)
+            return True
+
+        def measure(step: int, net: nn.Module) -> dict[str, float]:
+            trained, model.field = model.field, net
+            rule, keep = settings.select, here.resume / f"distances-{step}"
+            found = judge.measure(model.eval(), f"euler-{nfe}", rule.n_samples, rule.seeds(), keep, f"step {step}")
+            model.field = trained
+            return summary(found)
+
+        net = train(
+            objective,
+            pairs if solves_ahead(recipe) else ImageBatches(images, settings.data.flip),
+            recipe,
+            generators,
+            milestones=[0, *evenly_spaced(recipe.steps, settings.finetune[f"nfe{nfe}"].history_points)],
+            on_milestone=look,
+            log=log,
+            state_path=here.resume / "state.pt",
+            title=label,
+        )
+        if not here.main:
+            return
+        merge_lora(net)
+        model.field = net
+        record = replace(
+            base,
+            method="ft_fm",
+            nfe=nfe,
+            train_steps=base.train_steps + recipe.steps,
+            updates=base.updates + compute,
+        )
+        save_image_model(files.model("ft_fm", nfe), model, record)
+        history.write_csv(
+            files.history("ft_fm", nfe),
+            scale=arguments.scale,
+            dataset=settings.data.dataset,
+            method="ft_fm",
+            nfe=nfe,
+            train_seed=settings.seed,
+            features=settings.fid.features,
+            n_samples=settings.select.n_samples,
+            sampling_seeds=settings.select.sampling_seeds,
+            selected=False,
+        )
+        here.run.artifact(files.history("ft_fm", nfe))
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,101 @@
+"""Stage ``pretrain_images``: train one method of Table 1 from scratch, leaving evenly spaced checkpoints."""
+
+import argparse
+import shutil
+from dataclasses import replace
+from typing import get_args
+
+import torch
+from torch import nn
+
+from pipeline import config
+from pipeline.evaluation.image_models import FieldModel
+from pipeline.image_settings import ImageMethod
+from pipeline.layout import ImageFiles
+from pipeline.reporting.image_figures import image_grid
+from pipeline.seeding import Generators
+from pipeline.stage import in_processes, program, stage
+from pipeline.tasks.images import as_bytes, load_images
+from pipeline.training.image_checkpoint import ImageRecord, build_image_model, save_image_model
+from pipeline.training.image_methods import pretraining
+from pipeline.training.images import ImageBatches
+from pipeline.training.journal import TrainingLog
+from pipeline.training.loop import evenly_spaced, train
+
+_SHOWN = 64
+_SHOWN_BY = "euler-16"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--method", required=True, choices=get_args(ImageMethod))
+    arguments = parser.parse_args()
+    method: ImageMethod = arguments.method
+    files = ImageFiles(arguments.scale, arguments.task)
+    settings = config.load().block(arguments.scale).image_task(arguments.task)
+    in_processes(settings.processes, "stages/pretrain_images.py")
+    torch.set_num_threads(settings.threads)
+
+    label = f"pretrain_images-{arguments.scale}-{arguments.task}-{method}"
+    params = settings.model_dump(include={"seed", "threads", "processes", "data", "net", "pretrain"})
+    with stage(
+        "stages/pretrain_images.py",
+        label,
+        params=params | {"method": method},
+        deps=[files.images],
+        outs=[files.pretrained(method), files.training_log(method)],
+    ) as here:
+        record = ImageRecord(
+            scale=arguments.scale,
+            task=arguments.task,
+            method=method,
+            start=method,
+            nfe=0,
+            train_steps=0,
+            updates=0.0,
+            train_seed=settings.seed,
+            net=settings.net,
+            pretrain=settings.pretrain,
+        )
+        model = build_image_model(record)
+        assert isinstance(model, FieldModel)
+        generators = Generators(settings.seed, "pretrain images", method)
+        objective = pretraining(method, model.field, settings.pretrain, generators)
+        checkpoints = here.resume / "checkpoints"
+        noise = torch.randn(_SHOWN, *settings.shape, generator=Generators(settings.seed)["shown noise"])
+
+        def keep(step: int, net: nn.Module) -> bool:
+            model.field = net
+            made = replace(record, train_steps=step, updates=float(step))
+            save_image_model(checkpoints / f"step-{step:07d}.safetensors", model, made)
+            with torch.no_grad():
+                shown, _ = model.eval().sample(noise, _SHOWN_BY, torch.Generator().manual_seed(settings.seed))
+            picture = here.resume / f"samples-{step:07d}.png"
+            image_grid(as_bytes(shown).cpu().numpy(), 8, picture)
+            here.run.artifact(picture, "samples")
+            return True
+
+        log = TrainingLog(here.resume / "log.jsonl", here.run)
+        train(
+            objective,
+            ImageBatches(torch.from_numpy(load_images(files.images).images), settings.data.flip),
+            settings.pretrain,
+            generators,
+            milestones=[0, *evenly_spaced(settings.pretrain.steps, settings.pretrain.checkpoints)],
+            on_milestone=keep,
+            log=log,
+            state_path=here.resume / "state.pt",
+            title=label,
+        )
+        if not here.main:
+            return
+        if files.pretrained(method).exists():
+            shutil.rmtree(files.pretrained(method))
+        shutil.copytree(checkpoints, files.pretrained(method))
+        log.write_csv(files.training_log(method), scale=arguments.scale, task=arguments.task, method=method)
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,63 @@
+"""Stage ``train_extractor``: the classifier in whose features images are compared, and how far apart real images are.
+
+The distance between two random halves of the real data is what a perfect model could reach with as many images.
+"""
+
+import argparse
+
+import pandas as pd
+import torch
+
+from pipeline import config
+from pipeline.evaluation.features import save_extractor
+from pipeline.evaluation.fid import halves_distances
+from pipeline.layout import ImageFiles
+from pipeline.reporting.tables import write_table
+from pipeline.stage import program, stage
+from pipeline.tasks.images import load_images
+from pipeline.training.extractor import train_extractor
+from pipeline.training.image_judge import features_of
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--task", required=True)
+    arguments = parser.parse_args()
+    files = ImageFiles(arguments.scale, arguments.task)
+    settings = config.load().block(arguments.scale).image_task(arguments.task)
+    torch.set_num_threads(settings.threads)
+
+    params = settings.model_dump(include={"seed", "threads", "extractor"})
+    params |= {"features": settings.fid.features, "halves": settings.fid.halves}
+    with stage(
+        "stages/train_extractor.py",
+        f"train_extractor-{arguments.scale}-{arguments.task}",
+        params=params,
+        deps=[files.images],
+        outs=[files.extractor, files.halves],
+    ) as here:
+        images = load_images(files.images)
+        trained = train_extractor(
+            torch.from_numpy(images.images),
+            torch.from_numpy(images.labels),
+            **settings.extractor.model_dump(),
+            seed=settings.seed,
+            log=here.run.log,
+            state_path=here.resume / "state.pt",
+        )
+        save_extractor(files.extractor, trained.net, held_out_accuracy=trained.held_out_accuracy)
+        here.run.log({"held_out_accuracy": trained.held_out_accuracy})
+        seeds = list(range(settings.fid.halves))
+        distances = halves_distances(images.images, features_of(files, settings), seeds)
+        table = pd.DataFrame({"split_seed": seeds, "distance": distances})
+        table.insert(0, "scale", arguments.scale)
+        table.insert(1, "dataset", settings.data.dataset)
+        table.insert(3, "n_samples", len(images.images) // 2)
+        table.insert(4, "features", settings.fid.features)
+        write_table(files.halves, table)
+        here.run.artifact(files.halves)
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,184 @@
+"""Stages side by side, on a small DVC project, against what ``dvc repro`` makes of it."""
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import repro
+from pipeline.errors import UserError
+from pipeline.lockfile import write_entry
+from pipeline.side_by_side import by_urgency
+from pipeline.stage_output import Pipe
+from tests.project import ROOT, Project, executed, wait_for
+
+DRIVER = ("pipeline.side_by_side", "--jobs", "2")
+DVC_YAML = """
+stages:
+  left: {cmd: exec python meet.py left right, deps: [meet.py], params: [long, list], outs: [left.txt]}
+  right: {cmd: exec python meet.py right left, deps: [meet.py], outs: [right.txt]}
+  after: {cmd: exec python after.py, deps: [after.py, left.txt, right.txt], outs: [after.txt: {cache: false}]}
+"""
+PARAMS = f"long: {'word ' * 40}\nlist: [1, [2, 3]]\nother: 1\n"
+MEET = """
+import os, sys, time
+from pathlib import Path
+
+own, other = sys.argv[1:]
+driver = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1]
+print("threads beside which it was forked:", len(list(Path(f"/proc/{driver}/task").iterdir())))
+here, there = Path(f"{own}.here"), Path(f"{other}.here")
+here.touch()
+end = time.monotonic() + float(os.environ["PATIENCE"])
+while not there.exists() and time.monotonic() < end:
+    time.sleep(0.01)
+if os.environ["PATIENCE"] != "0" and not there.exists():
+    sys.exit(f"{own} was alone")
+Path(f"{own}.txt").write_text(own)
+Path(f"{own}.gone").touch()
+"""
+AFTER = """
+from pathlib import Path
+
+assert Path("left.gone").exists() and Path("right.gone").exists(), "before its inputs were done"
+Path("after.txt").write_text(Path("left.txt").read_text() + Path("right.txt").read_text())
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return make(tmp_path / "project", DVC_YAML)
+
+
+def make(root: Path, stages: str) -> Project:
+    (root / ".dvc").mkdir(parents=True)
+    (root / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
+    for name, text in (("dvc.yaml", stages), ("params.yaml", PARAMS), ("meet.py", MEET), ("after.py", AFTER)):
+        (root / name).write_text(text)
+    return Project(root, {"PYTHONPATH": str(ROOT), "PATIENCE": "30"})
+
+
+def test_stages_that_do_not_need_each_other_overlap_and_leave_what_dvc_leaves(project: Project, tmp_path: Path) -> None:
+    one_by_one = project.copy(tmp_path / "one_by_one", PYTHONPATH=str(ROOT), PATIENCE="0")
+
+    output = project.check(*DRIVER).stdout
+
+    assert sorted(executed(output)) == ["after", "left", "right"]
+    assert output.count("| threads beside which it was forked: 1\n") == 2
+    one_by_one.check("dvc", "repro")
+    locks = [YAML(typ="safe").load(p.root / "dvc.lock") for p in (project, one_by_one)]
+    assert locks[0] == locks[1]
+    assert project.files(".dvc/cache/files") == one_by_one.files(".dvc/cache/files") != {}
+
+    assert project.check(*DRIVER).stdout == "Data and pipelines are up to date.\n"
+
+    (project.root / "meet.py").write_text(MEET + "# which makes the same\n")
+    output = project.check(*DRIVER).stdout
+    assert sorted(executed(output)) == ["left", "right"]
+    assert "after | Stage 'after' didn't change, skipping\n" in output
+
+
+def test_an_entry_of_the_lock_is_the_one_that_dvc_writes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.repo import Repo, lock_repo
+
+    project.check("dvc", "repro", PATIENCE="0")
+    monkeypatch.chdir(project.root)
+    for name, value in project.environment().items():
+        monkeypatch.setenv(name, value)
+    lock = project.root / "dvc.lock"
+    whole = lock.read_text()
+    with Repo() as repo, lock_repo(repo):
+        for stage in repo.index.stages:
+            write_entry(stage)
+            assert lock.read_text() == whole
+            lock.unlink()
+            stage.dump(update_pipeline=False)
+            first = lock.read_text()
+            lock.unlink()
+            write_entry(stage)
+            assert lock.read_text() == first
+            others = whole.replace(first.removeprefix("schema: '2.0'\nstages:\n"), "")
+            lock.write_text(others)
+            stage.dump(update_pipeline=False)
+            last = lock.read_text()
+            lock.write_text(others)
+            write_entry(stage)
+            assert lock.read_text() == last != others
+            lock.write_text(whole)
+
+
+def test_a_failed_stage_stops_only_what_needs_it(tmp_path: Path) -> None:
+    stages = """
+stages:
+  broken: {cmd: exec python make.py, outs: [broken.txt]}
+  needy: {cmd: exec python make.py needy.txt, deps: [broken.txt], outs: [needy.txt]}
+  first: {cmd: exec python make.py first.txt, outs: [first.txt]}
+  second: {cmd: exec python make.py second.txt, deps: [first.txt], outs: [second.txt]}
+"""
+    project = make(tmp_path / "project", stages)
+    (project.root / "make.py").write_text("import sys; open(sys.argv[1], 'w')")
+    result = project.run(*DRIVER)
+    assert result.returncode == 1
+    assert sorted(executed(result.stdout)) == ["broken", "first", "second"]
+    assert result.stderr.splitlines()[-2:] == ["failed: broken", "not run: needy"]
+    assert (project.root / "second.txt").exists()
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_interrupt_ends_every_stage(project: Project, jobs: str) -> None:
+    # no second stage ever comes: both wait
+    (project.root / "meet.py").write_text(MEET.replace("not there.exists()", "True"))
+    driver = project.start("pipeline.side_by_side", "--jobs", jobs)
+    wait_for(lambda: len(list(project.root.glob("*.here"))) == int(jobs), "the stages to be at work")
+    os.kill(driver.pid, signal.SIGINT)  # to it alone, as no terminal does
+    out, err = driver.communicate(timeout=30)
+    assert driver.returncode == 130, out + err
+    assert not project.processes()
+    assert not (project.root / "dvc.lock").exists()
+
+
+def test_the_longest_chain_comes_first() -> None:
+    inputs: dict[str, list[str]] = {"a": [], "b": [], "c": ["b"], "d": ["a", "c"], "e": []}
+    assert by_urgency(inputs) == ["b", "a", "c", "d", "e"]
+
+
+class Heard:
+    """A screen that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.bars: list[str] = []
+
+    def line(self, _: str, text: str, stream: object) -> None:
+        assert stream is sys.stderr
+        self.lines.append(text)
+
+    def progress(self, _: str, text: str, stream: object, *, whole: bool) -> None:  # noqa: ARG002
+        self.bars.append(text)
+
+    def began(self, stage: str) -> None: ...
+    def ended(self, stage: str) -> None: ...
+    def refresh(self) -> None: ...
+
+
+def test_output_is_cut_into_lines_and_progress() -> None:
+    heard = Heard()
+    pipe = Pipe("stage", sys.stderr, heard)
+    snowman = "☃".encode()
+    for part in (b"one\ntw", b"o\n\r 10%", b"\r 20%\x1b[A\r100%\n" + snowman[:1], snowman[1:] + b"\n\n\nend"):
+        os.write(pipe.sink, part)
+        assert pipe.pump()
+    os.close(pipe.sink)
+    assert not pipe.pump()
+    pipe.close()
+    assert heard.lines == ["one", "two", "100%", "☃", "end"]
+    assert [bar.strip() for bar in heard.bars if "%" in bar] == ["10%", "10%", "20%"]
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "many", ""])
+def test_a_wrong_number_of_jobs_is_refused(given: str) -> None:
+    with pytest.raises(UserError, match=r"--jobs: given .*, allowed: a whole number, at least 1"):
+        repro._jobs(given)

@@ -1,0 +1,38 @@
+"""Batches of images: real rows, mirrored or not, from the stream that every kind of batch is drawn from."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.tasks.images import as_float
+from pipeline.training.images import ImageBatches
+from pipeline.training.loop import Batches
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return torch.randint(256, (50, 3, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
+
+
+def test_without_flips_they_are_drawn_as_any_batches(images: Tensor) -> None:
+    generator, other = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
+    condition, data = ImageBatches(images, flip=False).draw(32, generator)
+    assert (condition.shape, condition.dtype, data.dtype) == ((32, 0), torch.float32, torch.float32)
+    expected = Batches(torch.empty(50, 0), as_float(images)).draw(32, other)[1]
+    torch.testing.assert_close(data, expected, rtol=0, atol=0)
+    assert torch.equal(generator.get_state(), other.get_state()), "nothing else was drawn"
+
+
+def test_flips_mirror_about_half_of_the_same_rows(images: Tensor) -> None:
+    plain = ImageBatches(images, flip=False).draw(2000, torch.Generator().manual_seed(1))[1]
+    data = ImageBatches(images, flip=True).draw(2000, torch.Generator().manual_seed(1))[1]
+    kept = (data == plain).flatten(1).all(1)
+    mirrored = (data == plain.flip(-1)).flatten(1).all(1)
+    assert (kept ^ mirrored).all()
+    assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.05)  # 4.5 standard errors
+
+
+def test_a_batch_is_its_generators_alone(images: Tensor) -> None:
+    batches = ImageBatches(images, flip=True).to(torch.device("cpu"))
+    first, second = (batches.draw(8, torch.Generator().manual_seed(3))[1] for _ in range(2))
+    assert torch.equal(first, second)

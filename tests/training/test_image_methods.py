@@ -1,0 +1,61 @@
+"""What the image rows minimise: the weighted loss is the plain one of a field in known units."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from pipeline import config
+from pipeline.flow.image_methods import DATA_DEVIATION, FLOW_METHODS, ScaledField, make_field, path_of
+from pipeline.image_settings import ImageMethod
+from pipeline.seeding import Generators
+from pipeline.training.image_methods import pretraining
+
+SETTINGS = config.load().starter.image_task("digits").pretrain
+
+
+class Zero(nn.Module):
+    def forward(self, _t: Tensor, x: Tensor, _condition: Tensor) -> Tensor:
+        return 0 * x
+
+
+@pytest.mark.parametrize("method", ["vp_fm", "ve_fm"])
+def test_a_scaled_net_sees_and_gives_numbers_of_size_one(method: ImageMethod) -> None:
+    path = path_of(method, SETTINGS)
+    generator = torch.Generator().manual_seed(0)
+    x1 = DATA_DEVIATION * torch.randn(40_000, 1, generator=generator)
+    x0, t = torch.randn(40_000, 1, generator=generator), torch.full((40_000,), 0.3)
+    x_t, target = path.sample(x0, x1, t)
+    seen: list[Tensor] = []
+
+    class Watching(nn.Module):
+        def forward(self, _t: Tensor, x: Tensor, _condition: Tensor) -> Tensor:
+            seen.append(x)
+            return x
+
+    field = ScaledField(Watching(), path)
+    field(t, x_t, x_t[:, :0])
+    assert seen[0].std() == pytest.approx(1.0, rel=0.02)
+    assert (target / field.rate(t)[:, None]).std() == pytest.approx(1.0, rel=0.02)
+
+
+@pytest.mark.parametrize("method", ["ddpm", *FLOW_METHODS])
+def test_the_loss_of_every_method_is_finite_and_learns(method: ImageMethod) -> None:
+    """Of a net that predicts nothing, about the variance of what is to be predicted; and finite at all times."""
+    field = make_field(Zero(), method, SETTINGS)
+    objective = pretraining(method, field, SETTINGS, Generators(0))
+    data = DATA_DEVIATION * torch.randn(20_000, 1, 2, 2, generator=torch.Generator().manual_seed(1))
+    if method == "ot_cfm":
+        data = data[:500]
+    loss = objective(torch.zeros(len(data), 0), data).item()
+    known = {"ddpm": 1.0, "vp_fm": 1.0, "ve_fm": 1.0, "ot_fm": 1.25, "i_cfm": 1.25, "si": 1.25 * torch.pi**2 / 8}
+    if method in known:
+        assert loss == pytest.approx(known[method], rel=0.03)
+    else:
+        assert loss < 1.25  # coupled by optimal transport, noise is nearer to its datum
+
+
+def test_the_end_of_the_vp_path_where_it_stands_still_has_a_speed() -> None:
+    field = make_field(Zero(), "vp_fm", SETTINGS)
+    assert isinstance(field, ScaledField)
+    rates = field.rate(torch.tensor([0.0, 0.5, 1 - 1e-5, 1 - 6e-8, 1.0]))
+    assert rates.isfinite().all() and (rates > 0).all()
