@@ -1,6 +1,6 @@
 # make repro          every table and figure of the current scale, from the data up; what is up to date is not run again
 # make repro SCALE=lab   the same at another scale (starter, lab, paper), which becomes the current one in params.yaml
-# make repro JOBS=1   one stage at a time, with its progress bar; else as many side by side as there are cores
+# make repro JOBS=1   one stage at a time, with its progress bar; else as many side by side as cores and GPU have room for
 # make study          the coupling study at scale lab, hours of it, a cell at a time; what is there is not made again
 # make test | lint    tests | formatting, lint and types
 # make ui             MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200; Ctrl-C stops both

@@ -134,6 +134,11 @@ class CoupledOptimization(Optimization):
     inversion_nfe: Annotated[int, Field(ge=4, multiple_of=4)]
     pairs_ahead: Natural
 
+    @property
+    def solves_ahead(self) -> bool:
+        """Whether the solves that its coupling asks for are made before training."""
+        return self.coupling in ("reflow", "inversion") and self.pairs_ahead > 0
+
 
 class FinetuneRecipe(CoupledOptimization):
     covariance: CovarianceKind

@@ -52,7 +52,7 @@ def line(error: ValidationError, raw: Mapping[str, Any], keys_at: KeysAt) -> str
     key, given = ".".join(parts), _shown(first["input"])
     context = first.get("ctx", {})
     if first["type"] == "string_pattern_mismatch":
-        examples = {"resft": "resft_fm-nfe4, resft_fm_unet-nfe16, …", "euler": "euler-1, euler-100, …, dopri5"}
+        examples = {"resft": "resft_fm-nfe4, resft_fm_unet-nfe16, …", "euler": "euler-1 to euler-1000, dopri5"}
         allowed = next((text for name, text in examples.items() if name in context["pattern"]), "nfe1, nfe2, nfe4, …")
         unknown = first["loc"][-1] == "[key]"
         return f"{key}: unknown key; allowed: {allowed}" if unknown else f"{key}: given {given}, allowed: {allowed}"

@@ -368,6 +368,9 @@ class ScaleSettings(Block):
         for name in self.images:
             if getattr(self, name) is None:
                 raise ValueError(f"images: given {name}, allowed: tasks with a block of that name here")
+        for name, task in (("digits", self.digits), ("cifar10", self.cifar10)):
+            if task and task.data.dataset != name:
+                raise ValueError(f"{name}.data.dataset: given {task.data.dataset!r}, allowed: {name}")
         return self
 
 

@@ -31,7 +31,10 @@ from pipeline.tracking import project_root
 
 Graph = Mapping[str, frozenset[str]]  # each DVC stage with the stages whose outputs it reads
 
-FINAL_STAGES = {"table2": ("tabulate", "report_stability", "draw")}
+FINAL_STAGES = {
+    "table1": ("tabulate_images", "draw_images"),
+    "table2": ("tabulate", "report_stability", "draw"),
+}
 RETRY_DELAY_SECONDS = 2
 
 
@@ -101,7 +104,7 @@ def run_experiment(overrides: list[str], root: Path) -> None:
 
 
 @flow(name="tables")
-def tables(target: Literal["table2", "all"] = "table2", parallel: int = 1) -> State[None]:
+def tables(target: Literal["table1", "table2", "all"] = "table2", parallel: int = 1) -> State[None]:
     """Make ``target`` and all it needs at the scale that params.yaml names, at most ``parallel`` stages at a time.
 
     A stage that fails stops only what depends on it. The run ends Failed, its message one line, when stages failed (it
@@ -265,6 +268,7 @@ def _environment(root: Path) -> dict[str, str]:
 def serve() -> None:
     """Serve the deployments until SIGINT or SIGTERM."""
     deployments = [
+        _deployment(tables, "table1", target="table1"),
         _deployment(tables, "table2", target="table2"),
         _deployment(tables, "all", target="all"),
         _deployment(sweep, "sweep"),

@@ -26,7 +26,7 @@ ImageTask = Literal["digits", "cifar10"]
 ImageMethod = Literal["ddpm", "vp_fm", "ve_fm", "ot_fm", "si", "i_cfm", "ot_cfm"]
 """Trained from scratch, each by its path and coupling."""
 Features = Literal["embedded", "inception"]
-ImageSolver = Annotated[str, StringConstraints(pattern=r"^(euler-[1-9][0-9]*|dopri5)$")]
+ImageSolver = Annotated[str, StringConstraints(pattern=r"^(euler-([1-9][0-9]{0,2}|1000)|dopri5)$")]
 RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
 
 SHAPES: dict[ImageTask, tuple[int, int, int]] = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
@@ -154,6 +154,12 @@ class FidSettings(Block):
     halves: Annotated[int, Field(ge=2)]
     shown: Count
 
+    @model_validator(mode="after")
+    def _solvers_differ(self) -> "FidSettings":
+        if len(set(self.solvers)) != len(self.solvers):
+            raise ValueError(f"solvers: given {self.solvers}, allowed: each value once")
+        return self
+
     def seeds(self) -> range:
         """Sampling seeds that results are reported on; nothing is chosen by them."""
         return range(100_000, 100_000 + self.sampling_seeds)
@@ -203,6 +209,22 @@ class ImageTaskSettings(Block):
                 )
             if recipe.last_steps > nfe:
                 raise ValueError(f"finetune.{key}.last_steps: given {recipe.last_steps}, allowed: 0 (all) to {nfe}")
+        return self
+
+    @model_validator(mode="after")
+    def _residual_fits(self) -> "ImageTaskSettings":
+        recipe = self.residual
+        if recipe.coupling == "reflow" and recipe.reflow_nfe <= recipe.nfe - recipe.residual_steps:
+            raise ValueError(
+                f"residual.reflow_nfe: given {recipe.reflow_nfe}, allowed: more than the "
+                f"{recipe.nfe - recipe.residual_steps} evaluations of the base model that are corrected"
+            )
+        steps = [int(solver.removeprefix("euler-")) for solver in self.fid.solvers if solver != "dopri5"]
+        if len(steps) == len(self.fid.solvers) and max(steps) <= recipe.residual_steps:
+            raise ValueError(
+                f"fid.solvers: given {self.fid.solvers}, allowed: with dopri5, or more than the residual's "
+                f"{recipe.residual_steps} steps"
+            )
         return self
 
     @model_validator(mode="after")

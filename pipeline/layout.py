@@ -1,10 +1,12 @@
 """Where the pipeline's files lie, relative to the project's root; dvc.yaml spells out the same places."""
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.errors import UserError
+from pipeline.image_settings import ImageTaskSettings
 
 
 @dataclass(frozen=True)
@@ -139,10 +141,34 @@ class ImageFiles:
         """A method's distances, a row a sampling seed: what Table 1 is computed from."""
         return self.reports / f"{self.task}-{method}.csv"
 
+    @property
+    def histories(self) -> Path:
+        """Folder of the distances over training."""
+        return self.reports / "history"
+
     def history(self, method: str, nfe: int | None = None) -> Path:
         """Distances over training, of one NFE, or of all."""
         suffix = "" if nfe is None else f"-nfe{nfe}"
-        return self.reports / f"{self.task}-history-{method}{suffix}.csv"
+        return self.histories / f"{self.task}-{method}{suffix}.csv"
+
+    def models(self, method: str, settings: ImageTaskSettings, tuned: Sequence[int]) -> dict[int, Path]:
+        """The model files of a row of Table 1 by the NFE that each was fine-tuned for, 0 where it is none.
+
+        Args:
+            tuned: those of ``ft_fm``.
+
+        Raises:
+            UserError: there are none.
+        """
+        if method == "ft_fm":
+            if not tuned:
+                raise UserError("image_nfe: given [], allowed for ft_fm: at least one number")
+            return {nfe: self.model(method, nfe) for nfe in sorted(tuned)}
+        if method == "resft_fm":
+            return {0: self.model(method, settings.residual.nfe)}
+        if method == "untrained":
+            return {0: self.pretrained("i_cfm") / "step-0000000.safetensors"}
+        return {0: self.pretrained(method) / f"step-{settings.pretrain.steps:07d}.safetensors"}
 
 
 def toys(scale: str) -> Path:

@@ -57,8 +57,9 @@ def checked_settings(root: Path) -> config.Settings:
     return settings
 
 
-def repro(scale: str | None, jobs: int) -> int:
-    """Bring every stage of ``scale`` (None: the current one) up to date, at most ``jobs`` at a time: the exit code.
+def repro(scale: str | None, jobs: int | None) -> int:
+    """Bring every stage of ``scale`` (None: the current one) up to date, at most ``jobs`` at a time (None: as many as
+    ``fitting_jobs``): the exit code.
 
     Raises:
         UserError: params.yaml is wrong, a file stands where the reports belong, or another run is going on.
@@ -68,7 +69,7 @@ def repro(scale: str | None, jobs: int) -> int:
         set_scale(ROOT / "params.yaml", scale)
     settings = checked_settings(ROOT)
     with repro_lock(ROOT):
-        code = _run("pipeline.side_by_side", "--jobs", str(jobs))
+        code = _run("pipeline.side_by_side", "--jobs", str(jobs or fitting_jobs(settings)))
         if code:
             # A failed stage stops only what needs it; the tables are made of the rest and say what is missing.
             _run("stages.tabulate", "--scale", settings.scale, "--partial")
@@ -76,6 +77,7 @@ def repro(scale: str | None, jobs: int) -> int:
             _run("stages.draw", "--scale", settings.scale)
             for task in settings.images:
                 _run("stages.tabulate_images", "--scale", settings.scale, "--task", task, "--partial")
+                _run("stages.draw_images", "--scale", settings.scale, "--task", task)
     return code
 
 
@@ -92,6 +94,17 @@ def study() -> int:
         if code:  # made of the cells that are there
             _run("stages.study_table", "--scale", scale, "--task", task)
     return code
+
+
+def fitting_jobs(settings: config.Settings) -> int:
+    """How many stages this machine has room for: as many as there are cores for their threads, one where stages share a
+    GPU."""
+    if Path("/dev/nvidia0").exists():
+        return 1
+    block = settings.block(settings.scale)
+    threads = [block.task(task).threads for task in settings.tasks]
+    threads += [block.image_task(task).threads for task in settings.images]
+    return max(1, len(os.sched_getaffinity(0)) // max(threads))
 
 
 def _run(module: str, *arguments: str) -> int:
@@ -122,14 +135,14 @@ def _run(module: str, *arguments: str) -> int:
             raise
 
 
-def _jobs(given: str | None) -> int:
-    """How many stages may run at a time: one for each core that this process may use, unless the user says so.
+def _jobs(given: str | None) -> int | None:
+    """How many stages may run at a time, where the user says so.
 
     Raises:
         UserError: the user gave no such number.
     """
     if given is None:
-        return len(os.sched_getaffinity(0))
+        return None
     if not given.isdecimal() or int(given) < 1:
         raise UserError(f"--jobs: given {given!r}, allowed: a whole number, at least 1")
     return int(given)

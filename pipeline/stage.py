@@ -73,11 +73,22 @@ def in_processes(count: int, program: str) -> None:
     Args:
         program: such as ``stages/pretrain.py``.
     """
-    if count == 1 or "RANK" in os.environ:
+    if "RANK" in os.environ:
+        _take_device()
+        return
+    if count == 1:
         return
     module = program.removesuffix(".py").replace("/", ".")
     launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "--module", module]
     os.execv(sys.executable, [sys.executable, *launcher, *sys.argv[1:]])
+
+
+def _take_device() -> None:
+    """Use the GPU of this process, one of several, from the first tensor on."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
 
 
 def program(main: Callable[[], None]) -> None:

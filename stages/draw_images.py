@@ -19,29 +19,29 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files, reports = ImageFiles(arguments.scale, arguments.task), ScaleReports(arguments.scale)
-    scale = config.load().block(arguments.scale)
-    settings = scale.image_task(arguments.task)
+    everything = config.load()
+    settings = everything.block(arguments.scale).image_task(arguments.task)
     torch.set_num_threads(settings.threads)
     residual = files.model("resft_fm", settings.residual.nfe)
-    tuned = {nfe: files.model("ft_fm", nfe) for nfe in scale.image_nfe}
-    histories = [files.history("i_cfm"), *(files.history("ft_fm", nfe) for nfe in scale.image_nfe)]
+    tuned = {nfe: files.model("ft_fm", nfe) for nfe in everything.image_nfe}
+    histories = [files.history("i_cfm"), *(files.history("ft_fm", nfe) for nfe in everything.image_nfe)]
     pictures = [reports.figure_2a, reports.figure_e2]
     with stage(
         "stages/draw_images.py",
         f"draw_images-{arguments.scale}-{arguments.task}",
-        params=settings.model_dump(include={"threads", "fid", "residual"}) | {"nfe": scale.image_nfe},
+        params=settings.model_dump(include={"threads", "fid", "residual"}) | {"nfe": everything.image_nfe},
         deps=[*histories, files.base, residual, *tuned.values()],
         outs=[file for picture in pictures for file in (picture, picture.with_suffix(".svg"))],
     ) as here:
         figure_2a(pd.concat([pd.read_csv(path) for path in histories], ignore_index=True), reports.figure_2a)
-        rows = [(f"base, NFE {nfe}", files.base, nfe) for nfe in scale.image_nfe]
+        rows = [(f"base, NFE {nfe}", files.base, nfe) for nfe in everything.image_nfe]
         rows += [(f"FT-FM, NFE {nfe}", path, nfe) for nfe, path in tuned.items()]
         rows = sorted(rows, key=lambda row: row[2])
         rows += [("base, NFE 100", files.base, 100)]
         rows += [(f"ResFT-FM, NFE {settings.residual.nfe}", residual, settings.residual.nfe)]
         shown = {}
         for label, path, nfe in rows:
-            model, _ = load_image_model(path, settings.fid.tolerance)
+            model = load_image_model(path)[0].to("cuda" if torch.cuda.is_available() else "cpu")
             count, seed = settings.fid.shown, settings.fid.seeds()[0]
             blocks = image_blocks(
                 model, f"euler-{nfe}", shape=settings.shape, n_samples=count, batch=settings.fid.batch, seed=seed

@@ -5,16 +5,14 @@ adaptive solver. ``untrained`` is i_cfm's net before its first step, a yardstick
 """
 
 import argparse
-from pathlib import Path
 from typing import get_args
 
 import pandas as pd
 import torch
 
 from pipeline import config
-from pipeline.errors import UserError
 from pipeline.evaluation.image_models import fixed_nfe
-from pipeline.image_settings import ImageMethod, ImageTaskSettings
+from pipeline.image_settings import ImageMethod
 from pipeline.layout import ImageFiles, fingerprint
 from pipeline.reporting.tables import write_table
 from pipeline.stage import program, stage
@@ -30,13 +28,14 @@ def main() -> None:
     arguments = parser.parse_args()
     method = arguments.method
     files = ImageFiles(arguments.scale, arguments.task)
-    scale = config.load().block(arguments.scale)
-    settings = scale.image_task(arguments.task)
+    everything = config.load()
+    settings = everything.block(arguments.scale).image_task(arguments.task)
     torch.set_num_threads(settings.threads)
 
-    models = models_of(method, files, settings, scale.image_nfe)
+    models = files.models(method, settings, everything.image_nfe)
     label = f"evaluate_fid-{arguments.scale}-{arguments.task}-{method}"
-    params = settings.model_dump(include={"threads", "fid"}) | {"method": method, "nfe": scale.image_nfe}
+    params = {"method": method, "nfe": everything.image_nfe, "threads": settings.threads}
+    params |= settings.fid.model_dump(exclude={"halves", "shown"})
     with stage(
         "stages/evaluate_fid.py",
         label,
@@ -75,23 +74,6 @@ def main() -> None:
                 here.run.log({f"{solver}-distance": found.distance, f"{solver}-nfe": found.nfe}, seed)
         write_table(files.distances(method), pd.DataFrame(rows))
         here.run.artifact(files.distances(method))
-
-
-def models_of(method: str, files: ImageFiles, settings: ImageTaskSettings, tuned: list[int]) -> dict[int, Path]:
-    """The model files of a row by the NFE that each was fine-tuned for, 0 where it is none.
-
-    Raises:
-        UserError: no NFE is given for ``ft_fm``.
-    """
-    if method == "ft_fm":
-        if not tuned:
-            raise UserError("image_nfe: given [], allowed for ft_fm: at least one number")
-        return {nfe: files.model(method, nfe) for nfe in sorted(tuned)}
-    if method == "resft_fm":
-        return {0: files.model(method, settings.residual.nfe)}
-    if method == "untrained":
-        return {0: files.pretrained("i_cfm") / "step-0000000.safetensors"}
-    return {0: files.pretrained(method) / f"step-{settings.pretrain.steps:07d}.safetensors"}
 
 
 def tuned_for(solver: str, available: list[int]) -> int:

@@ -14,7 +14,7 @@ from pipeline.seeding import Generators
 from pipeline.stage import in_processes, program, stage
 from pipeline.tasks.images import load_images
 from pipeline.training.image_checkpoint import build_image_model, load_image_model, save_image_model
-from pipeline.training.image_methods import solves_ahead, windows_of
+from pipeline.training.image_methods import windows_of
 from pipeline.training.images import ImageBatches
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import train
@@ -53,6 +53,7 @@ def main() -> None:
         model = build_image_model(record)
         assert isinstance(model, ResidualModel)
         model.base.load_state_dict(base.state_dict())
+        model.base.eval()  # what is learned from it has no dropout
         generators = Generators(settings.seed, "finetune image residual")
         objective, pairs = residual_training(
             cast(Residual, model.residual),
@@ -66,7 +67,7 @@ def main() -> None:
         log = TrainingLog(here.resume / "log.jsonl", here.run)
         net = train(
             objective,
-            pairs if solves_ahead(recipe) else ImageBatches(images, settings.data.flip),
+            pairs if recipe.solves_ahead else ImageBatches(images, settings.data.flip),
             recipe,
             generators,
             log=log,

@@ -19,7 +19,7 @@ from pipeline.stage import in_processes, program, stage
 from pipeline.tasks.images import load_images
 from pipeline.training.image_checkpoint import load_image_model, save_image_model
 from pipeline.training.image_judge import make_judge, summary
-from pipeline.training.image_methods import solves_ahead, windows_of
+from pipeline.training.image_methods import windows_of
 from pipeline.training.images import ImageBatches
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import evenly_spaced, train
@@ -41,7 +41,8 @@ def main() -> None:
         raise UserError(f"--nfe: given {nfe}, allowed: {', '.join(k.removeprefix('nfe') for k in settings.finetune)}")
 
     label = f"finetune_images-{arguments.scale}-{arguments.task}-{nfe}"
-    params = settings.model_dump(include={"seed", "threads", "processes", "data", "net", "pretrain", "select", "fid"})
+    params = settings.model_dump(include={"seed", "threads", "processes", "data", "net", "pretrain", "select"})
+    params |= settings.fid.model_dump(include={"features", "batch"})
     with stage(
         "stages/finetune_images.py",
         label,
@@ -50,7 +51,7 @@ def main() -> None:
         outs=[files.model("ft_fm", nfe), files.history("ft_fm", nfe)],
     ) as here:
         images = torch.from_numpy(load_images(files.images).images)
-        model, base = load_image_model(files.base, settings.fid.tolerance)
+        model, base = load_image_model(files.base)
         assert isinstance(model, FlowModel)
         matching = settings.pretrain.matching()
         compute = settings.pretrain.steps - base.train_steps
@@ -59,7 +60,7 @@ def main() -> None:
         objective, pairs = maximum_likelihood(
             model.field, recipe, nfe, matching, generators, windows_of(images, recipe), keep=here.resume / "pairs.pt"
         )
-        judge = make_judge(files, settings)
+        judge = make_judge(files, settings) if here.main else None
         log = TrainingLog(here.resume / "log.jsonl", here.run)
         history = TrainingLog(here.resume / "history.jsonl", here.run)
         spent = compute / recipe.steps  # of each step, in flow-matching updates, solves made ahead shared out
@@ -70,6 +71,7 @@ def main() -> None:
             return True
 
         def measure(step: int, net: nn.Module) -> dict[str, float]:
+            assert judge
             trained, model.field = model.field, net
             rule, keep = settings.select, here.resume / f"distances-{step}"
             found = judge.measure(model.eval(), f"euler-{nfe}", rule.n_samples, rule.seeds(), keep, f"step {step}")
@@ -78,7 +80,7 @@ def main() -> None:
 
         net = train(
             objective,
-            pairs if solves_ahead(recipe) else ImageBatches(images, settings.data.flip),
+            pairs if recipe.solves_ahead else ImageBatches(images, settings.data.flip),
             recipe,
             generators,
             milestones=[0, *evenly_spaced(recipe.steps, settings.finetune[f"nfe{nfe}"].history_points)],

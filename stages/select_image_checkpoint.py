@@ -15,7 +15,6 @@ import torch
 
 from pipeline import config
 from pipeline.atomic import write_text
-from pipeline.errors import UserError
 from pipeline.layout import ImageFiles
 from pipeline.stage import program, stage
 from pipeline.training.image_checkpoint import load_image_model
@@ -28,13 +27,14 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = ImageFiles(arguments.scale, arguments.task)
-    scale = config.load().block(arguments.scale)
-    settings = scale.image_task(arguments.task)
+    everything = config.load()
+    settings = everything.block(arguments.scale).image_task(arguments.task)
     torch.set_num_threads(settings.threads)
     rule = settings.select
 
     label = f"select_image_checkpoint-{arguments.scale}-{arguments.task}"
-    params = settings.model_dump(include={"seed", "threads", "select", "fid"}) | {"nfe": scale.image_nfe}
+    params = settings.model_dump(include={"seed", "threads", "select"}) | {"nfe": everything.image_nfe}
+    params |= settings.fid.model_dump(include={"features", "batch"})
     with stage(
         "stages/select_image_checkpoint.py",
         label,
@@ -45,20 +45,18 @@ def main() -> None:
         judge = make_judge(files, settings)
         rows: list[dict[str, object]] = []
         scores: dict[Path, float] = {}
+        steps: dict[Path, int] = {}
         for path in sorted(files.pretrained("i_cfm").glob("step-*.safetensors")):
-            model, record = load_image_model(path, settings.fid.tolerance)
-            for nfe in dict.fromkeys([*scale.image_nfe, rule.nfe]):
+            model, record = load_image_model(path)
+            for nfe in dict.fromkeys([*everything.image_nfe, rule.nfe]):
                 seeds, keep = rule.seeds(), here.resume / path.stem
                 found = summary(judge.measure(model, f"euler-{nfe}", rule.n_samples, seeds, keep, path.stem))
                 if nfe == rule.nfe and 0 < record.train_steps <= rule.latest:
-                    scores[path] = found["distance"]
+                    scores[path], steps[path] = found["distance"], record.train_steps
                 here.run.log({f"distance_nfe{nfe}": found["distance"]}, record.train_steps)
                 rows.append({"nfe": nfe, "step": record.train_steps, "updates": record.updates, **found})
-        if not scores:
-            raise UserError(f"select.latest: given {rule.latest}, allowed: at least the first checkpoint's step")
         chosen = min(scores, key=scores.__getitem__)
         shutil.copyfile(chosen, files.base)
-        steps = {path: load_image_model(path)[1].train_steps for path in scores}
         report = {
             "rule": f"lowest distance at NFE {rule.nfe} over {rule.sampling_seeds} validation sampling seeds, "
             f"up to step {rule.latest}",

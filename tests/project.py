@@ -140,6 +140,13 @@ class Project:
         with path.open("w") as file:
             yaml.dump(document, file)
 
+    def value(self, key: str) -> Any:
+        """What ``key`` of params.yaml holds."""
+        block = YAML(typ="safe").load((self.root / "params.yaml").read_text())
+        for name in key.split("."):
+            block = block[name]
+        return block
+
     def files(self, folder: str) -> dict[str, bytes]:
         """Path → contents of all files below ``folder``."""
         paths = sorted((self.root / folder).rglob("*"))

@@ -22,8 +22,8 @@ WITHIN = {
         "contraction", "regions", "iss", "recheck",
     ),
     "nets": (
-        "embedding", "ema", "lora", "mlp", "unet1d", "unet2d", "registry", "images", "torchcfm", "torchcfm_unet", "persidskii",
-        "residual",
+        "embedding", "ema", "lora", "mlp", "unet1d", "unet2d", "registry", "images", "torchcfm", "torchcfm_unet",
+        "persidskii", "residual",
     ),
     "flow": (
         "path", "pairing", "transport", "coupling", "covariance", "objective", "marginal", "diffusion", "image_methods",
@@ -33,8 +33,8 @@ WITHIN = {
         "registry", "toys", "images", "cifar10", "image_sources", "inception",
     ),
     "evaluation": (
-        "statistics", "intervals", "policy", "residual_policy", "diversity", "rollouts", "video", "demonstrate", "protocol",
-        "precision", "gap", "robustness", "certify", "toy_flows", "toy_systems", "figure_1",
+        "statistics", "intervals", "policy", "residual_policy", "diversity", "rollouts", "video", "demonstrate",
+        "protocol", "precision", "gap", "robustness", "certify", "toy_flows", "toy_systems", "figure_1",
         "image_models", "features", "fid", "generation",
     ),
     "training": (

@@ -261,7 +261,19 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(tmp_path: Path, old: str,
             2048,
             "paper.cifar10.fid.n_samples: given 2048, allowed: more than the 2048 ince",
         ),
-        ("starter.digits.fid.solvers", ["heun-4"], "starter.digits.fid.solvers.0: given 'heun-4', allowed: euler-1, "),
+        (
+            "starter.digits.fid.solvers",
+            ["heun-4"],
+            "starter.digits.fid.solvers.0: given 'heun-4', allowed: euler-1 to euler-1000, dopri5",
+        ),
+        ("starter.digits.fid.solvers", ["dopri5", "dopri5"], "starter.digits.fid.solvers: given ['dopri5', 'dopri5']"),
+        ("starter.digits.fid.solvers", ["euler-2"], "starter.digits.fid.solvers: given ['euler-2'], allowed: with dop"),
+        ("starter.digits.data.dataset", "cifar10", "starter.digits.data.dataset: given 'cifar10', allowed: digits"),
+        (
+            "starter.digits.residual.reflow_nfe",
+            6,
+            "starter.digits.residual.reflow_nfe: given 6, allowed: more than the 6",
+        ),
         ("starter.digits.fid.stride", 1, "starter.digits.fid.stride: unknown key; allowed: features, n_samples"),
         (
             "starter.digits.finetune.nfe4.lrr",
@@ -345,8 +357,9 @@ def test_any_value_in_any_place_loads_or_fails_with_one_line_naming_the_place(
         assert "\n" not in line
         assert line.startswith("params.yaml: ")
         assert "allowed: " in line or "missing" in line
-        # a value may be refused for the sake of its neighbour: chunk and prediction_horizon, kernel and channels
-        assert ".".join(map(str, keys[:-1])) in line
+        # a value may be refused for the sake of its neighbour: chunk and prediction_horizon, kernel and channels; or of
+        # another block of its task: the extractor's features and the number of samples
+        assert any(".".join(map(str, keys[:depth])) in line for depth in (len(keys) - 1, 2))
 
 
 def test_solvers_gradients_and_covariances_are_those_that_exist() -> None:

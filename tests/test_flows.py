@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline import flows, processes
+from pipeline.closure import ROOT
 from pipeline.errors import UserError
 from pipeline.repro import repro_lock
 
@@ -69,6 +70,13 @@ def test_a_broken_dvc_yaml_is_one_line(root: Path) -> None:
     with pytest.raises(UserError, match=r"dvc\.yaml") as error:
         flows.read_graph(root)
     assert "\n" not in str(error.value)
+
+
+def test_table1_and_table2_need_nothing_of_each_other() -> None:
+    graph = flows.read_graph(ROOT)
+    stages = {target: {name.partition("@")[0] for name in flows.needed(graph, target)} for target in flows.FINAL_STAGES}
+    assert stages["table1"] & stages["table2"] == {"check"}
+    assert {"fetch_images", "pretrain_images", "finetune_image_residual", "evaluate_untrained"} < stages["table1"]
 
 
 def test_table2_needs_its_ancestors_only() -> None:

@@ -30,6 +30,7 @@ def test_make_alone_says_what_there_is(root: Path) -> None:
     assert [line.split()[1] for line in result.stdout.splitlines()] == [
         "repro",
         "repro",
+        "repro",
         "study",
         "test",
         "ui",

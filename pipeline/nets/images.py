@@ -1,5 +1,6 @@
 """From settings to velocity field of images."""
 
+import warnings
 from math import prod
 
 from torch import nn
@@ -20,5 +21,7 @@ def build_image_net(settings: ImageNetSettings, shape: tuple[int, int, int]) -> 
     """
     options = settings.model_dump(exclude={"kind"})
     if isinstance(settings, MlpSettings):
-        return MLP(1, prod(shape), 0, **options)
+        with warnings.catch_warnings():  # PyTorch remarks on the weights of no condition, which are none
+            warnings.filterwarnings("ignore", "Initializing zero-element tensors")
+            return MLP(1, prod(shape), 0, **options)
     return Unet2D(shape, **options)

@@ -127,7 +127,7 @@ def figure_e2(rows: Mapping[str, Images], path: Path) -> None:
         raise ValueError(f"rows of images must be of one shape, not {[images.shape for images in rows.values()]}")
     count = len(next(iter(rows.values())))
     with mpl.rc_context({**STYLE, "axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
-        figure = Figure(figsize=(1.4 + 0.6 * count, 0.7 + 0.65 * len(rows)), layout="constrained")
+        figure = Figure(figsize=(2.1 + 0.6 * count, 0.7 + 0.65 * len(rows)), layout="constrained")
         panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
         for panel, (name, images) in zip(panels, rows.items(), strict=True):
             panel.imshow(tile(images, count), cmap="gray", vmin=0, vmax=255, interpolation="nearest")

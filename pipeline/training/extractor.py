@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipeline.config import Optimization
+from pipeline.errors import UserError
 from pipeline.evaluation.features import Architecture, EmbeddedNet, require_uint8
 from pipeline.seeding import Generators, derive
 from pipeline.training.loop import Batches, Log, Objective, train
@@ -65,15 +66,17 @@ def train_extractor(
         channels, features: as in ``Architecture``.
 
     Raises:
-        UserError: images that are not uint8.
-        ValueError: no image is left for training or for the test.
+        UserError: images that are not uint8; no image is left for training or for the test.
     """
     require_uint8(images)
     labels = labels.long()
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive(seed, "held out")))
     count = round(held_out * len(images))
     if not 0 < count < len(images):
-        raise ValueError(f"held_out: given {held_out}, which holds out {count} of {len(images)} images")
+        raise UserError(
+            f"extractor.held_out: given {held_out}, which holds out {count} of {len(images)} images, allowed: a share "
+            "that leaves some for training and for the test"
+        )
     test, training = order[:count], order[count:]
     channel_count, height, width = images.shape[1:]
     architecture = Architecture((channel_count, height, width), int(labels.max()) + 1, channels, features)

@@ -30,7 +30,8 @@ class ImageRecord:
     Attributes:
         scale, task, method: identifiers. start: the method whose field it began as; ``method`` itself if pretrained.
         nfe: that it was fine-tuned for; 0: none.
-        train_steps: optimiser steps since the random start. updates: the compute of them, in flow-matching updates.
+        train_steps: optimiser steps since the random start.
+        updates: the compute of those of its field, in flow-matching updates; a residual's is not counted.
         train_seed: of the training run. net, pretrain: the settings that the field was built and trained by.
         residual: the residual that goes on where the field ends; None: there is none.
     """

@@ -35,6 +35,7 @@ class Judge:
         Args:
             keep: the folder that an interrupted measurement is taken up from. title: of the progress bar.
         """
+        model.to(self.features.device)
         return {
             seed: measure_distance(
                 model,

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.blocks import CoupledOptimization
-from pipeline.flow.coupling import AHEAD, make_coupling
+from pipeline.flow.coupling import make_coupling
 from pipeline.flow.image_methods import FLOW_METHODS, ScaledField, path_of
 from pipeline.flow.pairing import NO_MODELS, Source
 from pipeline.image_settings import ImageMethod, ImagePretrainSettings
@@ -28,23 +28,41 @@ class ScaledMatching(FlowMatching):
         return error.square().mean()
 
 
+class SeededDropout(Objective):
+    """``objective`` with the dropout of its net drawn by a stream of its own, ``dropout``, which a resume goes on with.
+
+    Dropout asks PyTorch's global generator, which belongs to nobody: it is seeded before every loss.
+    """
+
+    def __init__(self, objective: Objective, generators: Generators) -> None:
+        super().__init__()
+        self.net = objective.net
+        self.objective = objective
+        self.generators = generators
+
+    def forward(self, condition: Tensor, data: Tensor) -> Tensor:
+        """condition: (B, C), data: (B, …) → scalar loss."""
+        torch.manual_seed(int(torch.randint(2**62, (), generator=self.generators["dropout"])))
+        return self.objective(condition, data)
+
+
 def pretraining(
     method: ImageMethod, field: nn.Module, settings: ImagePretrainSettings, generators: Generators
 ) -> Objective:
     """The training of ``field``, made by ``make_field``, from scratch."""
+    objective: Objective
     if method == "ddpm":
-        return NoisePrediction(field, generators)
-    kind = ScaledMatching if isinstance(field, ScaledField) else FlowMatching
-    return kind(field, path_of(method, settings), make_coupling(FLOW_METHODS[method].coupling), generators)
-
-
-def solves_ahead(recipe: CoupledOptimization) -> bool:
-    """Whether the solves that its coupling asks for are made before training."""
-    return recipe.coupling in AHEAD and recipe.pairs_ahead > 0
+        objective = NoisePrediction(field, generators)
+    else:
+        kind = ScaledMatching if isinstance(field, ScaledField) else FlowMatching
+        coupling = make_coupling(FLOW_METHODS[method].coupling)
+        objective = kind(field, path_of(method, settings), coupling, generators)
+    drops = any(isinstance(module, nn.Dropout) and module.p > 0 for module in field.modules())
+    return SeededDropout(objective, generators) if drops else objective
 
 
 def windows_of(images: Tensor, recipe: CoupledOptimization) -> Batches:
     """Images (N, C, H, W), uint8, as fine-tuning is given its data: all of them where solves are made ahead, a noise
     or a solve for each; otherwise one, of whose shape it makes use."""
-    data = as_float(images if solves_ahead(recipe) else images[:1])
+    data = as_float(images if recipe.solves_ahead else images[:1])
     return Batches(torch.zeros(len(data), 0), data)

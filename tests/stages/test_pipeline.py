@@ -49,10 +49,11 @@ def test_one_run_makes_every_report(made: Project) -> None:
         "table1.md",
         "table2.csv",
         "table2.md",
-        *(f"images/digits-{name}.csv" for name in ["halves", "untrained", "ft_fm", "history-i_cfm", *trained]),
-        *(f"images/digits-history-ft_fm-nfe{nfe}.csv" for nfe in (1, 2)),
+        *(f"images/digits-{name}.csv" for name in ["halves", "untrained", "ft_fm", *trained]),
+        *(f"images/history/digits-ft_fm-nfe{nfe}.csv" for nfe in (1, 2)),
         *(f"images/training/digits-{method}.csv" for method in trained),
         "images/digits-selection.json",
+        "images/history/digits-i_cfm.csv",
         "figure_1.csv",
         "figure_1.md",
         "gap.csv",
@@ -99,7 +100,7 @@ def test_table_1_is_that_of_the_distances(made: Project) -> None:
     assert list(fine_tuned["finetuned_nfe"]) == [1, 2, 2]
     i_cfm, steps = table[table["method"] == "i_cfm"], 60
     assert set(i_cfm["train_steps"]) == {steps}
-    history = pd.read_csv(reports / "images" / "digits-history-ft_fm-nfe2.csv")
+    history = pd.read_csv(reports / "images" / "history" / "digits-ft_fm-nfe2.csv")
     assert history["updates"].iloc[-1] == pytest.approx(steps)  # the compute of flow matching to its end
 
 

@@ -59,3 +59,28 @@ def test_the_end_of_the_vp_path_where_it_stands_still_has_a_speed() -> None:
     assert isinstance(field, ScaledField)
     rates = field.rate(torch.tensor([0.0, 0.5, 1 - 1e-5, 1 - 6e-8, 1.0]))
     assert rates.isfinite().all() and (rates > 0).all()
+
+
+def test_dropout_is_drawn_by_a_stream_that_a_resume_goes_on_with() -> None:
+    net = nn.Sequential(nn.Flatten(), nn.Linear(4, 64), nn.Dropout(0.5), nn.Linear(64, 4), nn.Unflatten(1, (1, 2, 2)))
+
+    class Field(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = net
+
+        def forward(self, _t: Tensor, x: Tensor, _condition: Tensor) -> Tensor:
+            return self.net(x)
+
+    data, condition = torch.randn(8, 1, 2, 2), torch.zeros(8, 0)
+    generators = Generators(0)
+    objective = pretraining("i_cfm", Field(), SETTINGS, generators)
+    objective(condition, data)
+    saved = generators.state_dict()
+    torch.manual_seed(1)
+    after = objective(condition, data)
+    generators.load_state_dict(saved)
+    torch.manual_seed(2)
+    assert torch.equal(objective(condition, data), after)
+    assert not torch.equal(objective(condition, data), after)
+    assert {id(p) for p in objective.parameters()} == {id(p) for p in net.parameters()}

@@ -1,0 +1,61 @@
+"""The whole path of Table 1 on the real CIFAR-10, with a net and a training too small to learn anything."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from tests.project import Project, make_project
+
+MIRROR = Path(os.environ.get("FLOWTUNE_MIRROR", "absent"))
+pytestmark = pytest.mark.skipif(
+    not (MIRROR / "cifar10_train.npz").exists(), reason="FLOWTUNE_MIRROR names no folder with cifar10_train.npz"
+)
+TINY_NET = {"kind": "unet2d", "channels": 8, "multipliers": [1, 2], "blocks": 1, "attention": [], "head_channels": 8}
+TINY_NET |= {"groups": 4, "dropout": 0.1, "time_scale": 1000.0}
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    project = make_project(tmp_path / "project")
+    for key, value in {
+        "data": {"dataset": "cifar10", "flip": True},
+        "net": TINY_NET,
+        "pretrain.steps": 6,
+        "pretrain.batch_size": 4,
+        "pretrain.warmup": 1,
+        "select.latest": 4,
+        "residual.steps": 5,
+    }.items():
+        project.params(f"starter.digits.{key}", value)
+    project.params("starter.cifar10", project.value("starter.digits"))
+    project.params("starter.images", ["cifar10"])
+    project.params("images", ["cifar10"])
+    return project
+
+
+def test_images_are_fetched_learned_judged_and_shown(project: Project) -> None:
+    def run(stage: str, *arguments: str) -> None:
+        where = ("--scale", "starter", "--task", "cifar10")
+        project.check(f"stages.{stage}", *where, *arguments, FLOWTUNE_MIRROR=str(MIRROR))
+
+    run("fetch_images")
+    run("train_extractor")
+    run("pretrain_images", "--method", "i_cfm")
+    run("select_image_checkpoint")
+    for nfe in ("1", "2"):
+        run("finetune_images", "--nfe", nfe)
+    run("finetune_image_residual")
+    for method in ("i_cfm", "ft_fm", "resft_fm"):
+        run("evaluate_fid", "--method", method)
+    run("tabulate_images", "--partial")
+    run("draw_images")
+
+    reports = project.root / "reports" / "starter"
+    table = pd.read_csv(reports / "table1.csv")
+    assert set(table["method"]) == {"i_cfm", "ft_fm", "resft_fm"} and set(table["dataset"]) == {"cifar10"}
+    text = (reports / "table1.md").read_text()
+    assert "73 of 50 000 training images are JPEG decodes" in text
+    assert "DDPM" in text.partition("issing")[2]
+    assert (reports / "figure_e2.png").stat().st_size > 0
