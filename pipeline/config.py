@@ -29,6 +29,7 @@ from pipeline.blocks import (
     Seed,
     SeedCount,
     Solver,
+    StabilityKind,
     Unet1dSettings,
     Unet2dSettings,
 )
@@ -50,6 +51,7 @@ __all__ = [  # with the settings of this file, those of the files that it is mad
     "ResidualRecipe",
     "ResidualSolve",
     "Solver",
+    "StabilityKind",
 ]
 
 Scale = Literal["starter", "lab", "paper"]
