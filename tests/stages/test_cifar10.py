@@ -19,17 +19,13 @@ TINY_NET |= {"groups": 4, "dropout": 0.1, "time_scale": 1000.0}
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
     project = make_project(tmp_path / "project")
-    for key, value in {
-        "data": {"dataset": "cifar10", "flip": True},
-        "net": TINY_NET,
-        "pretrain.steps": 6,
-        "pretrain.batch_size": 4,
-        "pretrain.warmup": 1,
-        "select.latest": 4,
-        "residual.steps": 5,
-    }.items():
-        project.params(f"starter.digits.{key}", value)
-    project.params("starter.cifar10", project.value("starter.digits"))
+    settings = project.value("starter.digits")
+    settings["data"] = {"dataset": "cifar10", "flip": True}
+    settings["net"] = TINY_NET
+    settings["pretrain"] |= {"steps": 12, "warmup": 1}
+    settings["select"]["latest"] = 8
+    settings["residual"]["steps"] = 5
+    project.params("starter.cifar10", settings)
     project.params("starter.images", ["cifar10"])
     project.params("images", ["cifar10"])
     return project
