@@ -11,11 +11,11 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from graphlib import TopologicalSorter
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.forked import Children, Work, interrupts
 from pipeline.lockfile import write_entry
@@ -73,7 +73,7 @@ def outdated(repo: "Repo", file: str) -> tuple[dict[str, "Stage"], Inputs]:
     from dvc.repo import lock_repo
     from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
 
-    with lock_repo(repo):
+    with lock_repo(repo), _params_read_once():
         graph = get_active_graph(repo.index.graph)
         wanted = set(plan_repro(graph, collect_stages(repo, [file])))
         found: dict[Stage, list[str]] = {}
@@ -84,6 +84,25 @@ def outdated(repo: "Repo", file: str) -> tuple[dict[str, "Stage"], Inputs]:
                 if inputs or stage.changed():
                     found[stage] = inputs
     return {stage.addressing: stage for stage in found}, {stage.addressing: found[stage] for stage in found}
+
+
+@contextmanager
+def _params_read_once() -> Iterator[None]:
+    """While the body runs, DVC parses each params file once, and not anew for every stage, which takes it seconds."""
+    from dvc.dependency import param
+
+    load, read = param.load_path, dict[str, Any]()
+
+    def once(path: str, fs: Any, **options: Any) -> Any:
+        if path not in read:
+            read[path] = load(path, fs, **options)
+        return read[path]
+
+    param.load_path = once
+    try:
+        yield
+    finally:
+        param.load_path = load
 
 
 def reproduce(stage: "Stage") -> int:
