@@ -1,5 +1,6 @@
 """What the blocks of ``params.yaml`` are made of, whatever they are about: numbers in ranges, nets, trainings."""
 
+from collections.abc import Mapping
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -195,3 +196,31 @@ class ResidualRecipe(ResidualSolve):
     guard_every: Count
     collapse_below: BelowOne
     on_collapse: Literal["stop", "warn"]
+
+
+LEARNED_IN = "that its solve is learned in"
+CORRECTED = "of the base model that are corrected"
+
+
+def require_finer_teacher(name: str, coupling: str, reflow_nfe: int, learned: int, what: str) -> None:
+    """Refuse a reflow whose teacher solves in no more evaluations than the ``learned`` ones, which are ``what``.
+
+    Raises:
+        ValueError: naming the key ``reflow_nfe`` of the block ``name``.
+    """
+    if coupling == "reflow" and reflow_nfe <= learned:
+        raise ValueError(f"{name}.reflow_nfe: given {reflow_nfe}, allowed: more than the {learned} evaluations {what}")
+
+
+def require_even_batches(processes: int, sizes: Mapping[str, int]) -> None:
+    """Refuse batches that so many processes cannot share evenly.
+
+    Args:
+        sizes: images, windows, … a step, by the block that names them.
+
+    Raises:
+        ValueError: naming the first such block.
+    """
+    for name, size in sizes.items():
+        if size % processes:
+            raise ValueError(f"{name}.batch_size: given {size}, allowed: multiples of processes = {processes}")

@@ -1,5 +1,6 @@
 """``params.yaml`` as typed, validated settings: an unknown, wrong or impossible value fails, naming its key."""
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -8,7 +9,9 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.blocks import (
+    CORRECTED,
     EVALUATIONS,
+    LEARNED_IN,
     BelowOne,
     Block,
     Count,
@@ -32,6 +35,8 @@ from pipeline.blocks import (
     StabilityKind,
     Unet1dSettings,
     Unet2dSettings,
+    require_even_batches,
+    require_finer_teacher,
 )
 from pipeline.complaints import line
 from pipeline.errors import UserError
@@ -233,13 +238,10 @@ class TaskSettings(Block):
 
     @model_validator(mode="after")
     def _batches_split_evenly(self) -> "TaskSettings":
-        for name, size in [
-            ("pretrain", self.pretrain.batch_size),
-            *((f"finetune.{key}", recipe.batch_size) for key, recipe in self.finetune.items()),
-            *((f"residual.{key}", recipe.batch_size) for key, recipe in self.residual.items()),
-        ]:
-            if size % self.processes:
-                raise ValueError(f"{name}.batch_size: given {size}, allowed: multiples of processes = {self.processes}")
+        sizes = {"pretrain": self.pretrain.batch_size}
+        sizes |= {f"finetune.{key}": recipe.batch_size for key, recipe in self.finetune.items()}
+        sizes |= {f"residual.{key}": recipe.batch_size for key, recipe in self.residual.items()}
+        require_even_batches(self.processes, sizes)
         return self
 
     @model_validator(mode="after")
@@ -264,11 +266,8 @@ class TaskSettings(Block):
             if ("unet" in key) != isinstance(recipe.net, Unet1dSettings):
                 allowed = "unet1d" if "unet" in key else "persidskii"
                 raise ValueError(f"residual.{key}.net.kind: given {recipe.net.kind!r}, allowed: {allowed}")
-            if recipe.coupling == "reflow" and recipe.reflow_nfe <= nfe - recipe.residual_steps:
-                raise ValueError(
-                    f"residual.{key}.reflow_nfe: given {recipe.reflow_nfe}, allowed: more than the "
-                    f"{nfe - recipe.residual_steps} evaluations of the base model that are corrected"
-                )
+            learned = nfe - recipe.residual_steps
+            require_finer_teacher(f"residual.{key}", recipe.coupling, recipe.reflow_nfe, learned, CORRECTED)
         return self
 
     @model_validator(mode="after")
@@ -281,11 +280,7 @@ class TaskSettings(Block):
                     f"finetune.{key}.solver: given {recipe.solver!r}, which spends {evaluations} evaluations a step, "
                     f"allowed at nfe {nfe}: {', '.join(fitting)}"
                 )
-            if recipe.coupling == "reflow" and recipe.reflow_nfe <= nfe:
-                raise ValueError(
-                    f"finetune.{key}.reflow_nfe: given {recipe.reflow_nfe}, allowed: more than the {nfe} evaluations "
-                    "that its solve is learned in"
-                )
+            require_finer_teacher(f"finetune.{key}", recipe.coupling, recipe.reflow_nfe, nfe, LEARNED_IN)
             if recipe.last_steps > nfe // evaluations:
                 raise ValueError(
                     f"finetune.{key}.last_steps: given {recipe.last_steps}, allowed: 0 (all) to {nfe // evaluations}, "
@@ -398,13 +393,7 @@ class Settings(Block):
         for task in self.tasks:
             if task not in block.tasks:
                 raise ValueError(f"tasks: given {task}, allowed at scale {self.scale}: {', '.join(block.tasks)}")
-            for nfe in self.nfe:
-                recipes = block.task(task).finetune
-                if f"nfe{nfe}" not in recipes:
-                    raise ValueError(
-                        f"nfe: given {nfe}, allowed: numbers with a block {self.scale}.{task}.finetune.nfe<k>, "
-                        f"which are {', '.join(key.removeprefix('nfe') for key in recipes)}"
-                    )
+            _require_recipes("nfe", self.nfe, f"{self.scale}.{task}", block.task(task).finetune)
             for row in self.residual:
                 if row not in block.task(task).residual:
                     raise ValueError(
@@ -415,14 +404,10 @@ class Settings(Block):
             if image_task not in block.images:
                 allowed = ", ".join(block.images)
                 raise ValueError(f"images: given {image_task}, allowed at scale {self.scale}: {allowed}")
-            for nfe in self.image_nfe:
-                of_images = block.image_task(image_task).finetune
-                if f"nfe{nfe}" not in of_images:
-                    raise ValueError(
-                        f"image_nfe: given {nfe}, allowed: numbers with a block "
-                        f"{self.scale}.{image_task}.finetune.nfe<k>, "
-                        f"which are {', '.join(key.removeprefix('nfe') for key in of_images)}"
-                    )
+            if not self.image_nfe:
+                raise ValueError("image_nfe: given [], allowed: at least one number, or images: []")
+            place = f"{self.scale}.{image_task}"
+            _require_recipes("image_nfe", self.image_nfe, place, block.image_task(image_task).finetune)
         models = [*(f"{method}-nfe{nfe}" for nfe in self.nfe for method in ("fm", "ft_fm")), *self.residual]
         for row in self.robustness:
             if row not in models:
@@ -441,6 +426,16 @@ class Settings(Block):
         if scale not in get_args(Scale):
             raise UserError(f"scale: given {scale!r}, allowed: {', '.join(get_args(Scale))}")
         return getattr(self, scale)
+
+
+def _require_recipes(name: str, given: Sequence[int], place: str, recipes: Mapping[str, object]) -> None:
+    """Refuse a number of the list ``name`` that the block ``place`` has no fine-tuning for."""
+    for nfe in given:
+        if f"nfe{nfe}" not in recipes:
+            raise ValueError(
+                f"{name}: given {nfe}, allowed: numbers with a block {place}.finetune.nfe<k>, "
+                f"which are {', '.join(key.removeprefix('nfe') for key in recipes)}"
+            )
 
 
 def load(path: Path = Path("params.yaml")) -> Settings:

@@ -5,6 +5,8 @@ from typing import Annotated, Literal
 from pydantic import Field, StringConstraints, model_validator
 
 from pipeline.blocks import (
+    CORRECTED,
+    LEARNED_IN,
     Block,
     Count,
     FinetuneCoupling,
@@ -20,6 +22,8 @@ from pipeline.blocks import (
     Seed,
     SeedCount,
     Unet2dSettings,
+    require_even_batches,
+    require_finer_teacher,
 )
 
 ImageTask = Literal["digits", "cifar10"]
@@ -199,14 +203,17 @@ class ImageTaskSettings(Block):
         return self
 
     @model_validator(mode="after")
+    def _batches_split_evenly(self) -> "ImageTaskSettings":
+        sizes = {"pretrain": self.pretrain.batch_size, "residual": self.residual.batch_size}
+        sizes |= {f"finetune.{key}": recipe.batch_size for key, recipe in self.finetune.items()}
+        require_even_batches(self.processes, sizes)
+        return self
+
+    @model_validator(mode="after")
     def _solves_fit(self) -> "ImageTaskSettings":
         for key, recipe in self.finetune.items():
             nfe = int(key.removeprefix("nfe"))
-            if recipe.coupling == "reflow" and recipe.reflow_nfe <= nfe:
-                raise ValueError(
-                    f"finetune.{key}.reflow_nfe: given {recipe.reflow_nfe}, allowed: more than the {nfe} evaluations "
-                    "that its solve is learned in"
-                )
+            require_finer_teacher(f"finetune.{key}", recipe.coupling, recipe.reflow_nfe, nfe, LEARNED_IN)
             if recipe.last_steps > nfe:
                 raise ValueError(f"finetune.{key}.last_steps: given {recipe.last_steps}, allowed: 0 (all) to {nfe}")
         return self
@@ -214,11 +221,8 @@ class ImageTaskSettings(Block):
     @model_validator(mode="after")
     def _residual_fits(self) -> "ImageTaskSettings":
         recipe = self.residual
-        if recipe.coupling == "reflow" and recipe.reflow_nfe <= recipe.nfe - recipe.residual_steps:
-            raise ValueError(
-                f"residual.reflow_nfe: given {recipe.reflow_nfe}, allowed: more than the "
-                f"{recipe.nfe - recipe.residual_steps} evaluations of the base model that are corrected"
-            )
+        learned = recipe.nfe - recipe.residual_steps
+        require_finer_teacher("residual", recipe.coupling, recipe.reflow_nfe, learned, CORRECTED)
         steps = [int(solver.removeprefix("euler-")) for solver in self.fid.solvers if solver != "dopri5"]
         if len(steps) == len(self.fid.solvers) and max(steps) <= recipe.residual_steps:
             raise ValueError(

@@ -155,14 +155,9 @@ class ImageFiles:
         """The model files of a row of Table 1 by the NFE that each was fine-tuned for, 0 where it is none.
 
         Args:
-            tuned: those of ``ft_fm``.
-
-        Raises:
-            UserError: there are none.
+            tuned: those of ``ft_fm``, at least one.
         """
         if method == "ft_fm":
-            if not tuned:
-                raise UserError("image_nfe: given [], allowed for ft_fm: at least one number")
             return {nfe: self.model(method, nfe) for nfe in sorted(tuned)}
         if method == "resft_fm":
             return {0: self.model(method, settings.residual.nfe)}

@@ -244,6 +244,12 @@ def test_a_wrong_setting_is_named_with_what_is_allowed(tmp_path: Path, old: str,
             [3],
             "image_nfe: given 3, allowed: numbers with a block starter.digits.finetune.nfe<k>, which are",
         ),
+        ("image_nfe", [], "image_nfe: given [], allowed: at least one number, or images: []"),
+        (
+            "starter.digits.processes",
+            3,
+            "starter.digits.pretrain.batch_size: given 64, allowed: multiples of processes = 3",
+        ),
         ("starter.images", ["cifar10"], "starter.images: given cifar10, allowed: tasks with a block of that name here"),
         (
             "starter.digits.select.latest",

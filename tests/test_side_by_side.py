@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import repro
+from pipeline import config, repro
 from pipeline.errors import UserError
 from pipeline.lockfile import write_entry
 from pipeline.side_by_side import by_urgency
@@ -182,3 +182,16 @@ def test_output_is_cut_into_lines_and_progress() -> None:
 def test_a_wrong_number_of_jobs_is_refused(given: str) -> None:
     with pytest.raises(UserError, match=r"--jobs: given .*, allowed: a whole number, at least 1"):
         repro._jobs(given)
+
+
+def test_stages_run_side_by_side_where_there_is_room_for_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = config.load(ROOT / "params.yaml")
+    threads = max(settings.starter.pusht.threads, settings.starter.image_task("digits").threads)
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4 * threads))
+    monkeypatch.setattr(Path, "exists", lambda _: False)
+    assert repro.fitting_jobs(settings) == 4
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(max(1, threads - 1)))
+    assert repro.fitting_jobs(settings) == 1
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64))
+    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidia0")
+    assert repro.fitting_jobs(settings) == 1
