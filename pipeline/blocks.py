@@ -59,6 +59,24 @@ class Unet1dSettings(Block):
         return self
 
 
+class Transformer1dSettings(Block):
+    """Without dropout: fine-tuning solves through the net, and its chance would be lost to a resume."""
+
+    kind: Literal["transformer1d"]
+    width: Count
+    depth: Count
+    heads: Count
+    causal: bool
+    condition_tokens: Count
+    time_features: Annotated[int, Field(ge=4, multiple_of=2)]
+
+    @model_validator(mode="after")
+    def _heads_share_the_width(self) -> "Transformer1dSettings":
+        if self.width % self.heads:
+            raise ValueError(f"width: given {self.width}, allowed: multiples of heads = {self.heads}")
+        return self
+
+
 class Unet2dSettings(Block):
     kind: Literal["unet2d"]
     channels: Count
@@ -79,7 +97,7 @@ class Unet2dSettings(Block):
         return self
 
 
-NetSettings = Annotated[MlpSettings | Unet1dSettings, Field(discriminator="kind")]
+NetSettings = Annotated[MlpSettings | Unet1dSettings | Transformer1dSettings, Field(discriminator="kind")]
 ImageNetSettings = Annotated[MlpSettings | Unet2dSettings, Field(discriminator="kind")]
 
 

@@ -17,6 +17,7 @@ _PLUMBING = (
     "layout",
     "processes",
     "provenance",
+    "robot_settings",
     "run",
     "spool",
     "stage",

@@ -4,24 +4,19 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 
-from pydantic import Field, StringConstraints, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from pipeline.blocks import (
-    CORRECTED,
     EVALUATIONS,
-    LEARNED_IN,
-    BelowOne,
     Block,
     Count,
     CovarianceKind,
     FinetuneCoupling,
     FinetuneRecipe,
-    Fraction,
     GradientKind,
     MlpSettings,
-    Natural,
     NetSettings,
     Optimization,
     PersidskiiSettings,
@@ -30,21 +25,36 @@ from pipeline.blocks import (
     ResidualRecipe,
     ResidualSolve,
     Seed,
-    SeedCount,
     Solver,
     StabilityKind,
+    Transformer1dSettings,
     Unet1dSettings,
     Unet2dSettings,
-    require_even_batches,
-    require_finer_teacher,
 )
 from pipeline.complaints import line
 from pipeline.errors import UserError
 from pipeline.image_settings import ImageTask, ImageTaskSettings
+from pipeline.robot_settings import (
+    DataSettings,
+    DiffusionRow,
+    Disturbance,
+    EvaluationSettings,
+    PrecisionSettings,
+    ResidualRow,
+    Row,
+    StudyRecipe,
+    StudySettings,
+    Task,
+    TaskSettings,
+    VisionSettings,
+)
 
 __all__ = [  # with the settings of this file, those of the files that it is made of
     "EVALUATIONS",
     "CovarianceKind",
+    "DataSettings",
+    "Disturbance",
+    "EvaluationSettings",
     "FinetuneCoupling",
     "FinetuneRecipe",
     "GradientKind",
@@ -52,241 +62,27 @@ __all__ = [  # with the settings of this file, those of the files that it is mad
     "NetSettings",
     "Optimization",
     "PersidskiiSettings",
+    "PrecisionSettings",
     "PretrainSettings",
     "ResidualRecipe",
     "ResidualSolve",
     "Solver",
     "StabilityKind",
+    "StudyRecipe",
+    "StudySettings",
+    "TaskSettings",
+    "Transformer1dSettings",
+    "VisionSettings",
 ]
 
 Scale = Literal["starter", "lab", "paper"]
-Task = Literal["pusht"]
-Evaluation = Literal["pusht_a", "pusht_b"]
+Baseline = Literal["random", "nearest_demo"]
 PointSet = Literal["two_points", "eight_points"]
 ToyCoupling = Literal["independent", "minibatch_ot", "nearest"]
-Disturbance = Literal["observation_noise", "action_noise"]
-RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
-ResidualRow = Annotated[str, StringConstraints(pattern=r"^resft_fm(_unet)?-nfe[1-9][0-9]*$")]
-"""Method and NFE of a residual model, such as ``resft_fm-nfe16``."""
-Row = Annotated[str, StringConstraints(pattern=r"^(fm|ft_fm|resft_fm|resft_fm_unet)-nfe[1-9][0-9]*$")]
 
 
-class DataSettings(Block):
-    dataset: Literal["pusht_starter", "pusht_human"]
-    observation: Literal["keypoints", "pose"]
-    observation_horizon: Count
-    prediction_horizon: Count
-    chunk: Count
-    validation_fraction: Fraction
-
-    @model_validator(mode="after")
-    def _chunk_is_predicted(self) -> "DataSettings":
-        if self.chunk > self.prediction_horizon:
-            raise ValueError(
-                f"chunk: given {self.chunk}, allowed: at most prediction_horizon = {self.prediction_horizon}"
-            )
-        return self
-
-
-class SelectSettings(Block):
-    rule: Literal["rollouts", "validation_loss"]
-    evaluation: Evaluation
-    nfe: Count
-    seeds: SeedCount
-
-
-class StudyRecipe(Block):
-    """What differs between numbers of function evaluations in the coupling study."""
-
-    lr: Positive
-    batch_size: Count
-    candidates: Count
-    reflow_nfe: Count
-    pairs_ahead: Natural
-
-
-class PrecisionSettings(Block):
-    """What is changed, one at a time, to see where a policy's precision is lost."""
-
-    seeds: SeedCount
-    noise_scales: list[BelowOne]
-    held_noises: Natural
-    fine_nfe: Count
-    chunk: Count
-
-
-class StudySettings(Block):
-    """The coupling study: everything that ``finetune.nfe1`` does not say."""
-
-    train_seeds: Annotated[list[Seed], Field(min_length=1)]
-    budget: Count
-    checkpoints: Count
-    seeds: SeedCount
-    fm_lr: Positive
-    recipes: dict[RecipeKey, StudyRecipe]
-    chosen: dict[RecipeKey, FinetuneCoupling]
-    precision: PrecisionSettings
-
-    def recipe(self, coupling: str, nfe: int, like: FinetuneRecipe) -> FinetuneRecipe:
-        """``like`` with ``coupling`` and what the study says of so many evaluations.
-
-        Raises:
-            UserError: it says nothing of them.
-        """
-        key = f"nfe{nfe}"
-        if key not in self.recipes:
-            allowed = ", ".join(key.removeprefix("nfe") for key in self.recipes)
-            raise UserError(f"--nfe: given {nfe}, allowed: {allowed}, the study.recipes in params.yaml")
-        return like.model_copy(update={"coupling": coupling, **self.recipes[key].model_dump()})
-
-    @model_validator(mode="after")
-    def _recipes_can_be_made(self) -> "StudySettings":
-        for key, recipe in self.recipes.items():
-            if recipe.reflow_nfe <= int(key.removeprefix("nfe")):
-                raise ValueError(
-                    f"recipes.{key}.reflow_nfe: given {recipe.reflow_nfe}, allowed: more than the {key[3:]} "
-                    "evaluations that its solve is learned in"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _questions_have_rows(self) -> "StudySettings":
-        if missing := {"nfe1", "nfe2", "nfe16"} - self.chosen.keys():
-            raise ValueError(f"chosen: given {', '.join(self.chosen)}, allowed: with {', '.join(sorted(missing))} too")
-        if unknown := self.chosen.keys() - self.recipes.keys():
-            raise ValueError(f"chosen: given {', '.join(sorted(unknown))}, allowed: {', '.join(self.recipes)}")
-        return self
-
-
-class EvaluationSettings(Block):
-    n_seeds: SeedCount
-    repeats: Count
-    side_seeds: SeedCount
-    max_steps: Count
-    reset_order: Literal["exact", "legacy"]
-    workers: Natural
-    batch: Count
-    block: Count
-    videos: bool
-
-
-class RobustnessSettings(Block):
-    """Rollouts in which what the policy sees, or what it does, is disturbed."""
-
-    seeds: SeedCount
-    strengths: Annotated[dict[Disturbance, Positive], Field(min_length=1)]
-
-
-class TaskSettings(Block):
-    """Everything about one task at one scale."""
-
-    seed: Seed
-    threads: Count
-    processes: Count
-    data: DataSettings
-    net: NetSettings
-    pretrain: PretrainSettings
-    select: SelectSettings
-    finetune: dict[RecipeKey, FinetuneRecipe]
-    residual: dict[ResidualRow, ResidualRecipe]
-    study: StudySettings | None = None
-    evaluation: EvaluationSettings
-    robustness: RobustnessSettings
-
-    def residual_recipe(self, row: str) -> ResidualRecipe:
-        """That of one residual model.
-
-        Raises:
-            UserError: there is none of that name.
-        """
-        if row not in self.residual:
-            raise UserError(f"--row: given {row!r}, allowed: {', '.join(self.residual)}")
-        return self.residual[row]
-
-    def replica(self, seed: int | None) -> "TaskSettings":
-        """The same settings with another training seed; None: these."""
-        return self if seed is None else self.model_copy(update={"seed": seed})
-
-    def studied(self) -> StudySettings:
-        """The study's settings.
-
-        Raises:
-            UserError: there are none.
-        """
-        if self.study is None:
-            raise UserError("params.yaml: study: is missing in this block, and says how the study is made")
-        return self.study
-
-    @model_validator(mode="after")
-    def _horizon_fits_the_net(self) -> "TaskSettings":
-        if isinstance(self.net, Unet1dSettings):
-            multiple, horizon = 2 ** (len(self.net.channels) - 1), self.data.prediction_horizon
-            if horizon % multiple:
-                levels = len(self.net.channels)
-                raise ValueError(
-                    f"data.prediction_horizon: given {horizon}, allowed: multiples of {multiple} "
-                    f"for a unet1d of {levels} levels"
-                )
-        return self
-
-    @model_validator(mode="after")
-    def _varied_chunk_is_shorter(self) -> "TaskSettings":
-        if self.study and self.study.precision.chunk >= self.data.chunk:
-            given = self.study.precision.chunk
-            raise ValueError(f"study.precision.chunk: given {given}, allowed: below data.chunk = {self.data.chunk}")
-        return self
-
-    @model_validator(mode="after")
-    def _batches_split_evenly(self) -> "TaskSettings":
-        sizes = {"pretrain": self.pretrain.batch_size}
-        sizes |= {f"finetune.{key}": recipe.batch_size for key, recipe in self.finetune.items()}
-        sizes |= {f"residual.{key}": recipe.batch_size for key, recipe in self.residual.items()}
-        require_even_batches(self.processes, sizes)
-        return self
-
-    @model_validator(mode="after")
-    def _side_rows_have_their_pairs(self) -> "TaskSettings":
-        side, all_seeds = self.evaluation.side_seeds, self.evaluation.n_seeds
-        if side > all_seeds:
-            raise ValueError(f"evaluation.side_seeds: given {side}, allowed: at most n_seeds = {all_seeds}")
-        if self.robustness.seeds > side:
-            given = self.robustness.seeds
-            raise ValueError(f"robustness.seeds: given {given}, allowed: at most evaluation.side_seeds = {side}")
-        return self
-
-    @model_validator(mode="after")
-    def _residuals_fit(self) -> "TaskSettings":
-        for key, recipe in self.residual.items():
-            nfe = int(key.rpartition("-nfe")[2])
-            if recipe.residual_steps >= nfe:
-                raise ValueError(
-                    f"residual.{key}.residual_steps: given {recipe.residual_steps}, allowed: below {nfe}, "
-                    "so that the base model has an evaluation"
-                )
-            if ("unet" in key) != isinstance(recipe.net, Unet1dSettings):
-                allowed = "unet1d" if "unet" in key else "persidskii"
-                raise ValueError(f"residual.{key}.net.kind: given {recipe.net.kind!r}, allowed: {allowed}")
-            learned = nfe - recipe.residual_steps
-            require_finer_teacher(f"residual.{key}", recipe.coupling, recipe.reflow_nfe, learned, CORRECTED)
-        return self
-
-    @model_validator(mode="after")
-    def _solves_fit(self) -> "TaskSettings":
-        for key, recipe in self.finetune.items():
-            nfe, evaluations = int(key.removeprefix("nfe")), EVALUATIONS[recipe.solver]
-            if nfe % evaluations:
-                fitting = [solver for solver, spent in EVALUATIONS.items() if nfe % spent == 0]
-                raise ValueError(
-                    f"finetune.{key}.solver: given {recipe.solver!r}, which spends {evaluations} evaluations a step, "
-                    f"allowed at nfe {nfe}: {', '.join(fitting)}"
-                )
-            require_finer_teacher(f"finetune.{key}", recipe.coupling, recipe.reflow_nfe, nfe, LEARNED_IN)
-            if recipe.last_steps > nfe // evaluations:
-                raise ValueError(
-                    f"finetune.{key}.last_steps: given {recipe.last_steps}, allowed: 0 (all) to {nfe // evaluations}, "
-                    f"the steps of {recipe.solver} at nfe {nfe}"
-                )
-        return self
+LISTS = ("tasks", "nfe", "residual", "robustness", "diffusion", "baselines", "images", "image_nfe")
+"""Top-level keys that say what is made; each scale's block has its own."""
 
 
 class GapSettings(Block):
@@ -329,11 +125,19 @@ class ScaleSettings(Block):
     nfe: Annotated[list[Count], Field(min_length=1)]
     residual: Annotated[list[ResidualRow], Field(min_length=1)]
     robustness: Annotated[list[Row], Field(min_length=1)]
+    diffusion: list[DiffusionRow]
+    baselines: list[Baseline]
     gap: GapSettings
     toys: ToySettings
     images: Annotated[list[ImageTask], Field(max_length=1)]
     image_nfe: list[Count]
-    pusht: TaskSettings
+    pusht: TaskSettings | None = None
+    pusht_image: TaskSettings | None = None
+    kitchen: TaskSettings | None = None
+    lift: TaskSettings | None = None
+    can: TaskSettings | None = None
+    square: TaskSettings | None = None
+    transport: TaskSettings | None = None
     digits: ImageTaskSettings | None = None
     cifar10: ImageTaskSettings | None = None
 
@@ -341,11 +145,14 @@ class ScaleSettings(Block):
         """The block of one task.
 
         Raises:
-            UserError: no task of that name.
+            UserError: no task of that name, or none at this scale.
         """
         if name not in get_args(Task):
             raise UserError(f"task: given {name!r}, allowed: {', '.join(get_args(Task))}")
-        return getattr(self, name)
+        block = getattr(self, name)
+        if block is None:
+            raise UserError(f"task: given {name!r}, allowed: {', '.join(self.tasks)}, the tasks of this scale")
+        return block
 
     def image_task(self, name: str) -> ImageTaskSettings:
         """The block of one image task.
@@ -359,6 +166,19 @@ class ScaleSettings(Block):
         if block is None:
             raise UserError(f"--task: given {name!r}, allowed: {', '.join(self.images)}, the images of this scale")
         return block
+
+    @model_validator(mode="after")
+    def _tasks_have_their_blocks(self) -> "ScaleSettings":
+        for name in self.tasks:
+            if getattr(self, name) is None:
+                raise ValueError(f"tasks: given {name}, allowed: tasks with a block of that name here")
+        for name in get_args(Task):
+            if block := getattr(self, name):
+                try:
+                    block.require_of(name)
+                except ValueError as error:
+                    raise ValueError(f"{name}.{error}") from None
+        return self
 
     @model_validator(mode="after")
     def _images_have_blocks(self) -> "ScaleSettings":
@@ -377,6 +197,8 @@ class Settings(Block):
     nfe: Annotated[list[Count], Field(min_length=1)]
     residual: Annotated[list[ResidualRow], Field(min_length=1)]
     robustness: Annotated[list[Row], Field(min_length=1)]
+    diffusion: list[DiffusionRow]
+    baselines: list[Baseline]
     images: Annotated[list[ImageTask], Field(max_length=1)]
     image_nfe: list[Count]
     starter: ScaleSettings
@@ -385,7 +207,7 @@ class Settings(Block):
 
     @model_validator(mode="after")
     def _rows_have_settings(self) -> "Settings":
-        for name in ("tasks", "nfe", "residual", "robustness", "images", "image_nfe"):
+        for name in LISTS:
             given = getattr(self, name)
             if len(set(given)) != len(given):
                 raise ValueError(f"{name}: given {given}, allowed: each value once")
@@ -478,6 +300,7 @@ def _keys_at(location: tuple[str | int, ...]) -> list[str]:
     tags: dict[object, type[Block]] = {
         "mlp": MlpSettings,
         "unet1d": Unet1dSettings,
+        "transformer1d": Transformer1dSettings,
         "unet2d": Unet2dSettings,
         "persidskii": PersidskiiSettings,
     }

@@ -8,6 +8,12 @@ from pathlib import Path
 from pipeline.errors import UserError
 from pipeline.image_settings import ImageTaskSettings
 
+SAMPLERS = ("ddpm", "ddim")
+"""Methods of Table 2 that sample the one net that was trained to predict noise."""
+
+BASELINES = ("random", "nearest_demo")
+"""Methods of Table 2 that nothing is trained for."""
+
 
 @dataclass(frozen=True)
 class TaskFiles:
@@ -46,6 +52,11 @@ class TaskFiles:
         return self.folder / "prepared.npz"
 
     @property
+    def frames(self) -> Path:
+        """Folder of the images that go with ``prepared``; without any where none are observed."""
+        return self.folder / "frames.zarr"
+
+    @property
     def pretrained(self) -> Path:
         """Folder of the checkpoints that pretraining leaves, step-<k>.safetensors."""
         return self.models / "pretrain"
@@ -60,7 +71,11 @@ class TaskFiles:
         return Path("data", "checkpoints", self.scale, self.task, f"base-seed{train_seed}.safetensors")
 
     def model(self, method: str, nfe: int) -> Path:
-        return self.models / "models" / f"{method}-nfe{nfe}.safetensors"
+        """What a row of Table 2 is rolled out from: one net for both samplers of diffusion, the data for baselines."""
+        if method in BASELINES:
+            return self.prepared
+        name = "diffusion" if method in SAMPLERS else f"{method}-nfe{nfe}"
+        return self.models / "models" / f"{name}.safetensors"
 
     @property
     def pretrain_log(self) -> Path:
@@ -72,6 +87,11 @@ class TaskFiles:
 
     def history(self, method: str, nfe: int) -> Path:
         return ScaleReports(self.scale).history / f"{self.task}-{method}-nfe{nfe}.csv"
+
+    @property
+    def diffusion_log(self) -> Path:
+        """The losses of the training to predict noise."""
+        return ScaleReports(self.scale).folder / "pretrain" / f"{self.name}-diffusion.csv"
 
     def residual_log(self, row: str) -> Path:
         """The losses of a residual's training; ``row``: see ``split_row``."""
@@ -235,18 +255,37 @@ class ScaleReports:
     def table2(self) -> Path:
         return self.folder / "table2.csv"
 
+    @property
+    def table_d1(self) -> Path:
+        return self.folder / "table_d1.csv"
+
+    @property
+    def table_d2(self) -> Path:
+        return self.folder / "table_d2.csv"
+
+    @property
+    def tables_d(self) -> Path:
+        """Both of them, to read."""
+        return self.folder / "tables_d.md"
+
 
 @dataclass(frozen=True)
 class Entry:
-    """What one row of Table 2 is about, and where under ``reports`` (the folder of one scale) its files lie."""
+    """What one row of a table is about, and where under ``reports`` (a folder of results) its files lie.
+
+    Attributes:
+        within: the task, where files hold all evaluations of one; empty where each has files of its own.
+    """
 
     evaluation: str
     method: str
     nfe: int
+    within: str = ""
 
     @property
     def stem(self) -> str:
-        return f"{self.evaluation}-{self.method}-nfe{self.nfe}"
+        """The name of its files, without their endings."""
+        return f"{self.within or self.evaluation}-{self.method}-nfe{self.nfe}"
 
     def episodes(self, reports: Path) -> Path:
         return reports / "episodes" / f"{self.stem}.csv"

@@ -10,11 +10,8 @@ from ruamel.yaml.comments import CommentedSeq
 
 from pipeline.atomic import replacing
 from pipeline.complaints import holds
-from pipeline.config import Scale, load, parse, read_yaml
+from pipeline.config import LISTS, Scale, load, parse, read_yaml
 from pipeline.errors import UserError
-
-LISTS = ("tasks", "nfe", "residual", "robustness", "images", "image_nfe")
-"""Top-level keys that say what is made, and are copied from the scale's block."""
 
 
 def set_scale(path: Path, scale: str) -> None:
@@ -43,6 +40,9 @@ def set_scale(path: Path, scale: str) -> None:
         document[key] = values
         if comment is not None:
             document.ca.items[key] = comment
+            for token in comment:
+                if token is not None:
+                    token.start_mark.column = 0  # a space after the value, however long it is
     parse(YAML(typ="safe").load(_dump(yaml, document)), path.name)
     with replacing(path) as temporary:
         temporary.write_text(_dump(yaml, document))

@@ -17,7 +17,6 @@ from pipeline.errors import UserError
 from pipeline.evaluation.demonstrate import solved_episodes
 from pipeline.evaluation.protocol import require_evaluation
 from pipeline.stage import program
-from pipeline.tasks.pusht import MAX_STEPS
 from pipeline.tasks.registry import TASKS
 from pipeline.training.checkpoint import load_policy
 
@@ -41,7 +40,7 @@ def main() -> None:
 
     policy, record = load_policy(arguments.checkpoint)
     require_evaluation(arguments.evaluation, record.task)
-    evaluation = TASKS[record.task].evaluation(arguments.evaluation, "exact", MAX_STEPS)
+    evaluation = TASKS[record.task].evaluation(arguments.evaluation, "exact", TASKS[record.task].max_steps)
     solved = solved_episodes(policy.acting(arguments.nfe), evaluation, seeds)
     kept = solved[: arguments.most]
     if not kept:

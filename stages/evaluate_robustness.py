@@ -7,11 +7,11 @@ import torch
 
 from pipeline import config
 from pipeline.config import Disturbance
-from pipeline.evaluation.protocol import require_evaluation, test_seeds
-from pipeline.evaluation.robustness import Disturbed, run_disturbed
+from pipeline.evaluation.protocol import run_acting, test_seeds
+from pipeline.evaluation.robustness import Disturbed
 from pipeline.layout import Entry, ScaleReports, TaskFiles, split_row
-from pipeline.reporting.robustness import perturbation, write_disturbed_episodes
-from pipeline.reporting.rows import mean_scores
+from pipeline.reporting.robustness import perturbation
+from pipeline.reporting.rows import mean_scores, write_all_episodes
 from pipeline.stage import program, stage
 from pipeline.training.checkpoint import require_architecture
 from pipeline.training.residual_checkpoint import load_model
@@ -21,20 +21,18 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     parser.add_argument("--task", required=True)
-    parser.add_argument("--evaluation", required=True)
     parser.add_argument("--row", required=True, help="method and NFE in one word, such as resft_fm-nfe16")
     arguments = parser.parse_args()
     settings = config.load().block(arguments.scale).task(arguments.task)
     method, nfe = split_row(arguments.row)
     torch.set_num_threads(settings.threads)
     model = TaskFiles(arguments.scale, arguments.task).model(method, nfe)
-    require_evaluation(arguments.evaluation, arguments.task)
-    entry = Entry(arguments.evaluation, method, nfe)
+    entry = Entry(settings.select.evaluation, method, nfe, within=arguments.task)
     out = ScaleReports(arguments.scale).disturbed_episodes(entry)
     with stage(
         "stages/evaluate_robustness.py",
-        f"evaluate_robustness-{arguments.scale}-{arguments.task}-{entry.stem}",
-        params=settings.model_dump(include={"threads", "evaluation", "robustness"}),
+        f"evaluate_robustness-{arguments.scale}-{entry.stem}",
+        params=settings.model_dump(include={"threads", "select", "evaluation", "robustness"}),
         deps=[model],
         outs=[out],
     ) as here:
@@ -46,16 +44,16 @@ def main() -> None:
             if disturbance not in settings.robustness.strengths:
                 continue
             strength = settings.robustness.strengths[disturbance]
-            results[perturbation(disturbance, strength)] = episodes = run_disturbed(
+            results[entry.evaluation, perturbation(disturbance, strength)] = episodes = run_acting(
                 Disturbed(policy, nfe, disturbance, strength),
                 arguments.task,
                 entry.evaluation,
                 test_seeds(settings.robustness.seeds),
                 settings.evaluation,
-                here.resume / f"{disturbance}.jsonl",
+                journal=here.resume / f"{disturbance}.jsonl",
             )
             here.run.log({f"{disturbance}_{name}": value for name, value in mean_scores(episodes).items()})
-        write_disturbed_episodes(out, results, record, entry, model)
+        write_all_episodes(out, results, model, record, method, nfe)
         here.run.table(out, out.stem)
 
 

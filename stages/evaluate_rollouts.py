@@ -1,45 +1,51 @@
 """Stage ``evaluate_rollouts``: roll a checkpoint out on test seeds and write its episodes.
 
-As a stage it takes --scale, --task, --evaluation, and --method and --nfe or, both in one, --row. In test mode it takes
-any checkpoint and seeds:
+As a stage it takes --scale, --task, and --method and --nfe or, both in one, --row, and runs all evaluations of the
+task. In test mode it takes any checkpoint and seeds:
 
     python -m stages.evaluate_rollouts --checkpoint FILE --evaluation pusht_b --seeds 100000:100500 --repeats 1 \
         --nfe 16 --out episodes.csv
 """
 
 import argparse
+import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from pipeline import config
-from pipeline.config import EvaluationSettings
+from pipeline.atomic import write_text
+from pipeline.config import DataSettings, EvaluationSettings, TaskSettings
 from pipeline.errors import UserError
+from pipeline.evaluation.baselines import NearestDemoPolicy, RandomPolicy
+from pipeline.evaluation.diffusion_policy import DiffusionPolicy
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.evaluation.protocol import FIRST_TEST_SEED, require_evaluation, run_episodes, test_seeds
-from pipeline.evaluation.rollouts import EpisodeResult
-from pipeline.evaluation.video import best_median_worst, record
-from pipeline.layout import Entry, ScaleReports, TaskFiles, split_row
-from pipeline.reporting.rows import mean_scores, write_metrics, write_row_episodes
-from pipeline.stage import Stage, program, stage
-from pipeline.tasks.pusht import MAX_STEPS
-from pipeline.tasks.registry import TASKS
+from pipeline.evaluation.protocol import FIRST_TEST_SEED, require_evaluation, run_acting, test_seeds
+from pipeline.evaluation.rollouts import EpisodeResult, Policy
+from pipeline.evaluation.video import best_median_worst
+from pipeline.evaluation.video import record as record_video
+from pipeline.layout import BASELINES, SAMPLERS, Entry, ScaleReports, TaskFiles, split_row
+from pipeline.reporting.rows import mean_scores, metrics, write_row_episodes
+from pipeline.stage import program, stage
+from pipeline.tasks.registry import TASKS, Observe
 from pipeline.training.checkpoint import Record, require_architecture
+from pipeline.training.data import PreparedData
 from pipeline.training.residual_checkpoint import load_model
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--evaluation", required=True)
     parser.add_argument("--nfe", type=int)
+    parser.add_argument("--method", help="in test mode of a diffusion checkpoint alone, ddpm or ddim")
     as_stage = parser.add_argument_group("as a stage")
     as_stage.add_argument("--scale")
     as_stage.add_argument("--task")
-    as_stage.add_argument("--method")
     as_stage.add_argument("--row", help="method and NFE in one word, such as resft_fm-nfe16")
     test = parser.add_argument_group("test mode")
     test.add_argument("--checkpoint", type=Path, help="a model file; turns test mode on")
+    test.add_argument("--evaluation", help="one of the checkpoint's task")
     test.add_argument(
         "--seeds", type=seed_range, default=range(FIRST_TEST_SEED, FIRST_TEST_SEED + 10), help="FIRST:END, END excluded"
     )
@@ -53,74 +59,135 @@ def main() -> None:
         arguments.method, arguments.nfe = split_row(arguments.row)
     if arguments.nfe is None:
         parser.error("give --nfe, or --row")
-    if arguments.nfe < 1 or arguments.repeats < 1 or arguments.batch < 1 or arguments.workers < 0:
+    if (
+        arguments.nfe < (arguments.checkpoint is not None)
+        or arguments.repeats < 1
+        or arguments.batch < 1
+        or arguments.workers < 0
+    ):
         raise UserError("--nfe, --repeats and --batch: allowed: 1 or more; --workers: 0 or more")
-    if arguments.checkpoint:
+    if arguments.checkpoint and arguments.evaluation:
         test_mode(arguments)
     elif arguments.scale and arguments.task and arguments.method:
+        if arguments.evaluation:
+            given = arguments.evaluation
+            raise UserError(
+                f"--evaluation: given {given!r}, allowed with --checkpoint only: a stage runs all evaluations of its task"
+            )
         as_dvc_stage(arguments)
     else:
-        parser.error("give --checkpoint (test mode), or --scale, --task and --method or --row (as a stage)")
+        parser.error(
+            "give --checkpoint and --evaluation (test mode), or --scale, --task and --method or --row (as a stage)"
+        )
 
 
 def as_dvc_stage(arguments: argparse.Namespace) -> None:
     scale, task, method, nfe = arguments.scale, arguments.task, arguments.method, arguments.nfe
     settings = config.load().block(scale).task(task)
-    require_evaluation(arguments.evaluation, task)
     torch.set_num_threads(settings.threads)
-    entry = Entry(arguments.evaluation, method, nfe)
-    reports = ScaleReports(scale).folder
-    episodes, metrics = entry.episodes(reports), entry.metrics(reports)
+    entries = [Entry(name, method, nfe, within=task) for name in TASKS[task].evaluations]
+    stem, reports = entries[0].stem, ScaleReports(scale).folder
+    episodes, metrics_file = entries[0].episodes(reports), entries[0].metrics(reports)
     model = TaskFiles(scale, task).model(method, nfe)
-    beside = f"{method}-nfe{nfe}" in settings.residual
-    n_seeds = settings.evaluation.side_seeds if beside else settings.evaluation.n_seeds
+    main_row = method in ("fm", "ft_fm")
+    n_seeds = settings.evaluation.n_seeds if main_row else settings.evaluation.side_seeds
     with stage(
         "stages/evaluate_rollouts.py",
-        f"evaluate_rollouts-{scale}-{task}-{entry.stem}",
-        params=settings.model_dump(include={"threads", "evaluation"}) | {"evaluation_name": entry.evaluation},
+        f"evaluate_rollouts-{scale}-{stem}",
+        params=settings.model_dump(include={"seed", "threads", "data", "evaluation"}),
         deps=[model],
-        outs=[episodes, metrics],
+        outs=[episodes, metrics_file],
     ) as here:
-        policy, record = load_model(model)
-        require_architecture(model, record, settings.data, settings.net)
-        results = run_episodes(
-            policy,
-            task,
-            entry.evaluation,
-            nfe,
-            test_seeds(n_seeds),
-            settings.evaluation,
-            repeats=settings.evaluation.repeats,
-            journal=here.resume / "episodes.jsonl",
-        )
-        write_row_episodes(episodes, results, model, record, entry)
-        here.run.log(write_metrics(metrics, results, record, entry, settings.evaluation.repeats))
-        here.run.table(episodes, entry.stem)
-        if settings.evaluation.videos and not beside:
-            keep_videos(here, policy, record, results, entry, settings.evaluation)
+        acting, record = load_acting(model, scale, task, method, nfe, settings)
+        results = {
+            entry.evaluation: run_acting(
+                acting,
+                task,
+                entry.evaluation,
+                test_seeds(n_seeds),
+                settings.evaluation,
+                repeats=settings.evaluation.repeats,
+                journal=here.resume / f"{entry.evaluation}.jsonl",
+            )
+            for entry in entries
+        }
+        write_row_episodes(episodes, results, model, record, method, nfe)
+        about = {
+            entry.evaluation: metrics(results[entry.evaluation], record, entry, settings.evaluation.repeats)
+            for entry in entries
+        }
+        write_text(metrics_file, json.dumps(about, indent=2) + "\n")
+        for entry in entries:
+            scores = mean_scores(results[entry.evaluation])
+            here.run.log({f"{entry.evaluation}_{name}": score for name, score in scores.items()})
+        here.run.table(episodes, stem)
+        if settings.evaluation.videos and main_row:
+            for entry in entries:
+                folder = here.resume / "videos"
+                for path in write_videos(folder, acting, results[entry.evaluation], entry, settings.evaluation):
+                    here.run.artifact(path, "videos")
+
+
+def load_acting(
+    model: Path, scale: str, task: str, method: str, nfe: int, settings: TaskSettings
+) -> tuple[Policy, Record]:
+    """What acts in a row of Table 2, and what its model file says of itself."""
+    if method in BASELINES:
+        data = PreparedData.load(model)
+        record = Record(scale, task, method, 0, 0, settings.seed, settings.data, settings.net, figures={})
+        return baseline(method, data, settings.data, TASKS[task].observe(settings.data.observation)), record
+    policy, record = load_model(model)
+    require_architecture(model, record, settings.data, settings.net)
+    return acting(policy, method, nfe), record
+
+
+def baseline(method: str, data: PreparedData, settings: DataSettings, observe: Observe) -> Policy:
+    """The policy of a row that nothing is trained for."""
+    seen, done = settings.observation_horizon, settings.chunk
+    if method == "random":
+        return RandomPolicy(data.action, data.action_normalizer, observation_horizon=seen, chunk=done)
+    return NearestDemoPolicy(
+        observe,
+        data.observation_normalizer,
+        data.action_normalizer,
+        data.condition,
+        data.action,
+        observation_horizon=seen,
+        chunk=done,
+    )
+
+
+def acting(policy: FlowPolicy, method: str, nfe: int) -> Policy:
+    """``policy`` at ``nfe`` evaluations, on the GPU where there is one; one that predicts noise by ``method``."""
+    if method in SAMPLERS:
+        policy = DiffusionPolicy(policy, "ddpm" if method == "ddpm" else "ddim")
+    return policy.to("cuda" if torch.cuda.is_available() else "cpu").acting(nfe)
 
 
 def test_mode(arguments: argparse.Namespace) -> None:
     policy, record = load_model(arguments.checkpoint)
     require_evaluation(arguments.evaluation, record.task)
+    method = arguments.method or record.method
+    if (method in SAMPLERS) != (record.method in SAMPLERS) or (method != record.method and method not in SAMPLERS):
+        allowed = ", ".join(SAMPLERS) if record.method in SAMPLERS else record.method
+        raise UserError(f"--method: given {method!r}, allowed for {arguments.checkpoint}: {allowed}")
     settings = EvaluationSettings(
         n_seeds=len(arguments.seeds),
         repeats=arguments.repeats,
         side_seeds=len(arguments.seeds),
-        max_steps=MAX_STEPS,
-        reset_order="exact",
+        max_steps=TASKS[record.task].max_steps,
+        reset_order="exact" if record.task.startswith("pusht") else "none",
         workers=arguments.workers,
         batch=arguments.batch,
         block=64,
         videos=arguments.videos is not None,
     )
-    entry = Entry(arguments.evaluation, record.method, arguments.nfe)
-    results = run_episodes(
-        policy, record.task, entry.evaluation, entry.nfe, arguments.seeds, settings, repeats=arguments.repeats
-    )
-    write_row_episodes(arguments.out, results, arguments.checkpoint, record, entry)
+    entry = Entry(arguments.evaluation, method, arguments.nfe)
+    actor = acting(policy, method, entry.nfe)
+    results = run_acting(actor, record.task, entry.evaluation, arguments.seeds, settings, repeats=arguments.repeats)
+    write_row_episodes(arguments.out, {entry.evaluation: results}, arguments.checkpoint, record, method, entry.nfe)
     if arguments.videos:
-        write_videos(arguments.videos, policy, record, results, entry, settings)
+        write_videos(arguments.videos, actor, results, replace(entry, within=record.task), settings)
     scores = mean_scores(results)
     print(
         f"{arguments.checkpoint}: {entry.evaluation} at NFE {entry.nfe}, {len(arguments.seeds)} seeds x "
@@ -136,34 +203,16 @@ def seed_range(text: str) -> range:
     return range(int(first), int(end))
 
 
-def keep_videos(
-    here: Stage,
-    policy: FlowPolicy,
-    record: Record,
-    results: Sequence[EpisodeResult],
-    entry: Entry,
-    settings: EvaluationSettings,
-) -> None:
-    for path in write_videos(here.resume / "videos", policy, record, results, entry, settings):
-        here.run.artifact(path, "videos")
-
-
 def write_videos(
-    folder: Path,
-    policy: FlowPolicy,
-    model: Record,
-    results: Sequence[EpisodeResult],
-    entry: Entry,
-    settings: EvaluationSettings,
+    folder: Path, acting: Policy, results: Sequence[EpisodeResult], entry: Entry, settings: EvaluationSettings
 ) -> list[Path]:
     """Gifs of the best, median and worst episode, named by rank, seed and score."""
-    task = TASKS[model.task]
-    evaluation = task.evaluation(entry.evaluation, settings.reset_order, settings.max_steps)  # type: ignore[arg-type]
+    evaluation = TASKS[entry.within].evaluation(entry.evaluation, settings.order, settings.max_steps)
     paths = []
     for rank, result in best_median_worst(results)._asdict().items():
-        path = folder / f"{entry.stem}-{rank}-seed{result.seed}-score{result.max_score:.2f}.gif"
-        record(policy.acting(entry.nfe), evaluation, result.episode, path, block=settings.block)
-        paths.append(path)
+        name = f"{entry.evaluation}-{entry.method}-nfe{entry.nfe}-{rank}-seed{result.seed}-score{result.max_score:.2f}"
+        paths.append(folder / f"{name}.gif")
+        record_video(acting, evaluation, result.episode, paths[-1], block=settings.block)
     return paths
 
 

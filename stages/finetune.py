@@ -28,6 +28,7 @@ from pipeline.training.guard import Guard, Reading
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import Batches, Objective, evenly_spaced, train
 from pipeline.training.recipe import equal_compute, flow_matching, maximum_likelihood
+from pipeline.training.sight import as_seen
 from pipeline.training.watch import Watch
 
 
@@ -53,12 +54,13 @@ def main() -> None:
         "stages/finetune.py",
         label,
         params=params | {"recipe": recipe.model_dump(), "method": method, "nfe": nfe},
-        deps=[files.base, files.prepared],
+        deps=[files.base, files.prepared, files.frames],
         outs=[files.model(method, nfe), files.history(method, nfe)],
     ) as here:
-        data = PreparedData.load(files.prepared)
         policy, base = load_policy(files.base)
         require_architecture(files.base, base, settings.data, settings.net)
+        prepared = PreparedData.load(files.prepared)
+        data = as_seen(policy, prepared, files.frames, keep=here.resume / "features")
         guard = Guard(policy, data, settings.seed)
         policy.solver = recipe.solver
         generators = Generators(settings.seed, "finetune", method, nfe)

@@ -25,6 +25,7 @@ from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import Batches, train
 from pipeline.training.residual import residual_training
 from pipeline.training.residual_checkpoint import make_residual_policy, save_residual_policy
+from pipeline.training.sight import as_seen
 from pipeline.training.watch import Watch
 
 
@@ -47,12 +48,13 @@ def main() -> None:
         "stages/finetune_residual.py",
         label,
         params=settings.model_dump(include={"seed", "threads", "processes"}) | {"recipe": recipe.model_dump()},
-        deps=[files.base, files.prepared],
+        deps=[files.base, files.prepared, files.frames],
         outs=[model, files.residual_log(arguments.row)],
     ) as here:
-        data = PreparedData.load(files.prepared)
         base, record = load_policy(files.base)
         require_architecture(files.base, record, settings.data, settings.net)
+        prepared = PreparedData.load(files.prepared)
+        data = as_seen(base, prepared, files.frames, keep=here.resume / "features")
         guard = Guard(base, data, settings.seed)
         round_weights(base.net)  # models are stored in half the size; the residual is to correct what is stored
         policy = make_residual_policy(base, recipe, settings.seed)

@@ -5,9 +5,10 @@ import argparse
 from pipeline import config
 from pipeline.layout import TaskFiles
 from pipeline.stage import program, stage
-from pipeline.tasks.demonstrations import read_pusht
+from pipeline.tasks.image_demonstrations import open_pusht_images
 from pipeline.tasks.registry import TASKS
 from pipeline.training.data import prepare
+from pipeline.training.frames import prepare_frames, write_no_frames
 
 
 def main() -> None:
@@ -20,10 +21,16 @@ def main() -> None:
 
     params = {"data": settings.data.model_dump(), "seed": settings.seed}
     label = f"prepare-{arguments.scale}-{arguments.task}"
-    with stage("stages/prepare.py", label, params=params, deps=[files.demonstrations], outs=[files.prepared]) as here:
-        demonstrations = read_pusht(files.demonstrations)
-        observe = TASKS[arguments.task].observe(settings.data.observation)
-        data = prepare(demonstrations, settings.data, observe, settings.seed)
+    outs = [files.prepared, files.frames]
+    with stage("stages/prepare.py", label, params=params, deps=[files.demonstrations], outs=outs) as here:
+        task = TASKS[arguments.task]
+        if task.draw:
+            source = open_pusht_images(files.demonstrations)
+            data = prepare_frames(source, settings.data, settings.seed, files.frames)
+        else:
+            demonstrations, observe = task.read(files.demonstrations), task.observe(settings.data.observation)
+            data = prepare(demonstrations, settings.data, observe, settings.seed, task.least_variation)
+            write_no_frames(files.frames)
         data.save(files.prepared)
         here.run.log({"windows": len(data.action), "held_out_windows": len(data.held_out_action)})
 

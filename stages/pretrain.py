@@ -13,11 +13,12 @@ from pipeline.flow.path import PATHS
 from pipeline.layout import TaskFiles
 from pipeline.seeding import Generators
 from pipeline.stage import in_processes, program, stage
-from pipeline.training.checkpoint import Record, build_policy, save_policy
+from pipeline.training.checkpoint import new_policy, save_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.journal import TrainingLog
-from pipeline.training.loop import Batches, evenly_spaced, train
+from pipeline.training.loop import evenly_spaced, train
 from pipeline.training.pretrain import FlowMatching
+from pipeline.training.sight import from_scratch
 
 
 def main() -> None:
@@ -36,30 +37,18 @@ def main() -> None:
         "stages/pretrain.py",
         f"pretrain-{arguments.scale}-{files.name}",
         params=params,
-        deps=[files.prepared],
+        deps=[files.prepared, files.frames],
         outs=[files.pretrained, files.pretrain_log],
     ) as here:
         data = PreparedData.load(files.prepared)
-        record = Record(
-            scale=arguments.scale,
-            task=arguments.task,
-            method="fm",
-            nfe=0,
-            train_steps=0,
-            train_seed=settings.seed,
-            data=settings.data,
-            net=settings.net,
-            figures={},
-        )
-        policy = build_policy(record)
-        policy.observation_normalizer = data.observation_normalizer
-        policy.action_normalizer = data.action_normalizer
+        policy, record = new_policy(arguments.scale, arguments.task, "fm", settings, data)
         generators = Generators(settings.seed, "pretrain")
         recipe = settings.pretrain
         coupling = make_coupling(
             recipe.coupling, regularization=recipe.regularization, condition_weight=recipe.condition_weight
         )
-        objective = FlowMatching(policy.net, PATHS[recipe.path](recipe.sigma), coupling, generators)
+        net, batches = from_scratch(policy, data, files.frames)
+        objective = FlowMatching(net, PATHS[recipe.path](recipe.sigma), coupling, generators)
         checkpoints = here.resume / "checkpoints"
 
         def keep(step: int, net: nn.Module) -> bool:
@@ -70,7 +59,7 @@ def main() -> None:
         log = TrainingLog(here.resume / "log.jsonl", here.run)
         train(
             objective,
-            Batches(data.condition, data.action),
+            batches,
             recipe,
             generators,
             milestones=evenly_spaced(recipe.steps, recipe.checkpoints),

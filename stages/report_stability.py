@@ -12,10 +12,14 @@ from pipeline.atomic import write_text
 from pipeline.config import Settings
 from pipeline.layout import Entry, ScaleReports, TaskFiles, fingerprint, split_row
 from pipeline.reporting.certificates import certificates_markdown
-from pipeline.reporting.robustness import disturbed_results, robustness_markdown, robustness_table
+from pipeline.reporting.robustness import (
+    disturbed_evaluation,
+    disturbed_results,
+    robustness_markdown,
+    robustness_table,
+)
 from pipeline.reporting.tables import write_table
 from pipeline.stage import program, stage
-from pipeline.tasks.registry import TASKS
 
 
 def main() -> None:
@@ -45,20 +49,20 @@ def main() -> None:
 
 
 def robustness(settings: Settings, reports: ScaleReports, *, partial: bool) -> tuple[pd.DataFrame, list[Entry]]:
-    """The table, and the rows that it lacks of evaluations that have any."""
+    """The table, and the rows that it lacks of tasks that have any."""
     tables, missing = [robustness_table(reports.scale, {}, Entry("", "", 0))], []
     for task in settings.tasks:
-        for evaluation in TASKS[task].evaluations:
-            entries = [Entry(evaluation, *split_row(row)) for row in settings.robustness]
-            if not any(reports.disturbed_episodes(entry).exists() for entry in entries):
-                continue
-            found = disturbed_results(reports, entries)
-            for entry in list(found):
-                made_by = found[entry][0]["checkpoint"].iloc[0]
-                if partial and made_by != present(TaskFiles(reports.scale, task).model(entry.method, entry.nfe)):
-                    del found[entry]
-            missing += [entry for entry in entries if entry not in found]
-            tables.append(robustness_table(reports.scale, found, entries[0]))
+        evaluation = disturbed_evaluation(reports, task, settings.robustness)
+        if evaluation is None:
+            continue
+        entries = [Entry(evaluation, *split_row(row), within=task) for row in settings.robustness]
+        found = disturbed_results(reports, entries)
+        for entry in list(found):
+            made_by = found[entry][0]["checkpoint"].iloc[0]
+            if partial and made_by != present(TaskFiles(reports.scale, task).model(entry.method, entry.nfe)):
+                del found[entry]
+        missing += [entry for entry in entries if entry not in found]
+        tables.append(robustness_table(reports.scale, found, entries[0]))
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True), missing
 
 

@@ -15,6 +15,7 @@ from pipeline.stage import program, stage
 from pipeline.training.checkpoint import load_policy, save_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.selection import Candidate, held_out_loss, select
+from pipeline.training.sight import as_seen
 
 
 def main() -> None:
@@ -33,13 +34,14 @@ def main() -> None:
         "stages/select_checkpoint.py",
         f"select_checkpoint-{arguments.scale}-{files.name}",
         params=params,
-        deps=[files.pretrained, files.prepared],
+        deps=[files.pretrained, files.prepared, files.frames],
         outs=[files.base, files.selection],
     ) as here:
 
         def by_loss(path: Path) -> Candidate:
             policy, record = load_policy(path)
-            loss = held_out_loss(policy, data, settings.pretrain, settings.seed)
+            seen = as_seen(policy, data, files.frames, held_out_only=True)
+            loss = held_out_loss(policy, seen, settings.pretrain, settings.seed)
             here.run.log({"held_out_loss": loss}, record.train_steps)
             return Candidate(path.name, record.train_steps, -loss, {"held_out_loss": loss})
 

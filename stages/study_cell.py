@@ -72,7 +72,8 @@ def main() -> None:
                 settings.evaluation,
                 journal=here.resume / f"{entry.stem}-{model.stem}.jsonl",
             )
-            write_row_episodes(entry.episodes(reports), results, model, record, entry)
+            path = entry.episodes(reports)
+            write_row_episodes(path, {entry.evaluation: results}, model, record, entry.method, entry.nfe)
             scores = write_metrics(entry.metrics(reports), results, record, entry, 1, **timing)
             here.run.log({f"nfe{entry.nfe}_{name}": value for name, value in scores.items()})
 

@@ -25,10 +25,12 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = config.load()
     reports = ScaleReports(arguments.scale)
-    models = [(method, nfe) for nfe in settings.nfe for method in ("fm", "ft_fm")]
+    models: list[tuple[str, int]] = [(method, 0) for method in settings.baselines]
+    models += [split_row(row) for row in settings.diffusion]
+    models += [(method, nfe) for nfe in settings.nfe for method in ("fm", "ft_fm")]
     models += [split_row(row) for row in settings.residual]
     rows = {
-        Entry(evaluation, method, nfe): TaskFiles(arguments.scale, task).model(method, nfe)
+        Entry(evaluation, method, nfe, within=task): TaskFiles(arguments.scale, task).model(method, nfe)
         for task in settings.tasks
         for evaluation in TASKS[task].evaluations
         for method, nfe in models
@@ -38,12 +40,11 @@ def main() -> None:
     with stage(
         "stages/tabulate.py",
         f"tabulate-{arguments.scale}",
-        params=settings.model_dump(include={"tasks", "nfe", "residual"}),
+        params=settings.model_dump(include={"tasks", "nfe", "residual", "diffusion", "baselines"}),
         deps=[reports.folder / "episodes", reports.folder / "metrics"],
         outs=[reports.table2, table_md],
     ) as here:
-        # Push-T from states, on small nets: nothing of it is the paper's Push-T from images
-        table = task_table(reports.folder, [row for row in rows if row not in stale], comparable=False)
+        table = task_table(reports.folder, [row for row in rows if row not in stale])
         missing = missing_rows(reports.folder, list(rows)) | dict.fromkeys(stale, STALE)
         write_table(reports.table2, table)
         write_text(table_md, markdown(table, missing, scale=arguments.scale))

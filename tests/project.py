@@ -26,6 +26,7 @@ TINY_BLOCK: dict[str, Any] = {
     "data": {"dataset": "pusht_starter", "validation_fraction": 0.2},
     "net": {"width": 16, "depth": 1, "expansion": 1, "time_features": 8},
     "pretrain": {"steps": 400, "batch_size": 16, "warmup": 5, "precision": "fp32", "checkpoints": 2},
+    "diffusion": {"steps": 60, "batch_size": 16, "warmup": 5, "precision": "fp32"},
     "select": {"nfe": 2, "seeds": 2},
     "evaluation": {
         "n_seeds": 20,
@@ -205,6 +206,8 @@ def make_project(root: Path) -> Project:
         "nfe": [1, 2],
         "residual": list(RESIDUALS),
         "robustness": ["fm-nfe2", "resft_fm-nfe2"],
+        "diffusion": ["ddpm-nfe2", "ddim-nfe2"],
+        "baselines": ["random", "nearest_demo"],
     }
     digits = starter["digits"] | {
         "finetune": {

@@ -10,10 +10,10 @@ import pytest
 from pipeline.closure import ROOT, imports_of
 
 ORDER = (
-    "errors", "atomic", "closure", "complaints", "blocks", "image_settings", "config", "scale", "layout", "processes",
-    "seeding", "ode",
-    "stability", "nets", "flow", "tasks", "evaluation", "training", "benchmarks", "reporting", "provenance", "run",
-    "spool", "tracking", "stage", "lockfile", "stage_output", "forked", "side_by_side", "repro", "flows", "ui",
+    "errors", "atomic", "closure", "complaints", "blocks", "image_settings", "robot_settings", "config", "scale",
+    "layout", "processes", "seeding", "ode", "stability", "nets", "flow", "tasks", "experts", "evaluation",
+    "training", "benchmarks", "reporting", "provenance", "run", "spool", "tracking", "stage", "lockfile",
+    "stage_output", "forked", "side_by_side", "repro", "flows", "ui",
 )  # fmt: skip
 WITHIN = {
     "ode": ("fixed_step", "grids", "dopri5", "gradient", "error_bound"),
@@ -22,37 +22,50 @@ WITHIN = {
         "contraction", "regions", "iss", "recheck",
     ),
     "nets": (
-        "embedding", "ema", "lora", "mlp", "unet1d", "unet2d", "registry", "images", "torchcfm", "torchcfm_unet",
+        "embedding", "ema", "lora", "mlp", "unet1d", "transformer1d", "unet2d", "vision", "registry", "images",
+        "torchcfm", "torchcfm_unet",
         "persidskii", "residual",
     ),
     "flow": (
-        "path", "pairing", "transport", "coupling", "covariance", "objective", "marginal", "diffusion", "image_methods",
+        "path", "pairing", "transport", "coupling", "covariance", "objective", "marginal", "diffusion",
+        "image_methods",
+        "action_diffusion",
     ),
     "tasks": (
-        "windows", "normalizer", "transfer", "fetching", "archive", "demonstrations", "download", "vector", "pusht",
-        "registry", "toys", "images", "cifar10", "image_sources", "inception",
+        "windows", "normalizer", "transfer", "fetching", "archive", "demonstrations", "vector", "pusht",
+        "pusht_pixels", "pusht_image",
+        "image_demonstrations", "mujoco_log", "kitchen", "kitchen_demonstrations", "rotation", "robomimic_env",
+        "robomimic_actions", "robomimic_settings", "robomimic", "robomimic_files", "download", "registry", "toys",
+        "images", "cifar10", "image_sources", "inception",
+    ),
+    "experts": (
+        "episode", "collect", "arm", "kitchen_skills", "kitchen", "waypoints", "robomimic_episode",
+        "robomimic_lift_can", "robomimic_square", "robomimic_transport", "registry",
     ),
     "evaluation": (
-        "statistics", "intervals", "policy", "residual_policy", "diversity", "rollouts", "video", "demonstrate",
+        "statistics", "intervals", "policy", "residual_policy", "diffusion_policy", "image_policy",
+        "baselines", "diversity", "rollouts", "video", "demonstrate",
         "protocol", "precision", "gap", "robustness", "certify", "toy_flows", "toy_systems", "figure_1",
         "image_models", "features", "fid", "generation",
     ),
     "training": (
-        "data", "checkpoint", "journal", "loop", "sources", "resume", "teacher", "pretrain", "outsiders", "mle",
+        "data", "resume", "frames", "checkpoint", "journal", "loop", "sight", "sources", "teacher", "pretrain",
+        "outsiders", "mle",
         "recipe", "guard", "watch", "fine_tune", "selection", "study", "residual", "residual_checkpoint", "toys",
         "diffusion", "images", "image_methods", "image_checkpoint", "extractor", "image_judge",
     ),
     "benchmarks": ("gradients", "certificates"),
     "reporting": (
         "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision", "gap",
-        "robustness", "certificates", "figure_1", "figure_1_markdown",
+        "robustness", "certificates", "hyperparameters", "figure_1", "figure_1_markdown",
         "table1", "table1_checks", "table1_markdown", "image_figures",
     ),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""
 
 ORCHESTRATORS = {"dvc", "mlflow", "prefect"}
-SIMULATORS = {"gymnasium", "gym_pusht", "pygame", "pymunk", "mujoco", "robosuite"}
+SIMULATORS = {"gymnasium", "gymnasium_robotics", "gym_pusht", "pygame", "pymunk", "mujoco", "robosuite", "robomimic"}
+SIMULATORS |= {"minari"}
 MODULES = sorted(
     str(path.relative_to(ROOT)) for path in (ROOT / "pipeline").rglob("*.py") if path.name != "__init__.py"
 )

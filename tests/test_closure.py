@@ -11,8 +11,9 @@ from ruamel.yaml import YAML
 from pipeline import closure, config
 from pipeline.closure import PLUMBING, ROOT, code_of
 
-PIPELINES = ("dvc.yaml", "stages/study/dvc.yaml")
-SECOND_MATRICES = {"evaluate_residual": "evaluate_rollouts", "evaluate_untrained": "evaluate_fid"}
+PIPELINES = ("dvc.yaml", "stages/study/dvc.yaml", "stages/demonstrations/dvc.yaml")
+SECOND_MATRICES = {f"evaluate_{rows}": "evaluate_rollouts" for rows in ("residual", "diffusion", "baselines")}
+SECOND_MATRICES |= {"evaluate_untrained": "evaluate_fid"}
 """Stages that run another's program over other rows."""
 PARAMS: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
 

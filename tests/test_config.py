@@ -50,7 +50,7 @@ def test_the_projects_own_file_loads_with_every_scale_runnable() -> None:
             assert set(block.residual) <= set(block.task(task).residual)
 
 
-TOP_KEYS = "scale, tasks, nfe, residual, robustness, images, image_nfe, starter, lab, paper"
+TOP_KEYS = "scale, tasks, nfe, residual, robustness, diffusion, baselines, images, image_nfe, starter, lab, paper"
 PRETRAIN_KEYS = (
     "steps, batch_size, lr, weight_decay, warmup, clip, ema_decay, precision, path, sigma, coupling, regularization, "
     "condition_weight, checkpoints"
@@ -206,7 +206,7 @@ PRETRAIN_KEYS = (
             "checkpoints: 10001",
             "starter.pusht.pretrain.checkpoints: given 10001, allowed: at most steps = 8000",
         ),
-        ("kind: mlp ", "kind: resnet ", "starter.pusht.net.kind: given 'resnet', allowed: mlp, unet1d"),
+        ("kind: mlp ", "kind: resnet ", "starter.pusht.net.kind: given 'resnet', allowed: mlp, unet1d, transformer1d"),
         ("kind: mlp ", "# ", "starter.pusht.net.kind: missing; it has no default"),
         (
             "width: 256",
@@ -223,7 +223,7 @@ PRETRAIN_KEYS = (
         (
             "seed: 0 ",
             "seed: 0\n    seed: 1 ",
-            'no valid YAML: line 23: found duplicate key "seed" with value "1" (original value: "0")',
+            'no valid YAML: line 27: found duplicate key "seed" with value "1" (original value: "0")',
         ),
         ("scale: starter", "scale: [starter", "no valid YAML: line 5: did not find expected ',' or ']'"),
     ],
@@ -381,11 +381,14 @@ def test_unknown_scale_and_task_are_refused() -> None:
     loaded = config.load(ROOT / "params.yaml")
     with pytest.raises(UserError, match=r"^scale: given 'huge', allowed: starter, lab, paper$"):
         loaded.block("huge")
-    with pytest.raises(UserError, match=r"^task: given 'model_fields', allowed: pusht$"):
+    with pytest.raises(
+        UserError,
+        match=r"^task: given 'model_fields', allowed: pusht, pusht_image, kitchen, lift, can, square, transport$",
+    ):
         loaded.block("lab").task("model_fields")
 
 
-def test_switching_the_scale_changes_three_keys_and_back_restores_every_byte(tmp_path: Path) -> None:
+def test_switching_the_scale_changes_its_lists_and_back_restores_every_byte(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     before, lab = TEXT.split("\nlab:\n")
     given_text = f"{before}\nlab:\n{lab.replace('nfe: [1, 16]', 'nfe: [16]', 1)}"
@@ -394,7 +397,8 @@ def test_switching_the_scale_changes_three_keys_and_back_restores_every_byte(tmp
     set_scale(path, "lab")
     lines = zip(given_text.splitlines(), path.read_text().splitlines(), strict=True)
     changed = [(old, new) for old, new in lines if old != new]
-    assert [old.split(":")[0] for old, _ in changed] == ["scale", "nfe", "images"]
+    own = ["scale", "tasks", "nfe", "residual", "robustness", "images"]
+    assert [old.split(":")[0] for old, _ in changed] == own
     assert [old.split("#")[1] for old, _ in changed] == [new.split("#")[1] for _, new in changed]
     assert (config.load(path).scale, config.load(path).nfe) == ("lab", [16])
     set_scale(path, "starter")
@@ -408,7 +412,8 @@ def test_switching_the_scale_changes_three_keys_and_back_restores_every_byte(tmp
         (
             TEXT.replace("lab:\n  tasks", "lab:\n  task"),
             "params.yaml: lab.task: unknown key; did you mean tasks? "
-            "allowed: tasks, nfe, residual, robustness, gap, toys, images, image_nfe, pusht, digits, cifar10",
+            "allowed: tasks, nfe, residual, robustness, diffusion, baselines, gap, toys, images, image_nfe, pusht, "
+            "pusht_image, kitchen, lift, can, square, transport, digits, cifar10",
         ),
         (
             TEXT.replace("lab:\n", "lap:\n"),

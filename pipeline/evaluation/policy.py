@@ -67,6 +67,11 @@ class FlowPolicy(nn.Module):
         """Normalised actions (B, prediction_horizon, A) by ``nfe`` evaluations from ``noise`` of that shape."""
         return reconstruct(self.net, noise, condition, uniform_grid(nfe, self.solver), self.solver)
 
+    def noise_shape(self, nfe: int) -> tuple[int, ...]:
+        """Shape of the noise that a plan of ``nfe`` evaluations starts from."""
+        del nfe
+        return self.prediction_horizon, self.action_dim
+
     def acting(self, nfe: int) -> "ActingPolicy":
         """This policy at ``nfe`` evaluations, as rollouts call it.
 
@@ -89,11 +94,11 @@ class ActingPolicy:
         self.observation_horizon = policy.observation_horizon
         self.prediction_horizon = policy.prediction_horizon
         self.chunk = policy.chunk
-        self.action_dim = policy.action_dim
+        self.noise_shape = policy.noise_shape(nfe)
 
     @torch.inference_mode()
     def act(self, observations: NDArray[np.floating], noise: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Raw states (B, observation_horizon, S), noise (B, prediction_horizon, A) → actions, shaped as the noise."""
+        """Raw states (B, observation_horizon, S), noise (B, *noise_shape) → actions (B, prediction_horizon, A)."""
         condition = self.policy.condition(observations)
         actions = self.policy.sample(condition, torch.from_numpy(noise).to(self.policy.device), self.nfe)
         return self.policy.action_normalizer.denormalize(actions).cpu().numpy()

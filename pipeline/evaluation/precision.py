@@ -14,10 +14,9 @@ from torch import Tensor
 
 from pipeline.config import EvaluationSettings, PrecisionSettings
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.evaluation.protocol import validation_seeds
-from pipeline.evaluation.rollouts import Episode, EpisodeResult, rollout
+from pipeline.evaluation.protocol import run_acting, validation_seeds
+from pipeline.evaluation.rollouts import EpisodeResult
 from pipeline.seeding import derive
-from pipeline.tasks.registry import TASKS
 
 FIRST_SEED = 10_000
 """Of the validation seeds: checkpoints and settings were chosen on the first, which flatter a policy as made."""
@@ -72,7 +71,7 @@ class Varied:
         self.chunk = variation.chunk
         self.observation_horizon = policy.observation_horizon
         self.prediction_horizon = policy.prediction_horizon
-        self.action_dim = policy.action_dim
+        self.noise_shape = policy.noise_shape(variation.nfe)
 
     @property
     def device(self) -> torch.device:
@@ -94,12 +93,5 @@ def run_varied(
     policy: Varied, task: str, evaluation: str, seeds: int, settings: EvaluationSettings, journal: Path
 ) -> list[EpisodeResult]:
     """One episode for each of so many validation seeds, from ``FIRST_SEED`` of them on; resumes from ``journal``."""
-    return rollout(
-        policy,
-        TASKS[task].evaluation(evaluation, settings.reset_order, settings.max_steps),  # type: ignore[arg-type]
-        [Episode(seed, 0) for seed in validation_seeds(FIRST_SEED + seeds)[FIRST_SEED:]],
-        batch=settings.batch,
-        block=settings.block,
-        workers=settings.workers,
-        journal=journal,
-    )
+    chosen = validation_seeds(FIRST_SEED + seeds)[FIRST_SEED:]
+    return run_acting(policy, task, evaluation, chosen, settings, journal=journal)

@@ -8,7 +8,7 @@ import torch
 from pipeline.config import EvaluationSettings
 from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.evaluation.rollouts import Episode, EpisodeResult, rollout
+from pipeline.evaluation.rollouts import Episode, EpisodeResult, Policy, rollout
 from pipeline.tasks.registry import TASKS
 
 FIRST_TEST_SEED = 100_000
@@ -51,9 +51,24 @@ def run_episodes(
 
     It is moved to the GPU where there is one.
     """
+    acting = policy.to("cuda" if torch.cuda.is_available() else "cpu").acting(nfe)
+    return run_acting(acting, task, evaluation, seeds, settings, repeats=repeats, journal=journal)
+
+
+def run_acting(
+    policy: Policy,
+    task: str,
+    evaluation: str,
+    seeds: Iterable[int],
+    settings: EvaluationSettings,
+    *,
+    repeats: int = 1,
+    journal: Path | None = None,
+) -> list[EpisodeResult]:
+    """As ``run_episodes``, of whatever acts, where it is."""
     return rollout(
-        policy.to("cuda" if torch.cuda.is_available() else "cpu").acting(nfe),
-        TASKS[task].evaluation(evaluation, settings.reset_order, settings.max_steps),  # type: ignore[arg-type]
+        policy,
+        TASKS[task].evaluation(evaluation, settings.order, settings.max_steps),
         [Episode(seed, repeat) for seed in seeds for repeat in range(repeats)],
         batch=settings.batch,
         block=settings.block,

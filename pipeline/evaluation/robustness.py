@@ -1,16 +1,11 @@
 """Rollouts in which a policy sees its surroundings through noise, or its actions are carried out with noise."""
 
-from collections.abc import Sequence
-from pathlib import Path
-
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import Disturbance, EvaluationSettings
+from pipeline.config import Disturbance
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.evaluation.rollouts import Episode, EpisodeResult, rollout
-from pipeline.tasks.registry import TASKS
 
 
 class Disturbed:
@@ -34,7 +29,7 @@ class Disturbed:
         self.observation_horizon = policy.observation_horizon
         self.prediction_horizon = policy.prediction_horizon
         self.chunk = policy.chunk
-        self.action_dim = policy.action_dim
+        self.noise_shape = policy.noise_shape(nfe)
 
     @torch.inference_mode()
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -53,18 +48,3 @@ class Disturbed:
         keys = np.ascontiguousarray(noise.reshape(len(noise), -1)).view(np.uint32)
         rows = [np.random.default_rng(key).standard_normal(like.shape[1:], dtype=np.float32) for key in keys]
         return self._strength * torch.from_numpy(np.stack(rows)).to(like)
-
-
-def run_disturbed(
-    policy: Disturbed, task: str, evaluation: str, seeds: Sequence[int], settings: EvaluationSettings, journal: Path
-) -> list[EpisodeResult]:
-    """One episode for each seed; resumes from ``journal``."""
-    return rollout(
-        policy,
-        TASKS[task].evaluation(evaluation, settings.reset_order, settings.max_steps),  # type: ignore[arg-type]
-        [Episode(seed, 0) for seed in seeds],
-        batch=settings.batch,
-        block=settings.block,
-        workers=settings.workers,
-        journal=journal,
-    )

@@ -11,7 +11,7 @@ import io
 import json
 import os
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,6 +26,7 @@ from pipeline.tasks.vector import ChunkedWorkers, ChunkResult, Evaluation
 
 BLOCK = 64
 BATCH = 500
+UNPERTURBED = "none"
 
 EPISODE_COLUMNS = (
     *("scale", "evaluation", "method", "nfe", "train_seed", "checkpoint", "perturbation"),
@@ -39,10 +40,10 @@ class Policy(Protocol):
     observation_horizon: int  # To, observations seen, up to the current one
     prediction_horizon: int  # Tp, actions predicted, from the current step on
     chunk: int  # actions executed before the next prediction, at most Tp
-    action_dim: int  # A
+    noise_shape: tuple[int, ...]  # of what a plan starts from: (Tp, A), or more where chance enters later too
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Map raw states (B, To, D) and standard normal noise (B, Tp, A), both float32, to actions (B, Tp, A).
+        """Map raw states (B, To, D) and standard normal noise (B, *noise_shape), both float32, to actions (B, Tp, A).
 
         Actions are in environment units. Row i must depend on row i of the arguments only.
         """
@@ -145,7 +146,7 @@ class _LiveEpisode:
         self._scores: list[float] = []
         horizon = policy.observation_horizon
         self._history = deque([first_observation] * horizon, maxlen=horizon)
-        self._noise_shape = (policy.prediction_horizon, policy.action_dim)
+        self._noise_shape = policy.noise_shape
         self._generator = np.random.default_rng([episode.seed, episode.repeat])
 
     def observations(self) -> np.ndarray:
@@ -181,8 +182,11 @@ def _plan(policy: Policy, live: Sequence[_LiveEpisode], block: int) -> np.ndarra
 
 def _act_padded(policy: Policy, observations: np.ndarray, noise: np.ndarray, block: int) -> np.ndarray:
     rows = len(observations)
-    padding = ((0, block - rows), (0, 0), (0, 0))
-    return policy.act(np.pad(observations, padding), np.pad(noise, padding))[:rows]
+    return policy.act(_padded(observations, block), _padded(noise, block))[:rows]
+
+
+def _padded(rows: np.ndarray, block: int) -> np.ndarray:
+    return np.pad(rows, ((0, block - len(rows)), *[(0, 0)] * (rows.ndim - 1)))
 
 
 class _Journal:
@@ -226,21 +230,33 @@ class _Journal:
 
 def write_episodes(
     path: Path,
-    results: Sequence[EpisodeResult],
+    results: Mapping[tuple[str, str], Sequence[EpisodeResult]],
     *,
     scale: str,
-    evaluation: str,
     method: str,
     nfe: int,
     train_seed: int,
     checkpoint: str,
+    subtasks: int = 0,
 ) -> None:
-    """Write the episode table (``EPISODE_COLUMNS``) as CSV, rows sorted by (seed, repeat), whole or not at all."""
+    """Write the episode table as CSV, whole or not at all; rows of one evaluation sorted by (seed, repeat).
+
+    Args:
+        results: by evaluation and perturbation (``UNPERTURBED``: none).
+        subtasks: what the task consists of, see ``episode_columns``.
+    """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    table.writerow(EPISODE_COLUMNS)
-    same = (scale, evaluation, method, nfe, train_seed, checkpoint, "none")
-    for result in sorted(results, key=lambda result: result.episode):
-        scores = (f"{result.final_score:.6f}", f"{result.max_score:.6f}")
-        table.writerow((*same, result.seed, result.repeat, *scores, int(result.success), result.steps))
+    table.writerow(episode_columns(subtasks))
+    for (evaluation, perturbation), episodes in results.items():
+        same = (scale, evaluation, method, nfe, train_seed, checkpoint, perturbation)
+        for result in sorted(episodes, key=lambda result: result.episode):
+            scores = (f"{result.final_score:.6f}", f"{result.max_score:.6f}")
+            done = [int(result.max_score * subtasks + 0.5 >= k) for k in range(1, subtasks + 1)]
+            table.writerow((*same, result.seed, result.repeat, *scores, int(result.success), result.steps, *done))
     write_text(path, text.getvalue())
+
+
+def episode_columns(subtasks: int = 0) -> tuple[str, ...]:
+    """Columns of the episode table; of a task of several parts, p<k> says whether at least k of them were done."""
+    return (*EPISODE_COLUMNS, *(f"p{k}" for k in range(1, subtasks + 1)))

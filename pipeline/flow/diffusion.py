@@ -52,32 +52,41 @@ def make_scheduler(*, clip: bool = True) -> "DDPMScheduler":
 _training_scheduler = cache(make_scheduler)  # adding noise changes nothing in it but the device of its table
 
 
-def noise_prediction_loss(net: VelocityField, x0: Tensor, x1: Tensor, condition: Tensor, k: Tensor) -> Tensor:
+def noise_prediction_loss(
+    net: VelocityField,
+    x0: Tensor,
+    x1: Tensor,
+    condition: Tensor,
+    k: Tensor,
+    scheduler: "DDPMScheduler | None" = None,
+) -> Tensor:
     """E‖ε_θ(x_k) − x0‖² with x_k = √ᾱ_k x1 + √(1 − ᾱ_k) x0, averaged over batch and components.
 
     L_simple of Ho et al. (2020, eq. 14).
 
     Args:
         net: ε_θ(t, x, c). x0: standard normal noise, x1: data, (B, …) each. condition: (B, C).
-        k: noise levels, (B,) integers in 0 … 999.
+        k: noise levels, (B,) integers in 0 … K − 1.
+        scheduler: whose K levels these are; None: the 1000 of ``make_scheduler``.
     """
-    noisy = _training_scheduler().add_noise(x1, x0, k)  # type: ignore[arg-type]  # annotated as IntTensor
-    return (net(1 - (k + 1).to(x1.dtype) / TRAINING_STEPS, noisy, condition) - x0).square().mean()
+    scheduler = _training_scheduler() if scheduler is None else scheduler
+    noisy = scheduler.add_noise(x1, x0, k)  # type: ignore[arg-type]  # annotated as IntTensor
+    return (net(1 - (k + 1).to(x1.dtype) / len(scheduler), noisy, condition) - x0).square().mean()
 
 
-def timesteps(steps: int) -> list[int]:
-    """The k of a chain of ``steps``, evenly spaced from 999 downwards ("trailing"; Lin et al. 2024, table 2).
+def timesteps(steps: int, levels: int = TRAINING_STEPS) -> list[int]:
+    """The k of a chain of ``steps``, evenly spaced from the noisiest downwards ("trailing"; Lin et al. 2024, table 2).
 
-    The first step has to be at k = 999: the chain starts from pure noise, and the usual "leading" spacing would tell
-    the net that less noise is there (k = 875 of 8 steps, k = 0 of a single one). diffusers' own trailing spacing adds a
-    timestep −1 at 62 numbers of steps, 61 being the first, by rounding.
+    The first step has to be at the noisiest level: the chain starts from pure noise, and the usual "leading" spacing
+    would tell the net that less noise is there (of 1000 levels k = 875 in 8 steps, k = 0 in a single one). diffusers'
+    own trailing spacing adds a timestep −1 at 62 numbers of steps, 61 being the first, by rounding.
 
     Raises:
-        ValueError: ``steps`` is not within 1 … 1000.
+        ValueError: ``steps`` is not within 1 … ``levels``.
     """
-    if not 1 <= steps <= TRAINING_STEPS:
-        raise ValueError(f"steps: given {steps}, allowed: 1 to {TRAINING_STEPS}")
-    return [round(TRAINING_STEPS * left / steps) - 1 for left in range(steps, 0, -1)]
+    if not 1 <= steps <= levels:
+        raise ValueError(f"steps: given {steps}, allowed: 1 to {levels}")
+    return [round(levels * left / steps) - 1 for left in range(steps, 0, -1)]
 
 
 @torch.no_grad()

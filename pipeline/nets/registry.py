@@ -2,9 +2,11 @@
 
 from torch import nn
 
-from pipeline.config import MlpSettings, NetSettings
+from pipeline.config import MlpSettings, NetSettings, Transformer1dSettings, VisionSettings
 from pipeline.nets.mlp import MLP
+from pipeline.nets.transformer1d import Transformer1D
 from pipeline.nets.unet1d import ConditionalUnet1D
+from pipeline.nets.vision import VisionEncoder
 
 
 def build_net(settings: NetSettings, horizon: int, action_dim: int, condition_dim: int) -> nn.Module:
@@ -23,6 +25,9 @@ def build_net(settings: NetSettings, horizon: int, action_dim: int, condition_di
             expansion=settings.expansion,
             time_features=settings.time_features,
         )
+    if isinstance(settings, Transformer1dSettings):
+        options = settings.model_dump(exclude={"kind"})
+        return Transformer1D(horizon, action_dim, condition_dim, dropout=0.0, **options)
     return ConditionalUnet1D(
         horizon,
         action_dim,
@@ -32,3 +37,8 @@ def build_net(settings: NetSettings, horizon: int, action_dim: int, condition_di
         groups=settings.groups,
         time_features=settings.time_features,
     )
+
+
+def build_encoder(settings: VisionSettings) -> VisionEncoder:
+    """The encoder of images that ``settings`` describe, its weights random."""
+    return VisionEncoder(settings.width, settings.crop)

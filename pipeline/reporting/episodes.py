@@ -6,9 +6,10 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.errors import UserError
+from pipeline.evaluation.rollouts import UNPERTURBED, episode_columns
 from pipeline.layout import Entry
 
-EPISODES_HEADER = "scale,evaluation,method,nfe,train_seed,checkpoint,perturbation,seed,repeat,final,max,success,steps"
+EPISODES_HEADER = ",".join(episode_columns())
 
 
 def read_episodes(reports: Path, entry: Entry) -> pd.DataFrame:
@@ -23,15 +24,21 @@ def read_episodes(reports: Path, entry: Entry) -> pd.DataFrame:
         episodes = pd.read_csv(path, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
-    problem = _form_problem(episodes) or _content_problem(episodes, entry)
+    problem = form_problem(episodes)
+    if not problem:
+        if entry.within:
+            episodes = episodes[episodes["evaluation"] == entry.evaluation]
+        problem = _content_problem(episodes, entry)
     if problem:
         raise UserError(f"{path}: {problem}; evaluate again to rewrite it")
-    return episodes
+    return episodes.reset_index(drop=True)
 
 
-def _form_problem(episodes: pd.DataFrame) -> str | None:
+def form_problem(episodes: pd.DataFrame) -> str | None:
+    """What keeps a table from being one of whole episodes; None: nothing."""
     header = ",".join(episodes.columns)
-    if header != EPISODES_HEADER:
+    subtasks = sum(column[0] == "p" and column[1:].isdigit() for column in episodes.columns)
+    if header != ",".join(episode_columns(subtasks)):
         return f"columns are {header}, expected {EPISODES_HEADER}"
     if episodes.empty:
         return "has no episodes"
@@ -44,13 +51,15 @@ def _form_problem(episodes: pd.DataFrame) -> str | None:
 
 
 def _content_problem(episodes: pd.DataFrame, entry: Entry) -> str | None:
+    if episodes.empty:
+        return f"has no episodes of {entry.evaluation}"
     for column, expected in (("evaluation", entry.evaluation), ("method", entry.method), ("nfe", entry.nfe)):
         if (episodes[column] != expected).any():
             return f"{column} must be {expected} throughout"
     for column in ("scale", "train_seed", "checkpoint", "perturbation"):
         if episodes[column].nunique() > 1:
             return f"mixes several values of {column}"
-    if episodes["perturbation"].iloc[0] != "none":
+    if episodes["perturbation"].iloc[0] != UNPERTURBED:
         return "holds perturbed episodes, and Table 2 is about unperturbed ones"
     if not (episodes[["final", "max"]].ge(0) & episodes[["final", "max"]].le(1)).all(axis=None):
         return "final and max must lie in [0, 1]"
@@ -75,8 +84,10 @@ def read_metrics(reports: Path, entry: Entry, episodes: pd.DataFrame) -> dict[st
         metrics = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable JSON file ({error})") from error
+    if entry.within and isinstance(metrics, dict):
+        metrics = metrics.get(entry.evaluation)
     if not isinstance(metrics, dict):
-        raise UserError(f"{path}: holds no JSON object; evaluate again to rewrite it")
+        raise UserError(f"{path}: holds no JSON object of {entry.evaluation}; evaluate again to rewrite it")
     shared = {name: episodes[name].iloc[0] for name in ("scale", "evaluation", "method", "nfe", "train_seed")}
     shared |= {"n_seeds": episodes["seed"].nunique(), "repeats": episodes["repeat"].nunique()}
     for key in (*shared, "dataset", "train_steps", "spread_ratio"):

@@ -5,21 +5,18 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.atomic import write_text
 from pipeline.errors import UserError
-from pipeline.evaluation.rollouts import EPISODE_COLUMNS, EpisodeResult
+from pipeline.evaluation.rollouts import UNPERTURBED
 from pipeline.evaluation.statistics import Interval, mean_interval, paired_difference, proportion_interval
-from pipeline.layout import Entry, ScaleReports, fingerprint, split_row
-from pipeline.reporting.episodes import read_episodes, read_metrics
+from pipeline.layout import Entry, ScaleReports, split_row
+from pipeline.reporting.episodes import form_problem, read_episodes, read_metrics
 from pipeline.reporting.tables import EVALUATION_NAMES, METHOD_NAMES
-from pipeline.training.checkpoint import Record
 
 ROBUSTNESS_HEADER = (
     "evaluation,method,nfe,perturbation,strength,scale,dataset,train_steps,train_seeds,n_seeds,repeats,"
     "max_score,max_score_low,max_score_high,success,success_low,success_high,"
     "diff_vs_fm,diff_low,diff_high,lost,lost_low,lost_high"
 )
-NONE = "none"
 
 Results = tuple[pd.DataFrame, Mapping[str, object]]
 """Episodes, disturbed and not, and metrics."""
@@ -36,20 +33,6 @@ disturbed one; both start from the same noise of the policy."""
 def perturbation(disturbance: str, strength: float) -> str:
     """Their name in episode files, such as ``action_noise=0.1``."""
     return f"{disturbance}={strength:g}"
-
-
-def write_disturbed_episodes(
-    path: Path, results: Mapping[str, Sequence[EpisodeResult]], record: Record, entry: Entry, model: Path
-) -> None:
-    """Write the episodes of one model, by perturbation, in the format of all episodes."""
-    same = [record.scale, entry.evaluation, entry.method, entry.nfe, record.train_seed, fingerprint(model)]
-    rows = [
-        [*same, name, one.seed, one.repeat, one.final_score, one.max_score, int(one.success), one.steps]
-        for name, episodes in results.items()
-        for one in episodes
-    ]
-    table = pd.DataFrame(rows, columns=EPISODE_COLUMNS)
-    write_text(path, table.to_csv(index=False, float_format="%.6f", lineterminator="\n"))
 
 
 def disturbed_results(reports: ScaleReports, entries: Sequence[Entry]) -> dict[Entry, Results]:
@@ -73,8 +56,17 @@ def disturbed_results(reports: ScaleReports, entries: Sequence[Entry]) -> dict[E
     return found
 
 
+def disturbed_evaluation(reports: ScaleReports, task: str, rows: Sequence[str]) -> str | None:
+    """The evaluation that was disturbed of ``task``, by the first of ``rows`` that has files; None: none has."""
+    for row in rows:
+        path = reports.disturbed_episodes(Entry("", *split_row(row), within=task))
+        if path.exists():
+            return str(pd.read_csv(path, usecols=["evaluation"], nrows=1)["evaluation"].iloc[0])
+    return None
+
+
 def _read_disturbed(path: Path, entry: Entry) -> pd.DataFrame:
-    """The file that ``write_disturbed_episodes`` wrote.
+    """The episodes of ``entry`` under disturbances.
 
     Raises:
         UserError: it is none, or one of another model.
@@ -83,8 +75,8 @@ def _read_disturbed(path: Path, entry: Entry) -> pd.DataFrame:
         episodes = pd.read_csv(path)
     except ValueError as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
-    if tuple(episodes.columns) != EPISODE_COLUMNS or episodes.isna().any(axis=None):
-        raise UserError(f"{path}: not a whole file of episodes; evaluate again to rewrite it")
+    if problem := form_problem(episodes):
+        raise UserError(f"{path}: {problem}; evaluate again to rewrite it")
     of = set(zip(episodes["evaluation"], episodes["method"], episodes["nfe"], strict=True))
     if of != {(entry.evaluation, entry.method, entry.nfe)} or episodes.duplicated(["perturbation", "seed"]).any():
         raise UserError(f"{path}: holds episodes of another model, or one twice; evaluate again to rewrite it")
@@ -120,8 +112,8 @@ def robustness_table(scale: str, found: Mapping[Entry, Results], reference: Entr
             scores |= _named("success", proportion_interval(_by_seed(mine, "success")))
             if entry != reference and reference in under:
                 scores |= _named("diff", _difference(mine, under[reference]), mean="diff_vs_fm")
-            if disturbance != NONE:
-                scores |= _named("lost", _difference(_under(NONE, episodes), mine))
+            if disturbance != UNPERTURBED:
+                scores |= _named("lost", _difference(_under(UNPERTURBED, episodes), mine))
             rows.append(about | scores)
     return pd.DataFrame(rows, columns=ROBUSTNESS_HEADER.split(",")).round(6)
 
@@ -137,7 +129,7 @@ def robustness_markdown(table: pd.DataFrame, reference: str, missing: Sequence[E
     lines[0] += ["Data set", "Training steps", "Training seeds", "Test seeds", "Repeats"]
     lines[1] += ["---"] * 5
     for _, row in table.iterrows():
-        disturbance = "—" if row["perturbation"] == NONE else f"{row['perturbation']} {row['strength']:g}"
+        disturbance = "—" if row["perturbation"] == UNPERTURBED else f"{row['perturbation']} {row['strength']:g}"
         lines.append(
             [
                 EVALUATION_NAMES[row["evaluation"]],

@@ -1,36 +1,57 @@
 """What the rollouts of one row leave behind: its episodes, and the metrics beside them."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from pipeline.atomic import write_text
-from pipeline.evaluation.rollouts import EpisodeResult, write_episodes
+from pipeline.evaluation.rollouts import UNPERTURBED, EpisodeResult, write_episodes
 from pipeline.layout import Entry, fingerprint
+from pipeline.tasks.registry import TASKS
 from pipeline.training.checkpoint import Record
 
 
-def write_row_episodes(path: Path, results: Sequence[EpisodeResult], model: Path, record: Record, entry: Entry) -> None:
-    """Write the episodes of ``entry``, made by the model file ``model`` of ``record``."""
+def write_row_episodes(
+    path: Path, results: Mapping[str, Sequence[EpisodeResult]], model: Path, record: Record, method: str, nfe: int
+) -> None:
+    """Write the episodes of a row by evaluation, made by the model file ``model`` of ``record``."""
+    undisturbed = {(evaluation, UNPERTURBED): episodes for evaluation, episodes in results.items()}
+    write_all_episodes(path, undisturbed, model, record, method, nfe)
+
+
+def write_all_episodes(
+    path: Path,
+    results: Mapping[tuple[str, str], Sequence[EpisodeResult]],
+    model: Path,
+    record: Record,
+    method: str,
+    nfe: int,
+) -> None:
+    """As ``write_row_episodes``, by evaluation and perturbation."""
     write_episodes(
         path,
         results,
         scale=record.scale,
-        evaluation=entry.evaluation,
-        method=entry.method,
-        nfe=entry.nfe,
+        method=method,
+        nfe=nfe,
         train_seed=record.train_seed,
         checkpoint=fingerprint(model),
+        subtasks=TASKS[record.task].subtasks,
     )
 
 
 def write_metrics(
     path: Path, results: Sequence[EpisodeResult], record: Record, entry: Entry, repeats: int, **more: float
 ) -> dict[str, float]:
-    """Write what a table needs to know of a row and its episodes cannot tell, and ``more``; return the mean scores."""
-    scores = mean_scores(results)
+    """Write the ``metrics`` of ``entry``, and ``more``; return the mean scores."""
+    write_text(path, json.dumps(metrics(results, record, entry, repeats) | more, indent=2) + "\n")
+    return mean_scores(results)
+
+
+def metrics(results: Sequence[EpisodeResult], record: Record, entry: Entry, repeats: int) -> dict[str, object]:
+    """What a table needs to know of a row and its episodes cannot tell, and the mean scores."""
     about: dict[str, object] = {
         "scale": record.scale,
         "task": record.task,
@@ -45,8 +66,7 @@ def write_metrics(
         "spread_ratio": _rounded(record.figures.get("spread_ratio")),
         "best_of_k": _rounded(record.figures.get("best_of_k")),
     }
-    write_text(path, json.dumps(about | scores | more, indent=2) + "\n")
-    return scores
+    return about | mean_scores(results)
 
 
 def mean_scores(results: Sequence[EpisodeResult]) -> dict[str, float]:

@@ -4,7 +4,8 @@ Every score is computed from the episode files alone; the metrics beside them ad
 training steps, diversity). A row whose episodes are not there is named with the reason, and costs no other row.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
 from io import StringIO
 from pathlib import Path
 
@@ -30,6 +31,8 @@ TABLE_HEADER = (
 )
 
 METHOD_NAMES = {
+    "random": "Random actions",
+    "nearest_demo": "Nearest demonstration",
     "ddpm": "DDPM",
     "ddim": "DDIM",
     "fm": "FM continued",
@@ -37,16 +40,25 @@ METHOD_NAMES = {
     "resft_fm": "ResFT-FM (ControlSynth)",
     "resft_fm_unet": "ResFT-FM (U-Net)",
 }
-EVALUATION_NAMES = {
-    "pusht_a": "Push-T (a)",
-    "pusht_b": "Push-T (b)",
+TASK_NAMES = {
+    "pusht": "Push-T",
+    "pusht_image": "Push-T from images",
     "kitchen": "Franka Kitchen",
+    "lift": "Lift",
+    "can": "Can",
+    "square": "Square",
     "transport": "Transport",
+}
+EVALUATION_NAMES = TASK_NAMES | {
+    f"{task}_{which}": f"{TASK_NAMES[task]} ({which})" for task in ("pusht", "pusht_image") for which in "ab"
 }
 
 PAPER_NFE = 16  # the paper's header says "Methods (16-step)": it has no number at another NFE
-PAPER_EVALUATIONS = ("pusht_a", "pusht_b", "kitchen", "transport")
-PAPER: Mapping[str, tuple[tuple[float, float], ...]] = {  # its Table 2: best and mean, in the order above
+PAPER_EVALUATIONS = {"pusht_a": 0, "pusht_b": 1, "pusht_image_a": 0, "pusht_image_b": 1, "kitchen": 2, "transport": 3}
+"""Evaluations that the paper has numbers for, and which of its columns."""
+PAPER_DATA = ("pusht_human_image", "kitchen_mixed", "transport_ph")
+"""The demonstrations that it used; with nets of its sizes (scale ``paper``) rows are comparable with it."""
+PAPER: Mapping[str, tuple[tuple[float, float], ...]] = {  # its Table 2: best and mean, a pair each column
     "ddpm": ((0.8840, 0.7178), (0.7360, 0.6100), (0.9840, 0.6716), (0.9359, 0.7168)),
     "ddim": ((0.8801, 0.6372), (0.7490, 0.6167), (0.9865, 0.7471), (0.9334, 0.7073)),
     "fm": ((0.9035, 0.7519), (0.7363, 0.6218), (0.9960, 0.7425), (0.9360, 0.7289)),
@@ -58,18 +70,16 @@ PAPER: Mapping[str, tuple[tuple[float, float], ...]] = {  # its Table 2: best an
 _HOW_TO_READ = """\
 One row is one trained model, rolled out once per test seed and repeat. *Max score* is the highest score of an episode,
 averaged over episodes; *success* is the share of episodes that reached full score; both with 95 % intervals over seeds.
-*Against FM* is the difference in max score to the FM row of the same evaluation and NFE on the same seeds: with its
-interval above zero, the method is better than FM trained on for equal compute. *Best / mean* is the paper's protocol:
+*Against FM* is the difference in max score to the FM row of the same evaluation and NFE (of baselines, which have no
+NFE: to that of the most) on the same seeds: with its interval above zero, the method is better than FM trained on for
+equal compute. *Best / mean* is the paper's protocol:
 the best of a seed's repeats, averaged over seeds (— with one repeat) / the max score averaged over all episodes.
 *Spread* is how diverse the action samples are, relative to the base model at NFE 16: near 0, the modes have collapsed.
 [How to read the reports](../README.md) explains every column and the protocol."""
 
 
-def task_table(reports: Path, expected: Sequence[Entry], *, comparable: bool) -> pd.DataFrame:
+def task_table(reports: Path, expected: Sequence[Entry]) -> pd.DataFrame:
     """The rows of Table 2 for those of ``expected`` whose episodes lie under ``reports`` (one scale), in that order.
-
-    ``comparable`` says that the task is run as in the paper: it must be False for state observations, own
-    demonstrations and small nets.
 
     Raises:
         UserError: an episodes or metrics file is wrong, or a row has seeds that its FM row lacks.
@@ -78,27 +88,33 @@ def task_table(reports: Path, expected: Sequence[Entry], *, comparable: bool) ->
     rows = []
     for entry, episodes in present.items():
         metrics = read_metrics(reports, entry, episodes)
-        fm = present.get(Entry(entry.evaluation, "fm", entry.nfe))
+        fm = present.get(_reference(entry, present))
         if fm is not None and not episodes["seed"].isin(fm["seed"]).all():
             raise UserError(f"{entry.episodes(reports)}: has seeds that the fm row lacks; evaluate both on the same")
-        rows.append(_row(entry, episodes, metrics, fm, comparable))
+        rows.append(_row(entry, episodes, metrics, fm))
     return pd.DataFrame(rows, columns=TABLE_HEADER.split(",")).round(6)
 
 
+def _reference(entry: Entry, present: Collection[Entry]) -> Entry:
+    """The FM row that ``entry`` is compared with: that of its NFE; of baselines, which have none, that of the most."""
+    numbers = [other.nfe for other in present if (other.evaluation, other.method) == (entry.evaluation, "fm")]
+    return replace(entry, method="fm", nfe=entry.nfe or max(numbers, default=0))
+
+
 def _row(
-    entry: Entry, episodes: pd.DataFrame, metrics: Mapping[str, object], fm: pd.DataFrame | None, comparable: bool
+    entry: Entry, episodes: pd.DataFrame, metrics: Mapping[str, object], fm: pd.DataFrame | None
 ) -> dict[str, object]:
     scores = _by_seed(episodes, "max")
     max_score = mean_interval(scores)
     success = proportion_interval(_by_seed(episodes, "success"))
     difference = _difference(scores, fm) if entry.method != "fm" else None
-    paper = _paper_numbers(entry)
+    paper, scale = _paper_numbers(entry), episodes["scale"].iloc[0]
     repeats = scores.shape[1]
     return {
         "evaluation": entry.evaluation,
         "method": entry.method,
         "nfe": entry.nfe,
-        "scale": episodes["scale"].iloc[0],
+        "scale": scale,
         "dataset": metrics["dataset"],
         "train_steps": metrics["train_steps"],
         "train_seeds": str(episodes["train_seed"].iloc[0]),
@@ -118,7 +134,7 @@ def _row(
         "spread_ratio": np.nan if metrics["spread_ratio"] is None else metrics["spread_ratio"],
         "paper_best": paper[0] if paper else np.nan,
         "paper_mean": paper[1] if paper else np.nan,
-        "paper_comparable": comparable and paper is not None,
+        "paper_comparable": paper is not None and scale == "paper" and metrics["dataset"] in PAPER_DATA,
     }
 
 
@@ -138,7 +154,7 @@ def _difference(scores: pd.DataFrame, fm: pd.DataFrame | None) -> Interval | Non
 def _paper_numbers(entry: Entry) -> tuple[float, float] | None:
     if entry.nfe != PAPER_NFE or entry.method not in PAPER or entry.evaluation not in PAPER_EVALUATIONS:
         return None
-    return PAPER[entry.method][PAPER_EVALUATIONS.index(entry.evaluation)]
+    return PAPER[entry.method][PAPER_EVALUATIONS[entry.evaluation]]
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:

@@ -27,8 +27,9 @@ class Demonstrations:
     """Episodes laid end to end: N steps in E episodes.
 
     Attributes:
-        state: (N, 5) float32: agent x, y and block x, y in pixels of the 512 × 512 arena, block angle in radians.
-        action: (N, 2) float32: target agent x, y in the same pixels.
+        state: (N, S) float32, what the simulator observes before each action. Of Push-T (S = 5): agent x, y and block
+            x, y in pixels of the 512 × 512 arena, block angle in radians.
+        action: (N, A) float32, what the simulator is given. Of Push-T (A = 2): target agent x, y in the same pixels.
         episode_ends: (E,) int64, strictly increasing: the index one past the last step of each episode.
     """
 

@@ -28,11 +28,12 @@ class Normalizer(nn.Module):
         return normalizer
 
     @classmethod
-    def fit(cls, data: Tensor) -> Normalizer:
-        """Fit to data (N, D), float. A component that never varies is only centred."""
+    def fit(cls, data: Tensor, least: float = 1e-6) -> Normalizer:
+        """Fit to data (N, D), float. A component that varies by no more than ``least`` to either side is only centred,
+        so that what is next to constant, and the noise on it, is not blown up."""
         low, high = data.amin(0), data.amax(0)
         half = (high - low) / 2
-        return cls.of((high + low) / 2, torch.where(half > 1e-6, half, torch.ones_like(half)))
+        return cls.of((high + low) / 2, torch.where(half > least, half, torch.ones_like(half)))
 
     def normalize(self, x: Tensor) -> Tensor:
         """(…, D) in data units → normalised."""

@@ -12,13 +12,15 @@ from safetensors.torch import save
 from torch import nn
 
 from pipeline.atomic import write_bytes
-from pipeline.config import DataSettings, NetSettings
+from pipeline.config import DataSettings, NetSettings, TaskSettings
 from pipeline.errors import UserError
+from pipeline.evaluation.image_policy import ImagePolicy, Sight, beside_features
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.nets.registry import build_net
+from pipeline.nets.registry import build_encoder, build_net
 from pipeline.ode.fixed_step import SOLVERS
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.registry import TASKS
+from pipeline.training.data import PreparedData
 
 _HEADER = "flowtune"
 _VERSION = 1
@@ -50,6 +52,20 @@ class Record:
     solver: str = "euler"
 
 
+def new_policy(
+    scale: str, task: str, method: str, settings: TaskSettings, data: PreparedData
+) -> tuple[FlowPolicy, Record]:
+    """An untrained policy by ``settings``, with the normalisers of ``data``, and its record."""
+    record = Record(scale, task, method, 0, 0, settings.seed, settings.data, settings.net, figures={})
+    policy = build_policy(record)
+    policy.observation_normalizer = data.observation_normalizer
+    if isinstance(policy, ImagePolicy):
+        features = policy.observe.encoder.features
+        policy.observation_normalizer = beside_features(data.observation_normalizer, features)
+    policy.action_normalizer = data.action_normalizer
+    return policy, record
+
+
 def build_policy(record: Record) -> FlowPolicy:
     """An untrained policy of the record's architecture; its normalisers are the identity.
 
@@ -57,14 +73,17 @@ def build_policy(record: Record) -> FlowPolicy:
     """
     task, data = TASKS[record.task], record.data
     observation_dim = task.observation_dim(data.observation)
+    observe, seen = task.observe(data.observation), observation_dim
+    kind: type[FlowPolicy] = FlowPolicy
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(record.train_seed)
-        net = build_net(
-            record.net, data.prediction_horizon, task.action_dim, data.observation_horizon * observation_dim
-        )
-    return FlowPolicy(
+        if data.vision and task.draw:
+            encoder = build_encoder(data.vision)
+            kind, observe, seen = ImagePolicy, Sight(encoder, task.draw, observe), encoder.features + observation_dim
+        net = build_net(record.net, data.prediction_horizon, task.action_dim, data.observation_horizon * seen)
+    return kind(
         net,
-        task.observe(data.observation),
+        observe,
         Normalizer(observation_dim),
         Normalizer(task.action_dim),
         observation_horizon=data.observation_horizon,
@@ -84,11 +103,12 @@ def round_weights(net: nn.Module) -> None:
 def save_policy(path: Path, policy: FlowPolicy, record: Record, *, half: bool = False) -> None:
     """Write weights, normalisers and record to ``path``, atomically; equal models give equal bytes.
 
-    With ``half`` the net's weights are stored in float16, half the size; models still compute in float32.
+    With ``half`` the net's weights are stored in float16, half the size; models still compute in float32. Those of an
+    encoder of images always are: it is frozen after pretraining, so that all that follows sees by what is stored.
     """
     header = asdict(record) | {
         "version": _VERSION,
-        "data": record.data.model_dump(),
+        "data": record.data.model_dump(exclude_none=True),
         "net": record.net.model_dump(),
     }
     if record.solver == "euler":
@@ -96,8 +116,8 @@ def save_policy(path: Path, policy: FlowPolicy, record: Record, *, half: bool = 
             "solver"
         ]  # files made before there was a choice keep their bytes, and results the name of their file
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
-    if half:
-        tensors = {name: tensor.half() if name.startswith("net.") else tensor for name, tensor in tensors.items()}
+    halved = ("observe.", "net.") if half else ("observe.",)
+    tensors = {name: tensor.half() if name.startswith(halved) else tensor for name, tensor in tensors.items()}
     write_bytes(path, save(tensors, metadata={_HEADER: json.dumps(header, sort_keys=True)}))
 
 

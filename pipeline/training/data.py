@@ -66,8 +66,13 @@ class PreparedData:
         )
 
 
-def prepare(demonstrations: Demonstrations, settings: DataSettings, observe: Observe, seed: int) -> PreparedData:
+def prepare(
+    demonstrations: Demonstrations, settings: DataSettings, observe: Observe, seed: int, least_variation: float = 1e-6
+) -> PreparedData:
     """Hold out a share of the episodes, fit the normalisers on the others, and cut all into windows.
+
+    Args:
+        least_variation: of an observation's component, half its range: one that varies less is only centred.
 
     Raises:
         UserError: too few episodes to hold one out.
@@ -88,7 +93,7 @@ def prepare(demonstrations: Demonstrations, settings: DataSettings, observe: Obs
 
     observed = torch.from_numpy(observe(demonstrations.state))
     actions = torch.from_numpy(demonstrations.action)
-    observation_normalizer = Normalizer.fit(observed[training_rows])
+    observation_normalizer = Normalizer.fit(observed[training_rows], least_variation)
     action_normalizer = Normalizer.fit(actions[training_rows])
     condition = observation_normalizer.normalize(observed)[windows.observation].flatten(1)
     action = action_normalizer.normalize(actions)[windows.action]

@@ -55,8 +55,8 @@ def test_actions_are_the_euler_solve_in_data_units() -> None:
 def test_acting_knows_the_shapes_that_rollouts_ask_for_and_switches_training_off() -> None:
     policy = make_policy().train()
     acting = policy.acting(nfe=1)
-    shapes = (acting.observation_horizon, acting.prediction_horizon, acting.chunk, acting.action_dim)
-    assert shapes == (2, 4, 3, 3)
+    shapes = (acting.observation_horizon, acting.prediction_horizon, acting.chunk, acting.noise_shape)
+    assert shapes == (2, 4, 3, (4, 3))
     assert not policy.training
 
 

@@ -23,7 +23,7 @@ from pipeline.tasks.vector import Evaluation, Transition
 class PushThrough:
     """Walks from the agent towards the block and beyond, with much noise: contacts make episodes sensitive to bits."""
 
-    observation_horizon, prediction_horizon, chunk, action_dim = 2, 16, 8, 2
+    observation_horizon, prediction_horizon, chunk, noise_shape = 2, 16, 8, (16, 2)
 
     def __init__(self) -> None:
         self.calls: list[tuple[np.ndarray, np.ndarray]] = []
@@ -50,7 +50,7 @@ class Tally:
 
 
 class Listener(PushThrough):
-    observation_horizon, prediction_horizon, chunk, action_dim = 3, 5, 4, 1
+    observation_horizon, prediction_horizon, chunk, noise_shape = 3, 5, 4, (5, 1)
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         self.calls.append((observations, noise))
@@ -65,10 +65,10 @@ def push(episodes: list[Episode] = EPISODES, **settings: Any) -> list[EpisodeRes
     return rollout(PushThrough(), pusht.evaluation("pusht_a", max_steps=44), episodes, progress=False, **settings)
 
 
-def csv_of(results: list[EpisodeResult], folder: Path) -> str:
+def csv_of(results: list[EpisodeResult], folder: Path, **more: int) -> str:
     path = folder / "episodes.csv"
-    described = {"scale": "starter", "evaluation": "pusht_a", "method": "fm", "nfe": 16, "checkpoint": "fm-nfe16"}
-    write_episodes(path, results, train_seed=0, **described)  # type: ignore[arg-type]
+    described = {"scale": "starter", "method": "fm", "nfe": 16, "checkpoint": "fm-nfe16"}
+    write_episodes(path, {("pusht_a", "none"): results}, train_seed=0, **described, **more)  # type: ignore[arg-type]
     return path.read_text()
 
 
@@ -213,6 +213,8 @@ def test_episode_table(tmp_path: Path) -> None:
         "starter,pusht_a,fm,16,0,fm-nfe16,none,2,0,0.250000,0.500000,0,300\n"
     )
     assert len(EPISODE_COLUMNS) == 13
+    parts = csv_of([EpisodeResult(1, 0, 0.5, 0.75, False, 300)], tmp_path, subtasks=4).splitlines()
+    assert parts[0].endswith(",steps,p1,p2,p3,p4") and parts[1].endswith(",300,1,1,1,0")
     assert [path.name for path in tmp_path.iterdir()] == ["episodes.csv"]
 
 

@@ -71,7 +71,7 @@ def test_disturbed_episodes_of_another_model_are_left_out_and_named(reports: Sca
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        (lambda table: table.drop(columns="seed"), r"not a whole file of episodes"),
+        (lambda table: table.drop(columns="seed"), r"columns are scale,"),
         (lambda table: pd.concat([table, table]), r"or one twice"),
         (lambda table: table.assign(method="fm"), r"of another model"),
     ],

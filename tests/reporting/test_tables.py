@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -31,16 +32,25 @@ def difficulty(seed: int) -> float:
     return np.random.default_rng(seed).uniform(0.2, 0.8)
 
 
-def write_row(reports: Path, entry: Entry, gain: float, *, seeds: range = SEEDS, repeats: int = 1) -> None:
+def write_row(
+    reports: Path,
+    entry: Entry,
+    gain: float,
+    *,
+    seeds: range = SEEDS,
+    repeats: int = 1,
+    scale: str = "starter",
+    dataset: str = "pusht_starter",
+) -> None:
     """Episodes in which repeat r of a seed scores its difficulty + gain + r / 100."""
     rows = []
     for seed in seeds:
         for repeat in range(repeats):
             score = round(difficulty(seed) + gain + repeat / 100, 6)
-            key = ("starter", entry.evaluation, entry.method, entry.nfe, 7, entry.stem, "none", seed, repeat)
+            key = (scale, entry.evaluation, entry.method, entry.nfe, 7, entry.stem, "none", seed, repeat)
             rows.append((*key, score / 2, score, int(seed % 4 == 0), 300))
-    metrics = {"scale": "starter", "evaluation": entry.evaluation, "method": entry.method, "nfe": entry.nfe}
-    metrics |= {"dataset": "pusht_starter", "train_steps": 4000, "train_seed": 7}
+    metrics = {"scale": scale, "evaluation": entry.evaluation, "method": entry.method, "nfe": entry.nfe}
+    metrics |= {"dataset": dataset, "train_steps": 4000, "train_seed": 7}
     metrics |= {"n_seeds": len(seeds), "repeats": repeats, "spread_ratio": None if entry.method == "fm" else 0.8}
     for path in (entry.episodes(reports), entry.metrics(reports)):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -51,7 +61,7 @@ def write_row(reports: Path, entry: Entry, gain: float, *, seeds: range = SEEDS,
 def test_a_row_shows_what_its_episodes_say(tmp_path: Path) -> None:
     write_row(tmp_path, FM, 0.0)
     write_row(tmp_path, FT, 0.1)
-    table = task_table(tmp_path, [FM, FT], comparable=False)
+    table = task_table(tmp_path, [FM, FT])
     assert ",".join(table.columns) == TABLE_HEADER
     fm, ft = table.iloc[0], table.iloc[1]
     expected = np.mean([difficulty(seed) for seed in SEEDS])
@@ -65,7 +75,7 @@ def test_a_row_shows_what_its_episodes_say(tmp_path: Path) -> None:
 
 def test_repeats_give_best_and_mean_of_the_papers_protocol(tmp_path: Path) -> None:
     write_row(tmp_path, FM, 0.0, repeats=3)
-    row = task_table(tmp_path, [FM], comparable=False).iloc[0]
+    row = task_table(tmp_path, [FM]).iloc[0]
     expected = np.mean([difficulty(seed) for seed in SEEDS])
     assert (row["repeats"], row["best"], row["mean"]) == pytest.approx((3, expected + 0.02, expected + 0.01), abs=1e-6)
 
@@ -73,7 +83,7 @@ def test_repeats_give_best_and_mean_of_the_papers_protocol(tmp_path: Path) -> No
 def test_fewer_seeds_are_paired_with_the_same_seeds_of_fm(tmp_path: Path) -> None:
     write_row(tmp_path, FM, 0.0)
     write_row(tmp_path, FT, -0.05, seeds=SEEDS[:10])
-    ft = task_table(tmp_path, [FM, FT], comparable=False).iloc[1]
+    ft = task_table(tmp_path, [FM, FT]).iloc[1]
     assert (ft["n_seeds"], ft["diff_vs_fm"], ft["diff_high"]) == pytest.approx((10, -0.05, -0.05), abs=1e-6)
 
 
@@ -81,17 +91,41 @@ def test_seeds_that_fm_lacks_are_refused(tmp_path: Path) -> None:
     write_row(tmp_path, FM, 0.0)
     write_row(tmp_path, FT, 0.1, seeds=range(100001, 100041))
     with pytest.raises(UserError, match=r"pusht_b-ft_fm-nfe16\.csv: has seeds that the fm row lacks"):
-        task_table(tmp_path, [FM, FT], comparable=False)
+        task_table(tmp_path, [FM, FT])
 
 
-def test_the_papers_numbers_stand_at_its_nfe_only_and_compare_only_if_told(tmp_path: Path) -> None:
-    for entry in (FT, FAST):
-        write_row(tmp_path, entry, 0.1)
-    table = task_table(tmp_path, [FT, FAST], comparable=True)
+def test_the_papers_numbers_stand_at_its_nfe_only_and_compare_only_on_its_data_and_scale(tmp_path: Path) -> None:
+    image = [replace(entry, evaluation="pusht_image_b") for entry in (FT, FAST)]
+    for entry in image:
+        write_row(tmp_path, entry, 0.1, scale="paper", dataset="pusht_human_image")
+    table = task_table(tmp_path, image)
     assert table["paper_best"].tolist() == pytest.approx([0.7567, np.nan], nan_ok=True)
     assert table["paper_mean"].tolist() == pytest.approx([0.6496, np.nan], nan_ok=True)
     assert table["paper_comparable"].tolist() == [True, False]
-    assert not task_table(tmp_path, [FT, FAST], comparable=False)["paper_comparable"].any()
+    write_row(tmp_path, image[0], 0.1, scale="lab", dataset="pusht_human_image")
+    write_row(tmp_path, FT, 0.1, scale="paper", dataset="pusht_human")
+    assert not task_table(tmp_path, [image[0], FT])["paper_comparable"].any()
+
+
+def test_baselines_without_nfe_are_compared_with_fm_at_the_most(tmp_path: Path) -> None:
+    random, fm_fast = Entry("pusht_b", "random", 0), replace(FM, nfe=1)
+    for entry, gain in ((FM, 0.1), (fm_fast, 0.05), (random, 0.0)):
+        write_row(tmp_path, entry, gain)
+    assert task_table(tmp_path, [random, fm_fast, FM])["diff_vs_fm"].iloc[0] == pytest.approx(-0.1)
+
+
+def test_files_of_a_task_hold_all_its_evaluations(tmp_path: Path) -> None:
+    both = [Entry(f"pusht_{which}", "fm", 16, within="pusht") for which in "ab"]
+    texts, about = [], {}
+    for gain, entry in enumerate(both):
+        write_row(tmp_path, entry, gain / 10)
+        texts.append(entry.episodes(tmp_path).read_text())
+        about[entry.evaluation] = json.loads(entry.metrics(tmp_path).read_text())
+    both[0].episodes(tmp_path).write_text(texts[0] + texts[1].partition("\n")[2])
+    both[0].metrics(tmp_path).write_text(json.dumps(about))
+    table = task_table(tmp_path, both)
+    assert table["evaluation"].tolist() == ["pusht_a", "pusht_b"]
+    assert table["max_score"].diff().iloc[1] == pytest.approx(0.1)
 
 
 def test_the_papers_numbers_are_those_of_its_table() -> None:
@@ -107,13 +141,13 @@ def test_the_papers_numbers_are_those_of_its_table() -> None:
 def test_a_table_survives_its_file(tmp_path: Path) -> None:
     write_row(tmp_path, FM, 0.0)
     write_row(tmp_path, FT, 0.1)
-    table = task_table(tmp_path, [FM, FT], comparable=False)
+    table = task_table(tmp_path, [FM, FT])
     write_table(tmp_path / "rows.csv", table)
     pd.testing.assert_frame_equal(read_table(tmp_path / "rows.csv"), table, check_dtype=False)
 
 
 def test_with_nothing_done_the_table_is_a_header_and_a_list_of_the_missing(tmp_path: Path) -> None:
-    table = task_table(tmp_path, [FM], comparable=False)
+    table = task_table(tmp_path, [FM])
     write_table(tmp_path / "table2.csv", table)
     assert (tmp_path / "table2.csv").read_text() == TABLE_HEADER + "\n"
     text = markdown(table, missing_rows(tmp_path, [FM]), scale="starter")
@@ -134,7 +168,7 @@ def test_a_table_with_other_columns_is_refused(tmp_path: Path) -> None:
 def test_markdown_says_what_each_row_is(tmp_path: Path) -> None:
     write_row(tmp_path, FM, 0.0)
     write_row(tmp_path, FT, 0.1)
-    table = task_table(tmp_path, [FM, FT], comparable=False)
+    table = task_table(tmp_path, [FM, FT])
     text = markdown(table, {FAST: "because"}, scale="starter")
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
@@ -147,7 +181,8 @@ def test_markdown_says_what_each_row_is(tmp_path: Path) -> None:
 
 
 def test_markdown_warns_of_nothing_when_all_rows_are_comparable(tmp_path: Path) -> None:
-    write_row(tmp_path, FM, 0.0)
-    text = markdown(task_table(tmp_path, [FM], comparable=True), {}, scale="paper")
+    image = replace(FM, evaluation="pusht_image_b")
+    write_row(tmp_path, image, 0.0, scale="paper", dataset="pusht_human_image")
+    text = markdown(task_table(tmp_path, [image]), {}, scale="paper")
     assert "comparable with the paper" not in text
     assert "0.7363 / 0.6218 |" in text

@@ -73,7 +73,10 @@ def test_an_unknown_scale_on_the_command_line(project: Project) -> None:
     ("arguments", "line"),
     [
         (("--scale", "nowhere", "--task", "pusht"), "scale: given 'nowhere', allowed: starter, lab, paper"),
-        (("--scale", "starter", "--task", "juggling"), "task: given 'juggling', allowed: pusht"),
+        (
+            ("--scale", "starter", "--task", "juggling"),
+            "task: given 'juggling', allowed: pusht, pusht_image, kitchen, lift, can, square, transport",
+        ),
     ],
 )
 def test_an_unknown_scale_or_task_of_a_stage(project: Project, arguments: tuple[str, ...], line: str) -> None:
@@ -185,7 +188,10 @@ UNKNOWN_EVALUATION = "--evaluation: given 'pusht_c', allowed for pusht: pusht_a,
     ("arguments", "line"),
     [
         (("--evaluation", "pusht_c", "--checkpoint", "CHECKPOINT"), UNKNOWN_EVALUATION),
-        (("--evaluation", "pusht_c", *OF_TASK, "--method", "fm"), UNKNOWN_EVALUATION),
+        (
+            ("--evaluation", "pusht_b", *OF_TASK, "--method", "fm"),
+            "--evaluation: given 'pusht_b', allowed with --checkpoint only: a stage runs all evaluations of its task",
+        ),
         (("--evaluation", "pusht_b", "--checkpoint", "nothing.safetensors"), "nothing.safetensors: no such checkpoint"),
         (
             ("--evaluation", "pusht_b", "--checkpoint", "CHECKPOINT", "--seeds", "100000-100010"),

@@ -18,7 +18,7 @@ def steps_done(resume: Path) -> int:
 
 
 def episodes_done(resume: Path) -> int:
-    journal = resume / "episodes.jsonl"
+    journal = resume / "pusht_a.jsonl"  # the first of the two evaluations
     return journal.read_text().count("\n") if journal.exists() else 0
 
 
@@ -67,9 +67,9 @@ VICTIMS = [
         lambda done: f" {done}/200 ",
     ),
     Victim(
-        "evaluate_rollouts@starter-pusht-pusht_b-fm-1",
-        ("stages.evaluate_rollouts", *OF_TASK, "--evaluation", "pusht_b", "--method", "fm", "--nfe", "1"),
-        ("reports/starter/episodes/pusht_b-fm-nfe1.csv", "reports/starter/metrics/pusht_b-fm-nfe1.json"),
+        "evaluate_rollouts@starter-pusht-fm-1",
+        ("stages.evaluate_rollouts", *OF_TASK, "--method", "fm", "--nfe", "1"),
+        ("reports/starter/episodes/pusht-fm-nfe1.csv", "reports/starter/metrics/pusht-fm-nfe1.json"),
         episodes_done,
         20,
         lambda done: f" 0.00/{(20 - done) * 24}",

@@ -24,7 +24,7 @@ AFTER_ANOTHER_RATE_AT_NFE_1 = {
     "check",
     *(f"finetune@starter-pusht-{method}-1" for method in ("fm", "ft_fm")),
     # not those of fm, which has a rate of its own: its model comes out the same
-    *(f"evaluate_rollouts@starter-pusht-pusht_{x}-ft_fm-1" for x in "ab"),
+    "evaluate_rollouts@starter-pusht-ft_fm-1",
     "tabulate@starter",
     "report_stability@starter",
     "draw@starter",
@@ -37,9 +37,10 @@ def header(path: Path) -> str:
 
 def test_one_run_makes_every_report(made: Project) -> None:
     reports = made.root / "reports" / "starter"
-    rows = [f"pusht_{x}-{method}-nfe{nfe}" for x in "ab" for method in ("fm", "ft_fm") for nfe in (1, 2)]
+    rows = [f"pusht-{method}-nfe{nfe}" for method in ("fm", "ft_fm") for nfe in (1, 2)]
     residuals = ["resft_fm-nfe2", "resft_fm_unet-nfe2"]
-    beside = [f"pusht_{x}-{row}" for x in "ab" for row in residuals]
+    others = ["ddpm-nfe2", "ddim-nfe2", "random-nfe0", "nearest_demo-nfe0"]
+    beside = [f"pusht-{row}" for row in [*residuals, *others]]
     figures = ("figure_1", "figure_2a", "figure_2b", "figure_e2", "score_vs_nfe", "gap")
     pictures = [f"{name}.{kind}" for name in figures for kind in ("png", "svg")]
     trained = [*get_args(ImageMethod), "resft_fm"]
@@ -59,6 +60,10 @@ def test_one_run_makes_every_report(made: Project) -> None:
         "gap.csv",
         "gap.md",
         "pretrain/pusht.csv",
+        "pretrain/pusht-diffusion.csv",
+        "table_d1.csv",
+        "table_d2.csv",
+        "tables_d.md",
         "selection/pusht.json",
         "table2_robustness.csv",
         "table2_robustness.md",
@@ -67,14 +72,18 @@ def test_one_run_makes_every_report(made: Project) -> None:
         *(f"metrics/{row}.json" for row in [*rows, *beside]),
         *(f"residual/pusht-{row}.csv" for row in residuals),
         *(f"certificates/pusht-{row}.json" for row in residuals),
-        *(f"robustness/pusht_b-{row}.csv" for row in ("fm-nfe2", "resft_fm-nfe2")),
+        *(f"robustness/pusht-{row}.csv" for row in ("fm-nfe2", "resft_fm-nfe2")),
         *(f"history/pusht-{method}-nfe{nfe}.csv" for method in ("fm", "ft_fm") for nfe in (1, 2)),
     }
     for row in [*rows, *beside]:
         assert header(reports / "episodes" / f"{row}.csv") == EPISODES_HEADER
         episodes = pd.read_csv(reports / "episodes" / f"{row}.csv")
-        assert list(episodes["seed"]) == list(range(100_000, 100_020 if row in rows else 100_003))
-        assert json.loads((reports / "metrics" / f"{row}.json").read_text()).keys() == METRICS
+        seeds = list(range(100_000, 100_020 if row in rows else 100_003))
+        metrics = json.loads((reports / "metrics" / f"{row}.json").read_text())
+        for evaluation in ("pusht_a", "pusht_b"):
+            assert list(episodes.loc[episodes["evaluation"] == evaluation, "seed"]) == seeds
+            assert metrics[evaluation].keys() == METRICS
+        assert len(episodes) == 2 * len(seeds) and len(metrics) == 2
     for path in (reports / "history").iterdir():
         assert header(path) == HISTORY_HEADER
         assert pd.read_csv(path)["loss"].isna().tolist() == [True, False]  # nothing was learned before step 0
@@ -108,9 +117,10 @@ def test_the_table_is_that_of_the_episodes(made: Project) -> None:
     reports = made.root / "reports" / "starter"
     assert header(reports / "table2.csv") == TABLE_HEADER
     table = pd.read_csv(reports / "table2.csv")
-    assert len(table) == 12
+    assert len(table) == 20
     for _, row in table.iterrows():
-        episodes = pd.read_csv(reports / "episodes" / f"{row['evaluation']}-{row['method']}-nfe{row['nfe']}.csv")
+        episodes = pd.read_csv(reports / "episodes" / f"pusht-{row['method']}-nfe{row['nfe']}.csv")
+        episodes = episodes[episodes["evaluation"] == row["evaluation"]]
         assert row["max_score"] == pytest.approx(episodes["max"].mean(), abs=1e-6)
     assert not table["paper_comparable"].any()
     assert (table["method"].ne("fm") == table["diff_vs_fm"].notna()).all()
@@ -155,9 +165,8 @@ def test_the_certificates_hold_and_are_described(made: Project) -> None:
 
 def test_fm_is_trained_on_for_the_same_compute(made: Project) -> None:
     def steps(method: str) -> int:
-        return json.loads((made.root / f"reports/starter/metrics/pusht_a-{method}-nfe2.json").read_text())[
-            "train_steps"
-        ]
+        metrics = json.loads((made.root / f"reports/starter/metrics/pusht-{method}-nfe2.json").read_text())
+        return metrics["pusht_a"]["train_steps"]
 
     assert steps("fm") > steps("ft_fm")  # an FM update costs less than one through two steps
 
@@ -231,6 +240,7 @@ def test_a_broken_branch_costs_its_own_rows_only(made: Project, tmp_path: Path) 
     table = pd.read_csv(reports / "table2.csv")
     rows = set(zip(table["evaluation"], table["method"], table["nfe"], strict=True))
     kept = (("fm", 1), ("ft_fm", 1), ("fm", 2), ("resft_fm", 2), ("resft_fm_unet", 2))
+    kept += (("ddpm", 2), ("ddim", 2), ("random", 0), ("nearest_demo", 0))
     assert rows == {(f"pusht_{x}", *row) for x in "ab" for row in kept}
     missing = (reports / "table2.md").read_text().partition("**Missing rows**")[2]
     assert "Push-T (a), FT-FM, NFE 2" in missing and "Push-T (b), FT-FM, NFE 2" in missing

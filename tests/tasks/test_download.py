@@ -65,6 +65,7 @@ def toy(store: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyP
         title="",
         licence="",
         citation="",
+        read=read_pusht,
         publications=(
             Publication("toy.zarr.zip", sha256=hashlib.sha256(zipped.read_bytes()).hexdigest()),
             Publication("toy.zarr"),
@@ -196,7 +197,9 @@ def test_an_escaping_archive_writes_nothing(
 
 
 def test_unknown_data_set(destination: Path) -> None:
-    with pytest.raises(UserError, match="data set 'pusht' is unknown; allowed are pusht_human, pusht_starter"):
+    with pytest.raises(
+        UserError, match="data set 'pusht' is unknown; allowed are pusht_human, pusht_human_image, pusht_starter"
+    ):
         fetch("pusht", destination)
 
 

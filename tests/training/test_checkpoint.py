@@ -12,6 +12,7 @@ from pipeline.config import DataSettings, MlpSettings
 from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.tasks.normalizer import Normalizer
+from pipeline.tasks.registry import TASKS
 from pipeline.training.checkpoint import (
     Record,
     build_policy,
@@ -143,7 +144,7 @@ def test_a_model_of_an_unknown_task_is_refused(tmp_path: Path) -> None:
         "data": DATA.model_dump(), "net": NET.model_dump(), "figures": {},
     }  # fmt: skip
     save_file(model().state_dict(), path, metadata={"flowtune": json.dumps(header)})
-    assert refusal(path) == "a model of task 'juggling', allowed: pusht"
+    assert refusal(path) == f"a model of task 'juggling', allowed: {', '.join(TASKS)}"
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""Policies that learn nothing: what every learned one has to beat. They act as ``rollouts.Policy`` asks."""
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pipeline.tasks.normalizer import Normalizer
+from pipeline.tasks.registry import Observe
+
+BLOCK = 8192
+"""Training windows that are compared at once, so that memory does not grow with the data."""
+
+
+class RandomPolicy:
+    """Actions drawn uniformly from the box that the training actions span, afresh at every plan.
+
+    Args:
+        action: actions of the training windows, normalised, (W, prediction_horizon, A).
+        action_normalizer: fitted on training data.
+        observation_horizon, chunk: as every policy's.
+    """
+
+    def __init__(self, action: Tensor, action_normalizer: Normalizer, *, observation_horizon: int, chunk: int) -> None:
+        self.observation_horizon = observation_horizon
+        self.prediction_horizon = action.shape[1]
+        self.chunk = chunk
+        self.noise_shape: tuple[int, ...] = tuple(action.shape[1:])
+        actions = action_normalizer.denormalize(action)
+        self._low, self._high = actions.amin((0, 1)).double(), actions.amax((0, 1)).double()
+
+    def act(self, observations: NDArray[np.floating], noise: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Noise (B, prediction_horizon, A) → actions, shaped as the noise; the observations are not looked at."""
+        del observations
+        quantile = torch.special.ndtr(torch.from_numpy(noise).double())
+        return (self._low + quantile * (self._high - self._low)).float().numpy()
+
+
+class NearestDemoPolicy:
+    """The actions that followed the observations nearest to those seen, of all training windows; the first of equals.
+
+    Nearness is Euclidean distance between conditions, that is, encoded and normalised observation histories.
+
+    Args:
+        observe: the task's encoding of raw states.
+        observation_normalizer, action_normalizer: fitted on training data.
+        condition, action: training windows, normalised, (W, C) and (W, prediction_horizon, A).
+        observation_horizon, chunk: as every policy's.
+    """
+
+    def __init__(
+        self,
+        observe: Observe,
+        observation_normalizer: Normalizer,
+        action_normalizer: Normalizer,
+        condition: Tensor,
+        action: Tensor,
+        *,
+        observation_horizon: int,
+        chunk: int,
+    ) -> None:
+        self.observation_horizon = observation_horizon
+        self.prediction_horizon = action.shape[1]
+        self.chunk = chunk
+        self.noise_shape: tuple[int, ...] = (0,)
+        self._observe = observe
+        self._observation_normalizer = observation_normalizer
+        self._condition = condition
+        self._actions = action_normalizer.denormalize(action).numpy()
+
+    def act(self, observations: NDArray[np.floating], noise: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Raw states (B, observation_horizon, S) → actions (B, prediction_horizon, A); the noise is not used."""
+        del noise
+        observed = torch.from_numpy(self._observe(observations))
+        return self._actions[self.nearest(self._observation_normalizer.normalize(observed).flatten(1))]
+
+    def nearest(self, condition: Tensor) -> NDArray[np.int64]:
+        """Conditions (B, C) → indices of the nearest training windows, (B,)."""
+        best = np.zeros(len(condition), dtype=np.int64)
+        least = np.full(len(condition), np.inf, dtype=np.float32)
+        for start in range(0, len(self._condition), BLOCK):
+            block = self._condition[start : start + BLOCK]
+            # by differences, since |a|² + |b|² − 2ab rounds differently for every batch and tells near ones apart badly
+            distances = torch.cdist(condition, block, compute_mode="donot_use_mm_for_euclid_dist").numpy()
+            first = distances.argmin(1)
+            distance = np.take_along_axis(distances, first[:, None], 1)[:, 0]
+            nearer = distance < least
+            best[nearer], least[nearer] = start + first[nearer], distance[nearer]
+        return best

@@ -1,0 +1,96 @@
+"""A policy that sees: it draws what the camera sees of a state, and encodes it once for each plan."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.nets.vision import ImageConditioned, VisionEncoder
+from pipeline.tasks.normalizer import Normalizer
+from pipeline.tasks.registry import Observe
+
+Draw = Callable[[NDArray[np.floating]], NDArray[np.uint8]]
+"""Raw simulator states (…, S) → images (…, H, W, 3)."""
+
+
+class Sight(nn.Module):
+    """An ``Observe`` that looks: raw states (…, S) → the image's features, then the other numbers, (…, F + P) float32.
+
+    As a module of the policy it is stored and moved with it, and goes along wherever ``policy.observe`` is handed on.
+
+    Args:
+        encoder: from images to F features. draw: the camera. observe: the P numbers beside the image.
+    """
+
+    def __init__(self, encoder: VisionEncoder, draw: Draw, observe: Observe) -> None:
+        super().__init__()
+        self.encoder = encoder
+        self.draw = draw
+        self.observe = observe
+
+    @torch.no_grad()
+    def forward(self, states: NDArray[np.floating]) -> NDArray[np.float32]:
+        images = torch.from_numpy(self.draw(states)).to(next(self.encoder.parameters()).device)
+        features = self.encoder(images).float().cpu().numpy()
+        return np.concatenate([features, self.observe(states)], axis=-1)
+
+
+class ImagePolicy(FlowPolicy):
+    """A ``FlowPolicy`` whose field is conditioned on what an encoder makes of images.
+
+    ``net`` is the field alone, so that a solve never encodes, fine-tuning leaves the encoder frozen, and all that works
+    on a policy's field and conditions works here. ``seeing`` is the field with its encoder, for training both.
+
+    Args:
+        net: v(t (B,), x (B, prediction_horizon, A), c (B, observation_horizon · (F + P))).
+        sight: its encoder, the camera, and the numbers beside the image.
+        numbers_normalizer, action_normalizer: fitted on training data; P and A components.
+        observation_horizon, prediction_horizon, chunk, solver: as of ``FlowPolicy``.
+    """
+
+    observe: Sight
+
+    def __init__(
+        self,
+        net: nn.Module,
+        sight: Sight,
+        numbers_normalizer: Normalizer,
+        action_normalizer: Normalizer,
+        *,
+        observation_horizon: int,
+        prediction_horizon: int,
+        chunk: int,
+        solver: str = "euler",
+    ) -> None:
+        super().__init__(
+            net,
+            sight,
+            beside_features(numbers_normalizer, sight.encoder.features),
+            action_normalizer,
+            observation_horizon=observation_horizon,
+            prediction_horizon=prediction_horizon,
+            chunk=chunk,
+            solver=solver,
+        )
+
+    def seeing(self) -> ImageConditioned:
+        """The field with the encoder before it, on packed conditions; it shares their weights."""
+        numbers = len(self.observation_normalizer.offset) - self.observe.encoder.features
+        return ImageConditioned(self.observe.encoder, self.net, horizon=self.observation_horizon, n_numbers=numbers)
+
+    def with_net(self, net: nn.Module) -> FlowPolicy:
+        """This policy with ``net`` in place of its own: a field, or a field with its encoder (``ImageConditioned``)."""
+        if isinstance(net, ImageConditioned):
+            self.observe.encoder = net.encoder
+            net = net.field
+        return super().with_net(net)
+
+
+def beside_features(numbers: Normalizer, features: int) -> Normalizer:
+    """A normaliser of ``features`` numbers, which it leaves as they are, and of those that ``numbers`` is for."""
+    return Normalizer.of(
+        torch.cat([torch.zeros(features), numbers.offset.cpu()]), torch.cat([torch.ones(features), numbers.scale.cpu()])
+    )

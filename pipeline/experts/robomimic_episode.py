@@ -1,0 +1,58 @@
+"""Letting a scripted expert play one of Robomimic's tasks, and recording what the public files store of an episode."""
+
+from collections.abc import Callable
+from functools import cache
+from itertools import islice
+from typing import Any
+
+import numpy as np
+from numpy.random import RandomState
+
+from pipeline.experts.episode import ExpertEpisode
+from pipeline.experts.waypoints import Script
+from pipeline.tasks.robomimic import Robomimic
+from pipeline.tasks.robomimic_actions import file_actions, policy_actions
+from pipeline.tasks.robomimic_env import Task
+
+_STEPS_AFTER_SUCCESS = 3
+
+
+def record(task: Task, script: Callable[[Any, RandomState], Script], max_steps: int, seed: int) -> ExpertEpisode:
+    """Play the episode of ``seed`` as ``script`` says, until a few steps after it is solved, at most ``max_steps``.
+
+    ``script`` is given robosuite's environment at the initial state, and the generator of the expert's variation.
+    States are MuJoCo's, flattened, before each action; the model's XML is the extra ``model_file``.
+    """
+    task_env = _environment(task)
+    simulator = task_env.simulator
+    observation = task_env.reset(seed=seed)
+    model = simulator.get_state()["model"]
+    observations, states, actions, scores = [], [], [], [0.0]
+    # The seed alone would repeat the numbers that the initial state was drawn from.
+    plan = script(simulator.env, RandomState([seed, 1]))
+    solved, after = False, 0
+    for action in islice(plan, max_steps):
+        wanted = policy_actions(action)
+        observations.append(observation)
+        states.append(simulator.env.sim.get_state().flatten())
+        actions.append(file_actions(wanted))  # what the simulator is told; may differ from ``action`` in the last bit
+        observation, score, success, _ = task_env.step(wanted)
+        scores.append(score)
+        after += solved
+        solved = solved or success
+        if after == _STEPS_AFTER_SUCCESS:
+            break
+    return ExpertEpisode(
+        seed=seed,
+        observations=np.array(observations),
+        actions=np.array(actions),
+        success=solved,
+        score=max(scores),
+        states=np.array(states),
+        extras={"model_file": model},
+    )
+
+
+@cache
+def _environment(task: Task) -> Robomimic:
+    return Robomimic(task)

@@ -1,0 +1,246 @@
+"""Franka Kitchen: open, slide, turn and move four of a kitchen's seven elements with a 9-jointed arm, in any order.
+
+The task of relay policy learning (Gupta et al., CoRL 2019) as Diffusion Policy evaluates it (Chi et al., RSS 2023), on
+the simulation of gymnasium-robotics (``FrankaKitchen-v1``). From that only the MuJoCo model is used; sensing, control,
+scoring and resets are done here, so that they are the reference's and can be replayed bit for bit.
+
+Raw observation (60): positions of the arm's 7 joints in radians and of its 2 fingers in metres, 21 of the elements'
+joints (knobs and burners 8, light switch 2, slide cabinet 1, hinge cabinet 2, microwave 1, kettle x, y, z and
+quaternion 7), and the goal, which the reference masks: 30 zeros. Action (9) in [-1, 1]: joint velocities over 2 rad/s
+(fingers: 2 m/s). A control step of 0.08 s is 40 physics steps of 2 ms, so 12.5 control steps a second.
+
+As in the reference (``kitchen_multitask_v0.py``, ``franka_robot.py``, ``franka_config.xml``):
+
+* Control: servos pull to (last *sensed* position + velocity · 0.08 s), clipped to the joints' ranges. The reference's
+  velocity limit of 10 rad/s never binds.
+* Noise: every sensed position is off by a uniform error, 0.1 · ``NOISE_AMPLITUDE`` at most (arm: 0.01 rad). It moves
+  the arm too, by the rule above. FrankaKitchen-v1's own noise, which is not used, is 10 to 200 times smaller and
+  shifted by one joint among the elements.
+* Initial state: one and the same for all seeds, at rest; only the noise depends on the seed. One finger starts
+  beyond its range (at 48 mm; open is 40 mm).
+* An element is completed once its joints come within a distance of 0.3 of their goal, and stays so.
+* Servo gains, force and control ranges, and joint damping: equal numbers in both models.
+
+Unlike the reference:
+
+* Physics: MuJoCo 3.3 with its defaults (Newton's solver, pyramidal cones, no noslip iterations) instead of 2.1, so
+  contacts differ in detail and a public demonstration's actions lead to nearly, not exactly, its states.
+* Model: the pedestal of the arm collides, and the tracked controller of the recording rig is not there.
+* Scores are of true joint positions, the reference's of sensed ones (at most 0.02 apart, against a distance of 0.3).
+* An episode ends with the fourth element; the reference goes on for all seven, but its p1 to p4 count the same.
+* The generator is numpy's ``RandomState`` with draws for positions only; the reference draws velocity errors as well.
+* Absolute joint positions as actions, an option of Diffusion Policy's, are not offered.
+"""
+
+import atexit
+import contextlib
+import io
+import os
+from functools import partial
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.tasks.vector import Evaluation, Transition
+
+EvaluationName = Literal["kitchen"]
+ObservationKind = Literal["state"]
+
+MAX_STEPS = 280
+FRAME_SKIP = 40
+CONTROL_SECONDS = 0.08
+ACTION_DIM = 9
+ROBOT_DIM = 9
+POSITION_DIM = 30
+GOAL_DIM = 30
+STATE_DIM = POSITION_DIM + GOAL_DIM
+OBSERVATION_DIM: dict[ObservationKind, int] = {"state": STATE_DIM}
+
+MAX_VELOCITY = 2.0
+"""Joint velocity of an action of 1, in rad/s (fingers: m/s)."""
+
+NOISE_RATIO = 0.1
+NOISE_AMPLITUDE = np.repeat(
+    [0.1, 0.005, 0.0005, 0.005, 0.1, 0.005, 0.1, 0.005],
+    [9, 2, 6, 3, 3, 3, 3, 1],
+)
+"""(30,) Largest error of each sensed position at a noise ratio of 1, from the reference's ``franka_config.xml``."""
+
+GOALS: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
+    "bottom burner": ((11, 12), (-0.88, -0.01)),
+    "top burner": ((15, 16), (-0.92, -0.01)),
+    "light switch": ((17, 18), (-0.69, -0.05)),
+    "slide cabinet": ((19,), (0.37,)),
+    "hinge cabinet": ((20, 21), (0.0, 1.45)),
+    "microwave": ((22,), (-0.75,)),
+    "kettle": ((23, 24, 25, 26, 27, 28, 29), (-0.23, 0.75, 1.62, 0.99, 0.0, 0.0, -0.06)),
+}
+"""Element → its joints, as indices into an observation and into the simulator's positions alike, and their goal."""
+
+GOAL_DISTANCE = 0.3
+ENOUGH = 4  # elements a demonstration completes
+
+FullState = tuple[NDArray[np.float64], ...]
+"""Positions (30,), velocities (29,) and, for a replay that is exact amid contacts too, the solver's start (29,)."""
+
+
+def evaluation(
+    name: EvaluationName = "kitchen",
+    order: str | None = None,  # noqa: ARG001  (the signature is the same for all tasks)
+    max_steps: int = MAX_STEPS,
+) -> Evaluation:
+    """Describe the evaluation for ``pipeline.evaluation.rollouts``; ``order`` is Push-T's and has no meaning here.
+
+    The reference's p1 … p4 are the shares of episodes with a score of at least 0.25, 0.5, 0.75 and 1.
+
+    Raises:
+        ValueError: ``name`` is unknown.
+    """
+    if name not in get_args(EvaluationName):
+        raise ValueError(f"evaluation is {name!r}, must be one of {get_args(EvaluationName)}")
+    return Evaluation(partial(Kitchen, max_steps=max_steps), _reset_arguments, max_steps)
+
+
+def _reset_arguments(seed: int) -> dict[str, Any]:
+    return {"seed": seed}
+
+
+def observe(state: NDArray[np.floating], kind: ObservationKind) -> NDArray[np.float32]:
+    """Observation vectors (..., 60), float32, a policy is conditioned on: the raw observations themselves.
+
+    The 30 zeros in the place of the goal stay, since the published policies see them.
+
+    Raises:
+        ValueError: ``kind`` is unknown.
+    """
+    if kind not in get_args(ObservationKind):
+        raise ValueError(f"observation kind is {kind!r}, must be one of {get_args(ObservationKind)}")
+    return np.asarray(state).astype(np.float32)
+
+
+class Kitchen:
+    """One kitchen. Score: completed elements over four, at most 1; success: four of the seven are completed.
+
+    Attributes:
+        simulation: the unwrapped gymnasium-robotics environment; ``.model`` and ``.data`` are MuJoCo's.
+        completed: the elements completed in this episode so far.
+    """
+
+    def __init__(self, max_steps: int = MAX_STEPS, noise_ratio: float = NOISE_RATIO, frame_size: int = 256) -> None:
+        """Make the simulation.
+
+        Args:
+            max_steps: control steps after which an episode ends.
+            noise_ratio: share of ``NOISE_AMPLITUDE`` that sensors are off by at most; 0 for perfect sensors.
+            frame_size: width and height of rendered frames in pixels.
+        """
+        with contextlib.redirect_stderr(io.StringIO()):  # an advertisement for other environments at import
+            import gymnasium
+            import gymnasium_robotics
+
+            gymnasium.register_envs(gymnasium_robotics)
+        simulation: Any = gymnasium.make(
+            "FrankaKitchen-v1", width=frame_size, height=frame_size, disable_env_checker=True
+        ).unwrapped
+        self.simulation = simulation
+        self.completed: frozenset[str] = frozenset()
+        self._robot = simulation.robot_env
+        self._start: FullState = (self._robot.init_qpos.copy(), np.zeros(simulation.model.nv))
+        self._ranges = self._robot.robot_pos_bound[:ROBOT_DIM].T
+        self._noise = noise_ratio * NOISE_AMPLITUDE
+        self._max_steps = max_steps
+        self._renders = False
+        self.reset()
+
+    def reset(self, seed: int = 0, state: FullState | None = None) -> NDArray[np.float64]:
+        """Start an episode and return the first observation (60,).
+
+        Args:
+            seed: of the sensors' noise.
+            state: where to start, from ``state()`` or a file's (positions, velocities); None for the usual start.
+        """
+        import mujoco
+
+        model, data = self.simulation.model, self.simulation.data
+        mujoco.mj_resetData(model, data)
+        positions, velocities, *solver_start = self._start if state is None else state
+        data.qpos[:], data.qvel[:] = positions, velocities
+        mujoco.mj_forward(model, data)
+        if solver_start:
+            data.qacc_warmstart[:] = solver_start[0]
+        self._generator = np.random.RandomState(seed)
+        self._steps = 0
+        self.completed = frozenset()
+        self._sensed = self._sense()
+        return self._observation()
+
+    def state(self) -> FullState:
+        """Copy the simulator's state, for ``reset``: positions (30,), velocities (29,), the solver's start (29,)."""
+        data = self.simulation.data
+        return data.qpos.copy(), data.qvel.copy(), data.qacc_warmstart.copy()
+
+    def step(self, action: NDArray[np.floating]) -> Transition:
+        """Move at the velocities ``action`` (9,), clipped to [-1, 1], for one control step of 0.08 s."""
+        velocity = MAX_VELOCITY * np.clip(np.asarray(action, dtype=np.float64), -1.0, 1.0)
+        target = np.clip(self._sensed[:ROBOT_DIM] + velocity * CONTROL_SECONDS, *self._ranges)
+        self._robot.do_simulation(target, FRAME_SKIP)
+        self._steps += 1
+        self._sensed = self._sense()
+        self.completed |= self._at_goal()
+        solved = len(self.completed) >= ENOUGH
+        score = min(len(self.completed), ENOUGH) / ENOUGH
+        return Transition(self._observation(), score, solved, solved or self._steps >= self._max_steps)
+
+    def replay(
+        self,
+        observations: NDArray[np.floating],
+        actions: NDArray[np.floating],
+        state: FullState | None = None,
+    ) -> NDArray[np.float64]:
+        """Execute a demonstration of T steps and return the true positions (T + 1, 30), before and after each action.
+
+        The targets of the servos follow from what was sensed when the demonstration was made, which is what it stores.
+        So its seed is not needed, and its noise does not make the replay drift.
+
+        Args:
+            observations: (T, 60) as stored.
+            actions: (T, 9) as stored.
+            state: where the demonstration starts, as for ``reset``.
+        """
+        self.reset(state=state)
+        positions = [self.simulation.data.qpos.copy()]
+        for observation, action in zip(observations, actions, strict=True):
+            self._sensed = np.asarray(observation[:POSITION_DIM], dtype=np.float64)
+            self.step(action)
+            positions.append(self.simulation.data.qpos.copy())
+        return np.stack(positions)
+
+    def render(self) -> NDArray[np.uint8]:
+        """Draw the scene from the reference's camera: (frame_size, frame_size, 3). Only this needs OpenGL."""
+        renderer = self._robot.mujoco_renderer
+        if not self._renders:
+            os.environ.setdefault("MUJOCO_GL", "egl")
+            # Shadow maps and eight samples a pixel take a processor 2 seconds a frame; without, 0.1.
+            quality = self.simulation.model.vis.quality
+            quality.shadowsize = quality.offsamples = 0
+        frame = renderer.render("rgb_array")
+        if not self._renders:
+            self._renders = True
+            atexit.register(renderer.close)  # only now, to run before MuJoCo's own handler shuts EGL down
+        return frame
+
+    def _sense(self) -> NDArray[np.float64]:
+        error = self._noise * self._generator.uniform(-1.0, 1.0, POSITION_DIM)
+        return self.simulation.data.qpos + error
+
+    def _observation(self) -> NDArray[np.float64]:
+        return np.concatenate([self._sensed, np.zeros(GOAL_DIM)])
+
+    def _at_goal(self) -> frozenset[str]:
+        positions = self.simulation.data.qpos
+        return frozenset(
+            element
+            for element, (joints, goal) in GOALS.items()
+            if np.linalg.norm(positions[list(joints)] - goal) < GOAL_DISTANCE
+        )

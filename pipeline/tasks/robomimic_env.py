@@ -1,0 +1,216 @@
+"""Robomimic's simulated tasks in robosuite: their settings as public files carry them, and the simulator itself.
+
+An arm's action is absolute: the target of the grip site, held for 0.05 s by operational space control, as position (3)
+in metres and axis-angle (3) in radians, both in the world's frame, then the gripper (1), -1 open to +1 closed.
+"""
+
+import ctypes
+import logging
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from functools import partial
+from io import StringIO
+from types import ModuleType
+from typing import Any, Literal
+
+import numpy as np
+
+Task = Literal["lift", "can", "square", "transport"]
+
+ENV_NAME: dict[Task, str] = {
+    "lift": "Lift",
+    "can": "PickPlaceCan",
+    "square": "NutAssemblySquare",
+    "transport": "TwoArmTransport",
+}
+ARMS: dict[Task, int] = {"lift": 1, "can": 1, "square": 1, "transport": 2}
+ARM_OBSERVATION = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": 2}  # of each arm, in the public order, and its size
+ENV_VERSION = "1.4.1"  # of robosuite
+CONTROL_FREQUENCY = 20  # control steps per simulated second
+
+_DRAWN_MODELS = ("Lift", "TwoArmTransport")  # the cube's size and the hammer's are drawn with each episode
+_ROBOSUITE_TYPE = 1  # robomimic.envs.env_base.EnvType.ROBOSUITE_TYPE
+
+
+def env_arguments(task: Task) -> dict[str, Any]:
+    """Return the ``env_args`` of ``task``: those of the public low-dimensional files, with absolute actions."""
+    arguments: dict[str, Any] = {
+        "has_renderer": False,
+        "has_offscreen_renderer": False,
+        "ignore_done": True,
+        "use_object_obs": True,
+        "use_camera_obs": False,
+        "control_freq": CONTROL_FREQUENCY,
+        "controller_configs": {
+            "type": "OSC_POSE",
+            "input_max": 1,
+            "input_min": -1,
+            "output_max": [0.05, 0.05, 0.05, 0.5, 0.5, 0.5],
+            "output_min": [-0.05, -0.05, -0.05, -0.5, -0.5, -0.5],
+            "kp": 150,
+            "damping": 1,
+            "impedance_mode": "fixed",
+            "kp_limits": [0, 300],
+            "damping_limits": [0, 10],
+            "position_limits": None,
+            "orientation_limits": None,
+            "uncouple_pos_ori": True,
+            "control_delta": False,
+            "interpolation": None,
+            "ramp_ratio": 0.2,
+        },
+        "robots": ["Panda"] * ARMS[task],
+        "camera_depths": False,
+        "camera_heights": 84,
+        "camera_widths": 84,
+        "reward_shaping": False,
+    }
+    if ARMS[task] == 2:
+        arguments["env_configuration"] = "single-arm-opposed"
+    return {"env_name": ENV_NAME[task], "env_version": ENV_VERSION, "type": _ROBOSUITE_TYPE, "env_kwargs": arguments}
+
+
+def make_simulator(task: Task) -> Any:
+    """Make the simulator of ``task`` as robomimic does: an ``EnvRobosuite``, whose ``env`` is robosuite's own.
+
+    Its steps lead to the same states as robosuite's, bit for bit, in about half the time, and its observations are
+    those of the state reached, as in the public files (robosuite's own lag behind it by one physics step of 2 ms).
+    """
+    _import_robosuite()
+    import robomimic.utils.env_utils as env_utils
+
+    with redirect_stdout(StringIO()), drawing_from(0):  # "Created environment with name ..."
+        _declare_modalities()
+        simulator = env_utils.create_env_from_metadata(env_meta=env_arguments(task))
+    simulator.env.step = partial(_step, simulator.env)
+    return simulator
+
+
+def reset_by_seed(simulator: Any, seed: int) -> dict[str, np.ndarray]:
+    """Start the episode of ``seed`` in a simulator of ``make_simulator``; return robomimic's observation by key.
+
+    Robosuite draws the arms' joints, the objects' poses and some objects' sizes from numpy's global generator; it is
+    seeded for that and restored. The model is rebuilt (0.2 to 0.4 s) only where it depends on the draws.
+    """
+    env = simulator.env
+    env.hard_reset = type(env).__name__ in _DRAWN_MODELS or getattr(env, "_model_is_stored", False)
+    with drawing_from(seed):
+        observation: dict[str, np.ndarray] = simulator.reset()
+    env._model_is_stored = False
+    _start_controllers(env)
+    return observation
+
+
+def reset_to_state(simulator: Any, state: np.ndarray, model: str | None = None) -> dict[str, np.ndarray]:
+    """Start at a stored ``state``, in the stored ``model`` (XML) or, without one, that of seed 0; return as above.
+
+    XML holds a model's numbers rounded: replays in a stored model come close to the original and are not equal to it.
+    """
+    if model is None:
+        reset_by_seed(simulator, 0)
+        observation: dict[str, np.ndarray] = simulator.reset_to({"states": state})
+    else:
+        simulator.env.hard_reset = False  # robomimic resets once more before it loads the model
+        simulator.env._model_is_stored = True
+        with drawing_from(0):
+            observation = simulator.reset_to({"states": state, "model": model})
+    _start_controllers(simulator.env)
+    return observation
+
+
+def _start_controllers(env: Any) -> None:
+    """Let the controllers see the state they start in, and tend to the arms' nominal joint angles in their null space.
+
+    Without this a controller takes the drawn joint angles for nominal after robosuite's ``reset`` (not so in the public
+    demonstrations and robomimic's own rollouts), and sees the stored state one physics step late after ``reset_to``.
+    """
+    for robot in env.robots:
+        robot.controller.update_initial_joints(robot.init_qpos)
+
+
+@contextmanager
+def drawing_from(seed: int) -> Iterator[None]:
+    """Seed numpy's global generator with ``seed``, and restore it in the end."""
+    before = np.random.get_state()  # noqa: NPY002  (robosuite draws from the global generator)
+    np.random.seed(seed)  # noqa: NPY002
+    try:
+        yield
+    finally:
+        np.random.set_state(before)  # noqa: NPY002
+
+
+def _step(env: Any, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, dict[str, Any]]:
+    """Robosuite's control step of 25 physics steps, without what it computes in vain.
+
+    In each physics step robosuite computes the forward dynamics when it starts, once per arm's controller and once to
+    integrate, and it looks after every observable. Positions and velocities do not change in between: they are computed
+    once (``mj_step1``), the forces when the controllers have spoken (``mj_step2``), observables at the end.
+    """
+    import mujoco
+
+    sim = env.sim
+    model, data = sim.model._model, sim.data._data
+    current = False
+
+    def forward() -> None:
+        nonlocal current
+        if not current:
+            mujoco.mj_step1(model, data)
+            current = True
+
+    def step() -> None:
+        nonlocal current
+        mujoco.mj_step2(model, data)
+        current = False
+
+    sim.forward, sim.step, env._update_observables = forward, step, lambda: None
+    try:
+        _, reward, done, info = type(env).step(env, action)
+    finally:
+        del sim.forward, sim.step, env._update_observables
+    sim.forward()
+    return env._get_observations(force_update=True), reward, done, info
+
+
+def _declare_modalities() -> None:
+    """Tell robomimic, once per process, that no observation is an image; it observes nothing before it is told."""
+    import robomimic.utils.obs_utils as obs_utils
+
+    if obs_utils.OBS_KEYS_TO_MODALITIES is None:
+        low_dim = ["object", *(f"robot{arm}_{key}" for arm in range(2) for key in ARM_OBSERVATION)]
+        obs_utils.initialize_obs_utils_with_obs_specs([{"obs": {"low_dim": low_dim, "rgb": []}}])
+
+
+def _import_robosuite() -> None:
+    """Import robomimic's adapter of robosuite without what no task needs: mujoco-py, and EGL where it is absent.
+
+    Robosuite asks for EGL at import whatever MUJOCO_GL says, except for two other libraries; GLFW comes as a package.
+    """
+    absent = "mujoco_py" not in sys.modules
+    if absent:
+        sys.modules["mujoco_py"] = ModuleType("mujoco_py")
+    library = os.environ.get("MUJOCO_GL")
+    if sys.platform == "linux":
+        os.environ["MUJOCO_GL"] = (library or "egl") if has_egl() else "glx"
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)  # advice of both on private macro files
+    try:
+        with redirect_stdout(StringIO()):
+            import robomimic.envs.env_robosuite  # noqa: F401
+    finally:
+        logging.disable(disabled)
+        if library is not None:
+            os.environ["MUJOCO_GL"] = library
+        if absent:  # others must still see that it is not installed
+            del sys.modules["mujoco_py"]
+
+
+def has_egl() -> bool:
+    """Tell whether this machine can draw without a display, which on Linux needs EGL."""
+    try:
+        ctypes.CDLL("libEGL.so.1")
+    except OSError:
+        return False
+    return True

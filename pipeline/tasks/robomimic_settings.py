@@ -1,0 +1,69 @@
+"""What a Robomimic file says about its recording (``env_args``), checked against what is simulated here."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import UserError
+from pipeline.tasks.robomimic_env import ENV_VERSION, Task, env_arguments
+
+OLDEST_VERSION = "1.2.0"
+"""The version of robosuite that robomimic's first files were recorded with; those files do not name it."""
+
+_FREE = {"control_delta", "kp_limits", "damping_limits", "ramp_ratio"}
+"""Controller settings that change nothing: the first is told by the actions, the others are for unused modes."""
+
+
+def check_env_args(path: Path, given: Mapping[str, Any], task: Task) -> None:
+    """Check the settings ``given`` in the file at ``path``, key by key, for those that change what an action does.
+
+    Settings that a file leaves out are robosuite's defaults, which are the ones simulated.
+
+    Raises:
+        UserError: one of them differs from what is simulated as ``task``; the line names it.
+    """
+    expected = env_arguments(task)
+    _check(path, "env_name", given.get("env_name"), expected["env_name"])
+    _check(path, "type", given.get("type"), expected["type"])
+    _check_version(path, given.get("env_version"))
+    arguments, simulated = given.get("env_kwargs"), expected["env_kwargs"]
+    if not isinstance(arguments, dict):
+        raise UserError(f"{path}: env_args.env_kwargs is {arguments!r}, must be an object with the task's settings")
+    robots = arguments.get("robots")
+    _check(path, "env_kwargs.robots", [robots] if isinstance(robots, str) else robots, simulated["robots"])
+    _check(path, "env_kwargs.control_freq", arguments.get("control_freq", 20), simulated["control_freq"])
+    if arguments.get("env_configuration", "default") != "default":
+        configuration = simulated.get("env_configuration", "default")
+        _check(path, "env_kwargs.env_configuration", arguments["env_configuration"], configuration)
+    controllers = arguments.get("controller_configs")
+    for controller in controllers if isinstance(controllers, list) else [controllers]:
+        _check_controller(path, controller, simulated["controller_configs"])
+
+
+def _check_controller(path: Path, given: Any, simulated: Mapping[str, Any]) -> None:
+    if not isinstance(given, dict):
+        raise UserError(f"{path}: env_args.env_kwargs.controller_configs is {given!r}, must be OSC_POSE's settings")
+    for key in simulated.keys() - _FREE:
+        if key in given or key == "type":
+            _check(path, f"env_kwargs.controller_configs.{key}", given.get(key), simulated[key])
+
+
+def _check_version(path: Path, given: Any) -> None:
+    if given is None:
+        return
+    numbers = re.match(r"(\d+)\.(\d+)", str(given))
+    if not numbers or not _minor(OLDEST_VERSION) <= tuple(map(int, numbers.groups())) <= _minor(ENV_VERSION):
+        raise UserError(
+            f"{path}: env_args.env_version is {given!r}, must be {OLDEST_VERSION} to {ENV_VERSION} (robosuite): "
+            "actions of other versions mean something else"
+        )
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    return tuple(map(int, version.split(".")[:2]))
+
+
+def _check(path: Path, key: str, given: Any, expected: Any) -> None:
+    if given != expected:
+        raise UserError(f"{path}: env_args.{key} is {given!r}, must be {expected!r}")

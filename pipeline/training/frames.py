@@ -1,0 +1,236 @@
+"""Images as training data: kept in a zarr store, read one by one as windows ask for them, encoded once to fine-tune."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+import zarr
+from numpy.typing import NDArray
+from torch import Tensor
+from tqdm import tqdm
+
+from pipeline.atomic import make_folder, replacing
+from pipeline.config import DataSettings
+from pipeline.errors import UserError
+from pipeline.evaluation.image_policy import ImagePolicy
+from pipeline.nets.vision import joined, pack, random_crops
+from pipeline.tasks.image_demonstrations import BLOCK, ImageDemonstrations
+from pipeline.tasks.normalizer import Normalizer
+from pipeline.training.data import PreparedData, prepare
+from pipeline.training.resume import fingerprint
+
+_IMAGES, _WINDOWS, _HELD_OUT = "images", "windows", "held_out_windows"
+
+
+@dataclass(frozen=True, eq=False)
+class Frames:
+    """The images of a data set, N of them, and which of them each window sees.
+
+    A frame is read from the store when it is first asked for, and kept compressed from then on, a thirtieth of its
+    size: zarr takes a millisecond for a request and a quarter of one for each chunk, however little is in it.
+
+    Attributes:
+        images: (N, H, W, 3) uint8, in the store.
+        windows, held_out_windows: numbers of the frames, (W, To) and (W', To) int64, oldest first.
+    """
+
+    images: zarr.Array
+    windows: Tensor
+    held_out_windows: Tensor
+    _kept: dict[int, bytes] = field(default_factory=dict)
+
+    @classmethod
+    def open(cls, path: Path) -> Frames:
+        """Open what ``prepare_frames`` wrote.
+
+        Raises:
+            UserError: there is no such store at ``path``.
+        """
+        try:
+            group = zarr.open_group(path, mode="r")
+            images, windows, held_out = (_array(group, name) for name in (_IMAGES, _WINDOWS, _HELD_OUT))
+        except (OSError, ValueError, KeyError):
+            raise UserError(f"{path}: no store of frames; expected what stage prepare writes") from None
+        return cls(images, torch.from_numpy(np.asarray(windows[:])), torch.from_numpy(np.asarray(held_out[:])))
+
+    def read(self, numbers: Tensor) -> Tensor:
+        """The frames of these ``numbers`` (…), integers: (…, H, W, 3) uint8. No other frame is read."""
+        wanted = numbers.flatten().tolist()
+        for first, end in _runs(sorted(set(wanted) - self._kept.keys())):
+            for number, image in enumerate(np.asarray(self.images[first:end]), start=first):
+                self._kept[number] = zlib.compress(image.tobytes(), level=1)
+        found = [torch.frombuffer(bytearray(zlib.decompress(self._kept[n])), dtype=torch.uint8) for n in wanted]
+        return torch.stack(found).view(*numbers.shape, *self.images.shape[1:])
+
+
+def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
+    """Ascending ``numbers`` as runs without gaps, each by its first and the one past its last."""
+    cuts = [at for at in range(1, len(numbers)) if numbers[at] > numbers[at - 1] + 1]
+    bounds = [0, *cuts, len(numbers)] if numbers else []
+    return [(numbers[start], numbers[end - 1] + 1) for start, end in pairwise(bounds)]
+
+
+def _array(group: zarr.Group, name: str) -> zarr.Array:
+    array = group[name]
+    if not isinstance(array, zarr.Array):
+        raise KeyError(name)
+    return array
+
+
+def write_no_frames(path: Path) -> None:
+    """Write the store of a data set without images, which stands where a stage's file is expected."""
+    shutil.rmtree(path, ignore_errors=True)
+    zarr.open_group(path, mode="w")
+
+
+def prepare_frames(source: ImageDemonstrations, settings: DataSettings, seed: int, path: Path) -> PreparedData:
+    """Write the frames of ``source`` to the new store ``path``, whole or not at all, and return their windows.
+
+    The store has one image a chunk, so that any can be read alone, and ``BLOCK`` of them a file.
+
+    Returns:
+        Windows as ``prepare`` cuts them, whose conditions are the agent's normalised positions alone.
+
+    Raises:
+        UserError: as ``prepare`` and ``ImageDemonstrations.blocks``.
+    """
+    data, windows, held_out = _numbered_windows(source, settings, seed)
+    make_folder(path.parent)
+    fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
+    try:
+        group = zarr.open_group(fresh, mode="w")
+        group.create_array(_WINDOWS, data=windows)
+        group.create_array(_HELD_OUT, data=held_out)
+        _write_images(group, source)
+        fresh.chmod(0o755)
+        shutil.rmtree(path, ignore_errors=True)
+        fresh.rename(path)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return data
+
+
+def _numbered_windows(
+    source: ImageDemonstrations, settings: DataSettings, seed: int
+) -> tuple[PreparedData, NDArray[np.int64], NDArray[np.int64]]:
+    """The windows of agent positions, and the frames of the training and the held-out ones.
+
+    ``prepare`` is given each frame's number as a third observed component, to be told which frames it put where.
+    """
+    position = source.demonstrations.state[:, :2]
+    number = np.arange(len(position), dtype=np.float32)[:, None]  # exact, and to be told apart, far beyond a million
+    numbered = replace(source.demonstrations, state=np.concatenate([position, number], axis=1))
+    data = prepare(numbered, settings, lambda states: states.astype(np.float32), seed)
+
+    def split(condition: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
+        observed = condition.unflatten(1, (settings.observation_horizon, 3))
+        frames = data.observation_normalizer.denormalize(observed)[..., 2].round().long()
+        return observed[..., :2].flatten(1).contiguous(), frames.numpy()
+
+    condition, windows = split(data.condition)
+    held_out_condition, held_out = split(data.held_out_condition)
+    normalizer = data.observation_normalizer
+    positions = replace(
+        data,
+        condition=condition,
+        held_out_condition=held_out_condition,
+        observation_normalizer=Normalizer.of(normalizer.offset[:2], normalizer.scale[:2]),
+    )
+    return positions, windows, held_out
+
+
+def _write_images(group: zarr.Group, source: ImageDemonstrations) -> None:
+    n_frames = len(source.demonstrations.state)
+    array, start = None, 0
+    with tqdm(total=n_frames, desc="frames", unit="image") as bar:
+        for block in source.blocks(BLOCK):
+            shape = block.shape[1:]
+            if array is None:
+                array = group.create_array(
+                    _IMAGES, shape=(n_frames, *shape), chunks=(1, *shape), shards=(BLOCK, *shape), dtype=np.uint8
+                )
+            array[start : start + len(block)] = block
+            start += len(block)
+            bar.update(len(block))
+
+
+@dataclass(frozen=True, eq=False)
+class ImageBatches:
+    """Random training windows with their images, cut at random: a ``BatchSource`` of packed conditions.
+
+    Attributes:
+        frames: read as they are needed. data: the windows' positions and actions. crop: side of the cut images.
+    """
+
+    frames: Frames
+    data: PreparedData
+    crop: int
+    device: torch.device | str = "cpu"
+
+    def to(self, device: torch.device) -> ImageBatches:
+        """These batches on ``device``."""
+        return replace(self, device=device)
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """``size`` random windows, drawn with replacement: packed conditions (B, ·), actions (B, Tp, A)."""
+        rows = torch.randint(len(self.data.action), (size,), generator=generator)
+        wanted = self.frames.windows[rows]
+        images = random_crops(self.frames.read(wanted), self.crop, generator)
+        numbers = self.data.condition[rows].unflatten(1, (wanted.shape[1], -1))
+        return pack(images, numbers).to(self.device), self.data.action[rows].to(self.device)
+
+
+@torch.no_grad()
+def encoded(
+    frames: Frames, data: PreparedData, policy: ImagePolicy, *, held_out_only: bool = False, keep: Path | None = None
+) -> PreparedData:
+    """``data`` as ``policy`` sees it: conditions of its field, from the middle of each image.
+
+    Each frame is encoded once, on the GPU where there is one; ``policy`` is moved there.
+
+    Args:
+        data: positions and actions, as ``prepare_frames`` returned them.
+        held_out_only: leaves the training windows out.
+        keep: folder that finished blocks of frames are kept in for a resume; one of another encoder is of no matter.
+    """
+    windows = frames.windows[: 0 if held_out_only else None]
+    wanted, place = torch.cat([windows, frames.held_out_windows]).unique(return_inverse=True)
+    features = _features(frames, wanted, policy.to("cuda" if torch.cuda.is_available() else "cpu"), keep)[place]
+
+    def condition(features: Tensor, positions: Tensor) -> Tensor:
+        return joined(features, positions.unflatten(1, (features.shape[1], -1)))
+
+    return replace(
+        data,
+        condition=condition(features[: len(windows)], data.condition[: len(windows)]),
+        action=data.action[: len(windows)],
+        held_out_condition=condition(features[len(windows) :], data.held_out_condition),
+        observation_normalizer=policy.observation_normalizer,
+    )
+
+
+def _features(frames: Frames, wanted: Tensor, policy: ImagePolicy, keep: Path | None) -> Tensor:
+    """What the policy's encoder makes of the frames ``wanted`` (M,): (M, F)."""
+    encoder = policy.observe.encoder.eval()
+    folder = keep / fingerprint(encoder, str(wanted.tolist()))[:16] if keep else None
+    blocks = []
+    for start in tqdm(range(0, len(wanted), BLOCK), desc="encode frames", unit="block", disable=None):
+        path = folder / f"{start:07d}.npy" if folder else None
+        if path is None or not path.exists():
+            images = frames.read(wanted[start : start + BLOCK]).to(policy.device)
+            block = encoder(images).float().cpu()
+            if path is not None:
+                with replacing(path) as temporary, temporary.open("wb") as file:
+                    np.save(file, block.numpy())
+        else:
+            block = torch.from_numpy(np.load(path))
+        blocks.append(block)
+    return torch.cat(blocks)

@@ -1,0 +1,96 @@
+"""Make demonstrations of our own: let a task's scripted expert play, and keep the episodes that it solves.
+
+The small sets that are shipped are made anew by
+
+    python -m stages.demonstrate_expert --task kitchen --seeds 300000:300100 --most 100 \
+        --out data/demonstrations/kitchen_starter.zip
+
+in the task's public format, with ``<out>.sha256`` beside. An interrupted run goes on where it was when started again
+with the same arguments.
+"""
+
+import argparse
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipeline.atomic import write_text
+from pipeline.errors import UserError
+from pipeline.evaluation.statistics import proportion_interval
+from pipeline.experts.collect import collect
+from pipeline.experts.episode import ExpertEpisode
+from pipeline.experts.registry import expert
+from pipeline.stage import program, stage
+
+FIRST_SEED = 300_000
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--task", required=True)
+    parser.add_argument("--seeds", required=True, help="FIRST:END, END excluded; neither test nor validation seeds")
+    parser.add_argument("--most", type=int, default=200, help="keep at most so many episodes, the first by seed")
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--report", type=Path, help="file for the expert's success rate, as JSON")
+    parser.add_argument("--workers", type=int, default=2, help="processes, 0 for none; changes no result")
+    arguments = parser.parse_args()
+    seeds = seed_range(arguments.seeds)
+    if arguments.most < 1 or arguments.workers < 0:
+        raise UserError("--most: allowed: 1 or more; --workers: 0 or more")
+    task, out = arguments.task, arguments.out
+    checksum = out.with_name(out.name + ".sha256")
+
+    chosen = expert(task)
+    with stage(
+        "stages/demonstrate_expert.py",
+        f"demonstrate_expert-{task}",
+        params={"task": task, "seeds": arguments.seeds, "most": arguments.most},
+        deps=[],
+        outs=[out, checksum, *([arguments.report] if arguments.report else [])],
+    ) as here:
+        episodes = collect(chosen.demonstrate, seeds, here.resume / "episodes", workers=arguments.workers)
+        solved = [episode for episode in episodes if episode.success]
+        kept = solved[: arguments.most]
+        if not kept:
+            raise UserError(f"{task}: the expert solved none of {len(seeds)} episodes")
+        chosen.write(out, kept)
+        write_text(checksum, f"{hashlib.sha256(out.read_bytes()).hexdigest()}  {out.name}\n")
+        rate = proportion_interval([episode.success for episode in episodes])
+        if arguments.report:
+            write_text(arguments.report, json.dumps(report(task, episodes), indent=2) + "\n")
+        here.run.log({"success": rate.mean, "score": sum(episode.score for episode in episodes) / len(episodes)})
+    steps = sum(len(episode.actions) for episode in kept)
+    print(
+        f"{len(solved)} of {len(seeds)} episodes solved: {rate.mean:.3f}, 95 % interval {rate.low:.3f} to "
+        f"{rate.high:.3f}; {len(kept)} kept, {steps} steps → {out}"
+    )
+
+
+def report(task: str, episodes: Sequence[ExpertEpisode]) -> dict[str, object]:
+    """How often the expert solves the task, with its 95 % interval, and how long that takes it."""
+    rate = proportion_interval([episode.success for episode in episodes])
+    numbers = {"success": rate.mean, "success_low": rate.low, "success_high": rate.high}
+    numbers["mean_steps"] = sum(len(episode.actions) for episode in episodes) / len(episodes)
+    seeds = {"episodes": len(episodes), "first_seed": episodes[0].seed, "last_seed": episodes[-1].seed}
+    return {"task": task} | seeds | {name: round(number, 4) for name, number in numbers.items()}
+
+
+def seed_range(text: str) -> range:
+    """Parse FIRST:END.
+
+    Raises:
+        UserError: it is not of this form, empty, or reaches into the test and validation seeds.
+    """
+    match = re.fullmatch(r"(\d+):(\d+)", text)
+    if not match or not FIRST_SEED <= int(match[1]) < int(match[2]) <= 2**32:
+        raise UserError(
+            f"--seeds: given {text!r}, allowed: FIRST:END such as 300000:300400, from {FIRST_SEED} on; below are test "
+            "and validation seeds"
+        )
+    return range(int(match[1]), int(match[2]))
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,60 @@
+"""Stage ``pretrain_diffusion``: train the net of the rows ddpm and ddim, which predicts noise."""
+
+import argparse
+from dataclasses import replace
+
+import torch
+
+from pipeline import config
+from pipeline.flow.action_diffusion import make_scheduler
+from pipeline.layout import TaskFiles
+from pipeline.seeding import Generators
+from pipeline.stage import in_processes, program, stage
+from pipeline.training.checkpoint import new_policy, save_policy
+from pipeline.training.data import PreparedData
+from pipeline.training.diffusion import NoisePrediction
+from pipeline.training.journal import TrainingLog
+from pipeline.training.loop import train
+from pipeline.training.sight import from_scratch
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True)
+    parser.add_argument("--task", required=True)
+    arguments = parser.parse_args()
+    files = TaskFiles(arguments.scale, arguments.task)
+    settings = config.load().block(arguments.scale).task(arguments.task)
+    in_processes(settings.processes, "stages/pretrain_diffusion.py")
+    torch.set_num_threads(settings.threads)
+    model = files.model("ddpm", 0)
+
+    with stage(
+        "stages/pretrain_diffusion.py",
+        f"pretrain_diffusion-{arguments.scale}-{files.name}",
+        params=settings.model_dump(include={"seed", "threads", "processes", "data", "net", "diffusion"}),
+        deps=[files.prepared, files.frames],
+        outs=[model, files.diffusion_log],
+    ) as here:
+        data = PreparedData.load(files.prepared)
+        policy, record = new_policy(arguments.scale, arguments.task, "ddpm", settings, data)
+        net, batches = from_scratch(policy, data, files.frames)
+        generators = Generators(settings.seed, "pretrain", "diffusion")
+        log = TrainingLog(here.resume / "log.jsonl", here.run)
+        net = train(
+            NoisePrediction(net, generators, make_scheduler()),
+            batches,
+            settings.diffusion,
+            generators,
+            log=log,
+            state_path=here.resume / "state.pt",
+            title=f"pretrain_diffusion {files.name}",
+        )
+        if not here.main:
+            return
+        save_policy(model, policy.with_net(net), replace(record, train_steps=settings.diffusion.steps))
+        log.write_csv(files.diffusion_log, scale=arguments.scale, task=arguments.task)
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,37 @@
+"""Stage ``tabulate_settings``: Tables D.1 and D.2 of one scale, from params.yaml."""
+
+import argparse
+
+from pipeline import config
+from pipeline.atomic import write_text
+from pipeline.layout import ScaleReports
+from pipeline.reporting.hyperparameters import hyperparameters_markdown, table_d1, table_d2
+from pipeline.reporting.tables import write_table
+from pipeline.stage import program, stage
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--scale", required=True)
+    arguments = parser.parse_args()
+    settings, reports = config.load(), ScaleReports(arguments.scale)
+    block = settings.block(arguments.scale)
+    with stage(
+        "stages/tabulate_settings.py",
+        f"tabulate_settings-{arguments.scale}",
+        params={"tasks": settings.tasks, "nfe": settings.nfe}
+        | {task: block.task(task).model_dump() for task in settings.tasks},
+        deps=[],
+        outs=[reports.table_d1, reports.table_d2, reports.tables_d],
+    ) as here:
+        d1, d2 = table_d1(block, settings.tasks, max(settings.nfe)), table_d2(block, settings.tasks)
+        write_table(reports.table_d1, d1)
+        write_table(reports.table_d2, d2)
+        write_text(reports.tables_d, hyperparameters_markdown(d1, d2, scale=arguments.scale))
+        for path in (reports.table_d1, reports.table_d2):
+            here.run.table(path, path.stem)
+        here.run.artifact(reports.tables_d)
+
+
+if __name__ == "__main__":
+    program(main)

@@ -1,0 +1,120 @@
+"""A policy that sees: it encodes once a plan, and works wherever a policy works."""
+
+from functools import partial
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.evaluation.image_policy import ImagePolicy, Sight
+from pipeline.evaluation.residual_policy import ResidualPolicy
+from pipeline.evaluation.rollouts import Episode, rollout
+from pipeline.nets.mlp import MLP
+from pipeline.nets.vision import ImageConditioned, VisionEncoder, pack
+from pipeline.tasks.normalizer import Normalizer
+from pipeline.tasks.pusht_image import evaluation, observe, render_states
+
+STATES = np.random.default_rng(0).uniform(100, 400, (3, 2, 5)).astype(np.float32)
+POSITIONS = Normalizer.of(torch.tensor([256.0, 256.0]), torch.tensor([200.0, 100.0]))
+
+
+class CountingEncoder(VisionEncoder):
+    """Remembers the shapes of the images that it was called with."""
+
+    def __init__(self) -> None:
+        super().__init__(width=16, crop=84)
+        self.calls: list[tuple[int, ...]] = []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.calls.append(tuple(images.shape))
+        return super().forward(images)
+
+
+def make_policy(seed: int = 0) -> ImagePolicy:
+    torch.manual_seed(seed)
+    encoder = CountingEncoder()
+    net = MLP(4, 2, 2 * (encoder.features + 2), width=16, depth=1, expansion=2, time_features=8)
+    return ImagePolicy(
+        net,
+        Sight(encoder, render_states, partial(observe, kind="image")),
+        POSITIONS,
+        Normalizer.of(torch.tensor([256.0, 256.0]), torch.tensor([256.0, 256.0])),
+        observation_horizon=2,
+        prediction_horizon=4,
+        chunk=2,
+    )
+
+
+def noise(rows: int = 3) -> np.ndarray:
+    return np.random.default_rng(1).standard_normal((rows, 4, 2), dtype=np.float32)
+
+
+def test_the_encoder_is_called_once_a_plan_whatever_the_evaluations() -> None:
+    policy = make_policy()
+    for nfe in (1, 16):
+        policy.observe.encoder.calls.clear()
+        policy.acting(nfe).act(STATES, noise())
+        assert policy.observe.encoder.calls == [(3, 2, 96, 96, 3)]
+
+
+def test_the_condition_is_the_images_features_and_the_normalised_position() -> None:
+    policy = make_policy().eval()
+    condition = policy.condition(STATES).view(3, 2, -1)
+    with torch.no_grad():
+        features = policy.observe.encoder(torch.from_numpy(render_states(STATES)))
+    assert torch.equal(condition[..., :-2], features)
+    torch.testing.assert_close(condition[..., -2:], POSITIONS.normalize(torch.from_numpy(STATES[..., :2])))
+    assert not condition.requires_grad
+
+
+def test_what_is_trained_is_what_acts() -> None:
+    """The field with its encoder, on packed conditions, is the policy's own field on its own conditions."""
+    policy = make_policy().eval()
+    seeing = policy.seeing()
+    images = torch.from_numpy(render_states(STATES))
+    packed = pack(images, POSITIONS.normalize(torch.from_numpy(STATES[..., :2])))
+    t, x = torch.rand(3), torch.randn(3, 4, 2)
+    torch.testing.assert_close(seeing(t, x, packed), policy.net(t, x, policy.condition(STATES)))
+    trained = make_policy(seed=1).seeing()
+    acting = policy.with_net(trained)
+    assert acting is policy and policy.net is trained.field and policy.observe.encoder is trained.encoder
+    assert isinstance(policy.seeing(), ImageConditioned)
+    field = MLP(4, 2, 2 * 130, width=16, depth=1, expansion=2, time_features=8)
+    assert policy.with_net(field).net is field and policy.observe.encoder is trained.encoder
+
+
+def test_its_weights_are_saved_and_loaded_with_the_encoders() -> None:
+    policy, other = make_policy(), make_policy(seed=1)
+    assert any(name.startswith("observe.encoder.") for name in policy.state_dict())
+    other.load_state_dict(policy.state_dict())
+    np.testing.assert_array_equal(policy.acting(2).act(STATES, noise()), other.acting(2).act(STATES, noise()))
+
+
+def test_a_residual_behind_it_sees_the_same() -> None:
+    class Still(nn.Module):
+        def begin(self, *_: Tensor) -> object:
+            return lambda _, x: torch.zeros_like(x)
+
+    policy = make_policy().eval()
+    residual = ResidualPolicy(policy, Still(), [1.0, 1.5])  # type: ignore[arg-type]
+    assert torch.equal(residual.condition(STATES), policy.condition(STATES))
+    policy.observe.encoder.calls.clear()
+    np.testing.assert_array_equal(residual.acting(3).act(STATES, noise()), policy.acting(2).act(STATES, noise()))
+    assert len(policy.observe.encoder.calls) == 2
+
+
+def test_rollouts_from_images_repeat_bit_for_bit() -> None:
+    policy = make_policy()
+    runs = [
+        rollout(
+            policy.acting(2),
+            evaluation("pusht_image_a", max_steps=4),
+            [Episode(100000, 0), Episode(100001, 0)],
+            batch=batch,
+            block=4,
+            progress=False,
+        )
+        for batch in (1, 2)
+    ]
+    assert runs[0] == runs[1]
+    assert [result.steps for result in runs[0]] == [4, 4]

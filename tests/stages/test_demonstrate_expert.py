@@ -1,0 +1,136 @@
+"""The program that makes demonstrations, with a tiny expert in place of the real ones."""
+
+import re
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.project import ROOT, Project
+
+TINY = '''
+"""An expert that solves the episodes with an even seed, and writes down which it was asked for."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from pipeline.atomic import replacing
+from pipeline.experts.episode import ExpertEpisode
+
+
+def demonstrate(seed: int) -> ExpertEpisode:
+    if str(seed) == os.environ.get("STOP_AT"):
+        raise KeyboardInterrupt
+    with Path("asked").open("a") as file:
+        file.write(f"{seed}\\n")
+    numbers = np.random.default_rng(seed).random((seed % 5 + 1, 7))
+    return ExpertEpisode(
+        seed, numbers[:, :4], numbers[:, 4:], success=seed % 2 == 0, score=0.5, states=numbers, extras={"of": str(seed)}
+    )
+
+
+def write(path: Path, episodes: Sequence[ExpertEpisode]) -> None:
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez(
+            file,
+            seed=[episode.seed for episode in episodes],
+            numbers=np.concatenate([np.hstack([episode.observations, episode.actions]) for episode in episodes]),
+            states=np.concatenate([episode.states for episode in episodes]),
+            of=[episode.extras["of"] for episode in episodes],
+        )
+'''
+REGISTERED = """
+
+def _tiny() -> Expert:
+    from pipeline.experts import tiny
+
+    return Expert(tiny.demonstrate, tiny.write)
+
+
+EXPERTS["tiny"] = _tiny
+"""
+SEEDS = range(300_000, 300_012)
+COMMAND = ("stages.demonstrate_expert", "--task", "tiny", "--seeds", "300000:300012", "--most", "4")
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    """The programs, with the tiny expert among the others."""
+    root = tmp_path / "project"
+    for folder in ("pipeline", "stages"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    experts = root / "pipeline" / "experts"
+    (experts / "tiny.py").write_text(TINY)
+    registry = experts / "registry.py"
+    registry.write_text(registry.read_text() + REGISTERED)
+    return Project(root)
+
+
+def asked(project: Project) -> list[int]:
+    """The seeds that the expert was asked for since the last call, in that order."""
+    file = project.root / "asked"
+    seeds = [int(line) for line in file.read_text().split()]
+    file.unlink()
+    return seeds
+
+
+def test_it_keeps_the_first_solved_episodes_and_says_how_many_there_were(project: Project) -> None:
+    result = project.check(*COMMAND, "--out", "made/tiny.npz", "--workers", "0")
+    assert result.stdout == (
+        "6 of 12 episodes solved: 0.500, 95 % interval 0.254 to 0.746; 4 kept, 11 steps → made/tiny.npz\n"
+    )
+    with np.load(project.root / "made" / "tiny.npz") as made:
+        kept = [300_000, 300_002, 300_004, 300_006]
+        assert made["seed"].tolist() == kept
+        numbers = np.concatenate([np.random.default_rng(seed).random((seed % 5 + 1, 7)) for seed in kept])
+        np.testing.assert_array_equal(made["numbers"], numbers)
+        np.testing.assert_array_equal(made["states"], numbers)
+        assert made["of"].tolist() == [str(seed) for seed in kept]
+    assert re.fullmatch(r"[0-9a-f]{64}  tiny\.npz\n", (project.root / "made" / "tiny.npz.sha256").read_text())
+
+
+def test_workers_change_nothing(project: Project) -> None:
+    for workers in ("0", "3"):
+        project.check(*COMMAND, "--out", f"{workers}/tiny.npz", "--workers", workers)
+        assert sorted(asked(project)) == list(SEEDS)
+    assert [*project.files("0").values()] == [*project.files("3").values()]
+
+
+def test_interrupted_it_goes_on_where_it_was(project: Project) -> None:
+    uninterrupted = project.check(*COMMAND, "--out", "whole/tiny.npz", "--workers", "0")
+    asked(project)
+
+    command = (*COMMAND, "--out", "tiny.npz", "--workers", "0")
+    assert project.run(*command, STOP_AT="300005").returncode == 130
+    assert asked(project) == [*range(300_000, 300_005)]
+    assert not (project.root / "tiny.npz").exists()
+
+    resumed = project.check(*command)
+    assert asked(project) == [*range(300_005, 300_012)]
+    assert resumed.stdout == uninterrupted.stdout.replace("whole/", "")
+    assert (project.root / "tiny.npz").read_bytes() == (project.root / "whole" / "tiny.npz").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("changed", "line"),
+    [
+        (
+            ("--seeds", "100000:100010"),
+            r"--seeds: given '100000:100010', allowed: FIRST:END such as .*, from 300000 on",
+        ),
+        (("--seeds", "300010:300010"), r"--seeds: given '300010:300010', allowed: FIRST:END .*"),
+        (("--seeds", "300000"), r"--seeds: given '300000', allowed: FIRST:END .*"),
+        (("--most", "0"), r"--most: allowed: 1 or more"),
+        (("--task", "juggling"), r"--task: given 'juggling', allowed: kitchen, .*, tiny"),
+        (("--seeds", "300001:300002"), r"tiny: the expert solved none of 1 episodes"),
+    ],
+)
+def test_asked_for_wrongly(project: Project, changed: tuple[str, str], line: str) -> None:
+    result = project.run(*COMMAND, "--out", "tiny.npz", "--workers", "0", *changed)
+    assert result.returncode == 2
+    assert re.match(f"error: {line}", result.stderr.splitlines()[-1])
+    assert not (project.root / "tiny.npz").exists()

@@ -1,0 +1,185 @@
+"""Push-T by camera: images are those that the demonstrations were recorded with, and functions of the state alone."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import zarr
+
+from pipeline.errors import UserError
+from pipeline.tasks import pusht
+from pipeline.tasks.image_demonstrations import ImageDemonstrations, open_pusht_images
+from pipeline.tasks.pusht_image import OBSERVATION_DIM, evaluation, observe, render_states
+from pipeline.tasks.pusht_pixels import _AGENT, _COLOURS, _TAPS, _circle, _draw, _line, _shrink
+
+ARCHIVE = "pusht_cchi_v7_replay.zarr.zip"
+GOAL = (144, 238, 144)
+STATES = np.array(
+    [[100, 400, 300, 250, 1.0], [256, 256, 256, 256, 0.8], [0, 0, 20, 500, -9.0], [511, 90, 256, 256, np.pi / 4]]
+)
+
+
+@pytest.fixture(scope="module")
+def official() -> ImageDemonstrations:
+    archive = Path(os.environ.get("FLOWTUNE_MIRROR", ""), ARCHIVE)
+    if not archive.is_file():
+        pytest.skip(f"FLOWTUNE_MIRROR holds no {ARCHIVE}")
+    return open_pusht_images(archive)
+
+
+def test_drawn_images_are_the_recorded_ones(official: ImageDemonstrations) -> None:
+    """What differs is a few pixels, where the recording shows marks of contacts, which a state does not tell."""
+    state = official.demonstrations.state
+    rows = np.concatenate([np.arange(start, start + 100) for start in (0, 12_800, len(state) - 100)])
+    with zarr.storage.ZipStore(official.path, mode="r") as store:
+        images = zarr.open_group(store, mode="r")["data/img"]
+        recorded = np.concatenate([np.asarray(images[start : start + 100]) for start in rows[::100]])
+    drawn = render_states(state[rows])
+    assert drawn.shape == (300, 96, 96, 3) and drawn.dtype == np.uint8
+    difference = np.abs(drawn - recorded)
+    differing = (difference > 0).any(axis=-1).sum(axis=(1, 2))
+    assert difference.mean() < 0.002 and differing.max() <= 4
+    assert (differing == 0).mean() > 0.6
+
+
+def test_thick_lines_and_discs_are_pygames() -> None:
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    import pygame
+
+    generator = np.random.default_rng(0)
+    for _ in range(40):
+        a, b = generator.integers(20, 490, (2, 2))
+        surface = pygame.Surface((512, 512))
+        if steep := abs(b[0] - a[0]) <= abs(b[1] - a[1]):
+            pygame.draw.lines(surface, (255, 255, 255), False, [a.tolist(), b.tolist()], 4)
+            first, last = _line(a[None], b[None], np.array([[steep]]), _TAPS)[:, 0]
+            expected = pygame.surfarray.array_red(surface)[:, _TAPS].T > 0
+            x = np.arange(512)
+            np.testing.assert_array_equal((first[:, None] <= x) & (x <= last[:, None]), expected)
+    for radius in (2, *_AGENT):
+        surface = pygame.Surface((512, 512))
+        pygame.draw.circle(surface, (255, 255, 255), (256, 250), radius)
+        first, last = _circle(np.array([[256, 250]]), radius, np.arange(512))[:, 0]
+        np.testing.assert_array_equal(
+            (first <= np.arange(512)[:, None]) & (np.arange(512)[:, None] <= last),
+            pygame.surfarray.array_red(surface) > 0,
+        )
+
+
+def test_images_shrink_as_opencv_shrinks_them() -> None:
+    cv2 = pytest.importorskip("cv2")
+    # Colours at random in all taps, and anything between them, which no image depends on.
+    codes = np.random.default_rng(0).integers(len(_COLOURS), size=(512, 512))
+    expected = cv2.resize(_COLOURS[codes].astype(np.uint8), (96, 96))
+    taps = codes[np.ix_(_TAPS, _TAPS)].astype(np.uint8)
+    np.testing.assert_array_equal(_shrink(taps[None])[0], expected)
+
+
+def test_an_image_depends_on_its_own_state_only() -> None:
+    images = render_states(STATES)
+    assert len({image.tobytes() for image in images}) == len(STATES)
+    many = render_states(np.tile(STATES, (20, 1)).reshape(4, 20, 5))
+    np.testing.assert_array_equal(many.reshape(80, 96, 96, 3), np.tile(images, (20, 1, 1, 1)))
+
+
+def test_what_is_drawn_lies_where_the_state_says() -> None:
+    (image,) = render_states(np.array([[100.0, 400.0, 400.0, 100.0, 0.0]]))
+    assert image[int(400 / 512 * 96), int(100 / 512 * 96)].tolist() == [78, 126, 255]  # the agent
+    assert image[int(115 / 512 * 96), int(400 / 512 * 96)].tolist() == [143, 163, 184]  # the block's bar
+    assert image[int(200 / 512 * 96), int(400 / 512 * 96)].tolist() == [143, 163, 184]  # its stem
+    assert image[50, 47].tolist() == list(GOAL)
+    assert image[0, 0].tolist() == [255, 255, 255]
+    covered = render_states(np.array([[100.0, 400.0, *pusht.GOAL_POSE]]))[0]
+    assert (image == GOAL).all(-1).sum() > 200 > 5 > (covered == GOAL).all(-1).sum()
+
+
+def test_scenes_that_leave_the_world_are_drawn_as_far_as_they_are_in_it() -> None:
+    outside = np.array([[-500.0, 900.0, 2000.0, -700.0, 3.0]])
+    empty = _draw(outside)
+    assert set(np.unique(empty)) == {0, 1, 6}  # ground, goal and walls
+
+
+def test_evaluations_are_those_of_the_state_task() -> None:
+    for name, of_states in (("pusht_image_a", "pusht_a"), ("pusht_image_b", "pusht_b")):
+        seen, plain = evaluation(name, "legacy", 7), pusht.evaluation(of_states, "legacy", 7)
+        arguments, expected = seen.reset_arguments(100003), plain.reset_arguments(100003)
+        np.testing.assert_array_equal(arguments["state"], expected["state"])
+        assert arguments["order"] == "legacy" and seen.max_steps == 7
+
+
+def test_beside_the_image_the_agent_is_observed() -> None:
+    observed = observe(STATES[None], "image")
+    assert observed.dtype == np.float32 and observed.shape == (1, 4, OBSERVATION_DIM["image"])
+    np.testing.assert_array_equal(observed[0], STATES[:, :2])
+    with pytest.raises(ValueError, match=r"'pose'.*image"):
+        observe(STATES, "pose")  # type: ignore[arg-type]
+
+
+def test_drawing_needs_no_simulator() -> None:
+    program = (
+        "import sys, numpy; from pipeline.tasks.pusht_image import render_states; render_states(numpy.zeros((1, 5)));"
+        "print(*({'pygame', 'cv2', 'pymunk', 'gym_pusht', 'gymnasium'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == []
+
+
+def make_store(folder: Path, n: int = 20, *, dtype: str = "f4", images: np.ndarray | None = None) -> Path:
+    """A store of ``n`` steps in two episodes, in the published layout: zarr 2, chunks of several rows."""
+    generator = np.random.default_rng(0)
+    group = zarr.open_group(folder, mode="w", zarr_format=2)
+    state = generator.uniform(100, 400, (n, 5)).astype("f4")
+    images = render_states(state) if images is None else images
+    data = {"state": state, "action": state[:, :2], "img": images.astype(dtype)}
+    for name, array in data.items():
+        group.create_array(f"data/{name}", data=array, chunks=(7, *array.shape[1:]))
+    group.create_array("meta/episode_ends", data=np.array([n // 2, n]))
+    return folder
+
+
+@pytest.mark.parametrize("dtype", ["f4", "u1"])
+def test_images_come_in_blocks_and_in_order(tmp_path: Path, dtype: str) -> None:
+    source = open_pusht_images(make_store(tmp_path / "store", dtype=dtype))
+    blocks = list(source.blocks(8))
+    assert [len(block) for block in blocks] == [8, 8, 4]
+    np.testing.assert_array_equal(np.concatenate(blocks), render_states(source.demonstrations.state))
+
+
+def test_a_zipped_store_is_read_alike(tmp_path: Path) -> None:
+    folder = make_store(tmp_path / "store")
+    zipped = Path(shutil.make_archive(str(tmp_path / "zipped"), "zip", folder))
+    np.testing.assert_array_equal(
+        np.concatenate(list(open_pusht_images(zipped).blocks())),
+        np.concatenate(list(open_pusht_images(folder).blocks())),
+    )
+
+
+def test_stores_without_whole_images_are_refused(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "lost")
+    (store / "data/img/1.0.0.0").unlink()
+    with pytest.raises(UserError, match=r"lost: array data/img lacks 1 of its 3 chunks; fetch it anew$"):
+        open_pusht_images(store)
+    store = make_store(tmp_path / "cut")
+    chunk = store / "data/img/1.0.0.0"
+    chunk.write_bytes(chunk.read_bytes()[:100])
+    with pytest.raises(UserError, match=r"cut: array data/img cannot be read from row \d+ on: [^\n]+$"):
+        list(open_pusht_images(store).blocks(4))
+    shutil.rmtree(store / "data/img")
+    with pytest.raises(UserError, match=r"cut: array data/img is missing; the data set pusht_human_image has it$"):
+        open_pusht_images(store)
+    store = make_store(tmp_path / "small", images=np.zeros((20, 48, 48, 3)) + 9)
+    with pytest.raises(UserError, match=r"data/img has shape \(20, 48, 48, 3\), expected \(20, 96, 96, 3\)$"):
+        open_pusht_images(store)
+
+
+@pytest.mark.parametrize("value", [-1.0, 0.5, 256.0, np.nan])
+def test_values_that_are_no_pixels_are_refused(tmp_path: Path, value: float) -> None:
+    images = np.full((20, 96, 96, 3), 255.0)
+    images[9, 5, 5, 1] = value
+    source = open_pusht_images(make_store(tmp_path / "store", images=images))
+    with pytest.raises(UserError, match=r"whole numbers from 0 to 255, first in row 9$"):
+        list(source.blocks(4))

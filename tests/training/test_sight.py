@@ -1,0 +1,62 @@
+"""What is trained, and on what: the encoder with the field from scratch, the field alone on what it sees after that."""
+
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from pipeline.errors import UserError
+from pipeline.evaluation.image_policy import ImagePolicy, Sight
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.nets.mlp import MLP
+from pipeline.nets.vision import ImageConditioned, VisionEncoder
+from pipeline.tasks.normalizer import Normalizer
+from pipeline.tasks.pusht_image import observe, render_states
+from pipeline.training.data import PreparedData
+from pipeline.training.frames import ImageBatches, write_no_frames
+from pipeline.training.loop import Batches
+from pipeline.training.sight import as_seen, from_scratch
+
+POSITION = partial(observe, kind="image")
+HORIZONS = {"observation_horizon": 1, "prediction_horizon": 4, "chunk": 2}
+
+
+def net(condition: int) -> MLP:
+    return MLP(4, 2, condition, width=16, depth=1, expansion=2, time_features=8)
+
+
+def data() -> PreparedData:
+    one = Normalizer(2)
+    return PreparedData(torch.rand(6, 2), torch.rand(6, 4, 2), torch.rand(3, 2), torch.rand(3, 4, 2), one, one)
+
+
+def test_a_policy_that_does_not_see_is_trained_as_ever(tmp_path: Path) -> None:
+    policy, given = FlowPolicy(net(2), POSITION, Normalizer(2), Normalizer(2), **HORIZONS), data()
+    trained, batches = from_scratch(policy, given, tmp_path / "nowhere")
+    assert trained is policy.net
+    assert isinstance(batches, Batches) and batches.condition is given.condition and batches.data is given.action
+    assert as_seen(policy, given, tmp_path / "nowhere") is given
+
+
+def test_a_policy_that_sees_is_trained_with_its_encoder_and_needs_images(tmp_path: Path) -> None:
+    import zarr
+
+    encoder = VisionEncoder(width=16, crop=32)
+    sight = Sight(encoder, render_states, POSITION)
+    policy, given = ImagePolicy(net(130), sight, Normalizer(2), Normalizer(2), **HORIZONS), data()
+    write_no_frames(tmp_path / "none.zarr")
+    for use in (from_scratch, as_seen):
+        with pytest.raises(UserError, match=r"none.zarr: no store of frames; expected what stage prepare writes$"):
+            use(policy, given, tmp_path / "none.zarr")
+    group = zarr.open_group(tmp_path / "frames.zarr", mode="w")
+    group.create_array("images", data=np.random.default_rng(0).integers(256, size=(9, 96, 96, 3), dtype=np.uint8))
+    group.create_array("windows", data=np.arange(6)[:, None])
+    group.create_array("held_out_windows", data=np.arange(6, 9)[:, None])
+    trained, batches = from_scratch(policy, given, tmp_path / "frames.zarr")
+    assert isinstance(trained, ImageConditioned) and isinstance(batches, ImageBatches)
+    assert trained.encoder is encoder and trained.field is policy.net and batches.crop == 32
+    seen = as_seen(policy, given, tmp_path / "frames.zarr")
+    assert seen.condition.shape == (6, 130) and seen.held_out_condition.shape == (3, 130)
+    assert torch.equal(seen.condition[:, -2:], given.condition)
