@@ -70,9 +70,9 @@ def main() -> None:
         test_mode(arguments)
     elif arguments.scale and arguments.task and arguments.method:
         if arguments.evaluation:
-            given = arguments.evaluation
             raise UserError(
-                f"--evaluation: given {given!r}, allowed with --checkpoint only: a stage runs all evaluations of its task"
+                f"--evaluation: given {arguments.evaluation!r}, allowed with --checkpoint only: a stage runs all "
+                "evaluations of its task"
             )
         as_dvc_stage(arguments)
     else:
