@@ -197,7 +197,7 @@ _ALL = [
     *_robomimic("lift", "Lift", 70),
     *_robomimic("can", "Can", 43),
     *_robomimic("square", "Square", 40),
-    *_robomimic("transport", "Transport", 0),
+    *_robomimic("transport", "Transport", 10),
 ]
 DATA_SETS = {data_set.name: data_set for data_set in _ALL}
 

@@ -230,3 +230,25 @@ def test_a_shipped_set_is_copied_after_its_check(shipped: Path, destination: Pat
 def test_the_public_set_from_the_mirror(destination: Path) -> None:
     fetch("pusht_human", destination, Path(os.environ["FLOWTUNE_MIRROR"]))
     check_fetched(destination, DATA_SETS["pusht_human"])
+
+
+SHIPPED = [name for name, data_set in DATA_SETS.items() if data_set.shipped]
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_shipped_sets_are_small_whole_and_as_large_as_they_say(name: str, destination: Path) -> None:
+    data_set = DATA_SETS[name]
+    assert data_set.shipped and data_set.shipped.stat().st_size <= 3_000_000
+    demonstrations = data_set.read(fetch(name, destination))
+    assert demonstrations.n_episodes == data_set.episodes
+    assert len(demonstrations.state) == len(demonstrations.action) == demonstrations.episode_ends[-1]
+
+
+def test_a_set_that_has_to_be_made_first_says_how(
+    destination: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    command = r"Make it: dvc repro stages/demonstrations/dvc\.yaml:demonstrate_expert@lift$"
+    with pytest.raises(UserError, match=rf"^data set lift_expert could not be had: .*{command}"):
+        fetch("lift_expert", destination)
+    assert not destination.exists()

@@ -1,0 +1,30 @@
+"""Tables D.1 and D.2: what params.yaml sets, counted on the nets as they are built, beside the paper's numbers."""
+
+import pytest
+
+from pipeline import config
+from pipeline.closure import ROOT
+from pipeline.reporting.hyperparameters import hyperparameters_markdown, table_d1, table_d2
+
+PAPER = config.load(ROOT / "params.yaml").paper
+TASKS = ["pusht_image", "kitchen", "transport"]
+
+
+def test_the_paper_scale_has_the_papers_values() -> None:
+    d1, d2 = table_d1(PAPER, TASKS, 16), table_d2(PAPER, TASKS)
+    for name in ("chunk", "prediction_horizon", "net", "pretrain_lr", "finetune_lr"):
+        assert d1[name].tolist() == d1[f"paper_{name}"].tolist()
+    assert d1["net_millions"].tolist() == pytest.approx(d1["paper_net_millions"].tolist(), rel=0.01)
+    assert d1["encoder_millions"].iloc[0] == pytest.approx(11, rel=0.03)
+    for name in ("robots", "objects", "action_dim", "max_steps", "images"):
+        assert d2[name].tolist() == d2[f"paper_{name}"].tolist()
+    assert d2["demonstrations"].tolist() == [206, 566, 200]  # of Push-T the paper says 200
+
+
+def test_markdown_shows_the_papers_value_where_it_differs() -> None:
+    tasks = ["pusht", *TASKS]
+    text = hyperparameters_markdown(table_d1(PAPER, tasks, 16), table_d2(PAPER, tasks), scale="paper")
+    assert "| Push-T from images | 8 | 16 | 2x96x96 [1x96x96] | ConditionalUnet1D | 79.95 [80] | ResNet-18 |" in text
+    assert "| Push-T from images | 1 | 1 | 2 | 206 [200] | 300 | yes |" in text
+    lines = [line for line in text.splitlines() if line.startswith("| Push-T |")]
+    assert len(lines) == 2 and not any("[" in line for line in lines)  # the paper has no Push-T from states

@@ -1,0 +1,86 @@
+"""Every robot task from its demonstrations to its rows, on tiny settings: the stages' programs, one after another."""
+
+import importlib
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from pipeline.closure import ROOT
+from pipeline.evaluation.rollouts import episode_columns
+from pipeline.tasks.registry import TASKS
+
+LAB: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())["lab"]
+FEW = {"steps": 4, "batch_size": 4, "warmup": 1}
+ROWS = ["ft_fm-nfe1", "ddpm-nfe2", "ddim-nfe2", "random-nfe0", "nearest_demo-nfe0"]
+
+
+def tiny(task: str) -> dict[str, Any]:
+    """The settings of ``task`` at scale lab, with next to no training and episodes of a few steps."""
+    settings: dict[str, Any] = json.loads(json.dumps(LAB[task]))
+    if "vision" in settings["data"]:
+        settings["data"]["vision"] |= {"crop": 32}
+    settings["net"] |= {"width": 8, "depth": 1, "time_features": 8}
+    settings["pretrain"] |= FEW | {"checkpoints": 2}
+    settings["diffusion"] |= FEW
+    settings["select"] |= {"rule": "validation_loss"}
+    for recipe in settings["finetune"].values():
+        recipe |= FEW | {"candidates": 2, "history_points": 1, "history_seeds": 1, "guard_every": 4}
+    for recipe in settings["residual"].values():
+        recipe |= FEW | {"candidates": 2, "guard_every": 4}
+    settings["evaluation"] |= {"n_seeds": 2, "side_seeds": 2, "max_steps": 6, "workers": 0, "batch": 2, "block": 2}
+    settings["robustness"] |= {"seeds": 2}
+    return settings | {"threads": 1}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, stage: str, *arguments: str) -> None:
+    monkeypatch.setattr(sys, "argv", [stage, "--scale", "lab", *arguments])
+    importlib.import_module(f"stages.{stage}").main()
+
+
+@pytest.mark.parametrize("task", [task for task in TASKS if task != "pusht"])
+def test_a_task_goes_from_demonstrations_to_rows(
+    task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if task == "pusht_image" and not os.environ.get("FLOWTUNE_MIRROR"):
+        pytest.skip("needs the public data: set FLOWTUNE_MIRROR")
+    # the residual of images would encode all of them once more, and is otherwise as that of states
+    rows, threads = [*ROWS, *(["resft_fm-nfe16"] if task != "pusht_image" else [])], torch.get_num_threads()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWTUNE_TRACKING", "off")
+    settings = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    choice = {"tasks": [task], "nfe": [1], "residual": ["resft_fm-nfe16"], "robustness": ["fm-nfe1"], "images": []}
+    settings |= choice | {"scale": "lab", "lab": LAB | choice | {task: tiny(task)}}
+    with Path("params.yaml").open("w") as file:
+        YAML(typ="safe").dump(settings, file)
+    try:
+        for stage in ("fetch", "prepare", "pretrain", "select_checkpoint", "pretrain_diffusion"):
+            run(monkeypatch, stage, "--task", task)
+        run(monkeypatch, "finetune", "--task", task, "--method", "ft_fm", "--nfe", "1")
+        if "resft_fm-nfe16" in rows:
+            run(monkeypatch, "finetune_residual", "--task", task, "--row", "resft_fm-nfe16")
+        for row in rows:
+            run(monkeypatch, "evaluate_rollouts", "--task", task, "--row", row)
+        run(monkeypatch, "tabulate")
+        run(monkeypatch, "tabulate_settings")
+    finally:
+        torch.set_num_threads(threads)
+        capsys.readouterr()
+
+    reports, spec = Path("reports", "lab"), TASKS[task]
+    for row in rows:
+        episodes = pd.read_csv(reports / "episodes" / f"{task}-{row}.csv")
+        assert tuple(episodes.columns) == episode_columns(spec.subtasks)
+        assert len(episodes) == 2 * len(spec.evaluations)
+        assert set(episodes["evaluation"]) == set(spec.evaluations) and (episodes["steps"] <= 6).all()
+    table = pd.read_csv(reports / "table2.csv")
+    found = {f"{method}-nfe{nfe}" for method, nfe in zip(table["method"], table["nfe"], strict=True)}
+    assert set(rows) - {"ddpm-nfe2", "ddim-nfe2"} <= found  # params.yaml has these at another NFE
+    assert pd.read_csv(reports / "table_d1.csv")["task"].tolist() == [task]
+    assert pd.read_csv(reports / "table_d2.csv")["action_dim"].tolist() == [spec.action_dim]
