@@ -2,13 +2,14 @@
 
 import argparse
 import sys
+from pathlib import Path
 
 import pandas as pd
 import torch
 
 from pipeline import config
 from pipeline.atomic import write_text
-from pipeline.config import ToySettings
+from pipeline.config import Settings, ToySettings
 from pipeline.errors import UserError
 from pipeline.evaluation.figure_1 import measure_figure_1
 from pipeline.layout import ScaleReports, TaskFiles, toys
@@ -38,21 +39,32 @@ def main() -> None:
         outs=[*texts, *(file for picture in pictures for file in (picture, picture.with_suffix(".svg")))],
     ) as here:
         score_vs_nfe(read_table(reports.table2), reports.score_vs_nfe)
-        files = []
-        for task in settings.tasks:
-            for nfe in settings.nfe:
-                pair = [TaskFiles(arguments.scale, task).history(method, nfe) for method in ("fm", "ft_fm")]
-                absent = [str(path) for path in pair if not path.exists()]
-                if absent:  # after a failed run
-                    print(f"warning: Figure 2b leaves out NFE {nfe}: {', '.join(absent)} not found", file=sys.stderr)
-                else:
-                    files += pair
-        if not files:
-            raise UserError(f"{reports.history}: no NFE has the histories of both fm and ft_fm; Figure 2b needs them")
+        files = histories(arguments.scale, settings)
         figure_2b(pd.concat([pd.read_csv(path) for path in files], ignore_index=True), reports.figure_2b)
         draw_figure_1(reports, of_toys)
         for file in [*texts, *pictures]:
             here.run.artifact(file)
+
+
+def histories(scale: str, settings: Settings) -> list[Path]:
+    """Those of Figure 2(b), which is about one task: the first that has any.
+
+    Raises:
+        UserError: none has those of both methods at one NFE.
+    """
+    for task in settings.tasks:
+        files = []
+        for nfe in settings.nfe:
+            pair = [TaskFiles(scale, task).history(method, nfe) for method in ("fm", "ft_fm")]
+            absent = [str(path) for path in pair if not path.exists()]
+            if absent:  # after a failed run
+                print(f"warning: Figure 2b leaves out NFE {nfe}: {', '.join(absent)} not found", file=sys.stderr)
+            else:
+                files += pair
+        if files:
+            return files
+    folder = ScaleReports(scale).history
+    raise UserError(f"{folder}: no NFE has the histories of both fm and ft_fm; Figure 2b needs them")
 
 
 def draw_figure_1(reports: ScaleReports, settings: ToySettings) -> None:

@@ -14,7 +14,7 @@ from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFor
 
 from pipeline.atomic import replacing
 from pipeline.errors import UserError
-from pipeline.reporting.tables import EVALUATION_NAMES, METHOD_NAMES, TABLE_HEADER
+from pipeline.reporting.tables import EVALUATION_NAMES, METHOD_NAMES, TABLE_HEADER, TASK_NAMES
 
 HISTORY_HEADER = (
     "scale,task,dataset,method,nfe,train_seed,step,epoch,max_score,max_score_low,max_score_high,"
@@ -43,7 +43,8 @@ _METHODS: dict[str, tuple[str, str, str]] = {
     "ddpm": ("#E69F00", "v", ":"),
     "ddim": ("#56B4E9", "P", ":"),
 }
-_TASK_NAMES = {"pusht": "Push-T"}
+_BASELINES = {"random": ("#999999", (0, (1, 1))), "nearest_demo": ("#555555", (0, (5, 2)))}
+"""What has no NFE: a level across the panel, in this colour and dash."""
 
 
 def figure_2b(history: pd.DataFrame, path: Path) -> None:
@@ -73,7 +74,7 @@ def figure_2b(history: pd.DataFrame, path: Path) -> None:
         first = history.iloc[0]
         seeds = _range(history["n_seeds"])
         figure.suptitle(
-            f"{_TASK_NAMES.get(first['task'], first['task'])}: fine-tuning and FM continued, from one checkpoint\n"
+            f"{TASK_NAMES.get(first['task'], first['task'])}: fine-tuning and FM continued, from one checkpoint\n"
             f"scale {first['scale']}, data set {first['dataset']}, training seed {first['train_seed']}\n"
             f"{seeds} validation seeds per point, bands are 95 % intervals",
             fontsize=10,
@@ -126,7 +127,7 @@ def score_vs_nfe(table: pd.DataFrame, path: Path) -> None:
     names = ("max_score", "success")
     _require(table, TABLE_HEADER, "table2")
     evaluations = list(dict.fromkeys(table["evaluation"]))
-    numbers = sorted(table["nfe"].unique())
+    numbers = sorted(set(table["nfe"]) - {0})
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 3.6 * len(evaluations), 5.6), layout="constrained")
         panels = figure.subplots(2, len(evaluations), sharex=True, sharey="row", squeeze=False)
@@ -163,6 +164,9 @@ def _draw_methods(panel: Axes, rows: pd.DataFrame, name: str) -> None:
         x = of_method["nfe"] * shift
         _line(panel, x, of_method[name], method)
         panel.vlines(x, of_method[f"{name}_low"], of_method[f"{name}_high"], color=_METHODS[method][0], linewidth=1.6)
+    for method, (colour, dash) in _BASELINES.items():
+        for level in rows.loc[rows["method"] == method, name]:
+            panel.axhline(level, color=colour, linestyle=dash, linewidth=1.2, label=METHOD_NAMES[method], zorder=1)
 
 
 def _require(frame: pd.DataFrame, header: str, what: str) -> None:

@@ -82,6 +82,15 @@ def test_score_vs_nfe_has_a_column_per_evaluation_and_a_log2_axis(drawn: list[Fi
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["FM continued", "FT-FM"]
 
 
+def test_baselines_without_nfe_are_levels(drawn: list[Figure], tmp_path: Path) -> None:
+    rows = table()
+    baseline = rows[rows["nfe"] == 16].query("method == 'fm'").assign(method="random", nfe=0, max_score=0.125)
+    score_vs_nfe(pd.concat([rows, baseline]), tmp_path / "score_vs_nfe")
+    panel = drawn[0].axes[0]
+    assert list(panel.get_xticks()) == [1, 16]
+    assert [list(line.get_ydata()) for line in panel.lines if line.get_label() == "Random actions"] == [[0.125, 0.125]]
+
+
 def test_a_method_absent_from_one_evaluation_is_still_in_the_legend(drawn: list[Figure], tmp_path: Path) -> None:
     rows = table()
     score_vs_nfe(rows[(rows["evaluation"] == "pusht_b") | (rows["method"] == "fm")], tmp_path / "score_vs_nfe")
