@@ -10,14 +10,17 @@ from pipeline import config
 from pipeline.closure import ROOT
 from pipeline.config import MlpSettings, NetSettings, ResidualRecipe, Unet1dSettings
 from pipeline.errors import UserError
+from pipeline.flow.action_diffusion import make_scheduler
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.path import PATHS
 from pipeline.nets.embedding import TimeEmbedding
-from pipeline.nets.registry import build_net
+from pipeline.nets.registry import build_encoder, build_net
 from pipeline.nets.residual import build_residual
 from pipeline.nets.unet1d import ConditionalUnet1D
+from pipeline.nets.vision import ImageConditioned, pack
 from pipeline.seeding import Generators
 from pipeline.tasks.registry import TASKS
+from pipeline.training.diffusion import NoisePrediction
 from pipeline.training.loop import Batches, Objective, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
@@ -96,13 +99,20 @@ PAPER = config.load(ROOT / "params.yaml").paper
 
 
 @pytest.mark.parametrize("task", PAPER.tasks)
-@pytest.mark.parametrize("mode", ["flow_matching", "mle", *PAPER.residual])
+@pytest.mark.parametrize("mode", ["flow_matching", "diffusion", "mle", *PAPER.residual])
 def test_every_paper_scale_net_builds_and_takes_two_steps(task: str, mode: str) -> None:
     settings, spec = PAPER.task(task), TASKS[task]
     data = settings.data
-    condition_dim = data.observation_horizon * spec.observation_dim(data.observation)
     torch.manual_seed(0)
+    encoder = build_encoder(data.vision) if data.vision else None
+    numbers = spec.observation_dim(data.observation)
+    condition_dim = data.observation_horizon * (numbers + (encoder.features if encoder else 0))
     net = build_net(settings.net, data.prediction_horizon, spec.action_dim, condition_dim)
+    condition = torch.randn(4, condition_dim)
+    if encoder and mode in ("flow_matching", "diffusion"):  # which train the encoder too
+        net = ImageConditioned(encoder, net, horizon=data.observation_horizon, n_numbers=numbers)
+        images = torch.randint(256, (4, data.observation_horizon, encoder.crop, encoder.crop, 3), dtype=torch.uint8)
+        condition = pack(images, torch.randn(4, data.observation_horizon, numbers))
     generators = Generators(0)
     path = PATHS[settings.pretrain.path](settings.pretrain.sigma)
     recipe = settings.finetune["nfe1"]
@@ -111,9 +121,10 @@ def test_every_paper_scale_net_builds_and_takes_two_steps(task: str, mode: str) 
         return
     objectives: dict[str, Callable[[nn.Module], Objective]] = {
         "flow_matching": lambda net: FlowMatching(net, path, make_coupling("minibatch_ot", 1), generators),
+        "diffusion": lambda net: NoisePrediction(net, generators, make_scheduler()),
         "mle": lambda net: Reconstruction(net, make_coupling(recipe.coupling, 2), 2, generators),
     }
-    batches = Batches(torch.randn(4, condition_dim), torch.randn(4, data.prediction_horizon, spec.action_dim))
+    batches = Batches(condition, torch.randn(4, data.prediction_horizon, spec.action_dim))
     before = [p.detach().clone() for p in net.parameters()]
     two_steps = settings.pretrain.model_copy(update={"steps": 2, "batch_size": 2, "warmup": 1})
     trained = train(objectives[mode](net), batches, two_steps, generators)
