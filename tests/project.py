@@ -222,7 +222,11 @@ def make_project(root: Path) -> Project:
     with (root / "params.yaml").open("w") as file:
         yaml.dump({"scale": "starter", **choice, "starter": block, "lab": block, "paper": block}, file)
     _save_often(root / "pipeline" / "training" / "loop.py")
-    write_demonstrations(root / "data" / "demonstrations" / "pusht_starter.npz")
+    demonstrations = root / "data" / "demonstrations"
+    write_demonstrations(demonstrations / "pusht_starter.npz")
+    for checksum in (ROOT / "data" / "demonstrations").glob("*.sha256"):  # fetch depends on those of all tasks
+        if not (demonstrations / checksum.name).exists():
+            shutil.copy(checksum, demonstrations)
     return Project(root)
 
 

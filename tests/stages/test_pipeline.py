@@ -26,6 +26,7 @@ AFTER_ANOTHER_RATE_AT_NFE_1 = {
     # not those of fm, which has a rate of its own: its model comes out the same
     "evaluate_rollouts@starter-pusht-ft_fm-1",
     "tabulate@starter",
+    "tabulate_settings@starter",  # reads all settings
     "report_stability@starter",
     "draw@starter",
 }
