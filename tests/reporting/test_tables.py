@@ -135,7 +135,9 @@ def test_the_papers_numbers_are_those_of_its_table() -> None:
         pytest.skip("the paper's tables are not beside FLOWTUNE_MIRROR")
     published = pd.read_csv(source)
     for values, (_, row) in zip(PAPER.values(), published.iterrows(), strict=True):
-        assert values == tuple((row[f"{name}_best"], row[f"{name}_mean"]) for name in PAPER_EVALUATIONS)
+        for name, column in PAPER_EVALUATIONS.items():
+            name = name.replace("_image", "")  # the paper has Push-T from images only
+            assert values[column] == (row[f"{name}_best"], row[f"{name}_mean"])
 
 
 def test_a_table_survives_its_file(tmp_path: Path) -> None:
