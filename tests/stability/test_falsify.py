@@ -1,6 +1,5 @@
 """The falsifier: finds what is there to find, and what it finds is so."""
 
-from time import perf_counter
 
 import numpy as np
 import pytest
@@ -100,14 +99,13 @@ def test_a_false_gain_is_broken_by_an_input() -> None:
         assert diverging_input(stiff, bound=1 / 1.2, step=claim.get("step")) is not None
 
 
-@pytest.mark.parametrize(("n", "seconds"), [(32, 1.0), (320, 3.0)])
-def test_a_cross_check_takes_seconds(n: int, seconds: float) -> None:
+@pytest.mark.parametrize("n", [32, 320])
+def test_a_cross_check_finds_nothing_against_a_chunk_that_contracts(n: int) -> None:
     torch.manual_seed(0)
     euler = ContractingStep(n, [n], ["tanh"], 1 / 16, 0.95)
     found = certify_step(euler.system(), 0.95, 1 / 16, *euler.witness())
-    begin = perf_counter()
+    assert found.status == "certified"
     cross_check(found, found.system)
-    assert perf_counter() - begin < 2 * seconds  # on a busy machine
 
 
 def test_inputs_that_lead_to_infinity() -> None:
