@@ -1,9 +1,15 @@
 """Projects that several test files start from; each is made once."""
 
+import os
+
 import pytest
 import torch
 
+from pipeline.tasks.robomimic_env import has_egl
 from tests.project import Project, make_project
+
+if has_egl():  # whichever test imports MuJoCo first decides how all of this process draw
+    os.environ.setdefault("MUJOCO_GL", "egl")
 
 torch.set_num_threads(1)  # tests' tensors are small, and threads that wait for each other slow a busy machine down
 
