@@ -1,6 +1,5 @@
 """The falsifier: finds what is there to find, and what it finds is so."""
 
-
 import numpy as np
 import pytest
 import torch
