@@ -14,6 +14,22 @@ if has_egl():  # whichever test imports MuJoCo first decides how all of this pro
 torch.set_num_threads(1)  # tests' tensors are small, and threads that wait for each other slow a busy machine down
 
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Divide the tests among processes by file, except that all that use ``made`` go to the process that makes it.
+
+    These come first, since they take the longest.
+    """
+    items.sort(key=lambda item: "made" not in _fixtures(item))
+    for item in items:
+        group = "made" if "made" in _fixtures(item) else str(item.path)
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _fixtures(item: pytest.Item) -> list[str]:
+    return item.fixturenames if isinstance(item, pytest.Function) else []
+
+
 @pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project before its first run. Shared: copy it before changing anything."""

@@ -129,4 +129,6 @@ def max_step_bound(errors: StepErrors) -> float:
 
 def _growth(log_growth: float, lipschitz: float, time: float) -> float:
     """(e^log_growth − 1)/L, whose limit for L → 0 is the time."""
-    return float(np.expm1(log_growth) / lipschitz) if lipschitz > 0 else float(time)
+    if lipschitz * time < np.finfo(float).eps:  # less than rounding from the limit, and a tiny L rounds by much more
+        return float(time)
+    return float(np.expm1(log_growth) / lipschitz)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from pipeline.ode.error_bound import (
@@ -40,6 +40,7 @@ def test_the_product_is_the_recursion_and_below_the_form_for_any_grid(errors: St
 
 
 @given(step_errors(equal=True), st.floats(0, 3))
+@example(StepErrors(np.array([0.0, 0.5, 1.0]), np.zeros(2), np.array([0.0, 5e-324]), np.array([0.0, 0.25]), 1), 0.0)
 def test_on_equal_steps_the_form_for_them_lies_between(errors: StepErrors, start: float) -> None:
     between = uniform_bound(errors, start)
     assert product_bound(errors, start) <= between * (1 + 1e-9)
