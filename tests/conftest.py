@@ -14,7 +14,6 @@ if has_egl():  # whichever test imports MuJoCo first decides how all of this pro
 torch.set_num_threads(1)  # tests' tensors are small, and threads that wait for each other slow a busy machine down
 
 
-
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Divide the tests among processes by file, except that all that use ``made`` go to the process that makes it.
 
