@@ -1,5 +1,6 @@
 """Figures, each as PNG and SVG; the same numbers give the same bytes."""
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,9 @@ _METHODS: dict[str, tuple[str, str, str]] = {
 }
 _BASELINES = {"random": ("#999999", (0, (1, 1))), "nearest_demo": ("#555555", (0, (5, 2)))}
 """What has no NFE: a level across the panel, in this colour and dash."""
+
+_COLUMNS = 5
+"""Evaluations side by side; more go below."""
 
 
 def figure_2b(history: pd.DataFrame, path: Path) -> None:
@@ -117,7 +121,7 @@ def _line(panel: Axes, x: pd.Series, y: pd.Series, method: str) -> None:
 
 
 def score_vs_nfe(table: pd.DataFrame, path: Path) -> None:
-    """Max score and success of each method against NFE, one column per evaluation.
+    """Max score and, below it, success of each method against NFE, one column per evaluation.
 
     ``table`` holds rows of Table 2. Writes ``path`` with the suffixes ``.png`` and ``.svg``.
 
@@ -129,21 +133,28 @@ def score_vs_nfe(table: pd.DataFrame, path: Path) -> None:
     evaluations = list(dict.fromkeys(table["evaluation"]))
     numbers = sorted(set(table["nfe"]) - {0})
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.2 + 3.6 * len(evaluations), 5.6), layout="constrained")
-        panels = figure.subplots(2, len(evaluations), sharex=True, sharey="row", squeeze=False)
-        for column, evaluation in zip(panels.T, evaluations, strict=True):
-            for panel, name in zip(column, names, strict=True):
+        bands, columns = math.ceil(len(evaluations) / _COLUMNS), min(len(evaluations), _COLUMNS)
+        figure = Figure(figsize=(1.2 + 3.6 * columns, 0.6 + 5.0 * bands), layout="constrained")
+        panels = figure.subplots(2 * bands, columns, sharex=True, sharey="row", squeeze=False)
+        pairs = [(panels[2 * band, i], panels[2 * band + 1, i]) for band in range(bands) for i in range(columns)]
+        for pair, evaluation in zip(pairs, evaluations, strict=False):
+            for panel, name in zip(pair, names, strict=True):
                 _draw_methods(panel, table[table["evaluation"] == evaluation], name)
-            column[0].set_title(EVALUATION_NAMES.get(evaluation, evaluation))
-            column[-1].set_xlabel("NFE (function evaluations per action chunk)")
+            pair[0].set_title(EVALUATION_NAMES.get(evaluation, evaluation))
+            pair[1].set_xlabel("NFE (function evaluations per action chunk)")
+            pair[1].tick_params(labelbottom=True)
         for panel in panels.flat:
             panel.set_xscale("log", base=2)
             panel.xaxis.set_major_locator(FixedLocator(numbers))
             panel.xaxis.set_minor_locator(NullLocator())
             panel.xaxis.set_major_formatter("{x:.0f}")
-        panels[0, 0].set_ylabel("Max score")
-        panels[1, 0].set_ylabel("Success rate")
-        panels[1, 0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        for score, success in pairs[::columns]:
+            score.set_ylabel("Max score")
+            success.set_ylabel("Success rate")
+            success.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+        for score, success in pairs[len(evaluations) :]:
+            score.remove()
+            success.remove()
         figure.suptitle(
             "Score and success against NFE\n"
             f"scale {_list(table['scale'])}, data set {_list(table['dataset'])}, "

@@ -82,6 +82,15 @@ def test_score_vs_nfe_has_a_column_per_evaluation_and_a_log2_axis(drawn: list[Fi
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["FM continued", "FT-FM"]
 
 
+def test_many_evaluations_go_into_bands(drawn: list[Figure], tmp_path: Path) -> None:
+    many = [table().query("evaluation == 'pusht_a'").assign(evaluation=f"task {i}") for i in range(7)]
+    score_vs_nfe(pd.concat(many), tmp_path / "score_vs_nfe")
+    titled = [panel for panel in drawn[0].axes if panel.get_title()]
+    assert [panel.get_title() for panel in titled] == [f"task {i}" for i in range(7)]
+    assert len(drawn[0].axes) == 14
+    assert len({round(panel.get_position().y0, 3) for panel in titled}) == 2
+
+
 def test_baselines_without_nfe_are_levels(drawn: list[Figure], tmp_path: Path) -> None:
     rows = table()
     baseline = rows[rows["nfe"] == 16].query("method == 'fm'").assign(method="random", nfe=0, max_score=0.125)
