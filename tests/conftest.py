@@ -14,6 +14,7 @@ if has_egl():  # whichever test imports MuJoCo first decides how all of this pro
 torch.set_num_threads(1)  # tests' tensors are small, and threads that wait for each other slow a busy machine down
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Divide the tests among processes by file, except that all that use ``made`` go to the process that makes it.
 
@@ -21,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     items.sort(key=lambda item: "made" not in _fixtures(item))
     for item in items:
-        group = "made" if "made" in _fixtures(item) else str(item.path)
+        group = "made" if "made" in _fixtures(item) else item.nodeid.split("::")[0]
         item.add_marker(pytest.mark.xdist_group(group))
 
 
