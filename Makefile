@@ -46,7 +46,7 @@ study: env
 	@python -m pipeline.repro --study
 
 test: env
-	@python -m pytest --numprocesses 2 --dist loadgroup --no-loadscope-reorder
+	@python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 
 lint: env
 	@ruff format --check . && ruff check . && mypy

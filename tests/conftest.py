@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+from filelock import FileLock
 
 from pipeline.tasks.robomimic_env import has_egl
 from tests.project import Project, make_project
@@ -14,20 +15,10 @@ if has_egl():  # whichever test imports MuJoCo first decides how all of this pro
 torch.set_num_threads(1)  # tests' tensors are small, and threads that wait for each other slow a busy machine down
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Divide the tests among processes by file, except that all that use ``made`` go to the process that makes it.
-
-    These come first, since they take the longest.
-    """
-    items.sort(key=lambda item: "made" not in _fixtures(item))
-    for item in items:
-        group = "made" if "made" in _fixtures(item) else item.nodeid.split("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
-
-
-def _fixtures(item: pytest.Item) -> list[str]:
-    return item.fixturenames if isinstance(item, pytest.Function) else []
+    """With tests divided among processes by file, one begins with the run of the whole DAG, and none waits for it."""
+    users = list(dict.fromkeys(item.path for item in items if "made" in getattr(item, "fixturenames", ())))
+    items.sort(key=lambda item: 1 if item.path not in users else 0 if item.path == users[0] else 2)
 
 
 @pytest.fixture(scope="session")
@@ -38,7 +29,13 @@ def sources(tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 @pytest.fixture(scope="session")
 def made(sources: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """The project after its whole DAG has run. Shared: copy it before changing anything."""
-    project = sources.copy(tmp_path_factory.mktemp("made") / "project")
-    project.check("pipeline.repro")
-    return project
+    """The project after its whole DAG has run, once for all processes. Shared: copy it before changing anything."""
+    folder = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent
+    done = folder / "made.done"
+    with FileLock(folder / "made.lock"):
+        if not done.exists():
+            sources.copy(folder / "made").check("pipeline.repro")
+            done.touch()
+    return Project(folder / "made")
