@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.layout import split_row
 from pipeline.nets.residual import shorter_ratio
-from pipeline.reporting.tables import METHOD_NAMES
+from pipeline.reporting.tables import METHOD_NAMES, TASK_NAMES
 from pipeline.stability.certificate import CERTIFIED, UNKNOWN, Certificate
 from pipeline.stability.contraction import input_gain
 from pipeline.stability.recheck import recheck
@@ -59,8 +59,7 @@ def certificates_markdown(scale: str, results: Sequence[Mapping[str, Any]], miss
         ["---"] * 8,
     ]
     for result in results:
-        method, nfe = split_row(result["row"])
-        name = f"{METHOD_NAMES[method]}, NFE {nfe}"
+        name = _name(result)
         if not result["certificates"]:
             lines.append([name, "—", "nothing is known", *["—"] * 5])
         for kind, written in result["certificates"].items():
@@ -78,6 +77,11 @@ def certificates_markdown(scale: str, results: Sequence[Mapping[str, Any]], miss
             "\n".join(["**Missing rows**", "", *(f"- {row}: its certificate is not there." for row in missing)])
         )
     return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _name(result: Mapping[str, Any]) -> str:
+    method, nfe = split_row(result["row"])
+    return f"{TASK_NAMES[result['task']]}, {METHOD_NAMES[method]}, NFE {nfe}"
 
 
 def _proved(written: Mapping[str, Any]) -> list[str]:
@@ -112,11 +116,10 @@ def _measured(kind: str, result: Mapping[str, Any]) -> list[str]:
 
 
 def _size(result: Mapping[str, Any]) -> str:
-    method, nfe = split_row(result["row"])
     system = next(iter(result["certificates"].values()))["system"]
     branches = ", ".join(f"{len(w)} {name}" for w, name in zip(system["W"], system["functions"], strict=True))
     about = (
-        f"- {METHOD_NAMES[method]}, NFE {nfe}: {len(system['A0'])} states, branches {branches}, "
+        f"- {_name(result)}: {len(system['A0'])} states, branches {branches}, "
         f"{result['train_steps']} training steps, training seed {result['train_seed']}"
     )
     claim = result["certificates"]["step"]["claim"]

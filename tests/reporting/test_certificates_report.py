@@ -14,6 +14,7 @@ STABLE = System(np.diag([-1.0, -2.0]), (np.zeros((2, 1)),), (np.zeros((1, 2)),),
 def result(**certificates: Any) -> dict[str, Any]:
     decay = {"largest": 0.75, "median": 0.6, "certified": 0.8, "pairs": 64}
     about = {
+        "task": "lift",
         "row": "resft_fm-nfe4",
         "train_steps": 7,
         "train_seed": 0,
@@ -43,4 +44,4 @@ def test_what_is_refuted_or_unknown_is_not_dressed_up() -> None:
         "starter", [result(step=certify_step(growing, 0.9, 0.25))], []
     )
     unet = result() | {"row": "resft_fm_unet-nfe16", "decay": None}
-    assert "| ResFT-FM (U-Net), NFE 16 | — | nothing is known |" in certificates_markdown("starter", [unet], [])
+    assert "| Lift, ResFT-FM (U-Net), NFE 16 | — | nothing is known |" in certificates_markdown("starter", [unet], [])
