@@ -32,6 +32,7 @@ def test_make_alone_says_what_there_is(root: Path) -> None:
         "repro",
         "repro",
         "study",
+        "bench",
         "test",
         "ui",
         "env",

@@ -1,0 +1,128 @@
+"""The same work done twice, by this project and by what people would use instead, in turns and timed."""
+
+import gc
+import os
+import platform
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+
+Seconds = tuple[float, float]
+"""What ours took and what the peer's took, of the same work in one turn."""
+
+
+class DiffersError(Exception):
+    """Ours and the peer's did not compute the same thing, so that their times say nothing."""
+
+
+@dataclass(frozen=True)
+class Contest:
+    """One piece of work and two ways to do it.
+
+    Attributes:
+        work: what is done, sizes included. peer: whose way it is compared with.
+        aim: the largest ratio of times, ours over the peer's, that is aimed at.
+        same: shows that both compute the same thing and says how nearly; called once, before the turns.
+        turns: count → seconds of both, turn after turn.
+        count: turns that are timed; one more, before them, warms up.
+    """
+
+    work: str
+    peer: str
+    aim: float
+    same: Callable[[], str]
+    turns: Callable[[int], list[Seconds]]
+    count: int = 9
+
+
+@dataclass(frozen=True)
+class Row:
+    """A contest's outcome: medians over the turns, and of the ratio the quartiles too; times in milliseconds."""
+
+    work: str
+    peer: str
+    machine: str
+    ours_ms: float
+    peer_ms: float
+    ratio: float
+    ratio_low: float
+    ratio_high: float
+    aim: float
+    same_result: str
+
+
+def hold(contest: Contest) -> Row:
+    """Check that both sides of ``contest`` compute the same and time them in turns.
+
+    Raises:
+        DiffersError: they do not.
+    """
+    same = contest.same()
+    gc.collect()
+    taken = np.array(contest.turns(contest.count + 1))[1:]  # (count, 2)
+    low, middle, high = np.quantile(taken[:, 0] / taken[:, 1], [0.25, 0.5, 0.75]).tolist()
+    ours_ms, peer_ms = (1000 * np.median(taken, axis=0)).tolist()
+    return Row(contest.work, contest.peer, machine(), ours_ms, peer_ms, middle, low, high, contest.aim, same)
+
+
+def in_turns(
+    ours: Callable[[], object], theirs: Callable[[], object], repeat: int = 1
+) -> Callable[[int], list[Seconds]]:
+    """``Contest.turns`` of two functions, each called ``repeat`` times a turn, now one first and now the other.
+
+    Whatever the machine does for a while, such as slowing down, then meets both alike.
+    """
+
+    def turns(count: int) -> list[Seconds]:
+        taken: list[Seconds] = []
+        for turn in range(count):
+            if turn % 2:
+                theirs_s, ours_s = timed(theirs, repeat), timed(ours, repeat)
+            else:
+                ours_s, theirs_s = timed(ours, repeat), timed(theirs, repeat)
+            taken.append((ours_s, theirs_s))
+        return taken
+
+    return turns
+
+
+def timed(work: Callable[[], object], repeat: int = 1) -> float:
+    """Seconds of one of ``repeat`` calls."""
+    begin = perf_counter()
+    for _ in range(repeat):
+        work()
+    return (perf_counter() - begin) / repeat
+
+
+def nearly_equal(ours: Any, theirs: Any, tolerance: float, what: str) -> str:
+    """Say by how much two arrays differ, relative to the largest number in the peer's.
+
+    Raises:
+        DiffersError: by more than ``tolerance``, or in shape.
+    """
+    a, b = (torch.as_tensor(x).detach().double() for x in (ours, theirs))
+    if a.shape != b.shape:
+        raise DiffersError(f"{what}: shapes {tuple(a.shape)} and {tuple(b.shape)}")
+    if torch.equal(a, b):
+        return f"{what}: equal to the bit"
+    difference = float((a - b).abs().max() / b.abs().max())
+    if not difference <= tolerance:
+        raise DiffersError(f"{what}: relative difference {difference:.1e}, allowed: {tolerance:.1e}")
+    return f"{what}: within {difference:.1e}"
+
+
+def machine() -> str:
+    """Processor, CPUs and PyTorch's threads: rows of different machines are not to be compared."""
+    model = platform.processor() or platform.machine()
+    information = Path("/proc/cpuinfo")
+    if information.exists():
+        names = [
+            line.split(":", 1)[1] for line in information.read_text().splitlines() if line.startswith("model name")
+        ]
+        model = " ".join(names[0].split()) if names else model
+    return f"{model}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads"

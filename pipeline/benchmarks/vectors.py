@@ -1,0 +1,98 @@
+"""Gymnasium's vectors of environments, as evaluation scripts commonly use them: the peer of this project's rollouts."""
+
+import os
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import closing
+from typing import Any, Literal
+
+import gymnasium
+import numpy as np
+from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
+from numpy.typing import NDArray
+
+from pipeline.evaluation.rollouts import EpisodeResult, Policy
+from pipeline.tasks import pusht
+from pipeline.tasks.vector import Env, Evaluation
+
+MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
+Vector = Literal["AsyncVectorEnv", "SyncVectorEnv"]
+VECTORS: dict[Vector, Any] = {"AsyncVectorEnv": AsyncVectorEnv, "SyncVectorEnv": SyncVectorEnv}
+LIVE = 50
+"""Environments of a vector, as LeRobot evaluates by default."""
+
+
+class Stepped(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
+    """A simulated task as gymnasium's vectors want it."""
+
+    def __init__(self, make: Callable[[], Env], evaluation: Evaluation, observation_dim: int, action_dim: int) -> None:
+        self.env = make()
+        self.evaluation = evaluation
+        self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (observation_dim,), np.float64)
+        self.action_space = gymnasium.spaces.Box(-np.inf, np.inf, (action_dim,), np.float64)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[NDArray[np.float64], dict[str, Any]]:
+        """Start the episode of ``seed``; of 0 where the vector goes on after an episode's end."""
+        del options
+        return self.env.reset(**self.evaluation.reset_arguments(seed or 0)), {}
+
+    def step(self, action: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
+        """One control step; ``is_success`` as gym-pusht says it."""
+        observation, score, success, done = self.env.step(action)
+        return observation, score, success, done and not success, {"is_success": success}
+
+
+class SeededPushT(gymnasium.Wrapper[Any, Any, Any, Any]):
+    """gym-pusht as it is, but that a seed draws diffusion_policy's initial state and not its own."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        """Start the episode of ``seed``; of 0 where the vector goes on after an episode's end."""
+        del options
+        return self.env.reset(options={"reset_to_state": pusht.initial_state("pusht_b", seed or 0)})
+
+
+def make_pusht() -> gymnasium.Env[Any, Any]:
+    """gym-pusht by its registered name, wrappers and limit of 300 steps included."""
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
+    import gym_pusht  # noqa: F401  (registers the environment)
+
+    return SeededPushT(gymnasium.make("gym_pusht/PushT-v0", obs_type="state"))
+
+
+def vectorised(
+    policy: Policy, make: MakeEnv, seeds: Sequence[int], max_steps: int, vector: Vector
+) -> list[EpisodeResult]:
+    """Episodes in batches of ``LIVE``: one step of all environments at a time, one call of the policy a chunk."""
+    results: list[EpisodeResult] = []
+    for start in range(0, len(seeds), LIVE):
+        batch = list(seeds[start : start + LIVE])
+        with closing(VECTORS[vector]([make] * len(batch))) as environments:
+            results += _lockstep(policy, environments, batch, max_steps)
+    return results
+
+
+def _lockstep(policy: Policy, environments: Any, seeds: Sequence[int], max_steps: int) -> list[EpisodeResult]:
+    observation, _ = environments.reset(seed=list(seeds))
+    history = deque([observation.copy()] * policy.observation_horizon, maxlen=policy.observation_horizon)
+    generators = [np.random.default_rng([seed, 0]) for seed in seeds]
+    scores: list[list[float]] = [[] for _ in seeds]
+    success = np.zeros(len(seeds), dtype=bool)
+    done = np.zeros(len(seeds), dtype=bool)
+    plan: deque[NDArray[np.float32]] = deque()
+    for _ in range(max_steps):
+        if not plan:
+            noise = np.stack([g.standard_normal(policy.noise_shape, dtype=np.float32) for g in generators])
+            observed = np.stack(history, axis=1).astype(np.float32)
+            plan.extend(policy.act(observed, noise)[:, : policy.chunk].swapaxes(0, 1))
+        observation, reward, terminated, truncated, info = environments.step(plan.popleft())
+        history.append(observation.copy())
+        for i in np.flatnonzero(~done):
+            scores[i].append(float(reward[i]))
+        success |= ~done & info.get("is_success", np.zeros_like(success))
+        done |= terminated | truncated
+        if done.all():
+            break
+    rows = zip(seeds, scores, success.tolist(), strict=True)
+    return [EpisodeResult(seed, 0, kept[-1], max(kept), solved, len(kept)) for seed, kept, solved in rows]
