@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from graphlib import TopologicalSorter
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.forked import Children, Work, interrupts
@@ -53,7 +54,7 @@ def bring_up_to_date(file: str, jobs: int) -> Outcome:
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0  # the monitor would be a thread in a process that forks
-    with Repo(_wait_for_lock=True) as repo:
+    with Repo(_wait_for_lock=True) as repo, _params_found_by_parts():
         stages, inputs = outdated(repo, file)
         if not stages:
             print("Data and pipelines are up to date.")
@@ -71,11 +72,12 @@ def outdated(repo: "Repo", file: str) -> tuple[dict[str, "Stage"], Inputs]:
         DvcException: DVC cannot read the pipelines.
     """
     from dvc.repo import lock_repo
-    from dvc.repo.reproduce import collect_stages, get_active_graph, plan_repro
+    from dvc.repo.reproduce import get_active_graph, plan_repro
 
     with lock_repo(repo), _params_read_once():
         graph = get_active_graph(repo.index.graph)
-        wanted = set(plan_repro(graph, collect_stages(repo, [file])))
+        # not DVC's collect_stages, which reads all pipelines and locks once more
+        wanted = set(plan_repro(graph, [stage for stage in graph if stage.path_in_repo == file]))
         found: dict[Stage, list[str]] = {}
         # sorted here: DVC's own order differs from run to run
         for stage in TopologicalSorter({node: list(graph.successors(node)) for node in graph}).static_order():
@@ -103,6 +105,29 @@ def _params_read_once() -> Iterator[None]:
         yield
     finally:
         param.load_path = load
+
+
+@contextmanager
+def _params_found_by_parts() -> Iterator[None]:
+    """While the body runs, DVC finds a key in a params file part by part: its own search, made for patterns, visits all
+    of the file's keys for each that a stage depends on."""
+    from dvc.dependency import param
+
+    search = param.dpath
+    param.dpath = SimpleNamespace(get=_value)
+    try:
+        yield
+    finally:
+        param.dpath = search
+
+
+def _value(params: Any, key: str, separator: str) -> Any:
+    """The value of a key such as ``starter.pusht.seed``; KeyError where there is none."""
+    for part in key.split(separator):
+        if not isinstance(params, Mapping):
+            raise KeyError(key)
+        params = params[part]
+    return params
 
 
 def reproduce(stage: "Stage") -> int:
