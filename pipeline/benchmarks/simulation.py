@@ -12,7 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from pipeline.benchmarks.contest import Contest, DiffersError, Seconds, timed
+from pipeline.benchmarks.contest import Contest, DiffersError, Seconds, in_turns, nearly_equal, timed
+from pipeline.benchmarks.robomimic_loop import RobomimicLoop, simulator_state
 from pipeline.benchmarks.solves import CHECKPOINT, NFE
 from pipeline.benchmarks.vectors import VECTORS, MakeEnv, Stepped, Vector, make_pusht, vectorised
 from pipeline.evaluation.protocol import validation_seeds
@@ -155,6 +156,41 @@ def mujoco_contests(episodes: int = 8, wandered: Mapping[str, tuple[int, float]]
                 work.turns,
                 3,
             )
+
+
+def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]:
+    """Transport, against robomimic's own loop."""
+    evaluation = TASKS["transport"].evaluation("transport", None, steps)
+    seeds = validation_seeds(episodes)
+    env = evaluation.make_env()
+    offset = _resting(env.reset(**evaluation.reset_arguments(seeds[0]))).astype(np.float32)
+    policy = Wandering(offset, np.full(len(offset), WANDERED["transport"][1], dtype=np.float32))
+    loop = RobomimicLoop(policy, "transport")
+
+    def same() -> str:
+        """Compare where the first episode ends. Robomimic reloads the scene from XML, which holds rounded numbers."""
+        loop.run(seeds[:1], steps)
+        env.reset(**evaluation.reset_arguments(seeds[0]))
+        noise = np.random.default_rng([seeds[0], 0])
+        for start in range(0, steps, policy.chunk):
+            plan = policy.act(
+                np.empty(0, dtype=np.float32), noise.standard_normal((1, *policy.noise_shape), dtype=np.float32)
+            )[0]
+            for action in plan[: min(policy.chunk, steps - start)]:
+                env.step(action)
+        return nearly_equal(simulator_state(env.simulator), loop.state(), 1e-2, "last state")  # type: ignore[attr-defined]
+
+    def ours() -> object:
+        return rollout(policy, evaluation, [Episode(seed, 0) for seed in seeds], workers=2, progress=False)
+
+    yield Contest(
+        f"{episodes} episodes of transport, {steps} steps",
+        "robomimic's rollout",
+        0.5,
+        same,
+        in_turns(ours, lambda: loop.run(seeds, steps)),
+        3,
+    )
 
 
 def _resting(observation: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -37,6 +37,7 @@ FAMILIES: tuple[Callable[[], Iterator[Contest]], ...] = (
     solves.sampling_contests,
     simulation.pusht_contests,
     simulation.mujoco_contests,
+    simulation.robomimic_contests,
     loading.contests,
     startup.contests,
 )

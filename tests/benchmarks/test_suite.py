@@ -45,6 +45,11 @@ def test_a_vector_of_kitchens_sees_what_ours_sees(vector: simulation.Vector) -> 
     assert "equal to the bit" in contest.same()
 
 
+def test_robomimics_own_loop_ends_where_ours_does() -> None:
+    (contest,) = simulation.robomimic_contests(1, 12)
+    assert "last state: within" in contest.same()
+
+
 def test_a_peer_that_does_other_work_is_found_out() -> None:
     (contest, _) = simulation.pusht_contests(1, 1)
     work = contest.same.__self__  # type: ignore[attr-defined]
