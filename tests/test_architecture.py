@@ -55,7 +55,7 @@ WITHIN = {
         "diffusion", "images", "image_methods", "image_checkpoint", "extractor", "image_judge",
     ),
     "benchmarks": (
-        "gradients", "certificates", "contest", "updates", "solves", "pairs", "vectors", "robomimic_loop",
+        "gradients", "certificates", "contest", "growth", "updates", "solves", "pairs", "vectors", "robomimic_loop",
         "simulation", "loading",
         "startup", "suite",
     ),
