@@ -2,7 +2,7 @@
 # make repro SCALE=lab   the same at another scale (starter, lab, paper), which becomes the current one in params.yaml
 # make repro JOBS=1   one stage at a time, with its progress bar; else as many side by side as cores and GPU have room for
 # make study          the coupling study at scale lab, hours of it, a cell at a time; what is there is not made again
-# make bench        times against other tools, 25 minutes; on a machine that does nothing else
+# make bench        times against other tools; for a machine that does nothing else meanwhile
 # make test | lint    tests | formatting, lint and types
 # make ui             MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200; Ctrl-C stops both
 # make env            the Python environment in .venv, which all of the above build first
