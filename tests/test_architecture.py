@@ -56,8 +56,7 @@ WITHIN = {
     ),
     "benchmarks": (
         "gradients", "certificates", "contest", "growth", "updates", "solves", "pairs", "vectors", "robomimic_loop",
-        "simulation", "loading",
-        "startup", "suite",
+        "simulation", "loading", "startup", "suite", "peak", "profiles",
     ),
     "reporting": (
         "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision", "gap",

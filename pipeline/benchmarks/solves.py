@@ -3,6 +3,7 @@
 import copy
 from collections.abc import Iterator, Sequence
 from functools import partial
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -34,27 +35,31 @@ def sampling_contests(sampled: Sequence[tuple[int, Unet1dSettings, int]] = SAMPL
     """From observations to actions."""
     peers = {"diffusers' scheduler in a pipeline's loop": _by_scheduler, "torchdiffeq odeint": _by_odeint}
     for size, settings, count in sampled:
-        policy = _policy(settings)
-        acting = policy.acting(NFE)
+        torch.manual_seed(0)
+        policy = policy_of(build_net(settings, HORIZON, ACTION_DIM, CONDITION_DIM))
         generator = np.random.default_rng(size)
         observations = generator.standard_normal((size, 2, CONDITION_DIM // 2), dtype=np.float32)
         noise = generator.standard_normal((size, HORIZON, ACTION_DIM), dtype=np.float32)
-        for peer, sample in peers.items():
-            ours, theirs = partial(acting.act, observations, noise), partial(sample, policy, observations, noise)
+        precisions = {"float32": (policy, 1e-4), "bfloat16": (policy.in_bfloat16(), 3e-2)}  # with tolerance
+        for (precision, (used, tolerance)), (peer, sample) in product(precisions.items(), peers.items()):
+            ours = partial(used.acting(NFE).act, observations, noise)
+            theirs = partial(sample, policy, observations, noise)
             yield Contest(
-                f"sampling, {NFE} Euler steps, ConditionalUnet1D {settings.channels}, {size} at once",
+                f"sampling in {precision}, {NFE} Euler steps, ConditionalUnet1D {settings.channels}, {size} at once",
                 peer,
                 0.6,
-                lambda ours=ours, theirs=theirs: nearly_equal(ours(), theirs(), 1e-4, "actions"),  # type: ignore[misc]
+                lambda ours=ours, theirs=theirs, tolerance=tolerance: nearly_equal(  # type: ignore[misc]
+                    ours(), theirs(), tolerance, "actions"
+                ),
                 in_turns(ours, theirs),
                 count,
             )
 
 
-def _policy(settings: Unet1dSettings) -> FlowPolicy:
-    torch.manual_seed(0)
+def policy_of(net: nn.Module) -> FlowPolicy:
+    """Acts by ``net`` on two observations; nothing is normalised."""
     return FlowPolicy(
-        build_net(settings, HORIZON, ACTION_DIM, CONDITION_DIM),
+        net,
         np.asarray,
         Normalizer(CONDITION_DIM // 2),
         Normalizer(ACTION_DIM),

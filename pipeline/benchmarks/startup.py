@@ -38,7 +38,7 @@ def _up_to_date() -> str:
     if (
         not Path("dvc.lock").exists()
         or subprocess.run(
-            [sys.executable, "-m", "dvc", "status", "--quiet"], capture_output=True, check=False
+            [sys.executable, "-m", "dvc", "status", "--quiet", "dvc.yaml"], capture_output=True, check=False
         ).returncode
     ):
         raise DiffersError("this tree is not up to date, `make repro` makes it so")

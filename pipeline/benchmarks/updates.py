@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from io import StringIO
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Literal, Self
 
@@ -22,7 +23,7 @@ from torch.nn import functional
 from torchdiffeq import odeint, odeint_adjoint
 
 from pipeline import config
-from pipeline.benchmarks.contest import Contest, Seconds, nearly_equal, timed
+from pipeline.benchmarks.contest import Contest, DiffersError, Seconds, nearly_equal, timed
 from pipeline.blocks import Unet1dSettings
 from pipeline.config import NetSettings, Optimization
 from pipeline.flow.coupling import independent
@@ -123,6 +124,22 @@ class _Alternating:
         return self.condition, self.data
 
 
+def _train(
+    objective: Objective, source: _Alternating, optimization: Optimization, generators: Generators | None = None
+) -> None:
+    with redirect_stderr(StringIO()):  # its progress bar would be drawn over the suite's
+        train(objective, source, optimization, generators or Generators(0))
+
+
+def step_seconds(
+    objective: Objective, condition: Tensor, data: Tensor, optimization: Optimization, steps: int
+) -> list[float]:
+    """Seconds of each of ``steps`` steps of the training loop on one and the same batch, after one that warms up."""
+    source = _Alternating(condition, data, lambda: None)
+    _train(objective, source, optimization.model_copy(update={"steps": steps + 2}))
+    return [ours for ours, _ in source.taken][1:]
+
+
 @dataclass(frozen=True)
 class Update:
     """An update of one net on one batch, by ours and by a peer.
@@ -150,8 +167,7 @@ class Update:
         common = CommonTraining(theirs, self.loss, self._steps(count + 1))
         drawn = self._drawn()
         source = _Alternating(self.condition, self.data, lambda: common.step(self.condition, self.data, *next(drawn)))
-        with redirect_stderr(StringIO()):
-            train(self.objective(net, Generators(0)), source, self._steps(count + 1), Generators(0))
+        _train(self.objective(net, Generators(0)), source, self._steps(count + 1))
         return source.taken
 
     def same(self) -> str:
@@ -172,8 +188,7 @@ class Update:
         objective = self.objective(net, generators)
         objective.register_forward_hook(lambda _module, _inputs, loss: losses.append(loss.item()))
         source = _Alternating(self.condition, self.data, lambda: None)
-        with redirect_stderr(StringIO()):
-            train(objective, source, self._steps(CHECKED).model_copy(update={"precision": precision}), generators)
+        _train(objective, source, self._steps(CHECKED).model_copy(update={"precision": precision}), generators)
         return losses
 
     def _steps(self, steps: int) -> Optimization:
@@ -187,18 +202,57 @@ class Update:
             yield noise, torch.rand(len(self.data), generator=generators["time"])
 
 
-def _batch(size: int, *shape: int, condition_dim: int) -> tuple[Tensor, Tensor]:
+@dataclass(frozen=True)
+class _AgainstOwn:
+    """An MLE update through ``nfe`` Euler steps and ``nfe`` flow-matching updates, all of the same net and batch."""
+
+    net: nn.Module
+    condition: Tensor
+    data: Tensor
+    nfe: int
+
+    def turns(self, count: int) -> list[Seconds]:
+        return [(self._seconds(self._mle()), self.nfe * self._seconds(self._matching())) for _ in range(count)]
+
+    def same(self) -> str:
+        """Count the evaluations of the net, which make the work equal; the losses differ, as they must."""
+        evaluations = [self._evaluations(self._mle()), self.nfe * self._evaluations(self._matching())]
+        if evaluations[0] != evaluations[1]:
+            raise DiffersError(f"evaluations of the net: {evaluations[0]}, and {evaluations[1]} of the peer's")
+        return f"equal evaluations of the net: {self.nfe}, each of {len(self.data)} windows"
+
+    def _mle(self) -> Objective:
+        return Reconstruction(self.net, independent, self.nfe, Generators(0))
+
+    def _matching(self) -> Objective:
+        return flow_matching(self.net, Generators(0))
+
+    def _seconds(self, objective: Objective) -> float:
+        return median(step_seconds(objective, self.condition, self.data, optimization(len(self.data)), 3))
+
+    def _evaluations(self, objective: Objective) -> int:
+        seen: list[int] = []
+        hook = self.net.register_forward_hook(lambda _net, _inputs, made: seen.append(len(made)))
+        objective(self.condition, self.data)
+        hook.remove()
+        return len(seen)
+
+
+def random_batch(size: int, *shape: int, condition_dim: int) -> tuple[Tensor, Tensor]:
+    """Condition (size, C) and data (size, …)."""
     generator = torch.Generator().manual_seed(size)
     return torch.randn(size, condition_dim, generator=generator), torch.randn(size, *shape, generator=generator)
 
 
-def _optimization(batch_size: int) -> Optimization:
+def optimization(batch_size: int) -> Optimization:
+    """Of all updates here; they are timed, not trained to an end."""
     return Optimization(
         steps=1, batch_size=batch_size, lr=1e-4, weight_decay=0.0, warmup=0, clip=1.0, ema_decay=0.999, precision="bf16"
     )
 
 
-def _matching(net: nn.Module, generators: Generators) -> Objective:
+def flow_matching(net: nn.Module, generators: Generators) -> Objective:
+    """The pretraining objective."""
     return FlowMatching(net, i_cfm(0.0), independent, generators)
 
 
@@ -213,10 +267,10 @@ def unet1d_contests(sizes: tuple[int, ...] = (64, 256), net: NetSettings = UNET1
     for size in sizes:
         update = Update(
             partial(_twice, partial(build_net, net, HORIZON, ACTION_DIM, CONDITION_DIM)),
-            *_batch(size, HORIZON, ACTION_DIM, condition_dim=CONDITION_DIM),
-            _matching,
+            *random_batch(size, HORIZON, ACTION_DIM, condition_dim=CONDITION_DIM),
+            flow_matching,
             common_matching,
-            _optimization(size),
+            optimization(size),
         )
         work = f"FM training step, ConditionalUnet1D, horizon {HORIZON}, batch {size}"
         yield update.contest(work, "the step of diffusers' and LeRobot's scripts, same net", 0.6, 5)
@@ -248,7 +302,9 @@ def unet2d_contests(batch_size: int = 16) -> Iterator[Contest]:
     def loss(net: nn.Module, condition: Tensor, data: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         return common_matching(lambda t, x, _c: net(t, x), condition, data, noise, time)  # type: ignore[arg-type]
 
-    update = Update(nets, *_batch(batch_size, 3, 32, 32, condition_dim=0), _matching, loss, _optimization(batch_size))
+    update = Update(
+        nets, *random_batch(batch_size, 3, 32, 32, condition_dim=0), flow_matching, loss, optimization(batch_size)
+    )
     yield update.contest(f"FM training step, CIFAR-10 U-Net, batch {batch_size}", "TorchCFM's U-Net and step", 0.7, 5)
 
 
@@ -258,7 +314,7 @@ def mle_contests(nfes: tuple[int, ...] = (1, 8, 16), batch_size: int = 256) -> I
     task, data = TASKS["pusht"], settings.data
     condition_dim = data.observation_horizon * task.observation_dim(data.observation)
     make = partial(build_net, settings.net, data.prediction_horizon, task.action_dim, condition_dim)
-    batch = _batch(batch_size, data.prediction_horizon, task.action_dim, condition_dim=condition_dim)
+    batch = random_batch(batch_size, data.prediction_horizon, task.action_dim, condition_dim=condition_dim)
     peers: dict[Literal["direct", "adjoint"], tuple[str, float, float]] = {  # with aim and tolerance
         "direct": ("torchdiffeq odeint", 0.7, 1e-4),
         "adjoint": ("torchdiffeq odeint_adjoint", 0.5, 1e-2),
@@ -268,7 +324,10 @@ def mle_contests(nfes: tuple[int, ...] = (1, 8, 16), batch_size: int = 256) -> I
         def objective(net: nn.Module, generators: Generators, nfe: int = nfe) -> Objective:
             return Reconstruction(net, independent, nfe, generators)
 
+        work = f"MLE update, {nfe} Euler steps, lab's Push-T net, batch {batch_size}"
         for gradient, (peer, aim, tolerance) in peers.items():
             loss = odeint_loss(nfe, gradient)
-            update = Update(partial(_twice, make), *batch, objective, loss, _optimization(batch_size), tolerance)
-            yield update.contest(f"MLE update, {nfe} Euler steps, lab's Push-T net, batch {batch_size}", peer, aim, 15)
+            update = Update(partial(_twice, make), *batch, objective, loss, optimization(batch_size), tolerance)
+            yield update.contest(work, peer, aim, 15)
+        own = _AgainstOwn(make(), *batch, nfe)
+        yield Contest(work, f"{nfe} of its own FM updates", 1.1, own.same, own.turns, 9)

@@ -1,5 +1,8 @@
 """A flow-matching policy: velocity field, normalisers and solver behind one call from observations to actions."""
 
+import copy
+from typing import Self
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -72,6 +75,16 @@ class FlowPolicy(nn.Module):
         del nfe
         return self.prediction_horizon, self.action_dim
 
+    def in_bfloat16(self) -> Self:
+        """A copy that evaluates its field in bfloat16, weights kept in it; all else stays in float32.
+
+        For speed, on hardware that has products in bfloat16; not what reported evaluations use, since actions change by
+        rounding, about a hundredth of their range.
+        """
+        rounded = copy.deepcopy(self)
+        rounded.net = _InBfloat16(self.net)
+        return rounded
+
     def acting(self, nfe: int) -> "ActingPolicy":
         """This policy at ``nfe`` evaluations, as rollouts call it.
 
@@ -83,6 +96,18 @@ class FlowPolicy(nn.Module):
         except ValueError as error:
             raise UserError(str(error)) from None
         return ActingPolicy(self, nfe)
+
+
+class _InBfloat16(nn.Module):
+    """A field whose weights are a copy in bfloat16; float32 in and out."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = copy.deepcopy(net).to(torch.bfloat16)
+
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
+        with torch.autocast(x.device.type, torch.bfloat16):
+            return self.net(t, x, condition).to(x.dtype)
 
 
 class ActingPolicy:

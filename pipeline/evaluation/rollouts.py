@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -111,30 +111,83 @@ def rollout(
     with _Journal.open(journal) as kept:
         results = {episode: kept.results[episode] for episode in episodes if episode in kept.results}
         waiting = deque(episode for episode in episodes if episode not in results)
-        free = list(range(min(batch, len(waiting))))
-        live: dict[int, _LiveEpisode] = {}
-        most_steps = len(waiting) * evaluation.max_steps
+        slots = min(batch, len(waiting))
         with (
-            ChunkedWorkers(evaluation.make_env, min(workers, len(free))) as simulations,
-            tqdm(total=most_steps, desc="rollouts", unit="step", unit_scale=True, disable=not progress) as bar,
+            ChunkedWorkers(evaluation.make_env, min(workers, slots)) as simulations,
+            tqdm(desc="rollouts", unit="step", unit_scale=True, disable=not progress) as bar,
         ):
-            while waiting or live:
-                starting = {slot: waiting.popleft() for slot in free[: len(waiting)]}
-                first = simulations.reset({slot: evaluation.reset_arguments(e.seed) for slot, e in starting.items()})
-                live |= {slot: _LiveEpisode(e, first[slot], policy) for slot, e in starting.items()}
-                chunks = simulations.step_chunks(
-                    dict(zip(live, _plan(policy, list(live.values()), block), strict=True))
-                )
-                for slot, chunk in chunks.items():
-                    live[slot].absorb(chunk)
-                free = [slot for slot, episode in live.items() if episode.done]
-                finished = [live.pop(slot).result() for slot in free]
+            running = _Running(policy, evaluation, simulations, waiting, slots)
+            bar.total = running.most_steps
+            for finished in running.play(block, bar):
                 kept.append(finished)
                 results |= {result.episode: result for result in finished}
-                most_steps -= sum(evaluation.max_steps - result.steps for result in finished)
-                bar.total = most_steps
-                bar.update(sum(len(chunk.scores) for chunk in chunks.values()))
     return [results[episode] for episode in sorted(results)]
+
+
+class _Running:
+    """Episodes on their way through the slots of the simulations.
+
+    Attributes:
+        waiting: episodes that have not begun. live: those that have, by slot.
+        stepping: slots in which the simulations are at work. most_steps: control steps that all can take.
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        evaluation: Evaluation,
+        simulations: ChunkedWorkers,
+        waiting: deque[Episode],
+        slots: int,
+    ) -> None:
+        self.policy = policy
+        self.evaluation = evaluation
+        self.simulations = simulations
+        self.waiting = waiting
+        self.slots = slots
+        self.most_steps = len(waiting) * evaluation.max_steps
+        self.live: dict[int, _LiveEpisode] = {}
+        self.stepping: set[int] = set()
+
+    def play(self, block: int, bar: "tqdm[NoReturn]") -> Iterator[list[EpisodeResult]]:
+        """Play all; yields those that have just ended.
+
+        While the simulations step one half of the episodes, the policy plans for the other, unless all fit into one of
+        its blocks: two halves would then take it twice the time.
+        """
+        half = -(-self.slots // (2 * block)) * block
+        self._begin_in(range(self.slots))
+        while self.live:
+            apart = len(self.live) > block
+            if self.stepping and not apart:
+                yield self._ended(bar)
+            planned = [slot for slot in self.live if slot not in self.stepping][: half if apart else None]
+            plans = dict(zip(planned, _plan(self.policy, [self.live[slot] for slot in planned], block), strict=True))
+            if self.stepping:
+                yield self._ended(bar)
+            self.simulations.begin_chunks(plans)
+            self.stepping = set(planned)
+
+    def _ended(self, bar: "tqdm[NoReturn]") -> list[EpisodeResult]:
+        """Take what the simulations have done, and let waiting episodes follow those that ended."""
+        chunks = self.simulations.finish_chunks()
+        self.stepping = set()
+        for slot, chunk in chunks.items():
+            self.live[slot].absorb(chunk)
+        free = [slot for slot in chunks if self.live[slot].done]
+        finished = [self.live.pop(slot).result() for slot in free]
+        self._begin_in(free)
+        self.most_steps -= sum(self.evaluation.max_steps - result.steps for result in finished)
+        bar.total = self.most_steps
+        bar.update(sum(len(chunk.scores) for chunk in chunks.values()))
+        return finished
+
+    def _begin_in(self, free: Sequence[int]) -> None:
+        starting = {slot: self.waiting.popleft() for slot in free[: len(self.waiting)]}
+        first = self.simulations.reset(
+            {slot: self.evaluation.reset_arguments(episode.seed) for slot, episode in starting.items()}
+        )
+        self.live |= {slot: _LiveEpisode(episode, first[slot], self.policy) for slot, episode in starting.items()}
 
 
 class _LiveEpisode:
@@ -166,7 +219,9 @@ class _LiveEpisode:
 
 
 def _plan(policy: Policy, live: Sequence[_LiveEpisode], block: int) -> np.ndarray:
-    """The next chunk of actions of every live episode: (len(live), chunk, A)."""
+    """The next chunk of actions of every live episode: (len(live), chunk, A), or nothing for none."""
+    if not live:
+        return np.empty(0)
     observations = np.stack([episode.observations() for episode in live])
     noise = np.stack([episode.noise() for episode in live])
     starts = range(0, len(live), block)

@@ -28,7 +28,9 @@ class MLP(nn.Module):
     Args:
         horizon, action_dim: shape of one sample x, (horizon, action_dim).
         condition_dim: length of the flat condition c.
-        width, depth, expansion: hidden width, number of blocks, inner width of a block over ``width``.
+        width, depth, expansion: hidden width, number of blocks, inner width of a block over ``width``. A width below
+            horizon · action_dim lets only so many directions of the noise through that v must take away: the loss then
+            stays above 1 − width / (horizon · action_dim), whatever the condition tells.
         time_features: number of sinusoidal features of t.
     """
 

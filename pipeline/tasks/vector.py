@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
@@ -75,7 +75,7 @@ class Slots:
         return {slot: self._envs[slot].reset(**arguments) for slot, arguments in requests.items()}
 
     def step_chunks(self, requests: Mapping[int, np.ndarray]) -> dict[int, ChunkResult]:
-        """As ``ChunkedWorkers.step_chunks``."""
+        """Execute a chunk of actions (chunk, A) in each given slot, up to the end of its episode."""
         return {slot: _step_chunk(self._envs[slot], actions) for slot, actions in requests.items()}
 
 
@@ -103,6 +103,7 @@ class ChunkedWorkers:
             raise ValueError(f"workers is {workers}, must be at least 0")
         self._local = Slots(make_env) if workers == 0 else None
         self._workers: list[_Worker] = []
+        self._stepping: Mapping[int, np.ndarray] = {}
         try:
             self._workers.extend(_Worker() for _ in range(workers))
             self._exchange(dict.fromkeys(range(workers), ("start", make_env)))
@@ -124,26 +125,47 @@ class ChunkedWorkers:
         """
         return self._local.reset(requests) if self._local else self._call("reset", requests)
 
-    def step_chunks(self, requests: Mapping[int, np.ndarray]) -> dict[int, ChunkResult]:
-        """Execute a chunk of actions (chunk, A) in each given slot, up to the end of its episode.
+    def begin_chunks(self, requests: Mapping[int, np.ndarray]) -> None:
+        """Begin to execute a chunk of actions (chunk, A) in each given slot, up to the end of its episode.
+
+        Nothing else may be asked for until ``finish_chunks``.
+        """
+        self._stepping = requests
+        if not self._local:
+            self._send(self._shares("step_chunks", requests))
+
+    def finish_chunks(self) -> dict[int, ChunkResult]:
+        """What followed from the chunks that were begun.
 
         Raises:
             RuntimeError: a worker process died.
         """
-        return self._local.step_chunks(requests) if self._local else self._call("step_chunks", requests)
+        requests, self._stepping = self._stepping, {}
+        if self._local:
+            return self._local.step_chunks(requests)
+        return _by_slot(self._receive(self._shares("step_chunks", requests)))
 
     def _call(self, method: str, requests: Mapping[int, Any]) -> dict[int, Any]:
+        return _by_slot(self._exchange(self._shares(method, requests)))
+
+    def _shares(self, method: str, requests: Mapping[int, Any]) -> dict[int, tuple[str, dict[int, Any]]]:
+        """The message to each worker."""
         shares: dict[int, dict[int, Any]] = {}
         for slot, request in requests.items():
             shares.setdefault(slot % len(self._workers), {})[slot] = request
-        replies = self._exchange({worker: (method, share) for worker, share in shares.items()})
-        return {slot: answer for reply in replies for slot, answer in reply.items()}
+        return {worker: (method, share) for worker, share in shares.items()}
 
     def _exchange(self, messages: Mapping[int, tuple[str, Any]]) -> list[Any]:
+        self._send(messages)
+        return self._receive(messages)
+
+    def _send(self, messages: Mapping[int, tuple[str, Any]]) -> None:
         for worker, message in messages.items():
             self._workers[worker].send(message)
+
+    def _receive(self, workers: Iterable[int]) -> list[Any]:
         # Every reply is taken before an error is raised, so that none is left over for the next call.
-        replies = [self._workers[worker].receive() for worker in messages]
+        replies = [self._workers[worker].receive() for worker in workers]
         for error, _ in replies:
             if error is not None:
                 raise error
@@ -154,6 +176,10 @@ class ChunkedWorkers:
             worker.connection.close()
         for worker in self._workers:
             worker.stop(patience)
+
+
+def _by_slot(replies: Iterable[Mapping[int, Any]]) -> dict[int, Any]:
+    return {slot: answer for reply in replies for slot, answer in reply.items()}
 
 
 class _Worker:

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.rollouts import BLOCK, EPISODE_COLUMNS, Episode, EpisodeResult, rollout, write_episodes
 from pipeline.evaluation.video import best_median_worst, record
 from pipeline.tasks import pusht
-from pipeline.tasks.vector import Evaluation, Transition
+from pipeline.tasks.vector import ChunkedWorkers, Evaluation, Transition
 
 
 class PushThrough:
@@ -76,7 +77,9 @@ def test_workers_batch_order_and_company_change_nothing(tmp_path: Path) -> None:
     expected = push(workers=0, batch=1)
     assert len({result.max_score for result in expected}) > 3, "episodes differ"
     table = csv_of(expected, tmp_path)
-    for results in (push(workers=1, batch=1), push(workers=2, batch=8), push(EPISODES[::-1], batch=5)):
+    others = [push(workers=1, batch=1), push(workers=2, batch=8), push(EPISODES[::-1], batch=5)]
+    others += [push(workers=2, batch=9, block=2), push(batch=12, block=5)]  # halves take turns
+    for results in others:
         assert results == expected, "equal to the last bit, which the table's six digits would hide"
         assert csv_of(results, tmp_path) == table
     assert push(EPISODES[3:5]) == expected[3:5]
@@ -99,6 +102,32 @@ def test_policy_sees_full_blocks_the_recent_past_and_fresh_noise() -> None:
     generator = np.random.default_rng([6, 0])
     for noise in (first_noise, later_noise):
         np.testing.assert_array_equal(noise[0], generator.standard_normal((5, 1), dtype=np.float32))
+
+
+@pytest.mark.parametrize(("block", "halves"), [(4, False), (2, True)])
+def test_one_half_is_planned_for_while_the_other_steps(
+    block: int, halves: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Overheard(Listener):
+        def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
+            events.append("act")
+            return super().act(observations, noise)
+
+    def overhear(name: str) -> None:
+        asked = getattr(ChunkedWorkers, name)
+
+        def tell(self: ChunkedWorkers, *arguments: Any) -> Any:
+            events.append(name)
+            return asked(self, *arguments)
+
+        monkeypatch.setattr(ChunkedWorkers, name, tell)
+
+    events: list[str] = []
+    overhear("begin_chunks")
+    overhear("finish_chunks")
+    rollout(Overheard(), TALLY, [Episode(6, repeat) for repeat in range(4)], batch=4, block=block, progress=False)
+    assert (("begin_chunks", "act") in pairwise(events)) == halves
+    assert events.count("act") == (4 if halves else 2)  # two plans an episode, in blocks
 
 
 def test_finished_episodes_make_room() -> None:

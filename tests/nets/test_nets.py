@@ -13,6 +13,7 @@ from pipeline.errors import UserError
 from pipeline.flow.action_diffusion import make_scheduler
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.path import PATHS
+from pipeline.nets import unet1d
 from pipeline.nets.embedding import TimeEmbedding
 from pipeline.nets.registry import build_encoder, build_net
 from pipeline.nets.residual import build_residual
@@ -147,3 +148,37 @@ def take_two_residual_steps(
     assert all(torch.isfinite(p).all() for p in trained.parameters())
     changed = [name for name, p in residual.named_parameters() if (p.cpu() != before[name]).any()]
     assert any("source" in name or "net" in name for name in changed) and len(changed) >= len(before) / 2
+
+
+@pytest.mark.parametrize(("kernel", "stride"), [(5, 1), (3, 2), (1, 1)])
+def test_a_convolution_as_a_product_of_matrices_is_the_convolution(
+    kernel: int, stride: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    torch.manual_seed(0)
+    conv = unet1d._Conv(6, 4, kernel, stride=stride, padding=kernel // 2).double()
+    norm = unet1d._Norm(2, 4).double()
+    x = torch.randn(3, 6, 16, dtype=torch.float64, requires_grad=True)
+
+    def made() -> list[Tensor]:
+        y = norm(conv(x))
+        return [y, *torch.autograd.grad(y.square().sum() + y[0, 0, 0], [x, *conv.parameters(), *norm.parameters()])]
+
+    expected = made()
+    monkeypatch.setattr(unet1d, "_by_products", lambda _: True)
+    monkeypatch.setattr(torch, "get_autocast_dtype", lambda _: torch.float64)
+    torch.testing.assert_close(made(), expected, rtol=1e-10, atol=1e-12)
+
+
+def test_a_unet1d_in_bfloat16_differs_by_rounding() -> None:
+    torch.manual_seed(0)
+    net = ConditionalUnet1D(16, 2, 20, channels=[16, 32, 64], kernel=5, groups=8, time_features=16)
+    t, x, condition = torch.rand(8), torch.randn(8, 16, 2), torch.randn(8, 20)
+
+    def gradient(enabled: bool) -> tuple[Tensor, Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=enabled):
+            made = net(t, x, condition)
+            loss = made.float().square().mean()
+        return made.float(), torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(net.parameters()))])
+
+    for rounded, exact in zip(gradient(True), gradient(False), strict=True):
+        assert (rounded - exact).norm() < 0.03 * exact.norm()

@@ -217,7 +217,8 @@ def test_the_evaluation_runs_in_workers_as_here_and_ends_after_its_steps() -> No
     for workers in (0, 1):
         with ChunkedWorkers(described.make_env, workers) as simulations:
             first = simulations.reset({0: described.reset_arguments(100000)})[0]
-            results.append((first, simulations.step_chunks({0: wander(0, 8)})[0]))
+            simulations.begin_chunks({0: wander(0, 8)})
+            results.append((first, simulations.finish_chunks()[0]))
     (first, here), (first_there, there) = results
     assert len(here.observations) == 6 and here.done and not here.success
     np.testing.assert_array_equal(first_there, first)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from pipeline.errors import UserError
-from pipeline.tasks.vector import ChunkedWorkers, Transition
+from pipeline.tasks.vector import ChunkedWorkers, ChunkResult, Transition
 
 
 class Countdown:
@@ -38,19 +38,24 @@ def chunk(*values: float) -> np.ndarray:
     return np.array(values)[:, None]
 
 
+def step_chunks(simulations: ChunkedWorkers, requests: dict[int, np.ndarray]) -> dict[int, ChunkResult]:
+    simulations.begin_chunks(requests)
+    return simulations.finish_chunks()
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_chunks_stop_at_the_end_of_an_episode_and_slots_are_reused(workers: int) -> None:
     with ChunkedWorkers(Countdown, workers) as simulations:
         first = simulations.reset({0: {"length": 2}, 1: {"length": 9}, 2: {"length": 3}})
         assert {slot: observation[0] for slot, observation in first.items()} == {0: 0.0, 1: 0.0, 2: 0.0}
-        results = simulations.step_chunks({0: chunk(1, 2, 3), 1: chunk(1, 2, 3), 2: chunk(-1, -2, -3)})
+        results = step_chunks(simulations, {0: chunk(1, 2, 3), 1: chunk(1, 2, 3), 2: chunk(-1, -2, -3)})
         assert results[0].observations[:, 0].tolist() == [1, 3]
         assert results[1].observations[:, 0].tolist() == [1, 3, 6]
         np.testing.assert_array_equal(results[1].scores, [0.1, 0.3, 0.6])
         outcome = {slot: (result.success, result.done) for slot, result in results.items()}
         assert outcome == {0: (True, True), 1: (True, False), 2: (False, True)}
         simulations.reset({2: {"length": 5}})
-        later = simulations.step_chunks({2: chunk(4), 1: chunk(4)})
+        later = step_chunks(simulations, {2: chunk(4), 1: chunk(4)})
         assert (later[2].observations[0, 0], later[1].observations[0, 0]) == (4, 10)
 
 
@@ -68,11 +73,11 @@ def test_an_error_keeps_its_type_and_leaves_the_workers_usable(workers: int) -> 
     with ChunkedWorkers(Countdown, workers) as simulations:
         simulations.reset({slot: {"length": 9} for slot in range(3)})
         with pytest.raises(UserError, match="cannot add 2000") as caught:
-            simulations.step_chunks({0: chunk(1), 1: chunk(2000), 2: chunk(1)})
+            step_chunks(simulations, {0: chunk(1), 1: chunk(2000), 2: chunk(1)})
         if workers:
             assert "in step" in caught.value.__notes__[0]
         simulations.reset({0: {"length": 9}})
-        assert simulations.step_chunks({0: chunk(5)})[0].observations[0, 0] == 5
+        assert step_chunks(simulations, {0: chunk(5)})[0].observations[0, 0] == 5
 
 
 class UnpicklableError(Exception):
@@ -95,7 +100,7 @@ def test_a_dead_worker_is_reported() -> None:
     with ChunkedWorkers(Countdown, 1) as simulations:
         simulations.reset({0: {"length": 9}})
         with pytest.raises(RuntimeError, match="exit code 7"):
-            simulations.step_chunks({0: chunk(-2000)})
+            step_chunks(simulations, {0: chunk(-2000)})
 
 
 class Hang:
@@ -120,7 +125,8 @@ from pathlib import Path
 from {__name__} import ChunkedWorkers, Hang, chunk
 simulations = ChunkedWorkers(Hang, 1)
 simulations.reset({{0: {{"marker": Path({str(marker)!r})}}}})
-simulations.step_chunks({{0: chunk(1)}})
+simulations.begin_chunks({{0: chunk(1)}})
+simulations.finish_chunks()
 """
     parent = subprocess.Popen([sys.executable, "-c", program])
     try:

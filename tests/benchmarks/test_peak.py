@@ -1,0 +1,41 @@
+"""Operations are counted as on paper, and shares of the peak are of what was measured."""
+
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from pipeline.benchmarks import peak
+from pipeline.benchmarks.updates import flow_matching, random_batch
+from pipeline.nets.mlp import MLP
+from pipeline.seeding import Generators
+
+
+def test_operations_of_a_product_with_its_gradients() -> None:
+    a, b = torch.randn(3, 5, requires_grad=True), torch.randn(5, 7, requires_grad=True)
+    assert peak.operations(lambda: (a @ b).sum().backward()) == 3 * 2 * 3 * 5 * 7
+
+
+def test_works_of_a_small_net_are_measured(tmp_path: Path) -> None:
+    net = MLP(16, 2, 36, width=8, depth=1, expansion=2, time_features=8)
+    batch = random_batch(4, 16, 2, condition_dim=36)
+    works = [
+        *peak._updates("step", flow_matching(net, Generators(0)), *batch),
+        peak._sampling("sampling", net, 2),
+    ]
+    table = peak.measure(works)
+    assert list(table["precision"]) == ["fp32", "bf16", "fp32"]
+    assert (table[["gflop", "ms", "peak_gflop_per_s"]] > 0).all(axis=None)
+    assert table["share_of_peak"].between(0, 1, inclusive="neither").all()
+    peak.write(tmp_path, table, "# About\n")
+    assert len(pd.read_csv(tmp_path / "benchmarks_peak.csv")) == 3
+    assert "| sampling | fp32 |" in (tmp_path / "benchmarks_peak.md").read_text()
+
+
+def test_every_work_can_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peak, "step_seconds", partial(pytest.fail, "not timed here"))
+    counts = {work.name: work.operations() for work in peak.works() if "the paper's" not in work.name}
+    step, mle = (count for name, count in counts.items() if "lab's mlp" in name and "sampling" not in name)
+    assert mle == pytest.approx(16 * step, rel=0.1)
