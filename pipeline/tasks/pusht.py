@@ -133,6 +133,10 @@ def _clip_to_box(polygon: _Polygon, box: tuple[float, float, float, float]) -> _
     for side, bound in enumerate(box):
         axis, sign = side % 2, 1 if side < 2 else -1
         inside = [sign * (point[axis] - bound) for point in polygon]
+        if min(inside) >= 0:
+            continue
+        if max(inside) < 0:
+            return []
         clipped: _Polygon = []
         for i, (a, (xa, ya), (xb, yb)) in enumerate(zip(inside, polygon, polygon[1:] + polygon[:1], strict=True)):
             b = inside[(i + 1) % len(inside)]
