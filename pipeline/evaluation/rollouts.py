@@ -112,12 +112,12 @@ def rollout(
         results = {episode: kept.results[episode] for episode in episodes if episode in kept.results}
         waiting = deque(episode for episode in episodes if episode not in results)
         slots = min(batch, len(waiting))
+        most_steps = len(waiting) * evaluation.max_steps
         with (
             ChunkedWorkers(evaluation.make_env, min(workers, slots)) as simulations,
-            tqdm(desc="rollouts", unit="step", unit_scale=True, disable=not progress) as bar,
+            tqdm(total=most_steps, desc="rollouts", unit="step", unit_scale=True, disable=not progress) as bar,
         ):
             running = _Running(policy, evaluation, simulations, waiting, slots)
-            bar.total = running.most_steps
             for finished in running.play(block, bar):
                 kept.append(finished)
                 results |= {result.episode: result for result in finished}
