@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from pipeline import config
-from pipeline.atomic import replacing, write_text
+from pipeline.atomic import write_text
 from pipeline.benchmarks.contest import machine, timed
 from pipeline.evaluation.fid import FeatureStatistics, frechet_distance
 from pipeline.evaluation.protocol import validation_seeds
@@ -34,7 +34,7 @@ from pipeline.flow.pairing import NO_MODELS, Source
 from pipeline.flow.transport import minibatch_ot
 from pipeline.nets.registry import build_net
 from pipeline.ode.gradient import Gradient
-from pipeline.reporting.figures import STYLE
+from pipeline.reporting.figures import STYLE, save_figure
 from pipeline.seeding import Generators
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.tasks.registry import TASKS
@@ -221,10 +221,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         for panel in panels:
             panel.set_axis_off()
         figure.axes[0].legend()
-        for suffix in (".png", ".svg"):
-            with replacing(path.with_suffix(suffix)) as temporary:
-                metadata = {"Date": None} if suffix == ".svg" else {}
-                figure.savefig(temporary, format=suffix[1:], dpi=150, metadata=metadata)
+        save_figure(figure, path)
 
 
 _ABOUT = """\

@@ -26,14 +26,14 @@ from typing import Any
 import matplotlib as mpl
 import pandas as pd
 from matplotlib.figure import Figure
-from ruamel.yaml import YAML
 from tqdm import tqdm
 
-from pipeline.atomic import replacing, write_text
+from pipeline.atomic import write_text
 from pipeline.benchmarks.contest import machine
 from pipeline.closure import ROOT
+from pipeline.config import read_yaml
 from pipeline.errors import UserError
-from pipeline.reporting.figures import STYLE
+from pipeline.reporting.figures import STYLE, save_figure
 
 RATE = 50
 """Samples a second."""
@@ -50,7 +50,7 @@ def commands(scale: str, words: Sequence[str] = ()) -> Iterator[tuple[str, list[
     Raises:
         UserError: there is none.
     """
-    entries: dict[str, Any] = YAML(typ="safe", pure=False).load(Path("dvc.lock"))["stages"]
+    entries: dict[str, Any] = read_yaml(Path("dvc.lock"))["stages"]
     found = False
     for name, entry in entries.items():
         if f"@{scale}" not in name or (words and not any(word in name for word in words)):
@@ -189,10 +189,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         axes.set_yticks(range(len(stages)), [stage for _, stage in stages], fontsize=6)
         axes.invert_yaxis()
         axes.set_xlabel("seconds at work: imports olive, the largest items in colours, all else grey")
-        for suffix in (".png", ".svg"):
-            with replacing(path.with_suffix(suffix)) as temporary:
-                metadata = {"Date": None} if suffix == ".svg" else {}
-                figure.savefig(temporary, format=suffix[1:], dpi=150, metadata=metadata)
+        save_figure(figure, path)
 
 
 _ABOUT = """\

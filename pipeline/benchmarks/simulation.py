@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
@@ -86,7 +87,12 @@ class Rollouts:
 
     def ours(self, seeds: Sequence[int], policy: Policy | None = None) -> list[EpisodeResult]:
         episodes = [Episode(seed, 0) for seed in seeds]
-        return rollout(policy or self.policy, self.evaluation, episodes, workers=self.workers, progress=False)
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as params.yaml sets it: the policy plans while the simulations are at work
+        try:
+            return rollout(policy or self.policy, self.evaluation, episodes, workers=self.workers, progress=False)
+        finally:
+            torch.set_num_threads(threads)
 
     def theirs(self, seeds: Sequence[int], policy: Policy | None = None) -> list[EpisodeResult]:
         padded = policy or Padded(self.policy)

@@ -22,11 +22,11 @@ import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from pipeline.atomic import replacing, write_text
+from pipeline.atomic import write_text
 from pipeline.benchmarks import loading, pairs, simulation, solves, startup, updates
 from pipeline.benchmarks.contest import Contest, DiffersError, Row, hold, machine
 from pipeline.errors import UserError
-from pipeline.reporting.figures import STYLE
+from pipeline.reporting.figures import STYLE, save_figure
 
 FAMILIES: tuple[Callable[[], Iterator[Contest]], ...] = (
     updates.unet1d_contests,
@@ -123,10 +123,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         axes.set_yticks(places, labels, fontsize=7)
         axes.invert_yaxis()
         axes.legend(loc="lower right")
-        for suffix in (".png", ".svg"):
-            with replacing(path.with_suffix(suffix)) as temporary:
-                metadata = {"Date": None} if suffix == ".svg" else {}
-                figure.savefig(temporary, format=suffix[1:], dpi=150, metadata=metadata)
+        save_figure(figure, path)
 
 
 _ABOUT = """\
@@ -139,7 +136,8 @@ average of the machine before the start {load:.1f}.
 - Training: ours is this project's training loop in bf16, as `params.yaml` sets it; the peer trains in float32, as the
   scripts of diffusers, LeRobot and TorchCFM do. Losses of both are compared in float32, then ours in bf16.
 - Rollouts: same policy, same seeds; every observation that the policy is shown must be equal to the bit. The time
-  includes the start of the simulation processes.
+  includes the start of the simulation processes. Ours has two of them and one thread for the policy, as `params.yaml`
+  sets it, the peer all threads.
 - Windows: one epoch, from opening the file. Ours are normalised too, the peers' are not.
 """
 

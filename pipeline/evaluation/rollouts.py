@@ -129,7 +129,7 @@ class _Running:
 
     Attributes:
         waiting: episodes that have not begun. live: those that have, by slot.
-        stepping: slots in which the simulations are at work. most_steps: control steps that all can take.
+        stepping: slots in which the simulations are at work.
     """
 
     def __init__(
@@ -145,7 +145,6 @@ class _Running:
         self.simulations = simulations
         self.waiting = waiting
         self.slots = slots
-        self.most_steps = len(waiting) * evaluation.max_steps
         self.live: dict[int, _LiveEpisode] = {}
         self.stepping: set[int] = set()
 
@@ -158,14 +157,16 @@ class _Running:
         half = -(-self.slots // (2 * block)) * block
         self._begin_in(range(self.slots))
         while self.live:
+            idle = [slot for slot in self.live if slot not in self.stepping]
             apart = len(self.live) > block
-            if self.stepping and not apart:
+            if self.stepping and not (apart and idle):
                 yield self._ended(bar)
-            planned = [slot for slot in self.live if slot not in self.stepping][: half if apart else None]
-            plans = dict(zip(planned, _plan(self.policy, [self.live[slot] for slot in planned], block), strict=True))
+                continue
+            planned = idle[:half] if apart else idle
+            plans = _plan(self.policy, [self.live[slot] for slot in planned], block)
             if self.stepping:
                 yield self._ended(bar)
-            self.simulations.begin_chunks(plans)
+            self.simulations.begin_chunks(dict(zip(planned, plans, strict=True)))
             self.stepping = set(planned)
 
     def _ended(self, bar: "tqdm[NoReturn]") -> list[EpisodeResult]:
@@ -177,8 +178,7 @@ class _Running:
         free = [slot for slot in chunks if self.live[slot].done]
         finished = [self.live.pop(slot).result() for slot in free]
         self._begin_in(free)
-        self.most_steps -= sum(self.evaluation.max_steps - result.steps for result in finished)
-        bar.total = self.most_steps
+        bar.total = (bar.total or 0) - sum(self.evaluation.max_steps - result.steps for result in finished)
         bar.update(sum(len(chunk.scores) for chunk in chunks.values()))
         return finished
 
@@ -219,9 +219,7 @@ class _LiveEpisode:
 
 
 def _plan(policy: Policy, live: Sequence[_LiveEpisode], block: int) -> np.ndarray:
-    """The next chunk of actions of every live episode: (len(live), chunk, A), or nothing for none."""
-    if not live:
-        return np.empty(0)
+    """The next chunk of actions of every live episode: (len(live), chunk, A)."""
     observations = np.stack([episode.observations() for episode in live])
     noise = np.stack([episode.noise() for episode in live])
     starts = range(0, len(live), block)

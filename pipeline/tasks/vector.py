@@ -143,7 +143,7 @@ class ChunkedWorkers:
         requests, self._stepping = self._stepping, {}
         if self._local:
             return self._local.step_chunks(requests)
-        return _by_slot(self._receive(self._shares("step_chunks", requests)))
+        return _by_slot(self._receive({slot % len(self._workers) for slot in requests}))
 
     def _call(self, method: str, requests: Mapping[int, Any]) -> dict[int, Any]:
         return _by_slot(self._exchange(self._shares(method, requests)))
