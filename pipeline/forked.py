@@ -31,7 +31,10 @@ class _Child(NamedTuple):
 
 
 class Children:
-    """The processes at work. Only a process without other threads may have them: locks that those hold stay locked."""
+    """The processes at work. Only a process without other threads may have them: locks that those hold stay locked.
+
+    But for threads of libraries that see to it themselves when a process forks, as OpenBLAS and jemalloc do.
+    """
 
     def __init__(self, to: Screen | None) -> None:
         """Children whose output goes to a screen; None: where that of this process goes."""
@@ -57,8 +60,8 @@ class Children:
         if self._screen:
             self._screen.began(name)
 
-    def wait(self) -> list[tuple[str, bool]]:
-        """Pass on output until a child ends, a while at most: the names of those that ended, and whether well."""
+    def wait(self) -> list[tuple[str, int | None]]:
+        """Pass on output until a child ends, a while at most: the names of those that ended, and their exit codes."""
         ended = []
         for key, _ in self._selector.select(POLL_SECONDS):
             if key.data is None:
@@ -70,7 +73,7 @@ class Children:
             self._close(child)
         if self._screen:
             self._screen.refresh()
-        return [(child.name, child.process.exitcode == 0) for child in ended]
+        return [(child.name, child.process.exitcode) for child in ended]
 
     def stop(self) -> None:
         """Interrupt all, as Ctrl-C in a terminal does, and wait until they are gone; ``GRACE_SECONDS`` at most."""

@@ -3,7 +3,8 @@
 ``python -m pipeline.side_by_side [--jobs N] [FILE]``, in the root, brings FILE (dvc.yaml) and what it needs up to date.
 DVC decides what is out of date, runs it and keeps its cache and lock; here is decided when each stage has its turn. It
 has it in a process forked from this one, which has read dvc.yaml and dvc.lock for all of them: 0.1 s of overhead each,
-where ``dvc repro --single-item`` has 3 s.
+where ``dvc repro --single-item`` has 3 s. It has also imported what the stage's program does, if another stage of the
+kind has run before: 3 to 10 s less.
 """
 
 import argparse
@@ -11,7 +12,7 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from graphlib import TopologicalSorter
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.forked import Children, Work, interrupts
 from pipeline.lockfile import write_entry
+from pipeline.preloaded import Preloaded, Program, program_of
 from pipeline.stage_output import PROGRESS_SECONDS, Screen, on_terminal, screen
 
 if TYPE_CHECKING:
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 Inputs = Mapping[str, Sequence[str]]  # each stage with those others whose outputs it reads
 
 INTERRUPTED = 130
+NOT_LOADED = 75  # of a work that wants its program imported here first, and then to be begun anew
 
 # Where threads outnumber cores, one that spins while it waits keeps the core from the one that it waits for: two
 # trainings of two threads each on two cores become 30 times slower.
@@ -58,9 +61,15 @@ def bring_up_to_date(file: str, jobs: int) -> Outcome:
         stages, inputs = outdated(repo, file)
         if not stages:
             print("Data and pipelines are up to date.")
-        works = {name: partial(reproduce, stage) for name, stage in stages.items()}
-        with screen() if jobs > 1 else nullcontext() as to:
-            return in_order(works, inputs, jobs, to)
+        programs = Preloaded()
+        works = {name: partial(reproduce, stage, programs) for name, stage in stages.items()}
+
+        def load(name: str) -> None:
+            for program in programs_of(stages[name]):
+                programs.load(program)
+
+        with screen() if jobs > 1 else nullcontext() as to, _programs_forked(programs):
+            return in_order(works, inputs, jobs, to, load)
 
 
 def outdated(repo: "Repo", file: str) -> tuple[dict[str, "Stage"], Inputs]:
@@ -130,12 +139,46 @@ def _value(params: Any, key: str, separator: str) -> Any:
     return params
 
 
-def reproduce(stage: "Stage") -> int:
-    """Do what ``dvc repro --single-item`` does for ``stage``; return the exit code."""
+@contextmanager
+def _programs_forked(programs: Preloaded) -> Iterator[None]:
+    """While the body runs, DVC runs what is among ``programs`` in a process forked from its own."""
+    from dvc.stage import run
+    from dvc.stage.exceptions import StageCmdFailedError
+
+    plain = run._run
+
+    def run_command(executable: str, command: str, *, cwd: str, env: Mapping[str, str], **options: Any) -> None:
+        program = program_of(command, cwd, env)
+        if program is None or program not in programs or not programs.is_current():
+            plain(executable, command, cwd=cwd, env=env, **options)
+        elif code := programs.run(program, env):
+            raise StageCmdFailedError(command, code)
+
+    run._run = run_command
+    try:
+        yield
+    finally:
+        run._run = plain
+
+
+def programs_of(stage: "Stage") -> list[Program]:
+    """What ``stage`` runs of the programs that this Python can run."""
+    commands = stage.cmd if isinstance(stage.cmd, list) else (stage.cmd or "").splitlines()
+    found = (program_of(command, stage.wdir, os.environ) for command in commands)
+    return [program for program in found if program]
+
+
+def reproduce(stage: "Stage", programs: Preloaded) -> int:
+    """Do what ``dvc repro --single-item`` does for ``stage``; return the exit code.
+
+    ``NOT_LOADED`` if it is out of date and one of its programs is not yet among ``programs``.
+    """
     from dvc.repo import lock_repo
 
     try:
         with lock_repo(stage.repo), stage.repo.scm_context(quiet=True):
+            if any(program not in programs for program in programs_of(stage)) and stage.changed():
+                return NOT_LOADED
             if stage.reproduce():
                 write_entry(stage)
     except KeyboardInterrupt:
@@ -146,11 +189,14 @@ def reproduce(stage: "Stage") -> int:
     return 0
 
 
-def in_order(works: Mapping[str, Work], inputs: Inputs, jobs: int, to: Screen | None) -> Outcome:
+def in_order(
+    works: Mapping[str, Work], inputs: Inputs, jobs: int, to: Screen | None, load: Callable[[str], None]
+) -> Outcome:
     """Do the works in processes, inputs first; one that fails stops only those that need it.
 
     Args:
         to: where their output goes; None: where that of this process goes.
+        load: called, in this process, for a work that ended with ``NOT_LOADED``, which is then begun anew.
 
     Raises:
         KeyboardInterrupt: SIGINT came.
@@ -169,8 +215,11 @@ def in_order(works: Mapping[str, Work], inputs: Inputs, jobs: int, to: Screen | 
                 children.start(name, works[name])
             if not children:
                 break
-            for name, well in children.wait():
-                if well:
+            for name, code in children.wait():
+                if code == NOT_LOADED:
+                    load(name)
+                    ready.append(name)
+                elif code == 0:
                     made.add(name)
                     sorter.done(name)
                 else:

@@ -11,6 +11,7 @@ from ruamel.yaml import YAML
 from pipeline import config, repro
 from pipeline.errors import UserError
 from pipeline.lockfile import write_entry
+from pipeline.preloaded import program_of
 from pipeline.side_by_side import by_urgency
 from pipeline.stage_output import Pipe
 from tests.project import ROOT, Project, executed, wait_for
@@ -108,6 +109,89 @@ def test_an_entry_of_the_lock_is_the_one_that_dvc_writes(project: Project, monke
             write_entry(stage)
             assert lock.read_text() == last != others
             lock.write_text(whole)
+
+
+IMPORTED = """
+import os
+from pathlib import Path
+
+with Path("imports").open("a") as file:
+    file.write(f"{os.getpid()}\\n")
+VALUE = 1
+"""
+IMPORTING = """
+import multiprocessing
+import sys
+from pathlib import Path
+
+from stages.imported import VALUE
+
+if __name__ == "__main__":
+    out, *more = sys.argv[1:]
+    if more == ["edit"]:
+        file = Path("stages/imported.py")
+        file.write_text(file.read_text().replace("VALUE = 1", "VALUE = 2"))
+    if more == ["fail"]:
+        raise ValueError("on purpose")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(abs, [-1]) == [1]
+    Path(out).write_text(str(VALUE))
+"""
+
+
+def importing(root: Path, *last: str) -> Project:
+    """Three stages of one program, one after the other, and what the middle one is told."""
+    chain = f"""
+stages:
+  a: {{cmd: exec python -m stages.program a.txt, outs: [a.txt]}}
+  b: {{cmd: exec python -m stages.program {" ".join(("b.txt", *last))}, deps: [a.txt], outs: [b.txt]}}
+  c: {{cmd: exec python -m stages.program c.txt, deps: [b.txt], outs: [c.txt]}}
+"""
+    project = make(root, chain)
+    (project.root / "stages").mkdir()
+    for name, text in (("__init__", ""), ("imported", IMPORTED), ("program", IMPORTING)):
+        (project.root / "stages" / f"{name}.py").write_text(text)
+    return project
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_what_a_program_imports_is_imported_once_for_all_stages(tmp_path: Path, jobs: str) -> None:
+    project = importing(tmp_path / "project")
+    output = project.check("pipeline.side_by_side", "--jobs", jobs).stdout
+    assert executed(output) == ["a", "b", "c"]
+    assert output.count("exec python") == 3
+    imports = (project.root / "imports").read_text().split()
+    # here, and in the processes that the programs spawn
+    assert len(imports) == len(set(imports)) == 4
+    assert [(project.root / f"{name}.txt").read_text() for name in "abc"] == ["1", "1", "1"]
+
+
+def test_a_program_edited_meanwhile_runs_as_it_then_is(tmp_path: Path) -> None:
+    project = importing(tmp_path / "project", "edit")
+    project.check(*DRIVER)
+    assert [(project.root / f"{name}.txt").read_text() for name in "abc"] == ["1", "1", "2"]
+
+
+def test_a_program_that_fails_shows_where_and_its_stage_fails(tmp_path: Path) -> None:
+    project = importing(tmp_path / "project", "fail")
+    result = project.run(*DRIVER)
+    assert result.returncode == 1
+    assert "b | ValueError: on purpose\n" in result.stderr
+    assert "failed to run: exec python -m stages.program b.txt fail, exited with 1" in result.stderr
+    assert result.stderr.splitlines()[-2:] == ["failed: b", "not run: c"]
+
+
+@pytest.mark.parametrize(
+    "command", ["exec python -m stages.program $HOME", "python other.py", "exec python -m stages.program 'a b'"]
+)
+def test_what_a_shell_has_a_say_in_is_left_to_it(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(Path(sys.executable).parent)
+    assert program_of(command, ".", {"PATH": path}) is None
+    monkeypatch.chdir(ROOT)
+    plain = "exec python -m stages.pretrain --scale starter"
+    assert program_of(plain, str(ROOT), {"PATH": path}) == ("stages.pretrain", ["--scale", "starter"])
+    assert program_of(plain, str(ROOT / "stages"), {"PATH": path}) is None
+    assert program_of(plain, str(ROOT), {"PATH": "/nowhere"}) is None
 
 
 def test_a_failed_stage_stops_only_what_needs_it(tmp_path: Path) -> None:

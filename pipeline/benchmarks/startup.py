@@ -13,12 +13,15 @@ IMPORTS_S = 2.5
 
 
 def contests() -> Iterator[Contest]:
-    """``dvc repro`` on a tree that is up to date, and every stage's program up to its first line of output."""
-    repro = [sys.executable, "-m", "dvc", "repro"]
-    yield _limited("dvc repro with nothing to do", NOTHING_TO_DO_S, partial(_run, repro), _up_to_date, 3)
+    """``dvc repro`` and ``make repro`` on a tree that is up to date, and stages' programs up to their first line."""
+    for name, module in (("dvc", ["dvc", "repro"]), ("make", ["pipeline.repro"])):
+        repro = partial(_run, [sys.executable, "-m", *module])
+        yield _limited(f"{name} repro with nothing to do", NOTHING_TO_DO_S, repro, _up_to_date, 3)
     for program in ("stages.pretrain", "stages.evaluate_rollouts", "stages.evaluate_fid", "stages.tabulate"):
         help_text = partial(_run, [sys.executable, "-m", program, "--help"])
         yield _limited(f"imports of {program}", IMPORTS_S, help_text, lambda: "prints its help", 3)
+    torch_alone = partial(_run, [sys.executable, "-c", "import torch"])
+    yield _limited("imports of torch alone", IMPORTS_S, torch_alone, lambda: "the floor of stages that train", 3)
 
 
 def _limited(work: str, limit_s: float, run: Callable[[], object], same: Callable[[], str], count: int) -> Contest:
