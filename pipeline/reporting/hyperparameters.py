@@ -68,7 +68,9 @@ def table_d1(settings: ScaleSettings, tasks: Sequence[str], nfe: int) -> pd.Data
 def table_d2(settings: ScaleSettings, tasks: Sequence[str]) -> pd.DataFrame:
     """The tasks, a row each; see ``table_d1``. Demonstrations are counted before any are held out."""
     rows = [{"task": task} | _d2(settings.task(task), task) | _paper(PAPER_D2, D2_COLUMNS, task) for task in tasks]
-    return pd.DataFrame(rows, columns=_columns(D2_COLUMNS))
+    counts = [name for name in _columns(D2_COLUMNS[:-1]) if name != "task"]
+    # else one count that is not known would make fractions of all
+    return pd.DataFrame(rows, columns=_columns(D2_COLUMNS)).astype(dict.fromkeys(counts, "Int64"))
 
 
 def hyperparameters_markdown(d1: pd.DataFrame, d2: pd.DataFrame, *, scale: str) -> str:

@@ -28,3 +28,10 @@ def test_markdown_shows_the_papers_value_where_it_differs() -> None:
     assert "| Push-T from images | 1 | 1 | 2 | 206 [200] | 300 | yes |" in text
     lines = [line for line in text.splitlines() if line.startswith("| Push-T |")]
     assert len(lines) == 2 and not any("[" in line for line in lines)  # the paper has no Push-T from states
+
+
+def test_counts_stay_whole_beside_one_that_nobody_knows_yet() -> None:
+    lab = config.load(ROOT / "params.yaml").lab
+    lines = table_d2(lab, ["lift", "transport"]).to_csv(index=False).splitlines()
+    assert lines[1].startswith("lift,1,1,10,70,200,False")
+    assert lines[2].startswith("transport,2,3,20,,700,False,2,3,20,200,700,")
