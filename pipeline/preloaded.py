@@ -20,7 +20,6 @@ from typing import NamedTuple
 _COMMAND = re.compile(r"exec python -m (stages\.\w+)((?: [\w./:,=-]+)*)")
 """A command that no shell changes a word of."""
 
-
 _MONITOR_SECONDS = 10  # tqdm's own
 
 
@@ -44,10 +43,8 @@ class Preloaded:
     def load(self, program: Program) -> None:
         """Import what ``program`` does. One that cannot be imported says so when it runs."""
         self._modules.add(program.module)
-        try:
+        with suppress(Exception):
             importlib.import_module(program.module)
-        except Exception:
-            sys.modules.pop(program.module, None)
 
     def is_current(self) -> bool:
         """Whether what was imported of this project still is what its files say."""
