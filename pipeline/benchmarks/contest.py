@@ -1,10 +1,11 @@
 """The same work done twice, by this project and by what people would use instead, in turns and timed."""
 
 import gc
+import math
 import os
 import platform
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -21,6 +22,19 @@ class DiffersError(Exception):
 
 
 @dataclass(frozen=True)
+class Floor:
+    """The part of a work that nobody who does it can leave out.
+
+    Attributes:
+        what: the part, and why it has to be.
+        seconds: does that part alone and says how long it took.
+    """
+
+    what: str
+    seconds: Callable[[], float]
+
+
+@dataclass(frozen=True)
 class Contest:
     """One piece of work and two ways to do it.
 
@@ -30,6 +44,7 @@ class Contest:
         same: shows that both compute the same thing and says how nearly; called once, before the turns.
         turns: count → seconds of both, turn after turn.
         count: turns that are timed; one more, before them, warms up.
+        floor: timed where the aim is missed.
     """
 
     work: str
@@ -38,11 +53,15 @@ class Contest:
     same: Callable[[], str]
     turns: Callable[[int], list[Seconds]]
     count: int = 9
+    floor: Floor | None = None
 
 
 @dataclass(frozen=True)
 class Row:
-    """A contest's outcome: medians over the turns, and of the ratio the quartiles too; times in milliseconds."""
+    """A contest's outcome: medians over the turns, and of the ratio the quartiles too; times in milliseconds.
+
+    ``floor`` is empty, and ``floor_ms`` no number, where none was timed.
+    """
 
     work: str
     peer: str
@@ -54,10 +73,12 @@ class Row:
     ratio_high: float
     aim: float
     same_result: str
+    floor: str = ""
+    floor_ms: float = math.nan
 
 
 def hold(contest: Contest) -> Row:
-    """Check that both sides of ``contest`` compute the same and time them in turns.
+    """Check that both sides of ``contest`` compute the same; time them in turns and, if the aim is missed, its floor.
 
     Raises:
         DiffersError: they do not.
@@ -67,7 +88,10 @@ def hold(contest: Contest) -> Row:
     taken = np.array(contest.turns(contest.count + 1))[1:]  # (count, 2)
     low, middle, high = np.quantile(taken[:, 0] / taken[:, 1], [0.25, 0.5, 0.75]).tolist()
     ours_ms, peer_ms = (1000 * np.median(taken, axis=0)).tolist()
-    return Row(contest.work, contest.peer, machine(), ours_ms, peer_ms, middle, low, high, contest.aim, same)
+    row = Row(contest.work, contest.peer, machine(), ours_ms, peer_ms, middle, low, high, contest.aim, same)
+    if contest.floor is None or row.ratio <= row.aim:
+        return row
+    return replace(row, floor=contest.floor.what, floor_ms=1000 * contest.floor.seconds())
 
 
 def in_turns(

@@ -6,10 +6,13 @@ windows at once and draws batches by index; the peers make a window at a time an
 
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
+import h5py
 import numpy as np
 import torch
 import zarr
@@ -18,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline import config
-from pipeline.benchmarks.contest import Contest, in_turns, nearly_equal
+from pipeline.benchmarks.contest import Contest, Floor, in_turns, nearly_equal, timed
 from pipeline.config import DataSettings
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.tasks.registry import TASKS, TaskSpec
@@ -40,10 +43,16 @@ def contests() -> Iterator[Contest]:
     with TemporaryDirectory() as folder:
         store = Path(folder) / "pusht.zarr"
         _write_zarr(store, TASKS["pusht"].read(FOLDER / "pusht_starter.npz"))
-        yield _Epoch("pusht", store, settings.starter.task("pusht").data, _sampled).contest(
+        reading = Floor(
+            "the arrays read at once by zarr, and nothing else; ours reads a chunk at a time, to name a damaged one",
+            lambda: timed(partial(_zarr_arrays, store)),
+        )
+        yield _Epoch("pusht", store, settings.starter.task("pusht").data, _sampled, reading).contest(
             "200 demonstrations of Push-T in zarr", "a window at a time, as diffusion_policy's sampler"
         )
-    yield _Epoch("square", FOLDER / "square_starter.hdf5", settings.lab.task("square").data, _robomimic).contest(
+    store = FOLDER / "square_starter.hdf5"
+    reading = Floor("the file's arrays read by h5py, and nothing else", lambda: timed(partial(_read_hdf5, store)))
+    yield _Epoch("square", store, settings.lab.task("square").data, _robomimic, reading).contest(
         "40 demonstrations of Square in hdf5", "robomimic's SequenceDataset, all in memory"
     )
 
@@ -52,7 +61,7 @@ class _Epoch:
     """One epoch over the windows of a file, by ours and by a peer.
 
     Args:
-        read: file, task, settings, shuffled → the peer's batches.
+        read: file, task, settings, shuffled → the peer's batches. floor: the file's arrays, read and nothing else.
     """
 
     def __init__(
@@ -61,15 +70,17 @@ class _Epoch:
         path: Path,
         settings: DataSettings,
         read: Callable[[Path, TaskSpec, DataSettings, bool], Iterator[Batch]],
+        floor: Floor,
     ) -> None:
         self.spec = TASKS[task]
         self.path = path
         self.settings = settings
         self.read = read
+        self.floor = floor
 
     def contest(self, work: str, peer: str) -> Contest:
         work = f"an epoch of training windows, batch {BATCH}, from {work}"
-        return Contest(work, peer, 0.3, self.same, in_turns(self.ours, self.theirs), 7)
+        return Contest(work, peer, 0.3, self.same, in_turns(self.ours, self.theirs), 7, self.floor)
 
     def ours(self) -> None:
         data = self._prepared()
@@ -108,8 +119,7 @@ class _Sampled(Dataset[tuple[NDArray[np.float32], NDArray[np.float32]]]):
     """Arrays in memory, of which a window at a time is sliced, padded at an episode's ends and copied."""
 
     def __init__(self, path: Path, spec: TaskSpec, settings: DataSettings) -> None:
-        group = zarr.open_group(path, mode="r")
-        arrays = {name: np.asarray(group[name]) for name in ("data/state", "data/action", "meta/episode_ends")}
+        arrays = _zarr_arrays(path)
         self.observed = spec.observe(settings.observation)(arrays["data/state"])
         self.action = arrays["data/action"].astype(np.float32)
         self.before, self.length = settings.observation_horizon - 1, settings.prediction_horizon
@@ -131,6 +141,16 @@ class _Sampled(Dataset[tuple[NDArray[np.float32], NDArray[np.float32]]]):
         action = np.empty((self.length, *done.shape[1:]), dtype=np.float32)
         action[: len(done)], action[len(done) :] = done, done[-1]
         return observed, action
+
+
+def _zarr_arrays(path: Path) -> dict[str, NDArray[Any]]:
+    group = zarr.open_group(path, mode="r")
+    return {name: np.asarray(group[name]) for name in ("data/state", "data/action", "meta/episode_ends")}
+
+
+def _read_hdf5(path: Path) -> None:
+    with h5py.File(path) as file:
+        file.visititems(lambda _name, found: found[()] is None if isinstance(found, h5py.Dataset) else None)
 
 
 def _sampled(path: Path, spec: TaskSpec, settings: DataSettings, shuffle: bool) -> Iterator[Batch]:

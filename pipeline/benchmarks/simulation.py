@@ -4,8 +4,9 @@ Both sides execute the same plans of the same policy, called with the same padde
 same ones and can be compared to the bit.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from pipeline.benchmarks.contest import Contest, DiffersError, Seconds, in_turns, nearly_equal, timed
+from pipeline.benchmarks.contest import Contest, DiffersError, Floor, Seconds, in_turns, nearly_equal, timed
 from pipeline.benchmarks.robomimic_loop import RobomimicLoop, simulator_state
 from pipeline.benchmarks.solves import CHECKPOINT, NFE
 from pipeline.benchmarks.vectors import VECTORS, MakeEnv, Stepped, Vector, make_pusht, vectorised
@@ -113,6 +114,10 @@ class Rollouts:
             raise DiffersError(f"scores by {score:.1e}")
         return f"all {len(seen.asked)} observations equal to the bit, scores within {score:.0e}"
 
+    def floor(self) -> Floor:
+        """No schedule of the same work on all CPUs takes less than its share of what it takes on one."""
+        return one_cpu_floor(lambda: replace(self, workers=0).ours(self.seeds[: self.turn]))
+
     def turns(self, count: int) -> list[Seconds]:
         taken = []
         for turn in range(count):
@@ -135,7 +140,17 @@ def pusht_contests(seeds: int = 500, turn: int = 100) -> Iterator[Contest]:
             work.same,
             work.turns,
             seeds // turn,
+            work.floor(),
         )
+
+
+def one_cpu_floor(alone: Callable[[], object]) -> Floor:
+    """Args: alone: the rollouts in one process."""
+    cpus = os.cpu_count() or 1
+    return Floor(
+        f"simulation and policy in one process, its time over {cpus} CPUs: the same steps on all of them take no less",
+        lambda: timed(alone) / cpus,
+    )
 
 
 WANDERED = {"kitchen": (280, 0.5), "transport": (100, 0.02)}
@@ -161,6 +176,7 @@ def mujoco_contests(episodes: int = 8, wandered: Mapping[str, tuple[int, float]]
                 work.same,
                 work.turns,
                 3,
+                work.floor(),
             )
 
 
@@ -186,8 +202,8 @@ def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]
                 env.step(action)
         return nearly_equal(simulator_state(env.simulator), loop.state(), 1e-2, "last state")  # type: ignore[attr-defined]
 
-    def ours() -> object:
-        return rollout(policy, evaluation, [Episode(seed, 0) for seed in seeds], workers=2, progress=False)
+    def ours(workers: int = 2) -> object:
+        return rollout(policy, evaluation, [Episode(seed, 0) for seed in seeds], workers=workers, progress=False)
 
     yield Contest(
         f"{episodes} episodes of transport, {steps} steps",
@@ -196,6 +212,7 @@ def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]
         same,
         in_turns(ours, lambda: loop.run(seeds, steps)),
         3,
+        one_cpu_floor(partial(ours, 0)),
     )
 
 

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 
-from pipeline.benchmarks.contest import Contest, DiffersError, in_turns, nearly_equal
+from pipeline.benchmarks.contest import Contest, DiffersError, Floor, in_turns, nearly_equal, timed
 from pipeline.benchmarks.updates import ACTION_DIM, CONDITION_DIM, HORIZON, UNET1D
 from pipeline.blocks import Unet1dSettings
 from pipeline.evaluation.policy import FlowPolicy
@@ -44,6 +45,10 @@ def sampling_contests(sampled: Sequence[tuple[int, Unet1dSettings, int]] = SAMPL
         for (precision, (used, tolerance)), (peer, sample) in product(precisions.items(), peers.items()):
             ours = partial(used.acting(NFE).act, observations, noise)
             theirs = partial(sample, policy, observations, noise)
+            floor = Floor(
+                f"{NFE} × the net in {precision}, and nothing else",
+                partial(_evaluations_s, used, policy.condition(observations), torch.from_numpy(noise)),
+            )
             yield Contest(
                 f"sampling in {precision}, {NFE} Euler steps, ConditionalUnet1D {settings.channels}, {size} at once",
                 peer,
@@ -53,7 +58,14 @@ def sampling_contests(sampled: Sequence[tuple[int, Unet1dSettings, int]] = SAMPL
                 ),
                 in_turns(ours, theirs),
                 count,
+                floor,
             )
+
+
+@torch.inference_mode()
+def _evaluations_s(policy: FlowPolicy, condition: Tensor, x: Tensor) -> float:
+    t = torch.rand(len(x))
+    return median(timed(lambda: policy.net(t, x, condition), repeat=NFE) for _ in range(4)) * NFE
 
 
 def policy_of(net: nn.Module) -> FlowPolicy:

@@ -80,7 +80,7 @@ def merged(path: Path, rows: Sequence[Row], *, all_anew: bool) -> pd.DataFrame:
 
 def write(folder: Path, table: pd.DataFrame, about: str) -> None:
     """Write ``benchmarks.csv``, ``.md``, ``.png`` and ``.svg``."""
-    table = table.round({"ours_ms": 3, "peer_ms": 3, "ratio": 3, "ratio_low": 3, "ratio_high": 3})
+    table = table.round({"ours_ms": 3, "peer_ms": 3, "ratio": 3, "ratio_low": 3, "ratio_high": 3, "floor_ms": 3})
     write_text(folder / "benchmarks.csv", table.to_csv(index=False, lineterminator="\n"))
     lines = [
         "| work | peer | ours | peer's | ratio (quartiles) | aim | met | same result |",
@@ -89,6 +89,9 @@ def write(folder: Path, table: pd.DataFrame, about: str) -> None:
     texts = []
     for name, rows in table.groupby("machine", sort=False):
         texts.append(f"\n## {name}\n\n" + "\n".join([*lines, *map(_line, rows.itertuples())]) + "\n")
+        missed = rows[(rows["ratio"] > rows["aim"]) & rows["floor_ms"].notna()]
+        if len(missed):
+            texts.append(_FLOORS + "\n".join(map(_floor, missed.itertuples())) + "\n")
     write_text(folder / "benchmarks.md", about + "".join(texts))
     draw(table, folder / "benchmarks")
 
@@ -98,6 +101,13 @@ def _line(row: Any) -> str:
     met = "yes" if row.ratio <= row.aim else "no"
     cells = (row.work, row.peer, _duration(row.ours_ms), _duration(row.peer_ms), ratio, f"{row.aim:g}", met)
     return f"| {' | '.join(cells)} | {row.same_result} |"
+
+
+def _floor(row: Any) -> str:
+    share = row.floor_ms / row.peer_ms
+    within = "no faster than the aim" if share > row.aim else "faster than the aim"
+    cells = (row.work, row.peer, f"{row.ratio:.2f}, {row.aim:g}", row.floor, _duration(row.floor_ms), f"{share:.2f}")
+    return f"| {' | '.join(cells)} | {row.ours_ms / row.floor_ms:.2f} | {within} |"
 
 
 def _duration(milliseconds: float) -> str:
@@ -125,6 +135,13 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         axes.legend(loc="lower right")
         save_figure(figure, path)
 
+
+_FLOORS = """
+Rows that miss their aim, and the part of the work that nobody can leave out, timed by itself right after:
+
+| work | peer | ratio, aim | floor | its time | over the peer's | ours over it | the floor itself is |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
 
 _ABOUT = """\
 # Against what people would use instead

@@ -23,7 +23,7 @@ from torch.nn import functional
 from torchdiffeq import odeint, odeint_adjoint
 
 from pipeline import config
-from pipeline.benchmarks.contest import Contest, DiffersError, Seconds, nearly_equal, timed
+from pipeline.benchmarks.contest import Contest, DiffersError, Floor, Seconds, nearly_equal, timed
 from pipeline.blocks import Unet1dSettings
 from pipeline.config import NetSettings, Optimization
 from pipeline.flow.coupling import independent
@@ -159,8 +159,13 @@ class Update:
     optimization: Optimization
     tolerance: float = 1e-4
 
-    def contest(self, work: str, peer: str, aim: float, count: int) -> Contest:
-        return Contest(work, peer, aim, self.same, self.turns, count)
+    def contest(self, work: str, peer: str, aim: float, count: int, evaluations: int = 1) -> Contest:
+        """Args: evaluations: of the net, one after the other in one update."""
+        floor = Floor(
+            f"{evaluations} × the net, forward and backward, in {self.optimization.precision}, and nothing else",
+            partial(self._evaluations_s, evaluations),
+        )
+        return Contest(work, peer, aim, self.same, self.turns, count, floor)
 
     def turns(self, count: int) -> list[Seconds]:
         net, theirs = self.nets()
@@ -182,6 +187,20 @@ class Update:
             return equal
         net.load_state_dict(start)
         return f"{equal}; {nearly_equal(self._losses(net, 'bf16'), expected, 2e-2, 'in bf16')}"
+
+    def _evaluations_s(self, count: int) -> float:
+        net, _ = self.nets()
+        parameters = list(net.parameters())
+        t, x = torch.rand(len(self.data)), self.data.clone()
+
+        def update() -> None:
+            for number in range(count):
+                x.requires_grad_(number > 0)  # noise needs no gradient, what later steps begin with does
+                with torch.autocast(x.device.type, torch.bfloat16, enabled=self.optimization.precision == "bf16"):
+                    made = net(t, x, self.condition)
+                torch.autograd.grad(made, [x, *parameters] if number else parameters, torch.ones_like(made))
+
+        return median([timed(update) for _ in range(4)][1:])
 
     def _losses(self, net: nn.Module, precision: Literal["fp32", "bf16"]) -> list[float]:
         generators, losses = Generators(0), list[float]()
@@ -328,6 +347,6 @@ def mle_contests(nfes: tuple[int, ...] = (1, 8, 16), batch_size: int = 256) -> I
         for gradient, (peer, aim, tolerance) in peers.items():
             loss = odeint_loss(nfe, gradient)
             update = Update(partial(_twice, make), *batch, objective, loss, optimization(batch_size), tolerance)
-            yield update.contest(work, peer, aim, 15)
+            yield update.contest(work, peer, aim, 15, evaluations=nfe)
         own = _AgainstOwn(make(), *batch, nfe)
         yield Contest(work, f"{nfe} of its own FM updates", 1.1, own.same, own.turns, 9)

@@ -28,6 +28,7 @@ _BLOCK_RANGE: dict[EvaluationName, tuple[int, int]] = {"pusht_a": (200, 300), "p
 _BOXES = ((-60.0, 0.0, 60.0, 30.0), (-15.0, 30.0, 15.0, 120.0))
 _RECTANGLES = tuple([(x0, y0), (x1, y0), (x1, y1), (x0, y1)] for x0, y0, x1, y1 in _BOXES)
 _CORNERS = np.array(_RECTANGLES).reshape(8, 2)
+_GOAL_COS, _GOAL_SIN = math.cos(GOAL_POSE[2]), math.sin(GOAL_POSE[2])
 _AREA = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in _BOXES)
 
 _Polygon = list[tuple[float, float]]
@@ -74,6 +75,7 @@ class PushT:
         ).unwrapped
         # gym-pusht's own coverage (shapely) differs in its last bit between instances at one and the same pose.
         env._get_coverage = lambda: coverage((*env.block.position, env.block.angle))
+        env._handle_collision = lambda *_: None  # counts contacts, which nothing here reads
         self._env = env
         self._max_steps = max_steps
         self._steps = 0
@@ -105,9 +107,23 @@ class PushT:
 
     def step(self, action: np.ndarray) -> Transition:
         """Pull the agent towards ``action`` (2,), world coordinates, for one control step of 0.1 s."""
-        observation, score, success, _, _ = self._env.step(np.asarray(action, dtype=np.float64))
+        env = self._env
+        env._last_action = np.asarray(action, dtype=np.float64)
+        self._pull(*env._last_action.tolist())
+        covered = env._get_coverage()
+        success = covered > env.success_threshold
         self._steps += 1
-        return Transition(observation, float(score), bool(success), bool(success) or self._steps >= self._max_steps)
+        score = min(max(covered / env.success_threshold, 0.0), 1.0)
+        return Transition(env.get_obs(), score, success, success or self._steps >= self._max_steps)
+
+    def _pull(self, x: float, y: float) -> None:
+        """The PD controller and the physics of gym-pusht's step(), to the bit, without its arrays of two numbers."""
+        env = self._env
+        agent, advance, dt, k_p, k_v = env.agent, env.space.step, env.dt, env.k_p, env.k_v
+        for _ in range(int(1 / (dt * env.control_hz))):
+            (px, py), (vx, vy) = agent.position, agent.velocity
+            agent.velocity = vx + (k_p * (x - px) - k_v * vx) * dt, vy + (k_p * (y - py) - k_v * vy) * dt
+            advance(dt)
 
     def render(self) -> np.ndarray:
         """Draw the scene, with the last action as a red cross: (frame_size, frame_size, 3) uint8."""
@@ -118,41 +134,46 @@ def coverage(pose: tuple[float, float, float]) -> float:
     """Share of the goal, 0 to 1, that a block at ``pose`` (x, y, angle) covers."""
     # Seen from the goal, the goal's rectangles are parallel to the axes and the block's are turned.
     x, y = pose[0] - GOAL_POSE[0], pose[1] - GOAL_POSE[1]
-    cos, sin = math.cos(GOAL_POSE[2]), math.sin(GOAL_POSE[2])
-    x, y = cos * x + sin * y, cos * y - sin * x
+    x, y = _GOAL_COS * x + _GOAL_SIN * y, _GOAL_COS * y - _GOAL_SIN * x
     cos, sin = math.cos(pose[2] - GOAL_POSE[2]), math.sin(pose[2] - GOAL_POSE[2])
     covered = 0.0
     for rectangle in _RECTANGLES:
         turned = [(x + cos * u - sin * v, y + sin * u + cos * v) for u, v in rectangle]
-        covered += sum(_area(_clip_to_box(turned, box)) for box in _BOXES)
+        covered += sum([_area(_clip_to_box(turned, box)) for box in _BOXES])
     return covered / _AREA
 
 
 def _clip_to_box(polygon: _Polygon, box: tuple[float, float, float, float]) -> _Polygon:
     """The part of a convex polygon inside an axis-parallel box (Sutherland and Hodgman 1974)."""
     for side, bound in enumerate(box):
-        axis, sign = side % 2, 1 if side < 2 else -1
-        inside = [sign * (point[axis] - bound) for point in polygon]
-        if min(inside) >= 0:
-            continue
+        axis = side % 2
+        inside = [point[axis] - bound for point in polygon] if side < 2 else [bound - point[axis] for point in polygon]
         if max(inside) < 0:
             return []
-        clipped: _Polygon = []
-        for i, (a, (xa, ya), (xb, yb)) in enumerate(zip(inside, polygon, polygon[1:] + polygon[:1], strict=True)):
-            b = inside[(i + 1) % len(inside)]
-            if a >= 0:
-                clipped.append((xa, ya))
-            if (a < 0) != (b < 0):
-                share = a / (a - b)
-                clipped.append((xa + share * (xb - xa), ya + share * (yb - ya)))
-        polygon = clipped
+        if min(inside) < 0:
+            polygon = _clip(polygon, inside)
     return polygon
+
+
+def _clip(polygon: _Polygon, inside: list[float]) -> _Polygon:
+    """The part of a convex polygon where a linear function, ``inside`` at the corners, is not negative."""
+    clipped: _Polygon = []
+    a, (xa, ya) = inside[0], polygon[0]
+    for i in range(1 - len(polygon), 1):  # the second corner to the last, and then the first again
+        b, (xb, yb) = inside[i], polygon[i]
+        if a >= 0:
+            clipped.append((xa, ya))
+        if (a < 0) != (b < 0):
+            share = a / (a - b)
+            clipped.append((xa + share * (xb - xa), ya + share * (yb - ya)))
+        a, xa, ya = b, xb, yb
+    return clipped
 
 
 def _area(polygon: _Polygon) -> float:
     """The area of a polygon given anticlockwise (the shoelace formula)."""
     following = polygon[1:] + polygon[:1]
-    return 0.5 * sum(xa * yb - xb * ya for (xa, ya), (xb, yb) in zip(polygon, following, strict=True))
+    return 0.5 * sum([xa * yb - xb * ya for (xa, ya), (xb, yb) in zip(polygon, following, strict=True)])
 
 
 def block_keypoints(pose: np.ndarray) -> np.ndarray:

@@ -27,14 +27,15 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_both_sides_compute_the_same_and_are_timed(family: str) -> None:
+def test_both_sides_compute_the_same_and_are_timed_and_so_is_the_floor(family: str) -> None:
     if family in ("unet2d", "pairs"):
         pytest.importorskip("torchcfm")
-    held = [hold(replace(contest, count=1)) for contest in FAMILIES[family]()]
+    held = [hold(replace(contest, count=1, aim=0.0)) for contest in FAMILIES[family]()]
     assert held
     for row in held:
         assert row.ours_ms > 0
         assert row.peer_ms > 0
+        assert row.floor_ms > 0 or not row.floor
         assert "equal" in row.same_result or "within" in row.same_result or "error" in row.same_result
 
 
@@ -77,6 +78,16 @@ def test_rows_of_other_machines_stay_and_those_of_this_one_are_replaced(tmp_path
     text = (tmp_path / "benchmarks.md").read_text()
     assert "## elsewhere" in text
     assert "| work | peer | 1 ms | 2 ms | 0.50 (0.40 to 0.60) | 0.6 | yes | equal |" in text
+    assert "floor" not in text
+    suite.write(
+        tmp_path,
+        suite.merged(path, [replace(ROW, ratio=0.9, ratio_high=1.0, floor="half", floor_ms=0.8)], all_anew=True),
+        "",
+    )
+    assert (
+        "| work | peer | 0.90, 0.6 | half | 0.8 ms | 0.40 | 1.25 | faster than the aim |"
+        in (tmp_path / "benchmarks.md").read_text()
+    )
     assert (tmp_path / "benchmarks.png").stat().st_size > 1000
     assert "<svg" in (tmp_path / "benchmarks.svg").read_text()
 

@@ -60,6 +60,18 @@ def test_legacy_reset_is_gym_pushts_own() -> None:
     np.testing.assert_array_equal(env.reset(FREE, "legacy"), expected)
 
 
+def test_steps_are_gym_pushts_own_to_the_bit() -> None:
+    env, reference = PushT(), PushT()._env
+    for seed in range(100000, 100004):
+        state = initial_state("pusht_b", seed)
+        env.reset(state, "legacy")
+        reference.reset(options={"reset_to_state": state})
+        for action in wander(seed, 60):
+            step, expected = env.step(action), reference.step(action)
+            np.testing.assert_array_equal(step.observation, expected[0])
+            assert (step.score, step.success) == expected[1:3]
+
+
 def test_one_physics_step_pushes_an_overlapped_block_aside() -> None:
     moved = PushT().reset(OVERLAPPING) - OVERLAPPING
     assert 0 < np.linalg.norm(moved[2:4]) < 15
