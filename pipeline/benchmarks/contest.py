@@ -7,6 +7,7 @@ import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from statistics import median
 from time import perf_counter
 from typing import Any
 
@@ -23,11 +24,10 @@ class DiffersError(Exception):
 
 @dataclass(frozen=True)
 class Floor:
-    """The part of a work that nobody who does it can leave out.
+    """A lower bound of ours: a part of the work that it cannot leave out.
 
     Attributes:
-        what: the part, and why it has to be.
-        seconds: does that part alone and says how long it took.
+        what: the part. seconds: does that part alone and says how long it took.
     """
 
     what: str
@@ -121,6 +121,11 @@ def timed(work: Callable[[], object], repeat: int = 1) -> float:
     for _ in range(repeat):
         work()
     return (perf_counter() - begin) / repeat
+
+
+def median_seconds(work: Callable[[], object], count: int = 3) -> float:
+    """The median of ``count`` calls, after one that warms up."""
+    return median([timed(work) for _ in range(count + 1)][1:])
 
 
 def nearly_equal(ours: Any, theirs: Any, tolerance: float, what: str) -> str:

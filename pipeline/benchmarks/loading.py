@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from pipeline import config
-from pipeline.benchmarks.contest import Contest, Floor, in_turns, nearly_equal, timed
+from pipeline.benchmarks.contest import Contest, Floor, in_turns, median_seconds, nearly_equal
 from pipeline.config import DataSettings
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.tasks.registry import TASKS, TaskSpec
@@ -43,18 +43,19 @@ def contests() -> Iterator[Contest]:
     with TemporaryDirectory() as folder:
         store = Path(folder) / "pusht.zarr"
         _write_zarr(store, TASKS["pusht"].read(FOLDER / "pusht_starter.npz"))
-        reading = Floor(
-            "the arrays read at once by zarr, and nothing else; ours reads a chunk at a time, to name a damaged one",
-            lambda: timed(partial(_zarr_arrays, store)),
-        )
+        reading = _reading("arrays read at once by zarr", partial(_zarr_arrays, store))
         yield _Epoch("pusht", store, settings.starter.task("pusht").data, _sampled, reading).contest(
             "200 demonstrations of Push-T in zarr", "a window at a time, as diffusion_policy's sampler"
         )
     store = FOLDER / "square_starter.hdf5"
-    reading = Floor("the file's arrays read by h5py, and nothing else", lambda: timed(partial(_read_hdf5, store)))
+    reading = _reading("observations and actions read by h5py", partial(_hdf5_arrays, store))
     yield _Epoch("square", store, settings.lab.task("square").data, _robomimic, reading).contest(
         "40 demonstrations of Square in hdf5", "robomimic's SequenceDataset, all in memory"
     )
+
+
+def _reading(what: str, read: Callable[[], object]) -> Floor:
+    return Floor(f"the {what}, and nothing else", partial(median_seconds, read))
 
 
 class _Epoch:
@@ -148,9 +149,10 @@ def _zarr_arrays(path: Path) -> dict[str, NDArray[Any]]:
     return {name: np.asarray(group[name]) for name in ("data/state", "data/action", "meta/episode_ends")}
 
 
-def _read_hdf5(path: Path) -> None:
+def _hdf5_arrays(path: Path) -> list[NDArray[Any]]:
+    used = ("actions", *(f"obs/{key}" for key in observation_keys("square")))
     with h5py.File(path) as file:
-        file.visititems(lambda _name, found: found[()] is None if isinstance(found, h5py.Dataset) else None)
+        return [demonstration[key][()] for demonstration in file["data"].values() for key in used]
 
 
 def _sampled(path: Path, spec: TaskSpec, settings: DataSettings, shuffle: bool) -> Iterator[Batch]:

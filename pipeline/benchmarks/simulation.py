@@ -6,7 +6,7 @@ same ones and can be compared to the bit.
 
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
@@ -19,12 +19,14 @@ from pipeline.benchmarks.robomimic_loop import RobomimicLoop, simulator_state
 from pipeline.benchmarks.solves import CHECKPOINT, NFE
 from pipeline.benchmarks.vectors import VECTORS, MakeEnv, Stepped, Vector, make_pusht, vectorised
 from pipeline.evaluation.protocol import validation_seeds
-from pipeline.evaluation.rollouts import BLOCK, Episode, EpisodeResult, Policy, rollout
+from pipeline.evaluation.rollouts import BATCH, BLOCK, Episode, EpisodeResult, Policy, rollout
 from pipeline.tasks import pusht, robomimic
 from pipeline.tasks.registry import TASKS
 from pipeline.tasks.robomimic_actions import policy_actions
 from pipeline.tasks.vector import Evaluation
 from pipeline.training.checkpoint import load_policy
+
+CPUS = os.cpu_count() or 1
 
 
 class Padded:
@@ -84,14 +86,15 @@ class Rollouts:
     vector: Vector
     seeds: Sequence[int]
     turn: int
-    workers: int = 2
 
-    def ours(self, seeds: Sequence[int], policy: Policy | None = None) -> list[EpisodeResult]:
-        episodes = [Episode(seed, 0) for seed in seeds]
+    def ours(
+        self, seeds: Sequence[int], policy: Policy | None = None, *, workers: int = 2, batch: int = BATCH
+    ) -> list[EpisodeResult]:
+        policy, episodes = policy or self.policy, [Episode(seed, 0) for seed in seeds]
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as params.yaml sets it: the policy plans while the simulations are at work
         try:
-            return rollout(policy or self.policy, self.evaluation, episodes, workers=self.workers, progress=False)
+            return rollout(policy, self.evaluation, episodes, workers=workers, batch=batch, progress=False)
         finally:
             torch.set_num_threads(threads)
 
@@ -114,9 +117,9 @@ class Rollouts:
             raise DiffersError(f"scores by {score:.1e}")
         return f"all {len(seen.asked)} observations equal to the bit, scores within {score:.0e}"
 
-    def floor(self) -> Floor:
-        """No schedule of the same work on all CPUs takes less than its share of what it takes on one."""
-        return one_cpu_floor(lambda: replace(self, workers=0).ours(self.seeds[: self.turn]))
+    def floor(self, batch: int = BATCH) -> Floor:
+        """``shared_floor`` of one turn, with so many episodes at once."""
+        return shared_floor(lambda: self.ours(self.seeds[: self.turn], workers=0, batch=batch))
 
     def turns(self, count: int) -> list[Seconds]:
         taken = []
@@ -140,17 +143,13 @@ def pusht_contests(seeds: int = 500, turn: int = 100) -> Iterator[Contest]:
             work.same,
             work.turns,
             seeds // turn,
-            work.floor(),
+            work.floor(),  # in batches as they are: its policy takes its time, and by whole blocks
         )
 
 
-def one_cpu_floor(alone: Callable[[], object]) -> Floor:
-    """Args: alone: the rollouts in one process."""
-    cpus = os.cpu_count() or 1
-    return Floor(
-        f"simulation and policy in one process, its time over {cpus} CPUs: the same steps on all of them take no less",
-        lambda: timed(alone) / cpus,
-    )
+def shared_floor(alone: Callable[[], object]) -> Floor:
+    """What rollouts ``alone``, in one process, take, over the number of CPUs: no schedule on all of them takes less."""
+    return Floor(f"the same episodes in one process, its time over {CPUS} CPUs", lambda: timed(alone) / CPUS)
 
 
 WANDERED = {"kitchen": (280, 0.5), "transport": (100, 0.02)}
@@ -175,8 +174,8 @@ def mujoco_contests(episodes: int = 8, wandered: Mapping[str, tuple[int, float]]
                 0.5,
                 work.same,
                 work.turns,
-                3,
-                work.floor(),
+                2,
+                work.floor(batch=CPUS),
             )
 
 
@@ -202,8 +201,9 @@ def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]
                 env.step(action)
         return nearly_equal(simulator_state(env.simulator), loop.state(), 1e-2, "last state")  # type: ignore[attr-defined]
 
-    def ours(workers: int = 2) -> object:
-        return rollout(policy, evaluation, [Episode(seed, 0) for seed in seeds], workers=workers, progress=False)
+    def ours(workers: int = 2, batch: int = episodes) -> object:
+        asked = [Episode(seed, 0) for seed in seeds]
+        return rollout(policy, evaluation, asked, workers=workers, batch=batch, progress=False)
 
     yield Contest(
         f"{episodes} episodes of transport, {steps} steps",
@@ -211,8 +211,8 @@ def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]
         0.5,
         same,
         in_turns(ours, lambda: loop.run(seeds, steps)),
-        3,
-        one_cpu_floor(partial(ours, 0)),
+        2,
+        shared_floor(partial(ours, workers=0, batch=CPUS)),
     )
 
 

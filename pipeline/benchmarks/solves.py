@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-from statistics import median
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torchdiffeq import odeint, odeint_adjoint
 
-from pipeline.benchmarks.contest import Contest, DiffersError, Floor, in_turns, nearly_equal, timed
+from pipeline.benchmarks.contest import Contest, DiffersError, Floor, in_turns, median_seconds, nearly_equal
 from pipeline.benchmarks.updates import ACTION_DIM, CONDITION_DIM, HORIZON, UNET1D
 from pipeline.blocks import Unet1dSettings
 from pipeline.evaluation.policy import FlowPolicy
@@ -65,7 +64,7 @@ def sampling_contests(sampled: Sequence[tuple[int, Unet1dSettings, int]] = SAMPL
 @torch.inference_mode()
 def _evaluations_s(policy: FlowPolicy, condition: Tensor, x: Tensor) -> float:
     t = torch.rand(len(x))
-    return median(timed(lambda: policy.net(t, x, condition), repeat=NFE) for _ in range(4)) * NFE
+    return NFE * median_seconds(lambda: policy.net(t, x, condition), NFE)
 
 
 def policy_of(net: nn.Module) -> FlowPolicy:

@@ -23,7 +23,7 @@ from torch.nn import functional
 from torchdiffeq import odeint, odeint_adjoint
 
 from pipeline import config
-from pipeline.benchmarks.contest import Contest, DiffersError, Floor, Seconds, nearly_equal, timed
+from pipeline.benchmarks.contest import Contest, DiffersError, Floor, Seconds, median_seconds, nearly_equal, timed
 from pipeline.blocks import Unet1dSettings
 from pipeline.config import NetSettings, Optimization
 from pipeline.flow.coupling import independent
@@ -160,7 +160,7 @@ class Update:
     tolerance: float = 1e-4
 
     def contest(self, work: str, peer: str, aim: float, count: int, evaluations: int = 1) -> Contest:
-        """Args: evaluations: of the net, one after the other in one update."""
+        """The update against the peer's, of a net that is evaluated ``evaluations`` times in a row."""
         floor = Floor(
             f"{evaluations} × the net, forward and backward, in {self.optimization.precision}, and nothing else",
             partial(self._evaluations_s, evaluations),
@@ -190,17 +190,16 @@ class Update:
 
     def _evaluations_s(self, count: int) -> float:
         net, _ = self.nets()
-        parameters = list(net.parameters())
-        t, x = torch.rand(len(self.data)), self.data.clone()
+        t = torch.rand(len(self.data))
 
         def update() -> None:
-            for number in range(count):
-                x.requires_grad_(number > 0)  # noise needs no gradient, what later steps begin with does
-                with torch.autocast(x.device.type, torch.bfloat16, enabled=self.optimization.precision == "bf16"):
-                    made = net(t, x, self.condition)
-                torch.autograd.grad(made, [x, *parameters] if number else parameters, torch.ones_like(made))
+            x = self.data
+            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.optimization.precision == "bf16"):
+                for _ in range(count):
+                    x = x + net(t, x, self.condition) / count
+            torch.autograd.grad(x, list(net.parameters()), torch.ones_like(x))
 
-        return median([timed(update) for _ in range(4)][1:])
+        return median_seconds(update)
 
     def _losses(self, net: nn.Module, precision: Literal["fp32", "bf16"]) -> list[float]:
         generators, losses = Generators(0), list[float]()

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import gymnasium
 import numpy as np
 import pytest
 
@@ -61,15 +62,20 @@ def test_legacy_reset_is_gym_pushts_own() -> None:
 
 
 def test_steps_are_gym_pushts_own_to_the_bit() -> None:
-    env, reference = PushT(), PushT()._env
-    for seed in range(100000, 100004):
-        state = initial_state("pusht_b", seed)
+    env = PushT()
+    reference = gymnasium.make("gym_pusht/PushT-v0", obs_type="state").unwrapped
+    solved = np.array([100, 100, 256 - 31.8, 256 - 45 + 31.8, np.pi / 4])  # legacy turns it about its centre of mass
+    scores = []
+    for state in (*(initial_state("pusht_b", seed) for seed in range(100000, 100004)), solved):
         env.reset(state, "legacy")
         reference.reset(options={"reset_to_state": state})
-        for action in wander(seed, 60):
+        for action in wander(0, 60):
             step, expected = env.step(action), reference.step(action)
             np.testing.assert_array_equal(step.observation, expected[0])
-            assert (step.score, step.success) == expected[1:3]
+            assert step.score == pytest.approx(expected[1], abs=1e-12)
+            assert step.success == expected[2]
+            scores.append(step.score)
+    assert max(scores) == 1.0
 
 
 def test_one_physics_step_pushes_an_overlapped_block_aside() -> None:
