@@ -43,7 +43,7 @@ class Contest:
         aim: the largest ratio of times, ours over the peer's, that is aimed at.
         same: shows that both compute the same thing and says how nearly; called once, before the turns.
         turns: count → seconds of both, turn after turn.
-        count: turns that are timed; one more, before them, warms up.
+        count: turns that are timed. warm_ups: turns before them that are not; none where ``same`` has done the work.
         floor: timed where the aim is missed.
     """
 
@@ -53,6 +53,7 @@ class Contest:
     same: Callable[[], str]
     turns: Callable[[int], list[Seconds]]
     count: int = 9
+    warm_ups: int = 1
     floor: Floor | None = None
 
 
@@ -85,7 +86,7 @@ def hold(contest: Contest) -> Row:
     """
     same = contest.same()
     gc.collect()
-    taken = np.array(contest.turns(contest.count + 1))[1:]  # (count, 2)
+    taken = np.array(contest.turns(contest.warm_ups + contest.count))[contest.warm_ups :]  # (count, 2)
     low, middle, high = np.quantile(taken[:, 0] / taken[:, 1], [0.25, 0.5, 0.75]).tolist()
     ours_ms, peer_ms = (1000 * np.median(taken, axis=0)).tolist()
     row = Row(contest.work, contest.peer, machine(), ours_ms, peer_ms, middle, low, high, contest.aim, same)

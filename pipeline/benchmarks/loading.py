@@ -81,7 +81,7 @@ class _Epoch:
 
     def contest(self, work: str, peer: str) -> Contest:
         work = f"an epoch of training windows, batch {BATCH}, from {work}"
-        return Contest(work, peer, 0.3, self.same, in_turns(self.ours, self.theirs), 7, self.floor)
+        return Contest(work, peer, 0.3, self.same, in_turns(self.ours, self.theirs), 7, floor=self.floor)
 
     def ours(self) -> None:
         data = self._prepared()

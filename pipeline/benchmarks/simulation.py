@@ -143,8 +143,32 @@ def pusht_contests(seeds: int = 500, turn: int = 100) -> Iterator[Contest]:
             work.same,
             work.turns,
             seeds // turn,
-            work.floor(),  # in batches as they are: its policy takes its time, and by whole blocks
+            warm_ups=0,
+            floor=work.floor(),  # in batches as they are: its policy takes its time, and by whole blocks
         )
+
+
+def step_contests(steps: int = 300) -> Iterator[Contest]:
+    """Push-T's simulation alone: an episode of targets around the middle, where the block is pushed about."""
+    seed = validation_seeds(1)[0]
+    env, reference = pusht.PushT(), make_pusht()
+    targets = np.random.default_rng(0).uniform(150, 350, (steps, 2))
+
+    def ours() -> list[NDArray[np.float64]]:
+        env.reset(pusht.initial_state("pusht_b", seed), "legacy")
+        return [env.step(target).observation for target in targets]
+
+    def theirs() -> list[NDArray[np.float64]]:
+        reference.reset(seed=seed)
+        return [reference.step(target)[0] for target in targets]
+
+    yield Contest(
+        f"{steps} control steps of Push-T",
+        "gym-pusht as it is",
+        0.35,
+        lambda: nearly_equal(np.stack(ours()), np.stack(theirs()), 0.0, "observations"),
+        in_turns(ours, theirs),
+    )
 
 
 def shared_floor(alone: Callable[[], object]) -> Floor:
@@ -175,7 +199,8 @@ def mujoco_contests(episodes: int = 8, wandered: Mapping[str, tuple[int, float]]
                 work.same,
                 work.turns,
                 2,
-                work.floor(batch=CPUS),
+                warm_ups=0,
+                floor=work.floor(batch=CPUS),
             )
 
 
@@ -212,7 +237,8 @@ def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]
         same,
         in_turns(ours, lambda: loop.run(seeds, steps)),
         2,
-        shared_floor(partial(ours, workers=0, batch=CPUS)),
+        warm_ups=0,
+        floor=shared_floor(partial(ours, workers=0, batch=CPUS)),
     )
 
 

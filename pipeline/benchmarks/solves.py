@@ -57,7 +57,7 @@ def sampling_contests(sampled: Sequence[tuple[int, Unet1dSettings, int]] = SAMPL
                 ),
                 in_turns(ours, theirs),
                 count,
-                floor,
+                floor=floor,
             )
 
 

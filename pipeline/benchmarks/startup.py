@@ -31,6 +31,11 @@ for _ in reading:
     load_yaml("params.yaml")
 print(perf_counter() - begin, len(reading))
 """
+_COLLECTING = """
+from dvc.repo import Repo
+with Repo() as repo:
+    repo.index.graph
+"""
 
 
 def contests() -> Iterator[Contest]:
@@ -39,16 +44,20 @@ def contests() -> Iterator[Contest]:
         "`load_yaml` of params.yaml once for each stage, as DVC does it, and nothing else",
         lambda: params_read_s()[0],
     )
+    collecting = Floor(
+        "DVC's `Repo().index.graph`, which reads every dvc.yaml and dvc.lock, and nothing else",
+        lambda: median_seconds(partial(_run, [sys.executable, "-c", _COLLECTING]), 1),
+    )
     for name, module, floor in (
         ("dvc", ["dvc", "repro"], reading),
-        ("make", ["pipeline.repro"], _imported("dvc.repo")),
+        ("make", ["pipeline.repro"], collecting),
     ):
         repro = partial(_run, [sys.executable, "-m", *module])
-        yield _limited(f"{name} repro with nothing to do", NOTHING_TO_DO_S, repro, _up_to_date, 3, floor)
+        yield _limited(f"{name} repro with nothing to do", NOTHING_TO_DO_S, repro, _up_to_date, floor, warm_ups=0)
     for program, packages in PROGRAMS.items():
         help_text = partial(_run, [sys.executable, "-m", program, "--help"])
         floor = _imported(packages)
-        yield _limited(f"imports of {program}", IMPORTS_S, help_text, lambda: "prints its help", 3, floor)
+        yield _limited(f"imports of {program}", IMPORTS_S, help_text, lambda: "prints its help", floor)
 
 
 def params_read_s() -> tuple[float, int]:
@@ -59,18 +68,18 @@ def params_read_s() -> tuple[float, int]:
 
 def _imported(packages: str) -> Floor:
     command = [sys.executable, "-c", f"import {packages}"]
-    return Floor(f"`import {packages}` and nothing else", partial(median_seconds, partial(_run, command)))
+    return Floor(f"`import {packages}` and nothing else", lambda: median_seconds(partial(_run, command), 1))
 
 
 def _limited(
-    work: str, limit_s: float, run: Callable[[], object], same: Callable[[], str], count: int, floor: Floor
+    work: str, limit_s: float, run: Callable[[], object], same: Callable[[], str], floor: Floor, warm_ups: int = 1
 ) -> Contest:
     """A contest with a limit in place of a peer."""
 
     def turns(count: int) -> list[Seconds]:
         return [(timed(run), limit_s) for _ in range(count)]
 
-    return Contest(work, f"limit of {limit_s:g} s", 1.0, same, turns, count, floor)
+    return Contest(work, f"limit of {limit_s:g} s", 1.0, same, turns, 3, warm_ups, floor)
 
 
 def _run(command: list[str]) -> str:

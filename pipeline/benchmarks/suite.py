@@ -20,6 +20,7 @@ import numpy as np
 import pandas as pd
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
 from pipeline.atomic import write_text
@@ -35,6 +36,7 @@ FAMILIES: tuple[Callable[[], Iterator[Contest]], ...] = (
     updates.mle_contests,
     solves.adaptive_contests,
     solves.sampling_contests,
+    simulation.step_contests,
     simulation.pusht_contests,
     simulation.mujoco_contests,
     simulation.robomimic_contests,
@@ -115,26 +117,47 @@ def _duration(milliseconds: float) -> str:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Each row's ratio with its quartiles, and its aim, on a logarithmic axis; ``path`` with ``.png`` and ``.svg``."""
-    labels = [f"{row.work}\nagainst {row.peer}" for row in table.itertuples()]
-    places = np.arange(len(table))
+    """Each row's ratio with its quartiles, a colour for each machine, and its aim, on a logarithmic axis.
+
+    Args:
+        path: of the figure, with ``.png`` and ``.svg`` added.
+    """
+    rows = table[["work", "peer"]].drop_duplicates()
+    labels = [f"{row.work}\nagainst {row.peer}" for row in rows.itertuples()]
+    place = {key: float(k) for k, key in enumerate(rows.itertuples(index=False, name=None))}
+    machines = list(table["machine"].unique())
     with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.5, 1.2 + 0.42 * len(table)), layout="constrained")
+        figure = Figure(figsize=(9.5, 1.2 + 0.42 * len(rows)), layout="constrained")
         axes = figure.subplots()
-        middle = table["ratio"].to_numpy()
-        spread = np.stack([middle - table["ratio_low"], table["ratio_high"] - middle])
-        axes.errorbar(
-            middle, places, xerr=spread, fmt="o", color="#0072B2", capsize=3, label="measured, with quartiles"
-        )
-        axes.plot(table["aim"], places, "|", color="#D55E00", markersize=14, markeredgewidth=2, label="aim")
+        for k, (name, measured) in enumerate(table.groupby("machine", sort=False)):
+            beside = 0.3 * (k - (len(machines) - 1) / 2)
+            places = [place[key] + beside for key in zip(measured["work"], measured["peer"], strict=True)]
+            middle = measured["ratio"].to_numpy()
+            spread = np.stack([middle - measured["ratio_low"], measured["ratio_high"] - middle])
+            axes.errorbar(
+                middle,
+                places,
+                xerr=spread,
+                fmt="o",
+                markersize=4,
+                color=_COLORS[k % len(_COLORS)],
+                capsize=2,
+                label=name,
+            )
+        aims = table.drop_duplicates(["work", "peer"])["aim"]
+        axes.plot(aims, list(place.values()), "|", color="#D55E00", markersize=14, markeredgewidth=2, label="aim")
         axes.axvline(1, color="#555555", linewidth=1)
         axes.set_xscale("log")
-        axes.set_xlabel("time of ours over the peer's")
-        axes.set_yticks(places, labels, fontsize=7)
-        axes.invert_yaxis()
-        axes.legend(loc="lower right")
+        axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5], ["0.1", "0.2", "0.5", "1", "2", "5"])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("time of ours over the peer's, the median with quartiles")
+        axes.set_yticks(list(place.values()), labels, fontsize=7)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        figure.legend(loc="outside upper left")
         save_figure(figure, path)
 
+
+_COLORS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9")
 
 _FLOORS = """
 Rows that miss their aim and have a known floor: a part of the work that ours cannot leave out, timed by itself after
@@ -155,7 +178,8 @@ average of the machine before the start {load:.1f}.
   scripts of diffusers, LeRobot and TorchCFM do. Losses of both are compared in float32, then ours in bf16.
 - Rollouts: same policy, same seeds; every observation that the policy is shown must be equal to the bit. The time
   includes the start of the simulation processes. Ours has two of them and one thread for the policy, as `params.yaml`
-  sets it, the peer all threads. Robomimic's environment is made before its time begins, ours within it.
+  sets it, the peer all threads. Each of ours starts as a new Python and imports the simulator; AsyncVectorEnv's are
+  forked from a process that has done so, SyncVectorEnv has none; robomimic's environment is made beforehand.
 - Windows: one epoch, from opening the file. Ours are normalised too, the peers' are not; of zarr, ours reads one chunk
   after the other, so as to name a damaged one.
 """

@@ -165,7 +165,7 @@ class Update:
             f"{evaluations} × the net, forward and backward, in {self.optimization.precision}, and nothing else",
             partial(self._evaluations_s, evaluations),
         )
-        return Contest(work, peer, aim, self.same, self.turns, count, floor)
+        return Contest(work, peer, aim, self.same, self.turns, count, floor=floor)
 
     def turns(self, count: int) -> list[Seconds]:
         net, theirs = self.nets()
