@@ -55,8 +55,8 @@ WITHIN = {
         "diffusion", "images", "image_methods", "image_checkpoint", "extractor", "image_judge",
     ),
     "benchmarks": (
-        "gradients", "certificates", "contest", "growth", "updates", "solves", "pairs", "vectors", "robomimic_loop",
-        "simulation", "loading", "startup", "suite", "peak", "profiles",
+        "gradients", "certificates", "contest", "growth", "common_training", "updates", "solves", "pairs", "vectors",
+        "robomimic_loop", "simulation", "loading", "startup", "suite", "peak", "profiles",
     ),
     "reporting": (
         "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision", "gap",
