@@ -111,7 +111,7 @@ def test_coverage_and_score_are_gym_pushts() -> None:
         env.reset(state)
         score = env.step(state[:2]).score
         block = env._env.block
-        shares.append(type(env._env)._get_coverage(env._env))
+        shares.append(env._env._get_coverage())
         assert coverage((*block.position, block.angle)) == pytest.approx(shares[-1], abs=1e-12)
         assert score == pytest.approx(min(shares[-1] / 0.95, 1.0), abs=1e-12)
     assert min(shares) == 0.0 and max(shares) == pytest.approx(1.0) and np.ptp(shares[:40]) > 0.2
