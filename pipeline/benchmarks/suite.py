@@ -172,7 +172,7 @@ _ABOUT = """\
 
 `make bench` holds both sides' results against each other, then times them in turns, in one process tree. `ratio` is the
 time of ours over the peer's, the median over the turns with its quartiles. Last run: Python {python}, {versions}; load
-average of the machine before the start {load:.1f}. Rows of other machines are of the last run there, of the code of then.
+average of the machine before the start {load:.1f}. Other machines' rows are of the last run there, of its code.
 
 - Training: ours is this project's training loop in bf16, as `params.yaml` sets it; the peer trains in float32, as the
   scripts of diffusers, LeRobot and TorchCFM do. Losses of both are compared in float32, then ours in bf16.
