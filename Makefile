@@ -30,7 +30,8 @@ help:
 
 env: .venv/.synced
 
-# uv builds the environment; where there is none, it comes from the package registry into .tools, for this project alone
+# uv builds the environment; where there is none, it comes from the package registry into .tools, for this project alone.
+# Bytecode is compiled at once: where Python is told to write none, each stage would compile all that it imports anew.
 .venv/.synced: requirements.lock
 	@python=$$($(FIND_PYTHON)); test -n "$$python" || { echo "error: python3 3.11 or 3.12 is needed and was not found;" \
 	  "install one and say where it is with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 2; }; \
@@ -38,7 +39,7 @@ env: .venv/.synced
 	  { "$$python" -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check uv; }; } && \
 	{ test -x .venv/bin/python && .venv/bin/python -c "$(SUPPORTED)" || \
 	  "$$uv" venv --quiet --clear --python "$$(command -v "$$python")" .venv; } && \
-	"$$uv" pip sync --quiet --python .venv requirements.lock && touch $@
+	"$$uv" pip sync --quiet --compile-bytecode --python .venv requirements.lock && touch $@
 
 repro: env
 	@python -m pipeline.repro $(SCALE) $(if $(JOBS),--jobs $(JOBS))

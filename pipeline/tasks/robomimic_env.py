@@ -5,6 +5,7 @@ in metres and axis-angle (3) in radians, both in the world's frame, then the gri
 """
 
 import ctypes
+import importlib
 import logging
 import os
 import sys
@@ -184,7 +185,7 @@ def _declare_modalities() -> None:
 
 
 def _import_robosuite() -> None:
-    """Import robomimic's adapter of robosuite without what no task needs: mujoco-py, and EGL where it is absent.
+    """Import robomimic's adapter of robosuite without what no task needs: mujoco-py, EGL where it is absent, and torch.
 
     Robosuite asks for EGL at import whatever MUJOCO_GL says, except for two other libraries; GLFW comes as a package.
     """
@@ -197,7 +198,7 @@ def _import_robosuite() -> None:
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # advice of both on private macro files
     try:
-        with redirect_stdout(StringIO()):
+        with redirect_stdout(StringIO()), _deferred("torch", "torch.nn", "torch.nn.functional"):
             import robomimic.envs.env_robosuite  # noqa: F401
     finally:
         logging.disable(disabled)
@@ -205,6 +206,36 @@ def _import_robosuite() -> None:
             os.environ["MUJOCO_GL"] = library
         if absent:  # others must still see that it is not installed
             del sys.modules["mujoco_py"]
+
+
+class _Deferred(ModuleType):
+    """A module that is imported when something in it is first asked for."""
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__") and name != "__path__":  # somebody looks at all modules, as ``inspect`` does
+            raise AttributeError(name)
+        _forget_deferred()
+        return getattr(importlib.import_module(self.__name__), name)
+
+
+@contextmanager
+def _deferred(*names: str) -> Iterator[None]:
+    """Imports of these modules inside are deferred. Robomimic needs torch, a second and 200 MB, for images alone."""
+    modules = {name: _Deferred(name) for name in names if name not in sys.modules}
+    for name, module in modules.items():
+        package, _, own = name.rpartition(".")
+        if package in modules:
+            setattr(modules[package], own, module)
+    sys.modules.update(modules)
+    try:
+        yield
+    finally:
+        _forget_deferred()
+
+
+def _forget_deferred() -> None:
+    for name in [name for name, module in sys.modules.items() if isinstance(module, _Deferred)]:
+        del sys.modules[name]
 
 
 def has_egl() -> bool:

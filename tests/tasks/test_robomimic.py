@@ -1,11 +1,14 @@
 """Robomimic's tasks: observations in the public order, episodes that depend on the seed alone, replays of files."""
 
+import subprocess
 import sys
+from textwrap import dedent
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 
+from pipeline.closure import ROOT
 from pipeline.tasks.robomimic import (
     ACTION_DIM,
     MAX_STEPS,
@@ -186,6 +189,21 @@ def test_the_global_generator_and_mujoco_py_are_left_alone(lift: Robomimic) -> N
     lift.reset(seed=1)
     np.testing.assert_array_equal(np.random.random(4), expected)  # noqa: NPY002
     assert "mujoco_py" not in sys.modules
+
+
+def test_a_simulation_does_without_torch_and_robomimic_still_has_it() -> None:
+    program = """
+        import sys
+        from pipeline.tasks.robomimic import Robomimic
+        Robomimic("lift").reset(seed=1)
+        assert not [name for name in sys.modules if name.split(".")[0] == "torch"]
+        import numpy as np
+        import robomimic.utils.obs_utils as obs_utils, robomimic.utils.tensor_utils as tensor_utils
+        ones = tensor_utils.to_tensor({"ones": np.ones(3)})["ones"]
+        import torch
+        assert isinstance(ones, torch.Tensor) and obs_utils.F.relu is torch.nn.functional.relu
+    """
+    subprocess.run([sys.executable, "-c", dedent(program)], cwd=ROOT, check=True)
 
 
 @pytest.mark.skipif(not has_egl(), reason="drawing without a display needs EGL")
