@@ -19,20 +19,26 @@ from pipeline import config
 from pipeline.atomic import write_text
 from pipeline.config import DataSettings, EvaluationSettings, TaskSettings
 from pipeline.errors import UserError
-from pipeline.evaluation.baselines import NearestDemoPolicy, RandomPolicy
+from pipeline.evaluation.baselines import NearestDemoPolicy, RandomPolicy, SmallImages, shrunk
 from pipeline.evaluation.diffusion_policy import DiffusionPolicy
+from pipeline.evaluation.image_policy import beside_features
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import FIRST_TEST_SEED, require_evaluation, run_acting, test_seeds
 from pipeline.evaluation.rollouts import EpisodeResult, Policy
 from pipeline.evaluation.video import best_median_worst
 from pipeline.evaluation.video import record as record_video
 from pipeline.layout import BASELINES, SAMPLERS, Entry, ScaleReports, TaskFiles, split_row
+from pipeline.nets.vision import joined
 from pipeline.reporting.rows import mean_scores, metrics, write_row_episodes
 from pipeline.stage import program, stage
-from pipeline.tasks.registry import TASKS, Observe
+from pipeline.tasks.registry import TASKS
 from pipeline.training.checkpoint import Record, require_architecture
 from pipeline.training.data import PreparedData
+from pipeline.training.frames import Frames
 from pipeline.training.residual_checkpoint import load_model
+
+IMAGES = 256
+"""Windows whose images are read at once."""
 
 
 def main() -> None:
@@ -133,24 +139,31 @@ def load_acting(
 ) -> tuple[Policy, Record]:
     """What acts in a row of Table 2, and what its model file says of itself."""
     if method in BASELINES:
-        data = PreparedData.load(model)
         record = Record(scale, task, method, 0, 0, settings.seed, settings.data, settings.net, figures={})
-        return baseline(method, data, settings.data, TASKS[task].observe(settings.data.observation)), record
+        return baseline(method, scale, task, settings.data), record
     policy, record = load_model(model)
     require_architecture(model, record, settings.data, settings.net)
     return acting(policy, method, nfe), record
 
 
-def baseline(method: str, data: PreparedData, settings: DataSettings, observe: Observe) -> Policy:
-    """The policy of a row that nothing is trained for."""
-    seen, done = settings.observation_horizon, settings.chunk
+def baseline(method: str, scale: str, task: str, settings: DataSettings) -> Policy:
+    """The policy of a row that nothing is trained for, from the task's training windows."""
+    files, spec = TaskFiles(scale, task), TASKS[task]
+    data, seen, done = PreparedData.load(files.prepared), settings.observation_horizon, settings.chunk
     if method == "random":
         return RandomPolicy(data.action, data.action_normalizer, observation_horizon=seen, chunk=done)
+    observe, normalizer, condition = spec.observe(settings.observation), data.observation_normalizer, data.condition
+    if spec.draw:
+        frames = Frames.open(files.frames)
+        images = torch.cat([torch.from_numpy(shrunk(frames.read(w).numpy())) for w in frames.windows.split(IMAGES)])
+        normalizer = beside_features(normalizer, images.shape[-1])
+        condition = joined(images, condition.unflatten(1, (seen, -1)))
+        observe = SmallImages(spec.draw, observe)
     return NearestDemoPolicy(
         observe,
-        data.observation_normalizer,
+        normalizer,
         data.action_normalizer,
-        data.condition,
+        condition,
         data.action,
         observation_horizon=seen,
         chunk=done,

@@ -1,15 +1,20 @@
 """Policies that learn nothing: what every learned one has to beat. They act as ``rollouts.Policy`` asks."""
 
+from dataclasses import dataclass
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from pipeline.evaluation.image_policy import Draw
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.registry import Observe
 
 BLOCK = 8192
 """Training windows that are compared at once, so that memory does not grow with the data."""
+SHRUNK_SIDE = 16
+"""Of the small images that are compared; with grey levels, they tell places far closer than their pixels are apart."""
 
 
 class RandomPolicy:
@@ -39,7 +44,8 @@ class RandomPolicy:
 class NearestDemoPolicy:
     """The actions that followed the observations nearest to those seen, of all training windows; the first of equals.
 
-    Nearness is Euclidean distance between conditions, that is, encoded and normalised observation histories.
+    Nearness is Euclidean distance between conditions, that is, encoded and normalised observation histories; images
+    are compared by the pixels of small ones (``SmallImages``).
 
     Args:
         observe: the task's encoding of raw states.
@@ -87,3 +93,31 @@ class NearestDemoPolicy:
             nearer = distance < least
             best[nearer], least[nearer] = start + first[nearer], distance[nearer]
         return best
+
+
+@dataclass(frozen=True)
+class SmallImages:
+    """An ``Observe`` of what a camera sees: raw states (…, S) → ``shrunk`` images, then the other numbers (…, F + P).
+
+    Attributes:
+        draw: the camera. observe: the P numbers beside the image.
+    """
+
+    draw: Draw
+    observe: Observe
+
+    def __call__(self, states: NDArray[np.floating]) -> NDArray[np.float32]:
+        return np.concatenate([shrunk(self.draw(states)), self.observe(states)], axis=-1)
+
+
+def shrunk(images: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Images (…, H, W, C) as the pixels of ones of ``SHRUNK_SIDE`` in height and width, means from 0 to 1, flat (…, F).
+
+    Raises:
+        ValueError: H or W is no multiple of that.
+    """
+    *many, height, width, channels = images.shape
+    if height % SHRUNK_SIDE or width % SHRUNK_SIDE:
+        raise ValueError(f"images are {height} × {width}, must be multiples of {SHRUNK_SIDE}")
+    tiles = images.reshape(*many, SHRUNK_SIDE, height // SHRUNK_SIDE, SHRUNK_SIDE, width // SHRUNK_SIDE, channels)
+    return (tiles.mean((-4, -2), dtype=np.float32) / 255).reshape(*many, -1)

@@ -6,7 +6,7 @@ import torch
 
 from pipeline.config import DataSettings
 from pipeline.evaluation import baselines
-from pipeline.evaluation.baselines import NearestDemoPolicy, RandomPolicy
+from pipeline.evaluation.baselines import NearestDemoPolicy, RandomPolicy, SmallImages, shrunk
 from pipeline.evaluation.rollouts import Episode, rollout
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.tasks.normalizer import Normalizer
@@ -89,6 +89,23 @@ def test_what_a_demonstration_saw_brings_what_it_did() -> None:
         expected = np.stack([action[t : t + 3] for t in range(first + 1, first + length - 2)])
         held_out = length == len(data.held_out_action)
         assert np.allclose(done, expected, atol=1e-5) is not held_out
+
+
+def test_shrunk_images_are_means_of_tiles_and_stand_before_the_numbers() -> None:
+    images = np.zeros((2, 3, 32, 64, 3), dtype=np.uint8)
+    images[1, 2, 2:4, 8:12, 0] = 255  # the second tile down, the third to the right
+    images[1, 2, 0, 0, 1] = 255  # an eighth of the first
+    small = shrunk(images)
+    assert small.shape == (2, 3, 16 * 16 * 3) and small.dtype == np.float32
+    expected = np.zeros((16, 16, 3), dtype=np.float32)
+    expected[1, 2, 0], expected[0, 0, 1] = 1, 1 / 8
+    np.testing.assert_allclose(small[1, 2].reshape(16, 16, 3), expected, atol=1e-6)
+    assert not small[0].any()
+    observed = SmallImages(lambda _: images, lambda states: states[..., :2].astype(np.float32))(np.ones((2, 3, 5)))
+    np.testing.assert_array_equal(observed[..., :-2], small)
+    assert (observed[..., -2:] == 1).all()
+    with pytest.raises(ValueError, match="30 × 64"):
+        shrunk(images[..., :30, :, :])
 
 
 class Walk:
