@@ -18,6 +18,7 @@ from pipeline.stability.certificate import CERTIFIED
 from pipeline.stage import program, stage
 from pipeline.training.data import PreparedData
 from pipeline.training.residual_checkpoint import load_model, read_recipe
+from pipeline.training.sight import as_seen
 
 _CONDITIONS = 256  # held-out observations that decay and inputs are measured on
 
@@ -58,7 +59,8 @@ def main() -> None:
             "certificates": {},
         }
         if isinstance(policy.residual, PersidskiiResidual):
-            condition = PreparedData.load(files.prepared).held_out_condition[:_CONDITIONS]
+            seen = as_seen(policy, PreparedData.load(files.prepared), files.frames, held_out_only=True)
+            condition = seen.held_out_condition[:_CONDITIONS]
             anchor, inputs, _ = drawn_inputs(policy, condition, nfe, settings.seed)
             rest = anchor.double().numpy().reshape(-1, policy.residual.source.n)[0]
             found = certify_residual(policy.residual, recipe, rest)

@@ -20,8 +20,9 @@ from tqdm import tqdm
 from pipeline.atomic import make_folder, replacing
 from pipeline.config import DataSettings
 from pipeline.errors import UserError
-from pipeline.evaluation.image_policy import ImagePolicy
-from pipeline.nets.vision import joined, pack, random_crops
+from pipeline.evaluation.image_policy import Sight
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.nets.vision import VisionEncoder, joined, pack, random_crops
 from pipeline.tasks.image_demonstrations import BLOCK, ImageDemonstrations
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.data import PreparedData, prepare
@@ -190,7 +191,7 @@ class ImageBatches:
 
 @torch.no_grad()
 def encoded(
-    frames: Frames, data: PreparedData, policy: ImagePolicy, *, held_out_only: bool = False, keep: Path | None = None
+    frames: Frames, data: PreparedData, policy: FlowPolicy, *, held_out_only: bool = False, keep: Path | None = None
 ) -> PreparedData:
     """``data`` as ``policy`` sees it: conditions of its field, from the middle of each image.
 
@@ -200,10 +201,16 @@ def encoded(
         data: positions and actions, as ``prepare_frames`` returned them.
         held_out_only: leaves the training windows out.
         keep: folder that finished blocks of frames are kept in for a resume; one of another encoder is of no matter.
+
+    Raises:
+        TypeError: ``policy`` does not see.
     """
+    sight = policy.to("cuda" if torch.cuda.is_available() else "cpu").observe
+    if not isinstance(sight, Sight):
+        raise TypeError(f"policy observes by {sight}, must see")
     windows = frames.windows[: 0 if held_out_only else None]
     wanted, place = torch.cat([windows, frames.held_out_windows]).unique(return_inverse=True)
-    features = _features(frames, wanted, policy.to("cuda" if torch.cuda.is_available() else "cpu"), keep)[place]
+    features = _features(frames, wanted, sight.encoder, keep)[place]
 
     def condition(features: Tensor, positions: Tensor) -> Tensor:
         return joined(features, positions.unflatten(1, (features.shape[1], -1)))
@@ -217,15 +224,15 @@ def encoded(
     )
 
 
-def _features(frames: Frames, wanted: Tensor, policy: ImagePolicy, keep: Path | None) -> Tensor:
-    """What the policy's encoder makes of the frames ``wanted`` (M,): (M, F)."""
-    encoder = policy.observe.encoder.eval()
+def _features(frames: Frames, wanted: Tensor, encoder: VisionEncoder, keep: Path | None) -> Tensor:
+    """What ``encoder`` makes of the frames ``wanted`` (M,): (M, F)."""
+    encoder, device = encoder.eval(), next(encoder.parameters()).device
     folder = keep / fingerprint(encoder, str(wanted.tolist()))[:16] if keep else None
     blocks = []
     for start in tqdm(range(0, len(wanted), BLOCK), desc="encode frames", unit="block", disable=None):
         path = folder / f"{start:07d}.npy" if folder else None
         if path is None or not path.exists():
-            images = frames.read(wanted[start : start + BLOCK]).to(policy.device)
+            images = frames.read(wanted[start : start + BLOCK]).to(device)
             block = encoder(images).float().cpu()
             if path is not None:
                 with replacing(path) as temporary, temporary.open("wb") as file:
