@@ -10,7 +10,9 @@ import torch
 from pipeline.errors import UserError
 from pipeline.evaluation.image_policy import ImagePolicy, Sight
 from pipeline.evaluation.policy import FlowPolicy
+from pipeline.evaluation.residual_policy import ResidualPolicy
 from pipeline.nets.mlp import MLP
+from pipeline.nets.residual import PlainResidual
 from pipeline.nets.vision import ImageConditioned, VisionEncoder
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.pusht_image import observe, render_states
@@ -60,3 +62,5 @@ def test_a_policy_that_sees_is_trained_with_its_encoder_and_needs_images(tmp_pat
     seen = as_seen(policy, given, tmp_path / "frames.zarr")
     assert seen.condition.shape == (6, 130) and seen.held_out_condition.shape == (3, 130)
     assert torch.equal(seen.condition[:, -2:], given.condition)
+    beyond = ResidualPolicy(policy, PlainResidual(net(130)), [1.0, 2.0])
+    assert torch.equal(as_seen(beyond, given, tmp_path / "frames.zarr").condition, seen.condition)
