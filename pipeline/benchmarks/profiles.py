@@ -125,7 +125,7 @@ def _item(frames: Sequence[str]) -> str:
         return "imports"
     ours = [k for k, frame in enumerate(frames) if _module(frame)]
     if not ours:
-        return "processes starting and ending"
+        return "starting, ending, libraries' own threads"
     deepest = ours[-1]
     item = f"{_module(frames[deepest])}.{_function(frames[deepest])}"
     return item if frames[deepest] is frames[-1] else f"{item} › {_function(frames[-1])}"
@@ -195,9 +195,10 @@ def draw(table: pd.DataFrame, path: Path) -> None:
 _ABOUT = """\
 # Where the time of each stage goes
 
-`python -m pipeline.benchmarks.profiles`, {machine}; load average before the start {load:.1f}. Samples of py-spy,
-{rate} a second, of all of a stage's processes: `at work` leaves out waiting. An item is the deepest function of this
-project on the stack › what it had called. Stages that take longer than {at_most:g} s were stopped then.
+`python -m pipeline.benchmarks.profiles`, {machine}; load average before the last start {load:.1f}. Samples of
+py-spy, {rate} a second, of all of a stage's processes: `at work` leaves out waiting. An item is the deepest function of
+this project on the stack › what it had called. Long stages were stopped after `--at-most` seconds, {at_most:g} in the last
+run; rows of other runs stay.
 """
 
 

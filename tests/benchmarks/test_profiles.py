@@ -46,7 +46,7 @@ def test_a_sample_belongs_to_the_deepest_function_of_the_project() -> None:
         "imports": 4,
         "pipeline.training.loop.train": 2,
         "pipeline.evaluation.rollouts._step": 1,
-        "processes starting and ending": 1,
+        "starting, ending, libraries' own threads": 1,
     }
 
 
