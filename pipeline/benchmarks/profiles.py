@@ -197,8 +197,8 @@ _ABOUT = """\
 
 `python -m pipeline.benchmarks.profiles`, {machine}; load average before the last start {load:.1f}. Samples of
 py-spy, {rate} a second, of all of a stage's processes: `at work` leaves out waiting. An item is the deepest function of
-this project on the stack › what it had called. Long stages were stopped after `--at-most` seconds, {at_most:g} in the last
-run; rows of other runs stay.
+this project on the stack › what it had called. Long stages were stopped after `--at-most` seconds, {at_most:g} in the
+last run; rows of other runs stay.
 """
 
 
