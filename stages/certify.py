@@ -39,7 +39,7 @@ def main() -> None:
         "stages/certify.py",
         f"certify-{arguments.scale}-{arguments.task}-{arguments.row}",
         params={"seed": settings.seed, "threads": settings.threads},
-        deps=[model, files.prepared],
+        deps=[model, files.prepared, files.frames],
         outs=[out],
     ) as here:
         policy, record = load_model(model)

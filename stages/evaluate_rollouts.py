@@ -94,14 +94,15 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
     entries = [Entry(name, method, nfe, within=task) for name in TASKS[task].evaluations]
     stem, reports = entries[0].stem, ScaleReports(scale).folder
     episodes, metrics_file = entries[0].episodes(reports), entries[0].metrics(reports)
-    model = TaskFiles(scale, task).model(method, nfe)
+    files = TaskFiles(scale, task)
+    model = files.model(method, nfe)
     main_row = method in ("fm", "ft_fm")
     n_seeds = settings.evaluation.n_seeds if main_row else settings.evaluation.side_seeds
     with stage(
         "stages/evaluate_rollouts.py",
         f"evaluate_rollouts-{scale}-{stem}",
         params=settings.model_dump(include={"seed", "threads", "data", "evaluation"}),
-        deps=[model],
+        deps=[model, files.frames] if method in BASELINES else [model],
         outs=[episodes, metrics_file],
     ) as here:
         acting, record = load_acting(model, scale, task, method, nfe, settings)

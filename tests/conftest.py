@@ -4,6 +4,7 @@ import os
 
 import pytest
 import torch
+import torch._dynamo  # before any test draws: PyTorch's compiler, loaded after Mesa's, ends the process
 from filelock import FileLock
 
 from pipeline.tasks.robomimic_env import has_egl

@@ -151,7 +151,7 @@ REPEATS = 3
 
 TIDY = {"MALLOC_TRIM_THRESHOLD_": "0"}
 """Lets the C library give freed memory back at once. Else what it keeps, in holes too small for the next step's
-tensors, counts as used: a third as much again at 32 checkpointed Euler steps as at 16, where no more is alive."""
+tensors, counts as used, the more the more steps there are."""
 
 
 def measure(names: Sequence[str] = tuple(AXES)) -> pd.DataFrame:

@@ -189,23 +189,18 @@ def _import_robosuite() -> None:
 
     Robosuite asks for EGL at import whatever MUJOCO_GL says, except for two other libraries; GLFW comes as a package.
     """
-    absent = "mujoco_py" not in sys.modules
-    if absent:
-        sys.modules["mujoco_py"] = ModuleType("mujoco_py")
     library = os.environ.get("MUJOCO_GL")
     if sys.platform == "linux":
         os.environ["MUJOCO_GL"] = (library or "egl") if has_egl() else "glx"
     disabled = logging.root.manager.disable
     logging.disable(logging.WARNING)  # advice of both on private macro files
     try:
-        with redirect_stdout(StringIO()), _deferred("torch", "torch.nn", "torch.nn.functional"):
+        with redirect_stdout(StringIO()), _deferred("mujoco_py", "torch", "torch.nn", "torch.nn.functional"):
             import robomimic.envs.env_robosuite  # noqa: F401
     finally:
         logging.disable(disabled)
         if library is not None:
             os.environ["MUJOCO_GL"] = library
-        if absent:  # others must still see that it is not installed
-            del sys.modules["mujoco_py"]
 
 
 class _Deferred(ModuleType):
@@ -220,7 +215,10 @@ class _Deferred(ModuleType):
 
 @contextmanager
 def _deferred(*names: str) -> Iterator[None]:
-    """Imports of these modules inside are deferred. Robomimic needs torch, a second and 200 MB, for images alone."""
+    """Imports of these modules inside are deferred, installed or not; outside, all is as it was.
+
+    Robomimic needs torch, which takes a second, for images alone, and mujoco-py for the name of an exception.
+    """
     modules = {name: _Deferred(name) for name in names if name not in sys.modules}
     for name, module in modules.items():
         package, _, own = name.rpartition(".")
