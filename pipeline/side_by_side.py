@@ -34,8 +34,8 @@ INTERRUPTED = 130
 NOT_LOADED = 75  # of a work that wants its program imported here first, and then to be begun anew
 
 # Where threads outnumber cores, one that spins while it waits keeps the core from the one that it waits for: two
-# trainings of two threads each on two cores become 30 times slower. oneDNN's convolutions spin all the same, 16 times
-# slower here, so --jobs should leave each stage the cores that its ``threads`` ask for.
+# trainings of two threads each on two cores become 30 times slower. oneDNN's convolutions spin all the same,
+# so --jobs should leave each stage the cores that its ``threads`` ask for.
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 SELDOM = {"TQDM_MININTERVAL": str(PROGRESS_SECONDS)}
 
