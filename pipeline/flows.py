@@ -33,7 +33,7 @@ Graph = Mapping[str, frozenset[str]]  # each DVC stage with the stages whose out
 
 FINAL_STAGES = {
     "table1": ("tabulate_images", "draw_images"),
-    "table2": ("tabulate", "tabulate_settings", "report_stability", "draw"),
+    "table2": ("tabulate", "tabulate_settings", "report_stability", "draw", "draw_toys"),
 }
 RETRY_DELAY_SECONDS = 2
 

@@ -20,6 +20,8 @@ GRACE_SECONDS = 10  # between SIGTERM and SIGKILL
 
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGE = 2**25  # the most that every glibc takes for a threshold of mapping
 
 
 def start(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -51,6 +53,18 @@ def stop(processes: Iterable[subprocess.Popen[str]]) -> None:
         process.terminate()
     for process in processes:
         process.wait()
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep what it frees, for its next tensors, where its C library is glibc.
+
+    By itself glibc maps a block of some hundred kilobytes from the kernel and unmaps it when it is freed, and shrinks
+    its heap: then each tensor is made of pages that the kernel has to clear first. No result depends on it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
 
 
 def die_with_parent(parent: int, signum: int = signal.SIGTERM) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from pipeline.atomic import make_folder
 from pipeline.closure import ROOT, code_of
 from pipeline.errors import UserError
+from pipeline.processes import keep_freed_memory
 from pipeline.provenance import hash_files
 from pipeline.run import Run
 from pipeline.tracking import stage_run
@@ -93,6 +94,7 @@ def _take_device() -> None:
 
 def program(main: Callable[[], None]) -> None:
     """Run ``main`` as a program: a ``UserError`` becomes one line on stderr and exit code 2."""
+    keep_freed_memory()
     try:
         main()
     except UserError as error:

@@ -26,7 +26,7 @@ from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import FIRST_TEST_SEED, require_evaluation, run_acting, test_seeds
 from pipeline.evaluation.rollouts import EpisodeResult, Policy
 from pipeline.evaluation.video import best_median_worst
-from pipeline.evaluation.video import record as record_video
+from pipeline.evaluation.video import record as record_videos
 from pipeline.layout import BASELINES, SAMPLERS, Entry, ScaleReports, TaskFiles, split_row
 from pipeline.nets.vision import joined
 from pipeline.reporting.rows import mean_scores, metrics, write_row_episodes
@@ -222,12 +222,12 @@ def write_videos(
 ) -> list[Path]:
     """Gifs of the best, median and worst episode, named by rank, seed and score."""
     evaluation = TASKS[entry.within].evaluation(entry.evaluation, settings.order, settings.max_steps)
-    paths = []
+    videos = []
     for rank, result in best_median_worst(results)._asdict().items():
         name = f"{entry.evaluation}-{entry.method}-nfe{entry.nfe}-{rank}-seed{result.seed}-score{result.max_score:.2f}"
-        paths.append(folder / f"{name}.gif")
-        record_video(acting, evaluation, result.episode, paths[-1], block=settings.block)
-    return paths
+        videos.append((result.episode, folder / f"{name}.gif"))
+    record_videos(acting, evaluation, videos, block=settings.block)
+    return [path for _, path in videos]
 
 
 if __name__ == "__main__":

@@ -100,6 +100,7 @@ def main() -> None:
 
         def look(step: int, net: nn.Module) -> bool:
             nonlocal healthy
+            policy.with_net(net)  # which rollouts are of
             reading, healthy = watch.look(step, net)
             ratios = {name: value for name, value in asdict(reading).items() if name.endswith("_ratio")}
             here.run.log({f"guard_{name}": value for name, value in ratios.items()}, step)

@@ -8,6 +8,9 @@ from torch import Tensor
 
 from pipeline.seeding import derive
 
+_CONDITIONS = 16
+"""Held-out observations that samples are drawn for at once."""
+
 
 class Sampler(Protocol):
     """What draws samples for conditions, such as a ``FlowPolicy``."""
@@ -16,7 +19,8 @@ class Sampler(Protocol):
     def device(self) -> torch.device: ...
 
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
-        """condition (B, C), noise (B, …) → samples, shaped as the noise, by ``nfe`` evaluations."""
+        """Samples shaped as the noise (B · K, …), by ``nfe`` evaluations; K successive ones are for the same row of the
+        condition (B, C)."""
 
 
 @dataclass(frozen=True)
@@ -48,10 +52,13 @@ def measure_diversity(
     """
     generator = torch.Generator().manual_seed(derive(seed, "diversity"))
     noise = torch.randn(samples, *action.shape, generator=generator, dtype=action.dtype).to(action.device)
-    drawn = torch.stack([policy.sample(condition, x0, nfe) for x0 in noise])  # (K, B, Tp, A)
-    error = (drawn - action).square().flatten(2).mean(-1)  # (K, B)
+    parts = zip(condition.split(_CONDITIONS), noise.split(_CONDITIONS, dim=1), strict=True)
+    drawn = torch.cat(
+        [policy.sample(c, x0.transpose(0, 1).flatten(0, 1), nfe).unflatten(0, (len(c), samples)) for c, x0 in parts]
+    )  # (B, K, Tp, A)
+    error = (drawn - action[:, None]).square().flatten(2).mean(-1)  # (B, K)
     return Diversity(
-        spread=drawn.var(dim=0).mean().sqrt().item(),
-        best_of_k=error.amin(0).mean().sqrt().item(),
+        spread=drawn.var(dim=1).mean().sqrt().item(),
+        best_of_k=error.amin(1).mean().sqrt().item(),
         reconstruction_error=error.mean().sqrt().item(),
     )

@@ -10,6 +10,7 @@ from pipeline.flow.diffusion import END, ancestral, probability_flow
 from pipeline.flow.image_methods import no_condition
 from pipeline.flow.objective import VelocityField, reconstruct
 from pipeline.nets.residual import Residual
+from pipeline.nets.sharing import in_solve
 from pipeline.ode import dopri5
 from pipeline.ode.fixed_step import uniform_grid
 
@@ -60,9 +61,8 @@ class FieldModel(ImageModel):
         self.tolerance = tolerance
 
     def _adaptive(self, field: VelocityField, x: Tensor, end: float) -> tuple[Tensor, float]:
-        condition = no_condition(x)
         solved = dopri5.solve(
-            lambda t, x: field(x.new_full((len(x),), t), x, condition),
+            in_solve(field, no_condition(x), len(x)),
             x,
             end=end,
             rtol=self.tolerance,

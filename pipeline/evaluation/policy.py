@@ -67,7 +67,10 @@ class FlowPolicy(nn.Module):
         return self.observation_normalizer.normalize(observed).flatten(1)
 
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
-        """Normalised actions (B, prediction_horizon, A) by ``nfe`` evaluations from ``noise`` of that shape."""
+        """Normalised actions (B, prediction_horizon, A) by ``nfe`` evaluations from ``noise`` of that shape.
+
+        condition: (B, C), or (B / K, C) where K successive noises share one.
+        """
         return reconstruct(self.net, noise, condition, uniform_grid(nfe, self.solver), self.solver)
 
     def noise_shape(self, nfe: int) -> tuple[int, ...]:
@@ -104,6 +107,7 @@ class _InBfloat16(nn.Module):
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = copy.deepcopy(net).to(torch.bfloat16)
+        self.broadcasts = getattr(net, "broadcasts", False)
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
         with torch.autocast(x.device.type, torch.bfloat16):

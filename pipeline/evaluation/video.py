@@ -31,18 +31,28 @@ def best_median_worst(results: Sequence[EpisodeResult]) -> Exemplars:
 
 
 def record(
-    policy: Policy, evaluation: Evaluation, episode: Episode, path: Path, *, block: int = BLOCK
-) -> EpisodeResult:
-    """Replay ``episode`` and write it as an animated gif, one frame for every second control step.
+    policy: Policy, evaluation: Evaluation, videos: Sequence[tuple[Episode, Path]], *, block: int = BLOCK
+) -> list[EpisodeResult]:
+    """Replay episodes and write each as an animated gif, one frame for every second control step.
 
     The environments of ``evaluation`` must have ``render() -> (H, W, 3) uint8``. With the ``block`` of the rollout the
-    result returned equals the rollout's.
+    results returned, one for each episode, sorted by (seed, repeat), equal the rollout's.
     """
-    camera = _Camera(evaluation.make_env())  # type: ignore[arg-type]  # narrower than Env, as the docstring asks
-    (result,) = rollout(policy, replace(evaluation, make_env=lambda: camera), [episode], block=block, progress=False)
-    with replacing(path) as temporary:
-        iio.imwrite(temporary, np.stack(camera.frames), extension=".gif", duration=FRAME_MILLISECONDS, loop=0)
-    return result
+    episodes = list(dict.fromkeys(episode for episode, _ in videos))
+    cameras: list[_Camera] = []
+
+    def make_env() -> _Camera:
+        cameras.append(_Camera(evaluation.make_env()))  # type: ignore[arg-type]  # narrower than Env, as asked for
+        return cameras[-1]
+
+    # all live at once, so that the policy plans for all in one call and each has an environment, made in their order
+    filmed = replace(evaluation, make_env=make_env)
+    results = rollout(policy, filmed, episodes, batch=len(episodes), block=block, progress=False)
+    for episode, path in videos:
+        frames = np.stack(cameras[episodes.index(episode)].frames)
+        with replacing(path) as temporary:
+            iio.imwrite(temporary, frames, extension=".gif", duration=FRAME_MILLISECONDS, loop=0)
+    return results
 
 
 class _RenderingEnv(Env, Protocol):

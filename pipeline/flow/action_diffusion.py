@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pipeline.flow.diffusion import timesteps
 from pipeline.flow.objective import VelocityField
+from pipeline.nets.sharing import in_solve
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
@@ -88,10 +89,10 @@ def _reverse(
     estimate of the data its step is DDPM's (Song et al., section 4.1). The last step leaves no noise.
     """
     visited = timesteps(steps, levels)
-    scheduler = _sampling_scheduler(steps, levels)
+    scheduler, predicted = _sampling_scheduler(steps, levels), in_solve(net, condition, len(x))
     for i, k in enumerate(visited):
         fresh = added[i] if i < len(added) else None
-        prediction = net(x.new_full((len(x),), 1 - (k + 1) / levels), x, condition).to(x.dtype)
+        prediction = predicted(1 - (k + 1) / levels, x).to(x.dtype)
         x = scheduler.step(
             prediction,
             steps - 1 - i,

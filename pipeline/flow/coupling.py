@@ -42,7 +42,7 @@ def nearest(candidates: int, chunk: int = 4096) -> Coupling:
         parts = []
         for x0, target, c in zip(noises.split(size), x1.split(size), condition.split(size), strict=True):
             with torch.no_grad():
-                made = models.reconstruct(x0.flatten(0, 1), c.repeat_interleave(candidates, dim=0))
+                made = models.reconstruct(x0.flatten(0, 1), c)
             error = (made.view_as(x0) - target[:, None]).flatten(2).square().sum(-1)
             parts.append(x0[torch.arange(len(x0)), error.argmin(1)])
         return Pair(torch.cat(parts), x1)

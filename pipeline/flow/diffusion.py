@@ -15,6 +15,7 @@ from torch import Tensor
 
 from pipeline.flow.objective import VelocityField
 from pipeline.flow.path import variance_preserving
+from pipeline.nets.sharing import in_solve
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler
@@ -119,9 +120,9 @@ def ancestral(
     scheduler = make_scheduler(clip=clip)
     scheduler.set_timesteps(timesteps=timesteps(steps))
     chance = generator if isinstance(generator, torch.Generator) else list(generator)
-    x = noise
+    x, predicted = noise, in_solve(net, condition, len(noise))
     for k in scheduler.timesteps.tolist():
-        prediction = net(x.new_full((len(x),), 1 - (k + 1) / TRAINING_STEPS), x, condition).to(x.dtype)
+        prediction = predicted(1 - (k + 1) / TRAINING_STEPS, x).to(x.dtype)
         x = scheduler.step(prediction, k, x, generator=chance, return_dict=False)[0]  # type: ignore[arg-type]
     return x
 
@@ -135,11 +136,18 @@ def probability_flow(net: VelocityField) -> VelocityField:
     Args:
         net: ε_θ(t, x, c).
     """
-    path = variance_preserving()
+    return _ProbabilityFlow(net)
 
-    def velocity(t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
+
+class _ProbabilityFlow:
+    """Arguments and what it computes: see ``probability_flow``."""
+
+    def __init__(self, net: VelocityField) -> None:
+        self.net = net
+        self.path = variance_preserving()
+        self.broadcasts = getattr(net, "broadcasts", False)
+
+    def __call__(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
         time = t.view(-1, *[1] * (x.dim() - 1))
-        half_beta = path.alpha_rate(time) / path.alpha(time)
-        return half_beta * (x - net(t, x, condition) / path.sigma(time))
-
-    return velocity
+        half_beta = self.path.alpha_rate(time) / self.path.alpha(time)
+        return half_beta * (x - self.net(t, x, condition) / self.path.sigma(time))

@@ -64,6 +64,7 @@ class ScaledField(nn.Module):
         super().__init__()
         self.net = net
         self.path = path
+        self.broadcasts = getattr(net, "broadcasts", False)
 
     def rate(self, t: Tensor) -> Tensor:
         """r(t), shaped as t: the root mean square of the target velocity."""
@@ -71,7 +72,7 @@ class ScaledField(nn.Module):
         return (self.path.alpha_rate(t) * DATA_DEVIATION).square().add(self.path.sigma_rate(t).square()).sqrt()
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
-        """t: (B,), x: (B, …), condition: (B, C) → velocity, shaped as x."""
+        """t: (B,) or, where the net broadcasts, (1,); x: (B, …), condition: (B, C) → velocity, shaped as x."""
         size = (self.path.alpha(t) * DATA_DEVIATION).square().add(self.path.sigma(t).square()).sqrt()
         ones = [1] * (x.dim() - 1)
         return self.rate(t).view(-1, *ones) * self.net(t, x / size.view(-1, *ones), condition)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.flow.path import AffinePath
+from pipeline.nets.sharing import in_solve
 from pipeline.ode.gradient import Gradient, solve_for_training
 
 VelocityField = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -42,11 +43,12 @@ def reconstruct(
 ) -> Tensor:
     """φ_N(x0, c): the numerical solve from noise to data, differentiable; shaped as x0.
 
+    The condition is (B, C), or (B / K, C) where K successive x0 share one.
     ``gradient`` and ``last_steps`` say how and through which steps, see ``pipeline.ode.gradient``; by default exactly
     and through all.
     """
     return solve_for_training(
-        lambda t, x: field(x.new_full((len(x),), t), x, condition),
+        in_solve(field, condition, len(x0)),
         x0,
         grid,
         method,
@@ -74,9 +76,10 @@ def reconstruct_with_energy(
     ``reconstruct``.
     """
 
+    velocity_at = in_solve(field, condition, len(x0))
+
     def augmented(t: float, state: Tensor) -> Tensor:
-        x = state[:, :-1].view_as(x0)
-        velocity = field(x.new_full((len(x),), t), x, condition).flatten(1).to(state.dtype)
+        velocity = velocity_at(t, state[:, :-1].view_as(x0)).flatten(1).to(state.dtype)
         return torch.cat([velocity, velocity.square().mean(1, keepdim=True)], dim=1)
 
     end = solve_for_training(

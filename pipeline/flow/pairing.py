@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 Solve = Callable[[Tensor, Tensor], Tensor]
-"""(x, c) → x: a model's field integrated from one end of time to the other, (B, …) and (B, C) → (B, …)."""
+"""(x, c) → x: a model's field integrated from one end of time to the other, (B, …) → (B, …); c is (B, C), or (B / K, C)
+where K successive x share one."""
 
 
 @dataclass(frozen=True)

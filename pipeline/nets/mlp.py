@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.nets.embedding import TimeEmbedding
+from pipeline.nets.sharing import repeated
 
 
 class _Block(nn.Module):
@@ -18,8 +19,9 @@ class _Block(nn.Module):
         self.act = nn.SiLU()
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        scale, shift = self.film(context).chunk(2, dim=-1)
-        return x + self.down(self.act(self.up(self.norm(x) * (1 + scale) + shift)))
+        scale, shift = self.film(context)[:, None].chunk(2, dim=-1)
+        by_context = self.norm(x).unflatten(0, (len(context), len(x) // len(context)))
+        return x + self.down(self.act(self.up((by_context * (1 + scale) + shift).flatten(0, 1))))
 
 
 class MLP(nn.Module):
@@ -32,7 +34,12 @@ class MLP(nn.Module):
             horizon · action_dim lets only so many directions of the noise through that v must take away: the loss then
             stays above 1 − width / (horizon · action_dim), whatever the condition tells.
         time_features: number of sinusoidal features of t.
+
+    Attributes:
+        broadcasts: that t may also be (1,), one for all x, and the condition (B / K, C), each for K successive x.
     """
+
+    broadcasts = True
 
     def __init__(
         self,
@@ -57,7 +64,7 @@ class MLP(nn.Module):
     def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
         """t: (B,), x: (B, horizon, action_dim), condition: (B, condition_dim) → velocity, shaped as x."""
         context = self.context(self.time(t) + self.condition(condition))
-        h = self.inp(torch.cat([x.flatten(1), condition], dim=-1))
+        h = self.inp(torch.cat([x.flatten(1), repeated(condition, len(x))], dim=-1))
         for block in self.blocks:
             h = block(h, context)
         return self.out(self.norm(h)).view_as(x)

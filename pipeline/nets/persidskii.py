@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.nets.mlp import MLP
+from pipeline.nets.sharing import repeated
 from pipeline.ode.fixed_step import Field
 from pipeline.stability.parameterization import ACTIVATIONS, Parameterization
 from pipeline.stability.system import System
@@ -100,11 +101,12 @@ class PersidskiiResidual(nn.Module):
         """The field for these inputs, which stay the same along a solve.
 
         Args:
-            anchor: x̄ = x(1), the base model's sample, (B, H, A). condition: (B, C).
+            anchor: x̄ = x(1), the base model's sample, (B, H, A). condition: (B, C), or (B / K, C) where K share one.
             noise: x0 that the base model's solve started from, (B, H, A).
         """
-        context = torch.cat([condition, noise.flatten(1)], dim=1) if self.sees_noise else condition
-        push = self._states(self.input_net(anchor.new_zeros(len(anchor)), anchor, context).to(anchor.dtype))
+        if self.sees_noise:
+            condition = torch.cat([repeated(condition, len(anchor)), noise.flatten(1)], dim=1)
+        push = self._states(self.input_net(anchor.new_zeros(1), anchor, condition).to(anchor.dtype))
         linear, outer, inner = self.matrices()
         center = self._states(anchor)
 

@@ -10,6 +10,7 @@ from pipeline.config import PersidskiiSettings, ResidualRecipe, ResidualSolve
 from pipeline.nets.mlp import MLP
 from pipeline.nets.persidskii import FixedMatrices, PersidskiiResidual
 from pipeline.nets.registry import build_net
+from pipeline.nets.sharing import in_solve
 from pipeline.nets.unet1d import ConditionalUnet1D
 from pipeline.ode.fixed_step import Field
 from pipeline.ode.grids import time_grid
@@ -30,8 +31,8 @@ class PlainResidual(nn.Module):
 
     def begin(self, anchor: Tensor, condition: Tensor, noise: Tensor) -> Field:
         """As ``PersidskiiResidual.begin``; only the condition is used."""
-        del anchor, noise
-        return lambda t, x: self.net(x.new_full((len(x),), t), x, condition)
+        del noise
+        return in_solve(self.net, condition, len(anchor))
 
     def fixed(self) -> "PlainResidual":
         """Itself: there is nothing to fix."""

@@ -70,8 +70,9 @@ class Slots:
 
     def reset(self, requests: Mapping[int, Mapping[str, Any]]) -> dict[int, np.ndarray]:
         """As ``ChunkedWorkers.reset``."""
-        for slot in requests.keys() - self._envs.keys():
-            self._envs[slot] = self._make_env()
+        for slot in requests:
+            if slot not in self._envs:
+                self._envs[slot] = self._make_env()
         return {slot: self._envs[slot].reset(**arguments) for slot, arguments in requests.items()}
 
     def step_chunks(self, requests: Mapping[int, np.ndarray]) -> dict[int, ChunkResult]:

@@ -71,21 +71,21 @@ def solved_ahead(
         return Batches(**torch.load(keep, weights_only=True))
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     teacher.to(device)
-    condition = batches.condition.repeat_interleave(draws, dim=0) if kind == "reflow" else batches.condition
+    each = draws if kind == "reflow" else 1
+    rows = max(1, _ROWS // each)
     pairs = []
-    with tqdm(total=len(condition), desc=f"{kind} pairs", unit="pair", unit_scale=True) as bar:
-        for start in range(0, len(condition), _ROWS):
-            c = condition[start : start + _ROWS].to(device)
+    with tqdm(total=len(batches.data) * each, desc=f"{kind} pairs", unit="pair", unit_scale=True) as bar:
+        for condition, data in zip(batches.condition.split(rows), batches.data.split(rows), strict=True):
+            c, x = condition.to(device), data.to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
                 if kind == "reflow":
-                    x0 = Source(generator).like(batches.data[:1].expand(len(c), *batches.data.shape[1:])).to(device)
+                    x0 = Source(generator).like(x[:1].expand(len(x) * each, *x.shape[1:]))
                     pair = x0, teacher.teach(x0, c).float()
                 else:
-                    x1 = batches.data[start : start + _ROWS].to(device)
-                    pair = teacher.invert(x1, c).float(), x1
+                    pair = teacher.invert(x, c).float(), x
             pairs.append(torch.stack(pair, dim=1).to(batches.data.device))
-            bar.update(len(c))
-    made = Batches(condition, torch.cat(pairs))
+            bar.update(len(pair[0]))
+    made = Batches(batches.condition.repeat_interleave(each, dim=0), torch.cat(pairs))
     if keep is not None:
         with replacing(keep) as temporary:
             torch.save({"condition": made.condition, "data": made.data}, temporary)

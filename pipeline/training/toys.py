@@ -210,6 +210,6 @@ def _flow_field(net: nn.Module) -> Field:
     exact = net.double()
 
     def field(t: float, x: Tensor) -> Tensor:
-        return exact(x.new_full((len(x),), t), x[:, None, :], x.new_zeros(len(x), 1))[:, 0]
+        return exact(x.new_full((1,), t), x[:, None, :], x.new_zeros(1, 1))[:, 0]
 
     return field

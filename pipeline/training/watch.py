@@ -20,7 +20,8 @@ class Watch:
     measure. After the last step, little spread is told of whatever the base model had.
 
     Args:
-        read: the guard's reading of a net. first: that of the base model at as many evaluations.
+        read: the guard's reading of a net. first: that of the base model at as many evaluations, taken for that of
+            step 0.
         last_step: of training.
         collapse_below: the least healthy spread ratio.
         stop: whether training is to end where it collapses, going back to the last healthy weights.
@@ -40,6 +41,7 @@ class Watch:
         keep: Path | None = None,
     ) -> None:
         self._read = read
+        self._first = first
         self._limit = min(collapse_below, first.spread_ratio / 2)
         self._collapse_below = collapse_below
         self._last_step = last_step
@@ -50,7 +52,7 @@ class Watch:
 
     def look(self, step: int, net: nn.Module) -> tuple[Reading, bool]:
         """Read ``net`` after ``step`` updates: the reading, and whether training is to go on."""
-        reading = self._read(net)
+        reading = self._read(net) if step else self._first  # of the same weights
         collapsing = not reading.spread_ratio >= self._limit  # so written that NaN is collapsing
         if not collapsing and self._stop:
             self._remember(step, net)

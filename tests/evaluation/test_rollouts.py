@@ -253,14 +253,16 @@ def test_best_median_worst() -> None:
     assert best_median_worst(results[:1]) == (results[0],) * 3
 
 
-def test_a_recorded_replay_scores_the_same(tmp_path: Path) -> None:
-    path = tmp_path / "worst.gif"
-    (expected,) = push([EPISODES[5]])
+def test_recorded_replays_score_the_same_and_are_those_of_their_episodes(tmp_path: Path) -> None:
+    episodes = [EPISODES[5], EPISODES[0], EPISODES[5]]
+    paths = [tmp_path / name for name in ("best.gif", "median.gif", "worst.gif")]
     policy = PushThrough()
-    replayed = record(policy, pusht.evaluation("pusht_a", max_steps=44), EPISODES[5], path)
-    assert replayed == expected
+    evaluation = pusht.evaluation("pusht_a", max_steps=44)
+    replayed = record(policy, evaluation, list(zip(episodes, paths, strict=True)))
+    assert replayed == push([EPISODES[0], EPISODES[5]])
     assert policy.calls[0][0].shape[0] == BLOCK
-    frames = iio.imread(path)
-    assert frames.shape == (1 + 44 // 2, 256, 256, 3)
-    assert (frames[0] != frames[-1]).any()
-    assert [path.name for path in tmp_path.iterdir()] == ["worst.gif"]
+    record(PushThrough(), evaluation, [(EPISODES[0], tmp_path / "alone.gif")])
+    assert iio.imread(paths[0]).shape == (1 + 44 // 2, 256, 256, 3)
+    first, second, third, alone = (path.read_bytes() for path in [*paths, tmp_path / "alone.gif"])
+    assert first == third != second == alone
+    assert len(list(tmp_path.iterdir())) == 4

@@ -8,6 +8,7 @@ from torch import Tensor
 from pipeline.flow.coupling import independent, inversion, make_coupling, nearest, reflow
 from pipeline.flow.objective import reconstruct
 from pipeline.flow.pairing import NO_MODELS, Models, Pair, Solve, Source, no_model
+from pipeline.nets.sharing import repeated
 from pipeline.ode.fixed_step import uniform_grid
 
 
@@ -22,7 +23,7 @@ def batch(rows: int, seed: int = 1) -> tuple[Tensor, Tensor]:
 
 def bend(x0: Tensor, condition: Tensor) -> Tensor:
     """A reconstruction that depends on both of its inputs."""
-    return torch.tanh(1.5 * x0) + condition[:, :1, None]
+    return torch.tanh(1.5 * x0) + repeated(condition, len(x0))[:, :1, None]
 
 
 def models(reconstruct: Solve = no_model, invert: Solve = no_model, teach: Solve = no_model) -> Models:
