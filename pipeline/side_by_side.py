@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from functools import partial
 from graphlib import TopologicalSorter
+from pathlib import Path
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -58,7 +59,7 @@ def bring_up_to_date(file: str, jobs: int) -> Outcome:
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0  # the monitor would be a thread in a process that forks
-    with Repo(_wait_for_lock=True) as repo, _params_found_by_parts():
+    with Repo(_wait_for_lock=True) as repo, _params_found_by_parts(), _params_read_once():
         stages, inputs = outdated(repo, file)
         if not stages:
             print("Data and pipelines are up to date.")
@@ -84,7 +85,7 @@ def outdated(repo: "Repo", file: str) -> tuple[dict[str, "Stage"], Inputs]:
     from dvc.repo import lock_repo
     from dvc.repo.reproduce import get_active_graph, plan_repro
 
-    with lock_repo(repo), _params_read_once():
+    with lock_repo(repo):
         graph = get_active_graph(repo.index.graph)
         # not DVC's collect_stages, which reads all pipelines and locks once more
         wanted = set(plan_repro(graph, [stage for stage in graph if stage.path_in_repo == file]))
@@ -100,15 +101,18 @@ def outdated(repo: "Repo", file: str) -> tuple[dict[str, "Stage"], Inputs]:
 
 @contextmanager
 def _params_read_once() -> Iterator[None]:
-    """While the body runs, DVC parses each params file once, and not anew for every stage, which takes it seconds."""
+    """While the body runs, DVC parses a params file again only when it has changed, and not several times for every
+    stage, which takes it a second. Processes forked meanwhile have what this one has parsed."""
     from dvc.dependency import param
 
-    load, read = param.load_path, dict[str, Any]()
+    load, read = param.load_path, dict[str, tuple[tuple[int, int], Any]]()
 
     def once(path: str, fs: Any, **options: Any) -> Any:
-        if path not in read:
-            read[path] = load(path, fs, **options)
-        return read[path]
+        found = Path(path).stat()
+        version = found.st_ino, found.st_ctime_ns
+        if path not in read or read[path][0] != version:
+            read[path] = version, load(path, fs, **options)
+        return read[path][1]
 
     param.load_path = once
     try:

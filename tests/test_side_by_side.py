@@ -172,6 +172,20 @@ def test_a_program_edited_meanwhile_runs_as_it_then_is(tmp_path: Path) -> None:
     assert [(project.root / f"{name}.txt").read_text() for name in "abc"] == ["1", "1", "2"]
 
 
+def test_params_edited_meanwhile_are_those_that_later_stages_are_made_with(tmp_path: Path) -> None:
+    chain = """
+stages:
+  edit: {cmd: "sed -i 's/other: 1/other: 2/' params.yaml && touch edited.txt", outs: [edited.txt]}
+  read: {cmd: cp params.yaml read.txt, deps: [edited.txt], params: [other], outs: [read.txt]}
+"""
+    project = make(tmp_path / "project", chain)
+    project.check(*DRIVER)
+    assert "other: 2" in (project.root / "read.txt").read_text()
+    lock = YAML(typ="safe").load(project.root / "dvc.lock")
+    assert lock["stages"]["read"]["params"] == {"params.yaml": {"other": 2}}
+    assert project.check(*DRIVER).stdout == "Data and pipelines are up to date.\n"
+
+
 def test_a_program_that_fails_shows_where_and_its_stage_fails(tmp_path: Path) -> None:
     project = importing(tmp_path / "project", "fail")
     result = project.run(*DRIVER)

@@ -91,3 +91,18 @@ def test_a_model_that_is_no_number_is_not_healthy(tmp_path: Path) -> None:
     assert here.look(0, Scale(1.0))[1] and not here.look(10, Scale(float("nan")))[1]
     net = Scale(0.0)
     assert here.go_back(net) == 0 and net.factor.item() == 1
+
+
+def test_the_first_reading_is_not_taken_again() -> None:
+    taken: list[nn.Module] = []
+    guard = Guard(policy(Scale(1.0)), DATA, seed=0)
+
+    def read(net: nn.Module) -> Reading:
+        taken.append(net)
+        return guard.read(policy(net), 1)
+
+    first, later = read(Scale(1.0)), Scale(0.9)
+    here = Watch(read, first, 100, collapse_below=0.2, stop=True, tell=print)
+    assert here.look(0, Scale(1.0)) == (first, True)
+    here.look(10, later)
+    assert len(taken) == 2 and taken[1] is later
