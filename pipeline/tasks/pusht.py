@@ -130,7 +130,7 @@ class PushT:
         return self._env.render()
 
 
-@lru_cache(maxsize=1024)  # two of three steps leave the block where it lies
+@lru_cache(maxsize=1024)  # a block that nobody pushes lies still, step after step
 def coverage(pose: tuple[float, float, float]) -> float:
     """Share of the goal, 0 to 1, that a block at ``pose`` (x, y, angle) covers."""
     # Seen from the goal, the goal's rectangles are parallel to the axes and the block's are turned.
