@@ -100,17 +100,16 @@ def main() -> None:
 
         def look(step: int, net: nn.Module) -> bool:
             nonlocal healthy
-            policy.with_net(net)  # which rollouts are of
             reading, healthy = watch.look(step, net)
             ratios = {name: value for name, value in asdict(reading).items() if name.endswith("_ratio")}
             here.run.log({f"guard_{name}": value for name, value in ratios.items()}, step)
             if step in history_steps and step not in history.rows:
-                add_to_history(step, reading)
+                add_to_history(step, net, reading)
             return healthy
 
-        def add_to_history(step: int, reading: Reading) -> None:
+        def add_to_history(step: int, net: nn.Module, reading: Reading) -> None:
             results = run_episodes(
-                policy,
+                policy.with_net(net),
                 arguments.task,
                 settings.select.evaluation,
                 nfe,

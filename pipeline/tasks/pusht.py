@@ -6,7 +6,7 @@ angle in radians, in [0, 2π). Action: the target position of the agent, held fo
 
 import math
 import os
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -77,6 +77,7 @@ class PushT:
         self._env = env
         self._max_steps = max_steps
         self._steps = 0
+        self._last_coverage = ((math.nan, math.nan, math.nan), math.nan)
 
     def reset(self, state: np.ndarray, order: ResetOrder = "exact") -> np.ndarray:
         """Start an episode at ``state`` (5,) and return the observed state (5,), float64.
@@ -109,7 +110,7 @@ class PushT:
         env._last_action = np.asarray(action, dtype=np.float64)
         self._pull(*env._last_action.tolist())
         # gym-pusht's own coverage (shapely) differs in its last bit between instances at one and the same pose.
-        covered = coverage((*env.block.position, env.block.angle))
+        covered = self._coverage((*env.block.position, env.block.angle))
         success = covered > env.success_threshold
         self._steps += 1
         score = min(max(covered / env.success_threshold, 0.0), 1.0)
@@ -125,12 +126,16 @@ class PushT:
             hurry(agent, (vx + (k_p * (x - px) - k_v * vx) * dt, vy + (k_p * (y - py) - k_v * vy) * dt))
             advance(dt)
 
+    def _coverage(self, pose: tuple[float, float, float]) -> float:
+        if pose != self._last_coverage[0]:  # a block that nobody pushes lies still, step after step
+            self._last_coverage = pose, coverage(pose)
+        return self._last_coverage[1]
+
     def render(self) -> np.ndarray:
         """Draw the scene, with the last action as a red cross: (frame_size, frame_size, 3) uint8."""
         return self._env.render()
 
 
-@lru_cache(maxsize=1024)  # a block that nobody pushes lies still, step after step
 def coverage(pose: tuple[float, float, float]) -> float:
     """Share of the goal, 0 to 1, that a block at ``pose`` (x, y, angle) covers."""
     # Seen from the goal, the goal's rectangles are parallel to the axes and the block's are turned.

@@ -262,7 +262,9 @@ def test_recorded_replays_score_the_same_and_are_those_of_their_episodes(tmp_pat
     assert replayed == push([EPISODES[0], EPISODES[5]])
     assert policy.calls[0][0].shape[0] == BLOCK
     record(PushThrough(), evaluation, [(EPISODES[0], tmp_path / "alone.gif")])
-    assert iio.imread(paths[0]).shape == (1 + 44 // 2, 256, 256, 3)
+    frames = iio.imread(paths[0])
+    assert frames.shape == (1 + 44 // 2, 256, 256, 3)
+    assert (frames[0] != frames[-1]).any()
     first, second, third, alone = (path.read_bytes() for path in [*paths, tmp_path / "alone.gif"])
     assert first == third != second == alone
-    assert len(list(tmp_path.iterdir())) == 4
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alone.gif", "best.gif", "median.gif", "worst.gif"]
