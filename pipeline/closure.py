@@ -22,6 +22,7 @@ _PLUMBING = (
     "spool",
     "stage",
     "tracking",
+    "utils/environment",
 )
 PLUMBING = frozenset(f"pipeline/{name}.py" for name in _PLUMBING)
 """Files that carry settings in, and logs and files out, but compute nothing: editing one changes no result, and must

@@ -27,7 +27,7 @@ from prefect.types.entrypoint import EntrypointType
 from pipeline import processes
 from pipeline.errors import UserError
 from pipeline.repro import checked_settings, repro_lock
-from pipeline.tracking import project_root
+from pipeline.utils.environment import project_root
 
 Graph = Mapping[str, frozenset[str]]  # each DVC stage with the stages whose outputs it reads
 
@@ -259,9 +259,6 @@ def _environment(root: Path) -> dict[str, str]:
         "FLOWTUNE_RUN": f"prefect-{run_id}",
         "PYTHONUNBUFFERED": "1",
         "TQDM_MININTERVAL": "30",  # each refresh of a progress bar is a line of the log
-        "DVC_NO_ANALYTICS": "1",
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DO_NOT_TRACK": "true",
     }
 
 

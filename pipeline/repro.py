@@ -16,7 +16,8 @@ from pipeline.atomic import make_folder
 from pipeline.errors import UserError
 from pipeline.processes import die_with_parent, identity
 from pipeline.scale import set_scale
-from pipeline.tracking import project_root, recorder
+from pipeline.tracking import recorder
+from pipeline.utils.environment import project_root
 
 ROOT = Path(__file__).resolve().parent.parent
 

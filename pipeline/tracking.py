@@ -10,14 +10,15 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline import processes, spool
 from pipeline.run import PROCESS, Run, Start, Warned, closing, now, start_of, warn
+from pipeline.utils.environment import project_root
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -26,27 +27,28 @@ if TYPE_CHECKING:
 EXPERIMENT = "flowtune"
 FLUSH_SECONDS = 5.0
 
+_KIND = {"mlflow.experimentKind": "custom_model_development"}
+"""Has the MLflow UI open on the table of training runs, and not on its page for language models."""
+_PARENT = "mlflow.parentRunId"
+_GONE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
+"""MLflow's codes for what is written to a run that was deleted, and to one that is no more."""
+
 _MAX_KEY, _MAX_PARAM, _MAX_TAG = 250, 6000, 5000  # MLflow's limits; a tag's is the column of its oldest schema
 _PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
 _MAX_BUFFERED = 100_000
 
 
-def project_root() -> Path:
-    """The folder whose ``.flowtune`` holds local state: ``FLOWTUNE_ROOT``, or the repository.
-
-    A queued DVC experiment runs in a copy of the repository below ``.dvc/tmp/exps``, which is thrown away: its runs
-    belong to the repository itself.
-    """
-    root = Path(os.environ.get("FLOWTUNE_ROOT") or Path(__file__).parent.parent).resolve()
-    for folder in root.parents:
-        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
-            return folder.parents[2]
-    return root
-
-
 def store_uri(root: Path) -> str:
     """Address of the MLflow database of ``root``."""
-    return f"sqlite:///{root / '.flowtune' / 'mlflow.db'}"
+    # with its driver named: of a plain "sqlite:" MLflow takes the quoted path for a folder's name, and makes that
+    return sqlite_url("sqlite+pysqlite", root / ".flowtune" / "mlflow.db")
+
+
+def sqlite_url(driver: str, file: Path) -> str:
+    """Address of an SQLite database, whatever the names of its folders hold."""
+    from sqlalchemy import URL
+
+    return URL.create(driver, database=str(file)).render_as_string()
 
 
 def artifact_uri(root: Path) -> str:
@@ -55,9 +57,10 @@ def artifact_uri(root: Path) -> str:
 
 
 class _MlflowRun(Warned):
-    def __init__(self, client: "MlflowClient", root: Path, run_id: str, parent_id: str, stage: str) -> None:
-        super().__init__(stage)
-        self._client, self._root, self._id, self._parent_id = client, root, run_id, parent_id
+    def __init__(self, root: Path, start: Start) -> None:
+        super().__init__(start.stage)
+        self._root, self._start = root, start
+        self._client, self._id, self._parent_id = _enter(root, start)
         self._buffer: list[Metric] = []
         self._interval = FLUSH_SECONDS
         self._flushed = time.monotonic()
@@ -101,6 +104,20 @@ class _MlflowRun(Warned):
                 _refresh_parent(self._client, self._parent_id, when)
 
         self._attempt(end)
+
+    def _attempt(self, action: Callable[[], object]) -> bool:
+        from mlflow.exceptions import MlflowException
+
+        def attempt() -> None:
+            try:
+                action()
+            except MlflowException as error:
+                if error.error_code not in _GONE:
+                    raise
+                self._client, self._id, self._parent_id = _enter(self._root, self._start)
+                action()
+
+        return super()._attempt(attempt)
 
     def _flush(self) -> None:
         def send() -> None:
@@ -158,20 +175,23 @@ def _open(stage: str, params: Mapping[str, object], tags: Mapping[str, str], roo
 
 def _begin(root: Path, start: Start) -> Run:
     try:
-        return _start(root, start)
+        return _MlflowRun(root, start)
     except Exception as error:
         warn(start.stage, error)
         return Run()
 
 
-def _start(root: Path, start: Start) -> Run:
+def _enter(root: Path, start: Start) -> tuple["MlflowClient", str, str]:
+    """The client, the run that ``start`` begins and its parent, made where they are not; deleted ones are restored."""
     with _locked(root):
         client, experiment_id = _connect(root)
         _mark_killed(client, experiment_id)
         parent_id = _parent(client, experiment_id, start)
         run_id = _known(client, experiment_id, start)
-        if not run_id:
-            tags = {"mlflow.parentRunId": parent_id, **start.tags}
+        if run_id:
+            client.set_tag(run_id, _PARENT, parent_id)
+        else:
+            tags = {_PARENT: parent_id, **start.tags}
             cut_tags = {_key(key): _shorten(value, _MAX_TAG) for key, value in tags.items()}
             run_id = client.create_run(experiment_id, start.when, cut_tags, start.stage).info.run_id
         client.update_run(parent_id, status="RUNNING")
@@ -180,14 +200,25 @@ def _start(root: Path, start: Start) -> Run:
     entries = [Param(_key(key), _shorten(value, _MAX_PARAM)) for key, value in start.params.items()]
     for first in range(0, len(entries), _PARAMS_PER_BATCH):
         client.log_batch(run_id, params=entries[first : first + _PARAMS_PER_BATCH])
-    return _MlflowRun(client, root, run_id, parent_id, start.stage)
+    return client, run_id, parent_id
 
 
 def _known(client: "MlflowClient", experiment_id: str, start: Start) -> str | None:
-    """The run that ``start`` began before: its recorder was killed, and another one plays it again."""
+    """The run that ``start`` began before: its recorder was killed and another plays it again, or it was deleted."""
     same = f"attributes.start_time = {start.when} and tags.`{PROCESS}` = '{start.tags[PROCESS]}'"
-    found = client.search_runs([experiment_id], same)
-    return next((run.info.run_id for run in found if run.info.run_name == start.stage), None)
+    return _restored(client, experiment_id, f"{same} and attributes.run_name = '{start.stage}'")
+
+
+def _restored(client: "MlflowClient", experiment_id: str, which: str) -> str | None:
+    """The run found with a filter; one deleted in the UI is restored."""
+    from mlflow.entities import LifecycleStage, ViewType
+
+    found = client.search_runs([experiment_id], which, run_view_type=ViewType.ALL, max_results=1)
+    if not found:
+        return None
+    if found[0].info.lifecycle_stage == LifecycleStage.DELETED:
+        client.restore_run(found[0].info.run_id)
+    return found[0].info.run_id
 
 
 def create_store(root: Path) -> None:
@@ -198,41 +229,52 @@ def create_store(root: Path) -> None:
 
 
 def _connect(root: Path) -> tuple["MlflowClient", str]:
-    """The client and the experiment's id. Under the lock: two processes creating the database break its migration."""
+    """The client and the experiment's id; one that was deleted in the UI is restored, its runs too.
+
+    Under the lock: two processes creating the database break its migration.
+    """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow import MlflowClient
+    from mlflow.entities import LifecycleStage
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     client = MlflowClient(tracking_uri=store_uri(root))
     experiment = client.get_experiment_by_name(EXPERIMENT)
-    if experiment:
-        return client, experiment.experiment_id
-    return client, client.create_experiment(EXPERIMENT, artifact_location=artifact_uri(root))
+    if not experiment:
+        return client, client.create_experiment(EXPERIMENT, artifact_location=artifact_uri(root), tags=_KIND)
+    if experiment.lifecycle_stage == LifecycleStage.DELETED:
+        client.restore_experiment(experiment.experiment_id)
+    for key, value in _KIND.items():
+        if key not in experiment.tags:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+    return client, experiment.experiment_id
 
 
 def _parent(client: "MlflowClient", experiment_id: str, start: Start) -> str:
     key = _key(start.repro)
-    found = client.search_runs([experiment_id], f"tags.`flowtune.repro` = '{key}'", max_results=1)
-    if found:
-        return found[0].info.run_id
+    if found := _restored(client, experiment_id, f"tags.`flowtune.repro` = '{key}'"):
+        return found
     run_name = f"repro {time.strftime('%Y-%m-%d %H:%M:%S', time.localtime(start.when / 1000))}"
     return client.create_run(experiment_id, start.when, {"flowtune.repro": key}, run_name).info.run_id
 
 
 def _mark_killed(client: "MlflowClient", experiment_id: str) -> None:
     """End the runs whose process is gone: SIGKILL left them no time to say so."""
+    from mlflow.exceptions import MlflowException
+
     for run in client.search_runs([experiment_id], "attributes.status = 'RUNNING'"):
         if processes.is_gone(run.data.tags.get(PROCESS, "")):
             client.set_terminated(run.info.run_id, "KILLED")
-            _refresh_parent(client, run.data.tags["mlflow.parentRunId"])
+            with suppress(MlflowException):  # the parent was deleted
+                _refresh_parent(client, run.data.tags.get(_PARENT, ""))
 
 
 def _refresh_parent(client: "MlflowClient", parent_id: str, when: int | None = None) -> None:
     """Give a parent the worst status among its stages; of equal stages (a retry), the last one counts."""
     experiment_id = client.get_run(parent_id).info.experiment_id
     children = client.search_runs(
-        [experiment_id], f"tags.`mlflow.parentRunId` = '{parent_id}'", order_by=["attributes.start_time ASC"]
+        [experiment_id], f"tags.`{_PARENT}` = '{parent_id}'", order_by=["attributes.start_time ASC"]
     )
     last = {(run.info.run_name, run.data.tags.get("hash.params")): run.info.status for run in children}
     status = next((status for status in ("RUNNING", "FAILED", "KILLED") if status in last.values()), "FINISHED")

@@ -15,7 +15,8 @@ from pathlib import Path
 
 from pipeline import processes
 from pipeline.errors import UserError
-from pipeline.tracking import artifact_uri, create_store, project_root, store_uri
+from pipeline.tracking import artifact_uri, create_store, sqlite_url, store_uri
+from pipeline.utils.environment import project_root
 
 HOST = "127.0.0.1"
 START_SECONDS = 120
@@ -113,14 +114,12 @@ def _environment(root: Path, prefect_port: int) -> dict[str, str]:
         "PYTHONPATH": os.pathsep.join(filter(None, [code, os.environ.get("PYTHONPATH")])),
         "PYTHONUNBUFFERED": "1",
         "FLOWTUNE_ROOT": str(root),
-        "PREFECT_HOME": str(root / ".flowtune" / "prefect"),
+        "PREFECT_SERVER_DATABASE_CONNECTION_URL": sqlite_url(
+            "sqlite+aiosqlite", Path(os.environ["PREFECT_HOME"], "prefect.db")
+        ),
         "PREFECT_API_URL": f"http://{HOST}:{prefect_port}/api",
-        "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # answers in a quarter of the time
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "DVC_NO_ANALYTICS": "1",
-        "DO_NOT_TRACK": "true",
     }
 
 

@@ -147,6 +147,93 @@ def test_artifacts_and_tables_are_kept(root: Path) -> None:
     assert '"fm"' in (folder / "table2.json").read_text()
 
 
+@pytest.mark.parametrize("name", ["feature%2Flogin", "a?b", "a#b", "%20 a+b & ü 流"])
+def test_the_store_is_in_the_project_whatever_the_name_of_its_folder(
+    name: str, tmp_path: Path, empty_database: bytes
+) -> None:
+    root = tmp_path / name
+    (root / ".flowtune").mkdir(parents=True)
+    (root / ".flowtune" / "mlflow.db").write_bytes(empty_database)
+    (root / "note.txt").write_text("kept", encoding="utf-8")
+    with tracking.stage_run("pretrain", params={}, tags={}, root=root) as run:
+        run.artifact(root / "note.txt")
+
+    assert runs(root)["pretrain"].info.status == "FINISHED"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+    assert {path.name for path in root.iterdir()} == {".flowtune", "note.txt"}
+
+
+@pytest.mark.parametrize("name", ["feature%2Flogin", "a?b#c"])
+def test_artifacts_are_in_the_project_whatever_the_name_of_its_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / "note.txt").write_text("kept", encoding="utf-8")
+    with tracking.stage_run("pretrain", params={}, tags={}, root=tmp_path / name) as run:
+        run.artifact(tmp_path / "note.txt")
+
+    assert [path.name for path in (tmp_path / name / ".flowtune" / "mlartifacts").glob("*/artifacts/*")] == ["note.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "note.txt"])
+
+
+def client_and_experiment(root: Path) -> tuple[Any, str]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking.store_uri(root))
+    return client, client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+
+
+def test_a_deleted_experiment_is_restored(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client, experiment = client_and_experiment(store)
+    client.delete_experiment(experiment)
+    with tracking.stage_run("first", params={}, tags={}) as run:
+        run.log({"loss": 1.0}, 0)
+        client.delete_experiment(experiment)  # while it is recorded
+        run.tag("late", "yes")
+    with tracking.stage_run("second", params={}, tags={}):
+        pass
+
+    found = runs(store)
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert (found["first"].data.tags["late"], found["first"].data.metrics) == ("yes", {"loss": 1.0})
+    assert len(found) == 3  # with their parent
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("for_ever", [False, True])
+def test_deleted_runs_and_parents_are_recorded_all_the_same(
+    store: Path, capsys: pytest.CaptureFixture[str], for_ever: bool
+) -> None:
+    client, experiment = client_and_experiment(store)
+    with tracking.stage_run("first", params={"lr": 1}, tags={}) as run:
+        run.tag("early", "yes")
+        for deleted in client.search_runs([experiment]):
+            client.delete_run(deleted.info.run_id)
+            if for_ever:  # as `mlflow gc` does
+                client._tracking_client.store._hard_delete_run(deleted.info.run_id)
+        run.tag("late", "yes")
+    parent = next(run for run in runs(store).values() if run.info.run_name != "first")
+    client.delete_run(parent.info.run_id)
+    with tracking.stage_run("second", params={}, tags={}):
+        pass
+
+    found = runs(store)
+    assert len(found) == 3
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert found["first"].data.params == {"lr": "1"}
+    assert "late" in found["first"].data.tags
+    assert ("early" in found["first"].data.tags) is not for_ever
+    assert len({found[name].data.tags["mlflow.parentRunId"] for name in ("first", "second")}) == 1
+    assert not capsys.readouterr().err
+
+
+def test_the_ui_opens_on_training_runs(store: Path) -> None:
+    client, experiment = client_and_experiment(store)
+    assert client.get_experiment(experiment).tags["mlflow.experimentKind"] == "custom_model_development"
+    client.delete_experiment_tag(experiment, "mlflow.experimentKind")  # as one that was made before it was set
+    with tracking.stage_run("first", params={}, tags={}):
+        pass
+    assert client.get_experiment(experiment).tags["mlflow.experimentKind"] == "custom_model_development"
+
+
 def test_sigterm_and_sigkill_end_as_killed(store: Path) -> None:
     terminated, killed = start_stage(store, "terminated", 60), start_stage(store, "killed", 60)
     wait_for(store / "terminated")

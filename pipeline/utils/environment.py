@@ -1,0 +1,67 @@
+"""Set the environment variables that this project's programs, and all that they start, run with.
+
+Caches lie in the project's ``.flowtune``, loopback goes through no proxy, text is UTF-8, telemetry is off.
+"""
+
+import os
+import sys
+from collections.abc import Mapping
+from io import TextIOWrapper
+from pathlib import Path
+
+CACHES = {
+    "DVC_SITE_CACHE_DIR": "dvc",  # else /var/tmp/dvc
+    "MPLCONFIGDIR": "matplotlib",  # else ~/.config and ~/.cache
+    "PREFECT_HOME": "prefect",
+    "TRITON_HOME": "triton",
+    "CUDA_CACHE_PATH": "cuda",
+    "XDG_CACHE_HOME": "cache",  # Mesa's shaders, fontconfig, torch, Hugging Face
+}
+"""Folders in ``.flowtune``, by the variable that a library finds its own with."""
+
+FIXED = {
+    "PYTHONUTF8": "1",
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+MIRROR = "FLOWTUNE_MIRROR"
+
+
+def project_root() -> Path:
+    """The folder whose ``.flowtune`` holds local state: ``FLOWTUNE_ROOT``, or the repository.
+
+    A queued DVC experiment runs in a copy of the repository below ``.dvc/tmp/exps``, which is thrown away: its runs
+    belong to the repository itself.
+    """
+    root = Path(os.environ.get("FLOWTUNE_ROOT") or Path(__file__).parents[2]).resolve()
+    for folder in root.parents:
+        if folder.parts[-3:] == (".dvc", "tmp", "exps"):
+            return folder.parents[2]
+    return root
+
+
+def set_environment() -> None:
+    """Give this process, and those that it starts, what ``variables`` says for this project.
+
+    What the terminal's encoding has no sign for is printed as its number.
+    """
+    os.environ.update(variables(project_root(), os.environ))
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def variables(root: Path, inherited: Mapping[str, str]) -> dict[str, str]:
+    """What the programs of the project in ``root`` have in their environment beside what they ``inherited``."""
+    found = FIXED | {name: str(root / ".flowtune" / folder) for name, folder in CACHES.items()}
+    excepted = [inherited.get(name, "") for name in ("no_proxy", "NO_PROXY")]
+    hosts = [host.strip() for host in ",".join([*excepted, *LOOPBACK]).split(",")]
+    found |= dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(dict.fromkeys(filter(None, hosts))))
+    if mirror := inherited.get(MIRROR):
+        found[MIRROR] = str(root / Path(mirror).expanduser())
+    if not any((folder / ".git").exists() for folder in (root, *root.parents)):
+        found["DVC_SYSTEM_CONFIG_DIR"] = str(root / ".dvc" / "no_git")  # where DVC is told to do without
+    return found
