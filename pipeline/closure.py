@@ -52,7 +52,7 @@ def code_of(program: str) -> list[str]:
 def imports_of(file: str) -> set[str]:
     """The project's own files that ``file`` imports directly, relative to the root."""
     names: set[str] = set()
-    for node in ast.walk(ast.parse((ROOT / file).read_text())):
+    for node in ast.walk(ast.parse((ROOT / file).read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -285,7 +285,7 @@ def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
     if not path.is_file():
         raise UserError(f"{path}: not found; run from the project's root, where params.yaml is")
     try:
-        return (yaml or YAML(typ="safe")).load(path.read_text())
+        return (yaml or YAML(typ="safe")).load(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError:
         raise UserError(f"{path.name}: no valid YAML: it is not UTF-8 text") from None
     except YAMLError as error:

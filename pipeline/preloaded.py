@@ -90,7 +90,7 @@ def _run(program: Program, env: Mapping[str, str]) -> None:
     from tqdm import tqdm  # not above: it reads the environment, which a process that forks may have yet to set
 
     with suppress(OSError):  # what `top` calls it; there is none but on Linux
-        Path("/proc/self/comm").write_text(program.module.rpartition(".")[2])
+        Path("/proc/self/comm").write_text(program.module.rpartition(".")[2], encoding="utf-8")
     os.environ.clear()
     os.environ.update(env)
     for name in ("stages", program.module):  # they are imported now, in this process

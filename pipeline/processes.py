@@ -40,7 +40,7 @@ def start(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subpr
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
+        encoding="utf-8",
         errors="replace",
         start_new_session=True,
     )
@@ -77,10 +77,11 @@ def die_with_parent(parent: int, signum: int = signal.SIGTERM) -> None:
 
 def identity(pid: int) -> str:
     """Name a process for ever, as host/boot/pid/start: its pid alone is given out again."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
+    path = Path("/proc/sys/kernel/random/boot_id")
+    boot = path.read_text(encoding="utf-8")[:8] if path.exists() else ""
     fields = _stat(pid)
     started = fields[19] if fields else "0"
-    return f"{socket.gethostname()}/{boot.read_text()[:8] if boot.exists() else ''}/{pid}/{started}"
+    return f"{socket.gethostname()}/{boot}/{pid}/{started}"
 
 
 def is_gone(name: str) -> bool:
@@ -103,7 +104,7 @@ def ancestor(program: str) -> int | None:
 def _stat(pid: int) -> list[str]:
     """Fields of /proc/<pid>/stat from the third on; empty where there is no such process, or no /proc."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
     except OSError:
         return []
 

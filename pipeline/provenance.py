@@ -43,7 +43,9 @@ def git_dirty(root: Path) -> bool:
 def hardware() -> str:
     """One line: processor, cores and, if the program uses torch, its threads."""
     info = Path("/proc/cpuinfo")
-    model = re.search(r"^model name\s*: (.+)$", info.read_text(), re.MULTILINE) if info.exists() else None
+    model = (
+        re.search(r"^model name\s*: (.+)$", info.read_text(encoding="utf-8"), re.MULTILINE) if info.exists() else None
+    )
     parts = [model[1] if model else platform.processor() or platform.machine(), f"{os.cpu_count()} cores"]
     if torch := sys.modules.get("torch"):  # only if the stage uses it
         parts.append(f"{torch.get_num_threads()} torch threads")
@@ -51,5 +53,5 @@ def hardware() -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, text=True, check=False)
+    result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, encoding="utf-8", check=False)
     return result.stdout.strip() if result.returncode == 0 else ""

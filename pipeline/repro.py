@@ -35,7 +35,7 @@ def repro_lock(root: Path) -> Iterator[None]:
     """
     path = root / ".flowtune" / "repro.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+") as file:
+    with path.open("a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -45,7 +45,7 @@ def set_scale(path: Path, scale: str) -> None:
                     token.start_mark.column = 0  # a space after the value, however long it is
     parse(YAML(typ="safe").load(_dump(yaml, document)), path.name)
     with replacing(path) as temporary:
-        temporary.write_text(_dump(yaml, document))
+        temporary.write_text(_dump(yaml, document), encoding="utf-8")
 
 
 def _dump(yaml: YAML, document: object) -> str:

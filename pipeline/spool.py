@@ -79,7 +79,7 @@ def _record(folder: Path, begin: Begin, stop: threading.Event, lock: IO[str]) ->
 
 def _claim(folder: Path, *, probe: bool = False) -> IO[str] | None:
     """The lock of the recorder, held until it is closed; None if another has it."""
-    lock = folder.with_suffix(".lock").open("w")
+    lock = folder.with_suffix(".lock").open("w", encoding="utf-8")
     try:
         fcntl.flock(lock, (fcntl.LOCK_SH if probe else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except OSError:
@@ -100,7 +100,7 @@ class _SpooledRun(Warned):
         name = f"{time.time_ns()}-{os.getpid()}"  # in the order of their beginning
         made = spool / f".{name}"
         made.mkdir()
-        (made / "start.json").write_text(json.dumps(asdict(start)))
+        (made / "start.json").write_text(json.dumps(asdict(start)), encoding="utf-8")
         self._lines = (made / "lines").open("ab", buffering=0)
         self._folder = made.rename(spool / name)  # there only when it is whole
 
@@ -169,7 +169,7 @@ class _Playback:
     """One run of a spool."""
 
     def __init__(self, folder: Path, begin: Begin) -> None:
-        start = Start(**json.loads((folder / "start.json").read_text()))
+        start = Start(**json.loads((folder / "start.json").read_text(encoding="utf-8")))
         self._folder, self._process = folder, start.tags[PROCESS]
         self._at = 0
         self._run = begin(start)

@@ -117,7 +117,7 @@ def _resume_key(program: str, params: Mapping[str, object], data: str) -> str:
 def _locked(folder: Path) -> Iterator[None]:
     make_folder(folder)
     lock = folder.with_name(folder.name + ".lock")
-    with lock.open("w") as file:
+    with lock.open("w", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

@@ -288,7 +288,7 @@ def _refresh_parent(client: "MlflowClient", parent_id: str, when: int | None = N
 def _locked(root: Path) -> Iterator[None]:
     folder = root / ".flowtune"
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "mlflow.lock").open("w") as file:
+    with (folder / "mlflow.lock").open("w", encoding="utf-8") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 

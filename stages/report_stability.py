@@ -72,7 +72,7 @@ def certificates(settings: Settings, reports: ScaleReports, *, partial: bool) ->
     for task in settings.tasks:
         for row in settings.residual:
             path = reports.certificate(task, row)
-            written = json.loads(path.read_text()) if path.exists() else None
+            written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
             stale = (
                 partial
                 and written

@@ -122,7 +122,7 @@ def changed(settings: TaskSettings, assignments: list[str], nfe: int) -> TaskSet
 
 def append(path: Path, rows: list[tuple[object, ...]]) -> None:
     """Add ``rows`` to the CSV file, whole or not at all."""
-    text = io.StringIO(path.read_text() if path.exists() else ",".join(COLUMNS) + "\n")
+    text = io.StringIO(path.read_text(encoding="utf-8") if path.exists() else ",".join(COLUMNS) + "\n")
     text.seek(0, io.SEEK_END)
     csv.writer(text, lineterminator="\n").writerows(rows)
     write_text(path, text.getvalue())

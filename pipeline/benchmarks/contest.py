@@ -152,7 +152,9 @@ def machine() -> str:
     information = Path("/proc/cpuinfo")
     if information.exists():
         names = [
-            line.split(":", 1)[1] for line in information.read_text().splitlines() if line.startswith("model name")
+            line.split(":", 1)[1]
+            for line in information.read_text(encoding="utf-8").splitlines()
+            if line.startswith("model name")
         ]
         model = " ".join(names[0].split()) if names else model
     return f"{model}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads"

@@ -172,7 +172,8 @@ def measure_size(name: str, size: int, threads: int) -> tuple[float, int]:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     work = AXES[name].work(size)
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak so far, so that it is what is held now
+    # forgets the peak so far, so that it is what is held now
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     before = _peak_memory()  # not its resident size, which is counted a little apart and may be more
     first = timed(work)
     peak = _peak_memory() - before
@@ -181,7 +182,7 @@ def measure_size(name: str, size: int, threads: int) -> tuple[float, int]:
 
 def _peak_memory() -> int:
     """The most bytes that this process has held since its peak was last forgotten."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
     return int(status["VmHWM"].split()[0]) * 1024
 
 

@@ -82,7 +82,7 @@ def sample(command: Sequence[str], at_most_s: float) -> tuple[float, list[str]]:
         options = ["record", "--subprocesses", "--full-filenames", "--format", "raw", "--rate", str(RATE)]
         program = [sys.executable, *command[1:]] if command[0] == "python" else [*command]
         keeping = [sys.executable, "-c", _KEEPING_STATUS, str(status)]
-        with errors.open("w") as stderr:
+        with errors.open("w", encoding="utf-8") as stderr:
             begin = perf_counter()
             running = subprocess.Popen(
                 [str(spy), *options, "--output", str(output), "--", *keeping, *program],
@@ -92,10 +92,10 @@ def sample(command: Sequence[str], at_most_s: float) -> tuple[float, list[str]]:
             )
             stopped = _ended_after(running, at_most_s)
             wall_s = perf_counter() - begin
-        succeeded = stopped or (status.exists() and status.read_text() == "0")
+        succeeded = stopped or (status.exists() and status.read_text(encoding="utf-8") == "0")
         if not (succeeded and output.exists()):
-            raise UserError(f"{shlex.join(command)}: failed: {errors.read_text().strip()[-300:]}")
-        return wall_s, output.read_text().splitlines()
+            raise UserError(f"{shlex.join(command)}: failed: {errors.read_text(encoding='utf-8').strip()[-300:]}")
+        return wall_s, output.read_text(encoding="utf-8").splitlines()
 
 
 def _ended_after(running: subprocess.Popen[bytes], at_most_s: float) -> bool:

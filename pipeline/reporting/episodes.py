@@ -81,7 +81,7 @@ def read_metrics(reports: Path, entry: Entry, episodes: pd.DataFrame) -> dict[st
     """
     path = entry.metrics(reports)
     try:
-        metrics = json.loads(path.read_text())
+        metrics = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path}: not a readable JSON file ({error})") from error
     if entry.within and isinstance(metrics, dict):

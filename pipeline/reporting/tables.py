@@ -169,7 +169,7 @@ def read_table(path: Path) -> pd.DataFrame:
         UserError: the file is unreadable or its columns are not those of Table 2.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read ({error})") from error
     header = text.partition("\n")[0]

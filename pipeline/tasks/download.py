@@ -240,7 +240,7 @@ def fetch(
 
 def _place_own(data_set: DataSet, file: Path, fresh: Path) -> None:
     note = file.with_name(f"{file.name}.sha256")
-    words = note.read_text().split()
+    words = note.read_text(encoding="utf-8").split()
     if not words:
         raise UserError(f"{note}: is empty, expected the file's sha256")
     check_digest(file, words[0])

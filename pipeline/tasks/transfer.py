@@ -157,7 +157,7 @@ def _write_origin(url: str, part: Path, response: HTTPResponse) -> None:
 def _read_origin(url: str, part: Path) -> _Origin | None:
     """Return the origin of ``part``; None if it is unknown or another address."""
     try:
-        origin = _Origin(**json.loads(_notes(part).read_text()))
+        origin = _Origin(**json.loads(_notes(part).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):
         return None
     return origin if origin.url == url else None

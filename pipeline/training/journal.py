@@ -34,7 +34,7 @@ class TrainingLog:
         self._sink = sink
         self.rows: dict[int, dict[str, float]] = {}
         if path.exists():
-            whole = path.read_text()
+            whole = path.read_text(encoding="utf-8")
             whole = whole[: whole.rfind("\n") + 1]
             write_text(path, whole)
             self.rows = {row["step"]: row for row in map(json.loads, whole.splitlines())}
@@ -42,7 +42,7 @@ class TrainingLog:
     def __call__(self, metrics: Mapping[str, float], step: int) -> None:
         row = {"step": step, **metrics}
         self.rows[step] = row
-        with self._path.open("a") as file:
+        with self._path.open("a", encoding="utf-8") as file:
             file.write(json.dumps(row) + "\n")
         self._sink.log({name: value for name, value in metrics.items() if not math.isnan(value)}, step)
 

@@ -25,7 +25,7 @@ def claim(state_path: Path, fingerprint: str) -> None:
         ValueError: it holds the state of a run of another fingerprint, or of none that is known.
     """
     owner = _owner(state_path)
-    if state_path.exists() and not (owner.exists() and owner.read_text() == fingerprint):
+    if state_path.exists() and not (owner.exists() and owner.read_text(encoding="utf-8") == fingerprint):
         raise ValueError(
             f"state_path: {state_path} is of a run with other settings or weights; remove it or name another file"
         )

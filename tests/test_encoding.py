@@ -1,0 +1,39 @@
+"""Text is read and written as UTF-8 by name: the encoding that Python takes by itself is the locale's."""
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from pipeline.closure import ROOT
+
+FILES = sorted(path for folder in ("pipeline", "stages", "tests") for path in (ROOT / folder).rglob("*.py"))
+STARTERS = ("run", "Popen", "check_output", "check_call", "call")
+
+
+def nameless(tree: ast.AST) -> list[ast.Call]:
+    """Calls that read or write text without naming the encoding."""
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return [call for call in calls if is_text(call) and not any(word.arg == "encoding" for word in call.keywords)]
+
+
+def is_text(call: ast.Call) -> bool:
+    """Whether ``call`` opens, reads or writes text, or a process's output as text."""
+    function, words = call.func, {word.arg: word.value for word in call.keywords}
+    if isinstance(function, ast.Attribute) and function.attr in ("read_text", "write_text"):
+        return True
+    if isinstance(function, ast.Attribute) and function.attr in STARTERS:
+        return any(key in words for key in ("text", "universal_newlines"))
+    if isinstance(function, ast.Name) and function.id in ("open", "fdopen"):
+        mode = call.args[1] if len(call.args) > 1 else words.get("mode")
+    elif isinstance(function, ast.Attribute) and function.attr == "open":
+        mode = call.args[0] if call.args else words.get("mode", ast.Constant("r"))
+    else:
+        return False
+    return mode is None or (isinstance(mode, ast.Constant) and set(str(mode.value)) <= set("rwax+t"))
+
+
+@pytest.mark.parametrize("file", [str(path.relative_to(ROOT)) for path in FILES])
+def test_the_encoding_is_named(file: str) -> None:
+    tree = ast.parse(Path(ROOT, file).read_text(encoding="utf-8"))
+    assert [f"line {call.lineno}: {ast.unparse(call)}" for call in nameless(tree)] == []
