@@ -101,7 +101,7 @@ class Project:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            text=True,
+            encoding="utf-8",
             start_new_session=True,
         )
 
@@ -113,7 +113,7 @@ class Project:
             env=self.environment() | env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             check=False,
         )
 
@@ -132,18 +132,18 @@ class Project:
         """Set ``key`` of params.yaml, such as ``starter.pusht.seed``."""
         path = self.root / "params.yaml"
         yaml = YAML()
-        document = yaml.load(path.read_text())
+        document = yaml.load(path.read_text(encoding="utf-8"))
         *blocks, last = key.split(".")
         block = document
         for name in blocks:
             block = block[name]
         block[last] = value
-        with path.open("w") as file:
+        with path.open("w", encoding="utf-8") as file:
             yaml.dump(document, file)
 
     def value(self, key: str) -> Any:
         """What ``key`` of params.yaml holds."""
-        block = YAML(typ="safe").load((self.root / "params.yaml").read_text())
+        block = YAML(typ="safe").load((self.root / "params.yaml").read_text(encoding="utf-8"))
         for name in key.split("."):
             block = block[name]
         return block
@@ -192,9 +192,11 @@ def make_project(root: Path) -> Project:
     shutil.copy(ROOT / "dvc.yaml", root)
     shutil.copy(ROOT / ".dvcignore", root)
     (root / ".dvc").mkdir()
-    (root / ".dvc" / "config").write_text((ROOT / ".dvc" / "config").read_text() + "    no_scm = true\n")
+    (root / ".dvc" / "config").write_text(
+        (ROOT / ".dvc" / "config").read_text(encoding="utf-8") + "    no_scm = true\n", encoding="utf-8"
+    )
     yaml = YAML(typ="safe")
-    starter = yaml.load((ROOT / "params.yaml").read_text())["starter"]
+    starter = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))["starter"]
     recipe = starter["pusht"]["finetune"]["nfe1"] | TINY_RECIPE
     tiny = _merged(starter["pusht"] | {"finetune": {"nfe1": recipe, "nfe2": recipe}}, TINY_BLOCK)
     residuals = {row: _merged(starter["pusht"]["residual"][like], TINY_RESIDUAL) for row, like in RESIDUALS.items()}
@@ -219,7 +221,7 @@ def make_project(root: Path) -> Project:
     small |= {"gap": _merged(starter["gap"], TINY_GAP), "toys": _merged(starter["toys"], TINY_TOYS)}
     block = {**choice, **small, "pusht": tiny}
     yaml.representer.ignore_aliases = lambda _: True
-    with (root / "params.yaml").open("w") as file:
+    with (root / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump({"scale": "starter", **choice, "starter": block, "lab": block, "paper": block}, file)
     _save_often(root / "pipeline" / "training" / "loop.py")
     demonstrations = root / "data" / "demonstrations"
@@ -239,10 +241,12 @@ def _merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]
 
 def _save_often(loop: Path) -> None:
     """Let an interruption find something to resume from long before the tiny training ends."""
-    text, found = re.subn(r"^SAVE_EVERY_S = .*$", "SAVE_EVERY_S = 0.0", loop.read_text(), flags=re.MULTILINE)
+    text, found = re.subn(
+        r"^SAVE_EVERY_S = .*$", "SAVE_EVERY_S = 0.0", loop.read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
     text, also_found = re.subn(r"^LOG_EVERY = .*$", "LOG_EVERY = 10", text, flags=re.MULTILINE)
     assert found and also_found
-    loop.write_text(text)
+    loop.write_text(text, encoding="utf-8")
 
 
 def write_demonstrations(path: Path) -> None:
@@ -278,4 +282,4 @@ def write_demonstrations(path: Path) -> None:
 def write_checksum(path: Path) -> None:
     """Write ``<path>.sha256`` as ``sha256sum`` does."""
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n")
+    path.with_name(f"{path.name}.sha256").write_text(f"{digest}  {path.name}\n", encoding="utf-8")

@@ -10,8 +10,8 @@ import pytest
 from pipeline.closure import ROOT, imports_of
 
 ORDER = (
-    "errors", "atomic", "utils", "closure", "complaints", "blocks", "image_settings", "robot_settings", "config", "scale",
-    "layout", "processes", "seeding", "ode", "stability", "nets", "flow", "tasks", "experts", "evaluation",
+    "errors", "atomic", "utils", "closure", "complaints", "blocks", "image_settings", "robot_settings", "config",
+    "scale", "layout", "processes", "seeding", "ode", "stability", "nets", "flow", "tasks", "experts", "evaluation",
     "training", "reporting", "benchmarks", "provenance", "run", "spool", "tracking", "stage", "lockfile",
     "stage_output", "forked", "preloaded", "side_by_side", "repro", "flows", "ui",
 )  # fmt: skip
@@ -107,12 +107,12 @@ def test_stages_never_import_each_other(file: str) -> None:
 @pytest.mark.parametrize("file", MODULES)
 def test_nothing_above_tracking_knows_the_orchestrators(file: str) -> None:
     if ORDER.index(Path(file).with_suffix("").parts[1]) < ORDER.index("tracking"):
-        assert packages(ast.parse((ROOT / file).read_text())) & ORCHESTRATORS == set()
+        assert packages(ast.parse((ROOT / file).read_text(encoding="utf-8"))) & ORCHESTRATORS == set()
 
 
 @pytest.mark.parametrize("file", sorted({*MODULES, *STAGES} - {"pipeline/benchmarks/vectors.py"}))
 def test_simulators_are_imported_only_where_they_run(file: str) -> None:
-    tree = ast.parse((ROOT / file).read_text())
+    tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
     for function in functions:
         function.body = []
@@ -131,5 +131,5 @@ def test_training_and_sampling_load_no_orchestrator_simulator_or_plotter() -> No
     modules += ["training.selection", "evaluation.policy", "evaluation.rollouts", "evaluation.protocol"]
     heavy = ORCHESTRATORS | SIMULATORS | {"matplotlib"}
     program = f"import sys\nfor m in {modules}: __import__('pipeline.' + m)\nprint(*({heavy} & set(sys.modules)))"
-    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.split() == []

@@ -20,31 +20,33 @@ def test_text_and_bytes_are_written_into_folders_made_for_them(tmp_path: Path) -
 def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path: Path, before: str | None) -> None:
     path = tmp_path / "out.json"
     if before is not None:
-        path.write_text(before)
+        path.write_text(before, encoding="utf-8")
 
     def write_half() -> None:
         with replacing(path) as temporary:
-            temporary.write_text("half")
+            temporary.write_text("half", encoding="utf-8")
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         write_half()
-    assert {file.name: file.read_text() for file in tmp_path.iterdir()} == ({"out.json": before} if before else {})
+    assert {file.name: file.read_text(encoding="utf-8") for file in tmp_path.iterdir()} == (
+        {"out.json": before} if before else {}
+    )
 
 
 def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     path = tmp_path / "out.png"
-    path.write_text("old")
+    path.write_text("old", encoding="utf-8")
     with replacing(path) as temporary:
         assert (temporary.parent, temporary.suffix) == (path.parent, path.suffix)
-        temporary.write_text("new")
-        assert path.read_text() == "old"
-    assert path.read_text() == "new"
+        temporary.write_text("new", encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == "old"
+    assert path.read_text(encoding="utf-8") == "new"
     assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_in_a_folders_place_is_named(tmp_path: Path) -> None:
-    (tmp_path / "reports").write_text("")
+    (tmp_path / "reports").write_text("", encoding="utf-8")
     line = f"{tmp_path}/reports: is a file, but a folder is needed there; remove or rename it"
     for folder in (tmp_path / "reports", tmp_path / "reports" / "starter"):
         with pytest.raises(UserError) as raised:

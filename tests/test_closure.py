@@ -15,11 +15,11 @@ PIPELINES = ("dvc.yaml", "stages/study/dvc.yaml", "stages/demonstrations/dvc.yam
 SECOND_MATRICES = {f"evaluate_{rows}": "evaluate_rollouts" for rows in ("residual", "diffusion", "baselines")}
 SECOND_MATRICES |= {"evaluate_untrained": "evaluate_fid"}
 """Stages that run another's program over other rows."""
-PARAMS: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+PARAMS: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
 
 
 def stages_of(pipeline: str) -> dict[str, dict[str, Any]]:
-    return YAML(typ="safe").load((ROOT / pipeline).read_text())["stages"]
+    return YAML(typ="safe").load((ROOT / pipeline).read_text(encoding="utf-8"))["stages"]
 
 
 STAGES = [(pipeline, stage) for pipeline in PIPELINES for stage in stages_of(pipeline)]
@@ -95,6 +95,6 @@ def test_imports_are_followed_wherever_they_stand(tmp_path: Path, monkeypatch: p
     }
     for name, text in files.items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_text(text)
+        (tmp_path / name).write_text(text, encoding="utf-8")
     monkeypatch.setattr(closure, "ROOT", tmp_path)
     assert code_of("stages/train.py") == ["pipeline/a.py", "pipeline/c.py", "pipeline/nets/b.py", "stages/train.py"]

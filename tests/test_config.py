@@ -19,14 +19,14 @@ from pipeline.ode.fixed_step import STEPS
 from pipeline.ode.gradient import GRADIENTS
 from pipeline.scale import main, set_scale
 
-TEXT = (ROOT / "params.yaml").read_text()
+TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 RAW: dict[str, Any] = YAML(typ="safe").load(TEXT)
 
 
 def line_for(tmp_path: Path, text: str) -> str:
     """The one line that ``load`` refuses ``text`` with."""
     path = tmp_path / "params.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as raised:
         config.load(path)
     line = str(raised.value)
@@ -321,7 +321,7 @@ def test_settings_of_images_that_cannot_be_are_refused(tmp_path: Path, key: str,
         block = block[name]
     block[last] = value
     path = tmp_path / "params.yaml"
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(raw, file)
     with pytest.raises(UserError) as raised:
         config.load(path)
@@ -393,16 +393,16 @@ def test_switching_the_scale_changes_its_lists_and_back_restores_every_byte(tmp_
     before, lab = TEXT.split("\nlab:\n")
     given_text = f"{before}\nlab:\n{lab.replace('nfe: [1, 16]', 'nfe: [16]', 1)}"
     assert given_text != TEXT
-    path.write_text(given_text)
+    path.write_text(given_text, encoding="utf-8")
     set_scale(path, "lab")
-    lines = zip(given_text.splitlines(), path.read_text().splitlines(), strict=True)
+    lines = zip(given_text.splitlines(), path.read_text(encoding="utf-8").splitlines(), strict=True)
     changed = [(old, new) for old, new in lines if old != new]
     own = ["scale", "tasks", "nfe", "residual", "robustness", "images"]
     assert [old.split(":")[0] for old, _ in changed] == own
     assert [old.split("#")[1] for old, _ in changed] == [new.split("#")[1] for _, new in changed]
     assert (config.load(path).scale, config.load(path).nfe) == ("lab", [16])
     set_scale(path, "starter")
-    assert path.read_text() == given_text
+    assert path.read_text(encoding="utf-8") == given_text
 
 
 @pytest.mark.parametrize(
@@ -423,16 +423,16 @@ def test_switching_the_scale_changes_its_lists_and_back_restores_every_byte(tmp_
 )
 def test_switching_the_scale_of_a_wrong_file_leaves_it_alone(tmp_path: Path, text: str, line: str) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError) as raised:
         set_scale(path, "lab")
     assert str(raised.value) == line
-    assert path.read_text() == text
+    assert path.read_text(encoding="utf-8") == text
 
 
 def test_switching_to_an_unknown_scale_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
-    path.write_text(TEXT)
+    path.write_text(TEXT, encoding="utf-8")
     with pytest.raises(UserError, match=r"^params\.yaml: scale: given 'huge', allowed: starter, lab, paper$"):
         set_scale(path, "huge")
 
@@ -440,7 +440,7 @@ def test_switching_to_an_unknown_scale_is_refused(tmp_path: Path) -> None:
 def test_the_program_prints_the_line_and_fails(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (tmp_path / "params.yaml").write_text(TEXT)
+    (tmp_path / "params.yaml").write_text(TEXT, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert main(["huge"]) == 2
     assert capsys.readouterr().err == "error: params.yaml: scale: given 'huge', allowed: starter, lab, paper\n"

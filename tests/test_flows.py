@@ -49,10 +49,12 @@ def prefect_server() -> Iterator[None]:
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    (tmp_path / "dvc.yaml").write_text(DVC_YAML)
+    (tmp_path / "dvc.yaml").write_text(DVC_YAML, encoding="utf-8")
     (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "dvc.yaml").write_text("stages: {cell: {cmd: sleep 3600, outs: [cell.txt]}}")  # no part of it
-    (tmp_path / "params.yaml").write_text("scale: starter\ntasks: [one, two]\nrate: 1\n")
+    (tmp_path / "study" / "dvc.yaml").write_text(
+        "stages: {cell: {cmd: sleep 3600, outs: [cell.txt]}}", encoding="utf-8"
+    )  # no part of it
+    (tmp_path / "params.yaml").write_text("scale: starter\ntasks: [one, two]\nrate: 1\n", encoding="utf-8")
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     monkeypatch.setenv("FLOWTUNE_ROOT", str(tmp_path))
     monkeypatch.setattr(flows, "checked_settings", lambda _: None)  # these settings are not those of the project
@@ -66,7 +68,7 @@ def test_the_graph_is_the_one_dvc_expands(root: Path) -> None:
 
 
 def test_a_broken_dvc_yaml_is_one_line(root: Path) -> None:
-    (root / "dvc.yaml").write_text("stages: [")
+    (root / "dvc.yaml").write_text("stages: [", encoding="utf-8")
     with pytest.raises(UserError, match=r"dvc\.yaml") as error:
         flows.read_graph(root)
     assert "\n" not in str(error.value)
@@ -92,14 +94,14 @@ def test_a_failed_stage_stops_only_what_depends_on_it_and_the_next_run_completes
 
     assert state.is_failed()
     assert state.message == "failed: prepare@starter-one; not run: tabulate@starter-one"
-    assert (root / "table-two.txt").read_text() == "ok\n"
+    assert (root / "table-two.txt").read_text(encoding="utf-8") == "ok\n"
     assert not (root / "table-one.txt").exists()
     assert not (root / "unrelated.txt").exists()
 
     (root / "broken-one").unlink()
     assert flows.tables("table2", return_state=True).is_completed()
     assert (root / "table-one.txt").exists()
-    runs = (root / "runs.txt").read_text().split()
+    runs = (root / "runs.txt").read_text(encoding="utf-8").split()
     assert len(runs) == len(set(runs)) == 2  # prepare ran once for each task, under one key for each flow run
 
 
@@ -121,7 +123,7 @@ def test_two_runs_never_overlap(root: Path) -> None:
     )
     repository = Path(__file__).parents[1]
     holder = subprocess.Popen(
-        [sys.executable, "-c", other, str(root)], cwd=repository, stdout=subprocess.PIPE, text=True
+        [sys.executable, "-c", other, str(root)], cwd=repository, stdout=subprocess.PIPE, encoding="utf-8"
     )
     try:
         assert holder.stdout is not None
@@ -156,18 +158,24 @@ def test_malformed_overrides_are_refused(overrides: list[str]) -> None:
 def test_a_sweep_runs_an_experiment_for_each_value_and_leaves_the_workspace_alone(root: Path) -> None:
     git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
-    (root / ".dvc" / "config").write_text("")
-    (root / ".gitignore").write_text("*.txt\n.flowtune\n")
-    (root / "dvc.yaml").write_text("stages:\n  rate: {cmd: echo ran > rate.txt, params: [rate], outs: [rate.txt]}\n")
+    (root / ".dvc" / "config").write_text("", encoding="utf-8")
+    (root / ".gitignore").write_text("*.txt\n.flowtune\n", encoding="utf-8")
+    (root / "dvc.yaml").write_text(
+        "stages:\n  rate: {cmd: echo ran > rate.txt, params: [rate], outs: [rate.txt]}\n", encoding="utf-8"
+    )
     subprocess.run([*git, "add", "."], cwd=root, check=True)
     subprocess.run([*git, "commit", "-q", "-m", "start"], cwd=root, check=True)
-    before = (root / "params.yaml").read_text()
+    before = (root / "params.yaml").read_text(encoding="utf-8")
 
     assert flows.sweep(["rate=2,3"], return_state=True).is_completed()
 
-    assert (root / "params.yaml").read_text() == before
+    assert (root / "params.yaml").read_text(encoding="utf-8") == before
     table = subprocess.run(
-        [sys.executable, "-m", "dvc", "exp", "show", "--csv"], cwd=root, capture_output=True, text=True, check=True
+        [sys.executable, "-m", "dvc", "exp", "show", "--csv"],
+        cwd=root,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
     ).stdout
     rates = [row["rate"] for row in csv.DictReader(table.splitlines())]
     assert sorted(rates) == ["1", "1", "2", "3"]  # the workspace, the commit and two experiments
@@ -180,7 +188,7 @@ def test_a_supervised_command_dies_with_its_parent_and_takes_its_children_along(
         "print(child.stdout.readline(), end='', flush=True); time.sleep(60)"
     )
     repository = Path(__file__).parents[1]
-    parent = subprocess.Popen([sys.executable, "-c", program], cwd=repository, stdout=subprocess.PIPE, text=True)
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=repository, stdout=subprocess.PIPE, encoding="utf-8")
     assert parent.stdout is not None
     grandchild = processes.identity(int(parent.stdout.readline()))
     assert not processes.is_gone(grandchild)

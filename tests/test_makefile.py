@@ -21,7 +21,7 @@ def root(tmp_path: Path) -> Path:
 
 def make(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     env = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "PYTHON")}
-    return subprocess.run(["make", *arguments], cwd=root, env=env, capture_output=True, text=True, check=False)
+    return subprocess.run(["make", *arguments], cwd=root, env=env, capture_output=True, encoding="utf-8", check=False)
 
 
 def test_make_alone_says_what_there_is(root: Path) -> None:
@@ -44,7 +44,7 @@ def test_make_alone_says_what_there_is(root: Path) -> None:
 @pytest.mark.parametrize("target", ["repro", "test"])
 def test_without_a_supported_python_it_says_what_to_do(root: Path, target: str) -> None:
     old = root / "old-python"
-    old.write_text("#!/bin/sh\nexit 1\n")  # what every check of its version ends with
+    old.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")  # what every check of its version ends with
     old.chmod(0o755)
     result = make(root, target, f"PYTHON={old}")
     assert result.returncode != 0

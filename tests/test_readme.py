@@ -8,7 +8,7 @@ import pytest
 
 from pipeline.closure import ROOT
 
-README = (ROOT / "README.md").read_text()
+README = (ROOT / "README.md").read_text(encoding="utf-8")
 
 
 def test_the_example_of_a_policy_of_your_own_prints_what_stands_below_it() -> None:

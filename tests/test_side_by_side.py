@@ -56,9 +56,9 @@ def project(tmp_path: Path) -> Project:
 
 def make(root: Path, stages: str) -> Project:
     (root / ".dvc").mkdir(parents=True)
-    (root / ".dvc" / "config").write_text("[core]\n    no_scm = true\n")
+    (root / ".dvc" / "config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
     for name, text in (("dvc.yaml", stages), ("params.yaml", PARAMS), ("meet.py", MEET), ("after.py", AFTER)):
-        (root / name).write_text(text)
+        (root / name).write_text(text, encoding="utf-8")
     return Project(root, {"PYTHONPATH": str(ROOT), "PATIENCE": "30"})
 
 
@@ -76,7 +76,7 @@ def test_stages_that_do_not_need_each_other_overlap_and_leave_what_dvc_leaves(pr
 
     assert project.check(*DRIVER).stdout == "Data and pipelines are up to date.\n"
 
-    (project.root / "meet.py").write_text(MEET + "# which makes the same\n")
+    (project.root / "meet.py").write_text(MEET + "# which makes the same\n", encoding="utf-8")
     output = project.check(*DRIVER).stdout
     assert sorted(executed(output)) == ["left", "right"]
     assert "after | Stage 'after' didn't change, skipping\n" in output
@@ -90,25 +90,25 @@ def test_an_entry_of_the_lock_is_the_one_that_dvc_writes(project: Project, monke
     for name, value in project.environment().items():
         monkeypatch.setenv(name, value)
     lock = project.root / "dvc.lock"
-    whole = lock.read_text()
+    whole = lock.read_text(encoding="utf-8")
     with Repo() as repo, lock_repo(repo):
         for stage in repo.index.stages:
             write_entry(stage)
-            assert lock.read_text() == whole
+            assert lock.read_text(encoding="utf-8") == whole
             lock.unlink()
             stage.dump(update_pipeline=False)
-            first = lock.read_text()
+            first = lock.read_text(encoding="utf-8")
             lock.unlink()
             write_entry(stage)
-            assert lock.read_text() == first
+            assert lock.read_text(encoding="utf-8") == first
             others = whole.replace(first.removeprefix("schema: '2.0'\nstages:\n"), "")
-            lock.write_text(others)
+            lock.write_text(others, encoding="utf-8")
             stage.dump(update_pipeline=False)
-            last = lock.read_text()
-            lock.write_text(others)
+            last = lock.read_text(encoding="utf-8")
+            lock.write_text(others, encoding="utf-8")
             write_entry(stage)
-            assert lock.read_text() == last != others
-            lock.write_text(whole)
+            assert lock.read_text(encoding="utf-8") == last != others
+            lock.write_text(whole, encoding="utf-8")
 
 
 IMPORTED = """
@@ -150,7 +150,7 @@ stages:
     project = make(root, chain)
     (project.root / "stages").mkdir()
     for name, text in (("__init__", ""), ("imported", IMPORTED), ("program", IMPORTING)):
-        (project.root / "stages" / f"{name}.py").write_text(text)
+        (project.root / "stages" / f"{name}.py").write_text(text, encoding="utf-8")
     return project
 
 
@@ -160,16 +160,16 @@ def test_what_a_program_imports_is_imported_once_for_all_stages(tmp_path: Path, 
     output = project.check("pipeline.side_by_side", "--jobs", jobs).stdout
     assert executed(output) == ["a", "b", "c"]
     assert output.count("exec python") == 3
-    imports = (project.root / "imports").read_text().split()
+    imports = (project.root / "imports").read_text(encoding="utf-8").split()
     # here, and in the processes that the programs spawn
     assert len(imports) == len(set(imports)) == 4
-    assert [(project.root / f"{name}.txt").read_text() for name in "abc"] == ["1", "1", "1"]
+    assert [(project.root / f"{name}.txt").read_text(encoding="utf-8") for name in "abc"] == ["1", "1", "1"]
 
 
 def test_a_program_edited_meanwhile_runs_as_it_then_is(tmp_path: Path) -> None:
     project = importing(tmp_path / "project", "edit")
     project.check(*DRIVER)
-    assert [(project.root / f"{name}.txt").read_text() for name in "abc"] == ["1", "1", "2"]
+    assert [(project.root / f"{name}.txt").read_text(encoding="utf-8") for name in "abc"] == ["1", "1", "2"]
 
 
 def test_params_edited_meanwhile_are_those_that_later_stages_are_made_with(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ stages:
 """
     project = make(tmp_path / "project", chain)
     project.check(*DRIVER)
-    assert "other: 2" in (project.root / "read.txt").read_text()
+    assert "other: 2" in (project.root / "read.txt").read_text(encoding="utf-8")
     lock = YAML(typ="safe").load(project.root / "dvc.lock")
     assert lock["stages"]["read"]["params"] == {"params.yaml": {"other": 2}}
     assert project.check(*DRIVER).stdout == "Data and pipelines are up to date.\n"
@@ -217,7 +217,7 @@ stages:
   second: {cmd: exec python make.py second.txt, deps: [first.txt], outs: [second.txt]}
 """
     project = make(tmp_path / "project", stages)
-    (project.root / "make.py").write_text("import sys; open(sys.argv[1], 'w')")
+    (project.root / "make.py").write_text("import sys; open(sys.argv[1], 'w')", encoding="utf-8")
     result = project.run(*DRIVER)
     assert result.returncode == 1
     assert sorted(executed(result.stdout)) == ["broken", "first", "second"]
@@ -228,7 +228,7 @@ stages:
 @pytest.mark.parametrize("jobs", ["1", "2"])
 def test_an_interrupt_ends_every_stage(project: Project, jobs: str) -> None:
     # no second stage ever comes: both wait
-    (project.root / "meet.py").write_text(MEET.replace("not there.exists()", "True"))
+    (project.root / "meet.py").write_text(MEET.replace("not there.exists()", "True"), encoding="utf-8")
     driver = project.start("pipeline.side_by_side", "--jobs", jobs)
     wait_for(lambda: len(list(project.root.glob("*.here"))) == int(jobs), "the stages to be at work")
     os.kill(driver.pid, signal.SIGINT)  # to it alone, as no terminal does

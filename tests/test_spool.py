@@ -42,7 +42,7 @@ OWN_TAGS = {"flowtune.process", "mlflow.parentRunId"}
 def work(root: Path, end: str, variables: dict[str, str]) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY), **variables}
     command = [sys.executable, "-c", STAGE, str(root / "table.csv"), end]
-    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    return subprocess.run(command, env=environment, capture_output=True, encoding="utf-8", check=False)
 
 
 def content(root: Path) -> dict[str, Any]:
@@ -63,7 +63,11 @@ def content(root: Path) -> dict[str, Any]:
         "tags": {key: value for key, value in run.data.tags.items() if key not in OWN_TAGS},
         "repro": parent.data.tags["flowtune.repro"],
         "metrics": [sorted((one.key, one.step, one.value) for one in metric) for metric in history],
-        "files": {str(path.relative_to(folder)): path.read_text() for path in folder.rglob("*") if path.is_file()},
+        "files": {
+            str(path.relative_to(folder)): path.read_text(encoding="utf-8")
+            for path in folder.rglob("*")
+            if path.is_file()
+        },
     }
 
 
@@ -222,14 +226,14 @@ def test_a_broken_spool_costs_no_work(store: Path, capsys: pytest.CaptureFixture
     with tracking.recorder(store) as variables:
         broken = spool_of(store) / "1-1"
         broken.mkdir()
-        (broken / "start.json").write_text("{")
+        (broken / "start.json").write_text("{", encoding="utf-8")
         assert work(store, "well", variables).returncode == 0
     assert content(store)["status"] == ("FINISHED", "FINISHED")
     assert capsys.readouterr().err.count("warning: MLflow") == 1
 
 
 def test_a_repro_records_what_it_runs(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (store / "work.py").write_text(STAGE)
+    (store / "work.py").write_text(STAGE, encoding="utf-8")
     monkeypatch.setattr(repro, "ROOT", store)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.delenv("FLOWTUNE_RUN")

@@ -23,7 +23,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     monkeypatch.setattr(stages, "ROOT", tmp_path)
     monkeypatch.setenv("FLOWTUNE_TRACKING", "off")
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "input").write_text("one")
+    (tmp_path / "input").write_text("one", encoding="utf-8")
     yield tmp_path
 
 
@@ -43,7 +43,7 @@ def test_a_failed_stage_keeps_its_state_for_the_same_inputs_only(root: Path) -> 
     assert resume_of() == first and (first / "state").exists()
     assert resume_of(params={"lr": 2.0}) != first
     assert resume_of(program="stages/draw.py") != first
-    (root / "input").write_text("two")
+    (root / "input").write_text("two", encoding="utf-8")
     assert resume_of() != first
 
 

@@ -137,14 +137,14 @@ def test_nonfinite_metrics_are_left_out_and_tagged(store: Path) -> None:
 
 def test_artifacts_and_tables_are_kept(root: Path) -> None:
     csv = root / "table2.csv"
-    csv.write_text("method,score\nfm,0.5\n")
+    csv.write_text("method,score\nfm,0.5\n", encoding="utf-8")
     with tracking.stage_run("tabulate", params={}, tags={}) as run:
         run.artifact(csv, "tables")
         run.table(csv, "table2")
 
     (folder,) = (root / ".flowtune" / "mlartifacts").glob("*/artifacts")
-    assert (folder / "tables" / "table2.csv").read_text() == csv.read_text()
-    assert '"fm"' in (folder / "table2.json").read_text()
+    assert (folder / "tables" / "table2.csv").read_text(encoding="utf-8") == csv.read_text(encoding="utf-8")
+    assert '"fm"' in (folder / "table2.json").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", ["feature%2Flogin", "a?b", "a#b", "%20 a+b & ü 流"])
@@ -260,7 +260,7 @@ def test_processes_that_start_at_once_share_a_new_database_and_one_parent(root: 
 
 def test_a_broken_database_costs_one_warning_and_no_work(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (root / ".flowtune").mkdir()
-    (root / ".flowtune" / "mlflow.db").write_text("this is no database" * 100)
+    (root / ".flowtune" / "mlflow.db").write_text("this is no database" * 100, encoding="utf-8")
     with tracking.stage_run("pretrain", params={}, tags={}) as run:
         run.log({"loss": 1.0})
         run.artifact(root / "absent")
@@ -295,11 +295,11 @@ def test_off_means_that_mlflow_is_not_even_imported(tmp_path: Path) -> None:
 
 def test_hash_depends_on_names_and_contents_not_on_order(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
-    first.write_text("1")
-    second.write_text("2")
+    first.write_text("1", encoding="utf-8")
+    second.write_text("2", encoding="utf-8")
     whole = hash_files([first, second])
     assert hash_files([second, first]) == hash_files([tmp_path]) == whole
-    second.write_text("3")
+    second.write_text("3", encoding="utf-8")
     assert hash_files([first, second]) != whole
     with pytest.raises(FileNotFoundError):
         hash_files([tmp_path / "absent"])
@@ -309,10 +309,14 @@ def test_ancestor_finds_a_dvc_above_and_none_where_there_is_none(tmp_path: Path)
     program = tmp_path / "dvc"
     program.write_text(
         "import os, subprocess, sys\nprint(os.getpid(), flush=True)\n"
-        "subprocess.run([sys.executable, '-c', 'from pipeline import processes; print(processes.ancestor(\"dvc\"))'])\n"
+        "asks = 'from pipeline import processes; print(processes.ancestor(\"dvc\"))'\n"
+        "subprocess.run([sys.executable, '-c', asks])\n",
+        encoding="utf-8",
     )
     environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-    output = subprocess.run([sys.executable, str(program)], env=environment, capture_output=True, text=True, check=True)
+    output = subprocess.run(
+        [sys.executable, str(program)], env=environment, capture_output=True, encoding="utf-8", check=True
+    )
     dvc, found = output.stdout.split()
     assert found == dvc
     assert processes.ancestor("no-such-program") is None

@@ -45,7 +45,7 @@ def test_it_answers_and_stops_on_ctrl_c_leaving_nothing(tmp_path: Path) -> None:
         cwd=REPOSITORY,
         env={**os.environ, "FLOWTUNE_ROOT": str(tmp_path)},
         stdout=subprocess.PIPE,
-        text=True,
+        encoding="utf-8",
     )
     assert process.stdout is not None
     # It prints only once both servers answer and the deployments are there.

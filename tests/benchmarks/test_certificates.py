@@ -16,4 +16,4 @@ def test_every_chunk_is_certified_whole_and_by_its_block(tmp_path: Path) -> None
     assert rows[1].ratio <= rows[0].ratio == RATIO
     write(tmp_path, rows, "# About\n")
     assert pd.read_csv(tmp_path / "benchmarks_certificates.csv")["chunk"].tolist() == [8, 8]
-    assert (tmp_path / "benchmarks_certificates.md").read_text().count("\n| ") == 4
+    assert (tmp_path / "benchmarks_certificates.md").read_text(encoding="utf-8").count("\n| ") == 4

@@ -34,4 +34,6 @@ def test_every_gradient_is_measured_at_every_nfe_and_checkpoints_grow_by_a_state
     assert table["saved_bytes"].tolist() == [row.saved_bytes for row in rows]
     assert table["pairs"].tolist() == [row.pairs for row in rows]
     assert table["aim"].dropna().tolist() == 3 * [AIMS["given", "direct"]] + 3 * [AIMS["given", "checkpointed"]]
-    assert (tmp_path / "benchmarks_gradients.md").read_text().count("\n| ") == len(rows) + 2  # heads and rule
+    assert (tmp_path / "benchmarks_gradients.md").read_text(encoding="utf-8").count("\n| ") == len(
+        rows
+    ) + 2  # heads and rule

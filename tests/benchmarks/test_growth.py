@@ -48,5 +48,5 @@ def test_a_row_a_size_and_a_slope_an_axis(tmp_path: Path, monkeypatch: pytest.Mo
     table = growth.measure(["minibatch-ot"])
     growth.write(tmp_path, table, "# About\n")
     assert pd.read_csv(tmp_path / "benchmarks_growth.csv")["size"].tolist() == [8, 16]
-    assert "| minibatch OT | batch | 8 to 16 |" in (tmp_path / "benchmarks_growth.md").read_text()
+    assert "| minibatch OT | batch | 8 to 16 |" in (tmp_path / "benchmarks_growth.md").read_text(encoding="utf-8")
     assert (tmp_path / "benchmarks_growth.png").stat().st_size > 1000

@@ -31,7 +31,7 @@ def test_works_of_a_small_net_are_measured(tmp_path: Path) -> None:
     assert table["share_of_peak"].between(0, 1, inclusive="neither").all()
     peak.write(tmp_path, table, "# About\n")
     assert len(pd.read_csv(tmp_path / "benchmarks_peak.csv")) == 3
-    assert "| sampling | fp32 |" in (tmp_path / "benchmarks_peak.md").read_text()
+    assert "| sampling | fp32 |" in (tmp_path / "benchmarks_peak.md").read_text(encoding="utf-8")
 
 
 def test_every_work_can_be_counted(monkeypatch: pytest.MonkeyPatch) -> None:

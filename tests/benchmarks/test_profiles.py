@@ -54,7 +54,7 @@ def test_stages_are_those_of_the_scale_with_their_inputs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("dvc.lock").write_text(LOCK)
+    Path("dvc.lock").write_text(LOCK, encoding="utf-8")
     Path("here.txt").touch()
     stages = list(profiles.commands("starter"))
     assert stages == [("draw@starter", ["python", "-m", "stages.draw", "--scale", "starter"])]

@@ -89,7 +89,7 @@ def test_rows_of_other_machines_stay_and_those_of_this_one_are_replaced(tmp_path
     ]
     assert suite.merged(path, [again], all_anew=True)["work"].tolist() == ["work", "work"]
     assert list(pd.read_csv(path)) == suite.COLUMNS
-    text = (tmp_path / "benchmarks.md").read_text()
+    text = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
     assert "## elsewhere" in text
     assert "| work | peer | 1 ms | 2 ms | 0.50 (0.40 to 0.60) | 0.6 | yes | equal |" in text
     assert "floor" not in text
@@ -98,12 +98,11 @@ def test_rows_of_other_machines_stay_and_those_of_this_one_are_replaced(tmp_path
         suite.merged(path, [replace(ROW, ratio=0.9, ratio_high=1.0, floor="half", floor_ms=0.8)], all_anew=True),
         "",
     )
-    assert (
-        "| work | peer | 0.90, 0.6 | half | 0.8 ms | 0.40 | 1.25 | not ruled out |"
-        in (tmp_path / "benchmarks.md").read_text()
-    )
+    assert "| work | peer | 0.90, 0.6 | half | 0.8 ms | 0.40 | 1.25 | not ruled out |" in (
+        tmp_path / "benchmarks.md"
+    ).read_text(encoding="utf-8")
     assert (tmp_path / "benchmarks.png").stat().st_size > 1000
-    assert "<svg" in (tmp_path / "benchmarks.svg").read_text()
+    assert "<svg" in (tmp_path / "benchmarks.svg").read_text(encoding="utf-8")
 
 
 def test_words_choose_contests_and_a_difference_leaves_its_row_out(capsys: pytest.CaptureFixture[str]) -> None:

@@ -75,7 +75,7 @@ def test_defects_of_a_file_are_one_line(tmp_path: Path, defect: str) -> None:
         case "absent":
             path.unlink()
         case "text":
-            path.write_text("hello")
+            path.write_text("hello", encoding="utf-8")
         case "truncated":
             path.write_bytes(content[:-10])
         case "foreign":

@@ -70,7 +70,7 @@ def csv_of(results: list[EpisodeResult], folder: Path, **more: int) -> str:
     path = folder / "episodes.csv"
     described = {"scale": "starter", "method": "fm", "nfe": 16, "checkpoint": "fm-nfe16"}
     write_episodes(path, {("pusht_a", "none"): results}, train_seed=0, **described, **more)  # type: ignore[arg-type]
-    return path.read_text()
+    return path.read_text(encoding="utf-8")
 
 
 def test_workers_batch_order_and_company_change_nothing(tmp_path: Path) -> None:
@@ -164,14 +164,14 @@ def test_resumes_from_a_journal_with_a_torn_line(tmp_path: Path) -> None:
     evaluation = pusht.evaluation("pusht_a", max_steps=44)
     assert rollout(policy, evaluation, EPISODES, batch=1, journal=journal, progress=False) == expected
     assert len(policy.calls) == 7 * 6, "five of the twelve episodes were not run again"
-    assert [json.loads(line)["steps"] for line in journal.read_text().splitlines()] == [44] * 12
+    assert [json.loads(line)["steps"] for line in journal.read_text(encoding="utf-8").splitlines()] == [44] * 12
     assert rollout(Broken(), evaluation, EPISODES, journal=journal) == expected  # nothing is left to run
 
 
 def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
     for damage in ("\0\0\n", '{"seed": 1}\n', "[]\n"):
-        journal.write_text(damage)
+        journal.write_text(damage, encoding="utf-8")
         with pytest.raises(UserError, match=r"journal\.jsonl: .*delete it"):
             push(journal=journal)
 
@@ -185,7 +185,7 @@ from {__name__} import EPISODES, Killed, Path, pusht, rollout
 evaluation, journal = pusht.evaluation("pusht_a", max_steps=44), Path({str(journal)!r})
 rollout(Killed(), evaluation, EPISODES, batch=3, workers=2, journal=journal)
 """
-    killed = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
+    killed = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, encoding="utf-8")
     workers = killed.stdout.split()
     assert killed.returncode == -signal.SIGKILL and len(workers) == 2
     assert len(journal.read_bytes().splitlines()) == 3
@@ -201,14 +201,14 @@ class Killed(PushThrough):
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         if len(self.calls) == 9:
-            print(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text(), flush=True)
+            print(Path(f"/proc/{os.getpid()}/task/{os.getpid()}/children").read_text(encoding="utf-8"), flush=True)
             os.kill(os.getpid(), signal.SIGKILL)
         return super().act(observations, noise)
 
 
 def is_alive(pid: str) -> bool:
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     except (FileNotFoundError, ProcessLookupError):
         return False
 

@@ -107,7 +107,7 @@ class TestShipped:
 
     def test_it_is_small_many_and_whole(self) -> None:
         assert SHIPPED.stat().st_size <= 3_000_000
-        digest, name = SHIPPED.with_name(f"{SHIPPED.name}.sha256").read_text().split()
+        digest, name = SHIPPED.with_name(f"{SHIPPED.name}.sha256").read_text(encoding="utf-8").split()
         assert (digest, name) == (hashlib.sha256(SHIPPED.read_bytes()).hexdigest(), SHIPPED.name)
         stored = read_kitchen(SHIPPED)
         assert stored.n_episodes >= 80

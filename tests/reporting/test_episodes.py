@@ -105,7 +105,7 @@ METRICS: dict[str, object] = {
 def test_metrics_of_the_same_episodes_are_accepted(tmp_path: Path) -> None:
     path = ENTRY.metrics(tmp_path)
     path.parent.mkdir()
-    path.write_text(json.dumps(METRICS))
+    path.write_text(json.dumps(METRICS), encoding="utf-8")
     assert read_metrics(tmp_path, ENTRY, whole_episodes()) == METRICS
 
 
@@ -122,6 +122,6 @@ def test_metrics_of_the_same_episodes_are_accepted(tmp_path: Path) -> None:
 def test_metrics_that_tell_otherwise_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
     path = ENTRY.metrics(tmp_path)
     path.parent.mkdir()
-    path.write_text(text)
+    path.write_text(text, encoding="utf-8")
     with pytest.raises(UserError, match=rf"pusht_b-ft_fm-nfe16\.json: .*{complaint}"):
         read_metrics(tmp_path, ENTRY, whole_episodes())

@@ -54,7 +54,7 @@ def test_both_formats_are_written_and_do_not_change_between_runs(tmp_path: Path)
     for name in names:
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
     assert (tmp_path / "first" / "figure_2b.png").read_bytes().startswith(b"\x89PNG")
-    assert "</svg>" in (tmp_path / "first" / "figure_2b.svg").read_text()
+    assert "</svg>" in (tmp_path / "first" / "figure_2b.svg").read_text(encoding="utf-8")
 
 
 def test_figure_2b_says_whose_seeds_and_draws_branches_at_equal_compute(drawn: list[Figure], tmp_path: Path) -> None:

@@ -40,7 +40,7 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScaleReports:
         episodes(entry, "action_noise=0.1").to_csv(found.disturbed_episodes(entry), index=False)
         about = {"scale": "starter", "evaluation": entry.evaluation, "method": entry.method, "nfe": entry.nfe}
         about |= {"train_seed": 0, "n_seeds": 4, "repeats": 1, "dataset": "d", "train_steps": 5, "spread_ratio": 1.0}
-        entry.metrics(found.folder).write_text(json.dumps(about))
+        entry.metrics(found.folder).write_text(json.dumps(about), encoding="utf-8")
     return found
 
 
@@ -85,7 +85,9 @@ def test_a_damaged_file_is_named(reports: ScaleReports, damage, line: str) -> No
 def test_a_seed_without_an_undisturbed_episode_is_refused(reports: ScaleReports) -> None:
     alone = episodes(FM, "none")
     entry_metrics = FM.metrics(reports.folder)
-    entry_metrics.write_text(entry_metrics.read_text().replace('"n_seeds": 4', '"n_seeds": 2'))
+    entry_metrics.write_text(
+        entry_metrics.read_text(encoding="utf-8").replace('"n_seeds": 4', '"n_seeds": 2'), encoding="utf-8"
+    )
     alone[:2].to_csv(FM.episodes(reports.folder), index=False)
     with pytest.raises(UserError, match=r"pusht_b-fm-nfe16\.csv: lacks seed 100002 of "):
         disturbed_results(reports, [FM])

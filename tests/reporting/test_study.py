@@ -37,11 +37,11 @@ def write_cell(folder: Path, row: str, nfe: int, train_seed: int, level: float) 
         lines.append(f"lab,pusht_b,{row},{nfe},{train_seed},m@1,none,{seed},0,0.1,{score:.6f},{int(score > 0.6)},300")
     entry.episodes(reports).parent.mkdir(parents=True, exist_ok=True)
     entry.metrics(reports).parent.mkdir(parents=True, exist_ok=True)
-    entry.episodes(reports).write_text("\n".join(lines) + "\n")
+    entry.episodes(reports).write_text("\n".join(lines) + "\n", encoding="utf-8")
     metrics = {"scale": "lab", "task": "pusht", "evaluation": "pusht_b", "method": row, "nfe": nfe}
     metrics |= {"dataset": "pusht_human", "train_steps": 7, "train_seed": train_seed, "n_seeds": 40, "repeats": 1}
     metrics |= {"spread_ratio": 0.9, "best_of_k": 0.1} | ({} if row == "fm" else {"update_ms": 12.5})
-    entry.metrics(reports).write_text(json.dumps(metrics))
+    entry.metrics(reports).write_text(json.dumps(metrics), encoding="utf-8")
 
 
 @pytest.fixture

@@ -55,7 +55,7 @@ def write_row(
     for path in (entry.episodes(reports), entry.metrics(reports)):
         path.parent.mkdir(parents=True, exist_ok=True)
     pd.DataFrame(rows, columns=EPISODES_HEADER.split(",")).to_csv(entry.episodes(reports), index=False)
-    entry.metrics(reports).write_text(json.dumps(metrics))
+    entry.metrics(reports).write_text(json.dumps(metrics), encoding="utf-8")
 
 
 def test_a_row_shows_what_its_episodes_say(tmp_path: Path) -> None:
@@ -119,10 +119,10 @@ def test_files_of_a_task_hold_all_its_evaluations(tmp_path: Path) -> None:
     texts, about = [], {}
     for gain, entry in enumerate(both):
         write_row(tmp_path, entry, gain / 10)
-        texts.append(entry.episodes(tmp_path).read_text())
-        about[entry.evaluation] = json.loads(entry.metrics(tmp_path).read_text())
-    both[0].episodes(tmp_path).write_text(texts[0] + texts[1].partition("\n")[2])
-    both[0].metrics(tmp_path).write_text(json.dumps(about))
+        texts.append(entry.episodes(tmp_path).read_text(encoding="utf-8"))
+        about[entry.evaluation] = json.loads(entry.metrics(tmp_path).read_text(encoding="utf-8"))
+    both[0].episodes(tmp_path).write_text(texts[0] + texts[1].partition("\n")[2], encoding="utf-8")
+    both[0].metrics(tmp_path).write_text(json.dumps(about), encoding="utf-8")
     table = task_table(tmp_path, both)
     assert table["evaluation"].tolist() == ["pusht_a", "pusht_b"]
     assert table["max_score"].diff().iloc[1] == pytest.approx(0.1)
@@ -151,7 +151,7 @@ def test_a_table_survives_its_file(tmp_path: Path) -> None:
 def test_with_nothing_done_the_table_is_a_header_and_a_list_of_the_missing(tmp_path: Path) -> None:
     table = task_table(tmp_path, [FM])
     write_table(tmp_path / "table2.csv", table)
-    assert (tmp_path / "table2.csv").read_text() == TABLE_HEADER + "\n"
+    assert (tmp_path / "table2.csv").read_text(encoding="utf-8") == TABLE_HEADER + "\n"
     text = markdown(table, missing_rows(tmp_path, [FM]), scale="starter")
     assert "- Push-T (b), FM continued, NFE 16: `episodes/pusht_b-fm-nfe16.csv` is not there" in text
 
@@ -162,7 +162,7 @@ def test_only_rows_without_episodes_are_missing(tmp_path: Path) -> None:
 
 
 def test_a_table_with_other_columns_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "rows.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "rows.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"rows\.csv: columns are a,b"):
         read_table(tmp_path / "rows.csv")
 

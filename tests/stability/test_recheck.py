@@ -199,7 +199,9 @@ def test_the_lines_of_the_guide_redo_a_proof(tmp_path: Path) -> None:
     leaky = System([[-3.0]], ([[0.5]], [[-1.0]]), ([[1.0]], [[0.5]]), ("tanh", "leaky_relu"))
 
     def check(**certificates: dict) -> None:
-        path.write_text(json.dumps({"certificates": certificates, "row": "resft_fm-nfe16", "decay": None}))
+        path.write_text(
+            json.dumps({"certificates": certificates, "row": "resft_fm-nfe16", "decay": None}), encoding="utf-8"
+        )
         exec(code, {})
 
     for system in (SYSTEM, leaky):

@@ -123,9 +123,9 @@ def from_mirror(project: Project, tmp_path: Path) -> Iterator[tuple[Project, Pat
         threading.Thread(target=server.serve_forever, daemon=True).start()
         download = project.root / "pipeline" / "tasks" / "download.py"
         address = f"http://127.0.0.1:{server.server_port}"
-        text = download.read_text()
+        text = download.read_text(encoding="utf-8")
         assert "https://diffusion-policy.cs.columbia.edu" in text
-        download.write_text(text.replace("https://diffusion-policy.cs.columbia.edu", address))
+        download.write_text(text.replace("https://diffusion-policy.cs.columbia.edu", address), encoding="utf-8")
         yield project, mirror
         server.shutdown()
 

@@ -51,7 +51,7 @@ def test_images_are_fetched_learned_judged_and_shown(project: Project) -> None:
     reports = project.root / "reports" / "starter"
     table = pd.read_csv(reports / "table1.csv")
     assert set(table["method"]) == {"i_cfm", "ft_fm", "resft_fm"} and set(table["dataset"]) == {"cifar10"}
-    text = (reports / "table1.md").read_text()
+    text = (reports / "table1.md").read_text(encoding="utf-8")
     assert "73 of 50 000 training images are JPEG decodes" in text
     assert "DDPM" in text.partition("issing")[2]
     assert (reports / "figure_e2.png").stat().st_size > 0

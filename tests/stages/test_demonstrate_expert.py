@@ -64,16 +64,16 @@ def project(tmp_path: Path) -> Project:
     for folder in ("pipeline", "stages"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     experts = root / "pipeline" / "experts"
-    (experts / "tiny.py").write_text(TINY)
+    (experts / "tiny.py").write_text(TINY, encoding="utf-8")
     registry = experts / "registry.py"
-    registry.write_text(registry.read_text() + REGISTERED)
+    registry.write_text(registry.read_text(encoding="utf-8") + REGISTERED, encoding="utf-8")
     return Project(root)
 
 
 def asked(project: Project) -> list[int]:
     """The seeds that the expert was asked for since the last call, in that order."""
     file = project.root / "asked"
-    seeds = [int(line) for line in file.read_text().split()]
+    seeds = [int(line) for line in file.read_text(encoding="utf-8").split()]
     file.unlink()
     return seeds
 
@@ -90,7 +90,9 @@ def test_it_keeps_the_first_solved_episodes_and_says_how_many_there_were(project
         np.testing.assert_array_equal(made["numbers"], numbers)
         np.testing.assert_array_equal(made["states"], numbers)
         assert made["of"].tolist() == [str(seed) for seed in kept]
-    assert re.fullmatch(r"[0-9a-f]{64}  tiny\.npz\n", (project.root / "made" / "tiny.npz.sha256").read_text())
+    assert re.fullmatch(
+        r"[0-9a-f]{64}  tiny\.npz\n", (project.root / "made" / "tiny.npz.sha256").read_text(encoding="utf-8")
+    )
 
 
 def test_workers_change_nothing(project: Project) -> None:

@@ -20,7 +20,7 @@ def steps_done(resume: Path) -> int:
 
 def episodes_done(resume: Path) -> int:
     journal = resume / "pusht_a.jsonl"  # the first of the two evaluations
-    return journal.read_text().count("\n") if journal.exists() else 0
+    return journal.read_text(encoding="utf-8").count("\n") if journal.exists() else 0
 
 
 @dataclass(frozen=True)
@@ -161,13 +161,13 @@ def names_of(project: Project) -> set[str]:
     names = set()
     for pid in project.processes():
         with suppress(OSError):
-            names.add(Path(f"/proc/{pid}/comm").read_text().strip())
+            names.add(Path(f"/proc/{pid}/comm").read_text(encoding="utf-8").strip())
     return names
 
 
 def imports_torch(pid: int) -> bool:
     try:
-        return "libtorch" in Path(f"/proc/{pid}/maps").read_text()
+        return "libtorch" in Path(f"/proc/{pid}/maps").read_text(encoding="utf-8")
     except OSError:
         return False
 

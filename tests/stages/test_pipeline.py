@@ -33,7 +33,7 @@ AFTER_ANOTHER_RATE_AT_NFE_1 = {
 
 
 def header(path: Path) -> str:
-    return path.read_text().partition("\n")[0]
+    return path.read_text(encoding="utf-8").partition("\n")[0]
 
 
 def test_one_run_makes_every_report(made: Project) -> None:
@@ -80,7 +80,7 @@ def test_one_run_makes_every_report(made: Project) -> None:
         assert header(reports / "episodes" / f"{row}.csv") == EPISODES_HEADER
         episodes = pd.read_csv(reports / "episodes" / f"{row}.csv")
         seeds = list(range(100_000, 100_020 if row in rows else 100_003))
-        metrics = json.loads((reports / "metrics" / f"{row}.json").read_text())
+        metrics = json.loads((reports / "metrics" / f"{row}.json").read_text(encoding="utf-8"))
         for evaluation in ("pusht_a", "pusht_b"):
             assert list(episodes.loc[episodes["evaluation"] == evaluation, "seed"]) == seeds
             assert metrics[evaluation].keys() == METRICS
@@ -89,7 +89,7 @@ def test_one_run_makes_every_report(made: Project) -> None:
         assert header(path) == HISTORY_HEADER
         assert pd.read_csv(path)["loss"].isna().tolist() == [True, False]  # nothing was learned before step 0
     assert {"scale", "task", "step", "loss"} <= set(header(reports / "pretrain" / "pusht.csv").split(","))
-    selection = json.loads((reports / "selection" / "pusht.json").read_text())
+    selection = json.loads((reports / "selection" / "pusht.json").read_text(encoding="utf-8"))
     assert selection["rule"].startswith("highest mean max score of 2 validation episodes")
     assert selection["selected"] in [candidate["checkpoint"] for candidate in selection["candidates"]]
 
@@ -125,7 +125,7 @@ def test_the_table_is_that_of_the_episodes(made: Project) -> None:
         assert row["max_score"] == pytest.approx(episodes["max"].mean(), abs=1e-6)
     assert not table["paper_comparable"].any()
     assert (table["method"].ne("fm") == table["diff_vs_fm"].notna()).all()
-    assert "Missing rows" not in (reports / "table2.md").read_text()
+    assert "Missing rows" not in (reports / "table2.md").read_text(encoding="utf-8")
 
 
 def test_every_solve_of_the_gap_table_is_bounded(made: Project) -> None:
@@ -134,7 +134,7 @@ def test_every_solve_of_the_gap_table_is_bounded(made: Project) -> None:
     table = pd.read_csv(reports / "gap.csv")
     assert len(table) == 2 * (4 * 3 * 2 + 1)  # data sets x (solvers x grids x NFE, and the adaptive solve)
     assert (table["error"] > 0).all() and (table["bound_product"] >= table["error"]).all()
-    assert "at or above the error in 50 of 50 solves" in (reports / "gap.md").read_text()
+    assert "at or above the error in 50 of 50 solves" in (reports / "gap.md").read_text(encoding="utf-8")
 
 
 def test_disturbances_are_told_of_every_model_on_the_same_seeds(made: Project) -> None:
@@ -156,17 +156,24 @@ def test_disturbances_are_told_of_every_model_on_the_same_seeds(made: Project) -
 
 def test_the_certificates_hold_and_are_described(made: Project) -> None:
     reports = made.root / "reports" / "starter"
-    written = json.loads((reports / "certificates" / "pusht-resft_fm-nfe2.json").read_text())
+    written = json.loads((reports / "certificates" / "pusht-resft_fm-nfe2.json").read_text(encoding="utf-8"))
     assert {recheck(certificate) for certificate in written["certificates"].values()} == {"certified"}
     assert written["decay"]["largest"] <= written["decay"]["certified"] < 1
-    assert json.loads((reports / "certificates" / "pusht-resft_fm_unet-nfe2.json").read_text())["certificates"] == {}
-    text = (reports / "certificates.md").read_text()
+    assert (
+        json.loads((reports / "certificates" / "pusht-resft_fm_unet-nfe2.json").read_text(encoding="utf-8"))[
+            "certificates"
+        ]
+        == {}
+    )
+    text = (reports / "certificates.md").read_text(encoding="utf-8")
     assert text.count("| certified |") == 4 and "nothing is known" in text and "Missing rows" not in text
 
 
 def test_fm_is_trained_on_for_the_same_compute(made: Project) -> None:
     def steps(method: str) -> int:
-        metrics = json.loads((made.root / f"reports/starter/metrics/pusht-{method}-nfe2.json").read_text())
+        metrics = json.loads(
+            (made.root / f"reports/starter/metrics/pusht-{method}-nfe2.json").read_text(encoding="utf-8")
+        )
         return metrics["pusht_a"]["train_steps"]
 
     assert steps("fm") > steps("ft_fm")  # an FM update costs less than one through two steps
@@ -208,9 +215,13 @@ def parents_and_children_are_recorded(root: Path) -> None:
 def test_an_experiment_with_another_rate_re_runs_fine_tuning_and_what_follows(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project", GIT_CONFIG_GLOBAL="/dev/null")
     config = project.root / ".dvc" / "config"
-    config.write_text(config.read_text().replace("    no_scm = true\n", ""))
-    (project.root / ".dvc" / ".gitignore").write_text("/tmp\n/cache\n/site\n/global\n/system\n/config.local\n")
-    (project.root / ".gitignore").write_text("/data/starter/\n/data/checked.txt\n/.flowtune/\n__pycache__/\n")
+    config.write_text(config.read_text(encoding="utf-8").replace("    no_scm = true\n", ""), encoding="utf-8")
+    (project.root / ".dvc" / ".gitignore").write_text(
+        "/tmp\n/cache\n/site\n/global\n/system\n/config.local\n", encoding="utf-8"
+    )
+    (project.root / ".gitignore").write_text(
+        "/data/starter/\n/data/checked.txt\n/.flowtune/\n__pycache__/\n", encoding="utf-8"
+    )
     author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "before"]):
         subprocess.run(["git", *command], cwd=project.root, check=True)
@@ -243,7 +254,7 @@ def test_a_broken_branch_costs_its_own_rows_only(made: Project, tmp_path: Path) 
     kept = (("fm", 1), ("ft_fm", 1), ("fm", 2), ("resft_fm", 2), ("resft_fm_unet", 2))
     kept += (("ddpm", 2), ("ddim", 2), ("random", 0), ("nearest_demo", 0))
     assert rows == {(f"pusht_{x}", *row) for x in "ab" for row in kept}
-    missing = (reports / "table2.md").read_text().partition("**Missing rows**")[2]
+    missing = (reports / "table2.md").read_text(encoding="utf-8").partition("**Missing rows**")[2]
     assert "Push-T (a), FT-FM, NFE 2" in missing and "Push-T (b), FT-FM, NFE 2" in missing
     picture = (reports / "figure_2b.svg").read_bytes()
     assert picture != (made.root / "reports" / "starter" / "figure_2b.svg").read_bytes()  # without NFE 2

@@ -16,7 +16,7 @@ from pipeline.closure import ROOT
 from pipeline.evaluation.rollouts import episode_columns
 from pipeline.tasks.registry import TASKS
 
-LAB: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text())["lab"]
+LAB: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))["lab"]
 FEW = {"steps": 4, "batch_size": 4, "warmup": 1}
 ROWS = ["ft_fm-nfe1", "ddpm-nfe2", "ddim-nfe2", "random-nfe0", "nearest_demo-nfe0"]
 
@@ -55,10 +55,10 @@ def test_a_task_goes_from_demonstrations_to_rows(
     rows, threads = [*ROWS, *(["resft_fm-nfe16"] if task != "pusht_image" else [])], torch.get_num_threads()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLOWTUNE_TRACKING", "off")
-    settings = YAML(typ="safe").load((ROOT / "params.yaml").read_text())
+    settings = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     choice = {"tasks": [task], "nfe": [1], "residual": ["resft_fm-nfe16"], "robustness": ["fm-nfe1"], "images": []}
     settings |= choice | {"scale": "lab", "lab": LAB | choice | {task: tiny(task)}}
-    with Path("params.yaml").open("w") as file:
+    with Path("params.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(settings, file)
     try:
         for stage in ("fetch", "prepare", "pretrain", "select_checkpoint", "pretrain_diffusion"):

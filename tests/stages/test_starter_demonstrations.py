@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not SHIPPED.exists(), reason="the starter demons
 
 def test_they_are_small_many_and_whole() -> None:
     assert SHIPPED.stat().st_size <= 2_000_000
-    digest, name = SHIPPED.with_name(f"{SHIPPED.name}.sha256").read_text().split()
+    digest, name = SHIPPED.with_name(f"{SHIPPED.name}.sha256").read_text(encoding="utf-8").split()
     assert (digest, name) == (hashlib.sha256(SHIPPED.read_bytes()).hexdigest(), SHIPPED.name)
     assert read_pusht(SHIPPED).n_episodes >= 100
     with np.load(SHIPPED) as file:

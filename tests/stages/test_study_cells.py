@@ -45,7 +45,7 @@ def studied(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
 
 def metrics(project: Project, row: str, nfe: int) -> dict[str, object]:
     folder = project.root / "reports" / "starter" / "coupling_study" / "seed0" / "metrics"
-    return json.loads((folder / f"pusht_b-{row}-nfe{nfe}.json").read_text())
+    return json.loads((folder / f"pusht_b-{row}-nfe{nfe}.json").read_text(encoding="utf-8"))
 
 
 def test_cells_are_evaluated_on_all_test_seeds_and_counted_from_the_base_model(studied: Project) -> None:
@@ -67,7 +67,7 @@ def test_the_table_and_the_report_are_made_of_what_is_there(studied: Project) ->
     assert sorted(zip(table["coupling"], table["nfe"], strict=True)) == sorted(
         [("fm", 1), ("fm", 2), ("fm_continued", 1), ("fm_continued", 2), ("mip", 2), ("nearest", 2), ("reflow", 1)]
     )
-    assert "| FT, reflow | 1 | 0 |" in (reports / "coupling_study.md").read_text()
+    assert "| FT, reflow | 1 | 0 |" in (reports / "coupling_study.md").read_text(encoding="utf-8")
     asked = pd.read_csv(reports / "coupling_study_answers.csv")
     assert {"fm_continued", "mip"} == set(asked["against"])
     for name in ("coupling_study", "coupling_study_differences"):
@@ -145,7 +145,7 @@ def test_precision_is_taken_apart_one_change_at_a_time(studied: Project) -> None
     for method in ("fm", "ft_fm"):
         assert all(spread[method, calm] == 0 for calm in ("noise x 0", "one noise (1)"))
         assert 0 < spread[method, "noise x 0.5"] < spread[method, ""]
-    assert "| FT-FM, NFE 2 |" in (reports / "precision.md").read_text()
+    assert "| FT-FM, NFE 2 |" in (reports / "precision.md").read_text(encoding="utf-8")
     assert (reports / "precision.png").stat().st_size > 0 and (reports / "precision.svg").stat().st_size > 0
 
 

@@ -153,7 +153,7 @@ def test_one_damaged_chunk_of_many_is_one_line_with_no_other_output(tmp_path: Pa
     program = "import sys; from pathlib import Path; from pipeline.tasks.demonstrations import read_pusht\n"
     program += "try: read_pusht(Path(sys.argv[1]))\nexcept Exception as error: print(error)"
     result = subprocess.run(
-        [sys.executable, "-c", program, str(path)], capture_output=True, text=True, cwd=REPOSITORY, check=True
+        [sys.executable, "-c", program, str(path)], capture_output=True, encoding="utf-8", cwd=REPOSITORY, check=True
     )
     assert result.stdout.startswith(f"{path}: array data/state cannot be read: ")
     assert result.stdout.count("\n") == 1

@@ -208,7 +208,7 @@ def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "shipped.npz"
     np.savez(path, state=np.ones((4, 5), np.float32), action=np.ones((4, 2), np.float32), episode_ends=[4], seed=[0])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
-    path.with_name("shipped.npz.sha256").write_text(f"{digest}  shipped.npz\n")
+    path.with_name("shipped.npz.sha256").write_text(f"{digest}  shipped.npz\n", encoding="utf-8")
     monkeypatch.setitem(DATA_SETS, "toy", replace(DATA_SETS["pusht_starter"], shipped=path))
     return path
 

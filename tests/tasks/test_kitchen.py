@@ -137,7 +137,9 @@ def test_three_seeds_rolled_twice_in_another_order_on_a_used_kitchen_are_identic
 
 def test_replays_bit_for_bit_in_a_fresh_process() -> None:
     program = "from tests.tasks.test_kitchen import *\nprint(run(Kitchen(), 4, wander(4, 20)).tobytes().hex())"
-    done = subprocess.run([sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, encoding="utf-8", check=True
+    )
     assert done.stderr == ""
     assert bytes.fromhex(done.stdout) == run(kitchen(), 4, wander(4, 20)).tobytes()
 
@@ -237,7 +239,12 @@ def test_only_frames_need_opengl() -> None:
     )
     environment = {name: value for name, value in os.environ.items() if name != "MUJOCO_GL"}
     done = subprocess.run(
-        [sys.executable, "-c", program], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=False
+        [sys.executable, "-c", program],
+        cwd=REPOSITORY,
+        env=environment,
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
     )
     assert done.stdout.startswith("False\n")
     if done.stderr == "no OpenGL\n":

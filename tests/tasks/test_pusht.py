@@ -141,7 +141,7 @@ import sys; sys.path[:0] = {sys.path!r}
 from {__name__} import PushT, initial_state, run, wander
 sys.stdout.write(run(PushT(), initial_state("pusht_b", 100003), wander(0, 60)).tobytes().hex())
 """
-    output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, encoding="utf-8").stdout
     assert bytes.fromhex(output) == run(PushT(), initial_state("pusht_b", 100003), wander(0, 60)).tobytes()
 
 

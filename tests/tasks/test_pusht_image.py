@@ -124,7 +124,7 @@ def test_drawing_needs_no_simulator() -> None:
         "import sys, numpy; from pipeline.tasks.pusht_image import render_states; render_states(numpy.zeros((1, 5)));"
         "print(*({'pygame', 'cv2', 'pymunk', 'gym_pusht', 'gymnasium'} & set(sys.modules)))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.split() == []
 
 

@@ -111,7 +111,7 @@ class Hang:
         return np.zeros(1)
 
     def step(self, action: np.ndarray) -> Transition:
-        self.marker.write_text(str(os.getpid()))
+        self.marker.write_text(str(os.getpid()), encoding="utf-8")
         time.sleep(600)
         return Transition(action, 0.0, False, True)
 
@@ -130,11 +130,11 @@ simulations.finish_chunks()
 """
     parent = subprocess.Popen([sys.executable, "-c", program])
     try:
-        wait_until(lambda: marker.exists() and marker.read_text() != "")
+        wait_until(lambda: marker.exists() and marker.read_text(encoding="utf-8") != "")
     finally:
         parent.send_signal(signal.SIGKILL)
         parent.wait()
-    worker = int(marker.read_text())
+    worker = int(marker.read_text(encoding="utf-8"))
     wait_until(lambda: is_gone(worker))
     assert is_gone(worker)
 
@@ -149,6 +149,6 @@ def wait_until(condition, seconds: float = 60.0) -> None:
 def is_gone(pid: int) -> bool:
     """No such process, or a zombie nobody has reaped yet."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):
         return True

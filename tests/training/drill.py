@@ -105,7 +105,7 @@ def run(kind: str, folder: Path) -> None:
         "last_batch": drawn[-1],
         "steps": len(drawn),
     }
-    (folder / f"made-{process}.json").write_text(json.dumps(made))
+    (folder / f"made-{process}.json").write_text(json.dumps(made), encoding="utf-8")
 
 
 def digest(net: nn.Module) -> str:
@@ -179,7 +179,9 @@ def main(root: Path) -> None:
         folder = root / name
         codes = wait(spawn(kind, folder, processes, sabotage)) if sabotage else []
         codes += wait(spawn(kind, folder, processes))
-        made = [json.loads((folder / f"made-{process}.json").read_text()) for process in range(processes)]
+        made = [
+            json.loads((folder / f"made-{process}.json").read_text(encoding="utf-8")) for process in range(processes)
+        ]
         results[name] = {"codes": codes, "made": made, "files": sorted(file.name for file in folder.iterdir())}
 
     for kind in ("mle", "flow_matching"):
@@ -208,7 +210,7 @@ def main(root: Path) -> None:
     folder.mkdir()
     (folder / "state.pt").write_bytes((root / "two processes" / "state.pt").read_bytes())
     attempt(folder.name, "mle")
-    (root / "results.json").write_text(json.dumps(results))
+    (root / "results.json").write_text(json.dumps(results), encoding="utf-8")
 
 
 if __name__ == "__main__":

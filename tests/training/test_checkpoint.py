@@ -126,7 +126,7 @@ def test_files_that_are_no_models_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     assert refusal(path) == "no such checkpoint"
     assert refusal(tmp_path).startswith("no readable safetensors file: ")
-    path.write_text("torch.save, perhaps")
+    path.write_text("torch.save, perhaps", encoding="utf-8")
     assert refusal(path).startswith("no readable safetensors file: ")
     save_file({"weight": torch.zeros(2)}, path)
     assert refusal(path) == "no FlowTune checkpoint: its header has no 'flowtune' entry"

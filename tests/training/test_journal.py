@@ -21,7 +21,7 @@ def test_rows_are_shown_kept_and_written_in_order(tmp_path: Path) -> None:
     log({"loss": 0.1 + 0.2}, 10)
     log.write_csv(tmp_path / "log.csv", scale="starter", task="pusht")
     expected = "scale,task,step,loss\nstarter,pusht,10,0.30000000000000004\nstarter,pusht,20,0.5\n"
-    assert (tmp_path / "log.csv").read_text() == expected
+    assert (tmp_path / "log.csv").read_text(encoding="utf-8") == expected
     assert sink.shown == [({"loss": 0.5}, 20), ({"loss": 0.1 + 0.2}, 10)]
 
 
@@ -29,11 +29,11 @@ def test_every_torn_last_line_is_ignored_and_a_step_seen_again_replaces_its_row(
     path = tmp_path / "log.jsonl"
     log = TrainingLog(path, Recorder())
     log({"loss": 3.0}, 10)
-    whole_first = len(path.read_text())
+    whole_first = len(path.read_text(encoding="utf-8"))
     log({"loss": 2.0}, 20)
-    text = path.read_text()
+    text = path.read_text(encoding="utf-8")
     for end in range(whole_first, len(text) + 1):
-        path.write_text(text[:end])
+        path.write_text(text[:end], encoding="utf-8")
         resumed = TrainingLog(path, Recorder())
         assert set(resumed.rows) == ({10, 20} if end == len(text) else {10})
         resumed({"loss": 2.5}, 20)
