@@ -1,6 +1,7 @@
 """Push-T demonstrations in state form: reading them from every format they come in, and knowing them by content."""
 
 import hashlib
+import math
 import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -79,7 +80,8 @@ def read_pusht(path: Path) -> Demonstrations:
 
     Raises:
         UserError: the file is absent, unreadable or of another format; an array is missing, has another type or
-            shape, lacks chunks, or holds NaN or infinity; episode ends do not increase strictly from above 0 to N.
+            shape, lacks chunks or shards, or holds NaN or infinity; episode ends do not increase strictly from above 0
+            to N.
     """
     if not path.exists():
         raise UserError(f"{path}: does not exist; expected Push-T demonstrations (zarr folder, zarr zip or npz)")
@@ -116,18 +118,32 @@ def _read_zarr_array(path: Path, group: zarr.Group, name: str) -> NDArray[np.gen
         raise UserError(f"{path}: {name} is a zarr group, expected an array")
     if not array.ndim:
         raise UserError(f"{path}: array {name} is a single number")
-    # zarr reads an absent chunk as zeros; no Push-T chunk is all zeros, so absent means lost.
-    n_lost = array.nchunks - array.nchunks_initialized
-    if n_lost:
-        raise UserError(f"{path}: array {name} lacks {n_lost} of its {array.nchunks} chunks; fetch it anew")
+    require_whole(path, name, array)
     if not array.size:
         return np.empty(array.shape, dtype=array.dtype)
-    n_rows, step = array.shape[0], array.chunks[0]
+    n_rows, step = array.shape[0], (array.shards or array.chunks)[0]
     try:
-        # One chunk a call: when one of many fails, zarr abandons the rest and asyncio complains of each at exit.
+        # One stored file a call: when one of many fails, zarr abandons the rest and asyncio complains of each at exit.
         return np.concatenate([np.asarray(array[start : start + step]) for start in range(0, n_rows, step)])
     except Exception as error:  # every codec fails in its own way on damaged bytes
         raise _damaged(path, name, error) from error
+
+
+def require_whole(path: Path, name: str, array: zarr.Array) -> None:
+    """Refuse an array of which chunks, or in zarr 3 shards of many chunks, are absent.
+
+    zarr reads what is absent as zeros; no chunk of Push-T is all zeros, so absent means lost.
+
+    Raises:
+        UserError: some are absent.
+    """
+    stored = array.shards or array.chunks
+    expected = math.prod(-(-length // step) for length, step in zip(array.shape, stored, strict=True))
+    # zarr counts the chunks that all present shards have room for, more than the array has where the last is not full
+    present = array.nchunks_initialized // math.prod(a // b for a, b in zip(stored, array.chunks, strict=True))
+    if present < expected:
+        kind = "chunks" if array.shards is None else "shards"
+        raise UserError(f"{path}: array {name} lacks {expected - present} of its {expected} {kind}; fetch it anew")
 
 
 def _read_npz(path: Path) -> Arrays:
