@@ -2,10 +2,12 @@
 
 import hashlib
 import math
+import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import zarr
@@ -21,6 +23,7 @@ ARRAYS = (STATE, ACTION, EPISODE_ENDS)
 WIDTH = {STATE: 5, ACTION: 2}
 
 Arrays = Mapping[str, NDArray[np.generic]]
+Episode = TypeVar("Episode")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +72,33 @@ class Demonstrations:
             digest.update(f"{name} {dtype} {'x'.join(map(str, array.shape))}\n".encode())
             digest.update(np.ascontiguousarray(array, dtype=dtype).tobytes())
         return digest.hexdigest()
+
+
+def read_episodes(path: Path, episodes: Mapping[str, Callable[[], Episode]]) -> dict[str, Episode]:
+    """Read episodes that are stored one by one, and leave out those that cannot be read, such as a recording cut short.
+
+    A warning says how many were left out, and why the first of them was.
+
+    Args:
+        path: the data set, for the warning.
+        episodes: what reads each, by its name; it raises ``UserError`` where it cannot.
+
+    Raises:
+        UserError: none can be read; the first one's complaint.
+    """
+    read: dict[str, Episode] = {}
+    complaints: list[UserError] = []
+    for name, read_one in episodes.items():
+        try:
+            read[name] = read_one()
+        except UserError as complaint:
+            complaints.append(complaint)
+    if complaints and not read:
+        raise complaints[0]
+    if complaints:
+        left_out = f"{path}: left out {len(complaints)} of {len(episodes)} episodes"
+        warnings.warn(f"{left_out}, the first since {complaints[0]}", stacklevel=2)
+    return read
 
 
 def read_pusht(path: Path) -> Demonstrations:
