@@ -76,7 +76,7 @@ def apart(ours: nn.Module, other: nn.Module, shape: tuple[int, ...]) -> float:
     return difference.abs().max().item()
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
 @pytest.mark.parametrize("settings", [SMALL, DEEP], ids=["small", "deep"])
 def test_a_checkpoint_computes_what_it_did(tmp_path: Path, settings: dict[str, Any], prefix: str) -> None:
     net = small(settings=settings)
