@@ -53,7 +53,6 @@ def main() -> None:
         model = build_image_model(record)
         assert isinstance(model, ResidualModel)
         model.base.load_state_dict(base.state_dict())
-        model.base.eval()  # what is learned from it has no dropout
         generators = Generators(settings.seed, "finetune image residual")
         objective, pairs = residual_training(
             cast(Residual, model.residual),

@@ -74,7 +74,7 @@ def main() -> None:
             assert judge
             trained, model.field = model.field, net
             rule, keep = settings.select, here.resume / f"distances-{step}"
-            found = judge.measure(model.eval(), f"euler-{nfe}", rule.n_samples, rule.seeds(), keep, f"step {step}")
+            found = judge.measure(model, f"euler-{nfe}", rule.n_samples, rule.seeds(), keep, f"step {step}")
             model.field = trained
             return summary(found)
 

@@ -71,7 +71,7 @@ def main() -> None:
             made = replace(record, train_steps=step, updates=float(step))
             save_image_model(checkpoints / f"step-{step:07d}.safetensors", model, made)
             with torch.no_grad():
-                shown, _ = model.eval().sample(noise, _SHOWN_BY, torch.Generator().manual_seed(settings.seed))
+                shown, _ = model.sample(noise, _SHOWN_BY, torch.Generator().manual_seed(settings.seed))
             picture = here.resume / f"samples-{step:07d}.png"
             image_grid(as_bytes(shown).cpu().numpy(), 8, picture)
             here.run.artifact(picture, "samples")

@@ -23,8 +23,8 @@ WITHIN = {
         "contraction", "regions", "iss", "recheck",
     ),
     "nets": (
-        "embedding", "ema", "lora", "sharing", "mlp", "unet1d", "transformer1d", "unet2d", "vision", "registry",
-        "images", "torchcfm", "torchcfm_unet", "persidskii", "residual",
+        "embedding", "ema", "lora", "sharing", "modes", "weights", "mlp", "unet1d", "transformer1d", "unet2d", "vision",
+        "registry", "images", "torchcfm", "torchcfm_unet", "persidskii", "residual",
     ),
     "flow": (
         "path", "pairing", "transport", "coupling", "covariance", "objective", "marginal", "diffusion",

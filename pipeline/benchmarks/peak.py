@@ -62,7 +62,7 @@ class Work:
     seconds: Callable[[], float]
 
 
-def gemm_peak(precision: Precision, size: int = GEMM) -> float:
+def gemm_peak(precision: Precision, size: int) -> float:
     """Operations a second of the fastest of some products of two square matrices."""
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     a, b = (torch.randn(size, size).to(kind) for _ in range(2))
@@ -120,9 +120,9 @@ def operations(work: Callable[[], object]) -> int:
     return counter.get_total_flops()
 
 
-def measure(works: Iterable[Work]) -> pd.DataFrame:
-    """A row for each work."""
-    peaks = {precision: gemm_peak(precision) for precision in PRECISIONS}
+def measure(works: Iterable[Work], gemm: int = GEMM) -> pd.DataFrame:
+    """A row for each work; ``gemm`` is the size of the products that the peak is measured with."""
+    peaks = {precision: gemm_peak(precision, gemm) for precision in PRECISIONS}
     rows = []
     for work in tqdm(works, desc="peak", unit="work"):
         work.seconds()  # warms up

@@ -233,8 +233,8 @@ def unet1d_contests(sizes: tuple[int, ...] = (64, 256), net: NetSettings = UNET1
         yield update.contest(work, "the step of diffusers' and LeRobot's scripts, same net", 0.6, 5)
 
 
-def unet2d_contests(batch_size: int = 16) -> Iterator[Contest]:
-    """Flow-matching steps of TorchCFM's net for CIFAR-10."""
+def unet2d_contests(batch_size: int = 16, channels: int = 128) -> Iterator[Contest]:
+    """Flow-matching steps of TorchCFM's net for CIFAR-10, which has 128 channels at first."""
     from torchcfm.models.unet.unet import UNetModelWrapper  # of the optional peers
 
     def nets() -> tuple[nn.Module, nn.Module]:
@@ -242,7 +242,7 @@ def unet2d_contests(batch_size: int = 16) -> Iterator[Contest]:
         theirs = UNetModelWrapper(
             dim=(3, 32, 32),
             num_res_blocks=2,
-            num_channels=128,
+            num_channels=channels,
             channel_mult=[1, 2, 2, 2],
             num_heads=4,
             num_head_channels=64,
@@ -254,7 +254,7 @@ def unet2d_contests(batch_size: int = 16) -> Iterator[Contest]:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "net.pt"
             torch.save({"ema_model": theirs.state_dict()}, path)
-            return load_torchcfm_unet2d(path, dropout=0.0), theirs
+            return load_torchcfm_unet2d(path, channels=channels, dropout=0.0), theirs
 
     def loss(net: nn.Module, condition: Tensor, data: Tensor, noise: Tensor, time: Tensor) -> Tensor:
         return common_matching(lambda t, x, _c: net(t, x), condition, data, noise, time)  # type: ignore[arg-type]

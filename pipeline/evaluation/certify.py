@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.config import PersidskiiSettings, ResidualRecipe
 from pipeline.errors import UserError
 from pipeline.evaluation.residual_policy import ResidualPolicy
+from pipeline.nets.modes import in_evaluation_mode
 from pipeline.nets.persidskii import FixedMatrices, PersidskiiResidual
 from pipeline.nets.residual import longest_step, shorter_ratio, step_ratio
 from pipeline.ode.fixed_step import Field
@@ -119,6 +120,7 @@ def _better(first: Certificate, second: Certificate) -> Certificate:
 
 
 @torch.no_grad()
+@in_evaluation_mode
 def drawn_inputs(policy: ResidualPolicy, condition: Tensor, nfe: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """The base model's samples x̄ (B, H, A) for ``condition`` (B, C), the input b there, and the noise of x̄."""
     generator = torch.Generator().manual_seed(derive(seed, "certify"))
@@ -135,6 +137,7 @@ def share_within(certificate: Certificate, inputs: Tensor) -> float:
 
 
 @torch.no_grad()
+@in_evaluation_mode
 def measure_decay(
     policy: ResidualPolicy, condition: Tensor, nfe: int, certificate: Certificate, *, seed: int, distance: float = 0.1
 ) -> Decay:

@@ -7,6 +7,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.evaluation.policy import ActingPolicy, FlowPolicy
 from pipeline.flow.action_diffusion import LEVELS, ddim, ddpm
+from pipeline.nets.modes import in_evaluation_mode
 
 Sampler = Literal["ddpm", "ddim"]
 
@@ -38,6 +39,7 @@ class DiffusionPolicy(FlowPolicy):
         one = super().noise_shape(nfe)
         return (nfe, *one) if self.sampler == "ddpm" else one
 
+    @in_evaluation_mode
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
         """Normalised actions (B, prediction_horizon, A) from ``noise`` (B, *noise_shape(nfe))."""
         if self.sampler == "ddpm":

@@ -6,6 +6,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pipeline.nets.modes import evaluating
 from pipeline.seeding import derive
 
 _CONDITIONS = 16
@@ -53,9 +54,10 @@ def measure_diversity(
     generator = torch.Generator().manual_seed(derive(seed, "diversity"))
     noise = torch.randn(samples, *action.shape, generator=generator, dtype=action.dtype).to(action.device)
     parts = zip(condition.split(_CONDITIONS), noise.split(_CONDITIONS, dim=1), strict=True)
-    drawn = torch.cat(
-        [policy.sample(c, x0.transpose(0, 1).flatten(0, 1), nfe).unflatten(0, (len(c), samples)) for c, x0 in parts]
-    )  # (B, K, Tp, A)
+    with evaluating(policy):
+        drawn = torch.cat(
+            [policy.sample(c, x0.transpose(0, 1).flatten(0, 1), nfe).unflatten(0, (len(c), samples)) for c, x0 in parts]
+        )  # (B, K, Tp, A)
     error = (drawn - action[:, None]).square().flatten(2).mean(-1)  # (B, K)
     return Diversity(
         spread=drawn.var(dim=1).mean().sqrt().item(),

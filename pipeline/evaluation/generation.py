@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from pipeline.evaluation.features import ImageFeatures
 from pipeline.evaluation.fid import FeatureStatistics, frechet_distance, read_arrays, require_count, write_arrays
+from pipeline.nets.modes import evaluating
 from pipeline.seeding import derive
 from pipeline.tasks.images import as_bytes
 
@@ -112,7 +113,8 @@ def image_blocks(
         noise_generator = torch.Generator().manual_seed(derive(seed, "image noise", block))
         solver_generator = torch.Generator().manual_seed(derive(seed, "image solver", block))
         noise = torch.randn((batch, *shape), generator=noise_generator)
-        images, nfe = sampler.sample(noise, solver, solver_generator)
+        with evaluating(sampler):
+            images, nfe = sampler.sample(noise, solver, solver_generator)
         if not images.isfinite().all():
             raise FloatingPointError(f"the sampler returned images that are not finite: {solver}, block {block}")
         yield as_bytes(images[: n_samples - block * batch]), nfe

@@ -9,6 +9,7 @@ from pipeline.evaluation.residual_policy import solve_residual
 from pipeline.flow.diffusion import END, ancestral, probability_flow
 from pipeline.flow.image_methods import no_condition
 from pipeline.flow.objective import VelocityField, reconstruct
+from pipeline.nets.modes import in_evaluation_mode
 from pipeline.nets.residual import Residual
 from pipeline.nets.sharing import in_solve
 from pipeline.ode import dopri5
@@ -78,6 +79,7 @@ class FlowModel(FieldModel):
         super().__init__(field, tolerance)
         self.scale = scale
 
+    @in_evaluation_mode
     def sample(self, noise: Tensor, solver: str, generator: torch.Generator) -> tuple[Tensor, float]:
         del generator
         nfe, source = fixed_nfe(solver), self.scale * noise.to(self.device)
@@ -91,6 +93,7 @@ class DiffusionModel(FieldModel):
 
     fixed_solver = "ancestral"
 
+    @in_evaluation_mode
     def sample(self, noise: Tensor, solver: str, generator: torch.Generator) -> tuple[Tensor, float]:
         nfe, noise = fixed_nfe(solver), noise.to(self.device)
         if nfe is None:
@@ -111,6 +114,7 @@ class ResidualModel(ImageModel):
     def least_nfe(self) -> int:
         return len(self.grid)
 
+    @in_evaluation_mode
     def sample(self, noise: Tensor, solver: str, generator: torch.Generator) -> tuple[Tensor, float]:
         nfe, steps, noise = fixed_nfe(solver), len(self.grid) - 1, noise.to(self.device)
         anchor, spent = self.base.sample(noise, solver if nfe is None else f"euler-{nfe - steps}", generator)

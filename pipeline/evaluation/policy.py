@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.flow.objective import reconstruct
+from pipeline.nets.modes import in_evaluation_mode
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.registry import Observe
@@ -61,11 +62,13 @@ class FlowPolicy(nn.Module):
         self.net = net
         return self.to(next(net.parameters()).device)
 
+    @in_evaluation_mode
     def condition(self, states: NDArray[np.floating]) -> Tensor:
         """Raw states (B, observation_horizon, S) → condition (B, observation_horizon · D)."""
         observed = torch.from_numpy(self.observe(states)).to(self.device)
         return self.observation_normalizer.normalize(observed).flatten(1)
 
+    @in_evaluation_mode
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
         """Normalised actions (B, prediction_horizon, A) by ``nfe`` evaluations from ``noise`` of that shape.
 
@@ -118,7 +121,7 @@ class ActingPolicy:
     """A ``FlowPolicy`` with its number of function evaluations fixed: numpy in, numpy out."""
 
     def __init__(self, policy: FlowPolicy, nfe: int) -> None:
-        self.policy = policy.eval()
+        self.policy = policy
         self.nfe = nfe
         self.observation_horizon = policy.observation_horizon
         self.prediction_horizon = policy.prediction_horizon

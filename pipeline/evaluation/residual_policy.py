@@ -7,6 +7,7 @@ from torch import Tensor
 from pipeline.errors import UserError
 from pipeline.evaluation.policy import ActingPolicy, FlowPolicy
 from pipeline.flow.objective import reconstruct
+from pipeline.nets.modes import in_evaluation_mode
 from pipeline.nets.residual import Residual
 from pipeline.ode.fixed_step import solve, uniform_grid
 
@@ -45,11 +46,13 @@ class ResidualPolicy(FlowPolicy):
         """Evaluations of the residual field."""
         return len(self.grid) - 1
 
+    @in_evaluation_mode
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
         """As ``FlowPolicy.sample``: ``nfe`` − ``steps`` evaluations of the base's field, then ``steps``."""
         anchor = self.anchor(condition, noise, nfe)
         return solve_residual(self.residual, anchor, condition, noise, self.grid)
 
+    @in_evaluation_mode
     def anchor(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
         """x(1), where the residual's solve begins; shaped as the noise."""
         return reconstruct(self.net, noise, condition, uniform_grid(nfe - self.steps, self.solver), self.solver)

@@ -22,7 +22,7 @@ class Disturbed:
 
     def __init__(self, policy: FlowPolicy, nfe: int, disturbance: Disturbance, strength: float) -> None:
         policy.acting(nfe)  # says if it cannot
-        self._policy = policy.eval()
+        self._policy = policy
         self._nfe = nfe
         self._disturbance = disturbance
         self._strength = strength

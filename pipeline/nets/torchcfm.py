@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.errors import UserError
+from pipeline.nets.weights import load_weights, unwrapped
 
 Weights = Literal["ema_model", "net_model"]
 """Of a checkpoint: the moving average of the weights, or the weights themselves."""
@@ -58,22 +59,25 @@ def load_torchcfm(path: Path | str, net: nn.Module, which: Weights = "ema_model"
         net: a model of the same architecture, given the weights in place.
         which: the moving average of the weights, or the weights themselves.
 
+    Returns:
+        ``net`` as a field, in evaluation mode.
+
     Raises:
         UserError: no such file, no such entry, or weights that do not fit ``net``.
     """
     weights = read_weights(path, which)
     try:
-        net.load_state_dict(weights)
+        load_weights(net, weights)
     except RuntimeError as error:
         raise UserError(f"{path}: its {which} does not fit the given net: {one_line(error)}") from None
-    return TorchCFMField(net)
+    return TorchCFMField(net).eval()
 
 
 def read_weights(path: Path | str, which: Weights) -> dict[str, Tensor]:
     """The weights in a checkpoint of TorchCFM's training scripts, by TorchCFM's names, on the CPU.
 
-    Those saved from within ``DistributedDataParallel`` lose the ``module.`` before each name. The file is read with
-    ``weights_only``: no code in it is run.
+    Those saved from a compiled net or from within ``DistributedDataParallel`` lose what these add to the names. The
+    file is read with ``weights_only``: no code in it is run.
 
     Raises:
         UserError: no such file, or no such entry in it.
@@ -90,9 +94,7 @@ def read_weights(path: Path | str, which: Weights) -> dict[str, Tensor]:
     weights = content[which]
     if not isinstance(weights, dict) or not all(isinstance(tensor, Tensor) for tensor in weights.values()):
         raise UserError(f"{path}: no checkpoint of TorchCFM: its entry {which!r} holds other things than weights")
-    if all(name.startswith("module.") for name in weights):
-        weights = {name.removeprefix("module."): tensor for name, tensor in weights.items()}
-    return weights
+    return unwrapped(weights)
 
 
 def one_line(error: Exception) -> str:

@@ -1,10 +1,13 @@
 """Push-T demonstrations in state form: reading them from every format they come in, and knowing them by content."""
 
 import hashlib
+import math
+import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import zarr
@@ -20,6 +23,7 @@ ARRAYS = (STATE, ACTION, EPISODE_ENDS)
 WIDTH = {STATE: 5, ACTION: 2}
 
 Arrays = Mapping[str, NDArray[np.generic]]
+Episode = TypeVar("Episode")
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,6 +74,33 @@ class Demonstrations:
         return digest.hexdigest()
 
 
+def read_episodes(path: Path, episodes: Mapping[str, Callable[[], Episode]]) -> dict[str, Episode]:
+    """Read episodes that are stored one by one, and leave out those that cannot be read, such as a recording cut short.
+
+    A warning says how many were left out, and why the first of them was.
+
+    Args:
+        path: the data set, for the warning.
+        episodes: what reads each, by its name; it raises ``UserError`` where it cannot.
+
+    Raises:
+        UserError: none can be read; the first one's complaint.
+    """
+    read: dict[str, Episode] = {}
+    complaints: list[UserError] = []
+    for name, read_one in episodes.items():
+        try:
+            read[name] = read_one()
+        except UserError as complaint:
+            complaints.append(complaint)
+    if complaints and not read:
+        raise complaints[0]
+    if complaints:
+        left_out = f"{path}: left out {len(complaints)} of {len(episodes)} episodes"
+        warnings.warn(f"{left_out}, the first since {complaints[0]}", stacklevel=2)
+    return read
+
+
 def read_pusht(path: Path) -> Demonstrations:
     """Read and validate Push-T demonstrations.
 
@@ -79,7 +110,8 @@ def read_pusht(path: Path) -> Demonstrations:
 
     Raises:
         UserError: the file is absent, unreadable or of another format; an array is missing, has another type or
-            shape, lacks chunks, or holds NaN or infinity; episode ends do not increase strictly from above 0 to N.
+            shape, lacks chunks or shards, or holds NaN or infinity; episode ends do not increase strictly from above 0
+            to N.
     """
     if not path.exists():
         raise UserError(f"{path}: does not exist; expected Push-T demonstrations (zarr folder, zarr zip or npz)")
@@ -116,18 +148,32 @@ def _read_zarr_array(path: Path, group: zarr.Group, name: str) -> NDArray[np.gen
         raise UserError(f"{path}: {name} is a zarr group, expected an array")
     if not array.ndim:
         raise UserError(f"{path}: array {name} is a single number")
-    # zarr reads an absent chunk as zeros; no Push-T chunk is all zeros, so absent means lost.
-    n_lost = array.nchunks - array.nchunks_initialized
-    if n_lost:
-        raise UserError(f"{path}: array {name} lacks {n_lost} of its {array.nchunks} chunks; fetch it anew")
+    require_whole(path, name, array)
     if not array.size:
         return np.empty(array.shape, dtype=array.dtype)
-    n_rows, step = array.shape[0], array.chunks[0]
+    n_rows, step = array.shape[0], (array.shards or array.chunks)[0]
     try:
-        # One chunk a call: when one of many fails, zarr abandons the rest and asyncio complains of each at exit.
+        # One stored file a call: when one of many fails, zarr abandons the rest and asyncio complains of each at exit.
         return np.concatenate([np.asarray(array[start : start + step]) for start in range(0, n_rows, step)])
     except Exception as error:  # every codec fails in its own way on damaged bytes
         raise _damaged(path, name, error) from error
+
+
+def require_whole(path: Path, name: str, array: zarr.Array) -> None:
+    """Refuse an array of which chunks, or in zarr 3 shards of many chunks, are absent.
+
+    zarr reads what is absent as zeros; no chunk of Push-T is all zeros, so absent means lost.
+
+    Raises:
+        UserError: some are absent.
+    """
+    stored = array.shards or array.chunks
+    expected = math.prod(-(-length // step) for length, step in zip(array.shape, stored, strict=True))
+    # zarr counts the chunks that all present shards have room for, more than the array has where the last is not full
+    present = array.nchunks_initialized // math.prod(a // b for a, b in zip(stored, array.chunks, strict=True))
+    if present < expected:
+        kind = "chunks" if array.shards is None else "shards"
+        raise UserError(f"{path}: array {name} lacks {expected - present} of its {expected} {kind}; fetch it anew")
 
 
 def _read_npz(path: Path) -> Arrays:

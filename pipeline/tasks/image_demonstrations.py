@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from zarr.storage import ZipStore
 
 from pipeline.errors import UserError
-from pipeline.tasks.demonstrations import Demonstrations, read_pusht
+from pipeline.tasks.demonstrations import Demonstrations, read_pusht, require_whole
 
 IMAGE = "data/img"
 SIDE = 96
@@ -46,7 +46,7 @@ def open_pusht_images(path: Path) -> ImageDemonstrations:
     """Read and validate everything but the images themselves.
 
     Raises:
-        UserError: as ``read_pusht``; or ``data/img`` is missing, has another type or shape, or lacks chunks.
+        UserError: as ``read_pusht``; or ``data/img`` is missing, has another type or shape, or lacks chunks or shards.
     """
     demonstrations = read_pusht(path)
     with _opened(path) as images:
@@ -55,10 +55,7 @@ def open_pusht_images(path: Path) -> ImageDemonstrations:
             raise UserError(f"{path}: array {IMAGE} has shape {images.shape}, expected {expected}")
         if images.dtype.kind != "f" and images.dtype != np.uint8:
             raise UserError(f"{path}: array {IMAGE} has dtype {images.dtype}, expected floating point or uint8")
-        # zarr reads an absent chunk as zeros, which would be black images.
-        n_lost = images.nchunks - images.nchunks_initialized
-        if n_lost:
-            raise UserError(f"{path}: array {IMAGE} lacks {n_lost} of its {images.nchunks} chunks; fetch it anew")
+        require_whole(path, IMAGE, images)
     return ImageDemonstrations(path, demonstrations)
 
 

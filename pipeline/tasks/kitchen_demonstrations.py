@@ -8,6 +8,7 @@ import io
 import zipfile
 import zlib
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -16,7 +17,7 @@ from numpy.typing import NDArray
 
 from pipeline.atomic import replacing
 from pipeline.errors import UserError
-from pipeline.tasks.demonstrations import Demonstrations
+from pipeline.tasks.demonstrations import Demonstrations, read_episodes
 from pipeline.tasks.kitchen import (
     ACTION_DIM,
     CONTROL_SECONDS,
@@ -58,9 +59,11 @@ def read_kitchen(path: Path) -> Demonstrations:
        of a playback with sensor noise.
     3. A folder of a Minari data set (D4RL/kitchen), whose 59 numbers hold positions at 0 to 8 and 18 to 38.
 
+    A log, or an episode of a Minari data set, that is cut short or otherwise unusable is left out with a warning.
+
     Raises:
         UserError: the path is absent or of no such form; a file is missing, truncated, or holds arrays of another
-            type or shape, NaN or infinity, or an episode without steps.
+            type or shape, NaN or infinity, or an episode without steps; or no log or episode is usable.
     """
     if not path.exists():
         raise UserError(f"{path}: does not exist; expected Kitchen demonstrations: {_FORMS}")
@@ -68,7 +71,7 @@ def read_kitchen(path: Path) -> Demonstrations:
     if any(PurePosixPath(name).name in SEQUENCES for name in files.names):
         episodes = _read_sequences(files)
     elif logs := [name for name in files.names if name.endswith(".mjl")]:
-        episodes = {f"{path}/{name}": _read_log(files, name) for name in logs}
+        episodes = read_episodes(path, {f"{path}/{name}": partial(_read_log, files, name) for name in logs})
     elif path.is_dir() and any(PurePosixPath(name).name == MINARI for name in files.names):
         episodes = _read_minari(files)
     else:
@@ -161,7 +164,11 @@ def _read_sequences(files: _Files) -> dict[str, Episode]:
     mask = marks.astype(bool)
     if _time_axis(files.path, mask, observations) == 0:
         observations, actions, mask = (array.swapaxes(0, 1) for array in (observations, actions, mask))
-    return {f"{files.path}: episode {i}": (observations[i, kept], actions[i, kept]) for i, kept in enumerate(mask)}
+    names = [f"{files.path}: episode {i}" for i in range(len(mask))]
+    return {
+        name: _checked(name, observations[i, kept], actions[i, kept])
+        for i, (name, kept) in enumerate(zip(names, mask, strict=True))
+    }
 
 
 def _read_npy(files: _Files, name: str) -> NDArray[Any]:
@@ -192,7 +199,7 @@ def _movement(mask: NDArray[np.bool_], observations: NDArray[Any], axis: int) ->
 def _read_log(files: _Files, name: str) -> Episode:
     try:
         log = parse_log(files.read(name))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{files.path}/{name}: is not a whole .mjl log: {error}") from error
     nq, nu = log.positions.shape[1], log.controls.shape[1]
     if nq < POSITION_DIM or nu != ACTION_DIM:
@@ -204,38 +211,54 @@ def _read_log(files: _Files, name: str) -> Episode:
     # The elements' joints come last: a recording with a ghost of the arm has the ghost's between.
     observations = np.concatenate([positions[:, :ROBOT_DIM], positions[:, ROBOT_DIM - POSITION_DIM :]], axis=1)
     actions = (controls - positions[:, :ROBOT_DIM]) / np.float32(CONTROL_SECONDS * MAX_VELOCITY)
-    return observations[:-1], np.clip(actions[:-1], -LARGEST_LOG_ACTION, LARGEST_LOG_ACTION)
+    clipped = np.clip(actions[:-1], -LARGEST_LOG_ACTION, LARGEST_LOG_ACTION)
+    return _checked(f"{files.path}/{name}", observations[:-1], clipped)
 
 
 def _read_minari(files: _Files) -> dict[str, Episode]:
-    name = files.find(MINARI)
-    file = files.path / name
+    file = files.path / files.find(MINARI)
     from minari import MinariDataset
 
-    episodes: dict[str, Episode] = {}
     try:
-        for episode in MinariDataset(file.parent).iterate_episodes():
-            sensed, actions = np.asarray(episode.observations["observation"]), np.asarray(episode.actions)
-            if sensed.ndim != 2 or sensed.shape[1] != 59 or len(sensed) != len(actions) + 1:
-                raise ValueError(f"episode {episode.id} has observations {sensed.shape} and actions {actions.shape}")
-            positions = np.concatenate([sensed[:-1, :9], sensed[:-1, 18:39]], axis=1)
-            episodes[f"{file}: episode {episode.id}"] = positions, actions
+        dataset = MinariDataset(file.parent)
+        indices = [int(index) for index in dataset.episode_indices]
     except Exception as error:  # minari lets the errors of h5py, json and gymnasium through
-        raise UserError(f"{file}: is no whole Minari data set of FrankaKitchen-v1: {_one_line(error)}") from error
-    return episodes
+        raise _no_minari(file, error) from error
+    names = {f"{file}: episode {index}": index for index in indices}
+    readers = {name: partial(_read_minari_episode, dataset, file, name, index) for name, index in names.items()}
+    return read_episodes(file, readers)
+
+
+def _read_minari_episode(dataset: Any, file: Path, name: str, index: int) -> Episode:
+    try:
+        (episode,) = dataset.iterate_episodes([index])
+        sensed, actions = np.asarray(episode.observations["observation"]), np.asarray(episode.actions)
+    except Exception as error:  # likewise
+        raise _no_minari(file, error) from error
+    if sensed.ndim != 2 or sensed.shape[1] != 59 or len(sensed) != len(actions) + 1:
+        raise UserError(f"{name} has observations {sensed.shape} and actions {actions.shape}")
+    positions = np.concatenate([sensed[:-1, :9], sensed[:-1, 18:39]], axis=1)
+    return _checked(name, positions, actions)
+
+
+def _no_minari(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file}: is no whole Minari data set of FrankaKitchen-v1: {_one_line(error)}")
+
+
+def _checked(name: str, observations: NDArray[np.floating], actions: NDArray[np.floating]) -> Episode:
+    if not len(actions):
+        raise UserError(f"{name} has no steps")
+    if actions.shape != (len(observations), ACTION_DIM):
+        raise UserError(f"{name} has actions {actions.shape}, expected {(len(observations), ACTION_DIM)}")
+    finite = np.isfinite(observations).all(axis=1) & np.isfinite(actions).all(axis=1)
+    if not finite.all():
+        raise UserError(f"{name} holds NaN or infinity, first at step {finite.argmin()}")
+    return observations, actions
 
 
 def _assembled(path: Path, episodes: dict[str, Episode]) -> Demonstrations:
     if not episodes:
         raise UserError(f"{path}: holds no episodes")
-    for name, (observations, actions) in episodes.items():
-        if not len(actions):
-            raise UserError(f"{name} has no steps")
-        if actions.shape != (len(observations), ACTION_DIM):
-            raise UserError(f"{name} has actions {actions.shape}, expected {(len(observations), ACTION_DIM)}")
-        finite = np.isfinite(observations).all(axis=1) & np.isfinite(actions).all(axis=1)
-        if not finite.all():
-            raise UserError(f"{name} holds NaN or infinity, first at step {finite.argmin()}")
     state = np.concatenate([observations[:, :POSITION_DIM] for observations, _ in episodes.values()])
     action = np.concatenate([actions for _, actions in episodes.values()])
     return Demonstrations(

@@ -12,6 +12,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import redirect_stdout
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.atomic import replacing
 from pipeline.errors import UserError
-from pipeline.tasks.demonstrations import Demonstrations
+from pipeline.tasks.demonstrations import Demonstrations, read_episodes
 from pipeline.tasks.robomimic import arm_poses, observation_keys
 from pipeline.tasks.robomimic_actions import FILE_ACTION, absolute_actions, are_absolute, policy_actions
 from pipeline.tasks.robomimic_env import ARMS, Task, env_arguments
@@ -66,9 +67,12 @@ def read_robomimic(path: Path, task: Task) -> Demonstrations:
     actions themselves, unless ``control_delta`` is false: ``low_dim_abs.hdf5`` keeps the settings of the relative file
     that it was made from.
 
+    An episode that lacks a data set, or has one damaged, of another type or shape, or with NaN or infinity, is left out
+    with a warning.
+
     Raises:
-        UserError: the file is absent, not whole, lacks a group, data set or attribute, has an array of another type or
-            shape, NaN or infinity, or was recorded in another task, simulator's version, robot or controller.
+        UserError: the file is absent, not whole, lacks a group or attribute, has no usable episode, or was recorded in
+            another task, simulator's version, robot or controller.
     """
     import h5py
 
@@ -79,7 +83,8 @@ def read_robomimic(path: Path, task: Task) -> Demonstrations:
             settings = _settings(path, file)
             check_env_args(path, settings, task)
             names = sorted(filter(_DEMO.fullmatch, file["data"]), key=lambda name: int(name.removeprefix("demo_")))
-            episodes = [_read_episode(path, file["data"][name], task) for name in names]
+            readers = {name: partial(_read_episode, path, file["data"], name, task) for name in names}
+            episodes = list(read_episodes(path, readers).values())
     except (OSError, RuntimeError) as error:  # h5py's for truncated and damaged files
         raise UserError(f"{path}: is not a whole HDF5 file: {_line(error)}") from error
     if not episodes:
@@ -106,9 +111,13 @@ def _settings(path: Path, file: Any) -> Mapping[str, Any]:
     return settings
 
 
-def _read_episode(path: Path, demo: Any, task: Task) -> tuple[Array, Array]:
-    actions = _read_rows(path, demo, "actions", FILE_ACTION * ARMS[task])
-    observed = [_read_rows(path, demo, f"obs/{key}", width) for key, width in observation_keys(task).items()]
+def _read_episode(path: Path, data: Any, name: str, task: Task) -> tuple[Array, Array]:
+    try:
+        demo = data[name]
+        actions = _read_rows(path, demo, "actions", FILE_ACTION * ARMS[task])
+        observed = [_read_rows(path, demo, f"obs/{key}", width) for key, width in observation_keys(task).items()]
+    except (OSError, RuntimeError) as error:
+        raise UserError(f"{path}: data/{name} cannot be read: {_line(error)}") from error
     for key, rows in zip(observation_keys(task), observed, strict=True):
         if len(rows) != len(actions):
             name = f"{demo.name[1:]}/obs/{key}"

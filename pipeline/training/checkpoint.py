@@ -17,6 +17,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.image_policy import ImagePolicy, Sight, beside_features
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.nets.registry import build_encoder, build_net
+from pipeline.nets.weights import load_weights
 from pipeline.ode.fixed_step import SOLVERS
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.registry import TASKS
@@ -158,7 +159,7 @@ def load_policy(path: Path) -> tuple[FlowPolicy, Record]:
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     try:
-        policy.load_state_dict(tensors)
+        load_weights(policy, tensors)
     except RuntimeError as error:
         detail = " ".join(str(error).split())
         raise UserError(f"{path}: weights do not fit the architecture that its header names: {detail:.300}") from None

@@ -20,6 +20,7 @@ from pipeline.flow.objective import reconstruct
 from pipeline.flow.pairing import Coupling
 from pipeline.flow.path import i_cfm
 from pipeline.nets.lora import add_lora, merge_lora
+from pipeline.nets.modes import evaluating
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.ode.gradient import GRADIENTS, Gradient
 from pipeline.seeding import Generators
@@ -217,7 +218,7 @@ def fine_tune(
 def sample(
     field: nn.Module, noise: Tensor, condition: Tensor | None = None, *, nfe: int, solver: Solver = "euler"
 ) -> Tensor:
-    """Samples by ``nfe`` evaluations of ``field``, called as in ``fine_tune``.
+    """Samples by ``nfe`` evaluations of ``field`` in evaluation mode, called as in ``fine_tune``.
 
     Args:
         noise: x0 (B, …), standard normal. condition: (B, …) or None.
@@ -230,7 +231,8 @@ def sample(
     """
     _check_choice("solver", solver, _SOLVERS)
     condition = noise.new_empty(len(noise), 0) if condition is None else condition
-    return reconstruct(_Velocity(field), noise, condition, uniform_grid(nfe, solver), solver)
+    with evaluating(field):
+        return reconstruct(_Velocity(field), noise, condition, uniform_grid(nfe, solver), solver)
 
 
 class _Velocity(nn.Module):

@@ -22,6 +22,7 @@ from pipeline.config import DataSettings
 from pipeline.errors import UserError
 from pipeline.evaluation.image_policy import Sight
 from pipeline.evaluation.policy import FlowPolicy
+from pipeline.nets.modes import evaluating
 from pipeline.nets.vision import VisionEncoder, joined, pack, random_crops
 from pipeline.tasks.image_demonstrations import BLOCK, ImageDemonstrations
 from pipeline.tasks.normalizer import Normalizer
@@ -226,14 +227,15 @@ def encoded(
 
 def _features(frames: Frames, wanted: Tensor, encoder: VisionEncoder, keep: Path | None) -> Tensor:
     """What ``encoder`` makes of the frames ``wanted`` (M,): (M, F)."""
-    encoder, device = encoder.eval(), next(encoder.parameters()).device
+    device = next(encoder.parameters()).device
     folder = keep / fingerprint(encoder, str(wanted.tolist()))[:16] if keep else None
     blocks = []
     for start in tqdm(range(0, len(wanted), BLOCK), desc="encode frames", unit="block", disable=None):
         path = folder / f"{start:07d}.npy" if folder else None
         if path is None or not path.exists():
             images = frames.read(wanted[start : start + BLOCK]).to(device)
-            block = encoder(images).float().cpu()
+            with evaluating(encoder):
+                block = encoder(images).float().cpu()
             if path is not None:
                 with replacing(path) as temporary, temporary.open("wb") as file:
                     np.save(file, block.numpy())

@@ -18,6 +18,7 @@ from pipeline.image_settings import SHAPES, ImageMethod, ImagePretrainSettings, 
 from pipeline.nets.images import build_image_net
 from pipeline.nets.mlp import MLP
 from pipeline.nets.residual import PlainResidual, residual_grid, silence
+from pipeline.nets.weights import load_weights
 
 _HEADER = "flowtune_images"
 _VERSION = 1
@@ -94,7 +95,7 @@ def load_image_model(path: Path, tolerance: float = 1e-5) -> tuple[ImageModel, I
             raise UserError(f"{path}: written by another version of FlowTune; allowed: format {_VERSION}")
         record = TypeAdapter(ImageRecord).validate_python(header)
         model = build_image_model(record, tolerance)
-        model.load_state_dict(tensors)
+        load_weights(model, tensors)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except KeyError:

@@ -13,6 +13,7 @@ from pipeline.evaluation.residual_policy import solve_residual
 from pipeline.flow.coupling import AHEAD, make_coupling
 from pipeline.flow.objective import reconstruct
 from pipeline.flow.pairing import NO_MODELS, Coupling, Source
+from pipeline.nets.modes import evaluating
 from pipeline.nets.persidskii import PersidskiiResidual
 from pipeline.nets.residual import Residual, longest_step, residual_grid, step_ratio
 from pipeline.ode.fixed_step import uniform_grid
@@ -77,7 +78,7 @@ class ResidualReconstruction(Objective):
         return cast(Residual, self.net)
 
     def _reconstruct(self, x0: Tensor, condition: Tensor) -> Tensor:
-        with torch.no_grad():
+        with torch.no_grad(), evaluating(self.base):
             anchor = reconstruct(self.base, x0, condition, self.base_grid)
         return solve_residual(self._residual, anchor, condition, x0, self.grid)
 

@@ -15,6 +15,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.residual_policy import ResidualPolicy
 from pipeline.nets.residual import build_residual, residual_grid
+from pipeline.nets.weights import load_weights
 from pipeline.training.checkpoint import Record, build_policy, load_policy, read_record, save_policy
 
 _HEADER = "flowtune_residual"
@@ -86,7 +87,7 @@ def load_model(path: Path) -> tuple[FlowPolicy, Record]:
     record = read_record(path)
     policy = make_residual_policy(build_policy(record), recipe, record.train_seed, fixed=True)
     try:
-        policy.load_state_dict(load_file(path))
+        load_weights(policy, load_file(path))
     except RuntimeError as error:
         detail = " ".join(str(error).split())
         raise UserError(f"{path}: weights do not fit the architecture that its header names: {detail:.300}") from None

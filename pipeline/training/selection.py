@@ -10,6 +10,7 @@ from pipeline.config import PretrainSettings
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.flow.objective import flow_matching_loss
 from pipeline.flow.path import PATHS
+from pipeline.nets.modes import evaluating
 from pipeline.seeding import derive
 from pipeline.training.data import PreparedData
 
@@ -53,9 +54,10 @@ def held_out_loss(policy: FlowPolicy, data: PreparedData, settings: PretrainSett
     path = PATHS[settings.path](settings.sigma)
     x1, condition = data.held_out_action, data.held_out_condition
     losses = []
-    for _ in range(_DRAWS):
-        x0 = torch.randn(x1.shape, generator=generator)
-        epsilon = torch.randn(x1.shape, generator=generator)
-        t = torch.rand(len(x1), generator=generator)
-        losses.append(flow_matching_loss(policy.net, path, x0, x1, condition, t, epsilon))
+    with evaluating(policy):
+        for _ in range(_DRAWS):
+            x0 = torch.randn(x1.shape, generator=generator)
+            epsilon = torch.randn(x1.shape, generator=generator)
+            t = torch.rand(len(x1), generator=generator)
+            losses.append(flow_matching_loss(policy.net, path, x0, x1, condition, t, epsilon))
     return torch.stack(losses).mean().item()

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from pipeline.atomic import replacing
 from pipeline.flow.objective import reconstruct
 from pipeline.flow.pairing import Source
+from pipeline.nets.modes import in_evaluation_mode
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.training.loop import Batches
 
@@ -36,11 +37,13 @@ class Teacher(nn.Module):
         self.nfe = nfe
 
     @torch.no_grad()
+    @in_evaluation_mode
     def teach(self, x0: Tensor, condition: Tensor) -> Tensor:
         """x0 (B, …) → x1."""
         return reconstruct(self.net, x0, condition, uniform_grid(self.nfe))
 
     @torch.no_grad()
+    @in_evaluation_mode
     def invert(self, x1: Tensor, condition: Tensor) -> Tensor:
         """x1 (B, …) → x0.
 

@@ -20,7 +20,7 @@ SMALL = Unet1dSettings(kind="unet1d", channels=[8, 16], kernel=3, groups=4, time
 
 FAMILIES = {
     "unet1d": partial(updates.unet1d_contests, (2,), SMALL),
-    "unet2d": partial(updates.unet2d_contests, 1),
+    "unet2d": partial(updates.unet2d_contests, 1, 32),
     "mle": partial(updates.mle_contests, (2,), 4),
     "pairs": partial(pairs.contests, (8,)),
     "dopri5": partial(solves.adaptive_contests, 2, 0.01),

@@ -53,12 +53,10 @@ def test_actions_are_the_euler_solve_in_data_units() -> None:
     assert policy.net.times == [0.0, 0.25, 0.5, 0.75]
 
 
-def test_acting_knows_the_shapes_that_rollouts_ask_for_and_switches_training_off() -> None:
-    policy = make_policy().train()
-    acting = policy.acting(nfe=1)
+def test_acting_knows_the_shapes_that_rollouts_ask_for() -> None:
+    acting = make_policy().acting(nfe=1)
     shapes = (acting.observation_horizon, acting.prediction_horizon, acting.chunk, acting.noise_shape)
     assert shapes == (2, 4, 3, (4, 3))
-    assert not policy.training
 
 
 def test_a_policy_samples_and_acts_by_its_own_solver() -> None:

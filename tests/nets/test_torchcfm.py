@@ -132,13 +132,22 @@ def checkpoint(path: Path, net: nn.Module, average: nn.Module, prefix: str = "")
     return path
 
 
-@pytest.mark.parametrize("prefix", ["", "module."])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
 def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path, prefix: str) -> None:
     net, average = unet(1), unet(2)
     path = checkpoint(tmp_path / "otcfm.pt", net, average, prefix)
     with torch.no_grad():
         assert torch.equal(load_torchcfm(path, unet(3))(T, X), average(T, X))
         assert torch.equal(load_torchcfm(path, unet(3), which="net_model")(T, X), net(T, X))
+
+
+def test_a_loaded_model_drops_nothing_out_whatever_it_did_before(tmp_path: Path) -> None:
+    path = checkpoint(tmp_path / "otcfm.pt", unet(1), unet(2))
+    field = load_torchcfm(path, unet(3).train())
+    assert not any(part.training for part in field.modules())
+    assert torch.equal(sample(field, X, nfe=2), sample(field, X, nfe=2))
+    field.train()
+    assert torch.equal(sample(field, X, nfe=2), sample(field, X, nfe=2)) and field.training
 
 
 def test_a_checkpoint_that_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:

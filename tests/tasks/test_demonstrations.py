@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -29,15 +30,16 @@ def good_arrays() -> Arrays:
     }
 
 
-def write(path: Path, arrays: Arrays) -> Path:
-    """Write as the format the name says: .npz, .zarr (a folder) or .zarr.zip."""
+def write(path: Path, arrays: Arrays, zarr_format: Literal[2, 3] = 2, shard: int | None = None) -> Path:
+    """Write as the format the name says: .npz, .zarr (a folder) or .zarr.zip. shard: rows of a shard of zarr 3."""
     if path.suffix == ".npz":
         np.savez(path, **arrays)  # type: ignore[arg-type]
         return path
     store = ZipStore(path, mode="w") if path.suffix == ".zip" else path
-    group = zarr.open_group(store, mode="w", zarr_format=2)
+    group = zarr.open_group(store, mode="w", zarr_format=zarr_format)
     for key, array in arrays.items():
-        group.create_array(KEYS[key], data=array, chunks=(10, *array.shape[1:]))
+        shards = shard and (shard, *array.shape[1:])
+        group.create_array(KEYS[key], data=array, chunks=(10, *array.shape[1:]), shards=shards)
     if isinstance(store, ZipStore):
         store.close()
     return path
@@ -123,6 +125,27 @@ def test_a_lost_chunk_is_noticed_not_read_as_zeros(tmp_path: Path) -> None:
     path = write(tmp_path / "d.zarr", good_arrays())
     (path / "data" / "state" / "1.0").unlink()
     with pytest.raises(UserError, match="array data/state lacks 1 of its 3 chunks"):
+        read_pusht(path)
+
+
+@pytest.mark.parametrize("name", ["d.zarr", "d.zarr.zip"])
+@pytest.mark.parametrize(
+    "shard", [None, 10, 20, 40]
+)  # 30 rows: one chunk a shard, a shard half full, one that is larger
+def test_shards_of_zarr_3_are_read_alike(tmp_path: Path, name: str, shard: int | None) -> None:
+    expected = good_arrays()
+    demonstrations = read_pusht(write(tmp_path / name, expected, 3, shard))
+    np.testing.assert_array_equal(demonstrations.state, expected["state"])
+    np.testing.assert_array_equal(demonstrations.episode_ends, expected["episode_ends"])
+
+
+def test_a_lost_shard_is_noticed_as_a_lost_chunk_is(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.zarr", good_arrays(), 3, 20)
+    (path / "data/state/c/1/0").unlink()
+    with pytest.raises(UserError, match="array data/state lacks 1 of its 2 shards; fetch it anew"):
+        read_pusht(path)
+    (path / "data/state/c/0/0").unlink()
+    with pytest.raises(UserError, match="array data/state lacks 2 of its 2 shards"):
         read_pusht(path)
 
 

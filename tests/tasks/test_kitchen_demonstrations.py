@@ -256,16 +256,37 @@ def test_logs_become_control_steps(tmp_path: Path, container: Callable[[Path], P
         (lambda _: log(np.full((90, 30), np.nan), np.zeros((90, 9))), "holds NaN or infinity, first at step 0"),
     ],
 )
-def test_each_defect_of_a_log_is_one_line(tmp_path: Path, damage: Callable[[bytes], bytes], message: str) -> None:
+def test_an_unusable_log_is_left_out_and_counted_and_a_folder_of_none_other_refused(
+    tmp_path: Path, damage: Callable[[bytes], bytes], message: str
+) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
     whole = log(np.zeros((90, 30)), np.zeros((90, 9)))
-    (folder / "a.mjl").write_bytes(whole)
-    assert len(read_kitchen(folder).action) == 2
-    (folder / "b.mjl").write_bytes(damage(whole))
-    refuse(folder, message)
-    with pytest.raises(UserError, match=r"/b\.mjl"):
-        read_kitchen(folder)
+    for name in "ac":
+        (folder / f"{name}.mjl").write_bytes(whole)
+    for name in "bd":
+        (folder / f"{name}.mjl").write_bytes(damage(whole))
+    for container in (folder, zipped(folder)):
+        with pytest.warns(UserWarning, match=rf": left out 2 of 4 episodes, the first since .*/b\.mjl.*{message}"):
+            assert read_kitchen(container).episode_ends.tolist() == [2, 4]
+    for name in "ac":
+        (folder / f"{name}.mjl").unlink()
+    refuse(folder, rf"/b\.mjl.*{message}")
+
+
+def test_a_log_that_an_archive_lost_a_part_of_is_left_out(tmp_path: Path) -> None:
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    for name in ("a", "b"):
+        (folder / f"{name}.mjl").write_bytes(log(np.zeros((90, 30)), np.zeros((90, 9))))
+    archive = zipped(folder)
+    with zipfile.ZipFile(archive) as opened:
+        start = opened.getinfo("logs/b.mjl").header_offset + 60
+    damaged = bytearray(archive.read_bytes())
+    damaged[start : start + 20] = bytes(20)
+    archive.write_bytes(damaged)
+    with pytest.warns(UserWarning, match=r"left out 1 of 2 episodes, the first since .*/logs/b\.mjl: cannot be read"):
+        assert read_kitchen(archive).n_episodes == 1
 
 
 def test_a_minari_data_set_is_read_by_minari(tmp_path: Path) -> None:
@@ -287,8 +308,10 @@ def test_each_defect_of_a_minari_data_set_is_one_line(tmp_path: Path) -> None:
     with h5py.File(file, "a") as store:
         del store["episode_1/actions"]
         store["episode_1/actions"] = np.zeros((4, 9))
-    refuse(root, r"episode 1 has observations \(3, 59\) and actions \(4, 9\)")
-    file.write_bytes(whole)
+    with pytest.warns(
+        UserWarning, match=r"left out 1 of 2 .*episode 1 has observations \(3, 59\) and actions \(4, 9\)"
+    ):
+        assert read_kitchen(root).episode_ends.tolist() == [5]
     with h5py.File(file, "a") as store:
         store["episode_0/actions"][1, 1] = np.nan
     refuse(root, "episode 0 holds NaN or infinity, first at step 1")

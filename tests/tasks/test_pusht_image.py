@@ -128,15 +128,21 @@ def test_drawing_needs_no_simulator() -> None:
     assert done.stdout.split() == []
 
 
-def make_store(folder: Path, n: int = 20, *, dtype: str = "f4", images: np.ndarray | None = None) -> Path:
-    """A store of ``n`` steps in two episodes, in the published layout: zarr 2, chunks of several rows."""
+def make_store(
+    folder: Path, n: int = 20, *, dtype: str = "f4", images: np.ndarray | None = None, shard: int | None = None
+) -> Path:
+    """A store of ``n`` steps in two episodes, in the published layout: zarr 2, chunks of several rows.
+
+    shard: rows of a shard; of zarr 3 then.
+    """
     generator = np.random.default_rng(0)
-    group = zarr.open_group(folder, mode="w", zarr_format=2)
+    group = zarr.open_group(folder, mode="w", zarr_format=3 if shard else 2)
     state = generator.uniform(100, 400, (n, 5)).astype("f4")
     images = render_states(state) if images is None else images
     data = {"state": state, "action": state[:, :2], "img": images.astype(dtype)}
     for name, array in data.items():
-        group.create_array(f"data/{name}", data=array, chunks=(7, *array.shape[1:]))
+        shards = shard and (shard, *array.shape[1:])
+        group.create_array(f"data/{name}", data=array, chunks=(7, *array.shape[1:]), shards=shards)
     group.create_array("meta/episode_ends", data=np.array([n // 2, n]))
     return folder
 
@@ -156,6 +162,15 @@ def test_a_zipped_store_is_read_alike(tmp_path: Path) -> None:
         np.concatenate(list(open_pusht_images(zipped).blocks())),
         np.concatenate(list(open_pusht_images(folder).blocks())),
     )
+
+
+def test_shards_of_images_are_read_alike_and_a_lost_one_is_noticed(tmp_path: Path) -> None:
+    store = make_store(tmp_path / "sharded", shard=14)
+    source = open_pusht_images(store)
+    np.testing.assert_array_equal(np.concatenate(list(source.blocks(8))), render_states(source.demonstrations.state))
+    (store / "data/img/c/1/0/0/0").unlink()
+    with pytest.raises(UserError, match=r"array data/img lacks 1 of its 2 shards; fetch it anew$"):
+        open_pusht_images(store)
 
 
 def test_stores_without_whole_images_are_refused(tmp_path: Path) -> None:

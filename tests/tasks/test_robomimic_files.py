@@ -201,23 +201,39 @@ def replaced(name: str, array: np.ndarray) -> Callable[[Any], None]:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (without("data/demo_1/actions"), r"data set data/demo_1/actions is missing"),
-        (without("data/demo_0/obs/object"), r"data set data/demo_0/obs/object is missing"),
         (without("data"), r"has no group data with attribute env_args"),
         (lambda file: [file["data"].pop(name) for name in list(file["data"])], r"holds no episodes"),
         (lambda file: file["data"].attrs.pop("env_args"), r"attribute env_args"),
         (lambda file: file["data"].attrs.modify("env_args", "{"), r"env_args of group data is no JSON"),
+    ],
+)
+def test_a_file_that_lacks_something_is_refused(tmp_path: Path, change: Callable[[Any], None], message: str) -> None:
+    refused(lift_file(tmp_path, change), message)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (without("data/demo_0/actions"), r"data set data/demo_0/actions is missing"),
+        (without("data/demo_0/obs"), r"data set data/demo_0/obs/object is missing"),
+        (without("data/demo_0/obs/object"), r"data set data/demo_0/obs/object is missing"),
         (
             replaced("data/demo_0/actions", np.zeros((5, 10))),
             r"demo_0/actions is float64 \(5, 10\), expected .*\(T, 7\)",
         ),
         (replaced("data/demo_0/obs/robot0_eef_pos", np.zeros((4, 3))), r"robot0_eef_pos has 4 rows, expected 5"),
         (replaced("data/demo_0/actions", np.zeros((5, 7), int)), r"demo_0/actions is int64"),
-        (replaced("data/demo_1/obs/object", np.full((7, 10), np.nan)), r"obs/object holds NaN or infinity.*row 0"),
+        (replaced("data/demo_0/obs/object", np.full((5, 10), np.nan)), r"obs/object holds NaN or infinity.*row 0"),
     ],
 )
-def test_a_file_that_lacks_something_is_refused(tmp_path: Path, change: Callable[[Any], None], message: str) -> None:
-    refused(lift_file(tmp_path, change), message)
+def test_an_unusable_episode_is_left_out_and_counted_and_a_file_of_none_other_refused(
+    tmp_path: Path, change: Callable[[Any], None], message: str
+) -> None:
+    path = lift_file(tmp_path, change)
+    only_the_other(path, message)
+    with h5py.File(path, "r+") as file:
+        del file["data/demo_1"]
+    refused(path, message)
 
 
 def test_truncated_foreign_and_absent_files_are_refused(tmp_path: Path) -> None:
@@ -231,14 +247,21 @@ def test_truncated_foreign_and_absent_files_are_refused(tmp_path: Path) -> None:
     refused(path, "does not exist; expected Robomimic demonstrations of lift")
 
 
-def test_damaged_contents_are_refused(tmp_path: Path) -> None:
+def test_an_episode_with_damaged_contents_is_left_out(tmp_path: Path) -> None:
     path = lift_file(tmp_path)
     with h5py.File(path) as file:
         chunk = file["data/demo_0/actions"].id.get_chunk_info(0)
     damaged = bytearray(path.read_bytes())
     damaged[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
     path.write_bytes(damaged)
-    refused(path, "is not a whole HDF5 file")
+    only_the_other(path, r"data/demo_0 cannot be read: Can't")
+
+
+def only_the_other(path: Path, message: str) -> None:
+    """Of ``lift_file``'s two episodes the first is left out."""
+    with pytest.warns(UserWarning, match=rf"lift\.hdf5: left out 1 of 2 episodes, the first since .*{message}"):
+        read = read_robomimic(path, "lift")
+    np.testing.assert_array_equal(read.state, episode("lift", 7, 1).observations.astype(np.float32))
 
 
 def refused(path: Path, message: str) -> None:

@@ -180,3 +180,14 @@ def test_a_checkpoint_of_another_architecture_is_refused_naming_the_setting() ->
     )
     with pytest.raises(UserError, match=r"its data\.observation is 'pose', params\.yaml asks for 'keypoints'$"):
         require_architecture(path, RECORD, DATA.model_copy(update={"observation": "keypoints"}), NET)
+
+
+def test_a_model_saved_with_a_compiled_net_loads(tmp_path: Path) -> None:
+    policy = model()
+    expected = {name: tensor.clone() for name, tensor in policy.state_dict().items()}
+    policy.net = torch.compile(policy.net, backend="eager")  # type: ignore[assignment]
+    save_policy(tmp_path / "compiled.safetensors", policy, RECORD)
+    assert any("_orig_mod" in name for name in load_file(tmp_path / "compiled.safetensors"))
+    loaded = load_policy(tmp_path / "compiled.safetensors")[0].state_dict()
+    assert loaded.keys() == expected.keys()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in expected.items())

@@ -84,3 +84,27 @@ def test_a_penalty_is_reported_and_drives_the_system_to_where_it_is_zero(stabili
     assert objective.figures["penalty"].item() < 0.05 * first
     if stability == "dominance_penalty":
         assert diagonal_dominance_penalty(objective.net.matrices()[0], 3.0).item() < 0.5
+
+
+class _Dropping(torch.nn.Module):
+    """A field that loses half of its components at random while it trains."""
+
+    def __init__(self, net: torch.nn.Module) -> None:
+        super().__init__()
+        self.net, self.drop = net, torch.nn.Dropout(0.5)
+
+    def forward(self, t: torch.Tensor, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        return self.drop(self.net(t, x, condition))
+
+
+@pytest.mark.parametrize("coupling", ["nearest", "reflow"])
+def test_the_frozen_base_drops_nothing_out_while_the_residual_trains(coupling: str) -> None:
+    given = recipe().model_copy(update={"coupling": coupling, "pairs_ahead": 0})
+
+    def loss(training_mode: bool) -> float:
+        policy = make_residual_policy(build_policy(RECORD), given, seed=0)
+        base = _Dropping(policy.net).train(training_mode)
+        objective, batches = residual_training(policy.residual, base, given, NFE, Generators(0), windows())
+        return objective(*batches.draw(8, torch.Generator().manual_seed(0))).item()
+
+    assert loss(True) == loss(False)
