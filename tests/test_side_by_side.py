@@ -1,6 +1,7 @@
 """Stages side by side, on a small DVC project, against what ``dvc repro`` makes of it."""
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -282,14 +283,40 @@ def test_a_wrong_number_of_jobs_is_refused(given: str) -> None:
         repro._jobs(given)
 
 
-def test_stages_run_side_by_side_where_there_is_room_for_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cores", [1, 2, 4, 16])
+def test_as_many_stages_run_side_by_side_as_there_are_cores_for_their_threads(
+    cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = config.load(ROOT / "params.yaml")
-    threads = max(settings.starter.pusht.threads, settings.starter.image_task("digits").threads)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4 * threads))
-    monkeypatch.setattr(Path, "exists", lambda _: False)
-    assert repro.fitting_jobs(settings) == 4
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(max(1, threads - 1)))
+    monkeypatch.setattr(repro, "cores", lambda: cores)
+    monkeypatch.setattr(repro, "gpus", lambda: 0)
+    settings.starter.pusht.threads, settings.starter.image_task("digits").threads = 2, 1
+    assert repro.fitting_jobs(settings) == max(1, cores // 2)
+    settings.starter.pusht.processes = 4
+    assert repro.fitting_jobs(settings) == max(1, cores // 8)
+    monkeypatch.setattr(repro, "gpus", lambda: 1)
     assert repro.fitting_jobs(settings) == 1
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64))
-    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidia0")
-    assert repro.fitting_jobs(settings) == 1
+
+
+SHORT_OF_MEMORY = """
+import sys
+
+import pipeline.needs
+import pipeline.side_by_side
+
+pipeline.needs.free_memory = lambda: 10**9
+pipeline.side_by_side.need_of = lambda programs, table: 6 * 10**8
+sys.exit(pipeline.side_by_side.main())
+"""
+
+
+def test_stages_that_memory_is_short_for_run_one_by_one_and_say_why(project: Project) -> None:
+    (project.root / "short.py").write_text(SHORT_OF_MEMORY)
+    result = project.check("short", "--jobs", "2", PATIENCE="0")
+    assert sorted(executed(result.stdout)) == ["after", "left", "right"]
+    (line,) = [line for line in result.stderr.splitlines() if "waits" in line]
+    assert re.fullmatch(
+        r"(left|right) \| waits for memory: it needs 0\.6 GB, and 0\.[45] GB are left beside (left|right)", line
+    )
+    first, second = executed(result.stdout)[:2]
+    assert line.startswith(f"{second} | ") and line.endswith(f" {first}")

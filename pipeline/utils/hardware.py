@@ -1,11 +1,12 @@
 """Count the cores, the memory and the GPUs that this process really has.
 
-A container's limits are those of its control groups (cgroups v2 and v1), which neither the CPU affinity nor
-``os.cpu_count`` shows.
+A container's limits are those of its control groups (cgroups v2 and v1), which neither the CPU affinity nor the count of
+CPUs shows.
 """
 
 import ctypes
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -83,14 +84,12 @@ def use_threads(wanted: int) -> None:
 def _groups(root: Path, controller: str) -> Iterator[Path]:
     """Folders of this process's control groups for ``controller``, each followed by those above it that are mounted."""
     paths: dict[str, str] = {}
-    for line in _read(root / "proc/self/cgroup").splitlines():
-        _, names, path = line.split(":", 2)
+    for names, path in re.findall(r"^\d+:(.*?):(/.*)$", _read(root / "proc/self/cgroup"), re.MULTILINE):
         paths |= dict.fromkeys(names.split(","), path)  # of version 2 the name is empty
-    for line in _read(root / "proc/self/mountinfo").splitlines():
-        mount, _, system = line.partition(" - ")
-        (kind, *_, options), (_, _, _, top, place, *_) = system.split(), mount.split()
-        name = "" if kind == "cgroup2" else controller
-        if kind not in ("cgroup", "cgroup2") or (name and name not in options.split(",")) or name not in paths:
+    for found in re.finditer(_MOUNT, _read(root / "proc/self/mountinfo"), re.MULTILINE):
+        top, place, version, options = found.groups()
+        name = "" if version == "2" else controller
+        if name not in paths or (name and name not in options.split(",")):
             continue
         base = root / place.lstrip("/")
         below = Path(paths[name]).relative_to(top) if Path(paths[name]).is_relative_to(top) else Path()
@@ -99,12 +98,14 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
         yield from (base / folder for folder in (below, *below.parents))
 
 
+_MOUNT = r"^\S+ \S+ \S+ (\S+) (\S+) .* - cgroup(2?) .*?(\S+)$"
+"""A line of mountinfo: the folder that is mounted and where, the version of control groups, and the options."""
+
+
 def _quota(group: Path) -> float | None:
     """Cores' worth of time that a control group gets; None: no limit."""
-    if words := _read(group / "cpu.max").split():
-        quota, period = words
-    else:
-        quota, period = (_read(group / f"cpu.cfs_{name}_us").strip() for name in ("quota", "period"))
+    version_1 = " ".join(_read(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
+    quota, period = [*(_read(group / "cpu.max") or version_1).split(), "", ""][:2]
     return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() and int(period) else None
 
 
