@@ -23,6 +23,9 @@ _PLUMBING = (
     "stage",
     "tracking",
     "utils/environment",
+    "utils/hardware",
+    "utils/memory",
+    "utils/platform",
 )
 PLUMBING = frozenset(f"pipeline/{name}.py" for name in _PLUMBING)
 """Files that carry settings in, and logs and files out, but compute nothing: editing one changes no result, and must

@@ -1,5 +1,6 @@
-"""Work in forked processes that share all this one has read, with their output passed on and none ever left behind.
+"""Run work in processes of its own, with their output passed on and none ever left behind.
 
+A function runs in a process forked from this one, which shares all that this one has read; a command in a new one.
 Each runs in a process group of its own, so that Ctrl-C in a terminal reaches this process alone, which then interrupts
 all of them. When it is killed itself, the kernel kills them.
 """
@@ -8,6 +9,7 @@ import multiprocessing
 import os
 import selectors
 import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -15,18 +17,19 @@ from contextlib import contextmanager, suppress
 from multiprocessing.context import ForkProcess
 from typing import NamedTuple
 
-from pipeline.processes import GRACE_SECONDS, die_with_parent
+from pipeline.processes import GRACE_SECONDS
 from pipeline.stage_output import Pipe, Screen
+from pipeline.utils.platform import STARTER, die_with_parent
 
 POLL_SECONDS = 0.2
 
-Work = Callable[[], int]
-"""What a process does; it returns its exit code."""
+Work = Callable[[], int] | list[str]
+"""What a process does: a function that returns its exit code, or a command."""
 
 
 class _Child(NamedTuple):
     name: str
-    process: ForkProcess
+    process: "ForkProcess | _Command"
     pipes: list[Pipe]
 
 
@@ -49,9 +52,13 @@ class Children:
         """Do ``work`` in a process of its own."""
         pipes = [Pipe(name, stream, self._screen) for stream in (sys.stdout, sys.stderr)] if self._screen else []
         sinks = [pipe.sink for pipe in pipes]
-        fork = multiprocessing.get_context("fork")
-        process = fork.Process(target=_do, args=(work, os.getpid(), sinks), daemon=True)
-        process.start()
+        process: ForkProcess | _Command
+        if isinstance(work, list):
+            process = _Command(work, sinks)
+        else:
+            fork = multiprocessing.get_context("fork")
+            process = fork.Process(target=_do, args=(work, os.getpid(), sinks), daemon=True)
+            process.start()
         for pipe in pipes:
             os.close(pipe.sink)  # the stage's own is the last one: when it ends, so does the pipe
             self._selector.register(pipe.source, selectors.EVENT_READ, pipe)
@@ -59,6 +66,10 @@ class Children:
         self._at_work[process.sentinel] = _Child(name, process, pipes)
         if self._screen:
             self._screen.began(name)
+
+    def pids(self) -> dict[str, int]:
+        """Names of those at work, with the ids of their processes."""
+        return {child.name: child.process.pid or 0 for child in self._at_work.values()}
 
     def wait(self) -> list[tuple[str, int | None]]:
         """Pass on output until a child ends, a while at most: the names of those that ended, and their exit codes."""
@@ -102,6 +113,37 @@ class Children:
             self._screen.ended(child.name)
 
 
+class _Command:
+    """A process started with a command, in the shape of a forked one.
+
+    Attributes:
+        sentinel: a file descriptor that can be read from once the process has ended.
+    """
+
+    def __init__(self, command: Sequence[str], outputs: Sequence[int]) -> None:
+        self.sentinel, held = os.pipe()  # the other end closes with the process, which inherits it
+        out, err = outputs or (None, None)
+        self._process = subprocess.Popen(
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=err,
+            pass_fds=[held],
+            process_group=0,
+            env=os.environ | {STARTER: str(os.getpid())},
+        )
+        os.close(held)
+        self.pid = self._process.pid
+
+    def join(self) -> None:
+        self._process.wait()
+        os.close(self.sentinel)
+
+    @property
+    def exitcode(self) -> int | None:
+        return self._process.returncode
+
+
 @contextmanager
 def interrupts() -> Iterator[list[int]]:
     """The SIGINTs that have come: as exceptions, they might come after the start of a child and before it is known."""
@@ -113,7 +155,7 @@ def interrupts() -> Iterator[list[int]]:
         signal.signal(signal.SIGINT, previous)
 
 
-def _do(work: Work, parent: int, outputs: Sequence[int]) -> None:
+def _do(work: Callable[[], int], parent: int, outputs: Sequence[int]) -> None:
     """The life of a child, with file descriptors for its stdout and stderr if they are not those of ``parent``."""
     os.setpgid(0, 0)
     die_with_parent(parent, signal.SIGKILL)

@@ -17,6 +17,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from pipeline.utils.platform import name_process
+
 _COMMAND = re.compile(r"exec python -m (stages\.\w+)((?: [\w./:,=-]+)*)")
 """A command that no shell changes a word of."""
 
@@ -89,8 +91,7 @@ def _run(program: Program, env: Mapping[str, str]) -> None:
     """The life of a process that ``program`` runs in."""
     from tqdm import tqdm  # not above: it reads the environment, which a process that forks may have yet to set
 
-    with suppress(OSError):  # what `top` calls it; there is none but on Linux
-        Path("/proc/self/comm").write_text(program.module.rpartition(".")[2], encoding="utf-8")
+    name_process(program.module.rpartition(".")[2])
     os.environ.clear()
     os.environ.update(env)
     for name in ("stages", program.module):  # they are imported now, in this process

@@ -1,27 +1,32 @@
 """Child processes that never outlive their parent.
 
-Each command runs under a small supervisor (this file as a program): it gives the command a session of its own, is told
-by the kernel when the parent dies, however it dies, and then ends the command with everything the command started. Only
-the standard library is imported, so that the supervisor starts in milliseconds.
+Each command runs under a small supervisor (this module's ``_supervise`` in a Python of its own): it gives the command a
+session of its own, is told when the parent dies, however it dies, and then ends the command with everything the command
+started. Only the standard library is imported, so that the supervisor starts in milliseconds.
 """
 
-import ctypes
 import os
 import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-GRACE_SECONDS = 10  # between SIGTERM and SIGKILL
+from pipeline.utils import platform
 
-_PR_SET_PDEATHSIG = 1
-_PR_SET_CHILD_SUBREAPER = 36
-_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGE = 2**25  # the most that every glibc takes for a threshold of mapping
+GRACE_SECONDS = 10  # between SIGTERM and SIGKILL
+EMPTY_POLL_SECONDS = 0.05
+
+_SUPERVISOR = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from pipeline.processes import _supervise
+sys.exit(_supervise(int(sys.argv[1]), sys.argv[2:]))
+"""
 
 
 def start(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
@@ -32,7 +37,8 @@ def start(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subpr
 
     The kernel ties the supervisor to the calling *thread*: call this from one that stays until the command has ended.
     """
-    supervisor = [sys.executable, "-I", str(Path(__file__).resolve()), str(os.getpid())]
+    root = Path(__file__).resolve().parent.parent
+    supervisor = [sys.executable, "-I", "-c", _SUPERVISOR, str(root), str(os.getpid())]
     return subprocess.Popen(
         [*supervisor, *command],
         cwd=cwd,
@@ -55,33 +61,9 @@ def stop(processes: Iterable[subprocess.Popen[str]]) -> None:
         process.wait()
 
 
-def keep_freed_memory() -> None:
-    """Have this process keep what it frees, for its next tensors, where its C library is glibc.
-
-    By itself glibc maps a block of some hundred kilobytes from the kernel and unmaps it when it is freed, and shrinks
-    its heap: then each tensor is made of pages that the kernel has to clear first. No result depends on it.
-    """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGE)
-        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
-
-
-def die_with_parent(parent: int, signum: int = signal.SIGTERM) -> None:
-    """Ask the kernel to send this process ``signum`` when process ``parent``, which started it, dies (Linux only)."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
-    if os.getppid() != parent:  # it died before the request reached the kernel
-        os.kill(os.getpid(), signum)
-
-
 def identity(pid: int) -> str:
     """Name a process for ever, as host/boot/pid/start: its pid alone is given out again."""
-    path = Path("/proc/sys/kernel/random/boot_id")
-    boot = path.read_text(encoding="utf-8")[:8] if path.exists() else ""
-    fields = _stat(pid)
-    started = fields[19] if fields else "0"
-    return f"{socket.gethostname()}/{boot}/{pid}/{started}"
+    return f"{socket.gethostname()}/{platform.boot_id()}/{pid}/{platform.started(pid)}"
 
 
 def is_gone(name: str) -> bool:
@@ -92,28 +74,14 @@ def is_gone(name: str) -> bool:
 
 def ancestor(program: str) -> int | None:
     """Pid of the nearest process above this one that runs ``program`` (as a script, or with ``python -m``)."""
-    pid = os.getpid()
-    while fields := _stat(pid):
-        pid = int(fields[1])
-        words = _command(pid)
-        if program in [Path(word).name for word in words[:2]] or words[1:3] == ["-m", program]:
-            return pid
+    import psutil
+
+    for process in psutil.Process().parents():
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            if program in [Path(word).name for word in words[:2]] or words[1:3] == ["-m", program]:
+                return process.pid
     return None
-
-
-def _stat(pid: int) -> list[str]:
-    """Fields of /proc/<pid>/stat from the third on; empty where there is no such process, or no /proc."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-    except OSError:
-        return []
-
-
-def _command(pid: int) -> list[str]:
-    try:
-        return os.fsdecode(Path(f"/proc/{pid}/cmdline").read_bytes()).split("\0")
-    except OSError:
-        return []
 
 
 def _signal_group(group: int, signum: int) -> None:
@@ -123,17 +91,25 @@ def _signal_group(group: int, signum: int) -> None:
 
 def _prepare_child(supervisor: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the mask is inherited
-    die_with_parent(supervisor)
+    if platform.LINUX:  # elsewhere nothing outlives the exec that follows: a supervisor that is killed leaves a command
+        platform.die_with_parent(supervisor)
+
+
+def _wait_for_adopted(group: int) -> None:
+    """Wait until init, which has adopted what is left of a process group, has seen it end."""
+    deadline = time.monotonic() + 2 * GRACE_SECONDS
+    with suppress(ProcessLookupError, PermissionError):  # macOS refuses to signal a group of zombies
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(EMPTY_POLL_SECONDS)
 
 
 def _supervise(parent: int, command: Sequence[str]) -> int:
     """Run ``command`` to its end, or end it when told to; return its exit code once its process group is empty."""
     # A SIGTERM before the handlers stand would end the supervisor alone: it waits until they do.
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    die_with_parent(parent)
-    if sys.platform == "linux":
-        # What the command leaves behind becomes our child, not init's: it can be waited for, and leaves no zombie.
-        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+    platform.die_with_parent(parent)
+    platform.adopt_orphans()  # what the command leaves behind can then be waited for
     child = subprocess.Popen(command, start_new_session=True, preexec_fn=partial(_prepare_child, os.getpid()))
 
     def end(*_: object) -> None:
@@ -151,9 +127,7 @@ def _supervise(parent: int, command: Sequence[str]) -> int:
     with suppress(ChildProcessError):
         while True:
             os.waitpid(-child.pid, 0)
+    if not platform.LINUX:
+        _wait_for_adopted(child.pid)
     code = os.waitstatus_to_exitcode(status)
     return code if code >= 0 else 128 - code
-
-
-if __name__ == "__main__":
-    sys.exit(_supervise(int(sys.argv[1]), sys.argv[2:]))

@@ -1,13 +1,13 @@
 """Where a result comes from: files, code and machine."""
 
 import hashlib
-import os
-import platform
-import re
 import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
+
+from pipeline.utils import platform
+from pipeline.utils.hardware import cores
 
 
 def hash_files(paths: Iterable[Path]) -> str:
@@ -42,11 +42,7 @@ def git_dirty(root: Path) -> bool:
 
 def hardware() -> str:
     """One line: processor, cores and, if the program uses torch, its threads."""
-    info = Path("/proc/cpuinfo")
-    model = (
-        re.search(r"^model name\s*: (.+)$", info.read_text(encoding="utf-8"), re.MULTILINE) if info.exists() else None
-    )
-    parts = [model[1] if model else platform.processor() or platform.machine(), f"{os.cpu_count()} cores"]
+    parts = [platform.processor(), f"{cores()} cores"]
     if torch := sys.modules.get("torch"):  # only if the stage uses it
         parts.append(f"{torch.get_num_threads()} torch threads")
     return ", ".join(parts)

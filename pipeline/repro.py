@@ -1,23 +1,23 @@
 """What ``make repro`` runs: check params.yaml, let DVC run what is out of date, report what is there if it fails."""
 
 import argparse
-import fcntl
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 
 from pipeline import config
 from pipeline.atomic import make_folder
 from pipeline.errors import UserError
-from pipeline.processes import die_with_parent, identity
+from pipeline.processes import identity
 from pipeline.scale import set_scale
 from pipeline.tracking import recorder
 from pipeline.utils.environment import project_root
+from pipeline.utils.hardware import cores, gpus
+from pipeline.utils.platform import STARTER, lock
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -37,7 +37,7 @@ def repro_lock(root: Path) -> Iterator[None]:
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("a+", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(file)
         except BlockingIOError:
             file.seek(0)
             raise UserError(f"{path}: process {file.read() or '?'} runs the pipeline here; wait or stop it") from None
@@ -100,12 +100,11 @@ def study() -> int:
 def fitting_jobs(settings: config.Settings) -> int:
     """How many stages this machine has room for: as many as there are cores for their threads, one where stages share a
     GPU."""
-    if Path("/dev/nvidia0").exists():
+    if gpus():
         return 1
     block = settings.block(settings.scale)
-    threads = [block.task(task).threads for task in settings.tasks]
-    threads += [block.image_task(task).threads for task in settings.images]
-    return max(1, len(os.sched_getaffinity(0)) // max(threads))
+    tasks = [block.task(name) for name in settings.tasks] + [block.image_task(name) for name in settings.images]
+    return max(1, cores() // max(task.threads * task.processes for task in tasks))
 
 
 def _run(module: str, *arguments: str) -> int:
@@ -124,8 +123,7 @@ def _run(module: str, *arguments: str) -> int:
         subprocess.Popen(
             [sys.executable, "-m", module, *arguments],
             cwd=ROOT,
-            env={**os.environ, "PATH": path, "FLOWTUNE_RUN": run, **variables},
-            preexec_fn=partial(die_with_parent, os.getpid(), signal.SIGKILL),
+            env={**os.environ, "PATH": path, "FLOWTUNE_RUN": run, STARTER: str(os.getpid()), **variables},
         ) as process,
     ):
         try:

@@ -4,7 +4,8 @@
 DVC decides what is out of date, runs it and keeps its cache and lock; here is decided when each stage has its turn. It
 has it in a process forked from this one, which has read dvc.yaml and dvc.lock for all of them: 0.1 s of overhead each,
 where ``dvc repro --single-item`` has 3 s. It has also imported what the stage's program does, if another stage of the
-kind has run before: 3 to 10 s less.
+kind has run before: 3 to 10 s less. Where forking is not safe (macOS), each stage has a new process instead.
+Stages wait for free memory, unless nothing else is at work, by the needs measured of each kind (``pipeline.needs``).
 """
 
 import argparse
@@ -22,8 +23,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.forked import Children, Work, interrupts
 from pipeline.lockfile import write_entry
+from pipeline.needs import Room, need_of, read_table
 from pipeline.preloaded import Preloaded, Program, program_of
 from pipeline.stage_output import PROGRESS_SECONDS, Screen, on_terminal, screen
+from pipeline.utils import platform
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -64,14 +67,18 @@ def bring_up_to_date(file: str, jobs: int) -> Outcome:
         if not stages:
             print("Data and pipelines are up to date.")
         programs = Preloaded()
-        works = {name: partial(reproduce, stage, programs) for name, stage in stages.items()}
+        works: dict[str, Work] = {name: partial(reproduce, stage, programs) for name, stage in stages.items()}
+        if not platform.FORK_IS_SAFE:
+            works = {name: [sys.executable, "-m", "pipeline.side_by_side", "--single", name] for name in stages}
+        table = read_table()
+        room = Room({name: need_of(programs_of(stage), table) for name, stage in stages.items()})
 
         def load(name: str) -> None:
             for program in programs_of(stages[name]):
                 programs.load(program)
 
         with screen() if jobs > 1 else nullcontext() as to, _programs_forked(programs):
-            return in_order(works, inputs, jobs, to, load)
+            return in_order(works, inputs, jobs, to, load, room)
 
 
 def outdated(repo: "Repo", file: str) -> tuple[dict[str, "Stage"], Inputs]:
@@ -173,16 +180,28 @@ def programs_of(stage: "Stage") -> list[Program]:
     return [program for program in found if program]
 
 
-def reproduce(stage: "Stage", programs: Preloaded) -> int:
+def reproduce_alone(name: str) -> int:
+    """Do what ``reproduce`` does for the stage ``name``, in a process that has not read the pipelines yet."""
+    from dvc.repo import Repo
+
+    with Repo(_wait_for_lock=True) as repo, _params_found_by_parts(), _params_read_once():
+        return reproduce(repo.stage.get_target(name), None)
+
+
+def reproduce(stage: "Stage", programs: Preloaded | None) -> int:
     """Do what ``dvc repro --single-item`` does for ``stage``; return the exit code.
 
-    ``NOT_LOADED`` if it is out of date and one of its programs is not yet among ``programs``.
+    ``NOT_LOADED`` if it is out of date and one of its programs is not yet among ``programs``, where these are given.
     """
     from dvc.repo import lock_repo
 
     try:
         with lock_repo(stage.repo), stage.repo.scm_context(quiet=True):
-            if any(program not in programs for program in programs_of(stage)) and stage.changed():
+            if (
+                programs is not None
+                and any(program not in programs for program in programs_of(stage))
+                and stage.changed()
+            ):
                 return NOT_LOADED
             if stage.reproduce():
                 write_entry(stage)
@@ -195,13 +214,19 @@ def reproduce(stage: "Stage", programs: Preloaded) -> int:
 
 
 def in_order(
-    works: Mapping[str, Work], inputs: Inputs, jobs: int, to: Screen | None, load: Callable[[str], None]
+    works: Mapping[str, Work],
+    inputs: Inputs,
+    jobs: int,
+    to: Screen | None,
+    load: Callable[[str], None],
+    room: Room,
 ) -> Outcome:
     """Do the works in processes, inputs first; one that fails stops only those that need it.
 
     Args:
         to: where their output goes; None: where that of this process goes.
         load: called, in this process, for a work that ended with ``NOT_LOADED``, which is then begun anew.
+        room: of the memory that they need.
 
     Raises:
         KeyboardInterrupt: SIGINT came.
@@ -210,14 +235,20 @@ def in_order(
     sorter = TopologicalSorter(inputs)
     sorter.prepare()
     ready: list[str] = []
-    made, failed = set[str](), list[str]()
+    made, failed, told = set[str](), list[str](), set[str]()
     children = Children(to)
     with interrupts() as received:
         while not received:
             ready = sorted([*ready, *sorter.get_ready()], key=urgency.__getitem__)
-            while ready and len(children) < jobs:
-                name = ready.pop(0)
-                children.start(name, works[name])
+            for name in list(ready):
+                if len(children) >= jobs:
+                    break
+                if not (lack := room.lack(name, children.pids())):
+                    ready.remove(name)
+                    children.start(name, works[name])
+                elif to and name not in told:
+                    told.add(name)
+                    to.line(name, lack, sys.stderr)
             if not children:
                 break
             for name, code in children.wait():
@@ -248,8 +279,12 @@ def main() -> int:
     """The program: exit code 0, 1 where stages failed, 130 after SIGINT, 255 where DVC cannot read the pipelines."""
     parser = argparse.ArgumentParser(prog="pipeline.side_by_side")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--single", metavar="STAGE", help="this one alone; its inputs are up to date")
     parser.add_argument("file", nargs="?", default="dvc.yaml")
     arguments = parser.parse_args()
+    platform.die_with_starter()
+    if arguments.single:
+        return reproduce_alone(arguments.single)
     if arguments.jobs > 1:
         for name, value in (PATIENT_THREADS | ({} if on_terminal() else SELDOM)).items():
             os.environ.setdefault(name, value)

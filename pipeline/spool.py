@@ -7,7 +7,6 @@ takes the lock and keeps its run by itself. What nobody took, the next recorder 
 the same run: it is the same ``Start``. A run whose process is gone without a word ends as KILLED.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -21,6 +20,7 @@ from typing import IO
 
 from pipeline import processes
 from pipeline.run import PROCESS, Run, Start, Warned, now, warn
+from pipeline.utils import platform
 
 POLL_SECONDS = 0.5
 DRAIN_SECONDS = 10.0
@@ -81,7 +81,7 @@ def _claim(folder: Path, *, probe: bool = False) -> IO[str] | None:
     """The lock of the recorder, held until it is closed; None if another has it."""
     lock = folder.with_suffix(".lock").open("w", encoding="utf-8")
     try:
-        fcntl.flock(lock, (fcntl.LOCK_SH if probe else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        platform.lock(lock, shared=probe)
     except OSError:
         lock.close()
         return None

@@ -1,9 +1,9 @@
 """What every stage program shares: errors in one line, a run in MLflow, and a locked folder to resume from."""
 
-import fcntl
 import hashlib
 import json
 import os
+import shlex
 import shutil
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,10 +14,13 @@ from pathlib import Path
 from pipeline.atomic import make_folder
 from pipeline.closure import ROOT, code_of
 from pipeline.errors import UserError
-from pipeline.processes import keep_freed_memory
 from pipeline.provenance import hash_files
 from pipeline.run import Run
 from pipeline.tracking import stage_run
+from pipeline.utils import platform
+from pipeline.utils.memory import peak_of_this_process
+
+PEAK_METRIC = "peak_memory_mb"
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,10 @@ def stage(
         yield Stage(False, Run(), folder)
         return
     with _locked(folder):
-        with stage_run(label, params=params, tags={"hash.data": data}) as run:
-            yield Stage(True, run, folder)
+        tags = {"hash.data": data, "command": _command(program)}
+        with stage_run(label, params=params, tags=tags) as run:
+            with _peak_logged(run):
+                yield Stage(True, run, folder)
             run.tag("hash.outputs", hash_files([path for path in outs if path.exists()]))
         shutil.rmtree(folder)
 
@@ -94,7 +99,7 @@ def _take_device() -> None:
 
 def program(main: Callable[[], None]) -> None:
     """Run ``main`` as a program: a ``UserError`` becomes one line on stderr and exit code 2."""
-    keep_freed_memory()
+    platform.keep_freed_memory()
     try:
         main()
     except UserError as error:
@@ -105,6 +110,21 @@ def program(main: Callable[[], None]) -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         sys.exit(130)
+
+
+def _command(program: str) -> str:
+    """What runs ``program`` as now."""
+    return shlex.join(["python", "-m", program.removesuffix(".py").replace("/", "."), *sys.argv[1:]])
+
+
+@contextmanager
+def _peak_logged(run: Run) -> Iterator[None]:
+    """Record the peak of memory while the body runs as the metric ``peak_memory_mb``, however it ends."""
+    with peak_of_this_process() as peak:
+        try:
+            yield
+        finally:
+            run.log({PEAK_METRIC: peak.total / 1e6})
 
 
 def _resume_key(program: str, params: Mapping[str, object], data: str) -> str:
@@ -119,7 +139,7 @@ def _locked(folder: Path) -> Iterator[None]:
     lock = folder.with_name(folder.name + ".lock")
     with lock.open("w", encoding="utf-8") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            platform.lock(file)
         except BlockingIOError:
             raise UserError(f"{lock}: another process is running this stage; wait for it, or stop it") from None
         yield

@@ -4,7 +4,6 @@ Tracking never costs a stage its work: whatever fails here is one warning line. 
 Everything stays in ``<root>/.flowtune`` (``mlflow.db``, ``mlartifacts/``), and nothing is sent anywhere.
 """
 
-import fcntl
 import logging
 import math
 import os
@@ -19,10 +18,12 @@ from typing import TYPE_CHECKING
 from pipeline import processes, spool
 from pipeline.run import PROCESS, Run, Start, Warned, closing, now, start_of, warn
 from pipeline.utils.environment import project_root
+from pipeline.utils.platform import lock
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Metric
+    from mlflow.entities import Run as FinishedRun
 
 EXPERIMENT = "flowtune"
 FLUSH_SECONDS = 5.0
@@ -228,6 +229,18 @@ def create_store(root: Path) -> None:
             _connect(root)
 
 
+def finished_runs(root: Path) -> "Iterator[FinishedRun]":
+    """All runs of stages that MLflow keeps of ``root`` and that ended well, the latest first."""
+    with _locked(root):
+        client, experiment_id = _connect(root)
+    token = None
+    while True:
+        page = client.search_runs([experiment_id], "attributes.status = 'FINISHED'", page_token=token)
+        yield from page
+        if not (token := page.token):
+            return
+
+
 def _connect(root: Path) -> tuple["MlflowClient", str]:
     """The client and the experiment's id; one that was deleted in the UI is restored, its runs too.
 
@@ -289,7 +302,7 @@ def _locked(root: Path) -> Iterator[None]:
     folder = root / ".flowtune"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "mlflow.lock").open("w", encoding="utf-8") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file, wait=True)
         yield
 
 

@@ -3,9 +3,10 @@
 import os
 import signal
 
-from pipeline.processes import die_with_parent
+from pipeline.utils.platform import die_with_parent, die_with_starter
 
 # Under DVC a stage dies with the process that started it, so that a killed `dvc repro` leaves no orphan that goes on
 # writing. Here, and not in the program, since that begins only after seconds of imports.
+die_with_starter()
 if "DVC_STAGE" in os.environ:
     die_with_parent(os.getppid(), signal.SIGKILL)

@@ -5,8 +5,6 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-import torch
-
 from pipeline import config
 from pipeline.atomic import write_text
 from pipeline.errors import UserError
@@ -19,6 +17,7 @@ from pipeline.stage import program, stage
 from pipeline.training.data import PreparedData
 from pipeline.training.residual_checkpoint import load_model, read_recipe
 from pipeline.training.sight import as_seen
+from pipeline.utils.hardware import use_threads
 
 _CONDITIONS = 256  # held-out observations that decay and inputs are measured on
 
@@ -32,7 +31,7 @@ def main() -> None:
     settings = config.load().block(arguments.scale).task(arguments.task)
     settings.residual_recipe(arguments.row)
     method, nfe = split_row(arguments.row)
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     files = TaskFiles(arguments.scale, arguments.task)
     model, out = files.model(method, nfe), ScaleReports(arguments.scale).certificate(arguments.task, arguments.row)
     with stage(

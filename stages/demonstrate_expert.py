@@ -23,6 +23,7 @@ from pipeline.experts.collect import collect
 from pipeline.experts.episode import ExpertEpisode
 from pipeline.experts.registry import expert
 from pipeline.stage import program, stage
+from pipeline.utils.hardware import cores
 
 FIRST_SEED = 300_000
 
@@ -34,7 +35,7 @@ def main() -> None:
     parser.add_argument("--most", type=int, default=200, help="keep at most so many episodes, the first by seed")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--report", type=Path, help="file for the expert's success rate, as JSON")
-    parser.add_argument("--workers", type=int, default=2, help="processes, 0 for none; changes no result")
+    parser.add_argument("--workers", type=int, default=cores(), help="processes, 0 for none; changes no result")
     arguments = parser.parse_args()
     seeds = seed_range(arguments.seeds)
     if arguments.most < 1 or arguments.workers < 0:

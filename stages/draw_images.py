@@ -11,6 +11,7 @@ from pipeline.layout import ImageFiles, ScaleReports
 from pipeline.reporting.image_figures import figure_2a, figure_e2
 from pipeline.stage import program, stage
 from pipeline.training.image_checkpoint import load_image_model
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -21,7 +22,7 @@ def main() -> None:
     files, reports = ImageFiles(arguments.scale, arguments.task), ScaleReports(arguments.scale)
     everything = config.load()
     settings = everything.block(arguments.scale).image_task(arguments.task)
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     residual = files.model("resft_fm", settings.residual.nfe)
     tuned = {nfe: files.model("ft_fm", nfe) for nfe in everything.image_nfe}
     histories = [files.history("i_cfm"), *(files.history("ft_fm", nfe) for nfe in everything.image_nfe)]

@@ -2,8 +2,6 @@
 
 import argparse
 
-import torch
-
 from pipeline import config
 from pipeline.atomic import write_text
 from pipeline.evaluation.figure_1 import measure_figure_1
@@ -13,6 +11,7 @@ from pipeline.reporting.figure_1_markdown import figure_1_markdown, figure_1_tab
 from pipeline.reporting.tables import write_table
 from pipeline.stage import program, stage
 from pipeline.training.toys import load_toys
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -20,7 +19,7 @@ def main() -> None:
     parser.add_argument("--scale", required=True)
     scale = parser.parse_args().scale
     settings = config.load().block(scale).toys
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     picture = ScaleReports(scale).figure_1
     table, text = (picture.with_suffix(kind) for kind in (".csv", ".md"))
     with stage(

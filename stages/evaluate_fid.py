@@ -8,7 +8,6 @@ import argparse
 from typing import get_args
 
 import pandas as pd
-import torch
 
 from pipeline import config
 from pipeline.evaluation.image_models import fixed_nfe
@@ -18,6 +17,7 @@ from pipeline.reporting.tables import write_table
 from pipeline.stage import program, stage
 from pipeline.training.image_checkpoint import load_image_model
 from pipeline.training.image_judge import make_judge
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     files = ImageFiles(arguments.scale, arguments.task)
     everything = config.load()
     settings = everything.block(arguments.scale).image_task(arguments.task)
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
 
     models = files.models(method, settings, everything.image_nfe)
     label = f"evaluate_fid-{arguments.scale}-{arguments.task}-{method}"

@@ -15,6 +15,7 @@ from pipeline.reporting.rows import mean_scores, write_all_episodes
 from pipeline.stage import program, stage
 from pipeline.training.checkpoint import require_architecture
 from pipeline.training.residual_checkpoint import load_model
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -25,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = config.load().block(arguments.scale).task(arguments.task)
     method, nfe = split_row(arguments.row)
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     model = TaskFiles(arguments.scale, arguments.task).model(method, nfe)
     entry = Entry(settings.select.evaluation, method, nfe, within=arguments.task)
     out = ScaleReports(arguments.scale).disturbed_episodes(entry)

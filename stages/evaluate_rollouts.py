@@ -36,6 +36,7 @@ from pipeline.training.checkpoint import Record, require_architecture
 from pipeline.training.data import PreparedData
 from pipeline.training.frames import Frames
 from pipeline.training.residual_checkpoint import load_model
+from pipeline.utils.hardware import cores, use_threads
 
 IMAGES = 256
 """Windows whose images are read at once."""
@@ -57,7 +58,7 @@ def main() -> None:
     )
     test.add_argument("--repeats", type=int, default=50, help="episodes a seed, which differ in the policy's noise")
     test.add_argument("--out", type=Path, default=Path("episodes.csv"))
-    test.add_argument("--workers", type=int, default=2, help="simulation processes; changes no result")
+    test.add_argument("--workers", type=int, default=cores(), help="simulation processes; changes no result")
     test.add_argument("--batch", type=int, default=500, help="episodes live at once; changes no result")
     test.add_argument("--videos", type=Path, help="folder for gifs of the best, median and worst episode")
     arguments = parser.parse_args()
@@ -90,7 +91,7 @@ def main() -> None:
 def as_dvc_stage(arguments: argparse.Namespace) -> None:
     scale, task, method, nfe = arguments.scale, arguments.task, arguments.method, arguments.nfe
     settings = config.load().block(scale).task(task)
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     entries = [Entry(name, method, nfe, within=task) for name in TASKS[task].evaluations]
     stem, reports = entries[0].stem, ScaleReports(scale).folder
     episodes, metrics_file = entries[0].episodes(reports), entries[0].metrics(reports)

@@ -11,7 +11,6 @@ import sys
 from dataclasses import asdict, replace
 
 import numpy as np
-import torch
 from torch import nn
 
 from pipeline import config
@@ -30,6 +29,7 @@ from pipeline.training.loop import Batches, Objective, evenly_spaced, train
 from pipeline.training.recipe import equal_compute, flow_matching, maximum_likelihood
 from pipeline.training.sight import as_seen
 from pipeline.training.watch import Watch
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -43,7 +43,7 @@ def main() -> None:
     files = TaskFiles(arguments.scale, arguments.task)
     settings = config.load().block(arguments.scale).task(arguments.task)
     in_processes(settings.processes, "stages/finetune.py")
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     if f"nfe{nfe}" not in settings.finetune:
         raise UserError(f"--nfe: given {nfe}, allowed: {', '.join(k.removeprefix('nfe') for k in settings.finetune)}")
     recipe = settings.finetune[f"nfe{nfe}"]

@@ -19,6 +19,7 @@ from pipeline.training.images import ImageBatches
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import train
 from pipeline.training.residual import residual_training
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -29,7 +30,7 @@ def main() -> None:
     files = ImageFiles(arguments.scale, arguments.task)
     settings = config.load().block(arguments.scale).image_task(arguments.task)
     in_processes(settings.processes, "stages/finetune_image_residual.py")
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     recipe = settings.residual
 
     label = f"finetune_image_residual-{arguments.scale}-{arguments.task}"

@@ -24,6 +24,7 @@ from pipeline.training.images import ImageBatches
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import evenly_spaced, train
 from pipeline.training.recipe import maximum_likelihood, within_budget
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -36,7 +37,7 @@ def main() -> None:
     files = ImageFiles(arguments.scale, arguments.task)
     settings = config.load().block(arguments.scale).image_task(arguments.task)
     in_processes(settings.processes, "stages/finetune_images.py")
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     if f"nfe{nfe}" not in settings.finetune:
         raise UserError(f"--nfe: given {nfe}, allowed: {', '.join(k.removeprefix('nfe') for k in settings.finetune)}")
 

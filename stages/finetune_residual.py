@@ -9,7 +9,6 @@ import sys
 from dataclasses import asdict, replace
 from typing import cast
 
-import torch
 from torch import nn
 
 from pipeline import config
@@ -27,6 +26,7 @@ from pipeline.training.residual import residual_training
 from pipeline.training.residual_checkpoint import make_residual_policy, save_residual_policy
 from pipeline.training.sight import as_seen
 from pipeline.training.watch import Watch
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -38,7 +38,7 @@ def main() -> None:
     files = TaskFiles(arguments.scale, arguments.task)
     settings = config.load().block(arguments.scale).task(arguments.task)
     in_processes(settings.processes, "stages/finetune_residual.py")
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     recipe = settings.residual_recipe(arguments.row)
     method, nfe = split_row(arguments.row)
     model = files.model(method, nfe)

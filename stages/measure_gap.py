@@ -24,6 +24,7 @@ from pipeline.seeding import Generators
 from pipeline.stage import program, stage
 from pipeline.training.loop import Batches, Log, train
 from pipeline.training.pretrain import FlowMatching
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -31,7 +32,7 @@ def main() -> None:
     parser.add_argument("--scale", required=True)
     scale = parser.parse_args().scale
     settings = config.load().block(scale).gap
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     reports = ScaleReports(scale).folder
     table_path, report_path, picture = (reports / f"gap.{kind}" for kind in ("csv", "md", "png"))
     with stage(

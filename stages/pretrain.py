@@ -4,7 +4,6 @@ import argparse
 import shutil
 from dataclasses import replace
 
-import torch
 from torch import nn
 
 from pipeline import config
@@ -19,6 +18,7 @@ from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import evenly_spaced, train
 from pipeline.training.pretrain import FlowMatching
 from pipeline.training.sight import from_scratch
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -30,7 +30,7 @@ def main() -> None:
     files = TaskFiles(arguments.scale, arguments.task, arguments.replica)
     settings = config.load().block(arguments.scale).task(arguments.task).replica(arguments.replica)
     in_processes(settings.processes, "stages/pretrain.py")
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
 
     params = settings.model_dump(include={"seed", "threads", "processes", "data", "net", "pretrain"})
     with stage(

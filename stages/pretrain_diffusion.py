@@ -3,8 +3,6 @@
 import argparse
 from dataclasses import replace
 
-import torch
-
 from pipeline import config
 from pipeline.flow.action_diffusion import make_scheduler
 from pipeline.layout import TaskFiles
@@ -16,6 +14,7 @@ from pipeline.training.diffusion import NoisePrediction
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import train
 from pipeline.training.sight import from_scratch
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -26,7 +25,7 @@ def main() -> None:
     files = TaskFiles(arguments.scale, arguments.task)
     settings = config.load().block(arguments.scale).task(arguments.task)
     in_processes(settings.processes, "stages/pretrain_diffusion.py")
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     model = files.model("ddpm", 0)
 
     with stage(

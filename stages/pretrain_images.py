@@ -21,6 +21,7 @@ from pipeline.training.image_methods import pretraining
 from pipeline.training.images import ImageBatches
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import evenly_spaced, train
+from pipeline.utils.hardware import use_threads
 
 _SHOWN = 64
 _SHOWN_BY = "euler-16"
@@ -36,7 +37,7 @@ def main() -> None:
     files = ImageFiles(arguments.scale, arguments.task)
     settings = config.load().block(arguments.scale).image_task(arguments.task)
     in_processes(settings.processes, "stages/pretrain_images.py")
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
 
     label = f"pretrain_images-{arguments.scale}-{arguments.task}-{method}"
     params = settings.model_dump(include={"seed", "threads", "processes", "data", "net", "pretrain"})

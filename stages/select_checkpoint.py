@@ -5,7 +5,6 @@ import json
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from pipeline import config
 from pipeline.atomic import write_text
@@ -16,6 +15,7 @@ from pipeline.training.checkpoint import load_policy, save_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.selection import Candidate, held_out_loss, select
 from pipeline.training.sight import as_seen
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -26,7 +26,7 @@ def main() -> None:
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task, arguments.replica)
     settings = config.load().block(arguments.scale).task(arguments.task).replica(arguments.replica)
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     rule = settings.select
 
     params = settings.model_dump(include={"seed", "threads", "data", "pretrain", "select", "evaluation"})

@@ -11,14 +11,13 @@ import json
 import shutil
 from pathlib import Path
 
-import torch
-
 from pipeline import config
 from pipeline.atomic import write_text
 from pipeline.layout import ImageFiles
 from pipeline.stage import program, stage
 from pipeline.training.image_checkpoint import load_image_model
 from pipeline.training.image_judge import make_judge, summary
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -29,7 +28,7 @@ def main() -> None:
     files = ImageFiles(arguments.scale, arguments.task)
     everything = config.load()
     settings = everything.block(arguments.scale).image_task(arguments.task)
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     rule = settings.select
 
     label = f"select_image_checkpoint-{arguments.scale}-{arguments.task}"

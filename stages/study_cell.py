@@ -7,8 +7,6 @@ A row is ``fm`` (the base model itself), ``fm_continued``, an outsider (``regres
 import argparse
 from dataclasses import asdict, replace
 
-import torch
-
 from pipeline import config
 from pipeline.errors import UserError
 from pipeline.evaluation.protocol import run_episodes, test_seeds
@@ -19,6 +17,7 @@ from pipeline.stage import program, stage
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
 from pipeline.training.study import choose, load_base, load_row, make_training, measure_update, train_row
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -38,7 +37,7 @@ def main() -> None:
         allowed = ", ".join(str(one) for one in study.train_seeds)
         raise UserError(f"--train-seed: given {seed}, allowed: {allowed}, the study.train_seeds in params.yaml")
     base = load_base(base_file, scale, task, seed)
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
 
     reports = seed_folder(ScaleReports(scale).study, seed)
     entries = [Entry(settings.select.evaluation, row, nfe) for nfe in arguments.nfe]

@@ -17,6 +17,7 @@ from pipeline.reporting.tables import write_table
 from pipeline.stage import program, stage
 from pipeline.training.checkpoint import load_policy, read_record, require_architecture
 from pipeline.training.data import PreparedData
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -30,7 +31,7 @@ def main() -> None:
     evaluation, precision = settings.select.evaluation, settings.studied().precision
     prepared = TaskFiles(scale, task).prepared
     require_models(models, scale, task, settings)
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
 
     reports = ScaleReports(scale).folder
     table_path, report_path, picture = (reports / f"precision.{kind}" for kind in ("csv", "md", "png"))

@@ -14,7 +14,6 @@ import io
 from pathlib import Path
 from typing import Any
 
-import torch
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
@@ -29,6 +28,7 @@ from pipeline.stage import program, stage
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
 from pipeline.training.study import choose, load_base, load_row, make_training, train_row
+from pipeline.utils.hardware import use_threads
 
 COLUMNS = [
     "scale",
@@ -65,7 +65,7 @@ def main() -> None:
     base = load_base(base_file, scale, task, seed)
     if not 1 <= arguments.seeds <= 100_000:
         raise UserError(f"--seeds: given {arguments.seeds}, allowed: 1 to 100000")
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
 
     out = ScaleReports(scale).folder / "coupling_study_tried.csv"
     label = f"try-{scale}-{task}-{row}-{nfe}-seed{seed}"

@@ -17,6 +17,7 @@ from pipeline.stage import program, stage
 from pipeline.tasks.images import load_images
 from pipeline.training.extractor import train_extractor
 from pipeline.training.image_judge import features_of
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
     arguments = parser.parse_args()
     files = ImageFiles(arguments.scale, arguments.task)
     settings = config.load().block(arguments.scale).image_task(arguments.task)
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
 
     params = settings.model_dump(include={"seed", "threads", "extractor"})
     params |= {"features": settings.fid.features, "halves": settings.fid.halves}

@@ -2,13 +2,13 @@
 
 import argparse
 
-import torch
 from tqdm import tqdm
 
 from pipeline import config
 from pipeline.layout import toys
 from pipeline.stage import program, stage
 from pipeline.training.toys import load_toy, save_toy, toy_names, train_toy
+from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--scale", required=True)
     scale = parser.parse_args().scale
     settings = config.load().block(scale).toys
-    torch.set_num_threads(settings.threads)
+    use_threads(settings.threads)
     names = toy_names(settings)
     with stage(
         "stages/train_toys.py",

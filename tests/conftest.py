@@ -8,12 +8,23 @@ import torch._dynamo  # before any test draws: PyTorch's compiler, loaded after 
 from filelock import FileLock
 
 from pipeline.tasks.robomimic_env import has_egl
+from pipeline.utils.hardware import cores, free_memory
 from tests.project import Project, make_project
 
 if has_egl():  # whichever test imports MuJoCo first decides how all of this process draw
     os.environ.setdefault("MUJOCO_GL", "egl")
 
 torch.set_num_threads(1)  # tests' tensors are small, and threads that wait for each other slow a busy machine down
+
+
+TESTS_MEMORY = 3 * 10**9
+"""Bytes that one of several test processes needs, those that its tests start included."""
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """As many test processes as there are cores, and memory for them: pytest-xdist knows no control groups."""
+    return max(1, min(cores(), free_memory() // TESTS_MEMORY))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

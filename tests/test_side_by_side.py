@@ -1,6 +1,7 @@
 """Stages side by side, on a small DVC project, against what ``dvc repro`` makes of it."""
 
 import os
+import re
 import signal
 import sys
 from pathlib import Path
@@ -29,7 +30,7 @@ import os, sys, time
 from pathlib import Path
 
 own, other = sys.argv[1:]
-driver = Path(f"/proc/{os.getppid()}/stat").read_text().rpartition(")")[2].split()[1]
+driver = Path(f"/proc/{os.getppid()}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
 print("threads beside which it was forked:", len(list(Path(f"/proc/{driver}/task").iterdir())))
 here, there = Path(f"{own}.here"), Path(f"{other}.here")
 here.touch()
@@ -38,14 +39,15 @@ while not there.exists() and time.monotonic() < end:
     time.sleep(0.01)
 if os.environ["PATIENCE"] != "0" and not there.exists():
     sys.exit(f"{own} was alone")
-Path(f"{own}.txt").write_text(own)
+Path(f"{own}.txt").write_text(own, encoding="utf-8")
 Path(f"{own}.gone").touch()
 """
 AFTER = """
 from pathlib import Path
 
 assert Path("left.gone").exists() and Path("right.gone").exists(), "before its inputs were done"
-Path("after.txt").write_text(Path("left.txt").read_text() + Path("right.txt").read_text())
+both = [Path(f"{side}.txt").read_text(encoding="utf-8") for side in ("left", "right")]
+Path("after.txt").write_text("".join(both), encoding="utf-8")
 """
 
 
@@ -115,7 +117,7 @@ IMPORTED = """
 import os
 from pathlib import Path
 
-with Path("imports").open("a") as file:
+with Path("imports").open("a", encoding="utf-8") as file:
     file.write(f"{os.getpid()}\\n")
 VALUE = 1
 """
@@ -130,12 +132,12 @@ if __name__ == "__main__":
     out, *more = sys.argv[1:]
     if more == ["edit"]:
         file = Path("stages/imported.py")
-        file.write_text(file.read_text().replace("VALUE = 1", "VALUE = 2"))
+        file.write_text(file.read_text(encoding="utf-8").replace("VALUE = 1", "VALUE = 2"), encoding="utf-8")
     if more == ["fail"]:
         raise ValueError("on purpose")
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         assert pool.map(abs, [-1]) == [1]
-    Path(out).write_text(str(VALUE))
+    Path(out).write_text(str(VALUE), encoding="utf-8")
 """
 
 
@@ -282,14 +284,40 @@ def test_a_wrong_number_of_jobs_is_refused(given: str) -> None:
         repro._jobs(given)
 
 
-def test_stages_run_side_by_side_where_there_is_room_for_their_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("cores", [1, 2, 4, 16])
+def test_as_many_stages_run_side_by_side_as_there_are_cores_for_their_threads(
+    cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     settings = config.load(ROOT / "params.yaml")
-    threads = max(settings.starter.pusht.threads, settings.starter.image_task("digits").threads)
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(4 * threads))
-    monkeypatch.setattr(Path, "exists", lambda _: False)
-    assert repro.fitting_jobs(settings) == 4
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(max(1, threads - 1)))
+    monkeypatch.setattr(repro, "cores", lambda: cores)
+    monkeypatch.setattr(repro, "gpus", lambda: 0)
+    settings.starter.pusht.threads, settings.starter.image_task("digits").threads = 2, 1
+    assert repro.fitting_jobs(settings) == max(1, cores // 2)
+    settings.starter.pusht.processes = 4
+    assert repro.fitting_jobs(settings) == max(1, cores // 8)
+    monkeypatch.setattr(repro, "gpus", lambda: 1)
     assert repro.fitting_jobs(settings) == 1
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: range(64))
-    monkeypatch.setattr(Path, "exists", lambda path: str(path) == "/dev/nvidia0")
-    assert repro.fitting_jobs(settings) == 1
+
+
+SHORT_OF_MEMORY = """
+import sys
+
+import pipeline.needs
+import pipeline.side_by_side
+
+pipeline.needs.free_memory = lambda: 10**9
+pipeline.side_by_side.need_of = lambda programs, table: 6 * 10**8
+sys.exit(pipeline.side_by_side.main())
+"""
+
+
+def test_stages_that_memory_is_short_for_run_one_by_one_and_say_why(project: Project) -> None:
+    (project.root / "short.py").write_text(SHORT_OF_MEMORY, encoding="utf-8")
+    result = project.check("short", "--jobs", "2", PATIENCE="0")
+    assert sorted(executed(result.stdout)) == ["after", "left", "right"]
+    (line,) = [line for line in result.stderr.splitlines() if "waits" in line]
+    assert re.fullmatch(
+        r"(left|right) \| waits for memory: it needs 0\.6 GB, and 0\.[45] GB are left beside (left|right)", line
+    )
+    first, second = executed(result.stdout)[:2]
+    assert line.startswith(f"{second} | ") and line.endswith(f" {first}")

@@ -23,6 +23,7 @@ from pipeline.atomic import write_text
 from pipeline.stability.contraction import certify_step, smallest_ratio
 from pipeline.stability.falsify import cross_check
 from pipeline.stability.parameterization import ContractingStep
+from pipeline.utils.hardware import cores
 
 CHUNKS = (
     ("Push-T", 16, 2),
@@ -106,12 +107,12 @@ with error-bounded arithmetic on {threads} of the machine's {cpus} CPUs, load av
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--threads", type=int, default=cores())
     threads = parser.parse_args().threads
     torch.set_num_threads(threads)
     load = os.getloadavg()[0]
     rows = measure()
-    about = _ABOUT.format(step=STEP, ratio=RATIO, threads=threads, cpus=os.cpu_count(), load=load)
+    about = _ABOUT.format(step=STEP, ratio=RATIO, threads=threads, cpus=cores(), load=load)
     write(Path("reports"), rows, about)
 
 

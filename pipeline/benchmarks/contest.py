@@ -2,17 +2,17 @@
 
 import gc
 import math
-import os
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from statistics import median
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
+
+from pipeline.utils import platform
+from pipeline.utils.hardware import cores
 
 Seconds = tuple[float, float]
 """What ours took and what the peer's took, of the same work in one turn."""
@@ -148,13 +148,4 @@ def nearly_equal(ours: Any, theirs: Any, tolerance: float, what: str) -> str:
 
 def machine() -> str:
     """Processor, CPUs and PyTorch's threads: rows of different machines are not to be compared."""
-    model = platform.processor() or platform.machine()
-    information = Path("/proc/cpuinfo")
-    if information.exists():
-        names = [
-            line.split(":", 1)[1]
-            for line in information.read_text(encoding="utf-8").splitlines()
-            if line.startswith("model name")
-        ]
-        model = " ".join(names[0].split()) if names else model
-    return f"{model}, {os.cpu_count()} CPUs, {torch.get_num_threads()} threads"
+    return f"{platform.processor()}, {cores()} CPUs, {torch.get_num_threads()} threads"

@@ -34,6 +34,7 @@ from pipeline.training.checkpoint import Record, build_policy
 from pipeline.training.loop import Objective
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
+from pipeline.utils.hardware import cores
 
 TASK = "pusht"
 NFES = (1, 8, 16)
@@ -246,7 +247,7 @@ def main() -> None:
     settings = config.load().block(arguments.scale).task(TASK)
     torch.set_num_threads(settings.threads)
     recipe = next(iter(settings.finetune.values()))
-    load, cpus = os.getloadavg()[0], os.cpu_count() or 1
+    load, cpus = os.getloadavg()[0], cores()
     rows = measure(settings, batch_size=arguments.batch_size, turns=arguments.turns)
     about = _ABOUT.format(
         scale=arguments.scale,

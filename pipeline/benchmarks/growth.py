@@ -41,6 +41,7 @@ from pipeline.tasks.registry import TASKS
 from pipeline.training.checkpoint import load_policy
 from pipeline.training.data import prepare
 from pipeline.training.mle import Reconstruction
+from pipeline.utils import platform
 
 Work = Callable[[], object]
 
@@ -172,18 +173,11 @@ def measure_size(name: str, size: int, threads: int) -> tuple[float, int]:
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     work = AXES[name].work(size)
-    # forgets the peak so far, so that it is what is held now
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    before = _peak_memory()  # not its resident size, which is counted a little apart and may be more
+    platform.forget_peak_memory()  # so that it is what is held now
+    before = platform.peak_memory()  # not its resident size, which is counted a little apart and may be more
     first = timed(work)
-    peak = _peak_memory() - before
+    peak = platform.peak_memory() - before
     return median([timed(work) for _ in range(REPEATS)]) if first < 10 else first, peak
-
-
-def _peak_memory() -> int:
-    """The most bytes that this process has held since its peak was last forgotten."""
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines())
-    return int(status["VmHWM"].split()[0]) * 1024
 
 
 def slopes(table: pd.DataFrame) -> pd.DataFrame:

@@ -44,6 +44,7 @@ from pipeline.nets.registry import build_net
 from pipeline.seeding import Generators
 from pipeline.training.loop import Objective
 from pipeline.training.mle import Reconstruction
+from pipeline.utils.hardware import cores
 
 Precision = Literal["fp32", "bf16"]
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
@@ -156,7 +157,7 @@ convolutions alone; the time is that of all: normalisations, activations, the op
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch")
+    parser.add_argument("--threads", type=int, default=cores(), help="of PyTorch")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     load = os.getloadavg()[0]

@@ -4,7 +4,6 @@ Both sides execute the same plans of the same policy, called with the same padde
 same ones and can be compared to the bit.
 """
 
-import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -25,8 +24,9 @@ from pipeline.tasks.registry import TASKS
 from pipeline.tasks.robomimic_actions import policy_actions
 from pipeline.tasks.vector import Evaluation
 from pipeline.training.checkpoint import load_policy
+from pipeline.utils.hardware import cores
 
-CPUS = os.cpu_count() or 1
+CPUS = cores()
 
 
 class Padded:

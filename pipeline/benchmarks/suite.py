@@ -28,6 +28,7 @@ from pipeline.benchmarks import loading, pairs, simulation, solves, startup, upd
 from pipeline.benchmarks.contest import Contest, DiffersError, Row, hold, machine
 from pipeline.errors import UserError
 from pipeline.reporting.figures import STYLE, save_figure
+from pipeline.utils.hardware import cores
 
 FAMILIES: tuple[Callable[[], Iterator[Contest]], ...] = (
     updates.unet1d_contests,
@@ -188,7 +189,7 @@ average of the machine before the start {load:.1f}. Other machines' rows are of 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("words", nargs="*", help="measure rows that contain one of them only")
-    parser.add_argument("--threads", type=int, default=os.cpu_count(), help="of PyTorch, for both sides")
+    parser.add_argument("--threads", type=int, default=cores(), help="of PyTorch, for both sides")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     load, folder = os.getloadavg()[0], Path("reports")

@@ -10,6 +10,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.rollouts import Episode, EpisodeResult, Policy, rollout
 from pipeline.tasks.registry import TASKS
+from pipeline.utils.hardware import fitting_workers
 
 FIRST_TEST_SEED = 100_000
 FIRST_VALIDATION_SEED = 200_000
@@ -72,6 +73,6 @@ def run_acting(
         [Episode(seed, repeat) for seed in seeds for repeat in range(repeats)],
         batch=settings.batch,
         block=settings.block,
-        workers=settings.workers,
+        workers=fitting_workers(settings.workers),
         journal=journal,
     )

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from pipeline.atomic import make_folder, replacing
 from pipeline.experts.episode import ExpertEpisode
-from pipeline.processes import die_with_parent
+from pipeline.utils.platform import die_with_parent
 
 
 def collect(

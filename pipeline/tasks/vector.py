@@ -4,7 +4,6 @@ A control step of a small simulator costs a fraction of a millisecond, less than
 chunk (as receding-horizon control executes it anyway) and per worker makes that cost vanish. Knows no task.
 """
 
-import ctypes
 import os
 import pickle
 import signal
@@ -19,6 +18,8 @@ from types import TracebackType
 from typing import Any, NamedTuple, Protocol, Self
 
 import numpy as np
+
+from pipeline.utils.platform import die_with_parent
 
 SHUTDOWN_SECONDS = 5.0
 
@@ -223,7 +224,7 @@ class _Worker:
 
 def serve(descriptor: int, parent: int) -> None:
     """Run a worker process: answer the calls arriving on a connection until its other end is closed."""
-    _die_with(parent)
+    die_with_parent(parent, signal.SIGKILL)  # one deep in a simulation sees no closed pipe
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     connection = Connection(descriptor)
     slots: Slots | None = None
@@ -251,12 +252,3 @@ def _portable(error: Exception) -> Exception:
         error = RuntimeError(f"{type(error).__name__}: {error}")
     error.add_note(note)
     return error
-
-
-def _die_with(parent: int) -> None:
-    """Ask the kernel to kill this process when its parent dies: a worker deep in a simulation sees no closed pipe."""
-    if sys.platform == "linux":
-        pr_set_pdeathsig = 1
-        ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGKILL)
-        if os.getppid() != parent:  # it died before the request
-            os._exit(1)

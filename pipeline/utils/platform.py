@@ -1,0 +1,168 @@
+"""Make the system calls that differ between Linux and other systems, each with a plain fallback.
+
+On Linux the kernel ends children with their parent, hands orphans to a supervisor and says when a process started.
+Elsewhere (macOS) the same is done by a thread that polls and with psutil, later or in part, as each docstring says.
+Only the standard library is imported at once, so that small programs that use this start in milliseconds.
+"""
+
+import ctypes
+import fcntl
+import os
+import platform
+import re
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+LINUX = sys.platform == "linux"
+
+FORK_IS_SAFE = LINUX
+"""Whether a process that has imported much may be forked. On macOS system libraries start threads and refuse to work in
+a forked process, so there a new Python is started instead."""
+
+PARENT_POLL_SECONDS = 0.5
+STARTER = "FLOWTUNE_STARTER"
+
+_PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+_LARGE = 2**25  # the most that every glibc takes for a threshold of mapping
+
+
+def cpus() -> int:
+    """Count the CPUs that this process may run on, or those of the machine where the system does not tell."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def processor() -> str:
+    """Name the processor's model, or its architecture where the system does not tell."""
+    found = re.search(r"^model name\s*: (.+)$", _proc("cpuinfo"), re.MULTILINE)
+    if found:
+        return " ".join(found[1].split())
+    if sys.platform == "darwin":
+        with suppress(OSError):
+            command = ["sysctl", "-n", "machdep.cpu.brand_string"]
+            told = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False).stdout.strip()
+            if told:
+                return told
+    return platform.processor() or platform.machine()
+
+
+def die_with_parent(parent: int, signum: int = signal.SIGTERM) -> None:
+    """Have this process sent ``signum`` when process ``parent``, which started it, dies.
+
+    On Linux the kernel does it at once, also after an ``exec``. Elsewhere a thread looks every ``PARENT_POLL_SECONDS``;
+    it ends with an ``exec``, and cannot look while other code holds Python's lock.
+    """
+    if LINUX:
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
+    else:
+        threading.Thread(target=_watch, args=(parent, signum), name="parent", daemon=True).start()
+    if os.getppid() != parent:  # it died before the request
+        os.kill(os.getpid(), signum)
+
+
+def die_with_starter() -> None:
+    """Be killed when the process dies that started this one with its pid in the environment, as ``STARTER``.
+
+    For programs of this project that start others: those do not find the variable any more.
+    """
+    if starter := os.environ.pop(STARTER, None):
+        die_with_parent(int(starter), signal.SIGKILL)
+
+
+def _watch(parent: int, signum: int) -> None:
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they interrupt the main thread, not this one
+    while os.getppid() == parent:
+        time.sleep(PARENT_POLL_SECONDS)
+    ident = threading.main_thread().ident
+    assert ident is not None
+    signal.pthread_kill(ident, signum)
+
+
+def adopt_orphans() -> None:
+    """Make descendants whose parent dies children of this process; only on Linux, elsewhere they go to init."""
+    if LINUX:
+        ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def keep_freed_memory() -> None:
+    """Have this process keep what it frees, for its next tensors, where its C library is glibc.
+
+    By itself glibc maps a block of some hundred kilobytes from the kernel and unmaps it when it is freed, and shrinks
+    its heap: then each tensor is made of pages that the kernel has to clear first. No result depends on it.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _LARGE)
+        mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)
+
+
+def name_process(name: str) -> None:
+    """Set what ``top`` calls this process; elsewhere than on Linux it keeps its program's name."""
+    if LINUX:
+        with suppress(OSError):
+            Path("/proc/self/comm").write_text(name, encoding="utf-8")
+
+
+def boot_id() -> str:
+    """Tell this boot of the machine from others; empty where the system does not tell."""
+    return _proc("sys/kernel/random/boot_id")[:8]
+
+
+def started(pid: int) -> str:
+    """Tell when process ``pid`` started, in ticks since the boot or milliseconds since 1970; ``0``: there is none."""
+    if LINUX:
+        fields = _proc(f"{pid}/stat").rpartition(")")[2].split()
+        return fields[19] if fields else "0"
+    import psutil
+
+    try:
+        return str(round(1000 * psutil.Process(pid).create_time()))
+    except psutil.Error:
+        return "0"
+
+
+def peak_memory() -> int:
+    """The most bytes that this process has had in memory since it began, or since ``forget_peak_memory``."""
+    if found := re.search(r"^VmHWM:\s+(\d+) kB$", _proc("self/status"), re.MULTILINE):
+        return 1024 * int(found[1])
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
+def forget_peak_memory() -> None:
+    """Begin to count ``peak_memory`` anew.
+
+    Raises:
+        OSError: the system cannot do that; only Linux can.
+    """
+    if not LINUX:
+        raise OSError("the peak of a process's memory is forgotten on Linux alone")
+    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
+
+
+def lock(file: IO[str], *, shared: bool = False, wait: bool = False) -> None:
+    """Lock an open file until it is closed, for this process alone or ``shared``.
+
+    Raises:
+        BlockingIOError: another process has the lock, and ``wait`` is false.
+    """
+    fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+
+
+def _proc(name: str) -> str:
+    """A file of /proc; empty where there is none."""
+    if not LINUX:
+        return ""
+    try:
+        return Path("/proc", name).read_text(encoding="utf-8", errors="replace")
+    except OSError:
+        return ""

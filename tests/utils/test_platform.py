@@ -1,0 +1,166 @@
+"""The fallbacks for systems that are not Linux, run on it: children, identities, locks, whole stages."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.utils import platform
+from tests.project import ROOT, Project, executed, kill, on_another_system, wait_for
+from tests.test_side_by_side import DVC_YAML, MEET, make
+
+ONLY_THERE = r"prctl|fcntl|/proc/|\bos\.fork\b|sched_getaffinity|cpu_count|ctypes\.CDLL\(None\)"
+
+
+@pytest.fixture
+def elsewhere(tmp_path: Path) -> Path:
+    """A copy of the code, that runs by the fallbacks."""
+    for folder in ("pipeline", "stages"):
+        shutil.copytree(ROOT / folder, tmp_path / "code" / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    on_another_system(tmp_path / "code")
+    return tmp_path / "code"
+
+
+def test_calls_that_differ_between_systems_stand_in_one_module() -> None:
+    files = [*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
+    found = [str(file.relative_to(ROOT)) for file in files if re.search(ONLY_THERE, file.read_text(encoding="utf-8"))]
+    assert found == ["pipeline/utils/platform.py"]
+
+
+def test_the_fallbacks_answer_too(elsewhere: Path) -> None:
+    program = """
+import os, subprocess, sys
+from pipeline import processes
+from pipeline.utils import platform
+
+assert not platform.FORK_IS_SAFE and platform.cpus() >= 1 and platform.processor()
+platform.keep_freed_memory(); platform.name_process("name"); platform.adopt_orphans()
+assert platform.peak_memory() > 10**6
+try:
+    platform.forget_peak_memory()
+except OSError:
+    pass
+else:
+    raise AssertionError
+with subprocess.Popen(["cat"], stdin=subprocess.PIPE) as child:
+    name = processes.identity(child.pid)
+    assert not processes.is_gone(name) and processes.identity(child.pid) == name != processes.identity(os.getpid())
+assert processes.is_gone(name)
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=elsewhere, check=True)
+
+
+def test_a_lock_is_held_until_its_file_is_closed(tmp_path: Path) -> None:
+    path = tmp_path / "lock"
+    with path.open("w", encoding="utf-8") as first, path.open("w", encoding="utf-8") as second:
+        platform.lock(first, shared=True)
+        platform.lock(second, shared=True)
+        with pytest.raises(BlockingIOError):
+            platform.lock(first)
+        second.close()
+        platform.lock(first, wait=True)
+
+
+@pytest.mark.parametrize("command", ["sleep 61 & echo $!; wait", "echo $$; exec sleep 61"])
+def test_a_supervised_command_dies_with_its_parent(elsewhere: Path, command: str) -> None:
+    program = (
+        "import os, time\nfrom pathlib import Path\nfrom pipeline import processes\n"
+        f"child = processes.start(['sh', '-c', {command!r}], cwd=Path('.'), env=os.environ)\n"
+        "print(child.stdout.readline(), end='', flush=True); time.sleep(60)"
+    )
+    parent = subprocess.Popen(
+        [sys.executable, "-c", program], cwd=elsewhere, stdout=subprocess.PIPE, text=True, encoding="utf-8"
+    )
+    assert parent.stdout is not None
+    pid = int(parent.stdout.readline())
+    parent.kill()
+    parent.wait()
+    wait_for(lambda: is_gone(pid), "the command to end")
+
+
+def test_a_supervised_command_is_stopped_and_its_exit_code_told(elsewhere: Path) -> None:
+    program = """
+import os
+from pathlib import Path
+from pipeline import processes
+
+ends = processes.start(["sh", "-c", "exit 3"], cwd=Path("."), env=os.environ)
+assert ends.wait() == 3
+told = processes.start(["sh", "-c", "sleep 61 & echo; wait"], cwd=Path("."), env=os.environ)
+told.stdout.readline()
+processes.stop([told])
+assert told.returncode == 128 + 15, told.returncode
+"""
+    subprocess.run([sys.executable, "-c", program], cwd=elsewhere, check=True, timeout=60)
+
+
+def is_gone(pid: int) -> bool:
+    state = Path(f"/proc/{pid}/stat")
+    return not state.exists() or state.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
+
+
+def test_stages_side_by_side_are_started_and_leave_what_forked_ones_leave(elsewhere: Path, tmp_path: Path) -> None:
+    meet = re.sub(r"^(driver =|print\(.threads).*\n", "", MEET, flags=re.MULTILINE)
+    started, forked = make(tmp_path / "started", DVC_YAML), make(tmp_path / "forked", DVC_YAML)
+    for project, code in ((started, elsewhere), (forked, ROOT)):
+        (project.root / "meet.py").write_text(meet, encoding="utf-8")
+        output = project.check("pipeline.side_by_side", "--jobs", "2", PYTHONPATH=str(code)).stdout
+        assert sorted(executed(output)) == ["after", "left", "right"]
+        assert "left | Running stage 'left':\n" in output
+    locks = [YAML(typ="safe").load(project.root / "dvc.lock") for project in (started, forked)]
+    assert locks[0] == locks[1]
+    assert started.files(".dvc/cache/files") == forked.files(".dvc/cache/files") != {}
+
+
+def test_started_stages_end_with_an_interrupt_and_with_a_killed_driver(elsewhere: Path, tmp_path: Path) -> None:
+    project = make(tmp_path / "project", DVC_YAML)
+    meet = re.sub(r"^(driver =|print\(.threads).*\n", "", MEET, flags=re.MULTILINE)
+    (project.root / "meet.py").write_text(meet.replace("not there.exists()", "True"), encoding="utf-8")
+    project.env["PYTHONPATH"] = str(elsewhere)
+    for end in ("interrupt", "kill"):
+        driver = project.start("pipeline.side_by_side", "--jobs", "2")
+        wait_for(lambda: len(list(project.root.glob("*.here"))) == 2, "the stages to be at work")
+        if end == "kill":
+            kill(driver)
+            # not those of DVC's that run no program of this project: they end by themselves
+            wait_for(lambda: not any("side_by_side" in command for command in project.processes().values()), "the end")
+        else:
+            driver.send_signal(2)
+            out, err = driver.communicate(timeout=60)
+            assert driver.returncode == 130, out + err
+            assert not project.processes()
+        assert not (project.root / "dvc.lock").exists()
+        for file in project.root.glob("*.here"):
+            file.unlink()
+    for pid in project.processes():
+        os.kill(pid, 9)
+
+
+def test_a_stage_runs_recorded_through_the_whole_chain_of_fallbacks(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project", FLOWTUNE_TRACKING="on")
+    on_another_system(project.root)
+    out = next((project.root / "reports" / "starter").glob("hyperparameters*.md"))
+    before = out.read_bytes()
+    out.unlink()
+    result = project.check("pipeline.repro", "--jobs", "2")
+    assert executed(result.stdout) == ["tabulate_settings@starter"]
+    assert out.read_bytes() == before
+    assert "warning" not in result.stderr
+    assert (project.root / ".flowtune" / "mlflow.db").exists()
+
+
+def test_a_stage_dies_with_a_killed_repro(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project")
+    on_another_system(project.root)
+    project.params("starter.pusht.pretrain.steps", 100_000)
+    repro = project.start("pipeline.repro")
+    wait_for(lambda: any("stages.pretrain" in line for line in project.processes().values()), "the stage to be at work")
+    time.sleep(2)  # while it imports
+    kill(repro)
+    wait_for(lambda: not project.processes(), "the driver and the stage to die", seconds=60)
