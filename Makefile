@@ -19,6 +19,11 @@ FIND_PYTHON = for python in $(CANDIDATES); do $$python -c "$(SUPPORTED)" 2>/dev/
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export UV_PYTHON_DOWNLOADS := never
+# A shell may have set what sends pip, uv or Python elsewhere than they are told to here, or text to another encoding.
+export PYTHONUTF8 := 1
+export PIP_USER := 0
+unexport PYTHONHOME PYTHONSAFEPATH PIP_TARGET PIP_PREFIX PIP_ROOT PIP_PYTHON PIP_REQUIRE_VIRTUALENV PIP_DRY_RUN
+unexport UV_PROJECT UV_WORKING_DIR UV_WORKING_DIRECTORY UV_CONSTRAINT UV_TORCH_BACKEND UV_NO_BUILD_ISOLATION
 # Nothing is sent anywhere: telemetry of MLflow, DVC and Prefect is off.
 export MLFLOW_DISABLE_TELEMETRY := true
 export DO_NOT_TRACK := true
@@ -30,13 +35,16 @@ help:
 
 env: .venv/.synced
 
-# uv builds the environment; where there is none, it comes from the package registry into .tools, for this project alone.
+# uv builds the environment; where there is none, it comes from the package registry into .tools, for this project alone,
+# with its cache. One that is there shares its own cache with other projects.
 # Bytecode is compiled at once: where Python is told to write none, each stage would compile all that it imports anew.
 .venv/.synced: requirements.lock
-	@python=$$($(FIND_PYTHON)); test -n "$$python" || { echo "error: python3 3.11 or 3.12 is needed and was not found;" \
+	@unset PYTHONPATH; python=$$($(FIND_PYTHON)); test -n "$$python" || { echo "error: python3 3.11 or 3.12 is needed and was not found;" \
 	  "install one and say where it is with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 2; }; \
 	uv=$$(command -v uv) || { uv=.tools/bin/uv; test -x $$uv || \
-	  { "$$python" -m venv .tools && .tools/bin/python -m pip install --quiet --disable-pip-version-check uv; }; } && \
+	  { "$$python" -m venv .tools && .tools/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv; }; } && \
+	{ test "$$uv" != .tools/bin/uv && mkdir -p "$$($$uv cache dir)" 2>/dev/null && test -w "$$($$uv cache dir)" || \
+	  export UV_CACHE_DIR="$${UV_CACHE_DIR:-.tools/cache}"; } && \
 	{ test -x .venv/bin/python && .venv/bin/python -c "$(SUPPORTED)" || \
 	  "$$uv" venv --quiet --clear --python "$$(command -v "$$python")" .venv; } && \
 	"$$uv" pip sync --quiet --compile-bytecode --python .venv requirements.lock && touch $@

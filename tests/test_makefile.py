@@ -61,3 +61,38 @@ def test_an_environment_that_is_up_to_date_is_not_built_again(root: Path) -> Non
     stamp.touch()
     result = make(root, "env", "PYTHON=/nowhere/python")
     assert result.returncode == 0, result.stderr
+
+
+FAKE = """#!/bin/sh
+# stands for python3, for the one in .tools, and for uv
+{ echo "$@"; env; } >> "$LOG"
+case "$*" in
+  "-m venv .tools") mkdir -p .tools/bin && cp "$0" .tools/bin/python ;;
+  *" pip install "*) cp "$0" .tools/bin/uv ;;
+  *" venv "*|"venv "*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+esac
+"""
+
+
+def test_the_environment_is_built_here_whatever_the_shell_has_set_for_pip_uv_and_python(root: Path) -> None:
+    python, log = root / "python", root / "log.txt"
+    python.write_text(FAKE, encoding="utf-8")
+    python.chmod(0o755)
+    elsewhere = ("PIP_TARGET", "PIP_PREFIX", "PIP_REQUIRE_VIRTUALENV", "PYTHONHOME", "PYTHONPATH", "UV_PROJECT")
+    elsewhere += ("UV_WORKING_DIR", "UV_CONSTRAINT", "UV_TORCH_BACKEND")
+    kept = {"LOG": str(log), "PATH": "/usr/bin:/bin", "HOME": "/proc/no-home", "PIP_INDEX_URL": "https://example.org"}
+    result = subprocess.run(
+        ["make", "env", f"PYTHON={python}"],
+        cwd=root,
+        env={**dict.fromkeys(elsewhere, "/elsewhere"), **kept, "PIP_USER": "1", "LC_ALL": "zh_CN.GBK"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    told = log.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in told if line.endswith("=/elsewhere")]
+    assert "PIP_USER=0" in told and "PIP_USER=1" not in told
+    assert "PYTHONUTF8=1" in told and "PIP_INDEX_URL=https://example.org" in told
+    assert "UV_CACHE_DIR=.tools/cache" in told
+    assert (root / ".venv" / ".synced").exists()
