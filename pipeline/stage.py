@@ -10,14 +10,19 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.atomic import make_folder
+from pipeline.blocks import Block
 from pipeline.closure import ROOT, code_of
 from pipeline.errors import UserError
 from pipeline.processes import keep_freed_memory
 from pipeline.provenance import hash_files
 from pipeline.run import Run
 from pipeline.tracking import stage_run
+from pipeline.utils.precision import begun_with, native
+
+Settings = TypeVar("Settings", bound=Block)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,10 @@ class Stage:
     main: bool
     run: Run
     resume: Path
+
+    def settled(self, settings: Settings) -> Settings:
+        """``settings`` with what ``precision: auto`` is here, or was where the run that is resumed began."""
+        return settings.with_auto(begun_with(self.resume / "precision", native()))
 
 
 @contextmanager

@@ -73,7 +73,8 @@ def main() -> None:
     with stage("stages/study_try.py", label, params=params, deps=[base_file, files.prepared], outs=[out]) as here:
         data = PreparedData.load(files.prepared)
         guard = Guard(base[0], data, seed)
-        training = make_training(row, [nfe], base, data, settings, study, here.resume / "pairs.pt")
+        training = make_training(row, [nfe], base, data, here.settled(settings), study, here.resume / "pairs.pt")
+        here.run.tag("precision", training.optimization.precision)
         models = train_row(training, row, base, study.checkpoints, here.resume, here.run, label)
         tried = choose(models, row, nfe, settings, arguments.seeds, here.resume)
         rows = []
