@@ -230,8 +230,8 @@ _ABOUT = """\
 # What gradients through the solve cost
 
 `python -m pipeline.benchmarks.gradients`: one MLE update (loss (6), Euler) against NFE flow-matching updates of the
-{scale} Push-T net. Batch {batch_size} of random data of its shapes, in {precision}, as `precision: auto` chooses on this
-machine where params.yaml says so. {turns} turns, PyTorch
+{scale} Push-T net, in {precision} (`precision: auto` is bf16 only where a machine has instructions for it). Batch
+{batch_size} of random data of its shapes, {turns} turns, PyTorch
 {torch}, {threads} CPU thread(s). Load average of the machine ({cpus} CPUs) before the start: {load:.1f}{noise}.
 
 - `pairs`: `given` cost nothing; `nearest` searches among {candidates} candidates and `reflow` solves in {reflow_nfe}
