@@ -225,7 +225,10 @@ class Wrong(Plain):
         ({"fm_weight": -1.0}, "fm_weight: given -1.0, allowed: 0 or more"),
         ({"collapse_below": 5}, "collapse_below: given 5, allowed: at least 0 and below 1"),
         ({"field": Wrong()}, r"field: .* it returned \(2, 1\), allowed: \(2, 2\)"),
-        ({"field": Plain(3)}, r"field: called on data with t \(2,\), x \(2, 2\), condition .*, it failed: RuntimeError: mat1"),
+        (
+            {"field": Plain(3)},
+            r"field: called on data with t \(2,\), x \(2, 2\), condition .*, it failed: RuntimeError: mat1",
+        ),
         ({"field": Plain().requires_grad_(False)}, "field: none of its parameters requires a gradient, allowed: "),
         ({"data": DATA[0]}, r"field: called on data with .*, condition None, it failed: "),
         ({"data": []}, "data: given an iterable without a batch, allowed: "),
