@@ -41,7 +41,22 @@ def cell(
     n_samples: int = 1500,
 ) -> list[tuple]:
     return [
-        (scale, "digits", method, tuned, solver, nfe, seed, n_samples, features, one, 4000, 7, f"{method}-{tuned}")
+        (
+            scale,
+            "digits",
+            method,
+            tuned,
+            solver,
+            nfe,
+            seed,
+            n_samples,
+            features,
+            one,
+            4000,
+            7,
+            f"{method}-{tuned}",
+            "fp32",
+        )
         for seed, one in enumerate(distances)
     ]
 
