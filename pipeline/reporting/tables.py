@@ -181,7 +181,7 @@ def read_table(path: Path) -> pd.DataFrame:
     header = text.partition("\n")[0]
     if header != TABLE_HEADER:
         raise UserError(f"{path}: columns are {header}, expected {TABLE_HEADER}; run tabulate again")
-    return pd.read_csv(StringIO(text), dtype={"train_seeds": str}, converters={"precision": str})
+    return pd.read_csv(StringIO(text), dtype={"train_seeds": str, "precision": str}).fillna({"precision": ""})
 
 
 def missing_rows(reports: Path, expected: Sequence[Entry]) -> dict[Entry, str]:
