@@ -69,10 +69,9 @@ TRAININGS = [
     ),
     Training(
         "finetune_images",
-        (*DIGITS, "--nfe", "2"),
-        "data/starter/digits/models/ft_fm-nfe2.safetensors",
-        "digits.finetune.nfe2",
-        AHEAD,
+        (*DIGITS, "--nfe", "1"),
+        "data/starter/digits/models/ft_fm-nfe1.safetensors",
+        "digits.finetune.nfe1",
     ),
     Training(
         "finetune_image_residual",
@@ -101,7 +100,7 @@ def here(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proj
     monkeypatch.setattr(stages, "ROOT", project.root)
     monkeypatch.setenv("FLOWTUNE_TRACKING", "off")
     monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
-    monkeypatch.setattr(loop, "LOG_EVERY", 10)
+    monkeypatch.setattr(loop, "LOG_EVERY", 2)
     return project
 
 
@@ -151,7 +150,7 @@ def test_a_training_resumed_on_the_other_kind_of_machine_ends_with_the_same_bits
     prepare(here, training)
     undisturbed = run(training, has_bf16=True)
     assert undisturbed and tags["precision"] == "bf16"
-    for steps in (1, 15):  # before anything but pairs is kept, and after
+    for steps in (1, 6):  # before anything but pairs is kept, and after
         run(training, has_bf16=True, plug=steps)
         assert run(training, has_bf16=False) == undisturbed
         assert tags["precision"] == "bf16"
@@ -165,7 +164,7 @@ def test_a_training_begun_in_fp32_stays_in_it_and_is_another(
     training = TRAININGS[0]
     prepare(here, training)
     undisturbed = run(training, has_bf16=False)
-    run(training, has_bf16=False, plug=15)
+    run(training, has_bf16=False, plug=6)
     assert run(training, has_bf16=True) == undisturbed
     assert {trained_in(Path(path)) for path in undisturbed} == {"fp32"}
     assert run(training, has_bf16=True) != undisturbed
