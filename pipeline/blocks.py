@@ -1,9 +1,11 @@
 """What the blocks of ``params.yaml`` are made of, whatever they are about: numbers in ranges, nets, trainings."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from pipeline.utils.precision import Precision, PrecisionSetting
 
 PretrainCoupling = Literal["independent", "minibatch_ot", "sinkhorn", "conditional_ot"]
 FinetuneCoupling = Literal[
@@ -33,6 +35,19 @@ class Block(BaseModel):
     """Settings that refuse unknown keys and wrong types, and never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    def with_auto(self, precision: Precision) -> Self:
+        """These settings with ``precision`` where it is ``auto``, in blocks inside them too."""
+
+        def settled(value: object) -> object:
+            if isinstance(value, dict):
+                return {key: settled(inner) for key, inner in value.items()}
+            return value.with_auto(precision) if isinstance(value, Block) else value
+
+        changed = {
+            name: precision if (name, value) == ("precision", "auto") else settled(value) for name, value in self
+        }
+        return self.model_copy(update=changed)
 
 
 class MlpSettings(Block):
@@ -111,7 +126,7 @@ class Optimization(Block):
     warmup: Natural
     clip: Positive
     ema_decay: BelowOne
-    precision: Literal["fp32", "bf16"]
+    precision: PrecisionSetting
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "Optimization":

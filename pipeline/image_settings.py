@@ -25,6 +25,7 @@ from pipeline.blocks import (
     require_even_batches,
     require_finer_teacher,
 )
+from pipeline.utils.precision import PrecisionSetting
 
 ImageTask = Literal["digits", "cifar10"]
 ImageMethod = Literal["ddpm", "vp_fm", "ve_fm", "ot_fm", "si", "i_cfm", "ot_cfm"]
@@ -94,7 +95,7 @@ class ImageFinetuneRecipe(Block):
     warmup: Natural
     clip: Positive
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    precision: Literal["fp32", "bf16"]
+    precision: PrecisionSetting
     history_points: Count
 
     def recipe(self) -> FinetuneRecipe:

@@ -211,6 +211,18 @@ class TaskSettings(Block):
             raise UserError(f"--row: given {row!r}, allowed: {', '.join(self.residual)}")
         return self.residual[row]
 
+    def precision_of(self, method: str, nfe: int) -> str:
+        """The setting ``precision`` of what a row of Table 2 is trained by; empty: nothing is trained for it."""
+        trainings: dict[str, Optimization] = {
+            "fm": self.pretrain,
+            "ddpm": self.diffusion,
+            "ddim": self.diffusion,
+            **{f"ft_fm-{key}": recipe for key, recipe in self.finetune.items()},
+            **self.residual,
+        }
+        training = trainings.get(method) or trainings.get(f"{method}-nfe{nfe}")
+        return training.precision if training else ""
+
     def replica(self, seed: int | None) -> "TaskSettings":
         """The same settings with another training seed; None: these."""
         return self if seed is None else self.model_copy(update={"seed": seed})

@@ -10,8 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pipeline.atomic import make_folder
+from pipeline.blocks import Block
 from pipeline.closure import ROOT, code_of
 from pipeline.errors import UserError
 from pipeline.provenance import hash_files
@@ -19,8 +21,10 @@ from pipeline.run import Run
 from pipeline.tracking import stage_run
 from pipeline.utils import platform
 from pipeline.utils.memory import peak_of_this_process
+from pipeline.utils.precision import begun_with, native
 
 PEAK_METRIC = "peak_memory_mb"
+Settings = TypeVar("Settings", bound=Block)
 
 
 @dataclass(frozen=True)
@@ -37,6 +41,10 @@ class Stage:
     main: bool
     run: Run
     resume: Path
+
+    def settled(self, settings: Settings) -> Settings:
+        """``settings`` with what ``precision: auto`` is here, or was where the run that is resumed began."""
+        return settings.with_auto(begun_with(self.resume / "precision", native()))
 
 
 @contextmanager

@@ -69,6 +69,7 @@ def main() -> None:
                         "train_steps": record.train_steps,
                         "train_seed": record.train_seed,
                         "checkpoint": fingerprint(models[tuned]),
+                        "precision": record.precision,
                     }
                 )
                 here.run.log({f"{solver}-distance": found.distance, f"{solver}-nfe": found.nfe}, seed)

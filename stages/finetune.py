@@ -65,14 +65,16 @@ def main() -> None:
         policy.solver = recipe.solver
         generators = Generators(settings.seed, "finetune", method, nfe)
         windows = Batches(data.condition, data.action)
+        pretrain, recipe = here.settled(settings.pretrain), here.settled(recipe)
         objective: Objective
         if method == "fm":
-            recipe = equal_compute(recipe, settings.pretrain, nfe, len(data.action))
-            objective, batches = flow_matching(policy.net, settings.pretrain, generators), windows
+            recipe = equal_compute(recipe, pretrain, nfe, len(data.action))
+            objective, batches = flow_matching(policy.net, pretrain, generators), windows
         else:
             objective, batches = maximum_likelihood(
-                policy.net, recipe, nfe, settings.pretrain, generators, windows, keep=here.resume / "pairs.pt"
+                policy.net, recipe, nfe, pretrain, generators, windows, keep=here.resume / "pairs.pt"
             )
+        here.run.tag("precision", recipe.precision)
         here.run.tag("trainable_parameters", str(trainable_parameters(policy.net)))
         log = TrainingLog(here.resume / "log.jsonl", here.run)
         history = TrainingLog(here.resume / "history.jsonl", here.run)
@@ -162,6 +164,7 @@ def main() -> None:
             train_steps=base.train_steps + steps,
             solver=recipe.solver,
             figures={"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)},
+            precision=recipe.precision,
         )
         save_policy(files.model(method, nfe), policy, record, half=True)
         history.write_csv(

@@ -44,12 +44,15 @@ def main() -> None:
     ) as here:
         images = torch.from_numpy(load_images(files.images).images)
         base, base_record = load_image_model(files.base)
+        training = here.settled(recipe)
+        here.run.tag("precision", training.precision)
         record = replace(
             base_record,
             method="resft_fm",
             nfe=recipe.nfe,
             train_steps=base_record.train_steps + recipe.steps,
             residual=recipe,
+            precision=training.precision,
         )
         model = build_image_model(record)
         assert isinstance(model, ResidualModel)
@@ -58,7 +61,7 @@ def main() -> None:
         objective, pairs = residual_training(
             cast(Residual, model.residual),
             model.base.field,
-            recipe,
+            training,
             recipe.nfe,
             generators,
             windows_of(images, recipe),
@@ -68,7 +71,7 @@ def main() -> None:
         net = train(
             objective,
             pairs if recipe.solves_ahead else ImageBatches(images, settings.data.flip),
-            recipe,
+            training,
             generators,
             log=log,
             state_path=here.resume / "state.pt",

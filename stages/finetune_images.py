@@ -56,7 +56,9 @@ def main() -> None:
         assert isinstance(model, FlowModel)
         matching = settings.pretrain.matching()
         compute = settings.pretrain.steps - base.train_steps
-        recipe = within_budget(settings.finetune[f"nfe{nfe}"].recipe(), nfe, compute, matching, len(images))
+        recipe = here.settled(settings.finetune[f"nfe{nfe}"].recipe())
+        recipe = within_budget(recipe, nfe, compute, matching, len(images))
+        here.run.tag("precision", recipe.precision)
         generators = Generators(settings.seed, "finetune images", nfe)
         objective, pairs = maximum_likelihood(
             model.field, recipe, nfe, matching, generators, windows_of(images, recipe), keep=here.resume / "pairs.pt"
@@ -100,6 +102,7 @@ def main() -> None:
             nfe=nfe,
             train_steps=base.train_steps + recipe.steps,
             updates=base.updates + compute,
+            precision=recipe.precision,
         )
         save_image_model(files.model("ft_fm", nfe), model, record)
         history.write_csv(

@@ -59,10 +59,12 @@ def main() -> None:
         round_weights(base.net)  # models are stored in half the size; the residual is to correct what is stored
         policy = make_residual_policy(base, recipe, settings.seed)
         generators = Generators(settings.seed, "finetune_residual", arguments.row)
+        training = here.settled(recipe)
+        here.run.tag("precision", training.precision)
         objective, batches = residual_training(
             policy.residual,
             base.net,
-            recipe,
+            training,
             nfe,
             generators,
             Batches(data.condition, data.action),
@@ -100,7 +102,7 @@ def main() -> None:
         residual = train(
             objective,
             batches,
-            recipe,
+            training,
             generators,
             milestones=[*range(0, recipe.steps, recipe.guard_every), recipe.steps],
             on_milestone=look,
@@ -113,7 +115,14 @@ def main() -> None:
         steps = recipe.steps if healthy else watch.go_back(residual)
         reading = read(cast(Residual, residual).fixed())  # what is measured is what is stored
         figures = {"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)}
-        made = replace(record, method=method, nfe=nfe, train_steps=record.train_steps + steps, figures=figures)
+        made = replace(
+            record,
+            method=method,
+            nfe=nfe,
+            train_steps=record.train_steps + steps,
+            figures=figures,
+            precision=training.precision,
+        )
         save_residual_policy(model, policy, made, recipe)
         log.write_csv(
             files.residual_log(arguments.row),

@@ -42,6 +42,8 @@ def main() -> None:
         deps=[],
         outs=[table_path, report_path, picture, picture.with_suffix(".svg")],
     ) as here:
+        settled = here.settled(settings)
+        here.run.tag("precision", settled.train.precision)
         gaps: dict[str, list[Gap]] = {}
         for name in settings.datasets:
             for sigma in settings.sigmas:
@@ -52,7 +54,7 @@ def main() -> None:
                 def log(metrics: dict[str, float], step: int, prefix: str = f"{name}_{sigma:g}") -> None:
                     here.run.log({f"{prefix}_{key}": value for key, value in metrics.items()}, step)
 
-                learned = learn(points, path, settings, generators, here.resume / f"{name}-{sigma!r}.pt", log, label)
+                learned = learn(points, path, settled, generators, here.resume / f"{name}-{sigma!r}.pt", log, label)
                 gaps[label] = solve_all(MarginalField(points, path), learned, settings, generators, label)
         table = gap_table(scale, gaps)
         write_table(table_path, table)

@@ -43,7 +43,8 @@ def main() -> None:
         data = PreparedData.load(files.prepared)
         policy, record = new_policy(arguments.scale, arguments.task, "fm", settings, data)
         generators = Generators(settings.seed, "pretrain")
-        recipe = settings.pretrain
+        recipe = here.settled(settings.pretrain)
+        here.run.tag("precision", recipe.precision)
         coupling = make_coupling(
             recipe.coupling, regularization=recipe.regularization, condition_weight=recipe.condition_weight
         )
@@ -53,7 +54,7 @@ def main() -> None:
 
         def keep(step: int, net: nn.Module) -> bool:
             path = checkpoints / f"step-{step:07d}.safetensors"
-            save_policy(path, policy.with_net(net), replace(record, train_steps=step))
+            save_policy(path, policy.with_net(net), replace(record, train_steps=step, precision=recipe.precision))
             return True
 
         log = TrainingLog(here.resume / "log.jsonl", here.run)

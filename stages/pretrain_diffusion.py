@@ -37,13 +37,15 @@ def main() -> None:
     ) as here:
         data = PreparedData.load(files.prepared)
         policy, record = new_policy(arguments.scale, arguments.task, "ddpm", settings, data)
+        recipe = here.settled(settings.diffusion)
+        here.run.tag("precision", recipe.precision)
         net, batches = from_scratch(policy, data, files.frames)
         generators = Generators(settings.seed, "pretrain", "diffusion")
         log = TrainingLog(here.resume / "log.jsonl", here.run)
         net = train(
             NoisePrediction(net, generators, make_scheduler()),
             batches,
-            settings.diffusion,
+            recipe,
             generators,
             log=log,
             state_path=here.resume / "state.pt",
@@ -51,7 +53,8 @@ def main() -> None:
         )
         if not here.main:
             return
-        save_policy(model, policy.with_net(net), replace(record, train_steps=settings.diffusion.steps))
+        record = replace(record, train_steps=recipe.steps, precision=recipe.precision)
+        save_policy(model, policy.with_net(net), record)
         log.write_csv(files.diffusion_log, scale=arguments.scale, task=arguments.task)
 
 

@@ -63,13 +63,16 @@ def main() -> None:
         model = build_image_model(record)
         assert isinstance(model, FieldModel)
         generators = Generators(settings.seed, "pretrain images", method)
-        objective = pretraining(method, model.field, settings.pretrain, generators)
+        recipe = here.settled(settings.pretrain)
+        here.run.tag("precision", recipe.precision)
+        objective = pretraining(method, model.field, recipe, generators)
         checkpoints = here.resume / "checkpoints"
         noise = torch.randn(_SHOWN, *settings.shape, generator=Generators(settings.seed)["shown noise"])
 
         def keep(step: int, net: nn.Module) -> bool:
             model.field = net
-            made = replace(record, train_steps=step, updates=float(step))
+            precision = recipe.precision if step else ""  # nothing is trained before the first step
+            made = replace(record, train_steps=step, updates=float(step), precision=precision)
             save_image_model(checkpoints / f"step-{step:07d}.safetensors", model, made)
             with torch.no_grad():
                 shown, _ = model.sample(noise, _SHOWN_BY, torch.Generator().manual_seed(settings.seed))
@@ -82,9 +85,9 @@ def main() -> None:
         train(
             objective,
             ImageBatches(torch.from_numpy(load_images(files.images).images), settings.data.flip),
-            settings.pretrain,
+            recipe,
             generators,
-            milestones=[0, *evenly_spaced(settings.pretrain.steps, settings.pretrain.checkpoints)],
+            milestones=[0, *evenly_spaced(recipe.steps, recipe.checkpoints)],
             on_milestone=keep,
             log=log,
             state_path=here.resume / "state.pt",

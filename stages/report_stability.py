@@ -62,7 +62,9 @@ def robustness(settings: Settings, reports: ScaleReports, *, partial: bool) -> t
             if partial and made_by != present(TaskFiles(reports.scale, task).model(entry.method, entry.nfe)):
                 del found[entry]
         missing += [entry for entry in entries if entry not in found]
-        tables.append(robustness_table(reports.scale, found, entries[0]))
+        of_task = settings.block(reports.scale).task(task)
+        asked = {entry: of_task.precision_of(entry.method, entry.nfe) for entry in entries}
+        tables.append(robustness_table(reports.scale, found, entries[0], asked))
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True), missing
 
 

@@ -49,7 +49,10 @@ def main() -> None:
         guard = Guard(base[0], data, seed)
         models, timing = [base_file], {}
         if row != "fm":
-            training = make_training(row, arguments.nfe, base, data, settings, study, here.resume / "pairs.pt")
+            training = make_training(
+                row, arguments.nfe, base, data, here.settled(settings), study, here.resume / "pairs.pt"
+            )
+            here.run.tag("precision", training.optimization.precision)
             models = train_row(training, row, base, study.checkpoints, here.resume, here.run, label)
             timing = {"update_ms": round(measure_update(training), 1)}
         for entry in entries:

@@ -9,21 +9,20 @@ Each checkpoint is a line in reports/<scale>/coupling_study_tried.csv.
 """
 
 import argparse
-import csv
-import io
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline import config
-from pipeline.atomic import write_text
 from pipeline.complaints import line
 from pipeline.config import FinetuneRecipe, StudyRecipe, StudySettings, TaskSettings
 from pipeline.errors import UserError
 from pipeline.layout import ScaleReports, TaskFiles, fingerprint
 from pipeline.reporting.study import ROW_NAMES
+from pipeline.reporting.tables import write_table
 from pipeline.stage import program, stage
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
@@ -43,6 +42,7 @@ COLUMNS = [
     "max_score",
     "success",
     "spread_ratio",
+    "precision",
 ]
 
 
@@ -73,7 +73,8 @@ def main() -> None:
     with stage("stages/study_try.py", label, params=params, deps=[base_file, files.prepared], outs=[out]) as here:
         data = PreparedData.load(files.prepared)
         guard = Guard(base[0], data, seed)
-        training = make_training(row, [nfe], base, data, settings, study, here.resume / "pairs.pt")
+        training = make_training(row, [nfe], base, data, here.settled(settings), study, here.resume / "pairs.pt")
+        here.run.tag("precision", training.optimization.precision)
         models = train_row(training, row, base, study.checkpoints, here.resume, here.run, label)
         tried = choose(models, row, nfe, settings, arguments.seeds, here.resume)
         rows = []
@@ -89,7 +90,8 @@ def main() -> None:
                 fingerprint(base_file),
                 " ".join(arguments.set),
             )
-            rows.append((*about, candidate.train_steps, arguments.seeds, *scores))
+            steps, precision = candidate.train_steps, training.optimization.precision
+            rows.append((*about, steps, arguments.seeds, *scores, precision))
         append(out, rows)
         for done in rows:
             print(", ".join(f"{name} {value}" for name, value in zip(COLUMNS, done, strict=True) if value != ""))
@@ -122,10 +124,10 @@ def changed(settings: TaskSettings, assignments: list[str], nfe: int) -> TaskSet
 
 def append(path: Path, rows: list[tuple[object, ...]]) -> None:
     """Add ``rows`` to the CSV file, whole or not at all."""
-    text = io.StringIO(path.read_text(encoding="utf-8") if path.exists() else ",".join(COLUMNS) + "\n")
-    text.seek(0, io.SEEK_END)
-    csv.writer(text, lineterminator="\n").writerows(rows)
-    write_text(path, text.getvalue())
+    table = pd.DataFrame(rows, columns=COLUMNS).astype(str)
+    if path.exists():  # as text: what stands there stays as it is written; older lines do not say their precision
+        table = pd.concat([pd.read_csv(path, dtype=str, keep_default_na=False), table]).fillna("")
+    write_table(path, table)
 
 
 if __name__ == "__main__":

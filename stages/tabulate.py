@@ -35,6 +35,8 @@ def main() -> None:
         for evaluation in TASKS[task].evaluations
         for method, nfe in models
     }
+    block = settings.block(arguments.scale)
+    asked = {row: block.task(row.within).precision_of(row.method, row.nfe) for row in rows}
     stale = [row for row, model in rows.items() if arguments.partial and is_stale(row, reports.folder, model)]
     table_md = reports.table2.with_suffix(".md")
     with stage(
@@ -44,7 +46,7 @@ def main() -> None:
         deps=[reports.folder / "episodes", reports.folder / "metrics"],
         outs=[reports.table2, table_md],
     ) as here:
-        table = task_table(reports.folder, [row for row in rows if row not in stale])
+        table = task_table(reports.folder, [row for row in rows if row not in stale], asked)
         missing = missing_rows(reports.folder, list(rows)) | dict.fromkeys(stale, STALE)
         write_table(reports.table2, table)
         write_text(table_md, markdown(table, missing, scale=arguments.scale))

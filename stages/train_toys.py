@@ -25,6 +25,9 @@ def main() -> None:
         deps=[],
         outs=[toys(scale)],
     ) as here:
+        settled = here.settled(settings)
+        trainings = (settled.fm, settled.mle, settled.follow, settled.settle)
+        here.run.tag("precision", ", ".join(sorted({training.precision for training in trainings})))
         finished = {name: here.resume / f"{name}.safetensors" for name in names}
         waiting = [name for name in names if not finished[name].exists()]  # others were trained before an interruption
         for name in tqdm(waiting, desc="toys", initial=len(names) - len(waiting), total=len(names), unit="model"):
@@ -32,7 +35,7 @@ def main() -> None:
             def log(metrics: dict[str, float], step: int, prefix: str = name) -> None:
                 here.run.log({f"{prefix}_{key}": value for key, value in metrics.items()}, step)
 
-            save_toy(finished[name], train_toy(name, settings, here.resume / f"{name}.pt", log))
+            save_toy(finished[name], train_toy(name, settled, here.resume / f"{name}.pt", log))
         for name in names:
             save_toy(toys(scale) / finished[name].name, load_toy(finished[name], name, settings))
 

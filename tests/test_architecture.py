@@ -16,7 +16,7 @@ ORDER = (
     "stage_output", "forked", "preloaded", "needs", "side_by_side", "repro", "flows", "ui",
 )  # fmt: skip
 WITHIN = {
-    "utils": ("platform", "hardware", "memory", "environment"),
+    "utils": ("platform", "hardware", "memory", "environment", "precision"),
     "ode": ("fixed_step", "grids", "dopri5", "gradient", "error_bound"),
     "stability": (
         "system", "inequalities", "parameterization", "verify", "certificate", "climb", "falsify", "semidefinite",

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from pipeline import config
 from pipeline.atomic import write_text
-from pipeline.config import Optimization, TaskSettings
+from pipeline.config import FinetuneRecipe, Optimization, TaskSettings
 from pipeline.flow.coupling import independent, make_coupling
 from pipeline.flow.path import PATHS
 from pipeline.nets.ema import averaged
@@ -35,6 +35,7 @@ from pipeline.training.loop import Objective
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
 from pipeline.utils.hardware import cores
+from pipeline.utils.precision import autocast, native
 
 TASK = "pusht"
 NFES = (1, 8, 16)
@@ -110,10 +111,10 @@ class Update:
         self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.lr, fused=True)
         self.average = averaged(net, recipe.ema_decay)
         self.clip = recipe.clip
-        self.bf16 = recipe.precision == "bf16"
+        self.precision = recipe.precision
 
     def loss(self, condition: Tensor, data: Tensor) -> Tensor:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.bf16):
+        with autocast("cpu", self.precision):
             return self.objective(condition, data)
 
     def seconds(self, condition: Tensor, data: Tensor) -> tuple[float, float]:
@@ -161,7 +162,7 @@ class Row:
 
 def measure(settings: TaskSettings, *, batch_size: int, turns: int, nfes: Sequence[int] = NFES) -> list[Row]:
     """Time every gradient at every NFE against flow matching, in ``turns`` turns."""
-    recipe = next(iter(settings.finetune.values()))
+    recipe = recipe_of(settings)
     path = PATHS[settings.pretrain.path](settings.pretrain.sigma)
 
     def matching(net: nn.Module, generators: Generators) -> Objective:
@@ -197,6 +198,11 @@ def measure(settings: TaskSettings, *, batch_size: int, turns: int, nfes: Sequen
     return rows
 
 
+def recipe_of(settings: TaskSettings) -> FinetuneRecipe:
+    """The first of the task's, in the precision that it is trained in here."""
+    return next(iter(settings.finetune.values())).with_auto(native("cpu"))
+
+
 def _random_batch(settings: TaskSettings, size: int) -> tuple[Tensor, Tensor]:
     """Condition (size, C) and data (size, Tp, A)."""
     generator, task, data = torch.Generator().manual_seed(settings.seed), TASKS[TASK], settings.data
@@ -225,7 +231,8 @@ _ABOUT = """\
 # What gradients through the solve cost
 
 `python -m pipeline.benchmarks.gradients`: one MLE update (loss (6), Euler) against NFE flow-matching updates of the
-{scale} Push-T net. Batch {batch_size} of random data of its shapes, {precision}, {turns} turns, PyTorch
+{scale} Push-T net, in {precision} (`precision: auto` is bf16 only where a machine has instructions for it). Batch
+{batch_size} of random data of its shapes, {turns} turns, PyTorch
 {torch}, {threads} CPU thread(s). Load average of the machine ({cpus} CPUs) before the start: {load:.1f}{noise}.
 
 - `pairs`: `given` cost nothing; `nearest` searches among {candidates} candidates and `reflow` solves in {reflow_nfe}
@@ -246,7 +253,7 @@ def main() -> None:
     arguments = parser.parse_args()
     settings = config.load().block(arguments.scale).task(TASK)
     torch.set_num_threads(settings.threads)
-    recipe = next(iter(settings.finetune.values()))
+    recipe = recipe_of(settings)
     load, cpus = os.getloadavg()[0], cores()
     rows = measure(settings, batch_size=arguments.batch_size, turns=arguments.turns)
     about = _ABOUT.format(

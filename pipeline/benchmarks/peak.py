@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -45,9 +44,8 @@ from pipeline.seeding import Generators
 from pipeline.training.loop import Objective
 from pipeline.training.mle import Reconstruction
 from pipeline.utils.hardware import cores
+from pipeline.utils.precision import Precision, native
 
-Precision = Literal["fp32", "bf16"]
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 COLUMNS = ["work", "precision", "machine", "gflop", "ms", "gflop_per_s", "peak_gflop_per_s", "share_of_peak"]
 GEMM = 2048
 STEPS = 5
@@ -61,6 +59,11 @@ class Work:
     precision: Precision
     operations: Callable[[], int]
     seconds: Callable[[], float]
+
+
+def precisions() -> tuple[Precision, ...]:
+    """What is timed here: fp32, and bf16 where the machine has instructions for it; elsewhere it takes minutes."""
+    return ("fp32", "bf16") if native("cpu") == "bf16" else ("fp32",)
 
 
 def gemm_peak(precision: Precision, size: int) -> float:
@@ -96,7 +99,7 @@ def works() -> Iterator[Work]:
 
 
 def _updates(name: str, objective: Objective, condition: Tensor, data: Tensor) -> Iterator[Work]:
-    for precision in PRECISIONS:
+    for precision in precisions():
         settings = optimization(len(data)).model_copy(update={"precision": precision})
         yield Work(
             name,
@@ -123,7 +126,7 @@ def operations(work: Callable[[], object]) -> int:
 
 def measure(works: Iterable[Work], gemm: int = GEMM) -> pd.DataFrame:
     """A row for each work; ``gemm`` is the size of the products that the peak is measured with."""
-    peaks = {precision: gemm_peak(precision, gemm) for precision in PRECISIONS}
+    peaks = {precision: gemm_peak(precision, gemm) for precision in precisions()}
     rows = []
     for work in tqdm(works, desc="peak", unit="work"):
         work.seconds()  # warms up
@@ -152,6 +155,7 @@ _ABOUT = """\
 `python -m pipeline.benchmarks.peak`, {machine}, PyTorch {torch}; load average before the start {load:.1f}. `at most` is
 what the product of two {gemm} × {gemm} matrices reaches in the same precision. Operations are those of products and
 convolutions alone; the time is that of all: normalisations, activations, the optimiser and the weights' average too.
+Timed in {precisions}; bf16 is left out where a machine has no instructions for it.
 """
 
 
@@ -162,7 +166,8 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     load = os.getloadavg()[0]
     table = measure(works())
-    write(Path("reports"), table, _ABOUT.format(machine=machine(), torch=torch.__version__, load=load, gemm=GEMM))
+    about = {"machine": machine(), "torch": torch.__version__, "load": load, "gemm": GEMM}
+    write(Path("reports"), table, _ABOUT.format(**about, precisions=" and ".join(precisions())))
 
 
 if __name__ == "__main__":

@@ -29,6 +29,7 @@ from pipeline.benchmarks.contest import Contest, DiffersError, Row, hold, machin
 from pipeline.errors import UserError
 from pipeline.reporting.figures import STYLE, save_figure
 from pipeline.utils.hardware import cores
+from pipeline.utils.precision import native
 
 FAMILIES: tuple[Callable[[], Iterator[Contest]], ...] = (
     updates.unet1d_contests,
@@ -175,8 +176,10 @@ _ABOUT = """\
 time of ours over the peer's, the median over the turns with its quartiles. Last run: Python {python}, {versions}; load
 average of the machine before the start {load:.1f}. Other machines' rows are of the last run there, of its code.
 
-- Training: ours is this project's training loop in bf16, as `params.yaml` sets it; the peer trains in float32, as the
-  scripts of diffusers, LeRobot and TorchCFM do. Losses of both are compared in float32, then ours in bf16.
+- Training: ours is this project's training loop in the precision of `auto`: bf16 on machines with instructions
+  for it, else fp32 (the last run's: {precision}); the peer trains in float32, as the scripts of diffusers, LeRobot and
+  TorchCFM do. Losses of both are compared in float32, and ours in bf16 where it is trained in that.
+- Sampling in bfloat16 is timed only on machines with instructions for it.
 - Rollouts: same policy, same seeds; every observation that the policy is shown must be equal to the bit. The time
   includes the start of the simulation processes. Ours has two of them and one thread for the policy, as `params.yaml`
   sets it, the peer all threads. Each of ours starts as a new Python and imports the simulator; AsyncVectorEnv's are
@@ -197,7 +200,7 @@ def main() -> None:
     if not rows:
         raise UserError(f"given {' '.join(arguments.words)!r}: no row was measured")
     versions = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
-    about = _ABOUT.format(python=platform.python_version(), versions=versions, load=load)
+    about = _ABOUT.format(python=platform.python_version(), versions=versions, load=load, precision=native())
     write(folder, merged(folder / "benchmarks.csv", rows, all_anew=not arguments.words), about)
 
 

@@ -32,6 +32,7 @@ from pipeline.tasks.registry import TASKS
 from pipeline.training.loop import Objective, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
+from pipeline.utils.precision import Precision, autocast, native
 
 HORIZON, ACTION_DIM, CONDITION_DIM = 16, 2, 36  # Push-T, two observations of its keypoints
 UNET1D = Unet1dSettings(kind="unet1d", channels=[256, 512, 1024], kernel=5, groups=8, time_features=256)  # Table D.1
@@ -133,14 +134,14 @@ class Update:
 
         def update() -> None:
             x = self.data
-            with torch.autocast(x.device.type, torch.bfloat16, enabled=self.optimization.precision == "bf16"):
+            with autocast(x.device.type, self.optimization.precision):
                 for _ in range(count):
                     x = x + net(t, x, self.condition) / count
             torch.autograd.grad(x, list(net.parameters()), torch.ones_like(x))
 
         return median_seconds(update)
 
-    def _losses(self, net: nn.Module, precision: Literal["fp32", "bf16"]) -> list[float]:
+    def _losses(self, net: nn.Module, precision: Precision) -> list[float]:
         generators, losses = Generators(0), list[float]()
         objective = self.objective(net, generators)
         objective.register_forward_hook(lambda _module, _inputs, loss: losses.append(loss.item()))
@@ -203,8 +204,16 @@ def random_batch(size: int, *shape: int, condition_dim: int) -> tuple[Tensor, Te
 
 def optimization(batch_size: int) -> Optimization:
     """Of all updates here; they are timed, not trained to an end."""
+    precision = native()
     return Optimization(
-        steps=1, batch_size=batch_size, lr=1e-4, weight_decay=0.0, warmup=0, clip=1.0, ema_decay=0.999, precision="bf16"
+        steps=1,
+        batch_size=batch_size,
+        lr=1e-4,
+        weight_decay=0.0,
+        warmup=0,
+        clip=1.0,
+        ema_decay=0.999,
+        precision=precision,
     )
 
 

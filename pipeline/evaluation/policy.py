@@ -14,6 +14,7 @@ from pipeline.nets.modes import in_evaluation_mode
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.registry import Observe
+from pipeline.utils.precision import PrecisionSetting, autocast, native
 
 
 class FlowPolicy(nn.Module):
@@ -81,12 +82,17 @@ class FlowPolicy(nn.Module):
         del nfe
         return self.prediction_horizon, self.action_dim
 
-    def in_bfloat16(self) -> Self:
-        """A copy that evaluates its field in bfloat16, weights kept in it; all else stays in float32.
+    def in_precision(self, precision: PrecisionSetting = "auto") -> Self:
+        """This policy, or for bf16 a copy that evaluates its field in bfloat16, weights kept in it.
 
-        For speed, on hardware that has products in bfloat16; not what reported evaluations use, since actions change by
-        rounding, about a hundredth of their range.
+        For speed; all else stays in float32. Reported evaluations do not use it, since actions change by rounding,
+        about a hundredth of their range.
+
+        Args:
+            precision: bf16, fp32, or auto: bf16 where the policy's device has instructions for it, else fp32.
         """
+        if (native(self.device.type) if precision == "auto" else precision) == "fp32":
+            return self
         rounded = copy.deepcopy(self)
         rounded.net = _InBfloat16(self.net)
         return rounded
@@ -113,7 +119,7 @@ class _InBfloat16(nn.Module):
         self.broadcasts = getattr(net, "broadcasts", False)
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
-        with torch.autocast(x.device.type, torch.bfloat16):
+        with autocast(x.device.type, "bf16"):
             return self.net(t, x, condition).to(x.dtype)
 
 

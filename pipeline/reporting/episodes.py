@@ -1,6 +1,7 @@
 """The files that rollouts leave behind, read back and checked: episodes/*.csv and metrics/*.json of one scale."""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -97,3 +98,13 @@ def read_metrics(reports: Path, entry: Entry, episodes: pd.DataFrame) -> dict[st
         if metrics[key] != value:
             raise UserError(f"{path}: {key} is {metrics[key]}, but the episodes say {value}; evaluate again")
     return metrics
+
+
+def trained_in(metrics: Mapping[str, object], asked: str = "") -> str:
+    """The precision that a row's model was trained in, fp32 or bf16; empty: it was not trained, or nobody knows.
+
+    Args:
+        metrics: from ``read_metrics``; older files do not say. asked: the setting ``precision``, which says it of those
+            unless it is ``auto``.
+    """
+    return str(metrics.get("precision") or (asked if asked != "auto" else ""))

@@ -24,7 +24,7 @@ PRECISION_HEADER = (
     "evaluation,scale,dataset,method,made_for_nfe,train_steps,train_seed,checkpoint,"
     "change,nfe,noise_scale,held,chunk,n_seeds,repeats,max_score,success,near_misses,"
     "score_diff,score_diff_low,score_diff_high,success_diff,success_diff_low,success_diff_high,"
-    "spread,sample_error"
+    "spread,sample_error,precision"
 )
 
 
@@ -67,6 +67,7 @@ def precision_rows(
             "near_misses": np.mean(near),
             "spread": samples[variation].spread,
             "sample_error": samples[variation].reconstruction_error,
+            "precision": record.precision,
         }
         if results is not unchanged:
             row |= _differences(results, unchanged)

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import pandas as pd
 
@@ -9,13 +10,13 @@ from pipeline.errors import UserError
 from pipeline.evaluation.rollouts import UNPERTURBED
 from pipeline.evaluation.statistics import Interval, mean_interval, paired_difference, proportion_interval
 from pipeline.layout import Entry, ScaleReports, split_row
-from pipeline.reporting.episodes import form_problem, read_episodes, read_metrics
+from pipeline.reporting.episodes import form_problem, read_episodes, read_metrics, trained_in
 from pipeline.reporting.tables import EVALUATION_NAMES, METHOD_NAMES
 
 ROBUSTNESS_HEADER = (
     "evaluation,method,nfe,perturbation,strength,scale,dataset,train_steps,train_seeds,n_seeds,repeats,"
     "max_score,max_score_low,max_score_high,success,success_low,success_high,"
-    "diff_vs_fm,diff_low,diff_high,lost,lost_low,lost_high"
+    "diff_vs_fm,diff_low,diff_high,lost,lost_low,lost_high,precision"
 )
 
 Results = tuple[pd.DataFrame, Mapping[str, object]]
@@ -83,11 +84,14 @@ def _read_disturbed(path: Path, entry: Entry) -> pd.DataFrame:
     return episodes
 
 
-def robustness_table(scale: str, found: Mapping[Entry, Results], reference: Entry) -> pd.DataFrame:
+def robustness_table(
+    scale: str, found: Mapping[Entry, Results], reference: Entry, asked: Mapping[Entry, str] = MappingProxyType({})
+) -> pd.DataFrame:
     """A row for each perturbation and model, undisturbed ones first.
 
     Args:
         found: from ``disturbed_results``. reference: what differences are taken to.
+        asked: the setting ``precision`` of their trainings, see ``trained_in``.
     """
     rows = []
     for name in dict.fromkeys(name for episodes, _ in found.values() for name in episodes["perturbation"]):
@@ -105,6 +109,7 @@ def robustness_table(scale: str, found: Mapping[Entry, Results], reference: Entr
                 "dataset": metrics["dataset"],
                 "train_steps": metrics["train_steps"],
                 "train_seeds": metrics["train_seed"],
+                "precision": trained_in(metrics, asked.get(entry, "")),
                 "n_seeds": mine["seed"].nunique(),
                 "repeats": mine["repeat"].nunique(),
             }
@@ -126,8 +131,8 @@ def robustness_markdown(table: pd.DataFrame, reference: str, missing: Sequence[E
         ["Evaluation", "Disturbance", "Method", "NFE", "Max score", "Success", "Against FM", "Lost", "Scale"],
         ["---"] * 9,
     ]
-    lines[0] += ["Data set", "Training steps", "Training seeds", "Test seeds", "Repeats"]
-    lines[1] += ["---"] * 5
+    lines[0] += ["Data set", "Training steps", "Precision", "Training seeds", "Test seeds", "Repeats"]
+    lines[1] += ["---"] * 6
     for _, row in table.iterrows():
         disturbance = "—" if row["perturbation"] == UNPERTURBED else f"{row['perturbation']} {row['strength']:g}"
         lines.append(
@@ -140,7 +145,9 @@ def robustness_markdown(table: pd.DataFrame, reference: str, missing: Sequence[E
                 _cell(row, "success", "success", ".0%").replace("%", " %"),
                 _cell(row, "diff_vs_fm", "diff", "+.3f"),
                 _cell(row, "lost", "lost", "+.3f"),
-                *(str(row[key]) for key in ("scale", "dataset", "train_steps", "train_seeds", "n_seeds", "repeats")),
+                *(str(row[key]) for key in ("scale", "dataset", "train_steps")),
+                row["precision"] or "—",
+                *(str(row[key]) for key in ("train_seeds", "n_seeds", "repeats")),
             ]
         )
     parts = [

@@ -65,6 +65,7 @@ def metrics(results: Sequence[EpisodeResult], record: Record, entry: Entry, repe
         "repeats": repeats,
         "spread_ratio": _rounded(record.figures.get("spread_ratio")),
         "best_of_k": _rounded(record.figures.get("best_of_k")),
+        "precision": record.precision,
     }
     return about | mean_scores(results)
 

@@ -12,11 +12,11 @@ import pandas as pd
 
 from pipeline.evaluation.statistics import Interval, paired_difference
 from pipeline.layout import Entry
-from pipeline.reporting.episodes import read_episodes, read_metrics
+from pipeline.reporting.episodes import read_episodes, read_metrics, trained_in
 
 STUDY_HEADER = (
     "evaluation,scale,dataset,train_steps,coupling,nfe,train_seed,n_seeds,max_score,success,"
-    "diff_vs_fm,diff_low,diff_high,spread_ratio,best_of_k,update_ms"
+    "diff_vs_fm,diff_low,diff_high,spread_ratio,best_of_k,update_ms,precision"
 )
 
 REFERENCE = "fm_continued"
@@ -111,6 +111,7 @@ def study_table(cells: Sequence[Cell], scale: str, evaluation: str) -> pd.DataFr
                 "spread_ratio": cell.metrics["spread_ratio"],
                 "best_of_k": cell.metrics["best_of_k"],
                 "update_ms": cell.metrics.get("update_ms", np.nan),
+                "precision": trained_in(cell.metrics),
             }
         )
     return pd.DataFrame(rows, columns=STUDY_HEADER.split(",")).round(6)

@@ -90,7 +90,7 @@ def _answers_table(answers: pd.DataFrame) -> str:
 
 def _cells_table(table: pd.DataFrame) -> str:
     names = ["Row", "NFE", "Training seed", "Max score", "Success", "Against FM", "Spread", "Best of 16"]
-    names += ["Training steps", "Update, ms"]
+    names += ["Training steps", "Precision", "Update, ms"]
     lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     for _, row in table.iterrows():
         difference = "—"
@@ -106,6 +106,7 @@ def _cells_table(table: pd.DataFrame) -> str:
             f"{row['spread_ratio']:.2f}",
             f"{row['best_of_k']:.3f}",
             str(row["train_steps"]),
+            row["precision"] or "—",
             "—" if pd.isna(row["update_ms"]) else f"{row['update_ms']:.0f}",
         ]
         lines.append(f"| {' | '.join(cells)} |")

@@ -16,12 +16,12 @@ from pipeline.evaluation.intervals import t_interval
 
 DISTANCES_HEADER = (
     "scale,dataset,method,finetuned_nfe,solver,nfe,sampling_seed,n_samples,features,distance,"
-    "train_steps,train_seed,checkpoint"
+    "train_steps,train_seed,checkpoint,precision"
 )
 HALVES_HEADER = "scale,dataset,split_seed,n_samples,features,distance"
 TABLE1_HEADER = (
     "method,solver,nfe,finetuned_nfe,distance,distance_low,distance_high,features,n_samples,scale,dataset,"
-    "train_steps,train_seeds,sampling_seeds,paper_fid,paper_nfe,paper_comparable"
+    "train_steps,train_seeds,sampling_seeds,paper_fid,paper_nfe,paper_comparable,precision"
 )
 
 IMAGE_METHODS = {
@@ -83,6 +83,9 @@ def table1_rows(distances: pd.DataFrame) -> pd.DataFrame:
         UserError: a column or all rows are missing, a name is unknown, a distance is not finite, a sampling seed stands
             there twice, or a row would mix models or sample sizes.
     """
+    # older files do not say
+    precision = distances["precision"].fillna("") if "precision" in distances.columns else ""
+    distances = distances.assign(precision=precision)
     require_columns(distances, DISTANCES_HEADER, "distances")
     for column, allowed in (("method", IMAGE_METHODS), ("solver", SOLVERS), ("features", DISTANCE_NAMES)):
         for name in distances[column].unique():
@@ -115,7 +118,7 @@ def _row(of_row: pd.DataFrame) -> dict:
     as_paper = (first["scale"], first["features"], first["n_samples"]) == ("paper", "inception", _PAPER_SAMPLES)
     return {
         **{column: first[column] for column in ("method", "solver", "finetuned_nfe", "features", "n_samples")},
-        **{column: first[column] for column in ("scale", "dataset", "train_steps")},
+        **{column: first[column] for column in ("scale", "dataset", "train_steps", "precision")},
         "nfe": nfe,
         "distance": interval.mean,
         "distance_low": max(0.0, interval.low) if math.isfinite(interval.low) else interval.low,

@@ -118,7 +118,7 @@ def _column_name(solver: str) -> str:
 
 def _wide_table(cells: Cells, columns: Sequence[str], halves: Halves | None) -> str:
     heads = [_column_name(solver) + (" (NFE)" if solver == ADAPTIVE else "") for solver in columns]
-    lines = [["Method", "Training steps", *heads, *_PAPER_COLUMNS.values()]]
+    lines = [["Method", "Training steps", "Precision", *heads, *_PAPER_COLUMNS.values()]]
     lines.append(["---"] * len(lines[0]))
     for method, pretty in IMAGE_METHODS.items():
         of_method = [row for (name, _), row in cells.items() if name == method]
@@ -126,11 +126,12 @@ def _wide_table(cells: Cells, columns: Sequence[str], halves: Halves | None) -> 
             continue
         steps = span(pd.Series([row["train_steps"] for row in of_method]))
         shown = [_cell(cells.get((method, solver))) for solver in columns]
-        lines.append([pretty, steps, *shown, *_paper_cells(method, cells)])
+        precision = ", ".join(sorted({row["precision"] for row in of_method if row["precision"]})) or "—"
+        lines.append([pretty, steps, precision, *shown, *_paper_cells(method, cells)])
     if halves is not None:
         # the same in every column: a floor for each of them
         floor = digits(halves.mean) + ("" if np.isnan(halves.std) else f" ± {digits(halves.std)}")
-        lines.append(["Two halves of the real data", "—", *[floor] * len(columns), *["—"] * len(_PAPER_COLUMNS)])
+        lines.append(["Two halves of the real data", "—", "—", *[floor] * len(columns), *["—"] * len(_PAPER_COLUMNS)])
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)
 
 

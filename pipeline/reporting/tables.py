@@ -8,6 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from io import StringIO
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -22,12 +23,12 @@ from pipeline.evaluation.statistics import (
     proportion_interval,
 )
 from pipeline.layout import Entry
-from pipeline.reporting.episodes import read_episodes, read_metrics
+from pipeline.reporting.episodes import read_episodes, read_metrics, trained_in
 
 TABLE_HEADER = (
     "evaluation,method,nfe,scale,dataset,train_steps,train_seeds,n_seeds,repeats,best,mean,"
     "max_score,max_score_low,max_score_high,success,success_low,success_high,"
-    "diff_vs_fm,diff_low,diff_high,spread_ratio,paper_best,paper_mean,paper_comparable"
+    "diff_vs_fm,diff_low,diff_high,spread_ratio,paper_best,paper_mean,paper_comparable,precision"
 )
 
 METHOD_NAMES = {
@@ -78,8 +79,13 @@ the best of a seed's repeats, averaged over seeds (— with one repeat) / the ma
 [How to read the reports](../README.md) explains every column and the protocol."""
 
 
-def task_table(reports: Path, expected: Sequence[Entry]) -> pd.DataFrame:
+def task_table(
+    reports: Path, expected: Sequence[Entry], asked: Mapping[Entry, str] = MappingProxyType({})
+) -> pd.DataFrame:
     """The rows of Table 2 for those of ``expected`` whose episodes lie under ``reports`` (one scale), in that order.
+
+    Args:
+        asked: the setting ``precision`` of their trainings, see ``trained_in``.
 
     Raises:
         UserError: an episodes or metrics file is wrong, or a row has seeds that its FM row lacks.
@@ -91,7 +97,7 @@ def task_table(reports: Path, expected: Sequence[Entry]) -> pd.DataFrame:
         fm = present.get(_reference(entry, present))
         if fm is not None and not episodes["seed"].isin(fm["seed"]).all():
             raise UserError(f"{entry.episodes(reports)}: has seeds that the fm row lacks; evaluate both on the same")
-        rows.append(_row(entry, episodes, metrics, fm))
+        rows.append(_row(entry, episodes, metrics, fm) | {"precision": trained_in(metrics, asked.get(entry, ""))})
     return pd.DataFrame(rows, columns=TABLE_HEADER.split(",")).round(6)
 
 
@@ -175,7 +181,7 @@ def read_table(path: Path) -> pd.DataFrame:
     header = text.partition("\n")[0]
     if header != TABLE_HEADER:
         raise UserError(f"{path}: columns are {header}, expected {TABLE_HEADER}; run tabulate again")
-    return pd.read_csv(StringIO(text), dtype={"train_seeds": str})
+    return pd.read_csv(StringIO(text), dtype={"train_seeds": str, "precision": str}).fillna({"precision": ""})
 
 
 def missing_rows(reports: Path, expected: Sequence[Entry]) -> dict[Entry, str]:
@@ -231,6 +237,7 @@ def _cells(row: pd.Series) -> dict[str, str]:
         "Scale": row["scale"],
         "Data set": row["dataset"],
         "Training steps": str(row["train_steps"]),
+        "Precision": row["precision"] or "—",
         "Training seeds": row["train_seeds"],
         "Test seeds": str(row["n_seeds"]),
         "Repeats": str(row["repeats"]),

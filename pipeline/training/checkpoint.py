@@ -3,7 +3,7 @@
 import json
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 from pydantic import TypeAdapter, ValidationError
@@ -22,6 +22,7 @@ from pipeline.ode.fixed_step import SOLVERS
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.registry import TASKS
 from pipeline.training.data import PreparedData
+from pipeline.utils.precision import Precision
 
 _HEADER = "flowtune"
 _VERSION = 1
@@ -39,6 +40,7 @@ class Record:
         data, net: the settings that the model was built from.
         figures: measured numbers that belong to the model, such as its spread ratio.
         solver: what it samples by. Files name it only where it is not Euler.
+        precision: fp32 or bf16, that its last training ran in; empty: of none, or not known, as of older files.
     """
 
     scale: str
@@ -51,6 +53,7 @@ class Record:
     net: NetSettings
     figures: dict[str, float]
     solver: str = "euler"
+    precision: str = ""
 
 
 def new_policy(
@@ -112,10 +115,10 @@ def save_policy(path: Path, policy: FlowPolicy, record: Record, *, half: bool = 
         "data": record.data.model_dump(exclude_none=True),
         "net": record.net.model_dump(),
     }
-    if record.solver == "euler":
-        del header[
-            "solver"
-        ]  # files made before there was a choice keep their bytes, and results the name of their file
+    # files made before there was a choice keep their bytes, and results the name of their file
+    for name, default in (("solver", "euler"), ("precision", "")):
+        if header[name] == default:
+            del header[name]
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
     halved = ("observe.", "net.") if half else ("observe.",)
     tensors = {name: tensor.half() if name.startswith(halved) else tensor for name, tensor in tensors.items()}
@@ -141,6 +144,9 @@ def read_record(path: Path) -> Record:
             raise UserError(f"{path}: a model of task {header['task']!r}, allowed: {', '.join(TASKS)}")
         if header.get("solver", "euler") not in SOLVERS:
             raise UserError(f"{path}: a model of solver {header['solver']!r}, allowed: {', '.join(SOLVERS)}")
+        if header.get("precision", "") not in ("", *get_args(Precision)):
+            allowed = ", ".join(get_args(Precision))
+            raise UserError(f"{path}: a model of precision {header['precision']!r}, allowed: {allowed}")
         data = TypeAdapter(DataSettings).validate_python(header.pop("data"))
         net = TypeAdapter(NetSettings).validate_python(header.pop("net"))
         return Record(data=data, net=net, **header)

@@ -27,9 +27,10 @@ from pipeline.seeding import Generators
 from pipeline.training.guard import Guard, Reading
 from pipeline.training.loop import Batches, Log, evenly_spaced, train
 from pipeline.training.mle import Reconstruction
-from pipeline.training.resume import claim, fingerprint, healthy, release
+from pipeline.training.resume import claim, fingerprint, healthy, kept_precision, release
 from pipeline.training.sources import Data, as_rows, as_source
 from pipeline.training.watch import Watch
+from pipeline.utils.precision import Precision, PrecisionSetting, autocast, begun_with, native
 
 _SOLVERS: tuple[Solver, ...] = get_args(Solver)
 
@@ -42,11 +43,13 @@ class FineTuned:
         net: the field with the moving average of the trained weights, in evaluation mode, where the given field was.
         steps: updates that led to it; fewer than asked for where the samples collapsed.
         history: the guard's readings by step, step 0 being the given field; empty without held-out data.
+        precision: of the products in training; fp32 stands for the weights' own too.
     """
 
     net: nn.Module
     steps: int
     history: Mapping[int, Reading]
+    precision: Precision
 
 
 def fine_tune(
@@ -69,6 +72,7 @@ def fine_tune(
     batch_size: int = 256,
     lr: float = 1e-4,
     ema_decay: float = 0.99,
+    precision: PrecisionSetting = "auto",
     held_out: Tensor | tuple[Tensor, Tensor] | None = None,
     readings: int = 4,
     collapse_below: float = 0.2,
@@ -107,6 +111,9 @@ def fine_tune(
         batch_size: rows a step; of an iterable, the batches are its own.
         lr: peak learning rate.
         ema_decay: of the moving average of the weights that is returned; 0: the last weights.
+        precision: of the products in training: bf16 (autocast), fp32 (the weights' own), or auto: bf16 where the device
+            has instructions for it and the weights are float32, else fp32. A resumed run keeps what it began with;
+            readings are always in the weights' own.
         held_out: data that is not trained on, of which at most 256 rows are used to watch the samples' diversity, each
             reading at a cost of 16 samples a row. None: nothing is watched.
         readings: how many readings to take, evenly spaced, besides that of step 0.
@@ -128,8 +135,9 @@ def fine_tune(
         FloatingPointError: training diverged.
     """
     settings: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "ema_decay": ema_decay}
+    settings["precision"] = precision
     try:
-        optimization = Optimization(**settings, weight_decay=0.0, warmup=min(50, steps), clip=1.0, precision="fp32")
+        optimization = Optimization(**settings, weight_decay=0.0, warmup=min(50, steps), clip=1.0)
     except ValidationError as error:
         raise ValueError(line(error, settings, lambda _keys: ())) from None
     _check_choice("solver", solver, _SOLVERS)
@@ -152,14 +160,19 @@ def fine_tune(
         raise ValueError("field: none of its parameters requires a gradient, allowed: at least one")
     home = next(field.parameters())
     source, sample_rows = as_source(data, home.dtype)
-    velocity = _Velocity(deepcopy(field).eval()).to(Accelerator(cpu=not torch.cuda.is_available()).device)
-    _check_field(velocity, sample_rows, coupling)
+    device = Accelerator(cpu=not torch.cuda.is_available()).device
+    velocity = _Velocity(deepcopy(field).eval()).to(device)
+    auto = native(device.type) if home.dtype == torch.float32 else "fp32"
+    with autocast(device.type, optimization.with_auto(auto).precision):
+        _check_field(velocity, sample_rows, coupling)
     path = Path(state_path) if state_path is not None else None
     if path is not None:
         name = coupling if isinstance(coupling, str) else getattr(coupling, "__qualname__", "")
         chosen = (nfe, name, candidates, teacher_nfe, solver, gradient, last_steps, seed, optimization)
         terms = (covariance, fm_weight, energy_weight, lora_rank, lora_alpha)
         claim(path, fingerprint(velocity, repr((chosen, terms))))
+        auto = begun_with(kept_precision(path), auto)
+    optimization = optimization.with_auto(auto)
     watch, history, is_healthy = None, {}, True
     if held_out is not None:
         read = _reader(velocity, held_out, nfe, solver, seed)
@@ -211,7 +224,8 @@ def fine_tune(
     merge_lora(average)
     if path is not None:
         release(path)
-    return FineTuned(cast(_Velocity, average).field.to(home.device).eval(), kept, history)
+    trained_in = cast(Precision, optimization.precision)
+    return FineTuned(cast(_Velocity, average).field.to(home.device).eval(), kept, history, trained_in)
 
 
 @torch.no_grad()
@@ -302,6 +316,7 @@ def _check_field(net: nn.Module, rows: Batches, coupling: str | Coupling | None,
         )
     shapes = f"t {(len(x),)}, x {tuple(x.shape)}, condition "
     shapes += "None" if condition.shape[1:] == (0,) else f"{tuple(condition.shape)}"
+    shapes += " in bf16" if torch.is_autocast_enabled(x.device.type) else ""
     try:
         velocity = net(x.new_full((len(x),), 0.5), x, condition)
     except Exception as error:

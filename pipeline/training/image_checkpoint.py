@@ -3,9 +3,10 @@
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
 
 import torch
-from pydantic import TypeAdapter, ValidationError
+from pydantic import StringConstraints, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -35,6 +36,7 @@ class ImageRecord:
         updates: the compute of those of its field, in flow-matching updates; a residual's is not counted.
         train_seed: of the training run. net, pretrain: the settings that the field was built and trained by.
         residual: the residual that goes on where the field ends; None: there is none.
+        precision: fp32 or bf16, that its last training ran in; empty: of none, or not known, as of older files.
     """
 
     scale: str
@@ -48,6 +50,7 @@ class ImageRecord:
     net: ImageNetSettings
     pretrain: ImagePretrainSettings
     residual: ImageResidualRecipe | None = None
+    precision: Annotated[str, StringConstraints(pattern="^(fp32|bf16)?$")] = ""
 
 
 def build_image_model(record: ImageRecord, tolerance: float = 1e-5) -> ImageModel:

@@ -19,6 +19,7 @@ from pipeline.atomic import replacing
 from pipeline.config import Optimization
 from pipeline.nets.ema import averaged
 from pipeline.seeding import Generators
+from pipeline.utils.precision import autocast
 
 Log = Callable[[dict[str, float], int], None]
 """(metrics, step) → None."""
@@ -116,6 +117,7 @@ def train(
     generators alone.
 
     Args:
+        optimization: its precision is fp32 or bf16; ``auto`` is replaced before, by the same after a resume.
         generators: the random streams; the objective draws from the same ones.
         milestones: steps after which ``on_milestone(step, averaged_net)`` is called, 0 being before the first. It may
             be called again for the same step after a resume. Returning False ends training there.
@@ -142,14 +144,18 @@ def train(
 
     losses: list[Tensor] = []
     with tqdm(
-        total=optimization.steps, initial=step, desc=title, unit="step", disable=not accelerator.is_main_process
+        total=optimization.steps,
+        initial=step,
+        desc=f"{title}, {optimization.precision}",
+        unit="step",
+        disable=not accelerator.is_main_process,
     ) as bar:
         if step == 0 and 0 in milestones and not _ask_main(accelerator, on_milestone, 0, average.module):
             return average.module
         while step < optimization.steps:
             condition, data = batches.draw(batch_size, generators["batches"])
             # not Accelerator's mixed_precision, which one process can never change again
-            with torch.autocast(accelerator.device.type, torch.bfloat16, enabled=optimization.precision == "bf16"):
+            with autocast(accelerator.device.type, optimization.precision):
                 loss = prepared(condition, data)
             accelerator.backward(loss)
             norm = accelerator.clip_grad_norm_(objective.net.parameters(), optimization.clip)

@@ -31,18 +31,24 @@ def claim(state_path: Path, fingerprint: str) -> None:
         )
     write_text(owner, fingerprint)
     if not state_path.exists():
-        healthy(state_path).unlink(missing_ok=True)  # of a run that ended before it had a state
+        for path in (healthy(state_path), kept_precision(state_path)):
+            path.unlink(missing_ok=True)  # of a run that ended before it had a state
 
 
 def release(state_path: Path) -> None:
     """Remove the state of a run that has ended, and what lies beside it."""
-    for path in (state_path, healthy(state_path), _owner(state_path)):
+    for path in (state_path, healthy(state_path), kept_precision(state_path), _owner(state_path)):
         path.unlink(missing_ok=True)
 
 
 def healthy(state_path: Path) -> Path:
     """Where the last healthy weights of that run are kept."""
     return state_path.with_name(f"{state_path.name}.healthy")
+
+
+def kept_precision(state_path: Path) -> Path:
+    """Where the precision that run began in is kept."""
+    return state_path.with_name(f"{state_path.name}.precision")
 
 
 def _owner(state_path: Path) -> Path:

@@ -22,6 +22,7 @@ from pipeline.training.loop import Batches, Objective, evenly_spaced, train
 from pipeline.training.outsiders import MinimalIterative, MinimalIterativeField, Regression, RegressionField
 from pipeline.training.recipe import fallback_share, flow_matching, maximum_likelihood, within_budget
 from pipeline.training.selection import Candidate, Selection, select
+from pipeline.utils.precision import autocast
 
 OUTSIDERS: dict[str, Callable[[nn.Module], nn.Module]] = {"regression": RegressionField, "mip": MinimalIterativeField}
 """What makes a velocity field of the net of a policy that is no flow."""
@@ -118,7 +119,13 @@ def train_row(
     paths = {step: folder / "checkpoints" / f"step-{step:07d}.safetensors" for step in steps}
 
     def keep(step: int, net: nn.Module) -> bool:
-        of_step = replace(record, method=row, train_steps=training.steps_before + step, figures={})
+        of_step = replace(
+            record,
+            method=row,
+            train_steps=training.steps_before + step,
+            figures={},
+            precision=training.optimization.precision,
+        )
         save_policy(paths[step], policy.with_net(net), of_step, half=True)
         return True
 
@@ -172,13 +179,12 @@ def choose(models: list[Path], row: str, nfe: int, settings: TaskSettings, seeds
 def measure_update(training: Training) -> float:
     """Median time of an update's forward and backward pass, pairing included, in milliseconds."""
     objective, generator = training.objective, torch.Generator().manual_seed(0)
-    bf16 = training.optimization.precision == "bf16"
     device = next(objective.parameters()).device.type
     times = []
     for _ in range(_TIMED_UPDATES):
         condition, data = training.batches.draw(training.optimization.batch_size, generator)
         start = time.perf_counter()
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        with autocast(device, training.optimization.precision):
             loss = objective(condition.to(device), data.to(device))
         loss.backward()
         float(loss)  # waits for a GPU

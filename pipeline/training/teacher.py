@@ -17,6 +17,7 @@ from pipeline.flow.pairing import Source
 from pipeline.nets.modes import in_evaluation_mode
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.training.loop import Batches
+from pipeline.utils.precision import PrecisionSetting, autocast
 
 _ROWS = 4096  # solved at once
 
@@ -60,7 +61,7 @@ def solved_ahead(
     draws: int,
     generator: torch.Generator,
     *,
-    precision: str = "fp32",
+    precision: PrecisionSetting = "fp32",
     keep: Path | None = None,
 ) -> Batches:
     """``batches`` with their noise: data (W·draws, 2, …) of x0 and x1, for ``make_coupling(kind, ahead=True)``.
@@ -80,7 +81,7 @@ def solved_ahead(
     with tqdm(total=len(batches.data) * each, desc=f"{kind} pairs", unit="pair", unit_scale=True) as bar:
         for condition, data in zip(batches.condition.split(rows), batches.data.split(rows), strict=True):
             c, x = condition.to(device), data.to(device)
-            with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            with autocast(device.type, precision):
                 if kind == "reflow":
                     x0 = Source(generator).like(x[:1].expand(len(x) * each, *x.shape[1:]))
                     pair = x0, teacher.teach(x0, c).float()

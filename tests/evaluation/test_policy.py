@@ -9,6 +9,7 @@ from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.nets.mlp import MLP
 from pipeline.tasks.normalizer import Normalizer
+from pipeline.utils import precision
 
 
 class Pull(nn.Module):
@@ -77,13 +78,16 @@ def test_evaluations_that_the_solver_cannot_spend_are_refused() -> None:
         policy.acting(nfe=1)
 
 
-def test_in_bfloat16_actions_change_by_rounding_and_the_policy_itself_stays() -> None:
+def test_in_bfloat16_actions_change_by_rounding_and_the_policy_itself_stays(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     policy = make_policy().with_net(MLP(4, 3, 4, width=64, depth=2, expansion=2, time_features=16))
     noise = np.random.default_rng(0).standard_normal((2, 4, 3)).astype(np.float32)
-    exact, rounded = (p.acting(nfe=8).act(STATES, noise) for p in (policy, policy.in_bfloat16()))
+    exact, rounded = (p.acting(nfe=8).act(STATES, noise) for p in (policy, policy.in_precision("bf16")))
     assert rounded.dtype == np.float32
     scale = np.array([10, 20, 30])
     assert 0 < np.abs((rounded - exact) / scale).max() < 0.03
     np.testing.assert_array_equal(policy.acting(nfe=8).act(STATES, noise), exact)
     assert {p.dtype for p in policy.parameters()} == {torch.float32}
+    for has_bf16, expected in ((True, rounded), (False, exact)):
+        monkeypatch.setattr(precision, "has_bf16", lambda _kind, has=has_bf16: has)
+        np.testing.assert_array_equal(policy.in_precision().acting(nfe=8).act(STATES, noise), expected)

@@ -40,12 +40,14 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScaleReports:
         episodes(entry, "action_noise=0.1").to_csv(found.disturbed_episodes(entry), index=False)
         about = {"scale": "starter", "evaluation": entry.evaluation, "method": entry.method, "nfe": entry.nfe}
         about |= {"train_seed": 0, "n_seeds": 4, "repeats": 1, "dataset": "d", "train_steps": 5, "spread_ratio": 1.0}
+        about |= {"precision": "bf16"} if entry == RES else {}
         entry.metrics(found.folder).write_text(json.dumps(about), encoding="utf-8")
     return found
 
 
 def test_losses_and_differences_are_paired_on_the_disturbed_seeds(reports: ScaleReports) -> None:
-    table = robustness_table("starter", disturbed_results(reports, [FM, RES]), FM)
+    table = robustness_table("starter", disturbed_results(reports, [FM, RES]), FM, {FM: "fp32", RES: "auto"})
+    assert table["precision"].tolist() == ["fp32", "bf16"] * 2
     rows = {(row["method"], row["perturbation"]): row for _, row in table.iterrows()}
     assert list(rows) == [(m, p) for p in ("none", "action_noise") for m in ("fm", "resft_fm")]
     assert rows["fm", "none"]["max_score"] == pytest.approx(0.8)  # the fourth seed was not disturbed

@@ -40,7 +40,9 @@ def write_cell(folder: Path, row: str, nfe: int, train_seed: int, level: float) 
     entry.episodes(reports).write_text("\n".join(lines) + "\n", encoding="utf-8")
     metrics = {"scale": "lab", "task": "pusht", "evaluation": "pusht_b", "method": row, "nfe": nfe}
     metrics |= {"dataset": "pusht_human", "train_steps": 7, "train_seed": train_seed, "n_seeds": 40, "repeats": 1}
-    metrics |= {"spread_ratio": 0.9, "best_of_k": 0.1} | ({} if row == "fm" else {"update_ms": 12.5})
+    metrics |= {"spread_ratio": 0.9, "best_of_k": 0.1} | (
+        {} if row == "fm" else {"update_ms": 12.5, "precision": "bf16"}
+    )
     entry.metrics(reports).write_text(json.dumps(metrics), encoding="utf-8")
 
 
@@ -64,7 +66,8 @@ def test_a_row_is_paired_with_fm_continued_at_its_nfe_and_training_seed(folder: 
     row = table[(table["coupling"] == "reflow") & (table["nfe"] == 1) & (table["train_seed"] == 1)].iloc[0]
     assert row["diff_vs_fm"] == pytest.approx(0.06, abs=1e-6)
     assert row["diff_low"] == pytest.approx(0.06, abs=2e-6)  # the pairing takes away all spread between test seeds
-    assert row["n_seeds"] == 40 and row["update_ms"] == 12.5
+    assert row["n_seeds"] == 40 and row["update_ms"] == 12.5 and row["precision"] == "bf16"
+    assert set(table[table["coupling"] == "fm"]["precision"]) == {""}
     assert table[table["coupling"] == "fm_continued"]["diff_vs_fm"].isna().all()
     assert table[table["coupling"] == "fm"]["diff_vs_fm"].round(4).eq(-0.05).all()
     assert list(dict.fromkeys(table["coupling"])) == ["fm", "fm_continued", "mip", "independent", "nearest", "reflow"]

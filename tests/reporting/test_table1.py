@@ -40,8 +40,24 @@ def cell(
     features: str = "embedded",
     n_samples: int = 1500,
 ) -> list[tuple]:
+    precision = "fp32" if method != "untrained" else ""
     return [
-        (scale, "digits", method, tuned, solver, nfe, seed, n_samples, features, one, 4000, 7, f"{method}-{tuned}")
+        (
+            scale,
+            "digits",
+            method,
+            tuned,
+            solver,
+            nfe,
+            seed,
+            n_samples,
+            features,
+            one,
+            4000,
+            7,
+            f"{method}-{tuned}",
+            precision,
+        )
         for seed, one in enumerate(distances)
     ]
 
@@ -75,6 +91,8 @@ def test_a_row_is_the_mean_over_sampling_seeds_with_students_interval() -> None:
     table = table1_rows(frame(cell("si", "euler", 100, (9.0, 10.0, 11.0))))
     assert ",".join(table.columns) == TABLE1_HEADER
     row = table.iloc[0]
+    older = frame(cell("si", "euler", 100, (9.0, 10.0, 11.0))).drop(columns="precision")
+    assert (row["precision"], table1_rows(older)["precision"].iloc[0]) == ("fp32", "")
     half = 4.302652729911275 / 3**0.5  # the 97.5 % quantile of Student's t with 2 degrees of freedom
     assert row["distance"] == 10.0
     assert (row["distance_low"], row["distance_high"]) == pytest.approx((10 - half, 10 + half), abs=1e-6)
@@ -210,11 +228,14 @@ def test_the_markdown_shows_cells_yardsticks_and_what_is_missing() -> None:
     )
     assert "1500 images for each number, 3 sampling seeds, training seed 7." in text
     assert "Seven images are bad." in text and "**The paper's FIDs are not comparable with the FD here.**" in text
-    assert "| Method | Training steps | Euler 1 | Euler 2 | Euler 100 | Adaptive (NFE) | Paper, Euler 100 |" in text
+    assert (
+        "| Method | Training steps | Precision | Euler 1 | Euler 2 | Euler 100 | Adaptive (NFE) | Paper, Euler 100 |"
+        in text
+    )
     floor = "| 0.2000 ± 0.02000 " * 4
     assert f"| Two halves of the real data | — {floor}| — | — | — |" in text
-    assert "| Untrained net | 4000 | — | — | 20.00 [19.98, 20.02] | — | — | — | — |" in text
-    ours = "| I-CFM | 4000 | 5.000 [4.975, 5.025] | — | 1.000 [0.9752, 1.025] | — |"
+    assert "| Untrained net | 4000 | — | — | — | 20.00 [19.98, 20.02] | — | — | — | — |" in text
+    ours = "| I-CFM | 4000 | fp32 | 5.000 [4.975, 5.025] | — | 1.000 [0.9752, 1.025] | — |"
     assert f"{ours} 4.461 * | 3.643 * | 3.659 (146.42) * |" in text
     assert "- SI: all solvers.\n- I-CFM: Euler 2.\n\n" in text
     assert "| FT-FM (ours) below I-CFM, NFE 1 | 1.000 - 5.000 = -4.000 | yes |" in text

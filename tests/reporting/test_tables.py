@@ -140,6 +140,17 @@ def test_the_papers_numbers_are_those_of_its_table() -> None:
             assert values[column] == (row[f"{name}_best"], row[f"{name}_mean"])
 
 
+def test_a_row_says_the_precision_of_its_checkpoint_or_a_setting_that_is_not_auto(tmp_path: Path) -> None:
+    for entry in (FM, FT, FAST):
+        write_row(tmp_path, entry, 0.0)
+    path = FT.metrics(tmp_path)
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": "bf16"}))
+    asked = {FM: "auto", FT: "auto", FAST: "fp32"}
+    assert task_table(tmp_path, [FM, FT, FAST], asked)["precision"].tolist() == ["", "bf16", "fp32"]
+    asked[FT] = "fp32"  # set since
+    assert task_table(tmp_path, [FT], asked)["precision"].tolist() == ["bf16"]
+
+
 def test_a_table_survives_its_file(tmp_path: Path) -> None:
     write_row(tmp_path, FM, 0.0)
     write_row(tmp_path, FT, 0.1)
@@ -177,7 +188,7 @@ def test_markdown_says_what_each_row_is(tmp_path: Path) -> None:
     cells = [cell.strip() for cell in lines[3].strip("|").split("|")]
     assert cells[:3] == ["Push-T (b)", "FT-FM", "16"]
     assert "+0.100 [+0.100, +0.100]" in cells
-    assert cells[-7:] == ["starter", "pusht_starter", "4000", "7", "40", "1", "0.7567 / 0.6496 *"]
+    assert cells[-8:] == ["starter", "pusht_starter", "4000", "—", "7", "40", "1", "0.7567 / 0.6496 *"]
     assert "No row here is comparable with the paper" in text
     assert text.endswith("- Push-T (b), FT-FM, NFE 1: because.\n")
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from pipeline.flow.coupling import independent
 from pipeline.training import loop
 from pipeline.training.fine_tune import fine_tune, sample
+from pipeline.utils import precision
 
 COUPLINGS = ["independent", "minibatch_ot", "sinkhorn", "conditional_ot", "nearest", "inversion", "reflow"]
 
@@ -147,17 +148,22 @@ def test_training_runs_without_dropout_and_leaves_frozen_weights(base: nn.Module
     assert not torch.equal(weights(with_dropout.net), weights(base.net))
 
 
-def test_a_field_of_double_precision_is_trained_in_it(base: nn.Module) -> None:
+def test_a_field_of_double_precision_is_trained_in_it(base: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(precision, "has_bf16", lambda _kind: True)
     tuned = fine_tune(deepcopy(base).double(), DATA, nfe=1, steps=2, held_out=HELD_OUT)
     assert weights(tuned.net).dtype == torch.float64
 
 
-def test_an_interrupted_run_goes_on_to_the_same_bits(
-    base: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("began", ["bf16", "fp32"])
+def test_an_interrupted_run_goes_on_to_the_same_bits_on_another_machine_too(
+    began: str, base: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(precision, "has_bf16", lambda _kind: began == "bf16")
     monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
     path, steps = tmp_path / "state.pt", []
     settings: dict[str, Any] = {"nfe": 1, "steps": 150, "batch_size": 32, "candidates": 2}
+    settings |= {"held_out": HELD_OUT, "readings": 3}
+    undisturbed = fine_tune(base, DATA, **settings)
 
     def pull_the_plug(_metrics: dict[str, float], step: int) -> None:
         if step == 100:
@@ -169,10 +175,15 @@ def test_an_interrupted_run_goes_on_to_the_same_bits(
         fine_tune(base, DATA, **settings, state_path=path, lr=1e-3)
     with pytest.raises(ValueError, match=r"^state_path: "):
         fine_tune(Plain(), DATA, **settings, state_path=path)
+    monkeypatch.setattr(precision, "has_bf16", lambda _kind: began != "bf16")
     resumed = fine_tune(base, DATA, **settings, state_path=path, log=lambda _metrics, step: steps.append(step))
+    assert resumed.precision == undisturbed.precision == began
     assert steps == [100, 150]
     assert list(tmp_path.iterdir()) == []
-    assert torch.equal(weights(resumed.net), weights(fine_tune(base, DATA, **settings).net))
+    assert torch.equal(weights(resumed.net), weights(undisturbed.net))
+    assert resumed.history[150] == undisturbed.history[150]
+    elsewhere = fine_tune(base, DATA, **settings)
+    assert elsewhere.precision != began and not torch.equal(weights(elsewhere.net), weights(undisturbed.net))
 
 
 def test_a_resumed_run_goes_back_to_what_was_healthy_before_the_interruption(
@@ -225,7 +236,10 @@ class Wrong(Plain):
         ({"fm_weight": -1.0}, "fm_weight: given -1.0, allowed: 0 or more"),
         ({"collapse_below": 5}, "collapse_below: given 5, allowed: at least 0 and below 1"),
         ({"field": Wrong()}, r"field: .* it returned \(2, 1\), allowed: \(2, 2\)"),
-        ({"field": Plain(3)}, r"field: called on data with t \(2,\), x \(2, 2\), condition \(2, 1\), it failed: "),
+        (
+            {"field": Plain(3)},
+            r"field: called on data with t \(2,\), x \(2, 2\), condition .*, it failed: RuntimeError: mat1",
+        ),
         ({"field": Plain().requires_grad_(False)}, "field: none of its parameters requires a gradient, allowed: "),
         ({"data": DATA[0]}, r"field: called on data with .*, condition None, it failed: "),
         ({"data": []}, "data: given an iterable without a batch, allowed: "),

@@ -1,0 +1,177 @@
+"""``precision: auto`` through the programs that train: what it became is written down, and a resume keeps it."""
+
+import importlib
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors import safe_open
+
+from pipeline import stage as stages
+from pipeline.run import Run
+from pipeline.training import loop
+from pipeline.utils import precision
+from tests.project import Project
+from tests.stages.test_study_cells import STUDY
+
+PUSHT, DIGITS = ("--scale", "starter", "--task", "pusht"), ("--scale", "starter", "--task", "digits")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A program that trains.
+
+    Attributes:
+        out: what it makes, by a pattern. params: what is set in params.yaml, besides its ``precision`` in ``block``.
+    """
+
+    program: str
+    arguments: tuple[str, ...]
+    out: str
+    block: str
+    params: dict[str, Any] = field(default_factory=dict)
+
+
+AHEAD = {"coupling": "reflow", "reflow_nfe": 4, "pairs_ahead": 1}
+"""Pairs that lie on disk before the first step."""
+TRAININGS = [
+    Training("pretrain", PUSHT, "data/starter/pusht/pretrain/*.safetensors", "pusht.pretrain"),
+    Training("pretrain_diffusion", PUSHT, "data/starter/pusht/models/ddpm-nfe0.safetensors", "pusht.diffusion"),
+    Training(
+        "finetune",
+        (*PUSHT, "--method", "fm", "--nfe", "1"),
+        "data/starter/pusht/models/fm-nfe1.safetensors",
+        "pusht.pretrain",
+    ),
+    Training(
+        "finetune",
+        (*PUSHT, "--method", "ft_fm", "--nfe", "2"),
+        "data/starter/pusht/models/ft_fm-nfe2.safetensors",
+        "pusht.finetune.nfe2",
+        AHEAD,
+    ),
+    Training(
+        "finetune_residual",
+        (*PUSHT, "--row", "resft_fm-nfe2"),
+        "data/starter/pusht/models/resft_fm-nfe2.safetensors",
+        "pusht.residual.resft_fm-nfe2",
+        AHEAD,
+    ),
+    Training(
+        "pretrain_images",
+        (*DIGITS, "--method", "i_cfm"),
+        "data/starter/digits/pretrain/i_cfm/step-0000060.safetensors",
+        "digits.pretrain",
+    ),
+    Training(
+        "finetune_images",
+        (*DIGITS, "--nfe", "1"),
+        "data/starter/digits/models/ft_fm-nfe1.safetensors",
+        "digits.finetune.nfe1",
+    ),
+    Training(
+        "finetune_image_residual",
+        DIGITS,
+        "data/starter/digits/models/resft_fm-nfe2.safetensors",
+        "digits.residual",
+    ),
+    Training(
+        "study_cell",
+        (*PUSHT, "--train-seed", "0", "--row", "reflow", "--nfe", "1"),
+        "reports/starter/coupling_study/seed0/episodes/pusht_b-reflow-nfe1.csv",
+        "pusht.finetune.nfe1",
+    ),
+]
+
+
+class PulledPlugError(Exception):
+    pass
+
+
+@pytest.fixture
+def here(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
+    """The project whose programs run in this process, where the processor can be another one."""
+    project = made.copy(tmp_path / "project")
+    monkeypatch.chdir(project.root)
+    monkeypatch.setattr(stages, "ROOT", project.root)
+    monkeypatch.setenv("FLOWTUNE_TRACKING", "off")
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
+    monkeypatch.setattr(loop, "LOG_EVERY", 2)
+    return project
+
+
+@pytest.fixture
+def run(here: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, bytes]]:
+    def run(training: Training, *, has_bf16: bool, plug: int | None = None) -> dict[str, bytes]:
+        """What the program makes, unless the plug is pulled at that step."""
+        steps = 0
+
+        def counted(kind: str, name: precision.PrecisionSetting) -> object:
+            nonlocal steps
+            steps += 1
+            if steps == plug:
+                raise PulledPlugError
+            return precision.autocast(kind, name)
+
+        monkeypatch.setattr(precision, "has_bf16", lambda _kind: has_bf16)
+        monkeypatch.setattr(loop, "autocast", counted)
+        monkeypatch.setattr(sys, "argv", [training.program, *training.arguments])
+        program = importlib.import_module(f"stages.{training.program}")
+        if plug:
+            with pytest.raises(PulledPlugError):
+                program.main()
+            return {}
+        program.main()
+        return {str(path): path.read_bytes() for path in sorted(here.root.glob(training.out))}
+
+    return run
+
+
+def prepare(project: Project, training: Training) -> None:
+    if training.program == "study_cell":
+        project.params("starter.pusht.study", STUDY)
+        project.check(
+            "stages.study_base", *PUSHT, "--train-seed", "0", "--model", "data/starter/pusht/base.safetensors"
+        )
+    for key, value in (training.params | {"precision": "auto"}).items():
+        project.params(f"starter.{training.block}.{key}", value)
+
+
+@pytest.mark.parametrize("training", TRAININGS, ids=lambda one: f"{one.program}-{one.block}")
+def test_a_training_resumed_on_the_other_kind_of_machine_ends_with_the_same_bits(
+    training: Training, here: Project, run: Callable[..., dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tags: dict[str, str] = {}
+    monkeypatch.setattr(Run, "tag", lambda _self, key, value: tags.__setitem__(key, value))
+    prepare(here, training)
+    undisturbed = run(training, has_bf16=True)
+    assert undisturbed and tags["precision"] == "bf16"
+    for steps in (1, 6):  # before anything but pairs is kept, and after
+        run(training, has_bf16=True, plug=steps)
+        assert run(training, has_bf16=False) == undisturbed
+        assert tags["precision"] == "bf16"
+    if training.program != "study_cell":
+        assert {trained_in(Path(path)) for path in undisturbed} == {"bf16"}
+
+
+def test_a_training_begun_in_fp32_stays_in_it_and_is_another(
+    here: Project, run: Callable[..., dict[str, bytes]]
+) -> None:
+    training = TRAININGS[0]
+    prepare(here, training)
+    undisturbed = run(training, has_bf16=False)
+    run(training, has_bf16=False, plug=6)
+    assert run(training, has_bf16=True) == undisturbed
+    assert {trained_in(Path(path)) for path in undisturbed} == {"fp32"}
+    assert run(training, has_bf16=True) != undisturbed
+    assert not list((here.root / ".flowtune" / "resume").glob("*/"))
+
+
+def trained_in(model: Path) -> str:
+    with safe_open(model, framework="pt") as file:
+        metadata = file.metadata()
+    return json.loads(metadata.get("flowtune") or metadata["flowtune_images"])["precision"]
