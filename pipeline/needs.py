@@ -18,7 +18,8 @@ from pipeline.atomic import write_text
 from pipeline.errors import UserError
 from pipeline.preloaded import Program
 from pipeline.stage import PEAK_METRIC
-from pipeline.tracking import finished_runs, project_root
+from pipeline.tracking import finished_runs
+from pipeline.utils.environment import project_root
 from pipeline.utils.hardware import free_memory
 from pipeline.utils.memory import resident
 

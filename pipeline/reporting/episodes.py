@@ -20,19 +20,28 @@ def read_episodes(reports: Path, entry: Entry) -> pd.DataFrame:
         UserError: the file is unreadable, or is not a whole set of ``entry``'s episodes.
     """
     path = entry.episodes(reports)
+    episodes = episode_table(path)
+    if entry.within:
+        episodes = episodes[episodes["evaluation"] == entry.evaluation]
+    if problem := _content_problem(episodes, entry):
+        raise UserError(f"{path}: {problem}; evaluate again to rewrite it")
+    return episodes.reset_index(drop=True)
+
+
+def episode_table(path: Path) -> pd.DataFrame:
+    """All episodes in the file ``path``.
+
+    Raises:
+        UserError: it is unreadable, or not one of whole episodes.
+    """
     try:
         # "none" and "nan" are text here: only an empty field is a missing value
         episodes = pd.read_csv(path, keep_default_na=False, na_values=[""])
     except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
         raise UserError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
-    problem = form_problem(episodes)
-    if not problem:
-        if entry.within:
-            episodes = episodes[episodes["evaluation"] == entry.evaluation]
-        problem = _content_problem(episodes, entry)
-    if problem:
+    if problem := form_problem(episodes):
         raise UserError(f"{path}: {problem}; evaluate again to rewrite it")
-    return episodes.reset_index(drop=True)
+    return episodes
 
 
 def form_problem(episodes: pd.DataFrame) -> str | None:
