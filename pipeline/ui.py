@@ -49,7 +49,8 @@ def run(root: Path, mlflow_port: int, prefect_port: int) -> None:
         _wait_for(f"http://{HOST}:{prefect_port}/api/deployments/name/sweep/sweep", children)  # the last one made
         print(f"MLflow   http://{HOST}:{mlflow_port}")
         print(f"Prefect  http://{HOST}:{prefect_port}")
-        print("Run      prefect deployment run tables/table2 --watch")
+        past_proxy = "no_proxy=127.0.0.1 " if {"http", "all"} & set(urllib.request.getproxies_environment()) else ""
+        print(f"Run      {past_proxy}prefect deployment run tables/table2 --watch")
         print("Stop     Ctrl-C", flush=True)
         while True:
             _require_alive(children)

@@ -85,10 +85,9 @@ class Project:
             "OMP_NUM_THREADS": "1",
             "FLOWTUNE_TRACKING": "off",
             "DVC_NO_ANALYTICS": "true",
-            # what DVC keeps for a user or a machine stays with the throw-away project
+            # what DVC is told for a user or a machine is nothing here
             "DVC_GLOBAL_CONFIG_DIR": str(self.root / ".dvc" / "global"),
             "DVC_SYSTEM_CONFIG_DIR": str(self.root / ".dvc" / "system"),
-            "DVC_SITE_CACHE_DIR": str(self.root / ".dvc" / "site"),
             **self.env,
         }
 
@@ -199,7 +198,7 @@ def make_project(root: Path) -> Project:
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "dvc.yaml", root)
     shutil.copy(ROOT / ".dvcignore", root)
-    (root / ".dvc").mkdir()
+    shutil.copytree(ROOT / ".dvc" / "no_git", root / ".dvc" / "no_git")
     (root / ".dvc" / "config").write_text(
         (ROOT / ".dvc" / "config").read_text(encoding="utf-8") + "    no_scm = true\n", encoding="utf-8"
     )

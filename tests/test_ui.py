@@ -39,11 +39,14 @@ def test_a_child_that_ends_is_named_with_its_last_words(tmp_path: Path, capsys: 
 
 
 def test_it_answers_and_stops_on_ctrl_c_leaving_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "feature%2Flogin a?b#c ü"
+    root.mkdir()
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")  # where nothing answers
     mlflow_port, prefect_port = free_port(), free_port()
     process = subprocess.Popen(
         [sys.executable, "-m", "pipeline.ui", f"--mlflow-port={mlflow_port}", f"--prefect-port={prefect_port}"],
         cwd=REPOSITORY,
-        env={**os.environ, "FLOWTUNE_ROOT": str(tmp_path)},
+        env={**os.environ, **proxies, "FLOWTUNE_ROOT": str(root), "HOME": "/proc/no-home"},
         stdout=subprocess.PIPE,
         encoding="utf-8",
     )
@@ -52,7 +55,7 @@ def test_it_answers_and_stops_on_ctrl_c_leaving_nothing(tmp_path: Path) -> None:
     lines = [process.stdout.readline() for _ in range(4)]
     assert f":{mlflow_port}" in lines[0]
     assert f":{prefect_port}" in lines[1]
-    assert "tables/table2" in lines[2]
+    assert "no_proxy=127.0.0.1 prefect deployment run tables/table2" in lines[2]
 
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0
@@ -60,6 +63,9 @@ def test_it_answers_and_stops_on_ctrl_c_leaving_nothing(tmp_path: Path) -> None:
     ui.require_free("Prefect", prefect_port)
     left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path) in read(path)]
     assert not left
+    assert {"mlflow.db", "prefect"} <= {path.name for path in (root / ".flowtune").iterdir()}
+    assert (root / ".flowtune" / "prefect" / "prefect.db").stat().st_size
+    assert [path.name for path in tmp_path.iterdir()] == [root.name]
 
 
 def read(path: Path) -> str:

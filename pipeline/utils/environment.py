@@ -3,10 +3,10 @@
 Caches lie in the project's ``.flowtune``, loopback goes through no proxy, text is UTF-8, telemetry is off.
 """
 
+import getpass
 import os
 import sys
 from collections.abc import Mapping
-from io import TextIOWrapper
 from pathlib import Path
 
 CACHES = {
@@ -46,12 +46,12 @@ def project_root() -> Path:
 def set_environment() -> None:
     """Give this process, and those that it starts, what ``variables`` says for this project.
 
-    What the terminal's encoding has no sign for is printed as its number.
+    A program whose locale has another encoding than UTF-8 begins anew in Python's UTF-8 mode: there is no other way to
+    have names of files, output, and what libraries read without a word on encodings, in it too.
     """
     os.environ.update(variables(project_root(), os.environ))
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
+    if sys.getfilesystemencoding() != "utf-8":
+        os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
 
 
 def variables(root: Path, inherited: Mapping[str, str]) -> dict[str, str]:
@@ -62,6 +62,21 @@ def variables(root: Path, inherited: Mapping[str, str]) -> dict[str, str]:
     found |= dict.fromkeys(("no_proxy", "NO_PROXY"), ",".join(dict.fromkeys(filter(None, hosts))))
     if mirror := inherited.get(MIRROR):
         found[MIRROR] = str(root / Path(mirror).expanduser())
+    found |= _person(root)
     if not any((folder / ".git").exists() for folder in (root, *root.parents)):
         found["DVC_SYSTEM_CONFIG_DIR"] = str(root / ".dvc" / "no_git")  # where DVC is told to do without
+    return found
+
+
+def _person(root: Path) -> dict[str, str]:
+    """A name and a home for a user of whom the system knows none, as in a container; else nothing."""
+    found = {}
+    try:
+        getpass.getuser()
+    except (KeyError, OSError):  # Python 3.13 has the latter
+        found["USER"] = f"user-{os.getuid()}"
+    try:
+        Path.home()
+    except RuntimeError:
+        found["HOME"] = str(root / ".flowtune" / "home")
     return found

@@ -1,9 +1,11 @@
 """The environment of this project's programs: caches inside the project, loopback past proxies, mirrors of the root."""
 
 import os
+import pwd
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -46,18 +48,48 @@ def test_dvc_is_told_where_there_is_no_git(tmp_path: Path) -> None:
     assert "DVC_SYSTEM_CONFIG_DIR" not in variables(tmp_path, {})
 
 
-def test_programs_run_in_it_and_whoever_imports_the_library_keeps_their_own(tmp_path: Path) -> None:
+def test_a_user_whom_the_system_does_not_know_gets_a_name_and_a_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert not {"USER", "HOME"} & set(variables(tmp_path, {}))
+    for name in ("LOGNAME", "USER", "LNAME", "USERNAME", "HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr(pwd, "getpwuid", {}.__getitem__)
+    found = variables(tmp_path, {})
+    assert (found["USER"], found["HOME"]) == (f"user-{os.getuid()}", str(tmp_path / ".flowtune" / "home"))
+
+
+Told = Callable[..., str]
+
+
+@pytest.fixture
+def told(tmp_path: Path) -> Told:
+    """Run a Python with some arguments, in a project of this one's utilities: its output."""
     (tmp_path / "pipeline").mkdir()
     shutil.copy(ROOT / "pipeline" / "__init__.py", tmp_path / "pipeline")
     shutil.copytree(ROOT / "pipeline" / "utils", tmp_path / "pipeline" / "utils")
+    kept = {name: value for name, value in os.environ.items() if name not in (*CACHES, "FLOWTUNE_ROOT")}
+
+    def told(*arguments: str, **env: str) -> str:
+        command = [sys.executable, *arguments]
+        return subprocess.run(
+            command, cwd=tmp_path, env=kept | env, stdout=subprocess.PIPE, encoding="utf-8", check=True
+        ).stdout
+
+    return told
+
+
+def test_programs_run_in_it_and_whoever_imports_the_library_keeps_their_own(told: Told, tmp_path: Path) -> None:
     show = "import os, pipeline; print(os.environ.get('MPLCONFIGDIR'))"
     for program in ("pipeline/program.py", "own.py"):
         (tmp_path / program).write_text(show, encoding="utf-8")
-    kept = {name: value for name, value in os.environ.items() if name not in (*CACHES, "FLOWTUNE_ROOT")}
-
-    def told(*arguments: str) -> str:
-        command = [sys.executable, *arguments]
-        return subprocess.run(command, cwd=tmp_path, env=kept, stdout=subprocess.PIPE, check=True).stdout.decode()
-
     assert told("-m", "pipeline.program") == f"{tmp_path / '.flowtune' / 'matplotlib'}\n"
     assert told("-m", "own") == told("own.py") == told("-c", show) == "None\n"
+
+
+def test_programs_have_utf_8_in_every_locale(told: Told, tmp_path: Path) -> None:
+    program = "import sys; print(sys.argv[1], sys.stdout.encoding, open('own.txt').read())"
+    (tmp_path / "pipeline" / "program.py").write_text(program, encoding="utf-8")
+    (tmp_path / "own.txt").write_text("−", encoding="utf-8")
+    plainest = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    assert told("-m", "pipeline.program", "größer", **plainest) == "größer utf-8 −\n"
