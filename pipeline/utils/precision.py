@@ -1,5 +1,6 @@
 """Choose the precision of training and inference: bfloat16 where the device multiplies in it natively, else float32."""
 
+import os
 import platform
 import sys
 from functools import cache
@@ -69,7 +70,7 @@ def autocast(kind: str, precision: PrecisionSetting) -> "torch.autocast":
 
 @cache
 def _warn_if_slow(kind: str) -> None:
-    if not has_bf16(kind):
+    if not has_bf16(kind) and os.environ.get("RANK", "0") == "0":  # of several processes one says so
         print(
             f"warning: precision bf16: this {kind} has no instructions for bfloat16, and is many times slower in it "
             "than in fp32, which precision: auto would choose here",

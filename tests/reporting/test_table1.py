@@ -233,7 +233,7 @@ def test_the_markdown_shows_cells_yardsticks_and_what_is_missing() -> None:
         in text
     )
     floor = "| 0.2000 ± 0.02000 " * 4
-    assert f"| Two halves of the real data | — {floor}| — | — | — |" in text
+    assert f"| Two halves of the real data | — | — {floor}| — | — | — |" in text
     assert "| Untrained net | 4000 | — | — | — | 20.00 [19.98, 20.02] | — | — | — | — |" in text
     ours = "| I-CFM | 4000 | fp32 | 5.000 [4.975, 5.025] | — | 1.000 [0.9752, 1.025] | — |"
     assert f"{ours} 4.461 * | 3.643 * | 3.659 (146.42) * |" in text
