@@ -140,6 +140,14 @@ class Project:
         with path.open("w", encoding="utf-8") as file:
             yaml.dump(document, file)
 
+    def keep_stages(self, *names: str) -> None:
+        """Leave these stages of dvc.yaml alone."""
+        path, yaml = self.root / "dvc.yaml", YAML()
+        document = yaml.load(path.read_text())
+        document["stages"] = {name: document["stages"][name] for name in names}
+        with path.open("w") as file:
+            yaml.dump(document, file)
+
     def value(self, key: str) -> Any:
         """What ``key`` of params.yaml holds."""
         block = YAML(typ="safe").load((self.root / "params.yaml").read_text(encoding="utf-8"))

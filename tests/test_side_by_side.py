@@ -5,11 +5,13 @@ import re
 import signal
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import config, repro
+from pipeline import repro
 from pipeline.errors import UserError
 from pipeline.lockfile import write_entry
 from pipeline.preloaded import program_of
@@ -288,12 +290,13 @@ def test_a_wrong_number_of_jobs_is_refused(given: str) -> None:
 def test_as_many_stages_run_side_by_side_as_there_are_cores_for_their_threads(
     cores: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    settings = config.load(ROOT / "params.yaml")
+    robot, images = SimpleNamespace(threads=2, processes=1), SimpleNamespace(threads=1, processes=1)
+    block = SimpleNamespace(task=lambda _: robot, image_task=lambda _: images)
+    settings: Any = SimpleNamespace(scale="starter", tasks=["pusht"], images=["digits"], block=lambda _: block)
     monkeypatch.setattr(repro, "cores", lambda: cores)
     monkeypatch.setattr(repro, "gpus", lambda: 0)
-    settings.starter.pusht.threads, settings.starter.image_task("digits").threads = 2, 1
     assert repro.fitting_jobs(settings) == max(1, cores // 2)
-    settings.starter.pusht.processes = 4
+    robot.processes = 4
     assert repro.fitting_jobs(settings) == max(1, cores // 8)
     monkeypatch.setattr(repro, "gpus", lambda: 1)
     assert repro.fitting_jobs(settings) == 1

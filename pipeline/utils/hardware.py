@@ -1,7 +1,7 @@
 """Count the cores, the memory and the GPUs that this process really has.
 
-A container's limits are those of its control groups (cgroups v2 and v1), which neither the CPU affinity nor the
-count of CPUs shows.
+A container's limits are those of its control groups (cgroups v2 and v1), which neither the CPU affinity nor the count
+of CPUs shows.
 """
 
 import ctypes
