@@ -51,7 +51,7 @@ bench: env
 	@python -m pipeline.benchmarks.suite
 
 test: env
-	@python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
+	@python -m pytest --numprocesses 2 --dist worksteal
 
 lint: env
 	@ruff format --check . && ruff check . && mypy
