@@ -59,7 +59,7 @@ bench: env
 	@python -m pipeline.benchmarks.suite
 
 test: env
-	@python -m pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	@python -m pytest --numprocesses auto --dist worksteal
 
 lint: env
 	@ruff format --check . && ruff check . && mypy

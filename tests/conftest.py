@@ -28,7 +28,11 @@ def pytest_xdist_auto_num_workers() -> int:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With tests divided among processes by file, one begins with the run of the whole DAG, and none waits for it."""
+    """Begin with the run of the whole DAG, and leave the tests of what it made to the end.
+
+    Each process is given a part of the tests in this order, and takes over the last of another's when it has none left:
+    one makes the project, and none waits for that.
+    """
     users = list(dict.fromkeys(item.path for item in items if "made" in getattr(item, "fixturenames", ())))
     items.sort(key=lambda item: 1 if item.path not in users else 0 if item.path == users[0] else 2)
 

@@ -74,27 +74,31 @@ def gemm_peak(precision: Precision, size: int) -> float:
     return 2 * size**3 / min(timed(lambda: a @ b) for _ in range(10))
 
 
-def works() -> Iterator[Work]:
-    """Updates of nets of lab and of the paper, and sampling with them."""
+def works(rows: int = 256, images: int = 64, episodes: int = 500) -> Iterator[Work]:
+    """Updates of nets of lab and of the paper, and sampling with them.
+
+    Args:
+        rows, images: of a batch of actions and of images. episodes: observations that lab's net acts on at once.
+    """
     settings = config.load().lab
     nets: dict[str, tuple[NetSettings, int]] = {  # with the observations that are acted on at once
-        "lab's mlp for Push-T": (settings.task("pusht").net, 500),
+        "lab's mlp for Push-T": (settings.task("pusht").net, episodes),
         "the paper's ConditionalUnet1D": (UNET1D, 64),
     }
-    for name, (net_settings, episodes) in nets.items():
+    for name, (net_settings, at_once) in nets.items():
         torch.manual_seed(0)
         net = build_net(net_settings, HORIZON, ACTION_DIM, CONDITION_DIM)
-        batch = random_batch(256, HORIZON, ACTION_DIM, condition_dim=CONDITION_DIM)
-        yield from _updates(f"FM training step, {name}, batch 256", flow_matching(net, Generators(0)), *batch)
+        batch = random_batch(rows, HORIZON, ACTION_DIM, condition_dim=CONDITION_DIM)
+        yield from _updates(f"FM training step, {name}, batch {rows}", flow_matching(net, Generators(0)), *batch)
         if net_settings is not UNET1D:  # whose solve is the step above, 16 times
             mle = Reconstruction(net, independent, NFE, Generators(0))
-            yield from _updates(f"MLE update, {NFE} Euler steps, {name}, batch 256", mle, *batch)
-        for size in (1, episodes):
+            yield from _updates(f"MLE update, {NFE} Euler steps, {name}, batch {rows}", mle, *batch)
+        for size in (1, at_once):
             yield _sampling(f"sampling, {NFE} Euler steps, {name}, {size} at once", net, size)
-    images = build_image_net(settings.image_task("cifar10").net, (3, 32, 32))
-    batch = random_batch(64, 3, 32, 32, condition_dim=0)
+    unet = build_image_net(settings.image_task("cifar10").net, (3, 32, 32))
+    batch = random_batch(images, 3, 32, 32, condition_dim=0)
     yield from _updates(
-        "FM training step, lab's U-Net for CIFAR-10, batch 64", flow_matching(images, Generators(0)), *batch
+        f"FM training step, lab's U-Net for CIFAR-10, batch {images}", flow_matching(unet, Generators(0)), *batch
     )
 
 

@@ -113,10 +113,14 @@ def image_blocks(
         noise_generator = torch.Generator().manual_seed(derive(seed, "image noise", block))
         solver_generator = torch.Generator().manual_seed(derive(seed, "image solver", block))
         noise = torch.randn((batch, *shape), generator=noise_generator)
-        with evaluating(sampler):
-            images, nfe = sampler.sample(noise, solver, solver_generator)
+        diverged = f"the sampler returned images that are not finite: {solver}, block {block}"
+        try:
+            with evaluating(sampler):
+                images, nfe = sampler.sample(noise, solver, solver_generator)
+        except FloatingPointError as error:
+            raise FloatingPointError(f"{diverged} ({error})") from None
         if not images.isfinite().all():
-            raise FloatingPointError(f"the sampler returned images that are not finite: {solver}, block {block}")
+            raise FloatingPointError(diverged)
         yield as_bytes(images[: n_samples - block * batch]), nfe
 
 

@@ -1,15 +1,21 @@
 """The adaptive solver dopri5 (Dormand & Prince 1980), by torchdiffeq, with its accepted grid and exact NFE."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from pipeline.errors import UserError
 from pipeline.ode.fixed_step import STEPS, Field
 
 EVALUATIONS = STEPS["dopri5"][1]
 """Evaluations of one step on a given grid. The adaptive solver's seventh, for its error estimate, is the next step's
 first."""
+
+
+MAX_STEPS = 10_000
+"""Steps of a solve by default, tens of times those of the stiffest flows here."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +34,39 @@ class AdaptiveSolve:
 
 
 class _Recorder:
-    """A field as torchdiffeq calls it, which counts the calls and notes where accepted steps begin."""
+    """A field as torchdiffeq calls it, which counts the calls, notes where accepted steps begin, and ends a solve that
+    does not get on: torchdiffeq itself has assertions for that, which say little and which ``python -O`` leaves out."""
 
-    def __init__(self, field: Field) -> None:
+    def __init__(self, field: Field, x: Tensor, end: float, max_steps: int) -> None:
         self.field = field
+        self.time = math.nan
+        self.velocity = x
+        self.end = end
+        self.max_steps = max_steps
         self.nfe = 0
+        self.steps = 0
         self.starts: list[float] = []
 
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         self.nfe += 1
-        return self.field(t.item(), x)
+        velocity = self.field(t.item(), x)
+        if t.isfinite():  # else torchdiffeq went on from a velocity that is not
+            self.time, self.velocity = t.item(), velocity
+        return velocity
+
+    def callback_step(self, t0: Tensor, x0: Tensor, dt: Tensor) -> None:
+        """Before each step, those that will be rejected included."""
+        t, step = t0.item(), dt.item()
+        _require_finite(x0, t)
+        if t + step == t or t - step == t:  # each step that was tried had an error too large, or none that is a number
+            if not self.velocity.isfinite().all():
+                raise FloatingPointError(f"dopri5: the field returned NaN or infinity at t = {self.time:.6g}")
+            raise FloatingPointError(f"dopri5: no step is small enough at t = {t:.6g}: the solution blows up or jumps")
+        if self.steps == self.max_steps:
+            raise UserError(
+                f"dopri5: {self.steps} steps led to t = {t:.6g} of {self.end:g} only; a larger tolerance needs fewer"
+            )
+        self.steps += 1
 
     def callback_accept_step(self, t0: Tensor, x0: Tensor, dt: Tensor) -> None:
         del x0, dt
@@ -46,7 +75,14 @@ class _Recorder:
 
 @torch.no_grad()
 def solve(
-    field: Field, x: Tensor, *, start: float = 0.0, end: float = 1.0, rtol: float = 1e-5, atol: float = 1e-5
+    field: Field,
+    x: Tensor,
+    *,
+    start: float = 0.0,
+    end: float = 1.0,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    max_steps: int = MAX_STEPS,
 ) -> AdaptiveSolve:
     """Integrate ``field`` from ``x`` at ``start`` to ``end`` with steps chosen by their estimated error.
 
@@ -55,10 +91,21 @@ def solve(
 
     Args:
         x: (B, …). start, end: times; end < start integrates backwards. rtol, atol: relative and absolute tolerance.
+        max_steps: steps that are tried at most, rejected ones included.
+
+    Raises:
+        FloatingPointError: the field returned NaN or infinity, or its solution blows up.
+        UserError: ``max_steps`` steps did not lead to ``end``.
     """
     from torchdiffeq import odeint  # most users never solve adaptively
 
-    recorder = _Recorder(field)
+    recorder = _Recorder(field, x, end, max_steps)
     times = torch.tensor([start, end], dtype=torch.float64, device=x.device)
     states = odeint(recorder, x, times, rtol=rtol, atol=atol, method="dopri5", options={"step_t": times[1:]})
+    _require_finite(states[-1], end)
     return AdaptiveSolve(states[-1], [*recorder.starts, end], recorder.nfe)
+
+
+def _require_finite(x: Tensor, t: float) -> None:
+    if not x.isfinite().all():
+        raise FloatingPointError(f"dopri5: the state is not finite at t = {t:.6g}")

@@ -131,6 +131,7 @@ def replay_dopri5(
     end: float = 1.0,
     rtol: float = 1e-5,
     atol: float = 1e-5,
+    max_steps: int = dopri5.MAX_STEPS,
     gradient: Gradient = "direct",
     last_steps: int | None = None,
 ) -> Replay:
@@ -140,10 +141,10 @@ def replay_dopri5(
     steps is kept, nor differentiated.
 
     Args:
-        x: (B, …). start, end: times. rtol, atol: tolerances of ``dopri5.solve``.
+        x: (B, …). start, end: times. rtol, atol, max_steps: of ``dopri5.solve``, whose errors are raised.
         gradient, last_steps: as in ``solve_for_training``; ``adjoint`` does not apply.
     """
-    solved = dopri5.solve(field, x.detach(), start=start, end=end, rtol=rtol, atol=atol)
+    solved = dopri5.solve(field, x.detach(), start=start, end=end, rtol=rtol, atol=atol, max_steps=max_steps)
     replayed = solve_for_training(field, x, solved.grid, "dopri5", gradient=gradient, last_steps=last_steps)
     return Replay(replayed, solved, dopri5.EVALUATIONS * (len(solved.grid) - 1))
 

@@ -1,16 +1,18 @@
 """Generation in blocks: what an image depends on, and that an interruption changes nothing."""
 
+import math
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pipeline.errors import UserError
 from pipeline.evaluation import generation
 from pipeline.evaluation.features import Architecture, EmbeddedNet, ImageFeatures, embedded_features, save_extractor
 from pipeline.evaluation.fid import FeatureStatistics, frechet_distance, image_statistics
 from pipeline.evaluation.generation import Distance, Shape, image_blocks, measure_distance
+from pipeline.evaluation.image_models import FlowModel
 
 SHAPE: Shape = (1, 8, 8)
 BATCH = 16
@@ -127,3 +129,23 @@ def test_too_few_samples_and_diverged_samplers_are_refused(
         measured(Toy(dies_at=0), features, reference, n_samples=8)
     with pytest.raises(FloatingPointError, match="not finite: dopri5, block 0"):
         measured(Broken(), features, reference)
+
+
+class NotANumber(nn.Module):
+    """A field that returns NaN from the middle on."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rate = nn.Parameter(torch.tensor(1.0))
+
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
+        del condition
+        return torch.where(t[0] > 0.5, math.nan, self.rate) * x
+
+
+@pytest.mark.parametrize("solver", ["euler-4", "dopri5"])
+def test_images_of_a_field_that_fails_are_refused_alike_by_every_solver(solver: str) -> None:
+    with pytest.raises(
+        FloatingPointError, match=f"^the sampler returned images that are not finite: {solver}, block 0"
+    ):
+        next(image_blocks(FlowModel(NotANumber()), solver, shape=SHAPE, n_samples=4, batch=4, seed=0))

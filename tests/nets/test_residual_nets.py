@@ -91,18 +91,18 @@ def test_before_training_the_unet_is_silent_too_and_can_learn() -> None:
 
 
 def test_the_field_is_that_of_the_system_that_is_certified() -> None:
-    anchor, condition, noise = inputs()
-    residual = disturbed(persidskii("flow", "chunk")).fixed()
+    anchor, condition, noise = (tensor.double() for tensor in inputs())
+    residual = disturbed(persidskii("flow", "chunk")).fixed().double()
     assert isinstance(residual.source, FixedMatrices)
     system, field = residual.source.system(residual.functions), residual.begin(anchor, condition, noise)
-    x = torch.randn(6, HORIZON, ACTION)
-    g = field(1.0, torch.zeros_like(x)).double().flatten(1)  # f(0) = 0
-    expected = system.field(x.double().flatten(1).numpy(), g.detach().numpy())
-    np.testing.assert_allclose(field(1.0, x).detach().flatten(1).numpy(), expected, atol=1e-5)
+    x = torch.randn(6, HORIZON, ACTION).double()
+    g = field(1.0, torch.zeros_like(x)).flatten(1)  # f(0) = 0
+    expected = system.field(x.flatten(1).numpy(), g.detach().numpy())
+    np.testing.assert_allclose(field(1.0, x).detach().flatten(1).numpy(), expected, rtol=0, atol=1e-12)
 
 
 def test_a_system_shared_along_the_chunk_is_the_block_diagonal_one_of_the_chunk() -> None:
-    anchor, condition, noise = inputs()
+    anchor, condition, noise = (tensor.double() for tensor in inputs())
     shared = disturbed(persidskii("flow", "step")).fixed()
     linear, outer, inner = shared.matrices()
     whole = FixedMatrices(HORIZON * ACTION, [HORIZON * len(w) for w in inner])
@@ -111,11 +111,8 @@ def test_a_system_shared_along_the_chunk_is_the_block_diagonal_one_of_the_chunk(
         mine.copy_(torch.block_diag(*[given] * HORIZON))
     chunk = PersidskiiResidual(whole, shared.functions, shared.input_net, sees_noise=False)
     x = torch.randn_like(anchor)
-    for residual in (shared, chunk):
-        residual.eval()
-    torch.testing.assert_close(
-        shared.begin(anchor, condition, noise)(1.0, x), chunk.begin(anchor, condition, noise)(1.0, x)
-    )
+    of_both = [residual.eval().double().begin(anchor, condition, noise)(1.0, x) for residual in (shared, chunk)]
+    torch.testing.assert_close(*of_both, rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("sees_noise", [False, True])

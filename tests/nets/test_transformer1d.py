@@ -57,14 +57,14 @@ def test_every_weight_learns_and_no_two_layers_start_alike(causal: bool) -> None
 
 @torch.no_grad()
 def test_dropout_is_for_training_alone() -> None:
-    net = make(dropout=0.5)
-    assert not torch.equal(net(*inputs()), net(*inputs()))
+    net, given = make(dropout=0.5).double(), inputs(dtype=torch.float64)
+    assert not torch.equal(net(*given), net(*given))
     net.eval()
-    expected = net(*inputs())
-    assert torch.equal(net(*inputs()), expected)
-    torch.testing.assert_close(make(dropout=0.0)(*inputs()), expected)
+    expected = net(*given)
+    assert torch.equal(net(*given), expected)
+    torch.testing.assert_close(make(dropout=0.0).double()(*given), expected, rtol=0, atol=1e-12)
     with torch.inference_mode():
-        torch.testing.assert_close(net.eval()(*inputs()), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(net.eval()(*given), expected, rtol=0, atol=1e-12)
 
 
 def test_the_gradient_through_a_solve_of_several_steps_is_exact() -> None:

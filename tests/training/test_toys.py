@@ -54,9 +54,9 @@ def test_an_exported_system_moves_as_the_net_does(tmp_path: Path) -> None:
     net = trained("follow-free0", tmp_path)
     assert isinstance(net, Driven)
     driven = net.exported()
-    x, u = torch.randn(5, 2), torch.randn(5, 4)
-    theirs = driven.system.field(x.double().numpy(), driven.push(u.double().numpy()))
-    torch.testing.assert_close(net.begin(u)(0.0, x).double(), torch.from_numpy(theirs), atol=1e-5, rtol=1e-5)
+    x, u = torch.randn(5, 2).double(), torch.randn(5, 4).double()
+    theirs = driven.system.field(x.numpy(), driven.push(u.numpy()))
+    torch.testing.assert_close(net.double().begin(u)(0.0, x), torch.from_numpy(theirs), atol=1e-6, rtol=1e-6)
 
 
 def test_settling_is_learned(tmp_path: Path) -> None:
