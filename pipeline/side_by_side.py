@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.forked import Children, Work, interrupts
 from pipeline.lockfile import write_entry
+from pipeline.partial import write_unmade
 from pipeline.preloaded import Preloaded, Program, program_of
 from pipeline.stage_output import PROGRESS_SECONDS, Screen, on_terminal, screen
 
@@ -48,8 +49,11 @@ class Outcome(NamedTuple):
     not_run: list[str]
 
 
-def bring_up_to_date(file: str, jobs: int) -> Outcome:
+def bring_up_to_date(file: str, jobs: int, unmade: Path | None = None) -> Outcome:
     """Bring the pipeline ``file``, in the current folder, and what it needs up to date, at most ``jobs`` at a time.
+
+    Args:
+        unmade: where to write, if stages fail, what is left unmade (see ``pipeline.partial``).
 
     Raises:
         DvcException: DVC cannot read the pipelines.
@@ -71,7 +75,23 @@ def bring_up_to_date(file: str, jobs: int) -> Outcome:
                 programs.load(program)
 
         with screen() if jobs > 1 else nullcontext() as to, _programs_forked(programs):
-            return in_order(works, inputs, jobs, to, load)
+            outcome = in_order(works, inputs, jobs, to, load)
+        if unmade and outcome.failed:
+            failed, not_run = ([stages[name] for name in names] for names in outcome)
+            write_unmade(unmade, Path(repo.root_dir), failed, not_run)
+        return outcome
+
+
+def bring_one_up_to_date(name: str) -> int:
+    """Bring the stage ``name``, whose inputs are, up to date: the exit code.
+
+    Raises:
+        DvcException: DVC cannot read the pipelines, or knows no such stage.
+    """
+    from dvc.repo import Repo
+
+    with Repo(_wait_for_lock=True) as repo:
+        return reproduce(repo.stage.load_one(name=name))
 
 
 def outdated(repo: "Repo", file: str) -> tuple[dict[str, "Stage"], Inputs]:
@@ -173,16 +193,17 @@ def programs_of(stage: "Stage") -> list[Program]:
     return [program for program in found if program]
 
 
-def reproduce(stage: "Stage", programs: Preloaded) -> int:
-    """Do what ``dvc repro --single-item`` does for ``stage``; return the exit code.
+def reproduce(stage: "Stage", programs: Preloaded | None = None) -> int:
+    """Do what ``dvc repro --single-item`` does for ``stage``, but replace dvc.lock as a whole; return the exit code.
 
-    ``NOT_LOADED`` if it is out of date and one of its programs is not yet among ``programs``.
+    ``NOT_LOADED`` if it is out of date and one of its programs is not yet among ``programs``, if any are given.
     """
     from dvc.repo import lock_repo
 
     try:
         with lock_repo(stage.repo), stage.repo.scm_context(quiet=True):
-            if any(program not in programs for program in programs_of(stage)) and stage.changed():
+            preload = [] if programs is None else [one for one in programs_of(stage) if one not in programs]
+            if preload and stage.changed():
                 return NOT_LOADED
             if stage.reproduce():
                 write_entry(stage)
@@ -248,7 +269,9 @@ def main() -> int:
     """The program: exit code 0, 1 where stages failed, 130 after SIGINT, 255 where DVC cannot read the pipelines."""
     parser = argparse.ArgumentParser(prog="pipeline.side_by_side")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--unmade", type=Path, help="written if stages fail: what is left unmade, as JSON")
     parser.add_argument("file", nargs="?", default="dvc.yaml")
+    parser.add_argument("--only", metavar="STAGE", help="one stage of dvc.yaml, whose inputs are up to date")
     arguments = parser.parse_args()
     if arguments.jobs > 1:
         for name, value in (PATIENT_THREADS | ({} if on_terminal() else SELDOM)).items():
@@ -256,7 +279,9 @@ def main() -> int:
     try:
         from dvc.exceptions import DvcException
 
-        outcome = bring_up_to_date(arguments.file, arguments.jobs)
+        if arguments.only:
+            return bring_one_up_to_date(arguments.only)
+        outcome = bring_up_to_date(arguments.file, arguments.jobs, arguments.unmade)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is passed on by `make repro` once more
         return INTERRUPTED

@@ -11,10 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline import lockguard
 from pipeline.atomic import make_folder
 from pipeline.closure import ROOT, code_of
 from pipeline.errors import UserError
-from pipeline.processes import keep_freed_memory
+from pipeline.processes import ancestor, keep_freed_memory
 from pipeline.provenance import hash_files
 from pipeline.run import Run
 from pipeline.tracking import stage_run
@@ -60,6 +61,8 @@ def stage(
         yield Stage(False, Run(), folder)
         return
     with _locked(folder):
+        if dvc := ancestor("dvc"):
+            lockguard.guard(ROOT, dvc)
         with stage_run(label, params=params, tags={"hash.data": data}) as run:
             yield Stage(True, run, folder)
             run.tag("hash.outputs", hash_files([path for path in outs if path.exists()]))
