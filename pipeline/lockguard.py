@@ -24,7 +24,7 @@ _ENTRY = re.compile(r"^  \S.*\n(?:(?:    .*)?\n)*", re.MULTILINE)
 
 def guard(root: Path, dvc: int) -> None:
     """Keep copies of the lock files below ``root`` and see to it that they are whole when process ``dvc`` has ended."""
-    for lock in _locks(root):
+    for lock in locks(root):
         text = lock.read_text(encoding="utf-8")
         if text.endswith("\n") and text != _kept(root, lock):  # else another DVC is writing it
             _write(_copy(root, lock), text)
@@ -45,7 +45,7 @@ def mend(root: Path, *, witnessed: bool = False) -> list[Path]:
         witnessed: DVC was running until now, so that nobody else has removed the entries that are missing.
     """
     found = []
-    for lock in _locks(root):
+    for lock in locks(root):
         text = lock.read_text(encoding="utf-8", errors="replace")
         new, old = _entries(text), _entries(_kept(root, lock))
         if old and (not text.endswith("\n") or (witnessed and _lacks(new, old))):
@@ -78,7 +78,8 @@ def _entries(text: str) -> dict[str, str]:
     return {entry.partition("\n")[0]: entry for entry in _ENTRY.findall(text.removeprefix(_HEAD))}
 
 
-def _locks(root: Path) -> list[Path]:
+def locks(root: Path) -> list[Path]:
+    """The lock files of the pipelines below ``root`` that are there."""
     return [path for path in (root / "dvc.lock", *sorted(root.glob("stages/*/dvc.lock"))) if path.exists()]
 
 
@@ -94,7 +95,7 @@ def _kept(root: Path, lock: Path) -> str:
 def _write(path: Path, text: str) -> None:
     """Write ``path`` as a whole or not at all, as ``pipeline.atomic`` does."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=".lock.")
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
     os.close(handle)
     try:
         with Path(name).open("w", encoding="utf-8", newline="") as file:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from pipeline import config, lockguard
-from pipeline.atomic import make_folder
+from pipeline.atomic import make_folder, remove_leftovers
 from pipeline.errors import UserError
 from pipeline.partial import make_partial, remove_partial
 from pipeline.processes import die_with_parent, identity
@@ -43,6 +43,8 @@ def repro_lock(root: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        for path in (root / "params.yaml", *lockguard.locks(root)):
+            remove_leftovers(path)
         yield
 
 

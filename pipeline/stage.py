@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline import lockguard
-from pipeline.atomic import make_folder
+from pipeline.atomic import make_folder, remove_leftovers
 from pipeline.closure import ROOT, code_of
 from pipeline.errors import UserError
 from pipeline.processes import ancestor, keep_freed_memory
@@ -61,6 +61,8 @@ def stage(
         yield Stage(False, Run(), folder)
         return
     with _locked(folder):
+        for path in outs:
+            remove_leftovers(path)
         if dvc := ancestor("dvc"):
             lockguard.guard(ROOT, dvc)
         with stage_run(label, params=params, tags={"hash.data": data}) as run:

@@ -23,7 +23,7 @@ KINDS: dict[str, tuple[tuple[str, ...], int]] = {
     "memory": (("address space", "control group"), 6),
     "twice": (tuple(DRIVERS), 6),
     "clock": (("files of next year", "interrupted, then two days earlier"), 4),
-    "mlflow": (("locked", "corrupt", "removed", "locked during", "corrupt during", "removed during"), 6),
+    "mlflow": (("locked", "corrupt", "removed", "locked during", "corrupt during", "removed during"), 9),
 }
 """The variants of each kind of fault, and how many trials it has."""
 
