@@ -6,6 +6,7 @@ Everything here can be done without Prefect: ``tables`` is ``dvc repro``, ``swee
 import itertools
 import os
 import re
+import sqlite3
 import sys
 import threading
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -198,6 +199,8 @@ def _repository(root: Path) -> Iterator["Repo"]:
             yield repo
     except DvcException as error:
         raise UserError(f"{root / 'dvc.yaml'}: {' '.join(str(error).split())}") from error
+    except (OSError, sqlite3.Error) as error:  # a full disk, a folder that may not be written
+        raise UserError(f"{root / '.dvc'}: DVC cannot keep its notes there: {error}") from error
 
 
 def needed(graph: Graph, target: str) -> Graph:

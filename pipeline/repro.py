@@ -176,6 +176,9 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:  # the stages at work got it too, and keep what they have
         return 130
 

@@ -11,6 +11,7 @@ import argparse
 import logging
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -266,7 +267,7 @@ def by_urgency(inputs: Inputs) -> list[str]:
 
 
 def main() -> int:
-    """The program: exit code 0, 1 where stages failed, 130 after SIGINT, 255 where DVC cannot read the pipelines."""
+    """The program: exit code 0, 1 where stages failed, 130 after SIGINT, 255 where DVC cannot work."""
     parser = argparse.ArgumentParser(prog="pipeline.side_by_side")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--unmade", type=Path, help="written if stages fail: what is left unmade, as JSON")
@@ -287,6 +288,9 @@ def main() -> int:
         return INTERRUPTED
     except DvcException:
         logging.getLogger("dvc").exception("")  # in DVC's words, which show the lines of dvc.yaml
+        return 255
+    except (OSError, sqlite3.Error) as error:  # a full disk, a folder that may not be written
+        print(f"error: DVC cannot keep its notes in {Path('.dvc').resolve()}: {error}", file=sys.stderr)
         return 255
     for what, names in zip(("failed", "not run"), outcome, strict=True):
         if names:

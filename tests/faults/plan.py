@@ -78,11 +78,9 @@ def trials(kinds: Mapping[str, int]) -> list[Trial]:
     made = []
     for kind, count in kinds.items():
         variants = KINDS[kind][0]
-        # every variant meets every driver, where there are enough trials
-        pairs = [(variants[at % len(variants)], driver) for at, driver in enumerate(islice(cycle(DRIVERS), count))]
-        if len(variants) % len(DRIVERS) == 0:
-            shifted = [(at // len(DRIVERS) + at) % len(variants) for at in range(count)]
-            pairs = [(variants[place], driver) for place, (_, driver) in zip(shifted, pairs, strict=True)]
+        turns = range(len(variants))  # shifted for each driver, so that few trials have as many variants as can be
+        pairs = [(variants[(at + by) % len(variants)], driver) for at in turns for by, driver in enumerate(DRIVERS)]
+        pairs = list(islice(cycle(pairs), count))
         made += [Trial(kind, variant, driver, number) for number, (variant, driver) in enumerate(pairs)]
     return made
 
