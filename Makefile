@@ -3,6 +3,7 @@
 # make repro JOBS=1   one stage at a time, with its progress bar; else as many side by side as cores and GPU have room for
 # make study          the coupling study at scale lab, hours of it, a cell at a time; what is there is not made again
 # make bench        times against other tools; for a machine that does nothing else meanwhile
+# make faults     how runs survive kills, full disks, limits of memory: reports/faults.md; some of it needs root
 # make test | lint    tests | formatting, lint and types
 # make ui             MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200; Ctrl-C stops both
 # make env            the Python environment in .venv, which all of the above build first
@@ -10,7 +11,7 @@
 SCALE ?=
 JOBS ?=
 .DEFAULT_GOAL := help
-.PHONY: help env repro study bench test lint ui lock
+.PHONY: help env repro study bench faults test lint ui lock
 
 # the first of these that runs and is 3.11 or 3.12; PYTHON=… chooses another
 CANDIDATES := $(or $(PYTHON),python3 python3.12 python3.11 python)
@@ -57,6 +58,9 @@ study: env
 
 bench: env
 	@python -m pipeline.benchmarks.suite
+
+faults: env
+	@python -m tests.faults
 
 test: env
 	@python -m pytest --numprocesses auto --dist worksteal

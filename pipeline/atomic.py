@@ -4,6 +4,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from glob import escape
 from pathlib import Path
 
 from pipeline.errors import UserError
@@ -33,6 +34,12 @@ def replacing(path: Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove temporary files of ``path`` that a killed process left; nobody else may be writing ``path``."""
+    for left in path.parent.glob(f".{escape(path.stem)}.{'?' * 8}{escape(path.suffix)}"):
+        left.unlink(missing_ok=True)
 
 
 def make_folder(path: Path) -> None:

@@ -15,6 +15,7 @@ _PLUMBING = (
     "errors",
     "image_settings",
     "layout",
+    "lockguard",
     "processes",
     "provenance",
     "robot_settings",

@@ -6,13 +6,14 @@ Everything here can be done without Prefect: ``tables`` is ``dvc repro``, ``swee
 import itertools
 import os
 import re
+import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import Popen
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import prefect
 from prefect import flow, get_run_logger, task
@@ -27,7 +28,11 @@ from prefect.types.entrypoint import EntrypointType
 from pipeline import processes
 from pipeline.errors import UserError
 from pipeline.repro import checked_settings, repro_lock
+from pipeline.side_by_side import outdated
 from pipeline.utils.environment import project_root
+
+if TYPE_CHECKING:
+    from dvc.repo import Repo
 
 Graph = Mapping[str, frozenset[str]]  # each DVC stage with the stages whose outputs it reads
 
@@ -43,15 +48,15 @@ class StageError(Exception):
 
 
 class _Commands:
-    """The DVC processes of this flow run; none starts once the flow is being stopped."""
+    """The processes of this flow run; none starts once the flow is being stopped."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._running: set[Popen[str]] = set()
         self.stopped = False
 
-    def run(self, arguments: list[str], root: Path) -> None:
-        """Run ``dvc`` with ``arguments``, its output line by line in the Prefect log.
+    def run(self, module: list[str], root: Path) -> None:
+        """Run a module with its arguments, its output line by line in the Prefect log.
 
         Raises:
             StageError: it ended with another exit code than 0.
@@ -59,7 +64,7 @@ class _Commands:
         with self._lock:
             if self.stopped:
                 raise StageError("stopped before it began")
-            process = processes.start([sys.executable, "-m", "dvc", *arguments], cwd=root, env=_environment(root))
+            process = processes.start([sys.executable, "-m", *module], cwd=root, env=_environment(root))
             self._running.add(process)
         try:
             assert process.stdout is not None
@@ -68,7 +73,7 @@ class _Commands:
                 if text := line.rstrip():
                     logger.info(text)
             if code := process.wait():
-                raise StageError(f"dvc {' '.join(arguments)}: exit code {code}; its output is in this task's log")
+                raise StageError(f"{' '.join(module)}: exit code {code}; its output is in this task's log")
         finally:
             processes.stop([process])
             with self._lock:
@@ -92,15 +97,19 @@ _commands = _Commands()
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def run_stage(name: str, root: Path) -> None:
-    """Bring one DVC stage up to date; its inputs are."""
-    _commands.run(["--wait-for-lock", "repro", "-s", name], root)
+def run_stage(name: str, root: Path, current: bool) -> None:
+    """Bring one DVC stage up to date, whose inputs are; nothing is to be done for one that is ``current``."""
+    if current:
+        get_run_logger().info("Stage '%s' didn't change, skipping", name)
+        return
+    # not `dvc repro -s`, which writes dvc.lock in place: killed meanwhile, it leaves half
+    _commands.run(["pipeline.side_by_side", "--only", name], root)
 
 
 @task(task_run_name="{overrides}", cache_policy=NO_CACHE, persist_result=False)
 def run_experiment(overrides: list[str], root: Path) -> None:
     """Run the pipeline once with ``overrides``, in a copy of the workspace: params.yaml here stays as it is."""
-    _commands.run(["exp", "run", "--temp", *(part for item in overrides for part in ("-S", item))], root)
+    _commands.run(["dvc", "exp", "run", "--temp", *(part for item in overrides for part in ("-S", item))], root)
 
 
 @flow(name="tables")
@@ -114,7 +123,7 @@ def tables(target: Literal["table1", "table2", "all"] = "table2", parallel: int 
     def work(root: Path) -> None:
         if parallel < 1:
             raise UserError(f"parallel: given {parallel}, allowed: at least 1")
-        _make(needed(read_graph(root), target), root, parallel)
+        _make(needed(read_graph(root), target), out_of_date(root), root, parallel)
 
     return _conclude(work)
 
@@ -131,7 +140,7 @@ def sweep(overrides: list[str]) -> State[None]:
 
     def work(root: Path) -> None:
         states = [(point, run_experiment(point, root, return_state=True)) for point in combinations(overrides)]
-        _commands.run(["exp", "show", "--md", "--only-changed", "--no-pager"], root)
+        _commands.run(["dvc", "exp", "show", "--md", "--only-changed", "--no-pager"], root)
         if failed := [", ".join(point) for point, state in states if not state.is_completed()]:
             raise StageError(f"failed: {'; '.join(failed)}")
 
@@ -159,20 +168,39 @@ def read_graph(root: Path) -> Graph:
     Raises:
         UserError: DVC cannot read them.
     """
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
     from dvc.stage import PipelineStage
 
+    with _repository(root) as repo:
+        graph = repo.index.graph
+        stages = [s for s in graph if isinstance(s, PipelineStage) and s.path_in_repo == "dvc.yaml"]
+        return {
+            stage.name: frozenset(other.name for other in graph.successors(stage) if other in stages)
+            for stage in stages
+        }
+
+
+def out_of_date(root: Path) -> frozenset[str]:
+    """The stages of dvc.yaml that are out of date, or read from one that is.
+
+    Raises:
+        UserError: DVC cannot read them.
+    """
+    with _repository(root) as repo:
+        return frozenset(outdated(repo, "dvc.yaml")[0])
+
+
+@contextmanager
+def _repository(root: Path) -> Iterator["Repo"]:
+    from dvc.exceptions import DvcException
+    from dvc.repo import Repo
+
     try:
-        with Repo(str(root)) as repo:
-            graph = repo.index.graph
-            stages = [s for s in graph if isinstance(s, PipelineStage) and s.path_in_repo == "dvc.yaml"]
-            return {
-                stage.name: frozenset(other.name for other in graph.successors(stage) if other in stages)
-                for stage in stages
-            }
+        with Repo(str(root), _wait_for_lock=True) as repo:
+            yield repo
     except DvcException as error:
         raise UserError(f"{root / 'dvc.yaml'}: {' '.join(str(error).split())}") from error
+    except (OSError, sqlite3.Error) as error:  # a full disk, a folder that may not be written
+        raise UserError(f"{root / '.dvc'}: DVC cannot keep its notes there: {error}") from error
 
 
 def needed(graph: Graph, target: str) -> Graph:
@@ -225,8 +253,8 @@ def _stopping_commands() -> Iterator[None]:
         raise
 
 
-def _make(graph: Graph, root: Path, parallel: int) -> None:
-    """Run every stage of ``graph`` whose inputs could be made.
+def _make(graph: Graph, pending: Collection[str], root: Path, parallel: int) -> None:
+    """Run every stage of ``graph`` that is ``pending`` and whose inputs could be made.
 
     Raises:
         StageError: stages failed.
@@ -238,7 +266,7 @@ def _make(graph: Graph, root: Path, parallel: int) -> None:
             ready = name not in futures and all(completed.get(other, False) for other in inputs)
             if ready and len(futures) - len(completed) < parallel:
                 made = [futures[other] for other in inputs]
-                futures[name] = run_stage.submit(name, root, wait_for=made, return_state=False)
+                futures[name] = run_stage.submit(name, root, name not in pending, wait_for=made, return_state=False)
         running = {future: name for name, future in futures.items() if name not in completed}
         if not running:
             break

@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline import config
-from pipeline.atomic import make_folder
+from pipeline import config, lockguard
+from pipeline.atomic import make_folder, remove_leftovers
 from pipeline.errors import UserError
+from pipeline.partial import make_partial, remove_partial
 from pipeline.processes import identity
 from pipeline.scale import set_scale
 from pipeline.tracking import recorder
@@ -21,8 +22,7 @@ from pipeline.utils.platform import STARTER, lock
 
 ROOT = Path(__file__).resolve().parent.parent
 
-STUDY = ("lab", "pusht")
-"""Scale and task of the coupling study."""
+STUDY_SCALE = "lab"
 STUDY_PIPELINE = "stages/study/dvc.yaml"
 
 
@@ -44,6 +44,8 @@ def repro_lock(root: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
+        for path in (root / "params.yaml", *lockguard.locks(root)):
+            remove_leftovers(path)
         yield
 
 
@@ -54,6 +56,9 @@ def checked_settings(root: Path) -> config.Settings:
         UserError: params.yaml is wrong, or a file stands where the reports belong.
     """
     settings = config.load(root / "params.yaml")
+    for mended in lockguard.mend(root):
+        what = "was cut short when DVC was killed; its whole entries are back"
+        print(f"{mended.relative_to(root)}: {what}", file=sys.stderr)
     make_folder(root / "reports" / settings.scale)  # a file in its place would make DVC stumble
     return settings
 
@@ -70,16 +75,8 @@ def repro(scale: str | None, jobs: int | None) -> int:
         set_scale(ROOT / "params.yaml", scale)
     settings = checked_settings(ROOT)
     with repro_lock(ROOT):
-        code = _run("pipeline.side_by_side", "--jobs", str(jobs or fitting_jobs(settings)))
-        if code:
-            # A failed stage stops only what needs it; the tables are made of the rest and say what is missing.
-            _run("stages.tabulate", "--scale", settings.scale, "--partial")
-            _run("stages.report_stability", "--scale", settings.scale, "--partial")
-            _run("stages.draw", "--scale", settings.scale)
-            for task in settings.images:
-                _run("stages.tabulate_images", "--scale", settings.scale, "--task", task, "--partial")
-                _run("stages.draw_images", "--scale", settings.scale, "--task", task)
-    return code
+        arguments = ["--jobs", str(jobs or fitting_jobs(settings))]
+        return _bring_up_to_date(arguments, settings.scale, "partial")
 
 
 def study() -> int:
@@ -87,13 +84,24 @@ def study() -> int:
 
     Raises as ``repro``.
     """
-    scale, task = STUDY
-    set_scale(ROOT / "params.yaml", scale)
+    set_scale(ROOT / "params.yaml", STUDY_SCALE)
     checked_settings(ROOT)
     with repro_lock(ROOT):
-        code = _run("pipeline.side_by_side", STUDY_PIPELINE)
-        if code:  # made of the cells that are there
-            _run("stages.study_table", "--scale", scale, "--task", task)
+        return _bring_up_to_date([STUDY_PIPELINE], STUDY_SCALE, "partial_study")
+
+
+def _bring_up_to_date(arguments: list[str], scale: str, partial_folder: str) -> int:
+    """Run ``pipeline.side_by_side``: the exit code.
+
+    A failed stage stops only what needs it: tables of the rest are made into a folder beside the whole ones.
+    """
+    unmade = ROOT / ".flowtune" / "unmade.json"
+    unmade.unlink(missing_ok=True)
+    code = _run(["pipeline.side_by_side", *arguments, "--unmade", str(unmade)], ROOT)
+    if code == 0:
+        remove_partial(ROOT, scale, partial_folder)
+    elif unmade.exists():
+        make_partial(ROOT, scale, partial_folder, unmade, _run)
     return code
 
 
@@ -107,8 +115,9 @@ def fitting_jobs(settings: config.Settings) -> int:
     return max(1, cores() // max(task.threads * task.processes for task in tasks))
 
 
-def _run(module: str, *arguments: str) -> int:
-    """Run a module as a program of this Python, which is first in the path of what DVC starts too.
+def _run(module: list[str], folder: Path) -> int:
+    """Run a module with its arguments in ``folder`` as a program of this Python, which is first in the path of what DVC
+    starts too.
 
     It dies with this process, which records what it runs: MLflow, slow to import, is not imported by each stage anew,
     and shows all stages of this repro under one parent.
@@ -121,9 +130,16 @@ def _run(module: str, *arguments: str) -> int:
     with (
         recorder(project_root()) as variables,
         subprocess.Popen(
-            [sys.executable, "-m", module, *arguments],
-            cwd=ROOT,
-            env={**os.environ, "PATH": path, "FLOWTUNE_RUN": run, STARTER: str(os.getpid()), **variables},
+            [sys.executable, "-m", *module],
+            cwd=folder,
+            env={
+                **os.environ,
+                "PATH": path,
+                **_importable_from(folder),
+                "FLOWTUNE_RUN": run,
+                STARTER: str(os.getpid()),
+                **variables,
+            },
         ) as process,
     ):
         try:
@@ -132,6 +148,12 @@ def _run(module: str, *arguments: str) -> int:
             process.send_signal(signal.SIGINT)  # Ctrl-C in a terminal reaches both, `kill` does not
             process.wait()
             raise
+
+
+def _importable_from(folder: Path) -> dict[str, str]:
+    """What makes this project's modules known in another folder."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {} if folder == ROOT else {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _jobs(given: str | None) -> int | None:
@@ -159,6 +181,9 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:  # the stages at work got it too, and keep what they have
         return 130
 

@@ -12,6 +12,7 @@ import argparse
 import logging
 import os
 import signal
+import sqlite3
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -24,6 +25,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from pipeline.forked import Children, Work, interrupts
 from pipeline.lockfile import write_entry
 from pipeline.needs import Room, need_of, read_table
+from pipeline.partial import write_unmade
 from pipeline.preloaded import Preloaded, Program, program_of
 from pipeline.stage_output import PROGRESS_SECONDS, Screen, on_terminal, screen
 from pipeline.utils import platform
@@ -51,8 +53,11 @@ class Outcome(NamedTuple):
     not_run: list[str]
 
 
-def bring_up_to_date(file: str, jobs: int) -> Outcome:
+def bring_up_to_date(file: str, jobs: int, unmade: Path | None = None) -> Outcome:
     """Bring the pipeline ``file``, in the current folder, and what it needs up to date, at most ``jobs`` at a time.
+
+    Args:
+        unmade: where to write, if stages fail, what is left unmade (see ``pipeline.partial``).
 
     Raises:
         DvcException: DVC cannot read the pipelines.
@@ -69,7 +74,7 @@ def bring_up_to_date(file: str, jobs: int) -> Outcome:
         programs = Preloaded()
         works: dict[str, Work] = {name: partial(reproduce, stage, programs) for name, stage in stages.items()}
         if not platform.FORK_IS_SAFE:
-            works = {name: [sys.executable, "-m", "pipeline.side_by_side", "--single", name] for name in stages}
+            works = {name: [sys.executable, "-m", "pipeline.side_by_side", "--only", name] for name in stages}
         table = read_table()
         room = Room({name: need_of(programs_of(stage), table) for name, stage in stages.items()})
 
@@ -78,7 +83,23 @@ def bring_up_to_date(file: str, jobs: int) -> Outcome:
                 programs.load(program)
 
         with screen() if jobs > 1 else nullcontext() as to, _programs_forked(programs):
-            return in_order(works, inputs, jobs, to, load, room)
+            outcome = in_order(works, inputs, jobs, to, load, room)
+        if unmade and outcome.failed:
+            failed, not_run = ([stages[name] for name in names] for names in outcome)
+            write_unmade(unmade, Path(repo.root_dir), failed, not_run)
+        return outcome
+
+
+def bring_one_up_to_date(name: str) -> int:
+    """Bring the stage ``name``, whose inputs are, up to date: the exit code.
+
+    Raises:
+        DvcException: DVC cannot read the pipelines, or knows no such stage.
+    """
+    from dvc.repo import Repo
+
+    with Repo(_wait_for_lock=True) as repo, _params_found_by_parts(), _params_read_once():
+        return reproduce(repo.stage.load_one(name=name))
 
 
 def outdated(repo: "Repo", file: str) -> tuple[dict[str, "Stage"], Inputs]:
@@ -180,28 +201,17 @@ def programs_of(stage: "Stage") -> list[Program]:
     return [program for program in found if program]
 
 
-def reproduce_alone(name: str) -> int:
-    """Do what ``reproduce`` does for the stage ``name``, in a process that has not read the pipelines yet."""
-    from dvc.repo import Repo
+def reproduce(stage: "Stage", programs: Preloaded | None = None) -> int:
+    """Do what ``dvc repro --single-item`` does for ``stage``, but replace dvc.lock as a whole; return the exit code.
 
-    with Repo(_wait_for_lock=True) as repo, _params_found_by_parts(), _params_read_once():
-        return reproduce(repo.stage.get_target(name), None)
-
-
-def reproduce(stage: "Stage", programs: Preloaded | None) -> int:
-    """Do what ``dvc repro --single-item`` does for ``stage``; return the exit code.
-
-    ``NOT_LOADED`` if it is out of date and one of its programs is not yet among ``programs``, where these are given.
+    ``NOT_LOADED`` if it is out of date and one of its programs is not yet among ``programs``, if any are given.
     """
     from dvc.repo import lock_repo
 
     try:
         with lock_repo(stage.repo), stage.repo.scm_context(quiet=True):
-            if (
-                programs is not None
-                and any(program not in programs for program in programs_of(stage))
-                and stage.changed()
-            ):
+            preload = [] if programs is None else [one for one in programs_of(stage) if one not in programs]
+            if preload and stage.changed():
                 return NOT_LOADED
             if stage.reproduce():
                 write_entry(stage)
@@ -276,27 +286,31 @@ def by_urgency(inputs: Inputs) -> list[str]:
 
 
 def main() -> int:
-    """The program: exit code 0, 1 where stages failed, 130 after SIGINT, 255 where DVC cannot read the pipelines."""
+    """The program: exit code 0, 1 where stages failed, 130 after SIGINT, 255 where DVC cannot work."""
     parser = argparse.ArgumentParser(prog="pipeline.side_by_side")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--single", metavar="STAGE", help="this one alone; its inputs are up to date")
+    parser.add_argument("--unmade", type=Path, help="written if stages fail: what is left unmade, as JSON")
     parser.add_argument("file", nargs="?", default="dvc.yaml")
+    parser.add_argument("--only", metavar="STAGE", help="one stage of dvc.yaml, whose inputs are up to date")
     arguments = parser.parse_args()
     platform.die_with_starter()
-    if arguments.single:
-        return reproduce_alone(arguments.single)
     if arguments.jobs > 1:
         for name, value in (PATIENT_THREADS | ({} if on_terminal() else SELDOM)).items():
             os.environ.setdefault(name, value)
     try:
         from dvc.exceptions import DvcException
 
-        outcome = bring_up_to_date(arguments.file, arguments.jobs)
+        if arguments.only:
+            return bring_one_up_to_date(arguments.only)
+        outcome = bring_up_to_date(arguments.file, arguments.jobs, arguments.unmade)
     except KeyboardInterrupt:
         signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's is passed on by `make repro` once more
         return INTERRUPTED
     except DvcException:
         logging.getLogger("dvc").exception("")  # in DVC's words, which show the lines of dvc.yaml
+        return 255
+    except (OSError, sqlite3.Error) as error:  # a full disk, a folder that may not be written
+        print(f"error: DVC cannot keep its notes in {Path('.dvc').resolve()}: {error}", file=sys.stderr)
         return 255
     for what, names in zip(("failed", "not run"), outcome, strict=True):
         if names:

@@ -12,10 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.atomic import make_folder
+from pipeline import lockguard
+from pipeline.atomic import make_folder, remove_leftovers
 from pipeline.blocks import Block
 from pipeline.closure import ROOT, code_of
 from pipeline.errors import UserError
+from pipeline.processes import ancestor
 from pipeline.provenance import hash_files
 from pipeline.run import Run
 from pipeline.tracking import stage_run
@@ -71,6 +73,10 @@ def stage(
         yield Stage(False, Run(), folder)
         return
     with _locked(folder):
+        for path in outs:
+            remove_leftovers(path)
+        if dvc := ancestor("dvc"):
+            lockguard.guard(ROOT, dvc)
         tags = {"hash.data": data, "command": _command(program)}
         with stage_run(label, params=params, tags=tags) as run:
             with _peak_logged(run):

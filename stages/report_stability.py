@@ -2,7 +2,6 @@
 
 import argparse
 import json
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -10,7 +9,7 @@ import pandas as pd
 from pipeline import config
 from pipeline.atomic import write_text
 from pipeline.config import Settings
-from pipeline.layout import Entry, ScaleReports, TaskFiles, fingerprint, split_row
+from pipeline.layout import Entry, ScaleReports, split_row
 from pipeline.reporting.certificates import certificates_markdown
 from pipeline.reporting.robustness import (
     disturbed_evaluation,
@@ -25,9 +24,6 @@ from pipeline.stage import program, stage
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
-    parser.add_argument(
-        "--partial", action="store_true", help="after a failed run: leave out what is not of the models there are now"
-    )
     arguments = parser.parse_args()
     settings, reports = config.load(), ScaleReports(arguments.scale)
     table_md = reports.robustness.with_suffix(".md")
@@ -38,17 +34,17 @@ def main() -> None:
         deps=[reports.folder / "episodes", reports.folder / "metrics"],
         outs=[reports.robustness, table_md, reports.certificates],
     ) as here:
-        table, missing = robustness(settings, reports, partial=arguments.partial)
+        table, missing = robustness(settings, reports)
         write_table(reports.robustness, table)
         write_text(table_md, robustness_markdown(table, settings.robustness[0], missing))
         here.run.table(reports.robustness, "table2_robustness")
-        results, absent = certificates(settings, reports, partial=arguments.partial)
+        results, absent = certificates(settings, reports)
         write_text(reports.certificates, certificates_markdown(arguments.scale, results, absent))
         for path in (reports.robustness, table_md, reports.certificates):
             here.run.artifact(path)
 
 
-def robustness(settings: Settings, reports: ScaleReports, *, partial: bool) -> tuple[pd.DataFrame, list[Entry]]:
+def robustness(settings: Settings, reports: ScaleReports) -> tuple[pd.DataFrame, list[Entry]]:
     """The table, and the rows that it lacks of tasks that have any."""
     tables, missing = [robustness_table(reports.scale, {}, Entry("", "", 0))], []
     for task in settings.tasks:
@@ -57,10 +53,6 @@ def robustness(settings: Settings, reports: ScaleReports, *, partial: bool) -> t
             continue
         entries = [Entry(evaluation, *split_row(row), within=task) for row in settings.robustness]
         found = disturbed_results(reports, entries)
-        for entry in list(found):
-            made_by = found[entry][0]["checkpoint"].iloc[0]
-            if partial and made_by != present(TaskFiles(reports.scale, task).model(entry.method, entry.nfe)):
-                del found[entry]
         missing += [entry for entry in entries if entry not in found]
         of_task = settings.block(reports.scale).task(task)
         asked = {entry: of_task.precision_of(entry.method, entry.nfe) for entry in entries}
@@ -68,28 +60,17 @@ def robustness(settings: Settings, reports: ScaleReports, *, partial: bool) -> t
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True), missing
 
 
-def certificates(settings: Settings, reports: ScaleReports, *, partial: bool) -> tuple[list[dict[str, Any]], list[str]]:
+def certificates(settings: Settings, reports: ScaleReports) -> tuple[list[dict[str, Any]], list[str]]:
     """The contents of the certify stage's files, and the names of those that are not there."""
     results, absent = [], []
     for task in settings.tasks:
         for row in settings.residual:
             path = reports.certificate(task, row)
-            written = json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
-            stale = (
-                partial
-                and written
-                and written["model"] != present(TaskFiles(reports.scale, task).model(*split_row(row)))
-            )
-            if written and not stale:
-                results.append(written)
+            if path.exists():
+                results.append(json.loads(path.read_text(encoding="utf-8")))
             else:
                 absent.append(f"{task}-{row}")
     return results, absent
-
-
-def present(model: Path) -> str:
-    """The fingerprint of a model file; empty where it is not there."""
-    return fingerprint(model) if model.exists() else ""
 
 
 if __name__ == "__main__":

@@ -1,8 +1,6 @@
 """Stage ``tabulate_images``: Table 1 of one scale, from the distances of single sampling seeds alone."""
 
 import argparse
-from collections.abc import Collection
-from pathlib import Path
 from typing import get_args
 
 import pandas as pd
@@ -11,7 +9,7 @@ from pipeline import config
 from pipeline.atomic import write_text
 from pipeline.errors import UserError
 from pipeline.image_settings import ImageMethod, ImageTaskSettings
-from pipeline.layout import ImageFiles, ScaleReports, fingerprint
+from pipeline.layout import ImageFiles, ScaleReports
 from pipeline.reporting.table1 import table1_rows, yardstick
 from pipeline.reporting.table1_markdown import table1_markdown
 from pipeline.reporting.tables import write_table
@@ -25,20 +23,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     parser.add_argument("--task", required=True)
-    parser.add_argument(
-        "--partial",
-        action="store_true",
-        help="after a failed run: leave out rows that are not there, or whose models are gone or have changed since",
-    )
     arguments = parser.parse_args()
     files, reports = ImageFiles(arguments.scale, arguments.task), ScaleReports(arguments.scale)
-    everything = config.load()
-    settings = everything.block(arguments.scale).image_task(arguments.task)
-    models = {method: files.models(method, settings, everything.image_nfe).values() for method in METHODS}
-    there = [method for method in METHODS if not arguments.partial or is_fresh(files.distances(method), models[method])]
-    yardsticks = [path for path in (files.images, files.halves) if not arguments.partial or path.exists()]
+    settings = config.load().block(arguments.scale).image_task(arguments.task)
+    there = [method for method in METHODS if files.distances(method).exists()]
+    yardsticks = [path for path in (files.images, files.halves) if path.exists()]
     if not there:
-        raise UserError(f"{files.reports}: no row of Table 1 is there, of the models as they are")
+        raise UserError(f"{files.reports}: no row of Table 1 is there")
     table_md = reports.table1.with_suffix(".md")
     with stage(
         "stages/tabulate_images.py",
@@ -60,13 +51,6 @@ def main() -> None:
         here.run.table(reports.table1, "table1")
         here.run.artifact(reports.table1)
         here.run.artifact(table_md)
-
-
-def is_fresh(distances: Path, models: Collection[Path]) -> bool:
-    """Whether ``distances`` are there, and of the models as they are."""
-    if not distances.exists() or not all(model.exists() for model in models):
-        return False
-    return set(pd.read_csv(distances)["checkpoint"]) <= {fingerprint(model) for model in models}
 
 
 def solvers_of(method: str, settings: ImageTaskSettings) -> list[str]:

@@ -1,10 +1,12 @@
 """Files are whole or absent, whatever happens while they are written."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from pipeline.atomic import make_folder, replacing, write_bytes, write_text
+from pipeline.atomic import make_folder, remove_leftovers, replacing, write_bytes, write_text
 from pipeline.errors import UserError
 
 
@@ -61,3 +63,17 @@ def test_a_folder_in_a_files_place_is_named(tmp_path: Path) -> None:
     (tmp_path / "table2.csv").mkdir()
     with pytest.raises(UserError, match=r"table2\.csv: is a folder, but a file is to be written there"):
         write_text(tmp_path / "table2.csv", "")
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    program = (
+        "import os, signal, sys\nfrom pathlib import Path\nfrom pipeline.atomic import replacing\n"
+        "with replacing(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    path, others = tmp_path / "table[1].csv", [tmp_path / ".table[1].md", tmp_path / ".table.12345678.csv"]
+    for other in (path, *others):
+        other.write_text("stays")
+    subprocess.run([sys.executable, "-c", program, path], cwd=Path(__file__).parents[1], check=False)
+    assert len(list(tmp_path.iterdir())) == 4
+    remove_leftovers(path)
+    assert sorted(tmp_path.iterdir()) == sorted([path, *others])

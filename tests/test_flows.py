@@ -56,6 +56,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     )  # no part of it
     (tmp_path / "params.yaml").write_text("scale: starter\ntasks: [one, two]\nrate: 1\n", encoding="utf-8")
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("FLOWTUNE_ROOT", str(tmp_path))
     monkeypatch.setattr(flows, "checked_settings", lambda _: None)  # these settings are not those of the project
     monkeypatch.setattr(flows, "run_stage", flows.run_stage.with_options(retries=0))

@@ -33,6 +33,7 @@ def test_make_alone_says_what_there_is(root: Path) -> None:
         "repro",
         "study",
         "bench",
+        "faults",
         "test",
         "ui",
         "env",

@@ -11,6 +11,7 @@ import os
 import platform
 import re
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -86,6 +87,20 @@ def _watch(parent: int, signum: int) -> None:
     ident = threading.main_thread().ident
     assert ident is not None
     signal.pthread_kill(ident, signum)
+
+
+def wait_for_end(pid: int) -> None:
+    """Wait until process ``pid``, which need not be a child of this one, has ended."""
+    if LINUX:
+        with suppress(ProcessLookupError):
+            handle = os.pidfd_open(pid)
+            select.select([handle], [], [])
+            os.close(handle)
+        return
+    with suppress(OSError):
+        while True:
+            os.kill(pid, 0)
+            time.sleep(PARENT_POLL_SECONDS)
 
 
 def adopt_orphans() -> None:

@@ -45,7 +45,7 @@ def test_images_are_fetched_learned_judged_and_shown(project: Project) -> None:
     run("finetune_image_residual")
     for method in ("i_cfm", "ft_fm", "resft_fm"):
         run("evaluate_fid", "--method", method)
-    run("tabulate_images", "--partial")
+    run("tabulate_images")
     run("draw_images")
 
     reports = project.root / "reports" / "starter"

@@ -89,9 +89,12 @@ VICTIMS = [
 @pytest.mark.parametrize("victim", VICTIMS, ids=lambda victim: victim.command[0])
 def test_a_killed_stage_resumes_to_the_same_files(victim: Victim, made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
-    for out in victim.outs:
-        path = project.root / out
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+    reports = [project.root / out for out in victim.outs if out.startswith("reports/")]
+    for out in {project.root / out for out in victim.outs}.difference(reports):
+        shutil.rmtree(out) if out.is_dir() else out.unlink()
+    for report in reports:
+        report.write_text("of an earlier run")
+    lock = (project.root / "dvc.lock").read_text()
     force = ("dvc", "repro", "-f", "-s", victim.name)
 
     dvc = project.start(*force)
@@ -105,7 +108,12 @@ def test_a_killed_stage_resumes_to_the_same_files(victim: Victim, made: Project,
     wait_for(lambda: not project.processes(), "the workers to die with the stage", seconds=10)
     kept = victim.done(resume_folder(project))
     assert first < second <= kept < victim.total
-    assert not any((project.root / out).exists() for out in victim.outs)
+    assert [out for out in victim.outs if (project.root / out).exists()] == [
+        str(report.relative_to(project.root)) for report in reports
+    ]
+    assert {report.read_text() for report in reports} <= {"of an earlier run"}
+    assert (project.root / "dvc.lock").read_text() == lock
+    assert victim.name in project.check("dvc", "status", victim.name).stdout
 
     finished = project.check(*force)
     assert executed(finished.stdout) == [victim.name]

@@ -242,13 +242,19 @@ def test_a_broken_branch_costs_its_own_rows_only(made: Project, tmp_path: Path) 
     project = made.copy(tmp_path / "project")
     project.params("starter.pusht.finetune.nfe2.lr", 1e30)  # only ft_fm learns at this rate
 
+    rate = made.value("starter.pusht.finetune.nfe2.lr")
+    tables = ("table1.csv", "table2.csv", "table2.md", "table2_robustness.csv", "figure_2b.svg", "certificates.md")
+
     result = project.run("pipeline.repro")
 
-    assert result.returncode != 0
+    assert result.returncode == 1
     told = "error: training diverged: the loss at step 10 is nan; lower lr or clip"
     assert any(line.endswith(told) for line in result.stderr.splitlines())
     assert "Traceback" not in result.stderr
-    reports = project.root / "reports" / "starter"
+    whole, reports = made.root / "reports" / "starter", project.root / "reports" / "starter" / "partial"
+    assert "reports/starter/partial: tables of the rows that are there; reports/starter keeps" in result.stderr
+    for name in tables:
+        assert (reports.parent / name).read_bytes() == (whole / name).read_bytes()
     table = pd.read_csv(reports / "table2.csv")
     rows = set(zip(table["evaluation"], table["method"], table["nfe"], strict=True))
     kept = (("fm", 1), ("ft_fm", 1), ("fm", 2), ("resft_fm", 2), ("resft_fm_unet", 2))
@@ -256,5 +262,9 @@ def test_a_broken_branch_costs_its_own_rows_only(made: Project, tmp_path: Path) 
     assert rows == {(f"pusht_{x}", *row) for x in "ab" for row in kept}
     missing = (reports / "table2.md").read_text(encoding="utf-8").partition("**Missing rows**")[2]
     assert "Push-T (a), FT-FM, NFE 2" in missing and "Push-T (b), FT-FM, NFE 2" in missing
-    picture = (reports / "figure_2b.svg").read_bytes()
-    assert picture != (made.root / "reports" / "starter" / "figure_2b.svg").read_bytes()  # without NFE 2
+    assert (reports / "figure_2b.svg").read_bytes() != (whole / "figure_2b.svg").read_bytes()  # without NFE 2
+    assert not (reports / "table1.csv").exists()  # which is whole
+
+    project.params("starter.pusht.finetune.nfe2.lr", rate)
+    assert "reports/starter/partial: removed" in project.check("pipeline.repro").stdout
+    assert project.files("reports") == made.files("reports")

@@ -14,7 +14,7 @@ from pipeline.utils import platform
 from tests.project import ROOT, Project, executed, kill, on_another_system, wait_for
 from tests.test_side_by_side import DVC_YAML, MEET, make
 
-ONLY_THERE = r"prctl|fcntl|/proc/|\bos\.fork\b|sched_getaffinity|cpu_count|ctypes\.CDLL\(None\)"
+ONLY_THERE = r"prctl|fcntl|pidfd|/proc/|\bos\.fork\b|sched_getaffinity|cpu_count|ctypes\.CDLL\(None\)"
 
 
 @pytest.fixture

@@ -1,0 +1,71 @@
+"""The fault campaign itself: one trial of it, and that it sees what it is there to see."""
+
+from pathlib import Path
+
+import pytest
+
+from tests.faults.bench import EARLIER, Bench, entries, make_bench, outs
+from tests.faults.plan import KINDS, Row, Trial, trials, try_it
+from tests.faults.tables import markdown
+from tests.project import Project
+
+STAGE = "tabulate@starter"
+
+
+@pytest.fixture
+def bench(made: Project, tmp_path: Path) -> Bench:
+    return make_bench(made, tmp_path / "project", [STAGE], {})
+
+
+def test_a_killed_run_is_survived(made: Project, tmp_path: Path) -> None:
+    row = try_it(Trial("kill", "SIGKILL driver", "make repro", 0), made, tmp_path, seed=3, env={})
+    assert row.verdict == "survived" and row.what.startswith("SIGKILL to pipeline.repro")
+
+
+def test_reports_of_an_earlier_run_are_no_damage_but_a_difference(bench: Bench) -> None:
+    assert bench.damaged() == []
+    assert bench.different() == ["reports/starter/table2.csv", "reports/starter/table2.md", "dvc.lock"]
+
+
+@pytest.mark.parametrize("harm", ["lost", "half", "lock", "settings"])
+def test_damage_is_seen(bench: Bench, harm: str) -> None:
+    root = bench.project.root
+    report = root / "reports" / "starter" / "table2.csv"
+    if harm == "lost":
+        report.unlink()
+    elif harm == "half":
+        report.write_bytes(EARLIER[:3])
+    elif harm == "lock":
+        report = root / "dvc.lock"
+        report.write_text(report.read_text()[:5000])
+    else:
+        report = root / "params.yaml"
+        report.write_text("")
+    assert bench.damaged() == [str(report.relative_to(root))]
+
+
+def test_a_process_left_behind_is_seen_and_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.faults.bench.GONE_S", 0.1)
+    left = bench.project.start("timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
+    (found,) = bench.orphans()
+    assert "time.sleep(60)" in found and left.wait() < 0
+
+
+def test_outputs_and_entries_are_those_of_the_lock(made: Project) -> None:
+    entry = entries(made.root / "dvc.lock")[STAGE]
+    assert outs(entry) == ["reports/starter/table2.csv", "reports/starter/table2.md"]
+
+
+def test_every_driver_meets_every_variant() -> None:
+    for kind, (variants, _) in KINDS.items():
+        planned = trials({kind: 3 * len(variants)})
+        pairs = {(trial.variant, trial.driver) for trial in planned}
+        assert len(pairs) == 3 * len(set(variants))
+
+
+def test_the_report_counts_and_names_what_was_not_survived() -> None:
+    good = Row("kill", 0, "SIGKILL driver", "make repro", "check", "SIGKILL at 1 s", -9, verdict="survived")
+    bad = Row("disk", 1, "training", "dvc repro", "pretrain", "no room", 1, "error: full", verdict="a traceback")
+    text = markdown([good, bad], 0, "a machine")
+    assert "1 of 2 trials" in text and "| disk 1 | dvc repro | no room | a traceback |" in text
+    assert "| 1 of 1 | — | — |" in text and "| — | 0 of 1 | — |" in text
