@@ -32,7 +32,7 @@ def _files(path: Path) -> list[Path]:
 
 def git_commit(root: Path) -> str:
     """The commit checked out in ``root``, or ``none`` where there is no repository or no commit."""
-    return _git(root, "rev-parse", "HEAD") or "none" if (root / ".git").exists() else "none"  # not one above it
+    return _git(root, "rev-parse", "HEAD") or "none"
 
 
 def git_dirty(root: Path) -> bool:
@@ -49,6 +49,8 @@ def hardware() -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
+    if not (root / ".git").exists():  # one in a folder above is not of this code
+        return ""
     # What git refuses in a repository of another user's is to run its hooks; the code in it is at work already.
     command = ["git", "-c", f"safe.directory={root}", *arguments]
     try:

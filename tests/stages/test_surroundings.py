@@ -1,0 +1,54 @@
+"""The pipeline runs where a user's machine is nothing like the one that it was written on."""
+
+import subprocess
+from pathlib import Path
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline import tracking
+from tests.project import Project, executed
+
+STAGES = ("check", "fetch", "prepare")
+FOLDER = "feature%2Flogin a?b#c ü"
+NOWHERE = {"HOME": "/proc/no-home", "XDG_CACHE_HOME": "/proc/no-cache", "http_proxy": "http://127.0.0.1:9"}
+PLAINEST = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+
+@pytest.fixture
+def project(sources: Project, tmp_path: Path) -> Project:
+    """The first stages of a project that a folder's name, its home, its locale and a proxy are against."""
+    project = sources.copy(tmp_path / FOLDER, **NOWHERE, **PLAINEST)
+    config = project.root / ".dvc" / "config"
+    config.write_text(config.read_text(encoding="utf-8").replace("no_scm = true", ""), encoding="utf-8")
+    yaml = YAML()
+    path = project.root / "dvc.yaml"
+    document = yaml.load(path.read_text(encoding="utf-8"))
+    with path.open("w", encoding="utf-8") as file:
+        yaml.dump({"stages": {name: document["stages"][name] for name in STAGES}}, file)
+    path = project.root / "params.yaml"
+    path.write_text(f"# Größe, 大小\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
+    return project
+
+
+def test_it_is_made_and_recorded_without_git_and_touches_nothing_outside(project: Project, tmp_path: Path) -> None:
+    from mlflow import MlflowClient
+
+    result = project.check("pipeline.repro", "--jobs", "1", FLOWTUNE_TRACKING="on")
+    assert "warning" not in result.stderr
+    assert (project.root / "data" / "starter" / "pusht").is_dir()
+    assert [path.name for path in tmp_path.iterdir()] == [FOLDER]
+    assert (project.root / ".flowtune" / "dvc" / "repo").is_dir()
+
+    client = MlflowClient(tracking_uri=tracking.store_uri(project.root))
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    runs = [run for run in client.search_runs([experiment.experiment_id]) if "stage" in run.data.tags]
+    assert len(runs) == 2  # `check` keeps no record
+    assert {(run.info.status, run.data.tags["git.commit"]) for run in runs} == {("FINISHED", "none")}
+
+
+def test_dvc_itself_makes_it_in_a_repository_without_a_commit(project: Project) -> None:
+    subprocess.run(["git", "init", "-q"], cwd=project.root, check=True)
+    result = project.check("dvc", "repro", PYTHONUTF8="1")  # without it DVC finds no file in a folder named so
+    assert len(executed(result.stdout)) == len(STAGES)
+    assert (project.root / ".flowtune" / "dvc" / "repo").is_dir()
