@@ -1,5 +1,6 @@
 """Stages side by side, on a small DVC project, against what ``dvc repro`` makes of it."""
 
+import json
 import os
 import re
 import signal
@@ -174,6 +175,27 @@ def test_a_program_edited_meanwhile_runs_as_it_then_is(tmp_path: Path) -> None:
     project = importing(tmp_path / "project", "edit")
     project.check(*DRIVER)
     assert [(project.root / f"{name}.txt").read_text(encoding="utf-8") for name in "abc"] == ["1", "1", "2"]
+
+
+def test_what_failed_and_what_needs_it_is_written_down(tmp_path: Path) -> None:
+    project = importing(tmp_path / "project", "fail")
+    unmade = project.root / "unmade.json"
+    assert project.run(*DRIVER, "--unmade", str(unmade)).returncode == 1
+    assert json.loads(unmade.read_text()) == {
+        "outs": ["b.txt", "c.txt"],
+        "commands": {"c": "exec python -m stages.program c.txt"},
+    }
+
+
+def test_one_stage_alone_is_brought_up_to_date(project: Project) -> None:
+    only = ("pipeline.side_by_side", "--only", "left")
+    assert executed(project.check(*only, PATIENCE="0").stdout) == ["left"]
+    assert executed(project.check(*only, PATIENCE="0").stdout) == []
+    assert not (project.root / "right.txt").exists()
+    lock = YAML(typ="safe").load(project.root / "dvc.lock")
+    assert list(lock["stages"]) == ["left"]
+    unknown = project.run("pipeline.side_by_side", "--only", "none")
+    assert unknown.returncode == 255 and "none" in unknown.stderr and "Traceback" not in unknown.stderr
 
 
 def test_params_edited_meanwhile_are_those_that_later_stages_are_made_with(tmp_path: Path) -> None:

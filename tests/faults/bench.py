@@ -95,9 +95,7 @@ class Bench:
                 stdout=file,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
-                preexec_fn=partial(
-                    die_with_parent, os.getpid(), signal.SIGKILL
-                ),  # a campaign that is stopped leaves none
+                preexec_fn=partial(_begin, os.getpid()),
             )
         return Run(process, output)
 
@@ -143,6 +141,12 @@ class Bench:
         if entries(self.project.root / "dvc.lock") != entries(self.made.root / "dvc.lock"):
             bad.append("dvc.lock")
         return bad
+
+
+def _begin(campaign: int) -> None:
+    """End with the campaign, and hear Ctrl-C, which a shell has programs in the background ignore."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    die_with_parent(campaign, signal.SIGKILL)
 
 
 def entries(lock: Path) -> dict[str, str]:
