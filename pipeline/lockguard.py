@@ -1,7 +1,7 @@
 """Mend dvc.lock when DVC ends while it writes it.
 
 DVC rewrites the file in place, for seconds after each stage: killed meanwhile, or out of disk space, it leaves the
-beginning, and refuses to read that. A stage that DVC runs keeps a copy and starts a guard (``watch``, in a process of its own),
+beginning, and refuses to read that. A stage that DVC runs keeps a copy and starts a guard, ``watch`` in a process,
 which waits until DVC has ended, puts back what is missing and ends too. ``make repro`` mends before it starts, should
 the guard have been killed as well. Only the standard library is imported, so that the guard starts in milliseconds.
 """

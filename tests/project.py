@@ -143,9 +143,9 @@ class Project:
     def keep_stages(self, *names: str) -> None:
         """Leave these stages of dvc.yaml alone."""
         path, yaml = self.root / "dvc.yaml", YAML()
-        document = yaml.load(path.read_text())
+        document = yaml.load(path.read_text(encoding="utf-8"))
         document["stages"] = {name: document["stages"][name] for name in names}
-        with path.open("w") as file:
+        with path.open("w", encoding="utf-8") as file:
             yaml.dump(document, file)
 
     def value(self, key: str) -> Any:

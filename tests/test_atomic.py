@@ -72,7 +72,7 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) 
     )
     path, others = tmp_path / "table[1].csv", [tmp_path / ".table[1].md", tmp_path / ".table.12345678.csv"]
     for other in (path, *others):
-        other.write_text("stays")
+        other.write_text("stays", encoding="utf-8")
     subprocess.run([sys.executable, "-c", program, path], cwd=Path(__file__).parents[1], check=False)
     assert len(list(tmp_path.iterdir())) == 4
     remove_leftovers(path)

@@ -20,10 +20,10 @@ UNMADE = {
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     (tmp_path / "reports" / "starter" / "episodes").mkdir(parents=True)
-    (tmp_path / "params.yaml").write_text("scale: starter")
-    (tmp_path / "unmade.json").write_text(json.dumps(UNMADE))
+    (tmp_path / "params.yaml").write_text("scale: starter", encoding="utf-8")
+    (tmp_path / "unmade.json").write_text(json.dumps(UNMADE), encoding="utf-8")
     for name in ("episodes/a.csv", "episodes/b.csv", "table2.csv"):
-        (tmp_path / "reports" / "starter" / name).write_text("whole")
+        (tmp_path / "reports" / "starter" / name).write_text("whole", encoding="utf-8")
     return tmp_path
 
 
@@ -35,20 +35,24 @@ def test_tables_are_made_of_what_is_new_in_their_order_and_leave_the_whole_ones(
     def run(module: list[str], folder: Path) -> None:
         ran.append(" ".join(module))
         reports = folder / "reports" / "starter"
-        assert (folder / "params.yaml").read_text() == "scale: starter"
+        assert (folder / "params.yaml").read_text(encoding="utf-8") == "scale: starter"
         assert [path.name for path in (reports / "episodes").iterdir()] == ["a.csv"]
         if module[0] == "stages.tabulate":
             assert not (reports / "table2.csv").exists()
-            (reports / "table2.csv").write_text("partial")
+            (reports / "table2.csv").write_text("partial", encoding="utf-8")
 
     for _ in range(2):  # the second replaces the first, and does not read it
         ran.clear()
         make_partial(root, "starter", "partial", root / "unmade.json", run)
         assert ran == ["stages.tabulate --scale starter", "stages.draw --scale starter"]
     reports = root / "reports" / "starter"
-    assert (reports / "table2.csv").read_text() == (reports / "episodes" / "b.csv").read_text() == "whole"
+    assert (
+        (reports / "table2.csv").read_text(encoding="utf-8")
+        == (reports / "episodes" / "b.csv").read_text(encoding="utf-8")
+        == "whole"
+    )
     partial = reports / "partial"
-    assert {path.name: path.read_text() for path in partial.iterdir()} == {"table2.csv": "partial"}
+    assert {path.name: path.read_text(encoding="utf-8") for path in partial.iterdir()} == {"table2.csv": "partial"}
     assert not (root / ".flowtune" / "partial").exists()
     assert capsys.readouterr().err.count("reports/starter keeps those of the last whole run\n") == 2
 
@@ -60,6 +64,8 @@ def test_tables_are_made_of_what_is_new_in_their_order_and_leave_the_whole_ones(
 
 
 def test_without_a_table_to_be_made_nothing_is(root: Path) -> None:
-    (root / "unmade.json").write_text(json.dumps({"outs": ["reports/starter/episodes/b.csv"], "commands": {}}))
+    (root / "unmade.json").write_text(
+        json.dumps({"outs": ["reports/starter/episodes/b.csv"], "commands": {}}), encoding="utf-8"
+    )
     make_partial(root, "starter", "partial", root / "unmade.json", lambda *_: pytest.fail("ran"))
     assert not (root / "reports" / "starter" / "partial").exists()

@@ -181,7 +181,7 @@ def test_what_failed_and_what_needs_it_is_written_down(tmp_path: Path) -> None:
     project = importing(tmp_path / "project", "fail")
     unmade = project.root / "unmade.json"
     assert project.run(*DRIVER, "--unmade", str(unmade)).returncode == 1
-    assert json.loads(unmade.read_text()) == {
+    assert json.loads(unmade.read_text(encoding="utf-8")) == {
         "outs": ["b.txt", "c.txt"],
         "commands": {"c": "exec python -m stages.program c.txt"},
     }

@@ -43,7 +43,7 @@ def main() -> int:
     if given.anew:
         kept.unlink(missing_ok=True)
     made = undisturbed(given.work)
-    rows = [Row(**json.loads(line)) for line in kept.read_text().splitlines()] if kept.exists() else []
+    rows = [Row(**json.loads(line)) for line in kept.read_text(encoding="utf-8").splitlines()] if kept.exists() else []
     done = {(row.kind, row.number) for row in rows}
     planned = trials({kind: given.trials or KINDS[kind][1] for kind in given.only})
     planned = [trial for trial in planned if trial.driver in given.driver]
@@ -53,7 +53,7 @@ def main() -> int:
             bar.set_postfix_str(f"{trial.name}, {trial.driver}")
             row = try_it(trial, made, given.work, given.seed, env)
             rows.append(row)
-            with kept.open("a") as file:
+            with kept.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(asdict(row)) + "\n")
             if row.verdict != "survived":
                 tqdm.write(f"{trial.name}, {trial.driver}, {row.what or trial.variant}: {row.verdict}", file=sys.stderr)
@@ -72,14 +72,14 @@ def undisturbed(work: Path) -> Project:
     """The project after an undisturbed run; made anew if the code has changed since."""
     root, done = work / "made", work / "made.done"
     code = _digest()
-    if not (done.exists() and done.read_text() == code):
+    if not (done.exists() and done.read_text(encoding="utf-8") == code):
         for folder in (root, work / "mlflow", work / "mlflow_root"):
             shutil.rmtree(folder, ignore_errors=True)
         print("an undisturbed run, to compare with", file=sys.stderr)
         make_project(root).check("pipeline.repro")
         create_store(work / "mlflow_root")
         (work / "mlflow_root" / ".flowtune").rename(work / "mlflow")
-        done.write_text(code)
+        done.write_text(code, encoding="utf-8")
     return Project(root)
 
 

@@ -124,7 +124,10 @@ class Bench:
         bad = [name for name, content in whole.items() if here.get(name) not in (content, EARLIER)]
         settings = ("params.yaml", "dvc.yaml")
         bad += [
-            name for name in settings if (self.made.root / name).read_text() != (self.project.root / name).read_text()
+            name
+            for name in settings
+            if (self.made.root / name).read_text(encoding="utf-8")
+            != (self.project.root / name).read_text(encoding="utf-8")
         ]
         lock = self.project.root / "dvc.lock"
         before = entries(self.made.root / "dvc.lock").keys() - set(self.stages)

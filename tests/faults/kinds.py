@@ -153,7 +153,7 @@ def control_group(limit: int) -> Iterator[Path]:
     group = parent / f"flowtune-faults-{os.getpid()}"
     try:
         group.mkdir()
-        (group / name).write_text(str(limit << 20))
+        (group / name).write_text(str(limit << 20), encoding="utf-8")
     except OSError as error:
         raise SkippedError(f"no control group can be made: {error}") from None
     try:
@@ -217,7 +217,13 @@ def clock(bench: Bench, driver: str, variant: str, draw: random.Random) -> Event
     if not shutil.which("cc"):
         raise SkippedError("no C compiler is here, which the library that sets clocks back is built with")
     library = bench.project.root.parent / "back.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-xc", "-", "-o", library, "-ldl"], input=SHIM, text=True, check=True)
+    subprocess.run(
+        ["cc", "-shared", "-fPIC", "-xc", "-", "-o", library, "-ldl"],
+        input=SHIM,
+        text=True,
+        check=True,
+        encoding="utf-8",
+    )
     before = kill(bench, driver, "SIGKILL", draw)
     bench.orphans()
     run = bench.start(driver, LD_PRELOAD=str(library))

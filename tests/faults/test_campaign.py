@@ -37,10 +37,10 @@ def test_damage_is_seen(bench: Bench, harm: str) -> None:
         report.write_bytes(EARLIER[:3])
     elif harm == "lock":
         report = root / "dvc.lock"
-        report.write_text(report.read_text()[:5000])
+        report.write_text(report.read_text(encoding="utf-8")[:5000], encoding="utf-8")
     else:
         report = root / "params.yaml"
-        report.write_text("")
+        report.write_text("", encoding="utf-8")
     assert bench.damaged() == [str(report.relative_to(root))]
 
 

@@ -144,7 +144,7 @@ def test_a_row_says_the_precision_of_its_checkpoint_or_a_setting_that_is_not_aut
     for entry in (FM, FT, FAST):
         write_row(tmp_path, entry, 0.0)
     path = FT.metrics(tmp_path)
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"precision": "bf16"}))
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"precision": "bf16"}), encoding="utf-8")
     asked = {FM: "auto", FT: "auto", FAST: "fp32"}
     assert task_table(tmp_path, [FM, FT, FAST], asked)["precision"].tolist() == ["", "bf16", "fp32"]
     asked[FT] = "fp32"  # set since

@@ -93,8 +93,8 @@ def test_a_killed_stage_resumes_to_the_same_files(victim: Victim, made: Project,
     for out in {project.root / out for out in victim.outs}.difference(reports):
         shutil.rmtree(out) if out.is_dir() else out.unlink()
     for report in reports:
-        report.write_text("of an earlier run")
-    lock = (project.root / "dvc.lock").read_text()
+        report.write_text("of an earlier run", encoding="utf-8")
+    lock = (project.root / "dvc.lock").read_text(encoding="utf-8")
     force = ("dvc", "repro", "-f", "-s", victim.name)
 
     dvc = project.start(*force)
@@ -111,8 +111,8 @@ def test_a_killed_stage_resumes_to_the_same_files(victim: Victim, made: Project,
     assert [out for out in victim.outs if (project.root / out).exists()] == [
         str(report.relative_to(project.root)) for report in reports
     ]
-    assert {report.read_text() for report in reports} <= {"of an earlier run"}
-    assert (project.root / "dvc.lock").read_text() == lock
+    assert {report.read_text(encoding="utf-8") for report in reports} <= {"of an earlier run"}
+    assert (project.root / "dvc.lock").read_text(encoding="utf-8") == lock
     assert victim.name in project.check("dvc", "status", victim.name).stdout
 
     finished = project.check(*force)
