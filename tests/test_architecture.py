@@ -11,9 +11,9 @@ from pipeline.closure import ROOT, imports_of
 
 ORDER = (
     "errors", "atomic", "utils", "closure", "complaints", "blocks", "image_settings", "robot_settings", "config",
-    "scale", "layout", "processes", "seeding", "ode", "stability", "nets", "flow", "tasks", "experts", "evaluation",
-    "training", "reporting", "benchmarks", "provenance", "run", "spool", "tracking", "stage", "lockfile",
-    "stage_output", "forked", "preloaded", "needs", "side_by_side", "repro", "flows", "ui",
+    "scale", "layout", "processes", "lockguard", "seeding", "ode", "stability", "nets", "flow", "tasks", "experts",
+    "evaluation", "training", "reporting", "benchmarks", "provenance", "run", "spool", "tracking", "stage", "lockfile",
+    "stage_output", "forked", "preloaded", "needs", "partial", "side_by_side", "repro", "flows", "ui",
 )  # fmt: skip
 WITHIN = {
     "utils": ("platform", "hardware", "memory", "environment", "precision"),
