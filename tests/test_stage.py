@@ -93,7 +93,7 @@ def faults(keeping: bool) -> int:
     """Pages that the kernel clears for a process that makes and frees the same 8 MB again and again."""
     program = f"""
 import resource, numpy
-from pipeline.processes import keep_freed_memory
+from pipeline.utils.platform import keep_freed_memory
 if {keeping}: keep_freed_memory()
 def made(): numpy.ones(2**20)
 made()

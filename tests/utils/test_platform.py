@@ -159,6 +159,7 @@ def test_a_stage_dies_with_a_killed_repro(sources: Project, tmp_path: Path) -> N
     project.keep_stages("check", "fetch", "prepare", "pretrain")
     project.params("starter.pusht.pretrain.steps", 100_000)
     repro = project.start("pipeline.repro")
-    wait_for(lambda: any("stages.pretrain" in line for line in project.processes().values()), "the stage to be at work")
+    at_work = "the stage to be at work, each before it in a Python of its own"
+    wait_for(lambda: any("stages.pretrain" in line for line in project.processes().values()), at_work, seconds=300)
     kill(repro)
     wait_for(lambda: not project.processes(), "the driver and the stage to die")
