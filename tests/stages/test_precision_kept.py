@@ -40,7 +40,7 @@ AHEAD = {"coupling": "reflow", "reflow_nfe": 4, "pairs_ahead": 1}
 """Pairs that lie on disk before the first step."""
 TRAININGS = [
     Training("pretrain", PUSHT, "data/starter/pusht/pretrain/*.safetensors", "pusht.pretrain"),
-    Training("pretrain_diffusion", PUSHT, "data/starter/pusht/models/ddpm-nfe0.safetensors", "pusht.diffusion"),
+    Training("pretrain_diffusion", PUSHT, "data/starter/pusht/models/diffusion.safetensors", "pusht.diffusion"),
     Training(
         "finetune",
         (*PUSHT, "--method", "fm", "--nfe", "1"),
@@ -64,19 +64,19 @@ TRAININGS = [
     Training(
         "pretrain_images",
         (*DIGITS, "--method", "i_cfm"),
-        "data/starter/digits/pretrain/i_cfm/step-0000060.safetensors",
+        "data/starter/digits/i_cfm/step-0000060.safetensors",
         "digits.pretrain",
     ),
     Training(
         "finetune_images",
         (*DIGITS, "--nfe", "1"),
-        "data/starter/digits/models/ft_fm-nfe1.safetensors",
+        "data/starter/digits/ft_fm/nfe1.safetensors",
         "digits.finetune.nfe1",
     ),
     Training(
         "finetune_image_residual",
         DIGITS,
-        "data/starter/digits/models/resft_fm-nfe2.safetensors",
+        "data/starter/digits/resft_fm/nfe2.safetensors",
         "digits.residual",
     ),
     Training(
