@@ -186,7 +186,8 @@ def out_of_date(root: Path) -> frozenset[str]:
         UserError: DVC cannot read them.
     """
     with _repository(root) as repo:
-        return frozenset(outdated(repo, "dvc.yaml")[0])
+        stages, _ = outdated(repo, "dvc.yaml")  # by their addresses, seen from the folder that this process is in
+        return frozenset(stage.name for stage in stages.values())
 
 
 @contextmanager

@@ -102,7 +102,10 @@ def _bring_up_to_date(arguments: list[str], scale: str, partial_folder: str) -> 
         remove_partial(ROOT, scale, partial_folder)
     elif unmade.exists():
         make_partial(ROOT, scale, partial_folder, unmade, _run)
-    return code
+    elif code < 0:
+        name = signal.Signals(-code).name
+        print(f"error: {name} ended the run, as the system does when memory is short; begin it again", file=sys.stderr)
+    return code if code >= 0 else 128 - code
 
 
 def fitting_jobs(settings: config.Settings) -> int:

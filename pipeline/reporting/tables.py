@@ -187,7 +187,7 @@ def read_table(path: Path) -> pd.DataFrame:
 def missing_rows(reports: Path, expected: Sequence[Entry]) -> dict[Entry, str]:
     """Those of ``expected`` without episodes, each with the reason."""
     return {
-        entry: f"`{entry.episodes(reports).relative_to(reports)}` is not there: its rollouts, or a stage before them, "
+        entry: f"`{entry.episodes(reports).relative_to(reports)}` was not made: its rollouts, or a stage before them, "
         "have not finished"
         for entry in expected
         if not entry.episodes(reports).exists()

@@ -64,10 +64,10 @@ class Run:
         return self.output.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
 
     def said(self) -> str:
-        """The last line about what went wrong; empty where there is none."""
+        """The first line about what went wrong; empty where there is none."""
         lines = [line.strip() for line in self.text().splitlines() if _SAID.search(line) and "step/s" not in line]
         told = [line for line in lines if re.search(r"error|unable", line, re.IGNORECASE)]
-        return (told or lines or [""])[-1]
+        return (told or lines or [""])[0]
 
 
 @dataclass(frozen=True)

@@ -164,7 +164,7 @@ def test_with_nothing_done_the_table_is_a_header_and_a_list_of_the_missing(tmp_p
     write_table(tmp_path / "table2.csv", table)
     assert (tmp_path / "table2.csv").read_text(encoding="utf-8") == TABLE_HEADER + "\n"
     text = markdown(table, missing_rows(tmp_path, [FM]), scale="starter")
-    assert "- Push-T (b), FM continued, NFE 16: `episodes/pusht_b-fm-nfe16.csv` is not there" in text
+    assert "- Push-T (b), FM continued, NFE 16: `episodes/pusht_b-fm-nfe16.csv` was not made" in text
 
 
 def test_only_rows_without_episodes_are_missing(tmp_path: Path) -> None:
