@@ -12,8 +12,8 @@ from pipeline.closure import ROOT, imports_of
 ORDER = (
     "errors", "atomic", "closure", "complaints", "blocks", "image_settings", "robot_settings", "config", "scale",
     "layout", "processes", "seeding", "ode", "stability", "nets", "flow", "tasks", "experts", "evaluation",
-    "training", "reporting", "benchmarks", "provenance", "run", "spool", "tracking", "stage", "lockfile",
-    "stage_output", "forked", "preloaded", "side_by_side", "repro", "flows", "ui",
+    "training", "reporting", "benchmarks", "provenance", "run", "spool", "tracking", "lockguard",
+    "stage", "lockfile", "partial", "stage_output", "forked", "preloaded", "side_by_side", "repro", "flows", "ui",
 )  # fmt: skip
 WITHIN = {
     "ode": ("fixed_step", "grids", "dopri5", "gradient", "error_bound"),
