@@ -23,6 +23,11 @@ TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 RAW: dict[str, Any] = YAML(typ="safe").load(TEXT)
 
 
+def line_of(text: str) -> int:
+    """The number of the first line of params.yaml that holds ``text``."""
+    return TEXT[: TEXT.index(text)].count("\n") + 1
+
+
 def line_for(tmp_path: Path, text: str) -> str:
     """The one line that ``load`` refuses ``text`` with."""
     path = tmp_path / "params.yaml"
@@ -223,9 +228,14 @@ PRETRAIN_KEYS = (
         (
             "seed: 0 ",
             "seed: 0\n    seed: 1 ",
-            'no valid YAML: line 27: found duplicate key "seed" with value "1" (original value: "0")',
+            f'no valid YAML: line {line_of("seed: 0 ") + 1}: found duplicate key "seed" with value "1" '
+            '(original value: "0")',
         ),
-        ("scale: starter", "scale: [starter", "no valid YAML: line 5: did not find expected ',' or ']'"),
+        (
+            "scale: starter",
+            "scale: [starter",
+            f"no valid YAML: line {line_of('scale: starter') + 1}: did not find expected ',' or ']'",
+        ),
     ],
 )
 def test_a_wrong_setting_is_named_with_what_is_allowed(tmp_path: Path, old: str, new: str, line: str) -> None:
