@@ -36,6 +36,9 @@ if TYPE_CHECKING:
 
 Inputs = Mapping[str, Sequence[str]]  # each stage with those others whose outputs it reads
 
+MAIN_ROWS = "evaluate_rollouts"
+"""The stage that makes the rows of flow matching and of its fine-tuning; others make those beside them."""
+
 INTERRUPTED = 130
 NOT_LOADED = 75  # of a work that wants its program imported here first, and then to be begun anew
 
@@ -277,12 +280,18 @@ def in_order(
 
 
 def by_urgency(inputs: Inputs) -> list[str]:
-    """The names in ``inputs``, those first that the longest chain waits for; of equals, in their order there."""
+    """The names in ``inputs``, the main rows of Table 2 and what they need first, to be read while the rest is made.
+
+    Then come those that the longest chain waits for; of equals, in their order there.
+    """
     chain = dict.fromkeys(inputs, 0)
+    main = {name for name in inputs if name.partition("@")[0] == MAIN_ROWS}
     for name in reversed(list(TopologicalSorter(inputs).static_order())):
         for other in inputs[name]:
             chain[other] = max(chain[other], chain[name] + 1)
-    return sorted(inputs, key=lambda name: -chain[name])
+            if name in main:
+                main.add(other)
+    return sorted(inputs, key=lambda name: (name not in main, -chain[name]))
 
 
 def main() -> int:

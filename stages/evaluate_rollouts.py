@@ -25,6 +25,7 @@ from pipeline.evaluation.image_policy import beside_features
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import FIRST_TEST_SEED, require_evaluation, run_acting, test_seeds
 from pipeline.evaluation.rollouts import EpisodeResult, Policy
+from pipeline.evaluation.statistics import mean_interval, proportion_interval
 from pipeline.evaluation.video import best_median_worst
 from pipeline.evaluation.video import record as record_videos
 from pipeline.layout import BASELINES, SAMPLERS, Entry, ScaleReports, TaskFiles, split_row
@@ -126,6 +127,7 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
         }
         write_text(metrics_file, json.dumps(about, indent=2) + "\n")
         for entry in entries:
+            print(told(entry, results[entry.evaluation]))
             scores = mean_scores(results[entry.evaluation])
             here.run.log({f"{entry.evaluation}_{name}": score for name, score in scores.items()})
         here.run.table(episodes, stem)
@@ -203,11 +205,19 @@ def test_mode(arguments: argparse.Namespace) -> None:
     write_row_episodes(arguments.out, {entry.evaluation: results}, arguments.checkpoint, record, method, entry.nfe)
     if arguments.videos:
         write_videos(arguments.videos, actor, results, replace(entry, within=record.task), settings)
-    scores = mean_scores(results)
-    print(
-        f"{arguments.checkpoint}: {entry.evaluation} at NFE {entry.nfe}, {len(arguments.seeds)} seeds x "
-        f"{arguments.repeats}: mean max score {scores['max_score']:.4f}, success {scores['success']:.4f} "
-        f"→ {arguments.out}"
+    print(f"{arguments.checkpoint}: {told(entry, results)} → {arguments.out}")
+
+
+def told(entry: Entry, results: Sequence[EpisodeResult]) -> str:
+    """One line: the mean scores of an evaluation, with their intervals over seeds."""
+    by_seed: dict[int, list[EpisodeResult]] = {}
+    for result in results:
+        by_seed.setdefault(result.seed, []).append(result)
+    score = mean_interval([[result.max_score for result in of_seed] for of_seed in by_seed.values()])
+    success = proportion_interval([[result.success for result in of_seed] for of_seed in by_seed.values()])
+    return (
+        f"{entry.evaluation}, {entry.method} at NFE {entry.nfe}: max score {score.mean:.3f} [{score.low:.3f}, "
+        f"{score.high:.3f}], success {success.mean:.1%} [{success.low:.1%}, {success.high:.1%}], {len(by_seed)} seeds"
     )
 
 

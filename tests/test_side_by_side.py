@@ -269,6 +269,11 @@ def test_the_longest_chain_comes_first() -> None:
     assert by_urgency(inputs) == ["b", "a", "c", "d", "e"]
 
 
+def test_main_rows_and_what_they_need_come_before_longer_chains() -> None:
+    inputs = {"a": [], "b": ["a"], "c": ["b"], "base": [], "evaluate_rollouts@x": ["base"], "late": ["base"]}
+    assert by_urgency(inputs) == ["base", "evaluate_rollouts@x", "a", "b", "c", "late"]
+
+
 class Heard:
     """A screen that keeps what it is told."""
 

@@ -25,8 +25,9 @@ def test_test_mode_does_not_depend_on_workers_and_batch(made: Project, tmp_path:
     pairs = [(seed, repeat) for seed in range(100_000, 100_003) for repeat in range(2)]
     assert list(zip(episodes["seed"], episodes["repeat"], strict=True)) == pairs
     assert set(episodes["method"]) == {"ft_fm"}
-    assert result.stdout.endswith(f"success {episodes['success'].mean():.4f} → {alone}\n")
-    assert f"mean max score {episodes['max'].mean():.4f}" in result.stdout
+    assert f"pusht_b, ft_fm at NFE 1: max score {episodes['max'].mean():.3f} [" in result.stdout
+    assert f"success {episodes['success'].mean():.1%} [" in result.stdout
+    assert result.stdout.endswith(f"3 seeds → {alone}\n")
 
 
 def test_repeats_differ_in_noise_only(made: Project, tmp_path: Path) -> None:
