@@ -237,8 +237,8 @@ def test_a_repro_records_what_it_runs(store: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(repro, "ROOT", store)
     monkeypatch.setenv("PYTHONPATH", str(REPOSITORY))
     monkeypatch.delenv("FLOWTUNE_RUN")
-    assert repro._run("work", str(store / "table.csv"), "well") == 0
-    assert repro._run("work", str(store / "table.csv"), "fail") == 1
+    assert repro._run(["work", str(store / "table.csv"), "well"], store) == 0
+    assert repro._run(["work", str(store / "table.csv"), "fail"], store) == 1
 
     found = runs(store)
     assert len(found) == 2  # both runs of the stage have one name
