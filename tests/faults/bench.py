@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline.processes import die_with_parent
+from pipeline.utils.platform import die_with_parent
 from tests.project import Project
 
 EARLIER = b"of an earlier run\n"
