@@ -185,7 +185,7 @@ def executed(output: str) -> list[str]:
     return re.findall(r"Running stage '([^']+)'", output)
 
 
-def wait_for(condition: Callable[[], bool], what: str, *, seconds: float = 60) -> None:
+def wait_for(condition: Callable[[], bool], what: str, *, seconds: float = 300) -> None:
     """Wait until ``condition``; fail with ``what`` if that takes too long."""
     end = time.monotonic() + seconds
     while not condition():

@@ -100,12 +100,12 @@ def test_a_killed_stage_resumes_to_the_same_files(victim: Victim, made: Project,
     dvc = project.start(*force)
     first = wait_until_at_work(project, victim, more_than=0)
     kill(dvc)
-    wait_for(lambda: not project.processes(), "the stage and its workers to die with dvc", seconds=10)
+    wait_for(lambda: not project.processes(), "the stage and its workers to die with dvc", seconds=60)
 
     stage = project.start(*victim.command)
     second = wait_until_at_work(project, victim, more_than=first)
     kill(stage)
-    wait_for(lambda: not project.processes(), "the workers to die with the stage", seconds=10)
+    wait_for(lambda: not project.processes(), "the workers to die with the stage", seconds=60)
     kept = victim.done(resume_folder(project))
     assert first < second <= kept < victim.total
     assert [out for out in victim.outs if (project.root / out).exists()] == [
@@ -146,7 +146,7 @@ def test_a_stage_dies_with_dvc_while_it_still_imports(made: Project, tmp_path: P
     dvc = project.start("dvc", "repro", "-f", "-s", "pretrain@starter-pusht")
     wait_for(lambda: any(imports_torch(pid) for pid in stages_in(project)), "the stage to import torch")
     kill(dvc)
-    wait_for(lambda: not project.processes(), "the stage to die with dvc", seconds=10)
+    wait_for(lambda: not project.processes(), "the stage to die with dvc", seconds=60)
     assert not project.processes()
 
 
@@ -156,7 +156,7 @@ def test_dvc_and_its_stage_die_with_the_program_that_runs_the_pipeline(made: Pro
     repro = project.start("pipeline.repro")
     wait_for(lambda: "pretrain" in names_of(project), "the stage to be at work")
     kill(repro)
-    wait_for(lambda: not project.processes(), "dvc and the stage to die", seconds=10)
+    wait_for(lambda: not project.processes(), "dvc and the stage to die", seconds=60)
     assert not project.processes()
 
 
