@@ -118,7 +118,12 @@ def disturbed(bench: Bench, trial: Trial, draw: random.Random, seed: int) -> tup
 def judged(bench: Bench, event: Event, trial: Trial) -> dict[str, object]:
     """The part of a row about what came of a fault."""
     orphans, damaged = bench.orphans(), bench.damaged()
-    left = {"what": event.what, "exit": event.code, "said": shortened(event.run.said(), bench), "orphans": len(orphans)}
+    left = {
+        "what": shortened(event.what, bench),
+        "exit": event.code,
+        "said": shortened(event.run.said(), bench),
+        "orphans": len(orphans),
+    }
     wrong = [f"{len(orphans)} orphans"] * bool(orphans) + [f"damaged {len(damaged)} files"] * bool(damaged)
     if event.code and not event.unsaid:
         wrong += ["said nothing"] * (not event.run.said())
