@@ -51,13 +51,13 @@ env: .venv/.synced
 	"$$uv" pip sync --quiet --compile-bytecode --python .venv requirements.lock && touch $@
 
 repro: env
-	@python -m pipeline.repro $(SCALE) $(if $(JOBS),--jobs $(JOBS))
+	@python -m pipeline.orchestration.repro $(SCALE) $(if $(JOBS),--jobs $(JOBS))
 
 study: env
-	@python -m pipeline.repro --study
+	@python -m pipeline.orchestration.repro --study
 
 bench: env
-	@python -m pipeline.benchmarks.suite
+	@python -m pipeline.perf.suite
 
 faults: env
 	@python -m tests.faults
@@ -69,7 +69,7 @@ lint: env
 	@ruff format --check . && ruff check . && mypy
 
 ui: env
-	@exec python -m pipeline.ui
+	@exec python -m pipeline.orchestration.ui
 
 lock:
 	@uv=$$(command -v uv || echo .tools/bin/uv); $$uv pip compile pyproject.toml --group dev --group peers --universal \

@@ -5,18 +5,18 @@ import json
 from dataclasses import asdict
 from typing import Any
 
-from pipeline import config
-from pipeline.atomic import write_text
-from pipeline.errors import UserError
 from pipeline.evaluation.certify import certify_residual, drawn_inputs, measure_decay, share_within
 from pipeline.evaluation.residual_policy import ResidualPolicy
-from pipeline.layout import ScaleReports, TaskFiles, fingerprint, split_row
 from pipeline.nets.persidskii import PersidskiiResidual
+from pipeline.orchestration.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import ScaleReports, TaskFiles, fingerprint, split_row
 from pipeline.stability.certificate import CERTIFIED
-from pipeline.stage import program, stage
 from pipeline.training.data import PreparedData
 from pipeline.training.residual_checkpoint import load_model, read_recipe
 from pipeline.training.sight import as_seen
+from pipeline.utils.atomic import write_text
+from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
 
 _CONDITIONS = 256  # held-out observations that decay and inputs are measured on
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--row", required=True, help="method and NFE in one word, such as resft_fm-nfe16")
     arguments = parser.parse_args()
-    settings = config.load().block(arguments.scale).task(arguments.task)
+    settings = schema.load().block(arguments.scale).task(arguments.task)
     settings.residual_recipe(arguments.row)
     method, nfe = split_row(arguments.row)
     use_threads(settings.threads)

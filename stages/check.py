@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from pipeline import config
-from pipeline.atomic import write_text
-from pipeline.stage import program
+from pipeline.orchestration.stage import program
+from pipeline.settings import schema
+from pipeline.utils.atomic import write_text
 
 
 def main() -> None:
-    config.load(Path("params.yaml"))
+    schema.load(Path("params.yaml"))
     # A constant: what depends on this file re-runs when its own settings change, not whenever any setting does.
     write_text(Path("data/checked.txt"), "params.yaml is valid\n")
 

@@ -11,10 +11,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipeline.errors import UserError
 from pipeline.evaluation.statistics import Interval, paired_difference
+from pipeline.orchestration.stage import program
 from pipeline.reporting.episodes import episode_table
-from pipeline.stage import program
+from pipeline.utils.errors import UserError
 
 MEASURES = {"max": "max score", "success": "success"}
 

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.atomic import replacing, write_text
-from pipeline.errors import UserError
 from pipeline.evaluation.demonstrate import solved_episodes
 from pipeline.evaluation.protocol import require_evaluation
-from pipeline.stage import program
+from pipeline.orchestration.stage import program
 from pipeline.tasks.registry import TASKS
 from pipeline.training.checkpoint import load_policy
+from pipeline.utils.atomic import replacing, write_text
+from pipeline.utils.errors import UserError
 
 
 def main() -> None:

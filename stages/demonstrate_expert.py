@@ -16,13 +16,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.atomic import write_text
-from pipeline.errors import UserError
 from pipeline.evaluation.statistics import proportion_interval
 from pipeline.experts.collect import collect
 from pipeline.experts.episode import ExpertEpisode
 from pipeline.experts.registry import expert
-from pipeline.stage import program, stage
+from pipeline.orchestration.stage import program, stage
+from pipeline.utils.atomic import write_text
+from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import cores
 
 FIRST_SEED = 300_000

@@ -6,20 +6,20 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline import config
-from pipeline.config import Settings
-from pipeline.errors import UserError
-from pipeline.layout import ScaleReports, TaskFiles
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.figures import figure_2b, score_vs_nfe
 from pipeline.reporting.tables import read_table
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import ScaleReports, TaskFiles
+from pipeline.settings.schema import Settings
+from pipeline.utils.errors import UserError
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     arguments = parser.parse_args()
-    settings = config.load()
+    settings = schema.load()
     reports = ScaleReports(arguments.scale)
     pictures = [reports.figure_2b, reports.score_vs_nfe]
     with stage(

@@ -5,11 +5,11 @@ import argparse
 import pandas as pd
 import torch
 
-from pipeline import config
 from pipeline.evaluation.generation import image_blocks
-from pipeline.layout import ImageFiles, ScaleReports
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.image_figures import figure_2a, figure_e2
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import ImageFiles, ScaleReports
 from pipeline.training.image_checkpoint import load_image_model
 from pipeline.utils.hardware import use_threads
 
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files, reports = ImageFiles(arguments.scale, arguments.task), ScaleReports(arguments.scale)
-    everything = config.load()
+    everything = schema.load()
     settings = everything.block(arguments.scale).image_task(arguments.task)
     use_threads(settings.threads)
     residual = files.model("resft_fm", settings.residual.nfe)

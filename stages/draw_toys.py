@@ -2,15 +2,15 @@
 
 import argparse
 
-from pipeline import config
-from pipeline.atomic import write_text
 from pipeline.evaluation.figure_1 import measure_figure_1
-from pipeline.layout import ScaleReports, toys
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.figure_1 import figure_1
 from pipeline.reporting.figure_1_markdown import figure_1_markdown, figure_1_table
 from pipeline.reporting.tables import write_table
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import ScaleReports, toys
 from pipeline.training.toys import load_toys
+from pipeline.utils.atomic import write_text
 from pipeline.utils.hardware import use_threads
 
 
@@ -18,7 +18,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     scale = parser.parse_args().scale
-    settings = config.load().block(scale).toys
+    settings = schema.load().block(scale).toys
     use_threads(settings.threads)
     picture = ScaleReports(scale).figure_1
     table, text = (picture.with_suffix(kind) for kind in (".csv", ".md"))

@@ -9,12 +9,12 @@ from typing import get_args
 
 import pandas as pd
 
-from pipeline import config
 from pipeline.evaluation.image_models import fixed_nfe
-from pipeline.image_settings import ImageMethod
-from pipeline.layout import ImageFiles, fingerprint
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.tables import write_table
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.images import ImageMethod
+from pipeline.settings.paths import ImageFiles, fingerprint
 from pipeline.training.image_checkpoint import load_image_model
 from pipeline.training.image_judge import make_judge
 from pipeline.utils.hardware import use_threads
@@ -28,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     method = arguments.method
     files = ImageFiles(arguments.scale, arguments.task)
-    everything = config.load()
+    everything = schema.load()
     settings = everything.block(arguments.scale).image_task(arguments.task)
     use_threads(settings.threads)
 

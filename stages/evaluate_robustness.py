@@ -5,14 +5,14 @@ from typing import get_args
 
 import torch
 
-from pipeline import config
-from pipeline.config import Disturbance
 from pipeline.evaluation.protocol import run_acting, test_seeds
 from pipeline.evaluation.robustness import Disturbed
-from pipeline.layout import Entry, ScaleReports, TaskFiles, split_row
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.robustness import perturbation
 from pipeline.reporting.rows import mean_scores, write_all_episodes
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import Entry, ScaleReports, TaskFiles, split_row
+from pipeline.settings.schema import Disturbance
 from pipeline.training.checkpoint import require_architecture
 from pipeline.training.residual_checkpoint import load_model
 from pipeline.utils.hardware import use_threads
@@ -24,7 +24,7 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--row", required=True, help="method and NFE in one word, such as resft_fm-nfe16")
     arguments = parser.parse_args()
-    settings = config.load().block(arguments.scale).task(arguments.task)
+    settings = schema.load().block(arguments.scale).task(arguments.task)
     method, nfe = split_row(arguments.row)
     use_threads(settings.threads)
     model = TaskFiles(arguments.scale, arguments.task).model(method, nfe)

@@ -15,10 +15,6 @@ from pathlib import Path
 
 import torch
 
-from pipeline import config
-from pipeline.atomic import write_text
-from pipeline.config import DataSettings, EvaluationSettings, TaskSettings
-from pipeline.errors import UserError
 from pipeline.evaluation.baselines import NearestDemoPolicy, RandomPolicy, SmallImages, shrunk
 from pipeline.evaluation.diffusion_policy import DiffusionPolicy
 from pipeline.evaluation.image_policy import beside_features
@@ -28,15 +24,19 @@ from pipeline.evaluation.rollouts import EpisodeResult, Policy
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
 from pipeline.evaluation.video import best_median_worst
 from pipeline.evaluation.video import record as record_videos
-from pipeline.layout import BASELINES, SAMPLERS, Entry, ScaleReports, TaskFiles, split_row
 from pipeline.nets.vision import joined
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.rows import mean_scores, metrics, write_row_episodes
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import BASELINES, SAMPLERS, Entry, ScaleReports, TaskFiles, split_row
+from pipeline.settings.schema import DataSettings, EvaluationSettings, TaskSettings
 from pipeline.tasks.registry import TASKS
 from pipeline.training.checkpoint import Record, require_architecture
 from pipeline.training.data import PreparedData
 from pipeline.training.frames import Frames
 from pipeline.training.residual_checkpoint import load_model
+from pipeline.utils.atomic import write_text
+from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import cores, use_threads
 
 IMAGES = 256
@@ -91,7 +91,7 @@ def main() -> None:
 
 def as_dvc_stage(arguments: argparse.Namespace) -> None:
     scale, task, method, nfe = arguments.scale, arguments.task, arguments.method, arguments.nfe
-    settings = config.load().block(scale).task(task)
+    settings = schema.load().block(scale).task(task)
     use_threads(settings.threads)
     entries = [Entry(name, method, nfe, within=task) for name in TASKS[task].evaluations]
     stem, reports = entries[0].stem, ScaleReports(scale).folder

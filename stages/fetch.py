@@ -4,9 +4,9 @@ import argparse
 import os
 from pathlib import Path
 
-from pipeline import config
-from pipeline.layout import TaskFiles
-from pipeline.stage import program, stage
+from pipeline.orchestration.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import TaskFiles
 from pipeline.tasks.download import fetch
 
 
@@ -16,7 +16,7 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task)
-    dataset = config.load().block(arguments.scale).task(arguments.task).data.dataset
+    dataset = schema.load().block(arguments.scale).task(arguments.task).data.dataset
 
     mirror = os.environ.get("FLOWTUNE_MIRROR")
     label = f"fetch-{arguments.scale}-{arguments.task}"

@@ -7,9 +7,9 @@ import argparse
 import os
 from pathlib import Path
 
-from pipeline import config
-from pipeline.layout import ImageFiles
-from pipeline.stage import program, stage
+from pipeline.orchestration.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.image_sources import fetch_images
 from pipeline.tasks.inception import fetch_inception
 
@@ -20,7 +20,7 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = ImageFiles(arguments.scale, arguments.task)
-    settings = config.load().block(arguments.scale).image_task(arguments.task)
+    settings = schema.load().block(arguments.scale).image_task(arguments.task)
     dataset, features = settings.data.dataset, settings.fid.features
 
     mirror = Path(folder) if (folder := os.environ.get("FLOWTUNE_MIRROR")) else None

@@ -13,14 +13,12 @@ from dataclasses import asdict, replace
 import numpy as np
 from torch import nn
 
-from pipeline import config
-from pipeline.errors import UserError
 from pipeline.evaluation.protocol import run_episodes, validation_seeds
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
-from pipeline.layout import TaskFiles
 from pipeline.nets.lora import merge_lora, trainable_parameters
-from pipeline.seeding import Generators
-from pipeline.stage import in_processes, program, stage
+from pipeline.orchestration.stage import in_processes, program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import TaskFiles
 from pipeline.training.checkpoint import load_policy, require_architecture, round_weights, save_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard, Reading
@@ -29,7 +27,9 @@ from pipeline.training.loop import Batches, Objective, evenly_spaced, train
 from pipeline.training.recipe import equal_compute, flow_matching, maximum_likelihood
 from pipeline.training.sight import as_seen
 from pipeline.training.watch import Watch
+from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
+from pipeline.utils.seeding import Generators
 
 
 def main() -> None:
@@ -41,7 +41,7 @@ def main() -> None:
     arguments = parser.parse_args()
     method, nfe = arguments.method, arguments.nfe
     files = TaskFiles(arguments.scale, arguments.task)
-    settings = config.load().block(arguments.scale).task(arguments.task)
+    settings = schema.load().block(arguments.scale).task(arguments.task)
     in_processes(settings.processes, "stages/finetune.py")
     use_threads(settings.threads)
     if f"nfe{nfe}" not in settings.finetune:

@@ -6,12 +6,11 @@ from typing import cast
 
 import torch
 
-from pipeline import config
 from pipeline.evaluation.image_models import ResidualModel
-from pipeline.layout import ImageFiles
 from pipeline.nets.residual import Residual
-from pipeline.seeding import Generators
-from pipeline.stage import in_processes, program, stage
+from pipeline.orchestration.stage import in_processes, program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import load_images
 from pipeline.training.image_checkpoint import build_image_model, load_image_model, save_image_model
 from pipeline.training.image_methods import windows_of
@@ -20,6 +19,7 @@ from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import train
 from pipeline.training.residual import residual_training
 from pipeline.utils.hardware import use_threads
+from pipeline.utils.seeding import Generators
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = ImageFiles(arguments.scale, arguments.task)
-    settings = config.load().block(arguments.scale).image_task(arguments.task)
+    settings = schema.load().block(arguments.scale).image_task(arguments.task)
     in_processes(settings.processes, "stages/finetune_image_residual.py")
     use_threads(settings.threads)
     recipe = settings.residual

@@ -9,13 +9,11 @@ from dataclasses import replace
 import torch
 from torch import nn
 
-from pipeline import config
-from pipeline.errors import UserError
 from pipeline.evaluation.image_models import FlowModel
-from pipeline.layout import ImageFiles
 from pipeline.nets.lora import merge_lora
-from pipeline.seeding import Generators
-from pipeline.stage import in_processes, program, stage
+from pipeline.orchestration.stage import in_processes, program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import load_images
 from pipeline.training.image_checkpoint import load_image_model, save_image_model
 from pipeline.training.image_judge import make_judge, summary
@@ -24,7 +22,9 @@ from pipeline.training.images import ImageBatches
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import evenly_spaced, train
 from pipeline.training.recipe import maximum_likelihood, within_budget
+from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
+from pipeline.utils.seeding import Generators
 
 
 def main() -> None:
@@ -35,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     nfe = arguments.nfe
     files = ImageFiles(arguments.scale, arguments.task)
-    settings = config.load().block(arguments.scale).image_task(arguments.task)
+    settings = schema.load().block(arguments.scale).image_task(arguments.task)
     in_processes(settings.processes, "stages/finetune_images.py")
     use_threads(settings.threads)
     if f"nfe{nfe}" not in settings.finetune:

@@ -11,12 +11,11 @@ from typing import cast
 
 from torch import nn
 
-from pipeline import config
-from pipeline.layout import TaskFiles, split_row
 from pipeline.nets.lora import trainable_parameters
 from pipeline.nets.residual import Residual
-from pipeline.seeding import Generators
-from pipeline.stage import in_processes, program, stage
+from pipeline.orchestration.stage import in_processes, program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import TaskFiles, split_row
 from pipeline.training.checkpoint import load_policy, require_architecture, round_weights
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard, Reading
@@ -27,6 +26,7 @@ from pipeline.training.residual_checkpoint import make_residual_policy, save_res
 from pipeline.training.sight import as_seen
 from pipeline.training.watch import Watch
 from pipeline.utils.hardware import use_threads
+from pipeline.utils.seeding import Generators
 
 
 def main() -> None:
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--row", required=True, help="method and NFE, such as resft_fm-nfe16")
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task)
-    settings = config.load().block(arguments.scale).task(arguments.task)
+    settings = schema.load().block(arguments.scale).task(arguments.task)
     in_processes(settings.processes, "stages/finetune_residual.py")
     use_threads(settings.threads)
     recipe = settings.residual_recipe(arguments.row)

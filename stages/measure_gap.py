@@ -7,31 +7,31 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline import config
-from pipeline.atomic import write_text
-from pipeline.config import EVALUATIONS, GapSettings
 from pipeline.evaluation.gap import Gap, measure_adaptive_gap, measure_gap
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.marginal import POINT_SETS, MarginalField
 from pipeline.flow.path import AffinePath, i_cfm
-from pipeline.layout import ScaleReports
 from pipeline.nets.registry import build_net
 from pipeline.ode.fixed_step import Field
 from pipeline.ode.grids import GRIDS, time_grid
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.gap import gap_markdown, gap_panels, gap_table
 from pipeline.reporting.tables import write_table
-from pipeline.seeding import Generators
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import ScaleReports
+from pipeline.settings.schema import EVALUATIONS, GapSettings
 from pipeline.training.loop import Batches, Log, train
 from pipeline.training.pretrain import FlowMatching
+from pipeline.utils.atomic import write_text
 from pipeline.utils.hardware import use_threads
+from pipeline.utils.seeding import Generators
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     scale = parser.parse_args().scale
-    settings = config.load().block(scale).gap
+    settings = schema.load().block(scale).gap
     use_threads(settings.threads)
     reports = ScaleReports(scale).folder
     table_path, report_path, picture = (reports / f"gap.{kind}" for kind in ("csv", "md", "png"))

@@ -2,9 +2,9 @@
 
 import argparse
 
-from pipeline import config
-from pipeline.layout import TaskFiles
-from pipeline.stage import program, stage
+from pipeline.orchestration.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import TaskFiles
 from pipeline.tasks.image_demonstrations import open_pusht_images
 from pipeline.tasks.registry import TASKS
 from pipeline.training.data import prepare
@@ -17,7 +17,7 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task)
-    settings = config.load().block(arguments.scale).task(arguments.task)
+    settings = schema.load().block(arguments.scale).task(arguments.task)
 
     params = {"data": settings.data.model_dump(), "seed": settings.seed}
     label = f"prepare-{arguments.scale}-{arguments.task}"

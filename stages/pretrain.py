@@ -6,12 +6,11 @@ from dataclasses import replace
 
 from torch import nn
 
-from pipeline import config
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.path import PATHS
-from pipeline.layout import TaskFiles
-from pipeline.seeding import Generators
-from pipeline.stage import in_processes, program, stage
+from pipeline.orchestration.stage import in_processes, program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import TaskFiles
 from pipeline.training.checkpoint import new_policy, save_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.journal import TrainingLog
@@ -19,6 +18,7 @@ from pipeline.training.loop import evenly_spaced, train
 from pipeline.training.pretrain import FlowMatching
 from pipeline.training.sight import from_scratch
 from pipeline.utils.hardware import use_threads
+from pipeline.utils.seeding import Generators
 
 
 def main() -> None:
@@ -28,7 +28,7 @@ def main() -> None:
     parser.add_argument("--replica", type=int, help="train with this seed instead, beside the one in params.yaml")
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task, arguments.replica)
-    settings = config.load().block(arguments.scale).task(arguments.task).replica(arguments.replica)
+    settings = schema.load().block(arguments.scale).task(arguments.task).replica(arguments.replica)
     in_processes(settings.processes, "stages/pretrain.py")
     use_threads(settings.threads)
 

@@ -3,11 +3,10 @@
 import argparse
 from dataclasses import replace
 
-from pipeline import config
 from pipeline.flow.action_diffusion import make_scheduler
-from pipeline.layout import TaskFiles
-from pipeline.seeding import Generators
-from pipeline.stage import in_processes, program, stage
+from pipeline.orchestration.stage import in_processes, program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import TaskFiles
 from pipeline.training.checkpoint import new_policy, save_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.diffusion import NoisePrediction
@@ -15,6 +14,7 @@ from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import train
 from pipeline.training.sight import from_scratch
 from pipeline.utils.hardware import use_threads
+from pipeline.utils.seeding import Generators
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task)
-    settings = config.load().block(arguments.scale).task(arguments.task)
+    settings = schema.load().block(arguments.scale).task(arguments.task)
     in_processes(settings.processes, "stages/pretrain_diffusion.py")
     use_threads(settings.threads)
     model = files.model("ddpm", 0)

@@ -8,13 +8,12 @@ from typing import get_args
 import torch
 from torch import nn
 
-from pipeline import config
 from pipeline.evaluation.image_models import FieldModel
-from pipeline.image_settings import ImageMethod
-from pipeline.layout import ImageFiles
+from pipeline.orchestration.stage import in_processes, program, stage
 from pipeline.reporting.image_figures import image_grid
-from pipeline.seeding import Generators
-from pipeline.stage import in_processes, program, stage
+from pipeline.settings import schema
+from pipeline.settings.images import ImageMethod
+from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import as_bytes, load_images
 from pipeline.training.image_checkpoint import ImageRecord, build_image_model, save_image_model
 from pipeline.training.image_methods import pretraining
@@ -22,6 +21,7 @@ from pipeline.training.images import ImageBatches
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import evenly_spaced, train
 from pipeline.utils.hardware import use_threads
+from pipeline.utils.seeding import Generators
 
 _SHOWN = 64
 _SHOWN_BY = "euler-16"
@@ -35,7 +35,7 @@ def main() -> None:
     arguments = parser.parse_args()
     method: ImageMethod = arguments.method
     files = ImageFiles(arguments.scale, arguments.task)
-    settings = config.load().block(arguments.scale).image_task(arguments.task)
+    settings = schema.load().block(arguments.scale).image_task(arguments.task)
     in_processes(settings.processes, "stages/pretrain_images.py")
     use_threads(settings.threads)
 

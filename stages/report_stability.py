@@ -6,10 +6,7 @@ from typing import Any
 
 import pandas as pd
 
-from pipeline import config
-from pipeline.atomic import write_text
-from pipeline.config import Settings
-from pipeline.layout import Entry, ScaleReports, split_row
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.certificates import certificates_markdown
 from pipeline.reporting.robustness import (
     disturbed_evaluation,
@@ -18,14 +15,17 @@ from pipeline.reporting.robustness import (
     robustness_table,
 )
 from pipeline.reporting.tables import write_table
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import Entry, ScaleReports, split_row
+from pipeline.settings.schema import Settings
+from pipeline.utils.atomic import write_text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     arguments = parser.parse_args()
-    settings, reports = config.load(), ScaleReports(arguments.scale)
+    settings, reports = schema.load(), ScaleReports(arguments.scale)
     table_md = reports.robustness.with_suffix(".md")
     with stage(
         "stages/report_stability.py",

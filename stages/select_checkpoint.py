@@ -6,15 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline import config
-from pipeline.atomic import write_text
 from pipeline.evaluation.protocol import run_episodes, validation_seeds
-from pipeline.layout import TaskFiles
-from pipeline.stage import program, stage
+from pipeline.orchestration.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import TaskFiles
 from pipeline.training.checkpoint import load_policy, save_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.selection import Candidate, held_out_loss, select
 from pipeline.training.sight import as_seen
+from pipeline.utils.atomic import write_text
 from pipeline.utils.hardware import use_threads
 
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--replica", type=int, help="of the models trained with this seed, beside that in params.yaml")
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task, arguments.replica)
-    settings = config.load().block(arguments.scale).task(arguments.task).replica(arguments.replica)
+    settings = schema.load().block(arguments.scale).task(arguments.task).replica(arguments.replica)
     use_threads(settings.threads)
     rule = settings.select
 

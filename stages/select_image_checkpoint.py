@@ -11,12 +11,12 @@ import json
 import shutil
 from pathlib import Path
 
-from pipeline import config
-from pipeline.atomic import write_text
-from pipeline.layout import ImageFiles
-from pipeline.stage import program, stage
+from pipeline.orchestration.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import ImageFiles
 from pipeline.training.image_checkpoint import load_image_model
 from pipeline.training.image_judge import make_judge, summary
+from pipeline.utils.atomic import write_text
 from pipeline.utils.hardware import use_threads
 
 
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = ImageFiles(arguments.scale, arguments.task)
-    everything = config.load()
+    everything = schema.load()
     settings = everything.block(arguments.scale).image_task(arguments.task)
     use_threads(settings.threads)
     rule = settings.select

@@ -11,8 +11,8 @@ so the models are files of the repository, as demonstrations are, with weights i
 import argparse
 from pathlib import Path
 
-from pipeline.layout import TaskFiles
-from pipeline.stage import program, stage
+from pipeline.orchestration.stage import program, stage
+from pipeline.settings.paths import TaskFiles
 from pipeline.training.checkpoint import save_policy
 from pipeline.training.study import load_base
 

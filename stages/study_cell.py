@@ -7,16 +7,16 @@ A row is ``fm`` (the base model itself), ``fm_continued``, an outsider (``regres
 import argparse
 from dataclasses import asdict, replace
 
-from pipeline import config
-from pipeline.errors import UserError
 from pipeline.evaluation.protocol import run_episodes, test_seeds
-from pipeline.layout import Entry, ScaleReports, TaskFiles
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.rows import write_metrics, write_row_episodes
 from pipeline.reporting.study import ROW_NAMES, seed_folder
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import Entry, ScaleReports, TaskFiles
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
 from pipeline.training.study import choose, load_base, load_row, make_training, measure_update, train_row
+from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
 
 
@@ -29,7 +29,7 @@ def main() -> None:
     parser.add_argument("--nfe", required=True, type=int, nargs="+", help="couplings are trained for one alone")
     arguments = parser.parse_args()
     scale, task, row, seed = arguments.scale, arguments.task, arguments.row, arguments.train_seed
-    of_task = config.load().block(scale).task(task)
+    of_task = schema.load().block(scale).task(task)
     settings, study = of_task.replica(seed), of_task.studied()
     files = TaskFiles(scale, task)
     base_file = files.study_base(seed)

@@ -5,18 +5,18 @@ from pathlib import Path
 
 import torch
 
-from pipeline import config
-from pipeline.atomic import write_text
-from pipeline.config import TaskSettings
-from pipeline.errors import UserError
 from pipeline.evaluation.diversity import measure_diversity
 from pipeline.evaluation.precision import Varied, run_varied, variations
-from pipeline.layout import ScaleReports, TaskFiles, fingerprint
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.precision import precision_markdown, precision_panels, precision_rows, precision_table
 from pipeline.reporting.tables import write_table
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import ScaleReports, TaskFiles, fingerprint
+from pipeline.settings.schema import TaskSettings
 from pipeline.training.checkpoint import load_policy, read_record, require_architecture
 from pipeline.training.data import PreparedData
+from pipeline.utils.atomic import write_text
+from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
 
 
@@ -27,7 +27,7 @@ def main() -> None:
     parser.add_argument("--models", required=True, type=Path, nargs="+", help="files of fm and ft_fm")
     arguments = parser.parse_args()
     scale, task, models = arguments.scale, arguments.task, arguments.models
-    settings = config.load().block(scale).task(task)
+    settings = schema.load().block(scale).task(task)
     evaluation, precision = settings.select.evaluation, settings.studied().precision
     prepared = TaskFiles(scale, task).prepared
     require_models(models, scale, task, settings)

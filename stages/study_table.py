@@ -2,15 +2,15 @@
 
 import argparse
 
-from pipeline import config
-from pipeline.atomic import write_text
-from pipeline.errors import UserError
-from pipeline.layout import ScaleReports
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.study import answers, questions, read_cells, study_table
 from pipeline.reporting.study_figures import difference_panels, score_panels
 from pipeline.reporting.study_markdown import study_markdown
 from pipeline.reporting.tables import write_table
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import ScaleReports
+from pipeline.utils.atomic import write_text
+from pipeline.utils.errors import UserError
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
     parser.add_argument("--scale", required=True)
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
-    settings = config.load().block(arguments.scale).task(arguments.task)
+    settings = schema.load().block(arguments.scale).task(arguments.task)
     evaluation, study = settings.select.evaluation, settings.studied()
     reports = ScaleReports(arguments.scale)
     names = ["coupling_study.csv", "coupling_study_answers.csv", "coupling_study.md"]

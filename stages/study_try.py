@@ -16,17 +16,17 @@ import pandas as pd
 from pydantic import ValidationError
 from ruamel.yaml import YAML
 
-from pipeline import config
-from pipeline.complaints import line
-from pipeline.config import FinetuneRecipe, StudyRecipe, StudySettings, TaskSettings
-from pipeline.errors import UserError
-from pipeline.layout import ScaleReports, TaskFiles, fingerprint
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.study import ROW_NAMES
 from pipeline.reporting.tables import write_table
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.messages import line
+from pipeline.settings.paths import ScaleReports, TaskFiles, fingerprint
+from pipeline.settings.schema import FinetuneRecipe, StudyRecipe, StudySettings, TaskSettings
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
 from pipeline.training.study import choose, load_base, load_row, make_training, train_row
+from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
 
 COLUMNS = [
@@ -57,7 +57,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=200, help="validation seeds")
     arguments = parser.parse_args()
     scale, task, row, nfe = arguments.scale, arguments.task, arguments.row, arguments.nfe
-    of_task = config.load().block(scale).task(task)
+    of_task = schema.load().block(scale).task(task)
     of_task.studied().recipe(row, nfe, of_task.finetune["nfe1"])  # refuses an --nfe without a recipe
     settings = changed(of_task.replica(arguments.train_seed), arguments.set, nfe)
     study, files, seed = settings.studied(), TaskFiles(scale, task), settings.seed

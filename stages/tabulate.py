@@ -2,19 +2,19 @@
 
 import argparse
 
-from pipeline import config
-from pipeline.atomic import write_text
-from pipeline.layout import Entry, ScaleReports, split_row
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.tables import markdown, missing_rows, task_table, write_table
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import Entry, ScaleReports, split_row
 from pipeline.tasks.registry import TASKS
+from pipeline.utils.atomic import write_text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     arguments = parser.parse_args()
-    settings = config.load()
+    settings = schema.load()
     reports = ScaleReports(arguments.scale)
     models: list[tuple[str, int]] = [(method, 0) for method in settings.baselines]
     models += [split_row(row) for row in settings.diffusion]

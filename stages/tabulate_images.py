@@ -5,16 +5,16 @@ from typing import get_args
 
 import pandas as pd
 
-from pipeline import config
-from pipeline.atomic import write_text
-from pipeline.errors import UserError
-from pipeline.image_settings import ImageMethod, ImageTaskSettings
-from pipeline.layout import ImageFiles, ScaleReports
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.table1 import table1_rows, yardstick
 from pipeline.reporting.table1_markdown import table1_markdown
 from pipeline.reporting.tables import write_table
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.images import ImageMethod, ImageTaskSettings
+from pipeline.settings.paths import ImageFiles, ScaleReports
 from pipeline.tasks.images import load_images
+from pipeline.utils.atomic import write_text
+from pipeline.utils.errors import UserError
 
 METHODS = ("untrained", *get_args(ImageMethod), "ft_fm", "resft_fm")
 
@@ -25,7 +25,7 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files, reports = ImageFiles(arguments.scale, arguments.task), ScaleReports(arguments.scale)
-    settings = config.load().block(arguments.scale).image_task(arguments.task)
+    settings = schema.load().block(arguments.scale).image_task(arguments.task)
     there = [method for method in METHODS if files.distances(method).exists()]
     yardsticks = [path for path in (files.images, files.halves) if path.exists()]
     if not there:

@@ -2,19 +2,19 @@
 
 import argparse
 
-from pipeline import config
-from pipeline.atomic import write_text
-from pipeline.layout import ScaleReports
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.hyperparameters import hyperparameters_markdown, table_d1, table_d2
 from pipeline.reporting.tables import write_table
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import ScaleReports
+from pipeline.utils.atomic import write_text
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     arguments = parser.parse_args()
-    settings, reports = config.load(), ScaleReports(arguments.scale)
+    settings, reports = schema.load(), ScaleReports(arguments.scale)
     block = settings.block(arguments.scale)
     with stage(
         "stages/tabulate_settings.py",

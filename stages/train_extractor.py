@@ -8,12 +8,12 @@ import argparse
 import pandas as pd
 import torch
 
-from pipeline import config
 from pipeline.evaluation.features import save_extractor
 from pipeline.evaluation.fid import halves_distances
-from pipeline.layout import ImageFiles
+from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.tables import write_table
-from pipeline.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import load_images
 from pipeline.training.extractor import train_extractor
 from pipeline.training.image_judge import features_of
@@ -26,7 +26,7 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = ImageFiles(arguments.scale, arguments.task)
-    settings = config.load().block(arguments.scale).image_task(arguments.task)
+    settings = schema.load().block(arguments.scale).image_task(arguments.task)
     use_threads(settings.threads)
 
     params = settings.model_dump(include={"seed", "threads", "extractor"})

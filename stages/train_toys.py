@@ -4,9 +4,9 @@ import argparse
 
 from tqdm import tqdm
 
-from pipeline import config
-from pipeline.layout import toys
-from pipeline.stage import program, stage
+from pipeline.orchestration.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.paths import toys
 from pipeline.training.toys import load_toy, save_toy, toy_names, train_toy
 from pipeline.utils.hardware import use_threads
 
@@ -15,7 +15,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     scale = parser.parse_args().scale
-    settings = config.load().block(scale).toys
+    settings = schema.load().block(scale).toys
     use_threads(settings.threads)
     names = toy_names(settings)
     with stage(

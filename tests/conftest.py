@@ -18,7 +18,7 @@ torch.set_num_threads(1)  # tests' tensors are small, and threads that wait for 
 
 
 TESTS_MEMORY = 4 * 10**9
-"""Bytes that one of several test processes needs, by the largest seen: 3.7 GB in tests/benchmarks."""
+"""Bytes that one of several test processes needs, by the largest seen: 3.7 GB in tests/perf."""
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -52,6 +52,6 @@ def made(sources: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     done = folder / "made.done"
     with FileLock(folder / "made.lock"):
         if not done.exists():
-            sources.copy(folder / "made").check("pipeline.repro")
+            sources.copy(folder / "made").check("pipeline.orchestration.repro")
             done.touch()
     return Project(folder / "made")

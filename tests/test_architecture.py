@@ -7,16 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.closure import ROOT, imports_of
+from pipeline.utils.code_deps import ROOT, imports_of
 
 ORDER = (
-    "errors", "atomic", "utils", "closure", "complaints", "blocks", "image_settings", "robot_settings", "config",
-    "scale", "layout", "processes", "lockguard", "seeding", "ode", "stability", "nets", "flow", "tasks", "experts",
-    "evaluation", "training", "reporting", "benchmarks", "provenance", "run", "spool", "tracking", "stage", "lockfile",
-    "stage_output", "forked", "preloaded", "needs", "partial", "side_by_side", "repro", "flows", "ui",
+    "utils", "settings", "ode", "stability", "nets", "flow", "tasks", "experts", "evaluation", "training", "reporting",
+    "perf", "tracking", "orchestration",
 )  # fmt: skip
 WITHIN = {
-    "utils": ("platform", "hardware", "memory", "environment", "precision"),
+    "utils": (
+        "errors", "atomic", "seeding", "code_deps", "platform", "hardware", "memory", "environment", "precision",
+        "processes", "provenance",
+    ),
+    "settings": ("messages", "blocks", "images", "robots", "schema", "scale", "paths"),
     "ode": ("fixed_step", "grids", "dopri5", "gradient", "error_bound"),
     "stability": (
         "system", "inequalities", "parameterization", "verify", "certificate", "climb", "falsify", "semidefinite",
@@ -54,7 +56,7 @@ WITHIN = {
         "recipe", "guard", "watch", "fine_tune", "selection", "study", "residual", "residual_checkpoint", "toys",
         "diffusion", "images", "image_methods", "image_checkpoint", "extractor", "image_judge",
     ),
-    "benchmarks": (
+    "perf": (
         "gradients", "certificates", "contest", "growth", "common_training", "updates", "solves", "pairs", "vectors",
         "robomimic_loop", "simulation", "loading", "startup", "suite", "peak", "profiles",
     ),
@@ -62,6 +64,11 @@ WITHIN = {
         "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision", "gap",
         "robustness", "certificates", "hyperparameters", "figure_1", "figure_1_markdown",
         "table1", "table1_checks", "table1_markdown", "image_figures",
+    ),
+    "tracking": ("run", "queue", "store"),
+    "orchestration": (
+        "lockguard", "stage", "lockfile", "output", "children", "preload", "needs", "partial", "executor", "repro",
+        "prefect_flows", "ui",
     ),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""
@@ -110,7 +117,7 @@ def test_nothing_above_tracking_knows_the_orchestrators(file: str) -> None:
         assert packages(ast.parse((ROOT / file).read_text(encoding="utf-8"))) & ORCHESTRATORS == set()
 
 
-@pytest.mark.parametrize("file", sorted({*MODULES, *STAGES} - {"pipeline/benchmarks/vectors.py"}))
+@pytest.mark.parametrize("file", sorted({*MODULES, *STAGES} - {"pipeline/perf/vectors.py"}))
 def test_simulators_are_imported_only_where_they_run(file: str) -> None:
     tree = ast.parse((ROOT / file).read_text(encoding="utf-8"))
     functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]

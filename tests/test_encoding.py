@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.closure import ROOT
+from pipeline.utils.code_deps import ROOT
 
 FILES = sorted(path for folder in ("pipeline", "stages", "tests") for path in (ROOT / folder).rglob("*.py"))
 STARTERS = ("run", "Popen", "check_output", "check_call", "call")

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from pipeline.closure import ROOT
+from pipeline.utils.code_deps import ROOT
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 

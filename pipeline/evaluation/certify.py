@@ -7,14 +7,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import PersidskiiSettings, ResidualRecipe
-from pipeline.errors import UserError
 from pipeline.evaluation.residual_policy import ResidualPolicy
 from pipeline.nets.modes import in_evaluation_mode
 from pipeline.nets.persidskii import FixedMatrices, PersidskiiResidual
 from pipeline.nets.residual import longest_step, shorter_ratio, step_ratio
 from pipeline.ode.fixed_step import Field
-from pipeline.seeding import derive
+from pipeline.settings.schema import PersidskiiSettings, ResidualRecipe
 from pipeline.stability.certificate import CERTIFIED, Certificate
 from pipeline.stability.contraction import (
     certify_flow,
@@ -28,6 +26,8 @@ from pipeline.stability.falsify import cross_check
 from pipeline.stability.iss import certify_iss, iss_from_contraction
 from pipeline.stability.regions import certify_region
 from pipeline.stability.system import NONLINEARITIES, Array, System
+from pipeline.utils.errors import UserError
+from pipeline.utils.seeding import derive
 
 _ROUNDING = 1e-4  # of a distance in float32, relative
 

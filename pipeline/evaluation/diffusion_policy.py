@@ -4,10 +4,10 @@ from typing import Literal
 
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.evaluation.policy import ActingPolicy, FlowPolicy
 from pipeline.flow.action_diffusion import LEVELS, ddim, ddpm
 from pipeline.nets.modes import in_evaluation_mode
+from pipeline.utils.errors import UserError
 
 Sampler = Literal["ddpm", "ddim"]
 

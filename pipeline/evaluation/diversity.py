@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.nets.modes import evaluating
-from pipeline.seeding import derive
+from pipeline.utils.seeding import derive
 
 _CONDITIONS = 16
 """Held-out observations that samples are drawn for at once."""

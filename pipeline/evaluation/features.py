@@ -22,10 +22,10 @@ from torch import Tensor, nn
 from torch_fidelity.feature_extractor_base import FeatureExtractorBase
 from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-from pipeline.atomic import write_bytes
-from pipeline.errors import UserError
 from pipeline.tasks.images import as_float
 from pipeline.tasks.inception import check_inception
+from pipeline.utils.atomic import write_bytes
+from pipeline.utils.errors import UserError
 
 INCEPTION = "inception-v3-compat"
 EMBEDDED = "flowtune-embedded"

@@ -17,10 +17,10 @@ from torch import Tensor
 from torch_fidelity.metric_fid import KEY_METRIC_FID, fid_statistics_to_metric
 from tqdm import tqdm
 
-from pipeline.atomic import write_bytes
-from pipeline.errors import UserError
 from pipeline.evaluation.features import ImageFeatures
 from pipeline.tasks.images import split_halves
+from pipeline.utils.atomic import write_bytes
+from pipeline.utils.errors import UserError
 
 _ROWS = 1024  # images whose features are held at once
 

@@ -6,15 +6,15 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from pipeline.config import ToySettings
 from pipeline.evaluation.toy_flows import Detours, Steepness, measure_detours, measure_exact_detours, measure_steepness
 from pipeline.evaluation.toy_systems import Disturbed, Settled, disturb, settle, wandering_forces
 from pipeline.flow.marginal import MarginalField, eight_points, two_points
 from pipeline.flow.path import i_cfm
 from pipeline.ode.fixed_step import Field
-from pipeline.seeding import Generators
+from pipeline.settings.schema import ToySettings
 from pipeline.stability.system import Array
 from pipeline.tasks.toys import LAP, DrivenSystem, curve
+from pipeline.utils.seeding import Generators
 
 _STARTS, _SHOWN = 2000, 40  # noises that paths are measured from, and the first of them that are drawn
 _FORCES = 16

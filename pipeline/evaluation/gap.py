@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.flow.marginal import MarginalField
 from pipeline.ode import dopri5
 from pipeline.ode.error_bound import (
@@ -26,6 +25,7 @@ from pipeline.ode.error_bound import (
     variable_bound,
 )
 from pipeline.ode.fixed_step import STEPS, Field, solve
+from pipeline.utils.errors import UserError
 
 _WITHIN_PATH = 64  # parts of a path, of which a step has at least two, at whose ends |x''| is taken
 _ON_SEGMENT = 9  # points from the true to the numerical state at which the Jacobian is taken

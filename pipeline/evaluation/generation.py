@@ -25,8 +25,8 @@ from tqdm import tqdm
 from pipeline.evaluation.features import ImageFeatures
 from pipeline.evaluation.fid import FeatureStatistics, frechet_distance, read_arrays, require_count, write_arrays
 from pipeline.nets.modes import evaluating
-from pipeline.seeding import derive
 from pipeline.tasks.images import as_bytes
+from pipeline.utils.seeding import derive
 
 SAVE_EVERY_S = 20.0
 

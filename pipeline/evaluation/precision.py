@@ -12,11 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import EvaluationSettings, PrecisionSettings
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import run_acting, validation_seeds
 from pipeline.evaluation.rollouts import EpisodeResult
-from pipeline.seeding import derive
+from pipeline.settings.schema import EvaluationSettings, PrecisionSettings
+from pipeline.utils.seeding import derive
 
 FIRST_SEED = 10_000
 """Of the validation seeds: checkpoints and settings were chosen on the first, which flatter a policy as made."""

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import EvaluationSettings
-from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.rollouts import Episode, EpisodeResult, Policy, rollout
+from pipeline.settings.schema import EvaluationSettings
 from pipeline.tasks.registry import TASKS
+from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import fitting_workers
 
 FIRST_TEST_SEED = 100_000

@@ -4,12 +4,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.evaluation.policy import ActingPolicy, FlowPolicy
 from pipeline.flow.objective import reconstruct
 from pipeline.nets.modes import in_evaluation_mode
 from pipeline.nets.residual import Residual
 from pipeline.ode.fixed_step import solve, uniform_grid
+from pipeline.utils.errors import UserError
 
 
 def solve_residual(

@@ -4,8 +4,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import Disturbance
 from pipeline.evaluation.policy import FlowPolicy
+from pipeline.settings.schema import Disturbance
 
 
 class Disturbed:

@@ -20,9 +20,9 @@ from typing import NoReturn, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.atomic import make_folder, write_text
-from pipeline.errors import UserError
 from pipeline.tasks.vector import ChunkedWorkers, ChunkResult, Evaluation
+from pipeline.utils.atomic import make_folder, write_text
+from pipeline.utils.errors import UserError
 
 BLOCK = 64
 BATCH = 500

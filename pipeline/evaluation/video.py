@@ -8,9 +8,9 @@ from typing import Any, NamedTuple, Protocol
 import imageio.v3 as iio
 import numpy as np
 
-from pipeline.atomic import replacing
 from pipeline.evaluation.rollouts import BLOCK, Episode, EpisodeResult, Policy, rollout
 from pipeline.tasks.vector import Env, Evaluation, Transition
+from pipeline.utils.atomic import replacing
 
 STEPS_PER_FRAME = 2
 FRAME_MILLISECONDS = 100

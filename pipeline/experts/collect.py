@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.atomic import make_folder, replacing
 from pipeline.experts.episode import ExpertEpisode
+from pipeline.utils.atomic import make_folder, replacing
 from pipeline.utils.platform import die_with_parent
 
 

@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pipeline.errors import UserError
 from pipeline.experts.episode import ExpertEpisode
+from pipeline.utils.errors import UserError
 
 if TYPE_CHECKING:
     from pipeline.tasks.robomimic_env import Task

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.flow.path import PATHS, AffinePath, variance_exploding
-from pipeline.image_settings import ImageMethod, ImagePretrainSettings
+from pipeline.settings.images import ImageMethod, ImagePretrainSettings
 
 DATA_DEVIATION = 0.5
 """Standard deviation of image data in [-1, 1] that ``ScaledField`` reckons with, as Karras et al. (2022) do."""

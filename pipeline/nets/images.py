@@ -5,9 +5,9 @@ from math import prod
 
 from torch import nn
 
-from pipeline.blocks import ImageNetSettings, MlpSettings
 from pipeline.nets.mlp import MLP
 from pipeline.nets.unet2d import Unet2D
+from pipeline.settings.blocks import ImageNetSettings, MlpSettings
 
 
 def build_image_net(settings: ImageNetSettings, shape: tuple[int, int, int]) -> nn.Module:

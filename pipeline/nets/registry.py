@@ -2,11 +2,11 @@
 
 from torch import nn
 
-from pipeline.config import MlpSettings, NetSettings, Transformer1dSettings, VisionSettings
 from pipeline.nets.mlp import MLP
 from pipeline.nets.transformer1d import Transformer1D
 from pipeline.nets.unet1d import ConditionalUnet1D
 from pipeline.nets.vision import VisionEncoder
+from pipeline.settings.schema import MlpSettings, NetSettings, Transformer1dSettings, VisionSettings
 
 
 def build_net(settings: NetSettings, horizon: int, action_dim: int, condition_dim: int) -> nn.Module:

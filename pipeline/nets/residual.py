@@ -6,7 +6,6 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import PersidskiiSettings, ResidualRecipe, ResidualSolve
 from pipeline.nets.mlp import MLP
 from pipeline.nets.persidskii import FixedMatrices, PersidskiiResidual
 from pipeline.nets.registry import build_net
@@ -14,6 +13,7 @@ from pipeline.nets.sharing import in_solve
 from pipeline.nets.unet1d import ConditionalUnet1D
 from pipeline.ode.fixed_step import Field
 from pipeline.ode.grids import time_grid
+from pipeline.settings.schema import PersidskiiSettings, ResidualRecipe, ResidualSolve
 from pipeline.stability.parameterization import (
     ContractingFlow,
     ContractingStep,

@@ -10,8 +10,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.nets.weights import load_weights, unwrapped
+from pipeline.utils.errors import UserError
 
 Weights = Literal["ema_model", "net_model"]
 """Of a checkpoint: the moving average of the weights, or the weights themselves."""

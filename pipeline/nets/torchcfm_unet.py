@@ -6,9 +6,9 @@ from pathlib import Path
 
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.nets.torchcfm import Weights, one_line, read_weights
 from pipeline.nets.unet2d import Unet2D
+from pipeline.utils.errors import UserError
 
 _BLOCK = re.compile(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(?:\d+\.)?([a-z].*)")
 """Part of the net, count in it, and layer; between the last two a count inside the block, except in the middle."""

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.nets.embedding import TimeEmbedding
+from pipeline.utils.errors import UserError
 
 POSITION_DEVIATION = 0.02
 """Of what is added to tokens for their place, at first."""

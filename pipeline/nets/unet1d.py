@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from pipeline.errors import UserError
 from pipeline.nets.embedding import TimeEmbedding
+from pipeline.utils.errors import UserError
 
 
 def _by_products(x: Tensor) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 
 class Unet2D(nn.Module):

@@ -10,7 +10,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 _CHANNELS_PER_GROUP = 16
 

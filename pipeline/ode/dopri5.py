@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.ode.fixed_step import STEPS, Field
+from pipeline.utils.errors import UserError
 
 EVALUATIONS = STEPS["dopri5"][1]
 """Evaluations of one step on a given grid. The adaptive solver's seventh, for its error estimate, is the next step's

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
-from pipeline.layout import split_row
 from pipeline.nets.residual import shorter_ratio
 from pipeline.reporting.tables import METHOD_NAMES, TASK_NAMES
+from pipeline.settings.paths import split_row
 from pipeline.stability.certificate import CERTIFIED, UNKNOWN, Certificate
 from pipeline.stability.contraction import input_gain
 from pipeline.stability.recheck import recheck

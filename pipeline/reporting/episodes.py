@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from pipeline.errors import UserError
 from pipeline.evaluation.rollouts import UNPERTURBED, episode_columns
-from pipeline.layout import Entry
+from pipeline.settings.paths import Entry
+from pipeline.utils.errors import UserError
 
 EPISODES_HEADER = ",".join(episode_columns())
 

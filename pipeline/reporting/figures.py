@@ -13,9 +13,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from pipeline.atomic import replacing
-from pipeline.errors import UserError
 from pipeline.reporting.tables import EVALUATION_NAMES, METHOD_NAMES, TABLE_HEADER, TASK_NAMES
+from pipeline.utils.atomic import replacing
+from pipeline.utils.errors import UserError
 
 HISTORY_HEADER = (
     "scale,task,dataset,method,nfe,train_seed,step,epoch,max_score,max_score_low,max_score_high,"

@@ -9,9 +9,9 @@ import pandas as pd
 import torch
 from torch import nn
 
-from pipeline.config import ScaleSettings, TaskSettings
 from pipeline.nets.registry import build_encoder, build_net
 from pipeline.reporting.tables import TASK_NAMES
+from pipeline.settings.schema import ScaleSettings, TaskSettings
 from pipeline.tasks.download import DATA_SETS
 from pipeline.tasks.registry import TASKS
 

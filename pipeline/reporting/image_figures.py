@@ -12,10 +12,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
-from pipeline.atomic import replacing
-from pipeline.errors import UserError
 from pipeline.reporting.figures import STYLE, legend_below, save_figure
 from pipeline.reporting.table1 import DISTANCE_NAMES, IMAGE_METHODS, one_of, require_columns, span
+from pipeline.utils.atomic import replacing
+from pipeline.utils.errors import UserError
 
 IMAGE_HISTORY_HEADER = (
     "scale,dataset,method,nfe,train_seed,step,updates,distance,distance_low,distance_high,"

@@ -6,12 +6,12 @@ from types import MappingProxyType
 
 import pandas as pd
 
-from pipeline.errors import UserError
 from pipeline.evaluation.rollouts import UNPERTURBED
 from pipeline.evaluation.statistics import Interval, mean_interval, paired_difference, proportion_interval
-from pipeline.layout import Entry, ScaleReports, split_row
 from pipeline.reporting.episodes import form_problem, read_episodes, read_metrics, trained_in
 from pipeline.reporting.tables import EVALUATION_NAMES, METHOD_NAMES
+from pipeline.settings.paths import Entry, ScaleReports, split_row
+from pipeline.utils.errors import UserError
 
 ROBUSTNESS_HEADER = (
     "evaluation,method,nfe,perturbation,strength,scale,dataset,train_steps,train_seeds,n_seeds,repeats,"

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.atomic import write_text
 from pipeline.evaluation.rollouts import UNPERTURBED, EpisodeResult, write_episodes
-from pipeline.layout import Entry, fingerprint
+from pipeline.settings.paths import Entry, fingerprint
 from pipeline.tasks.registry import TASKS
 from pipeline.training.checkpoint import Record
+from pipeline.utils.atomic import write_text
 
 
 def write_row_episodes(

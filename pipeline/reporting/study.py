@@ -11,8 +11,8 @@ import numpy as np
 import pandas as pd
 
 from pipeline.evaluation.statistics import Interval, paired_difference
-from pipeline.layout import Entry
 from pipeline.reporting.episodes import read_episodes, read_metrics, trained_in
+from pipeline.settings.paths import Entry
 
 STUDY_HEADER = (
     "evaluation,scale,dataset,train_steps,coupling,nfe,train_seed,n_seeds,max_score,success,"

@@ -11,8 +11,8 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from pipeline.errors import UserError
 from pipeline.evaluation.intervals import t_interval
+from pipeline.utils.errors import UserError
 
 DISTANCES_HEADER = (
     "scale,dataset,method,finetuned_nfe,solver,nfe,sampling_seed,n_samples,features,distance,"

@@ -13,8 +13,6 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from pipeline.atomic import write_text
-from pipeline.errors import UserError
 from pipeline.evaluation.statistics import (
     Interval,
     best_of_repeats,
@@ -22,8 +20,10 @@ from pipeline.evaluation.statistics import (
     paired_difference,
     proportion_interval,
 )
-from pipeline.layout import Entry
 from pipeline.reporting.episodes import read_episodes, read_metrics, trained_in
+from pipeline.settings.paths import Entry
+from pipeline.utils.atomic import write_text
+from pipeline.utils.errors import UserError
 
 TABLE_HEADER = (
     "evaluation,method,nfe,scale,dataset,train_steps,train_seeds,n_seeds,repeats,best,mean,"

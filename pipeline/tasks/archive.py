@@ -6,7 +6,7 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 MAX_UNPACKED_BYTES = 4 * 1024**3  # two orders of magnitude above the largest archive fetched, far below a full disk
 

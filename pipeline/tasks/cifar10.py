@@ -19,9 +19,9 @@ import numpy as np
 from numpy._core.multiarray import _reconstruct
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError
 from pipeline.tasks.fetching import check_digest
 from pipeline.tasks.images import Images
+from pipeline.utils.errors import UserError
 
 FOLDER = "cifar-10-batches-py"
 ARCHIVE_MD5 = "c58f30108f718f92721af3b95e74349a"

@@ -14,7 +14,7 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import ZipStore
 
-from pipeline.errors import UserError
+from pipeline.utils.errors import UserError
 
 STATE = "data/state"
 ACTION = "data/action"

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
-from pipeline.errors import UserError
 from pipeline.tasks import archive
 from pipeline.tasks.demonstrations import Demonstrations, read_pusht
 from pipeline.tasks.fetching import Form, check_digest, fetch_published, first_of
@@ -15,6 +14,7 @@ from pipeline.tasks.image_demonstrations import open_pusht_images
 from pipeline.tasks.kitchen_demonstrations import read_kitchen
 from pipeline.tasks.robomimic_env import Task as RobomimicTask
 from pipeline.tasks.robomimic_files import read_robomimic
+from pipeline.utils.errors import UserError
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 

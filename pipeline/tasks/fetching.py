@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from pipeline.atomic import make_folder
-from pipeline.errors import UserError
 from pipeline.tasks import transfer
+from pipeline.utils.atomic import make_folder
+from pipeline.utils.errors import UserError
 
 MIRROR_VARIABLE = "FLOWTUNE_MIRROR"
 

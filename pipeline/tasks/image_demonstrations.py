@@ -10,8 +10,8 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import ZipStore
 
-from pipeline.errors import UserError
 from pipeline.tasks.demonstrations import Demonstrations, read_pusht, require_whole
+from pipeline.utils.errors import UserError
 
 IMAGE = "data/img"
 SIDE = 96

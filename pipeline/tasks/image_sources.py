@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.errors import UserError
 from pipeline.tasks import cifar10
 from pipeline.tasks.fetching import Form, fetch_published
 from pipeline.tasks.images import Images, load_images
+from pipeline.utils.errors import UserError
 
 
 @dataclass(frozen=True)

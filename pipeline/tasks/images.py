@@ -11,9 +11,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from pipeline.atomic import replacing
-from pipeline.errors import UserError
-from pipeline.seeding import derive
+from pipeline.utils.atomic import replacing
+from pipeline.utils.errors import UserError
+from pipeline.utils.seeding import derive
 
 REQUIRED = ("images", "labels")
 OPTIONAL = ("exact", "name")

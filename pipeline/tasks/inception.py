@@ -5,8 +5,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from pipeline.errors import UserError
 from pipeline.tasks.fetching import MIRROR_VARIABLE, Form, check_digest, fetch_published
+from pipeline.utils.errors import UserError
 
 NAME = "weights-inception-2015-12-05-6726825d.pth"
 URL = f"https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/{NAME}"

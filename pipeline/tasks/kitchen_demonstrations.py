@@ -15,8 +15,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.atomic import replacing
-from pipeline.errors import UserError
 from pipeline.tasks.demonstrations import Demonstrations, read_episodes
 from pipeline.tasks.kitchen import (
     ACTION_DIM,
@@ -29,6 +27,8 @@ from pipeline.tasks.kitchen import (
     STATE_DIM,
 )
 from pipeline.tasks.mujoco_log import parse_log
+from pipeline.utils.atomic import replacing
+from pipeline.utils.errors import UserError
 
 OBSERVATIONS = "observations_seq.npy"
 ACTIONS = "actions_seq.npy"

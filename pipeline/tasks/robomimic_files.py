@@ -20,13 +20,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.atomic import replacing
-from pipeline.errors import UserError
 from pipeline.tasks.demonstrations import Demonstrations, read_episodes
 from pipeline.tasks.robomimic import arm_poses, observation_keys
 from pipeline.tasks.robomimic_actions import FILE_ACTION, absolute_actions, are_absolute, policy_actions
 from pipeline.tasks.robomimic_env import ARMS, Task, env_arguments
 from pipeline.tasks.robomimic_settings import check_env_args
+from pipeline.utils.atomic import replacing
+from pipeline.utils.errors import UserError
 
 Array = NDArray[np.float64]
 

@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.errors import UserError
 from pipeline.tasks.robomimic_env import ENV_VERSION, Task, env_arguments
+from pipeline.utils.errors import UserError
 
 OLDEST_VERSION = "1.2.0"
 """The version of robosuite that robomimic's first files were recorded with; those files do not name it."""

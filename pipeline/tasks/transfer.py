@@ -14,8 +14,8 @@ from urllib.request import Request, urlopen
 
 from tqdm import tqdm
 
-from pipeline.atomic import make_folder, write_text
-from pipeline.errors import UserError
+from pipeline.utils.atomic import make_folder, write_text
+from pipeline.utils.errors import UserError
 
 ATTEMPTS = 5  # in a row without a new byte
 LONGEST_PAUSE_S = 30.0

@@ -11,17 +11,17 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from pipeline.atomic import write_bytes
-from pipeline.config import DataSettings, NetSettings, TaskSettings
-from pipeline.errors import UserError
 from pipeline.evaluation.image_policy import ImagePolicy, Sight, beside_features
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.nets.registry import build_encoder, build_net
 from pipeline.nets.weights import load_weights
 from pipeline.ode.fixed_step import SOLVERS
+from pipeline.settings.schema import DataSettings, NetSettings, TaskSettings
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.registry import TASKS
 from pipeline.training.data import PreparedData
+from pipeline.utils.atomic import write_bytes
+from pipeline.utils.errors import UserError
 from pipeline.utils.precision import Precision
 
 _HEADER = "flowtune"

@@ -9,14 +9,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.atomic import replacing
-from pipeline.config import DataSettings
-from pipeline.errors import UserError
-from pipeline.seeding import derive
+from pipeline.settings.schema import DataSettings
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.registry import Observe
 from pipeline.tasks.windows import cut_windows
+from pipeline.utils.atomic import replacing
+from pipeline.utils.errors import UserError
+from pipeline.utils.seeding import derive
 
 
 @dataclass(frozen=True)

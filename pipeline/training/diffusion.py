@@ -7,8 +7,8 @@ from torch import Tensor, nn
 
 from pipeline.flow.diffusion import make_scheduler, noise_prediction_loss
 from pipeline.flow.pairing import Source
-from pipeline.seeding import Generators
 from pipeline.training.loop import Objective
+from pipeline.utils.seeding import Generators
 
 if TYPE_CHECKING:
     from diffusers.schedulers.scheduling_ddpm import DDPMScheduler

@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
-from pipeline.config import Optimization
-from pipeline.errors import UserError
 from pipeline.evaluation.features import Architecture, EmbeddedNet, require_uint8
-from pipeline.seeding import Generators, derive
+from pipeline.settings.schema import Optimization
 from pipeline.training.loop import Batches, Log, Objective, train
+from pipeline.utils.errors import UserError
+from pipeline.utils.seeding import Generators, derive
 
 _ROWS = 1024  # images classified at once
 

@@ -12,8 +12,6 @@ from accelerate import Accelerator
 from pydantic import ValidationError
 from torch import Tensor, nn
 
-from pipeline.complaints import line
-from pipeline.config import Optimization, Solver
 from pipeline.flow.coupling import AHEAD, make_coupling
 from pipeline.flow.covariance import COVARIANCES
 from pipeline.flow.objective import reconstruct
@@ -23,7 +21,8 @@ from pipeline.nets.lora import add_lora, merge_lora
 from pipeline.nets.modes import evaluating
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.ode.gradient import GRADIENTS, Gradient
-from pipeline.seeding import Generators
+from pipeline.settings.messages import line
+from pipeline.settings.schema import Optimization, Solver
 from pipeline.training.guard import Guard, Reading
 from pipeline.training.loop import Batches, Log, evenly_spaced, train
 from pipeline.training.mle import Reconstruction
@@ -31,6 +30,7 @@ from pipeline.training.resume import claim, fingerprint, healthy, kept_precision
 from pipeline.training.sources import Data, as_rows, as_source
 from pipeline.training.watch import Watch
 from pipeline.utils.precision import Precision, PrecisionSetting, autocast, begun_with, native
+from pipeline.utils.seeding import Generators
 
 _SOLVERS: tuple[Solver, ...] = get_args(Solver)
 

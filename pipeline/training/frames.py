@@ -17,17 +17,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.atomic import make_folder, replacing
-from pipeline.config import DataSettings
-from pipeline.errors import UserError
 from pipeline.evaluation.image_policy import Sight
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.nets.modes import evaluating
 from pipeline.nets.vision import VisionEncoder, joined, pack, random_crops
+from pipeline.settings.schema import DataSettings
 from pipeline.tasks.image_demonstrations import BLOCK, ImageDemonstrations
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.data import PreparedData, prepare
 from pipeline.training.resume import fingerprint
+from pipeline.utils.atomic import make_folder, replacing
+from pipeline.utils.errors import UserError
 
 _IMAGES, _WINDOWS, _HELD_OUT = "images", "windows", "held_out_windows"
 

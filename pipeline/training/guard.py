@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluation.diversity import Diversity, Sampler, measure_diversity
-from pipeline.seeding import derive
+from pipeline.utils.seeding import derive
 
 REFERENCE_NFE = 16
 """The base model's spread is taken at this many evaluations, where its samples follow the data: at one evaluation flow

@@ -10,16 +10,16 @@ from pydantic import StringConstraints, TypeAdapter, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
-from pipeline.atomic import write_bytes
-from pipeline.blocks import ImageNetSettings
-from pipeline.errors import UserError
 from pipeline.evaluation.image_models import DiffusionModel, FlowModel, ImageModel, ResidualModel
 from pipeline.flow.image_methods import make_field, path_of
-from pipeline.image_settings import SHAPES, ImageMethod, ImagePretrainSettings, ImageResidualRecipe, ImageTask
 from pipeline.nets.images import build_image_net
 from pipeline.nets.mlp import MLP
 from pipeline.nets.residual import PlainResidual, residual_grid, silence
 from pipeline.nets.weights import load_weights
+from pipeline.settings.blocks import ImageNetSettings
+from pipeline.settings.images import SHAPES, ImageMethod, ImagePretrainSettings, ImageResidualRecipe, ImageTask
+from pipeline.utils.atomic import write_bytes
+from pipeline.utils.errors import UserError
 
 _HEADER = "flowtune_images"
 _VERSION = 1

@@ -9,8 +9,8 @@ from pipeline.evaluation.fid import FeatureStatistics, reference_statistics
 from pipeline.evaluation.generation import Distance, measure_distance
 from pipeline.evaluation.image_models import ImageModel
 from pipeline.evaluation.intervals import t_interval
-from pipeline.image_settings import ImageTaskSettings
-from pipeline.layout import ImageFiles
+from pipeline.settings.images import ImageTaskSettings
+from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import load_images
 
 

@@ -3,16 +3,16 @@
 import torch
 from torch import Tensor, nn
 
-from pipeline.blocks import CoupledOptimization
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.image_methods import FLOW_METHODS, ScaledField, path_of
 from pipeline.flow.pairing import NO_MODELS, Source
-from pipeline.image_settings import ImageMethod, ImagePretrainSettings
-from pipeline.seeding import Generators
+from pipeline.settings.blocks import CoupledOptimization
+from pipeline.settings.images import ImageMethod, ImagePretrainSettings
 from pipeline.tasks.images import as_float
 from pipeline.training.diffusion import NoisePrediction
 from pipeline.training.loop import Batches, Objective
 from pipeline.training.pretrain import FlowMatching
+from pipeline.utils.seeding import Generators
 
 
 class ScaledMatching(FlowMatching):

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Protocol
 
-from pipeline.atomic import make_folder, write_text
+from pipeline.utils.atomic import make_folder, write_text
 
 
 class Sink(Protocol):

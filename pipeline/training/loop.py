@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
-from pipeline.atomic import replacing
-from pipeline.config import Optimization
 from pipeline.nets.ema import averaged
-from pipeline.seeding import Generators
+from pipeline.settings.schema import Optimization
+from pipeline.utils.atomic import replacing
 from pipeline.utils.precision import autocast
+from pipeline.utils.seeding import Generators
 
 Log = Callable[[dict[str, float], int], None]
 """(metrics, step) → None."""

@@ -11,10 +11,10 @@ from pipeline.flow.pairing import NO_MODELS, Coupling, Source
 from pipeline.flow.path import AffinePath
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.ode.gradient import Gradient, update_passes
-from pipeline.seeding import Generators
 from pipeline.training.loop import BatchSource, Objective
 from pipeline.training.pretrain import drawn_matching_loss
 from pipeline.training.teacher import Teacher
+from pipeline.utils.seeding import Generators
 
 FM_UPDATE = 3
 """Cost of one flow-matching update in forward passes: one forward, and a backward of twice that."""

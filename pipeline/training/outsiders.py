@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.flow.pairing import Source
-from pipeline.seeding import Generators
 from pipeline.training.loop import Objective
+from pipeline.utils.seeding import Generators
 
 INTERMEDIATE_TIME = 0.9
 """t* of the minimal iterative policy, as its authors set it."""

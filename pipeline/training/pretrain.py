@@ -6,8 +6,8 @@ from torch import Tensor, nn
 from pipeline.flow.objective import flow_matching_loss
 from pipeline.flow.pairing import NO_MODELS, Coupling, Source
 from pipeline.flow.path import AffinePath
-from pipeline.seeding import Generators
 from pipeline.training.loop import Objective
+from pipeline.utils.seeding import Generators
 
 
 class FlowMatching(Objective):

@@ -4,17 +4,17 @@ from pathlib import Path
 
 from torch import nn
 
-from pipeline.config import FinetuneRecipe, PretrainSettings
-from pipeline.errors import UserError
 from pipeline.flow.coupling import AHEAD, added_solves, atypical, make_coupling
 from pipeline.flow.covariance import COVARIANCES
 from pipeline.flow.path import PATHS
 from pipeline.nets.lora import add_lora
-from pipeline.seeding import Generators
+from pipeline.settings.schema import FinetuneRecipe, PretrainSettings
 from pipeline.training.loop import Batches
 from pipeline.training.mle import FM_UPDATE, Reconstruction, update_cost
 from pipeline.training.pretrain import FlowMatching
 from pipeline.training.teacher import Teacher, solved_ahead
+from pipeline.utils.errors import UserError
+from pipeline.utils.seeding import Generators
 
 
 def flow_matching(net: nn.Module, pretrain: PretrainSettings, generators: Generators) -> FlowMatching:

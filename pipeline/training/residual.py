@@ -8,7 +8,6 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import PersidskiiSettings, ResidualRecipe, ResidualSolve
 from pipeline.evaluation.residual_policy import solve_residual
 from pipeline.flow.coupling import AHEAD, make_coupling
 from pipeline.flow.objective import reconstruct
@@ -17,7 +16,7 @@ from pipeline.nets.modes import evaluating
 from pipeline.nets.persidskii import PersidskiiResidual
 from pipeline.nets.residual import Residual, longest_step, residual_grid, step_ratio
 from pipeline.ode.fixed_step import uniform_grid
-from pipeline.seeding import Generators
+from pipeline.settings.schema import PersidskiiSettings, ResidualRecipe, ResidualSolve
 from pipeline.stability.parameterization import (
     UnconstrainedSystem,
     contraction_penalty,
@@ -26,6 +25,7 @@ from pipeline.stability.parameterization import (
 )
 from pipeline.training.loop import Batches, Objective
 from pipeline.training.teacher import Teacher, solved_ahead
+from pipeline.utils.seeding import Generators
 
 
 class ResidualReconstruction(Objective):

@@ -9,14 +9,14 @@ from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from pipeline.atomic import write_bytes
-from pipeline.config import ResidualRecipe
-from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.residual_policy import ResidualPolicy
 from pipeline.nets.residual import build_residual, residual_grid
 from pipeline.nets.weights import load_weights
+from pipeline.settings.schema import ResidualRecipe
 from pipeline.training.checkpoint import Record, build_policy, load_policy, read_record, save_policy
+from pipeline.utils.atomic import write_bytes
+from pipeline.utils.errors import UserError
 
 _HEADER = "flowtune_residual"
 

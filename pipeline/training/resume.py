@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from pipeline.atomic import write_text
+from pipeline.utils.atomic import write_text
 
 
 def fingerprint(net: nn.Module, settings: str) -> str:

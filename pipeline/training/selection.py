@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
-from pipeline.config import PretrainSettings
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.flow.objective import flow_matching_loss
 from pipeline.flow.path import PATHS
 from pipeline.nets.modes import evaluating
-from pipeline.seeding import derive
+from pipeline.settings.schema import PretrainSettings
 from pipeline.training.data import PreparedData
+from pipeline.utils.seeding import derive
 
 _DRAWS = 8
 

@@ -10,11 +10,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from pipeline.config import Optimization, StudySettings, TaskSettings
-from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import run_episodes, validation_seeds
-from pipeline.seeding import Generators
+from pipeline.settings.schema import Optimization, StudySettings, TaskSettings
 from pipeline.training.checkpoint import Record, build_policy, load_policy, save_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.journal import Sink, TrainingLog
@@ -22,7 +20,9 @@ from pipeline.training.loop import Batches, Objective, evenly_spaced, train
 from pipeline.training.outsiders import MinimalIterative, MinimalIterativeField, Regression, RegressionField
 from pipeline.training.recipe import fallback_share, flow_matching, maximum_likelihood, within_budget
 from pipeline.training.selection import Candidate, Selection, select
+from pipeline.utils.errors import UserError
 from pipeline.utils.precision import autocast
+from pipeline.utils.seeding import Generators
 
 OUTSIDERS: dict[str, Callable[[nn.Module], nn.Module]] = {"regression": RegressionField, "mip": MinimalIterativeField}
 """What makes a velocity field of the net of a policy that is no flow."""

@@ -11,12 +11,12 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pipeline.atomic import replacing
 from pipeline.flow.objective import reconstruct
 from pipeline.flow.pairing import Source
 from pipeline.nets.modes import in_evaluation_mode
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.training.loop import Batches
+from pipeline.utils.atomic import replacing
 from pipeline.utils.precision import PrecisionSetting, autocast
 
 _ROWS = 4096  # solved at once

@@ -14,15 +14,12 @@ from safetensors import SafetensorError
 from safetensors.torch import load, save
 from torch import Tensor, nn
 
-from pipeline.atomic import write_bytes
-from pipeline.config import Optimization, ToySettings
-from pipeline.errors import UserError
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.marginal import eight_points, two_points
 from pipeline.flow.path import i_cfm
 from pipeline.nets.registry import build_net
 from pipeline.ode.fixed_step import Field, solve, uniform_grid
-from pipeline.seeding import Generators, derive
+from pipeline.settings.schema import Optimization, ToySettings
 from pipeline.stability.parameterization import (
     ACTIVATIONS,
     ContractingFlow,
@@ -33,6 +30,9 @@ from pipeline.tasks.toys import CLOCK, LAP, SETTLING_TIME, DrivenSystem, clock, 
 from pipeline.training.loop import Batches, Log, Objective, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
+from pipeline.utils.atomic import write_bytes
+from pipeline.utils.errors import UserError
+from pipeline.utils.seeding import Generators, derive
 
 _ROWS = 4096  # of the tables that the systems' training batches are drawn from
 _SETTLING_STEPS = 20

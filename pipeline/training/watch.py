@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from pipeline.atomic import replacing
 from pipeline.training.guard import Reading
+from pipeline.utils.atomic import replacing
 
 
 class Watch:

@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, cast
 
-from pipeline.atomic import write_text
+from pipeline.utils.atomic import write_text
 
 if TYPE_CHECKING:
     import torch

@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import DataSettings
 from pipeline.evaluation import baselines
 from pipeline.evaluation.baselines import NearestDemoPolicy, RandomPolicy, SmallImages, shrunk
 from pipeline.evaluation.rollouts import Episode, rollout
+from pipeline.settings.schema import DataSettings
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.vector import Evaluation, Transition

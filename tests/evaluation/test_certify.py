@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import UserError
 from pipeline.evaluation import certify
 from pipeline.evaluation.certify import certify_residual, measure_decay
 from pipeline.evaluation.residual_policy import ResidualPolicy
 from pipeline.nets.persidskii import FixedMatrices, PersidskiiResidual
 from pipeline.training.checkpoint import build_policy
 from pipeline.training.residual_checkpoint import make_residual_policy
+from pipeline.utils.errors import UserError
 from tests.evaluation.test_residual_policy import RECORD
 from tests.nets.test_residual_nets import recipe
 

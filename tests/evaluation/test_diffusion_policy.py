@@ -5,13 +5,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.evaluation.diffusion_policy import DiffusionPolicy, Sampler
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.rollouts import Episode, rollout
 from pipeline.flow.action_diffusion import ddim, ddpm
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.vector import Evaluation, Transition
+from pipeline.utils.errors import UserError
 
 STATES = np.random.default_rng(0).normal(size=(5, 2, 3))
 

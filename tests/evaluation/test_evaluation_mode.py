@@ -8,8 +8,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import config
-from pipeline.closure import ROOT
 from pipeline.evaluation.diffusion_policy import DiffusionPolicy
 from pipeline.evaluation.diversity import measure_diversity
 from pipeline.evaluation.generation import image_blocks
@@ -18,12 +16,14 @@ from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.residual_policy import ResidualPolicy
 from pipeline.evaluation.robustness import Disturbed
 from pipeline.nets.residual import PlainResidual
+from pipeline.settings import schema
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.data import PreparedData
 from pipeline.training.fine_tune import fine_tune, sample
 from pipeline.training.guard import Guard
 from pipeline.training.selection import held_out_loss
 from pipeline.training.teacher import Teacher
+from pipeline.utils.code_deps import ROOT
 
 GENERATOR = torch.Generator().manual_seed(0)
 NOISE, CONDITION = torch.randn(3, 4, 2, generator=GENERATOR), torch.randn(3, 2, generator=GENERATOR)
@@ -82,7 +82,7 @@ def figures(diversity: Any) -> Tensor:
     return torch.tensor([diversity.spread, diversity.best_of_k, diversity.reconstruction_error])
 
 
-PRETRAIN = config.load(ROOT / "params.yaml").starter.pusht.pretrain
+PRETRAIN = schema.load(ROOT / "params.yaml").starter.pusht.pretrain
 INFERENCES: dict[str, Callable[[nn.Module], Tensor]] = {
     "sample": lambda net: sample(net, NOISE, nfe=2),
     "policy": lambda net: acted(policy(net).acting(2)),

@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.errors import UserError
 from pipeline.evaluation.features import (
     _ROWS,
     EMBEDDED,
@@ -17,6 +16,7 @@ from pipeline.evaluation.features import (
     load_extractor,
     save_extractor,
 )
+from pipeline.utils.errors import UserError
 
 SHAPES = [(1, 8, 8), (3, 32, 32)]
 

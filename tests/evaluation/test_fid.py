@@ -16,7 +16,6 @@ from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorIncepti
 from torch_fidelity.metric_fid import fid_features_to_statistics
 from torch_fidelity.registry import FEATURE_EXTRACTORS_REGISTRY
 
-from pipeline.errors import UserError
 from pipeline.evaluation import fid
 from pipeline.evaluation.features import (
     EMBEDDED,
@@ -36,6 +35,7 @@ from pipeline.evaluation.fid import (
     image_statistics,
     reference_statistics,
 )
+from pipeline.utils.errors import UserError
 
 DIMENSION = 16
 PER_FOLDER = 20

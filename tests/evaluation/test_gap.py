@@ -5,12 +5,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.evaluation.gap import Gap, measure_adaptive_gap, measure_gap
 from pipeline.flow.marginal import MarginalField, eight_points, two_points
 from pipeline.flow.path import i_cfm
 from pipeline.ode.fixed_step import Field, solve
 from pipeline.ode.grids import GRIDS, time_grid
+from pipeline.utils.errors import UserError
 
 END = 0.9
 TRUE = MarginalField(eight_points(), i_cfm(0.3))

@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.evaluation import generation
 from pipeline.evaluation.features import Architecture, EmbeddedNet, ImageFeatures, embedded_features, save_extractor
 from pipeline.evaluation.fid import FeatureStatistics, frechet_distance, image_statistics
 from pipeline.evaluation.generation import Distance, Shape, image_blocks, measure_distance
 from pipeline.evaluation.image_models import FlowModel
+from pipeline.utils.errors import UserError
 
 SHAPE: Shape = (1, 8, 8)
 BATCH = 16

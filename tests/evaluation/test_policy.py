@@ -5,11 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.nets.mlp import MLP
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.utils import precision
+from pipeline.utils.errors import UserError
 
 
 class Pull(nn.Module):

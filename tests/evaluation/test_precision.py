@@ -4,9 +4,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import PrecisionSettings
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.precision import Variation, Varied, variations
+from pipeline.settings.schema import PrecisionSettings
 from pipeline.tasks.normalizer import Normalizer
 
 SETTINGS = PrecisionSettings(seeds=3, noise_scales=[0.5, 0.0], held_noises=2, fine_nfe=8, chunk=2)

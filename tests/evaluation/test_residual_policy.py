@@ -8,11 +8,11 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from pipeline.config import DataSettings, MlpSettings
-from pipeline.errors import UserError
 from pipeline.evaluation.residual_policy import ResidualPolicy
+from pipeline.settings.schema import DataSettings, MlpSettings
 from pipeline.training.checkpoint import Record, build_policy, load_policy, round_weights, save_policy
 from pipeline.training.residual_checkpoint import load_model, make_residual_policy, read_recipe, save_residual_policy
+from pipeline.utils.errors import UserError
 from tests.nets.test_residual_nets import recipe
 
 DATA = DataSettings(

@@ -14,11 +14,11 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from pipeline.errors import UserError
 from pipeline.evaluation.rollouts import BLOCK, EPISODE_COLUMNS, Episode, EpisodeResult, rollout, write_episodes
 from pipeline.evaluation.video import best_median_worst, record
 from pipeline.tasks import pusht
 from pipeline.tasks.vector import ChunkedWorkers, Evaluation, Transition
+from pipeline.utils.errors import UserError
 
 
 class PushThrough:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.tracking import create_store
+from pipeline.tracking.store import create_store
 from tests.faults.bench import DRIVERS
 from tests.faults.plan import KINDS, Row, trials, try_it
 from tests.faults.tables import write_tables
@@ -76,7 +76,7 @@ def undisturbed(work: Path) -> Project:
         for folder in (root, work / "mlflow", work / "mlflow_root"):
             shutil.rmtree(folder, ignore_errors=True)
         print("an undisturbed run, to compare with", file=sys.stderr)
-        make_project(root).check("pipeline.repro")
+        make_project(root).check("pipeline.orchestration.repro")
         create_store(work / "mlflow_root")
         (work / "mlflow_root" / ".flowtune").rename(work / "mlflow")
         done.write_text(code, encoding="utf-8")
@@ -84,7 +84,7 @@ def undisturbed(work: Path) -> Project:
 
 
 def _digest() -> str:
-    from pipeline.provenance import hash_files
+    from pipeline.utils.provenance import hash_files
 
     return hash_files([ROOT / "pipeline", ROOT / "stages", ROOT / "dvc.yaml", ROOT / "tests" / "project.py"])
 

@@ -25,11 +25,11 @@ GONE_S = 20.0
 """How long after a kill its processes may take to be gone."""
 
 DRIVERS = {
-    "make repro": ["-m", "pipeline.repro", "--jobs", "2"],
+    "make repro": ["-m", "pipeline.orchestration.repro", "--jobs", "2"],
     "dvc repro": ["-m", "dvc", "repro"],
     "Prefect flow": [
         "-c",
-        "import sys; from pipeline.flows import tables; "
+        "import sys; from pipeline.orchestration.prefect_flows import tables; "
         "sys.exit(not tables('all', parallel=2, return_state=True).is_completed())",
     ],
 }

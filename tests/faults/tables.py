@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 
-from pipeline.atomic import write_text
-from pipeline.provenance import git_commit, hardware
+from pipeline.utils.atomic import write_text
+from pipeline.utils.provenance import git_commit, hardware
 from tests.faults.bench import DRIVERS
 from tests.faults.plan import KINDS, Row
 from tests.project import ROOT

@@ -19,7 +19,7 @@ def bench(made: Project, tmp_path: Path) -> Bench:
 
 def test_a_killed_run_is_survived(made: Project, tmp_path: Path) -> None:
     row = try_it(Trial("kill", "SIGKILL driver", "make repro", 0), made, tmp_path, seed=3, env={})
-    assert row.verdict == "survived" and row.what.startswith("SIGKILL to pipeline.repro")
+    assert row.verdict == "survived" and row.what.startswith("SIGKILL to pipeline.orchestration.repro")
 
 
 def test_reports_of_an_earlier_run_are_no_damage_but_a_difference(bench: Bench) -> None:

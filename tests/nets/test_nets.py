@@ -6,10 +6,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import config
-from pipeline.closure import ROOT
-from pipeline.config import MlpSettings, NetSettings, ResidualRecipe, Unet1dSettings
-from pipeline.errors import UserError
 from pipeline.flow.action_diffusion import make_scheduler
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.path import PATHS
@@ -19,13 +15,17 @@ from pipeline.nets.registry import build_encoder, build_net
 from pipeline.nets.residual import build_residual
 from pipeline.nets.unet1d import ConditionalUnet1D
 from pipeline.nets.vision import ImageConditioned, pack
-from pipeline.seeding import Generators
+from pipeline.settings import schema
+from pipeline.settings.schema import MlpSettings, NetSettings, ResidualRecipe, Unet1dSettings
 from pipeline.tasks.registry import TASKS
 from pipeline.training.diffusion import NoisePrediction
 from pipeline.training.loop import Batches, Objective, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
 from pipeline.training.residual import residual_training
+from pipeline.utils.code_deps import ROOT
+from pipeline.utils.errors import UserError
+from pipeline.utils.seeding import Generators
 
 MLP = MlpSettings(kind="mlp", width=16, depth=2, expansion=2, time_features=8)
 UNET = Unet1dSettings(kind="unet1d", channels=[16, 32], kernel=3, groups=4, time_features=8)
@@ -96,7 +96,7 @@ def test_a_horizon_that_cannot_be_halved_is_refused() -> None:
         ConditionalUnet1D(10, 2, 5, **PAPER_UNET)
 
 
-PAPER = config.load(ROOT / "params.yaml").paper
+PAPER = schema.load(ROOT / "params.yaml").paper
 
 
 @pytest.mark.parametrize("task", PAPER.tasks)

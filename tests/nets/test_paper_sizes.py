@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipeline.blocks import Unet1dSettings
 from pipeline.nets.registry import build_net
+from pipeline.settings.blocks import Unet1dSettings
 
 PAPER_UNET = Unet1dSettings(kind="unet1d", channels=[256, 512, 1024], kernel=5, groups=8, time_features=256)
 HORIZON = 16

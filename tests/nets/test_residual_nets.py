@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import MlpSettings, PersidskiiSettings, ResidualRecipe, StabilityKind, Unet1dSettings
 from pipeline.nets.persidskii import FixedMatrices, PersidskiiResidual
 from pipeline.nets.residual import build_residual, longest_step, residual_grid, shorter_ratio, step_ratio
 from pipeline.ode.fixed_step import solve, uniform_grid
+from pipeline.settings.schema import MlpSettings, PersidskiiSettings, ResidualRecipe, StabilityKind, Unet1dSettings
 
 HORIZON, ACTION, CONDITION = 4, 2, 3
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.nets.torchcfm import TorchCFMField, load_torchcfm
 from pipeline.training.fine_tune import fine_tune, sample
+from pipeline.utils.errors import UserError
 
 pytest.importorskip("torchcfm")
 

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.nets.torchcfm_unet import load_torchcfm_unet2d
 from pipeline.nets.unet2d import Unet2D
 from pipeline.training.fine_tune import fine_tune
+from pipeline.utils.errors import UserError
 
 pytest.importorskip("torchcfm")
 

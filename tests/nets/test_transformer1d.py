@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.flow.objective import reconstruct
 from pipeline.nets.transformer1d import Transformer1D
 from pipeline.ode.fixed_step import uniform_grid
+from pipeline.utils.errors import UserError
 
 SMALL = {"width": 32, "depth": 2, "heads": 4, "dropout": 0.1, "condition_tokens": 2, "time_features": 8}
 

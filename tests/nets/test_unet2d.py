@@ -8,10 +8,10 @@ import torch
 from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
-from pipeline.errors import UserError
 from pipeline.evaluation.residual_policy import solve_residual
 from pipeline.nets.residual import PlainResidual
 from pipeline.nets.unet2d import Unet2D
+from pipeline.utils.errors import UserError
 
 SMALL: dict[str, Any] = {
     "channels": 8, "multipliers": (1, 2), "blocks": 1, "attention": (4,), "head_channels": 4, "groups": 4,

@@ -5,7 +5,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pipeline.errors import UserError
 from pipeline.nets.vision import (
     ImageConditioned,
     VisionEncoder,
@@ -15,6 +14,7 @@ from pipeline.nets.vision import (
     random_crops,
     unpack,
 )
+from pipeline.utils.errors import UserError
 
 
 def images(*shape: int) -> Tensor:

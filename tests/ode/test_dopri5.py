@@ -8,9 +8,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.ode import dopri5
 from pipeline.ode.gradient import replay_dopri5
+from pipeline.utils.errors import UserError
 
 X0 = torch.linspace(0.5, 2.0, 5, dtype=torch.float64)
 

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 from torchdiffeq import odeint
 
-from pipeline.benchmarks.gradients import saved_bytes
 from pipeline.ode.fixed_step import SOLVERS, STEPS, Field, solve, uniform_grid
 from pipeline.ode.gradient import GRADIENTS, Gradient, replay_dopri5, solve_for_training, update_passes
+from pipeline.perf.gradients import saved_bytes
 
 UNEVEN = [0.0, 0.1, 0.35, 0.6, 1.0]
 BATCH, DIM, HIDDEN = 5, 3, 7

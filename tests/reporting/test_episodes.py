@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.errors import UserError
 from pipeline.evaluation.rollouts import EPISODE_COLUMNS
-from pipeline.layout import Entry
 from pipeline.reporting.episodes import EPISODES_HEADER, read_episodes, read_metrics
+from pipeline.settings.paths import Entry
+from pipeline.utils.errors import UserError
 
 ENTRY = Entry("pusht_b", "ft_fm", 16)
 

@@ -6,10 +6,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline.errors import UserError
 from pipeline.reporting import figures
 from pipeline.reporting.figures import HISTORY_HEADER, figure_2b, score_vs_nfe
 from pipeline.reporting.tables import TABLE_HEADER
+from pipeline.utils.errors import UserError
 
 
 def history(fm_epochs: float = 20.0) -> pd.DataFrame:

@@ -2,11 +2,11 @@
 
 import pytest
 
-from pipeline import config
-from pipeline.closure import ROOT
 from pipeline.reporting.hyperparameters import hyperparameters_markdown, table_d1, table_d2
+from pipeline.settings import schema
+from pipeline.utils.code_deps import ROOT
 
-PAPER = config.load(ROOT / "params.yaml").paper
+PAPER = schema.load(ROOT / "params.yaml").paper
 TASKS = ["pusht_image", "kitchen", "transport"]
 
 
@@ -31,7 +31,7 @@ def test_markdown_shows_the_papers_value_where_it_differs() -> None:
 
 
 def test_counts_stay_whole_beside_one_that_nobody_knows_yet() -> None:
-    lab = config.load(ROOT / "params.yaml").lab
+    lab = schema.load(ROOT / "params.yaml").lab
     lines = table_d2(lab, ["lift", "transport"]).to_csv(index=False).splitlines()
     assert lines[1].startswith("lift,1,1,10,70,200,False")
     assert lines[2].startswith("transport,2,3,20,,700,False,2,3,20,200,700,")

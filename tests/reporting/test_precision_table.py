@@ -2,11 +2,11 @@
 
 import pytest
 
-from pipeline.config import DataSettings, MlpSettings
 from pipeline.evaluation.diversity import Diversity
 from pipeline.evaluation.precision import Variation
 from pipeline.evaluation.rollouts import EpisodeResult
 from pipeline.reporting.precision import PRECISION_HEADER, precision_rows, precision_table
+from pipeline.settings.schema import DataSettings, MlpSettings
 from pipeline.training.checkpoint import Record
 
 DATA = DataSettings(

@@ -6,10 +6,10 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.layout import Entry, ScaleReports
 from pipeline.reporting.episodes import EPISODES_HEADER
 from pipeline.reporting.robustness import disturbed_results, robustness_markdown, robustness_table
+from pipeline.settings.paths import Entry, ScaleReports
+from pipeline.utils.errors import UserError
 
 FM, RES = Entry("pusht_b", "fm", 16), Entry("pusht_b", "resft_fm", 16)
 SCORES = {

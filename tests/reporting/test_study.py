@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 
 from pipeline.evaluation.statistics import Interval
-from pipeline.layout import Entry
 from pipeline.reporting.episodes import EPISODES_HEADER
 from pipeline.reporting.study import (
     STUDY_HEADER,
@@ -23,6 +22,7 @@ from pipeline.reporting.study import (
 )
 from pipeline.reporting.study_figures import difference_panels, score_panels
 from pipeline.reporting.study_markdown import study_markdown
+from pipeline.settings.paths import Entry
 
 SEEDS = range(100_000, 100_040)
 CHOSEN = {1: "reflow", 2: "reflow", 16: "nearest"}

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from pipeline.errors import UserError
 from pipeline.reporting.table1 import (
     DISTANCES_HEADER,
     HALVES_HEADER,
@@ -25,6 +24,7 @@ from pipeline.reporting.table1 import (
 )
 from pipeline.reporting.table1_checks import checks, digits
 from pipeline.reporting.table1_markdown import table1_markdown
+from pipeline.utils.errors import UserError
 
 HALVES = Halves(0.2, 0.02, 750, 5)
 

@@ -9,8 +9,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from pipeline.errors import UserError
-from pipeline.layout import Entry
 from pipeline.reporting.episodes import EPISODES_HEADER
 from pipeline.reporting.tables import (
     PAPER,
@@ -22,6 +20,8 @@ from pipeline.reporting.tables import (
     task_table,
     write_table,
 )
+from pipeline.settings.paths import Entry
+from pipeline.utils.errors import UserError
 
 SEEDS = range(100000, 100040)
 FM, FT = Entry("pusht_b", "fm", 16), Entry("pusht_b", "ft_fm", 16)

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.closure import ROOT
 from pipeline.stability.certificate import Certificate, Counterexample, issue
 from pipeline.stability.contraction import certify_flow, certify_step
 from pipeline.stability.iss import certify_iss
 from pipeline.stability.recheck import recheck
 from pipeline.stability.regions import certify_region, equilibria
 from pipeline.stability.system import System
+from pipeline.utils.code_deps import ROOT
 
 SYSTEM = System([[-2.0, 0.3], [-0.4, -1.5]], ([[0.5], [-0.7]],), ([[1.0, 0.5]],), ("tanh",))
 LINE = System([[-1.0]], ([[2.0]],), ([[1.0]],), ("tanh",))

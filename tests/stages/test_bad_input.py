@@ -57,7 +57,7 @@ SETTINGS = [
 ]
 
 
-@pytest.mark.parametrize("program", ["pipeline.repro", "stages.check"])
+@pytest.mark.parametrize("program", ["pipeline.orchestration.repro", "stages.check"])
 @pytest.mark.parametrize(("key", "value", "line"), SETTINGS, ids=[f"{key}={value}" for key, value, _ in SETTINGS])
 def test_a_wrong_setting(project: Project, program: str, key: str, value: object, line: str) -> None:
     project.params(key, value)
@@ -66,7 +66,7 @@ def test_a_wrong_setting(project: Project, program: str, key: str, value: object
 
 def test_an_unknown_scale_on_the_command_line(project: Project) -> None:
     line = "error: params.yaml: scale: given 'nowhere', allowed: starter, lab, paper"
-    assert refused(project, "pipeline.repro", "nowhere") == line
+    assert refused(project, "pipeline.orchestration.repro", "nowhere") == line
 
 
 @pytest.mark.parametrize(
@@ -177,7 +177,7 @@ def test_a_file_where_the_reports_folder_should_be(made: Project, tmp_path: Path
     (project.root / "reports").touch()
     problem = "reports: is a file, but a folder is needed there; remove or rename it"
     assert refused(project, "stages.pretrain", *OF_TASK) == f"error: {problem}"
-    assert refused(project, "pipeline.repro") == f"error: {project.root}/{problem}"
+    assert refused(project, "pipeline.orchestration.repro") == f"error: {project.root}/{problem}"
 
 
 EVALUATE = ("stages.evaluate_rollouts", "--nfe", "1")

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
 from pipeline.reporting.episodes import EPISODES_HEADER
+from pipeline.utils.errors import UserError
 from stages.compare_episodes import compared
 
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.atomic import replacing
+from pipeline.utils.atomic import replacing
 from pipeline.experts.episode import ExpertEpisode
 
 

@@ -153,7 +153,7 @@ def test_a_stage_dies_with_dvc_while_it_still_imports(made: Project, tmp_path: P
 def test_dvc_and_its_stage_die_with_the_program_that_runs_the_pipeline(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     project.params("starter.pusht.pretrain.steps", 100_000)
-    repro = project.start("pipeline.repro")
+    repro = project.start("pipeline.orchestration.repro")
     wait_for(lambda: "pretrain" in names_of(project), "the stage to be at work")
     kill(repro)
     wait_for(lambda: not project.processes(), "dvc and the stage to die", seconds=60)

@@ -8,13 +8,13 @@ from typing import get_args
 import pandas as pd
 import pytest
 
-from pipeline.image_settings import ImageMethod
 from pipeline.reporting.episodes import EPISODES_HEADER
 from pipeline.reporting.figures import HISTORY_HEADER
 from pipeline.reporting.gap import GAP_HEADER
 from pipeline.reporting.robustness import ROBUSTNESS_HEADER
 from pipeline.reporting.table1 import TABLE1_HEADER
 from pipeline.reporting.tables import TABLE_HEADER
+from pipeline.settings.images import ImageMethod
 from pipeline.stability.recheck import recheck
 from tests.project import Project, executed
 
@@ -181,21 +181,23 @@ def test_fm_is_trained_on_for_the_same_compute(made: Project) -> None:
 
 def test_a_second_run_and_another_scale_re_run_nothing(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
-    assert executed(project.check("pipeline.repro").stdout) == []
+    assert executed(project.check("pipeline.orchestration.repro").stdout) == []
 
-    project.check("pipeline.scale", "lab")
+    project.check("pipeline.settings.scale", "lab")
     ran = executed(project.check("dvc", "repro", "prepare@lab-pusht", FLOWTUNE_TRACKING="on").stdout)
     assert ran == ["check", "fetch@lab-pusht", "prepare@lab-pusht"]
     parents_and_children_are_recorded(project.root)
 
-    assert executed(project.check("pipeline.repro", "starter").stdout) == ["check"]  # whose output is the same
+    assert executed(project.check("pipeline.orchestration.repro", "starter").stdout) == [
+        "check"
+    ]  # whose output is the same
     assert project.files("reports") == made.files("reports")
 
 
 def parents_and_children_are_recorded(root: Path) -> None:
     from mlflow import MlflowClient
 
-    from pipeline.tracking import EXPERIMENT, store_uri
+    from pipeline.tracking.store import EXPERIMENT, store_uri
 
     client = MlflowClient(store_uri(root))
     experiment = client.get_experiment_by_name(EXPERIMENT)
@@ -245,7 +247,7 @@ def test_a_broken_branch_costs_its_own_rows_only(made: Project, tmp_path: Path) 
     rate = made.value("starter.pusht.finetune.nfe2.lr")
     tables = ("table1.csv", "table2.csv", "table2.md", "table2_robustness.csv", "figure_2b.svg", "certificates.md")
 
-    result = project.run("pipeline.repro")
+    result = project.run("pipeline.orchestration.repro")
 
     assert result.returncode == 1
     told = "error: training diverged: the loss at step 10 is nan; lower lr or clip"
@@ -266,5 +268,5 @@ def test_a_broken_branch_costs_its_own_rows_only(made: Project, tmp_path: Path) 
     assert not (reports / "table1.csv").exists()  # which is whole
 
     project.params("starter.pusht.finetune.nfe2.lr", rate)
-    assert "reports/starter/partial: removed" in project.check("pipeline.repro").stdout
+    assert "reports/starter/partial: removed" in project.check("pipeline.orchestration.repro").stdout
     assert project.files("reports") == made.files("reports")

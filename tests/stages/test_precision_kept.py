@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 from safetensors import safe_open
 
-from pipeline import stage as stages
-from pipeline.run import Run
+from pipeline.orchestration import stage as stages
+from pipeline.tracking.run import Run
 from pipeline.training import loop
 from pipeline.utils import precision
 from tests.project import Project

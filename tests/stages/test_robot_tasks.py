@@ -12,9 +12,9 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from pipeline.closure import ROOT
 from pipeline.evaluation.rollouts import episode_columns
 from pipeline.tasks.registry import TASKS
+from pipeline.utils.code_deps import ROOT
 
 LAB: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))["lab"]
 FEW = {"steps": 4, "batch_size": 4, "warmup": 1}

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from ruamel.yaml import YAML
 
-from pipeline import tracking
+from pipeline.tracking import store
 from tests.project import Project, executed
 
 STAGES = ("check", "fetch", "prepare")
@@ -34,14 +34,14 @@ def project(sources: Project, tmp_path: Path) -> Project:
 def test_it_is_made_and_recorded_without_git_and_touches_nothing_outside(project: Project, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
-    result = project.check("pipeline.repro", "--jobs", "1", FLOWTUNE_TRACKING="on")
+    result = project.check("pipeline.orchestration.repro", "--jobs", "1", FLOWTUNE_TRACKING="on")
     assert "warning" not in result.stderr
     assert (project.root / "data" / "starter" / "pusht").is_dir()
     assert [path.name for path in tmp_path.iterdir()] == [FOLDER]
     assert (project.root / ".flowtune" / "dvc" / "repo").is_dir()
 
-    client = MlflowClient(tracking_uri=tracking.store_uri(project.root))
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    client = MlflowClient(tracking_uri=store.store_uri(project.root))
+    experiment = client.get_experiment_by_name(store.EXPERIMENT)
     runs = [run for run in client.search_runs([experiment.experiment_id]) if "stage" in run.data.tags]
     assert len(runs) == 2  # `check` keeps no record
     assert {(run.info.status, run.data.tags["git.commit"]) for run in runs} == {("FINISHED", "none")}

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
 from pipeline.tasks import archive
+from pipeline.utils.errors import UserError
 
 
 def make_zip(path: Path, entries: dict[str, bytes]) -> Path:

@@ -13,9 +13,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import ZipStore
 
-from pipeline.errors import UserError
 from pipeline.tasks.demonstrations import read_pusht
 from pipeline.tasks.download import DATA_SETS, REPOSITORY
+from pipeline.utils.errors import UserError
 
 Arrays = dict[str, NDArray[np.generic]]
 KEYS = {"state": "data/state", "action": "data/action", "episode_ends": "meta/episode_ends"}

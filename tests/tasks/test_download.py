@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline.errors import UserError
 from pipeline.tasks.demonstrations import read_pusht
 from pipeline.tasks.download import DATA_SETS, PUSHT_STATE_MEMBERS, DataSet, Publication, fetch
+from pipeline.utils.errors import UserError
 from tests.tasks.http_server import Server, serving
 
 ROOT = "toy/toy.zarr"

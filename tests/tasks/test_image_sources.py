@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import UserError
 from pipeline.tasks.cifar10 import FOLDER, read_archive, read_batch, read_folder
 from pipeline.tasks.image_sources import IMAGE_SETS, Published, fetch_images
 from pipeline.tasks.images import load_images
+from pipeline.utils.errors import UserError
 from tests.tasks.cifar10_files import make_batches, make_images, pickled, string, write_archive, write_folder
 from tests.tasks.http_server import Server, serving
 

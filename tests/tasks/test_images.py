@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import UserError
 from pipeline.tasks.images import Images, as_bytes, as_float, load_images, split_halves
+from pipeline.utils.errors import UserError
 
 
 @pytest.fixture

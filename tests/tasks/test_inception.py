@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
 from pipeline.tasks import inception
 from pipeline.tasks.inception import NAME, check_inception, fetch_inception
+from pipeline.utils.errors import UserError
 from tests.tasks.http_server import Server, serving
 
 CONTENT = b"weights" * 1000

@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.errors import UserError
 from pipeline.tasks.kitchen_demonstrations import ACTIONS, MASK, OBSERVATIONS, read_kitchen, write_kitchen
+from pipeline.utils.errors import UserError
 
 Array = NDArray[Any]
 Episodes = list[tuple[Array, Array]]

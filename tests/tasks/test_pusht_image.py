@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline.errors import UserError
 from pipeline.tasks import pusht
 from pipeline.tasks.image_demonstrations import ImageDemonstrations, open_pusht_images
 from pipeline.tasks.pusht_image import OBSERVATION_DIM, evaluation, observe, render_states
 from pipeline.tasks.pusht_pixels import _AGENT, _COLOURS, _TAPS, _circle, _draw, _line, _shrink
+from pipeline.utils.errors import UserError
 
 ARCHIVE = "pusht_cchi_v7_replay.zarr.zip"
 GOAL = (144, 238, 144)

@@ -8,7 +8,6 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from pipeline.closure import ROOT
 from pipeline.tasks.robomimic import (
     ACTION_DIM,
     MAX_STEPS,
@@ -24,6 +23,7 @@ from pipeline.tasks.robomimic_actions import absolute_actions, file_actions, pol
 from pipeline.tasks.robomimic_env import ARMS, Task, drawing_from, env_arguments, has_egl, reset_by_seed
 from pipeline.tasks.robomimic_files import portable_model
 from pipeline.tasks.rotation import matrix_from_axis_angle
+from pipeline.utils.code_deps import ROOT
 
 DOWN = np.pi * np.array([np.cos(np.pi / 4), np.sin(np.pi / 4), 0.0])  # a hand that points straight down, as at rest
 

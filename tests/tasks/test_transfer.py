@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.errors import UserError
 from pipeline.tasks.transfer import ATTEMPTS, discard, download
+from pipeline.utils.errors import UserError
 from tests.tasks.http_server import Server, serving
 
 CONTENT = bytes(i * 7919 % 251 for i in range(200_000))

@@ -10,8 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.errors import UserError
 from pipeline.tasks.vector import ChunkedWorkers, ChunkResult, Transition
+from pipeline.utils.errors import UserError
 
 
 class Countdown:

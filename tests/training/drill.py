@@ -21,18 +21,18 @@ import torch
 import torch._dynamo  # an optimiser loads it on first use, in seconds: once here instead of once a fork
 from torch import Tensor, nn
 
-from pipeline.config import Optimization
 from pipeline.flow.coupling import nearest
 from pipeline.flow.covariance import COVARIANCES
 from pipeline.flow.path import i_cfm
 from pipeline.nets.lora import add_lora
 from pipeline.nets.mlp import MLP
-from pipeline.seeding import Generators
+from pipeline.settings.schema import Optimization
 from pipeline.training import loop
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import Batches, Objective
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
+from pipeline.utils.seeding import Generators
 
 STEPS, MILESTONES = 30, (0, 10, 20, 30)
 OPTIMIZATION = Optimization(

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import Optimization
 from pipeline.flow.action_diffusion import ddim, ddpm, make_scheduler
 from pipeline.nets.embedding import TimeEmbedding
-from pipeline.seeding import Generators
+from pipeline.settings.schema import Optimization
 from pipeline.training.diffusion import NoisePrediction
 from pipeline.training.loop import Batches, train
+from pipeline.utils.seeding import Generators
 
 
 class Tiny(nn.Module):

@@ -8,9 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from pipeline.config import DataSettings, MlpSettings
-from pipeline.errors import UserError
 from pipeline.evaluation.policy import FlowPolicy
+from pipeline.settings.schema import DataSettings, MlpSettings
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.registry import TASKS
 from pipeline.training.checkpoint import (
@@ -22,6 +21,7 @@ from pipeline.training.checkpoint import (
     round_weights,
     save_policy,
 )
+from pipeline.utils.errors import UserError
 
 DATA = DataSettings(
     dataset="pusht_starter",

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.config import DataSettings
-from pipeline.errors import UserError
+from pipeline.settings.schema import DataSettings
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.training.data import PreparedData, prepare
+from pipeline.utils.errors import UserError
 
 SETTINGS = DataSettings(
     dataset="pusht_starter",

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import Optimization
 from pipeline.flow.diffusion import ancestral, make_scheduler
 from pipeline.flow.path import variance_preserving
-from pipeline.seeding import Generators
+from pipeline.settings.schema import Optimization
 from pipeline.training.diffusion import NoisePrediction
 from pipeline.training.loop import Batches, train
+from pipeline.utils.seeding import Generators
 
 MEAN, DEVIATION = 0.5, 0.8
 

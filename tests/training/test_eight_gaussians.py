@@ -8,12 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import Optimization
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.flow.coupling import independent, make_coupling
 from pipeline.flow.path import i_cfm
 from pipeline.nets.mlp import MLP
-from pipeline.seeding import Generators
+from pipeline.settings.schema import Optimization
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard, Reading
@@ -21,6 +20,7 @@ from pipeline.training.loop import Batches, Objective, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
 from pipeline.training.watch import Watch
+from pipeline.utils.seeding import Generators
 
 NFE = 2
 ANGLES = torch.arange(8) * math.pi / 4

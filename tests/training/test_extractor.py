@@ -5,8 +5,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.errors import UserError
 from pipeline.training.extractor import TrainedExtractor, accuracy, train_extractor
+from pipeline.utils.errors import UserError
 
 
 @pytest.fixture(scope="module")

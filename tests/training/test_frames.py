@@ -9,14 +9,12 @@ import torch
 import zarr
 from torch import Tensor
 
-from pipeline.config import DataSettings, Optimization, VisionSettings
-from pipeline.errors import UserError
 from pipeline.evaluation.image_policy import ImagePolicy, Sight, beside_features
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.path import PATHS
 from pipeline.nets.mlp import MLP
 from pipeline.nets.vision import VisionEncoder, unpack
-from pipeline.seeding import Generators
+from pipeline.settings.schema import DataSettings, Optimization, VisionSettings
 from pipeline.tasks.image_demonstrations import ImageDemonstrations, open_pusht_images
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.pusht_image import observe, render_states
@@ -24,6 +22,8 @@ from pipeline.training.data import PreparedData, prepare
 from pipeline.training.frames import Frames, ImageBatches, encoded, prepare_frames
 from pipeline.training.loop import train
 from pipeline.training.pretrain import FlowMatching
+from pipeline.utils.errors import UserError
+from pipeline.utils.seeding import Generators
 
 SETTINGS = DataSettings(
     dataset="pusht_human_image",

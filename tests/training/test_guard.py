@@ -3,18 +3,18 @@
 import pytest
 import torch
 
-from pipeline.config import Optimization
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.path import i_cfm
 from pipeline.nets.mlp import MLP
-from pipeline.seeding import Generators
+from pipeline.settings.schema import Optimization
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
 from pipeline.training.loop import Batches, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
+from pipeline.utils.seeding import Generators
 
 
 def two_modes() -> PreparedData:

@@ -7,13 +7,13 @@ from typing import get_args
 import pytest
 import torch
 
-from pipeline import config
-from pipeline.atomic import write_bytes
-from pipeline.errors import UserError
-from pipeline.image_settings import ImageMethod
+from pipeline.settings import schema
+from pipeline.settings.images import ImageMethod
 from pipeline.training.image_checkpoint import ImageRecord, build_image_model, load_image_model, save_image_model
+from pipeline.utils.atomic import write_bytes
+from pipeline.utils.errors import UserError
 
-SETTINGS = config.load().starter.image_task("digits")
+SETTINGS = schema.load().starter.image_task("digits")
 NET = SETTINGS.net.model_copy(update={"width": 8, "depth": 1})
 RECORD = ImageRecord("starter", "digits", "i_cfm", "i_cfm", 0, 7, 7.0, 3, NET, SETTINGS.pretrain)
 RECORDS = [replace(RECORD, method=method, start=method) for method in get_args(ImageMethod)]

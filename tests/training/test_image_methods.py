@@ -4,13 +4,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import config
 from pipeline.flow.image_methods import DATA_DEVIATION, FLOW_METHODS, ScaledField, make_field, path_of
-from pipeline.image_settings import ImageMethod
-from pipeline.seeding import Generators
+from pipeline.settings import schema
+from pipeline.settings.images import ImageMethod
 from pipeline.training.image_methods import pretraining
+from pipeline.utils.seeding import Generators
 
-SETTINGS = config.load().starter.image_task("digits").pretrain
+SETTINGS = schema.load().starter.image_task("digits").pretrain
 
 
 class Zero(nn.Module):

@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.closure import ROOT
-from pipeline.config import Optimization
-from pipeline.seeding import Generators
+from pipeline.settings.schema import Optimization
 from pipeline.training.loop import Batches, Objective, evenly_spaced, learning_rate_factor, train
+from pipeline.utils.code_deps import ROOT
+from pipeline.utils.seeding import Generators
 from tests.training.drill import MILESTONES, STEPS
 
 KILLS = (

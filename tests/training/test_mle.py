@@ -7,17 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.config import Optimization
 from pipeline.flow.coupling import added_solves, independent, make_coupling, nearest, reflow
 from pipeline.flow.covariance import COVARIANCES, scaled_negative_log_likelihood
 from pipeline.flow.path import i_cfm
 from pipeline.nets.lora import add_lora
 from pipeline.nets.mlp import MLP
 from pipeline.ode.gradient import Gradient
-from pipeline.seeding import Generators
+from pipeline.settings.schema import Optimization
 from pipeline.training import loop
 from pipeline.training.loop import Batches
 from pipeline.training.mle import FM_UPDATE, Reconstruction, update_cost
+from pipeline.utils.seeding import Generators
 
 
 class Counting(nn.Module):

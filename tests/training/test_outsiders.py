@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from pipeline.flow.objective import reconstruct
 from pipeline.ode.fixed_step import uniform_grid
-from pipeline.seeding import Generators
 from pipeline.training.outsiders import MinimalIterative, MinimalIterativeField, Regression, RegressionField
+from pipeline.utils.seeding import Generators
 
 
 class Affine(nn.Module):

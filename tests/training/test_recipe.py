@@ -6,14 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import config
-from pipeline.config import FinetuneRecipe
-from pipeline.errors import UserError
-from pipeline.seeding import Generators
+from pipeline.settings import schema
+from pipeline.settings.schema import FinetuneRecipe
 from pipeline.training.loop import Batches
 from pipeline.training.recipe import equal_compute, fallback_share, maximum_likelihood, within_budget
+from pipeline.utils.errors import UserError
+from pipeline.utils.seeding import Generators
 
-SETTINGS = config.load().starter.pusht
+SETTINGS = schema.load().starter.pusht
 PRETRAIN = SETTINGS.pretrain
 
 

@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from pipeline.config import PersidskiiSettings, ResidualRecipe
 from pipeline.nets.persidskii import PersidskiiResidual
 from pipeline.ode.fixed_step import solve, uniform_grid
-from pipeline.seeding import Generators
+from pipeline.settings.schema import PersidskiiSettings, ResidualRecipe
 from pipeline.stability.parameterization import diagonal_dominance_penalty
 from pipeline.training.checkpoint import build_policy
 from pipeline.training.loop import Batches, train
 from pipeline.training.residual import ResidualReconstruction, residual_training
 from pipeline.training.residual_checkpoint import make_residual_policy
+from pipeline.utils.seeding import Generators
 from tests.evaluation.test_residual_policy import RECORD
 from tests.nets.test_residual_nets import recipe
 

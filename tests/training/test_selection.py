@@ -7,14 +7,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import config
-from pipeline.closure import ROOT
 from pipeline.evaluation.policy import FlowPolicy
+from pipeline.settings import schema
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.data import PreparedData
 from pipeline.training.selection import Candidate, held_out_loss, select
+from pipeline.utils.code_deps import ROOT
 
-SETTINGS = config.load(ROOT / "params.yaml").starter.pusht.pretrain
+SETTINGS = schema.load(ROOT / "params.yaml").starter.pusht.pretrain
 
 
 def judge(path: Path) -> Candidate:

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.errors import UserError
 from pipeline.evaluation.image_policy import ImagePolicy, Sight
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.residual_policy import ResidualPolicy
@@ -20,6 +19,7 @@ from pipeline.training.data import PreparedData
 from pipeline.training.frames import ImageBatches, write_no_frames
 from pipeline.training.loop import Batches
 from pipeline.training.sight import as_seen, from_scratch
+from pipeline.utils.errors import UserError
 
 POSITION = partial(observe, kind="image")
 HORIZONS = {"observation_horizon": 1, "prediction_horizon": 4, "chunk": 2}

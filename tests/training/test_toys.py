@@ -6,11 +6,11 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from pipeline.config import ToySettings, load
-from pipeline.errors import UserError
+from pipeline.settings.schema import ToySettings, load
 from pipeline.stability.contraction import certify_flow
 from pipeline.tasks.toys import place_of
 from pipeline.training.toys import Driven, load_toy, load_toys, save_toy, toy_names, train_toy
+from pipeline.utils.errors import UserError
 from tests.project import ROOT, TINY_TOYS
 
 

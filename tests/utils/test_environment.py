@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.closure import ROOT
+from pipeline.utils.code_deps import ROOT
 from pipeline.utils.environment import CACHES, variables
 
 

@@ -11,8 +11,8 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.utils import platform
+from tests.orchestration.test_executor import DVC_YAML, MEET, make
 from tests.project import ROOT, Project, executed, kill, on_another_system, wait_for
-from tests.test_side_by_side import DVC_YAML, MEET, make
 
 ONLY_THERE = r"prctl|fcntl|pidfd|/proc/|\bos\.fork\b|sched_getaffinity|cpu_count|ctypes\.CDLL\(None\)"
 
@@ -35,7 +35,7 @@ def test_calls_that_differ_between_systems_stand_in_one_module() -> None:
 def test_the_fallbacks_answer_too(elsewhere: Path) -> None:
     program = """
 import os, subprocess, sys
-from pipeline import processes
+from pipeline.utils import processes
 from pipeline.utils import platform
 
 assert not platform.FORK_IS_SAFE and platform.cpus() >= 1 and platform.processor()
@@ -87,7 +87,7 @@ def test_a_supervised_command_is_stopped_and_its_exit_code_told(elsewhere: Path)
     program = """
 import os
 from pathlib import Path
-from pipeline import processes
+from pipeline.utils import processes
 
 ends = processes.start(["sh", "-c", "exit 3"], cwd=Path("."), env=os.environ)
 assert ends.wait() == 3
@@ -109,7 +109,7 @@ def test_stages_side_by_side_are_started_and_leave_what_forked_ones_leave(elsewh
     started, forked = make(tmp_path / "started", DVC_YAML), make(tmp_path / "forked", DVC_YAML)
     for project, code in ((started, elsewhere), (forked, ROOT)):
         (project.root / "meet.py").write_text(meet, encoding="utf-8")
-        output = project.check("pipeline.side_by_side", "--jobs", "2", PYTHONPATH=str(code)).stdout
+        output = project.check("pipeline.orchestration.executor", "--jobs", "2", PYTHONPATH=str(code)).stdout
         assert sorted(executed(output)) == ["after", "left", "right"]
         assert "left | Running stage 'left':\n" in output
     locks = [YAML(typ="safe").load(project.root / "dvc.lock") for project in (started, forked)]
@@ -123,7 +123,7 @@ def test_started_stages_end_with_an_interrupt_and_with_a_killed_driver(elsewhere
     (project.root / "meet.py").write_text(meet.replace("not there.exists()", "True"), encoding="utf-8")
     project.env["PYTHONPATH"] = str(elsewhere)
     for end in ("interrupt", "kill"):
-        driver = project.start("pipeline.side_by_side", "--jobs", "2")
+        driver = project.start("pipeline.orchestration.executor", "--jobs", "2")
         wait_for(lambda: len(list(project.root.glob("*.here"))) == 2, "the stages to be at work")
         if end == "kill":
             kill(driver)
@@ -146,7 +146,7 @@ def test_a_stage_runs_recorded_through_the_whole_chain_of_fallbacks(sources: Pro
     on_another_system(there.root)
     for project in (here, there):
         project.keep_stages("check", "tabulate_settings")
-        result = project.check("pipeline.repro", "--jobs", "2", FLOWTUNE_TRACKING="on")
+        result = project.check("pipeline.orchestration.repro", "--jobs", "2", FLOWTUNE_TRACKING="on")
         assert sorted(executed(result.stdout)) == ["check", "tabulate_settings@starter"]
         assert "warning" not in result.stderr
         assert (project.root / ".flowtune" / "mlflow.db").exists()
@@ -158,7 +158,7 @@ def test_a_stage_dies_with_a_killed_repro(sources: Project, tmp_path: Path) -> N
     on_another_system(project.root)
     project.keep_stages("check", "fetch", "prepare", "pretrain")
     project.params("starter.pusht.pretrain.steps", 100_000)
-    repro = project.start("pipeline.repro")
+    repro = project.start("pipeline.orchestration.repro")
     at_work = "the stage to be at work, each before it in a Python of its own"
     wait_for(lambda: any("stages.pretrain" in line for line in project.processes().values()), at_work, seconds=300)
     kill(repro)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.blocks import Optimization
-from pipeline.config import load
+from pipeline.settings.blocks import Optimization
+from pipeline.settings.schema import load
 from pipeline.utils import precision
 from pipeline.utils.precision import autocast, begun_with, native
 

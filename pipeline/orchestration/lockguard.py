@@ -1,0 +1,125 @@
+"""Mend dvc.lock when DVC ends while it writes it.
+
+DVC rewrites the file in place, for seconds after each stage: killed meanwhile, or out of disk space, it leaves the
+beginning, and refuses to read that. A stage that DVC runs keeps a copy and starts a guard, ``watch`` in a process,
+which waits until DVC has ended, puts back what is missing and ends too. ``make repro`` mends before it starts, should
+the guard have been killed as well. Only the standard library is imported, so that the guard starts in milliseconds.
+"""
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from contextlib import suppress
+from pathlib import Path
+
+from pipeline.utils import platform
+
+KEPT = Path(".flowtune", "locks")
+_GUARD = """
+import contextlib, pathlib, sys
+_, code, root, dvc = sys.argv
+sys.path.insert(0, code)
+from pipeline.orchestration import lockguard
+with contextlib.suppress(OSError):  # another is on guard, or the folder is gone
+    lockguard.watch(pathlib.Path(root), int(dvc))
+"""
+_HEAD = "schema: '2.0'\nstages:\n"
+_ENTRY = re.compile(r"^  \S.*\n(?:(?:    .*)?\n)*", re.MULTILINE)
+
+
+def guard(root: Path, dvc: int) -> None:
+    """Keep copies of the lock files below ``root`` and see to it that they are whole when process ``dvc`` has ended."""
+    for lock in locks(root):
+        text = lock.read_text(encoding="utf-8")
+        if text.endswith("\n") and text != _kept(root, lock):  # else another DVC is writing it
+            _write(_copy(root, lock), text)
+    subprocess.Popen(
+        [sys.executable, "-I", "-c", _GUARD, str(Path(__file__).resolve().parents[2]), str(root), str(dvc)],
+        cwd="/",  # the folder may be one that DVC removes
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def mend(root: Path, *, witnessed: bool = False) -> list[Path]:
+    """Put back what is missing in the lock files below ``root`` that were cut short; return these.
+
+    Args:
+        witnessed: DVC was running until now, so that nobody else has removed the entries that are missing.
+    """
+    found = []
+    for lock in locks(root):
+        text = lock.read_text(encoding="utf-8", errors="replace")
+        new, old = _entries(text), _entries(_kept(root, lock))
+        if old and (not text.endswith("\n") or (witnessed and _lacks(new, old))):
+            found.append(lock)
+            with suppress(KeyError):
+                new.popitem()  # the last one may be half
+            try:
+                _write(lock, _HEAD + "".join((old | new).values()))
+            except OSError:  # a full disk has room for another name
+                _copy(root, lock).replace(lock)
+    held = root / ".dvc" / "tmp" / "rwlock"  # who reads and writes what: written in place too
+    with suppress(FileNotFoundError):
+        try:
+            json.loads(held.read_text(encoding="utf-8"))
+        except ValueError:
+            held.unlink()
+    return found
+
+
+def _lacks(new: dict[str, str], old: dict[str, str]) -> bool:
+    """Whether entries of ``old``, or lines of the last one, are missing in ``new``."""
+    if not old.keys() <= new.keys():
+        return True
+    last = next(reversed(new))
+    return new[last].count("\n") < old.get(last, "").count("\n")
+
+
+def _entries(text: str) -> dict[str, str]:
+    """The stages' entries by their keys."""
+    return {entry.partition("\n")[0]: entry for entry in _ENTRY.findall(text.removeprefix(_HEAD))}
+
+
+def locks(root: Path) -> list[Path]:
+    """The lock files of the pipelines below ``root`` that are there."""
+    return [path for path in (root / "dvc.lock", *sorted(root.glob("stages/*/dvc.lock"))) if path.exists()]
+
+
+def _copy(root: Path, lock: Path) -> Path:
+    return root / KEPT / lock.relative_to(root).as_posix().replace("/", "-")
+
+
+def _kept(root: Path, lock: Path) -> str:
+    copy = _copy(root, lock)
+    return copy.read_text(encoding="utf-8") if copy.exists() else ""
+
+
+def _write(path: Path, text: str) -> None:
+    """Write ``path`` as a whole or not at all, as ``pipeline.utils.atomic`` does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
+    os.close(handle)
+    try:
+        with Path(name).open("w", encoding="utf-8", newline="") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(name).chmod(0o644)
+        Path(name).replace(path)
+    finally:
+        Path(name).unlink(missing_ok=True)
+
+
+def watch(root: Path, dvc: int) -> None:
+    """Mend once process ``dvc`` has ended; one guard for each is enough."""
+    with (root / KEPT / f"{dvc}.guard").open("w", encoding="utf-8") as file:
+        platform.lock(file)
+        platform.wait_for_end(dvc)
+        mend(root, witnessed=True)
+        Path(file.name).unlink()

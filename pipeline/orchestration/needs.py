@@ -1,0 +1,148 @@
+"""Look up how much memory each kind of stage needs, as measured, so that stages run side by side where it suffices.
+
+``python -m pipeline.orchestration.needs`` writes the table, ``needs.csv`` beside this file, of what MLflow has recorded
+here (``--root``: in another project): of each program, scale and task the highest peak of resident
+memory, the processes that a stage starts included. Rows of what was not run here stay.
+"""
+
+import argparse
+import csv
+import io
+import shlex
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from pipeline.orchestration.preload import Program
+from pipeline.orchestration.stage import PEAK_METRIC
+from pipeline.tracking.store import finished_runs
+from pipeline.utils.atomic import write_text
+from pipeline.utils.environment import project_root
+from pipeline.utils.errors import UserError
+from pipeline.utils.hardware import free_memory
+from pipeline.utils.memory import resident
+
+TABLE = Path(__file__).with_suffix(".csv")
+
+RECHECK_SECONDS = 2.0
+MB, GB = 10**6, 10**9
+
+
+@dataclass(frozen=True, order=True)
+class Need:
+    """A row of the table: the highest peak in ``runs`` runs of a program, and the machine of that run."""
+
+    program: str
+    scale: str
+    task: str
+    peak_mb: int
+    runs: int
+    machine: str
+
+
+def read_table(path: Path = TABLE) -> list[Need]:
+    """Read the table of needs."""
+    with path.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        Need(row["program"], row["scale"], row["task"], int(row["peak_mb"]), int(row["runs"]), row["machine"])
+        for row in rows
+    ]
+
+
+def need_of(programs: Iterable[Program], table: Iterable[Need]) -> int:
+    """Bytes that a stage of ``programs`` needs, one after the other: the most measured at its scale and task.
+
+    Of what was never measured the most of the same program, at any scale and of any task, else the most of all.
+    """
+    table, most = list(table), 0
+    for program in programs:
+        kind = _kind(program)
+        same = [need for need in table if (need.program, need.scale, need.task) == kind]
+        alike = [need for need in table if need.program == kind[0]]
+        most = max([most, *(need.peak_mb for need in same or alike or table)])
+    return most * MB
+
+
+class Room:
+    """The free memory, as stages that run side by side share it."""
+
+    def __init__(self, needs: Mapping[str, int]) -> None:
+        """Of stages that need so many bytes each, by name."""
+        self._needs = needs
+        self._looked: dict[str, tuple[float, set[str], str | None]] = {}
+
+    def lack(self, name: str, running: Mapping[str, int]) -> str | None:
+        """Say why stage ``name`` has to wait for memory; None if it may start, as it may whenever it is alone.
+
+        Args:
+            running: the stages at work and the pids of their processes, which may have yet to take what they need.
+        """
+        if not running or not self._needs[name]:
+            return None
+        at, beside, answer = self._looked.get(name, (0.0, set(), None))
+        if beside != set(running) or time.monotonic() > at + RECHECK_SECONDS:
+            answer = self._asked(name, running)
+            self._looked[name] = time.monotonic(), set(running), answer
+        return answer
+
+    def _asked(self, name: str, running: Mapping[str, int]) -> str | None:
+        yet = sum(max(0, self._needs[other] - resident(pid)) for other, pid in running.items())
+        free = free_memory() - yet
+        if self._needs[name] <= free:
+            return None
+        needs, left = (f"{size / GB:.1f} GB" for size in (self._needs[name], max(0, free)))
+        return f"waits for memory: it needs {needs}, and {left} are left beside {', '.join(running)}"
+
+
+def _kind(program: Program) -> tuple[str, str, str]:
+    options = dict(zip(program.arguments, program.arguments[1:], strict=False))
+    return program.module.rpartition(".")[2], options.get("--scale", ""), options.get("--task", "")
+
+
+def measured(root: Path) -> list[Need]:
+    """The needs that the runs recorded in ``root`` show.
+
+    Raises:
+        UserError: there is no run with a peak.
+    """
+    highest: dict[tuple[str, str, str], Need] = {}
+    for run in finished_runs(root):
+        if PEAK_METRIC in run.data.metrics and "command" in run.data.tags:
+            _, _, module, *arguments = shlex.split(run.data.tags["command"])
+            kind = _kind(Program(module, arguments))
+            peak, before = round(run.data.metrics[PEAK_METRIC]), highest.get(kind)
+            machine = run.data.tags["hardware"]
+            if before and before.peak_mb >= peak:
+                peak, machine = before.peak_mb, before.machine
+            highest[kind] = Need(*kind, peak, before.runs + 1 if before else 1, machine)
+    if not highest:
+        raise UserError(f"{root}: MLflow has recorded no stage's memory there; run `make repro` first")
+    return list(highest.values())
+
+
+def write_table(needs: Iterable[Need], path: Path = TABLE) -> None:
+    """Write the table with ``needs`` in place of the rows of the same program, scale and task."""
+    known = read_table(path) if path.exists() else []
+    rows = {(need.program, need.scale, need.task): need for need in [*known, *needs]}
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [field.name for field in fields(Need)], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(asdict(need) for need in sorted(rows.values()))
+    write_text(path, text.getvalue())
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=project_root(), help="the project whose runs are read")
+    needs = measured(parser.parse_args().root.resolve())
+    write_table(needs)
+    print(f"{TABLE}: {len(needs)} rows of {sum(need.runs for need in needs)} runs")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None

@@ -1,0 +1,90 @@
+"""Tables of what is there after a failed run, in a folder of their own; those of the last whole run stay."""
+
+import json
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pipeline.utils.atomic import make_folder, write_text
+
+if TYPE_CHECKING:
+    from dvc.stage import Stage
+
+TABLES = ("tabulate", "report_stability", "draw", "tabulate_images", "study_table")
+"""Stages that make the most of what is there; each after those whose outputs it reads."""
+
+Run = Callable[[list[str], Path], object]
+"""Run a module of this project with arguments, in a folder."""
+
+
+def write_unmade(path: Path, root: Path, failed: Iterable["Stage"], not_run: Iterable["Stage"]) -> None:
+    """Write to ``path`` the outputs that stages would have made anew, and the commands of those not run."""
+    failed, not_run = list(failed), list(not_run)
+    outs = [Path(out.fs_path) for stage in (*failed, *not_run) for out in stage.outs]
+    unmade = {
+        "outs": [out.relative_to(root).as_posix() for out in outs],
+        "commands": {stage.name: stage.cmd for stage in not_run},
+    }
+    write_text(path, json.dumps(unmade, indent=1))
+
+
+def make_partial(root: Path, scale: str, folder: str, unmade: Path, run: Run) -> None:
+    """Make the tables that were not run, from what is not in ``unmade``, into ``folder`` of the reports of ``scale``.
+
+    They are made in a copy of the reports, of links, that lacks what is of an earlier run.
+
+    Args:
+        unmade: a file of ``write_unmade``.
+    """
+    left = json.loads(unmade.read_text(encoding="utf-8"))
+    commands = [
+        shlex.split(command)
+        for kind in TABLES
+        for name, command in left["commands"].items()
+        if name.partition("@")[0] == kind
+    ]
+    if not commands:
+        return
+    copy, reports = root / ".flowtune" / folder, Path("reports", scale)
+    shutil.rmtree(copy, ignore_errors=True)
+    try:
+        _link(root, copy, reports, set(left["outs"]), leave_out=folder)
+        for command in commands:
+            run(command[command.index("-m") + 1 :], copy)
+        made = [path for path in (copy / reports).rglob("*") if path.is_file() and not path.is_symlink()]
+        place = root / reports / folder
+        shutil.rmtree(place, ignore_errors=True)
+        for path in made:
+            target = place / path.relative_to(copy / reports)
+            make_folder(target.parent)
+            shutil.move(path, target)
+    finally:
+        shutil.rmtree(copy, ignore_errors=True)
+    if made:
+        print(
+            f"{reports / folder}: tables of the rows that are there; {reports} keeps those of the last whole run",
+            file=sys.stderr,
+        )
+
+
+def remove_partial(root: Path, scale: str, folder: str) -> None:
+    """Remove what ``make_partial`` made: a run that is whole has made all tables."""
+    place = Path("reports", scale, folder)
+    if (root / place).exists():
+        shutil.rmtree(root / place)
+        print(f"{place}: removed, the tables in {place.parent} are whole")
+
+
+def _link(root: Path, copy: Path, reports: Path, stale: set[str], *, leave_out: str) -> None:
+    """Fill ``copy`` with links to the settings, the data and those of the ``reports`` that are not ``stale``."""
+    make_folder(copy / reports)
+    for name in ("params.yaml", "data"):
+        (copy / name).symlink_to(root / name)
+    for path in (root / reports).rglob("*"):
+        place = path.relative_to(root)
+        if path.is_file() and place.as_posix() not in stale and leave_out not in place.parts:
+            make_folder((copy / place).parent)
+            (copy / place).symlink_to(path)

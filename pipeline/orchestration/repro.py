@@ -1,0 +1,196 @@
+"""What ``make repro`` runs: check params.yaml, let DVC run what is out of date, report what is there if it fails."""
+
+import argparse
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pipeline.orchestration import lockguard
+from pipeline.orchestration.partial import make_partial, remove_partial
+from pipeline.settings import schema
+from pipeline.settings.scale import set_scale
+from pipeline.tracking.store import recorder
+from pipeline.utils.atomic import make_folder, remove_leftovers
+from pipeline.utils.environment import project_root
+from pipeline.utils.errors import UserError
+from pipeline.utils.hardware import cores, gpus
+from pipeline.utils.platform import STARTER, lock
+from pipeline.utils.processes import identity
+
+ROOT = Path(__file__).resolve().parents[2]
+
+STUDY_SCALE = "lab"
+STUDY_PIPELINE = "stages/study/dvc.yaml"
+
+
+@contextmanager
+def repro_lock(root: Path) -> Iterator[None]:
+    """Keep every other run of the whole pipeline, by make or by Prefect, out of this folder.
+
+    Raises:
+        UserError: one is at work; the message gives its process.
+    """
+    path = root / ".flowtune" / "repro.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        try:
+            lock(file)
+        except BlockingIOError:
+            file.seek(0)
+            raise UserError(f"{path}: process {file.read() or '?'} runs the pipeline here; wait or stop it") from None
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        for path in (root / "params.yaml", *lockguard.locks(root)):
+            remove_leftovers(path)
+        yield
+
+
+def checked_settings(root: Path) -> schema.Settings:
+    """What must hold before DVC starts, and the settings it starts with.
+
+    Raises:
+        UserError: params.yaml is wrong, or a file stands where the reports belong.
+    """
+    settings = schema.load(root / "params.yaml")
+    for mended in lockguard.mend(root):
+        what = "was cut short when DVC was killed; its whole entries are back"
+        print(f"{mended.relative_to(root)}: {what}", file=sys.stderr)
+    make_folder(root / "reports" / settings.scale)  # a file in its place would make DVC stumble
+    return settings
+
+
+def repro(scale: str | None, jobs: int | None) -> int:
+    """Bring every stage of ``scale`` (None: the current one) up to date, at most ``jobs`` at a time (None: as many as
+    ``fitting_jobs``): the exit code.
+
+    Raises:
+        UserError: params.yaml is wrong, a file stands where the reports belong, or another run is going on.
+        KeyboardInterrupt: SIGINT came; nothing that was started here is left at work.
+    """
+    if scale:
+        set_scale(ROOT / "params.yaml", scale)
+    settings = checked_settings(ROOT)
+    with repro_lock(ROOT):
+        arguments = ["--jobs", str(jobs or fitting_jobs(settings))]
+        return _bring_up_to_date(arguments, settings.scale, "partial")
+
+
+def study() -> int:
+    """Bring the coupling study up to date, a cell at a time, at its scale, which becomes the current one.
+
+    Raises as ``repro``.
+    """
+    set_scale(ROOT / "params.yaml", STUDY_SCALE)
+    checked_settings(ROOT)
+    with repro_lock(ROOT):
+        return _bring_up_to_date([STUDY_PIPELINE], STUDY_SCALE, "partial_study")
+
+
+def _bring_up_to_date(arguments: list[str], scale: str, partial_folder: str) -> int:
+    """Run ``pipeline.orchestration.executor``: the exit code.
+
+    A failed stage stops only what needs it: tables of the rest are made into a folder beside the whole ones.
+    """
+    unmade = ROOT / ".flowtune" / "unmade.json"
+    unmade.unlink(missing_ok=True)
+    code = _run(["pipeline.orchestration.executor", *arguments, "--unmade", str(unmade)], ROOT)
+    if code == 0:
+        remove_partial(ROOT, scale, partial_folder)
+    elif unmade.exists():
+        make_partial(ROOT, scale, partial_folder, unmade, _run)
+    elif code < 0:
+        name = signal.Signals(-code).name
+        print(f"error: {name} ended the run, as the system does when memory is short; begin it again", file=sys.stderr)
+    return code if code >= 0 else 128 - code
+
+
+def fitting_jobs(settings: schema.Settings) -> int:
+    """How many stages this machine has room for: as many as there are cores for their threads, one where stages share a
+    GPU."""
+    if gpus():
+        return 1
+    block = settings.block(settings.scale)
+    tasks = [block.task(name) for name in settings.tasks] + [block.image_task(name) for name in settings.images]
+    return max(1, cores() // max(task.threads * task.processes for task in tasks))
+
+
+def _run(module: list[str], folder: Path) -> int:
+    """Run a module with its arguments in ``folder`` as a program of this Python, which is first in the path of what DVC
+    starts too.
+
+    It dies with this process, which records what it runs: MLflow, slow to import, is not imported by each stage anew,
+    and shows all stages of this repro under one parent.
+
+    Raises:
+        KeyboardInterrupt: SIGINT came, to it too; it has ended.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    run = os.environ.get("FLOWTUNE_RUN") or identity(os.getpid())
+    with (
+        recorder(project_root()) as variables,
+        subprocess.Popen(
+            [sys.executable, "-m", *module],
+            cwd=folder,
+            env={
+                **os.environ,
+                "PATH": path,
+                **_importable_from(folder),
+                "FLOWTUNE_RUN": run,
+                STARTER: str(os.getpid()),
+                **variables,
+            },
+        ) as process,
+    ):
+        try:
+            return process.wait()
+        except KeyboardInterrupt:
+            process.send_signal(signal.SIGINT)  # Ctrl-C in a terminal reaches both, `kill` does not
+            process.wait()
+            raise
+
+
+def _importable_from(folder: Path) -> dict[str, str]:
+    """What makes this project's modules known in another folder."""
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {} if folder == ROOT else {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+def _jobs(given: str | None) -> int | None:
+    """How many stages may run at a time, where the user says so.
+
+    Raises:
+        UserError: the user gave no such number.
+    """
+    if given is None:
+        return None
+    if not given.isdecimal() or int(given) < 1:
+        raise UserError(f"--jobs: given {given!r}, allowed: a whole number, at least 1")
+    return int(given)
+
+
+def main() -> int:
+    """``python -m pipeline.orchestration.repro [--jobs N] [SCALE]``, or ``--study`` for the coupling study."""
+    parser = argparse.ArgumentParser(prog="pipeline.orchestration.repro")
+    parser.add_argument("scale", nargs="?", help="starter, lab or paper; default: the one in params.yaml")
+    parser.add_argument("--jobs", help="stages at a time; default: as many as there are cores")
+    parser.add_argument("--study", action="store_true", help="the coupling study instead")
+    arguments = parser.parse_args()
+    try:
+        return study() if arguments.study else repro(arguments.scale, _jobs(arguments.jobs))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:  # the stages at work got it too, and keep what they have
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,159 @@
+"""What every stage program shares: errors in one line, a run in MLflow, and a locked folder to resume from."""
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+from pipeline.orchestration import lockguard
+from pipeline.settings.blocks import Block
+from pipeline.tracking.run import Run
+from pipeline.tracking.store import stage_run
+from pipeline.utils import platform
+from pipeline.utils.atomic import make_folder, remove_leftovers
+from pipeline.utils.code_deps import ROOT, code_of
+from pipeline.utils.errors import UserError
+from pipeline.utils.memory import peak_of_this_process
+from pipeline.utils.precision import begun_with, native
+from pipeline.utils.processes import ancestor
+from pipeline.utils.provenance import hash_files
+
+PEAK_METRIC = "peak_memory_mb"
+Settings = TypeVar("Settings", bound=Block)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage at work.
+
+    Attributes:
+        main: whether this is the process that writes results; the only one, or the first of several.
+        run: its run in MLflow.
+        resume: a folder of its own for resumable state; the same one after a kill, as long as settings, inputs and code
+            are the same, and removed when the stage succeeds.
+    """
+
+    main: bool
+    run: Run
+    resume: Path
+
+    def settled(self, settings: Settings) -> Settings:
+        """``settings`` with what ``precision: auto`` is here, or was where the run that is resumed began."""
+        return settings.with_auto(begun_with(self.resume / "precision", native()))
+
+
+@contextmanager
+def stage(
+    program: str, label: str, *, params: Mapping[str, object], deps: Sequence[Path], outs: Sequence[Path]
+) -> Iterator[Stage]:
+    """Run the body as the stage ``label`` of ``program``, such as ``stages/pretrain.py``.
+
+    Args:
+        params: every setting that its result depends on.
+        deps, outs: files and folders read and written.
+
+    Raises:
+        UserError: an input is missing, or another process is running the same stage.
+    """
+    for path in deps:
+        if not path.exists():
+            raise UserError(f"{path}: not found; it is made by an earlier stage, run `dvc repro`")
+    for path in outs:
+        make_folder(path.parent)
+    data = hash_files(deps)
+    folder = ROOT / ".flowtune" / "resume" / f"{label}-{_resume_key(program, params, data)}"
+    if int(os.environ.get("RANK", "0")) > 0:  # torchrun's: another process has the lock and keeps the records
+        yield Stage(False, Run(), folder)
+        return
+    with _locked(folder):
+        for path in outs:
+            remove_leftovers(path)
+        if dvc := ancestor("dvc"):
+            lockguard.guard(ROOT, dvc)
+        tags = {"hash.data": data, "command": _command(program)}
+        with stage_run(label, params=params, tags=tags) as run:
+            with _peak_logged(run):
+                yield Stage(True, run, folder)
+            run.tag("hash.outputs", hash_files([path for path in outs if path.exists()]))
+        shutil.rmtree(folder)
+
+
+def in_processes(count: int, program: str) -> None:
+    """Go on as ``count`` data-parallel processes (torchrun), each running ``program`` with the same arguments.
+
+    A no-op for one, and in the processes that it starts.
+
+    Args:
+        program: such as ``stages/pretrain.py``.
+    """
+    if "RANK" in os.environ:
+        _take_device()
+        return
+    if count == 1:
+        return
+    module = program.removesuffix(".py").replace("/", ".")
+    launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={count}", "--module", module]
+    os.execv(sys.executable, [sys.executable, *launcher, *sys.argv[1:]])
+
+
+def _take_device() -> None:
+    """Use the GPU of this process, one of several, from the first tensor on."""
+    import torch
+
+    if torch.cuda.is_available():
+        torch.cuda.set_device(int(os.environ["LOCAL_RANK"]))
+
+
+def program(main: Callable[[], None]) -> None:
+    """Run ``main`` as a program: a ``UserError`` becomes one line on stderr and exit code 2."""
+    platform.keep_freed_memory()
+    try:
+        main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except (FloatingPointError, OSError) as error:  # diverged; a full disk, a folder that may not be written
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _command(program: str) -> str:
+    """What runs ``program`` as now."""
+    return shlex.join(["python", "-m", program.removesuffix(".py").replace("/", "."), *sys.argv[1:]])
+
+
+@contextmanager
+def _peak_logged(run: Run) -> Iterator[None]:
+    """Record the peak of memory while the body runs as the metric ``peak_memory_mb``, however it ends."""
+    with peak_of_this_process() as peak:
+        try:
+            yield
+        finally:
+            run.log({PEAK_METRIC: peak.total / 1e6})
+
+
+def _resume_key(program: str, params: Mapping[str, object], data: str) -> str:
+    code = hash_files([ROOT / file for file in code_of(program)])
+    text = json.dumps([params, data, code], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    make_folder(folder)
+    lock = folder.with_name(folder.name + ".lock")
+    with lock.open("w", encoding="utf-8") as file:
+        try:
+            platform.lock(file)
+        except BlockingIOError:
+            raise UserError(f"{lock}: another process is running this stage; wait for it, or stop it") from None
+        yield

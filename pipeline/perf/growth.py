@@ -1,0 +1,251 @@
+"""How time and memory grow with the size of the work: reports/benchmarks_growth.csv, .md, .png and .svg.
+
+    python -m pipeline.perf.growth
+
+Each size is measured in a process of its own: the time of the work, and by how much the process's memory peaks above
+what it held before. The slope of either on logarithmic axes is the power of the size that it grows with.
+"""
+
+import argparse
+import multiprocessing
+import os
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from statistics import median
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from pipeline.evaluation.fid import FeatureStatistics, frechet_distance
+from pipeline.evaluation.protocol import validation_seeds
+from pipeline.evaluation.rollouts import Episode, rollout
+from pipeline.flow.coupling import independent
+from pipeline.flow.pairing import NO_MODELS, Source
+from pipeline.flow.transport import minibatch_ot
+from pipeline.nets.registry import build_net
+from pipeline.ode.gradient import Gradient
+from pipeline.perf.contest import machine, timed
+from pipeline.reporting.figures import STYLE, save_figure
+from pipeline.settings import schema
+from pipeline.tasks.demonstrations import Demonstrations
+from pipeline.tasks.registry import TASKS
+from pipeline.training.checkpoint import load_policy
+from pipeline.training.data import prepare
+from pipeline.training.mle import Reconstruction
+from pipeline.utils import platform
+from pipeline.utils.atomic import write_text
+from pipeline.utils.seeding import Generators
+
+Work = Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One thing that is made larger.
+
+    Attributes:
+        about: what is done. size: what is made larger; and the ``sizes`` that it takes.
+        work: a size → the work, ready to be done as often as one likes.
+        time, memory: the powers of the size that they must not exceed by much, since the work itself grows like that.
+    """
+
+    about: str
+    size: str
+    sizes: tuple[int, ...]
+    work: Callable[[int], Work]
+    time: float
+    memory: float
+
+
+def _reconstruction(gradient: Gradient, batch: int, nfe: int) -> Work:
+    settings = schema.load().lab.task("pusht")
+    task, data = TASKS["pusht"], settings.data
+    condition_dim = data.observation_horizon * task.observation_dim(data.observation)
+    net = build_net(settings.net, data.prediction_horizon, task.action_dim, condition_dim)
+    objective = Reconstruction(net, independent, nfe, Generators(0), gradient=gradient)
+    condition, actions = torch.randn(batch, condition_dim), torch.randn(batch, data.prediction_horizon, task.action_dim)
+    return lambda: objective(condition, actions).backward()
+
+
+def _sampling(chunk: int) -> Work:
+    settings = schema.load().lab.task("pusht").net
+    net = build_net(settings, chunk, 2, 20)
+    t, x, condition = torch.rand(64), torch.randn(64, chunk, 2), torch.randn(64, 20)
+
+    def sample() -> None:
+        with torch.inference_mode():
+            for _ in range(16):
+                net(t, x, condition)
+
+    return sample
+
+
+def _rollouts(episodes: int, workers: int) -> Work:
+    policy = load_policy(Path("data/checkpoints/lab/pusht/fm-nfe1.safetensors"))[0].acting(1)
+    evaluation = TASKS["pusht"].evaluation("pusht_b", "exact", 300)
+    asked = [Episode(seed, 0) for seed in validation_seeds(episodes)]
+    return lambda: rollout(policy, evaluation, asked, workers=workers, progress=False)
+
+
+def _demonstrations(times: int) -> Work:
+    spec = TASKS["pusht"]
+    one = spec.read(Path("data/demonstrations/pusht_starter.npz"))
+    ends = np.concatenate([one.episode_ends + k * len(one.state) for k in range(times)])
+    many = Demonstrations(np.tile(one.state, (times, 1)), np.tile(one.action, (times, 1)), ends)
+    settings = schema.load().starter.task("pusht").data
+    return lambda: prepare(many, settings, spec.observe(settings.observation), 0)
+
+
+def _features(samples: int) -> Work:
+    generator = torch.Generator().manual_seed(0)
+    reference = _statistics(1000, generator)
+    return lambda: frechet_distance(_statistics(samples, generator), reference)
+
+
+def _statistics(samples: int, generator: torch.Generator) -> FeatureStatistics:
+    statistics = FeatureStatistics(256)
+    for _ in range(samples // 500):
+        statistics.update(torch.randn(500, 256, generator=generator))
+    return statistics
+
+
+def _ot(size: int) -> Work:
+    data = torch.randn(size, 16, 2)
+    source = Source(torch.Generator().manual_seed(0))
+    return lambda: minibatch_ot(data, torch.zeros(size, 1), source, NO_MODELS)
+
+
+AXES: Mapping[str, Axis] = {
+    "mle-batch": Axis(
+        "MLE update, 8 Euler steps", "batch", (32, 64, 128, 256, 512), partial(_reconstruction, "direct", nfe=8), 1, 1
+    ),
+    "mle-nfe": Axis(
+        "MLE update, batch 128", "NFE", (1, 2, 4, 8, 16, 32), partial(_reconstruction, "direct", 128), 1, 1
+    ),
+    "mle-nfe-checkpointed": Axis(
+        "MLE update, checkpointed, batch 128",
+        "NFE",
+        (1, 2, 4, 8, 16, 32),
+        partial(_reconstruction, "checkpointed", 128),
+        1,
+        0,
+    ),
+    "chunk": Axis("sampling, 16 Euler steps, batch 64", "actions in a chunk", (8, 16, 32, 64, 128), _sampling, 1, 1),
+    "episodes": Axis("Push-T rollout, NFE 1", "episodes", (16, 32, 64, 128), partial(_rollouts, workers=0), 1, 1),
+    "workers": Axis("Push-T rollout, NFE 1, 64 episodes", "simulation processes", (1, 2), partial(_rollouts, 64), 0, 1),
+    "demonstrations": Axis(
+        "Push-T demonstrations to windows", "times the starter's 200", (1, 10, 100), _demonstrations, 1, 1
+    ),
+    "fid-samples": Axis("Fréchet distance, 256 features", "samples", (2000, 8000, 32_000, 128_000), _features, 1, 0),
+    "minibatch-ot": Axis("minibatch OT", "batch", (128, 256, 512, 1024, 2048), _ot, 3, 2),
+}
+"""What is measured. Assignment takes cubic time and a quadratic cost matrix; all else is linear or constant."""
+
+REPEATS = 3
+
+TIDY = {"MALLOC_TRIM_THRESHOLD_": "0"}
+"""Lets the C library give freed memory back at once. Else what it keeps, in holes too small for the next step's
+tensors, counts as used, the more the more steps there are."""
+
+
+def measure(names: Sequence[str] = tuple(AXES)) -> pd.DataFrame:
+    """A row for each size of each axis: ``ms`` of the work, and ``peak_mb``, what memory peaks by above the start."""
+    rows = []
+    points = [(name, size) for name in names for size in AXES[name].sizes]
+    for name, size in tqdm(points, desc="growth", unit="size"):
+        # a process for each: memory that a larger size has left behind would hide a smaller one's
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
+            seconds, peak = alone.submit(measure_size, name, size, torch.get_num_threads()).result()
+        axis = AXES[name]
+        rows.append((name, axis.about, axis.size, size, machine(), 1000 * seconds, peak / 2**20))
+    return pd.DataFrame(rows, columns=["name", "work", "size_of", "size", "machine", "ms", "peak_mb"])
+
+
+def measure_size(name: str, size: int, threads: int) -> tuple[float, int]:
+    """Seconds of the work of one size, the median of some, and the bytes that memory peaked by above the start."""
+    torch.set_num_threads(threads)
+    torch.manual_seed(0)
+    work = AXES[name].work(size)
+    platform.forget_peak_memory()  # so that it is what is held now
+    before = platform.peak_memory()  # not its resident size, which is counted a little apart and may be more
+    first = timed(work)
+    peak = platform.peak_memory() - before
+    return median([timed(work) for _ in range(REPEATS)]) if first < 10 else first, peak
+
+
+def slopes(table: pd.DataFrame) -> pd.DataFrame:
+    """The powers of the size that time and memory grow with, by axis; memory of less than a megabyte counts as one."""
+    rows = []
+    for name, points in table.groupby("name", sort=False):
+        axis, size = AXES[str(name)], np.log(points["size"].to_numpy(dtype=float))
+        time = np.polyfit(size, np.log(points["ms"]), 1)[0]
+        memory = np.polyfit(size, np.log(points["peak_mb"].clip(lower=1)), 1)[0]
+        rows.append((name, axis.about, axis.size, time, axis.time, memory, axis.memory))
+    columns = ["name", "work", "size_of", "time_slope", "time_must", "memory_slope", "memory_must"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def write(folder: Path, table: pd.DataFrame, about: str) -> None:
+    """Write ``benchmarks_growth.csv`` (the sizes), ``.md`` (the slopes), ``.png`` and ``.svg``."""
+    table = table.round({"ms": 2, "peak_mb": 1})
+    write_text(folder / "benchmarks_growth.csv", table.to_csv(index=False, lineterminator="\n"))
+    lines = ["| work | with | sizes | time grows as | must | memory grows as | must |", "| --- " * 7 + "|"]
+    for row in slopes(table).itertuples():
+        sizes = table[table["name"] == row.name]["size"]
+        powers = (f"{row.time_slope:.2f} | {row.time_must:g}", f"{row.memory_slope:.2f} | {row.memory_must:g}")
+        lines.append(f"| {row.work} | {row.size_of} | {sizes.min()} to {sizes.max()} | {' | '.join(powers)} |")
+    write_text(folder / "benchmarks_growth.md", about + "\n" + "\n".join(lines) + "\n")
+    draw(table, folder / "benchmarks_growth")
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """A panel for each axis, time and peak memory against size, logarithmic; ``path`` with ``.png`` and ``.svg``."""
+    names = table["name"].unique()
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(10, 2.9 * -(-len(names) // 3)), layout="constrained")
+        panels = figure.subplots(-(-len(names) // 3), 3, squeeze=False).flat
+        for panel, name in zip(panels, names, strict=False):
+            points = table[table["name"] == name]
+            panel.loglog(points["size"], points["ms"], "o-", color="#0072B2", label="time, ms")
+            panel.loglog(points["size"], points["peak_mb"].clip(lower=1), "s--", color="#D55E00", label="memory, MB")
+            panel.set_title(AXES[name].about)
+            panel.set_xlabel(AXES[name].size)
+        for panel in panels:
+            panel.set_axis_off()
+        figure.axes[0].legend()
+        save_figure(figure, path)
+
+
+_ABOUT = """\
+# How time and memory grow
+
+`python -m pipeline.perf.growth`, {machine}, PyTorch {torch}; load average of the machine before the
+start {load:.1f}. Each size in a process of its own; memory is its peak above what it held before the work, where the C
+library gives freed memory back at once ({tidy}; else it keeps some, and a solve of many steps seems to need
+more). A slope is the power of the size, fitted over all sizes; `must` is that of the work itself. Where a constant cost
+dominates small sizes it is smaller.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1, help="of PyTorch")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    load = os.getloadavg()[0]
+    os.environ.update(TIDY)  # processes read it when they start
+    table = measure()
+    tidy = " ".join(f"`{name}={value}`" for name, value in TIDY.items())
+    about = _ABOUT.format(machine=machine(), torch=torch.__version__, load=load, tidy=tidy)
+    write(Path("reports"), table, about)
+
+
+if __name__ == "__main__":
+    main()

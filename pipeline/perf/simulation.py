@@ -1,0 +1,252 @@
+"""Rollouts, against vectors of environments that are stepped one control step at a time.
+
+Both sides execute the same plans of the same policy, called with the same padded batches, so that the episodes are the
+same ones and can be compared to the bit.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from scipy.spatial.transform import Rotation
+
+from pipeline.evaluation.protocol import validation_seeds
+from pipeline.evaluation.rollouts import BATCH, BLOCK, Episode, EpisodeResult, Policy, rollout
+from pipeline.perf.contest import Contest, DiffersError, Floor, Seconds, in_turns, nearly_equal, timed
+from pipeline.perf.robomimic_loop import RobomimicLoop, simulator_state
+from pipeline.perf.solves import CHECKPOINT, NFE
+from pipeline.perf.vectors import VECTORS, MakeEnv, Stepped, Vector, make_pusht, vectorised
+from pipeline.tasks import pusht, robomimic
+from pipeline.tasks.registry import TASKS
+from pipeline.tasks.robomimic_actions import policy_actions
+from pipeline.tasks.vector import Evaluation
+from pipeline.training.checkpoint import load_policy
+from pipeline.utils.hardware import cores
+
+CPUS = cores()
+
+
+class Padded:
+    """A policy that is always called with ``BLOCK`` rows, so that its actions do not depend on who else is asked for.
+
+    Attributes:
+        asked: hashes of the rows it was asked for, observations and noise, to compare episodes by.
+    """
+
+    def __init__(self, policy: Policy) -> None:
+        self.policy = policy
+        self.observation_horizon = policy.observation_horizon
+        self.prediction_horizon = policy.prediction_horizon
+        self.chunk = policy.chunk
+        self.noise_shape = policy.noise_shape
+        self.asked: set[int] = set()
+
+    def act(self, observations: NDArray[np.float32], noise: NDArray[np.float32]) -> NDArray[np.float32]:
+        """As the policy's, block by block."""
+        self.asked |= {hash((o.tobytes(), n.tobytes())) for o, n in zip(observations, noise, strict=True) if n.any()}
+        parts = []
+        for start in range(0, len(noise), BLOCK):
+            rows = [_padded(x[start : start + BLOCK]) for x in (observations, noise)]
+            parts.append(self.policy.act(*rows)[: len(noise) - start])
+        return np.concatenate(parts)
+
+
+def _padded(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+    return np.pad(rows, ((0, BLOCK - len(rows)), *[(0, 0)] * (rows.ndim - 1)))
+
+
+class Wandering:
+    """A policy that goes about ``offset`` by ``scale`` times the noise and sees nothing; it takes next to no time."""
+
+    observation_horizon = 1
+    prediction_horizon = 16
+    chunk = 8
+
+    def __init__(self, offset: NDArray[np.float32], scale: NDArray[np.float32]) -> None:
+        self.offset = offset
+        self.scale = scale
+        self.noise_shape: tuple[int, ...] = (self.prediction_horizon, len(offset))
+
+    def act(self, observations: NDArray[np.float32], noise: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Noise (B, Tp, A) → actions (B, Tp, A)."""
+        del observations
+        return self.offset + self.scale * noise
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """The same episodes, ``seeds`` a turn, by this project's rollouts and by a vector of environments."""
+
+    policy: Policy
+    evaluation: Evaluation
+    make: MakeEnv
+    vector: Vector
+    seeds: Sequence[int]
+    turn: int
+
+    def ours(
+        self, seeds: Sequence[int], policy: Policy | None = None, *, workers: int = 2, batch: int = BATCH
+    ) -> list[EpisodeResult]:
+        policy, episodes = policy or self.policy, [Episode(seed, 0) for seed in seeds]
+        threads = torch.get_num_threads()
+        torch.set_num_threads(1)  # as params.yaml sets it: the policy plans while the simulations are at work
+        try:
+            return rollout(policy, self.evaluation, episodes, workers=workers, batch=batch, progress=False)
+        finally:
+            torch.set_num_threads(threads)
+
+    def theirs(self, seeds: Sequence[int], policy: Policy | None = None) -> list[EpisodeResult]:
+        padded = policy or Padded(self.policy)
+        return vectorised(padded, self.make, seeds, self.evaluation.max_steps, self.vector)
+
+    def same(self) -> str:
+        """Compare one turn's episodes: all that the policy saw, and how they ended."""
+        seen, shown = Padded(self.policy), Padded(self.policy)
+        ours, theirs = self.ours(self.seeds[: self.turn], seen), self.theirs(self.seeds[: self.turn], shown)
+        # a vector goes on with an episode that has ended, so the peer's policy sees more
+        if not seen.asked <= shown.asked:
+            raise DiffersError(f"{len(seen.asked - shown.asked)} of {len(seen.asked)} observations")
+        outcomes = [[(e.seed, e.success, e.steps) for e in results] for results in (ours, theirs)]
+        if outcomes[0] != outcomes[1]:
+            raise DiffersError("success or length of episodes")
+        score = max(abs(a.max_score - b.max_score) for a, b in zip(ours, theirs, strict=True))
+        if score > 1e-9:
+            raise DiffersError(f"scores by {score:.1e}")
+        return f"all {len(seen.asked)} observations equal to the bit, scores within {score:.0e}"
+
+    def floor(self, batch: int = BATCH) -> Floor:
+        """``shared_floor`` of one turn, with so many episodes at once."""
+        return shared_floor(lambda: self.ours(self.seeds[: self.turn], workers=0, batch=batch))
+
+    def turns(self, count: int) -> list[Seconds]:
+        taken = []
+        for turn in range(count):
+            first = turn * self.turn % len(self.seeds)
+            seeds = self.seeds[first : first + self.turn]
+            taken.append((timed(partial(self.ours, seeds)), timed(partial(self.theirs, seeds))))
+        return taken
+
+
+def pusht_contests(seeds: int = 500, turn: int = 100) -> Iterator[Contest]:
+    """Push-T by lab's shipped policy, all of the seeds once, some a turn."""
+    policy = load_policy(CHECKPOINT)[0].acting(NFE)
+    evaluation = TASKS["pusht"].evaluation("pusht_b", "legacy", pusht.MAX_STEPS)
+    for vector in VECTORS:
+        work = Rollouts(policy, evaluation, make_pusht, vector, validation_seeds(seeds), turn)
+        yield Contest(
+            f"{seeds}-seed Push-T rollout, {turn} seeds a turn, NFE {NFE}, lab's net",
+            f"gymnasium's {vector}, gym-pusht as it is",
+            0.35,
+            work.same,
+            work.turns,
+            seeds // turn,
+            warm_ups=0,
+            floor=work.floor(),  # in batches as they are: its policy takes its time, and by whole blocks
+        )
+
+
+def step_contests(steps: int = 300) -> Iterator[Contest]:
+    """Push-T's simulation alone: an episode of targets around the middle, where the block is pushed about."""
+    seed = validation_seeds(1)[0]
+    env, reference = pusht.PushT(), make_pusht()
+    targets = np.random.default_rng(0).uniform(150, 350, (steps, 2))
+
+    def ours() -> list[NDArray[np.float64]]:
+        env.reset(pusht.initial_state("pusht_b", seed), "legacy")
+        return [env.step(target).observation for target in targets]
+
+    def theirs() -> list[NDArray[np.float64]]:
+        reference.reset(seed=seed)
+        return [reference.step(target)[0] for target in targets]
+
+    yield Contest(
+        f"{steps} control steps of Push-T",
+        "gym-pusht as it is",
+        0.35,
+        lambda: nearly_equal(np.stack(ours()), np.stack(theirs()), 0.0, "observations"),
+        in_turns(ours, theirs),
+    )
+
+
+def shared_floor(alone: Callable[[], object]) -> Floor:
+    """What rollouts ``alone``, in one process, take, over the number of CPUs: no schedule on all of them takes less."""
+    return Floor(f"the same episodes in one process, its time over {CPUS} CPUs", lambda: timed(alone) / CPUS)
+
+
+WANDERED = {"kitchen": (280, 0.5), "transport": (100, 0.02)}
+"""Steps of an episode, and the noise of the actions."""
+
+
+def mujoco_contests(episodes: int = 8, wandered: Mapping[str, tuple[int, float]] = WANDERED) -> Iterator[Contest]:
+    """Franka Kitchen and Transport, both sides in this project's simulation of them."""
+    for task, (steps, scale) in wandered.items():
+        spec = TASKS[task]
+        evaluation = spec.evaluation(task, None, steps)
+        first = evaluation.make_env()
+        observation = first.reset(**evaluation.reset_arguments(validation_seeds(1)[0]))
+        offset = np.zeros(spec.action_dim) if task == "kitchen" else _resting(observation)
+        policy = Wandering(offset.astype(np.float32), np.full(spec.action_dim, scale, dtype=np.float32))
+        make = partial(Stepped, evaluation.make_env, evaluation, len(observation), spec.action_dim)
+        for vector in VECTORS:
+            work = Rollouts(policy, evaluation, make, vector, validation_seeds(episodes), episodes)
+            yield Contest(
+                f"{episodes} episodes of {task}, {steps} steps",
+                f"gymnasium's {vector}, in the same simulation",
+                0.5,
+                work.same,
+                work.turns,
+                2,
+                warm_ups=0,
+                floor=work.floor(batch=CPUS),
+            )
+
+
+def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]:
+    """Transport, against robomimic's own loop."""
+    evaluation = TASKS["transport"].evaluation("transport", None, steps)
+    seeds = validation_seeds(episodes)
+    env = evaluation.make_env()
+    offset = _resting(env.reset(**evaluation.reset_arguments(seeds[0]))).astype(np.float32)
+    policy = Wandering(offset, np.full(len(offset), WANDERED["transport"][1], dtype=np.float32))
+    loop = RobomimicLoop(policy, "transport")
+
+    def same() -> str:
+        """Compare where the first episode ends. Robomimic reloads the scene from XML, which holds rounded numbers."""
+        loop.run(seeds[:1], steps)
+        env.reset(**evaluation.reset_arguments(seeds[0]))
+        noise = np.random.default_rng([seeds[0], 0])
+        for start in range(0, steps, policy.chunk):
+            plan = policy.act(
+                np.empty(0, dtype=np.float32), noise.standard_normal((1, *policy.noise_shape), dtype=np.float32)
+            )[0]
+            for action in plan[: min(policy.chunk, steps - start)]:
+                env.step(action)
+        return nearly_equal(simulator_state(env.simulator), loop.state(), 1e-2, "last state")  # type: ignore[attr-defined]
+
+    def ours(workers: int = 2, batch: int = episodes) -> object:
+        asked = [Episode(seed, 0) for seed in seeds]
+        return rollout(policy, evaluation, asked, workers=workers, batch=batch, progress=False)
+
+    yield Contest(
+        f"{episodes} episodes of transport, {steps} steps",
+        "robomimic's rollout",
+        0.5,
+        same,
+        in_turns(ours, lambda: loop.run(seeds, steps)),
+        2,
+        warm_ups=0,
+        floor=shared_floor(partial(ours, workers=0, batch=CPUS)),
+    )
+
+
+def _resting(observation: NDArray[np.float64]) -> NDArray[np.float64]:
+    """The action of Transport that holds both arms where they are seen, grippers open."""
+    positions, quaternions = robomimic.arm_poses(observation, "transport")
+    return policy_actions(
+        np.concatenate(
+            [np.r_[p, Rotation.from_quat(q).as_rotvec(), -1.0] for p, q in zip(positions, quaternions, strict=True)]
+        )[None]
+    )[0]

@@ -1,0 +1,208 @@
+"""All contests against other tools: reports/benchmarks.csv, .md, .png and .svg.
+
+    python -m pipeline.perf.suite [WORD …]
+
+Of the rows of this machine those whose work or peer contains one of the words are measured anew, without words all;
+rows of other machines stay as they are.
+"""
+
+import argparse
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, fields
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from matplotlib.ticker import NullFormatter
+from tqdm import tqdm
+
+from pipeline.perf import loading, pairs, simulation, solves, startup, updates
+from pipeline.perf.contest import Contest, DiffersError, Row, hold, machine
+from pipeline.reporting.figures import STYLE, save_figure
+from pipeline.utils.atomic import write_text
+from pipeline.utils.errors import UserError
+from pipeline.utils.hardware import cores
+from pipeline.utils.precision import native
+
+FAMILIES: tuple[Callable[[], Iterator[Contest]], ...] = (
+    updates.unet1d_contests,
+    updates.unet2d_contests,
+    pairs.contests,
+    updates.mle_contests,
+    solves.adaptive_contests,
+    solves.sampling_contests,
+    simulation.step_contests,
+    simulation.pusht_contests,
+    simulation.mujoco_contests,
+    simulation.robomimic_contests,
+    loading.contests,
+    startup.contests,
+)
+VERSIONS = ("torch", "torchcfm", "torchdiffeq", "diffusers", "POT", "gymnasium", "gym-pusht", "robomimic", "dvc")
+COLUMNS = [field.name for field in fields(Row)]
+
+
+def measure(words: Sequence[str] = (), families: Sequence[Callable[[], Iterator[Contest]]] = FAMILIES) -> list[Row]:
+    """Hold every contest that one of ``words`` names, or all; one that finds a difference is left out and said so."""
+    rows = []
+    with tqdm(desc="benchmarks", unit="contest") as bar:
+        for family in families:
+            for contest in family():
+                if words and not any(word in f"{contest.work} {contest.peer}" for word in words):
+                    continue
+                bar.set_postfix_str(contest.work)
+                try:
+                    rows.append(hold(contest))
+                except DiffersError as error:
+                    bar.write(f"{contest.work}, {contest.peer}: left out: {error}")
+                bar.update()
+    return rows
+
+
+def merged(path: Path, rows: Sequence[Row], *, all_anew: bool) -> pd.DataFrame:
+    """The table at ``path``, if there is one, with ``rows`` in place of this machine's.
+
+    Args:
+        all_anew: drop every row of this machine; else only those that are measured again.
+    """
+    table = pd.DataFrame([asdict(row) for row in rows], columns=COLUMNS)
+    if not path.exists():
+        return table
+    before = pd.read_csv(path)
+    key = ["work", "peer", "machine"]
+    again = before[key].apply(tuple, axis=1).isin(table[key].apply(tuple, axis=1))
+    dropped = (before["machine"] == machine()) if all_anew else again
+    return pd.concat([table, before[~dropped]], ignore_index=True)
+
+
+def write(folder: Path, table: pd.DataFrame, about: str) -> None:
+    """Write ``benchmarks.csv``, ``.md``, ``.png`` and ``.svg``."""
+    table = table.round({"ours_ms": 3, "peer_ms": 3, "ratio": 3, "ratio_low": 3, "ratio_high": 3, "floor_ms": 3})
+    write_text(folder / "benchmarks.csv", table.to_csv(index=False, lineterminator="\n"))
+    lines = [
+        "| work | peer | ours | peer's | ratio (quartiles) | aim | met | same result |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    texts = []
+    for name, rows in table.groupby("machine", sort=False):
+        texts.append(f"\n## {name}\n\n" + "\n".join([*lines, *map(_line, rows.itertuples())]) + "\n")
+        missed = rows[(rows["ratio"] > rows["aim"]) & rows["floor_ms"].notna()]
+        if len(missed):
+            texts.append(_FLOORS + "\n".join(map(_floor, missed.itertuples())) + "\n")
+    write_text(folder / "benchmarks.md", about + "".join(texts))
+    draw(table, folder / "benchmarks")
+
+
+def _line(row: Any) -> str:
+    ratio = f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
+    met = "yes" if row.ratio <= row.aim else "no"
+    cells = (row.work, row.peer, _duration(row.ours_ms), _duration(row.peer_ms), ratio, f"{row.aim:g}", met)
+    return f"| {' | '.join(cells)} | {row.same_result} |"
+
+
+def _floor(row: Any) -> str:
+    share = row.floor_ms / row.peer_ms
+    reachable = "no" if share > row.aim else "not ruled out"
+    cells = (row.work, row.peer, f"{row.ratio:.2f}, {row.aim:g}", row.floor, _duration(row.floor_ms), f"{share:.2f}")
+    return f"| {' | '.join(cells)} | {row.ours_ms / row.floor_ms:.2f} | {reachable} |"
+
+
+def _duration(milliseconds: float) -> str:
+    return f"{milliseconds / 1000:.1f} s" if milliseconds >= 1000 else f"{milliseconds:.3g} ms"
+
+
+def draw(table: pd.DataFrame, path: Path) -> None:
+    """Each row's ratio with its quartiles, a colour for each machine, and its aim, on a logarithmic axis.
+
+    Args:
+        path: of the figure, with ``.png`` and ``.svg`` added.
+    """
+    rows = table[["work", "peer"]].drop_duplicates()
+    labels = [f"{row.work}\nagainst {row.peer}" for row in rows.itertuples()]
+    place = {key: float(k) for k, key in enumerate(rows.itertuples(index=False, name=None))}
+    machines = list(table["machine"].unique())
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(9.5, 1.2 + 0.42 * len(rows)), layout="constrained")
+        axes = figure.subplots()
+        for k, (name, measured) in enumerate(table.groupby("machine", sort=False)):
+            beside = 0.3 * (k - (len(machines) - 1) / 2)
+            places = [place[key] + beside for key in zip(measured["work"], measured["peer"], strict=True)]
+            middle = measured["ratio"].to_numpy()
+            spread = np.stack([middle - measured["ratio_low"], measured["ratio_high"] - middle])
+            axes.errorbar(
+                middle,
+                places,
+                xerr=spread,
+                fmt="o",
+                markersize=4,
+                color=_COLORS[k % len(_COLORS)],
+                capsize=2,
+                label=name,
+            )
+        aims = table.drop_duplicates(["work", "peer"])["aim"]
+        axes.plot(aims, list(place.values()), "|", color="#D55E00", markersize=14, markeredgewidth=2, label="aim")
+        axes.axvline(1, color="#555555", linewidth=1)
+        axes.set_xscale("log")
+        axes.set_xticks([0.1, 0.2, 0.5, 1, 2, 5], ["0.1", "0.2", "0.5", "1", "2", "5"])
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.set_xlabel("time of ours over the peer's, the median with quartiles")
+        axes.set_yticks(list(place.values()), labels, fontsize=7)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+        figure.legend(loc="outside upper left")
+        save_figure(figure, path)
+
+
+_COLORS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9")
+
+_FLOORS = """
+Rows that miss their aim and have a known floor: a part of the work that ours cannot leave out, timed by itself after
+the turns. Where that part alone takes longer than the aim allows, nothing that does this part as ours does can meet it.
+
+| work | peer | ratio, aim | floor | its time | over the peer's | ours over it | aim in reach |
+| --- | --- | --- | --- | --- | --- | --- | --- |
+"""
+
+_ABOUT = """\
+# Against what people would use instead
+
+`make bench` holds both sides' results against each other, then times them in turns, in one process tree. `ratio` is the
+time of ours over the peer's, the median over the turns with its quartiles. Last run: Python {python}, {versions}; load
+average of the machine before the start {load:.1f}. Other machines' rows are of the last run there, of its code.
+
+- Training: ours is this project's training loop in the precision of `auto`: bf16 on machines with instructions
+  for it, else fp32 (the last run's: {precision}); the peer trains in float32, as the scripts of diffusers, LeRobot and
+  TorchCFM do. Losses of both are compared in float32, and ours in bf16 where it is trained in that.
+- Sampling in bfloat16 is timed only on machines with instructions for it.
+- Rollouts: same policy, same seeds; every observation that the policy is shown must be equal to the bit. The time
+  includes the start of the simulation processes. Ours has two of them and one thread for the policy, as `params.yaml`
+  sets it, the peer all threads. Each of ours starts as a new Python and imports the simulator; AsyncVectorEnv's are
+  forked from a process that has done so, SyncVectorEnv has none; robomimic's environment is made beforehand.
+- Windows: one epoch, from opening the file. Ours are normalised too, the peers' are not; of zarr, ours reads one chunk
+  after the other, so as to name a damaged one.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*", help="measure rows that contain one of them only")
+    parser.add_argument("--threads", type=int, default=cores(), help="of PyTorch, for both sides")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    load, folder = os.getloadavg()[0], Path("reports")
+    rows = measure(arguments.words)
+    if not rows:
+        raise UserError(f"given {' '.join(arguments.words)!r}: no row was measured")
+    versions = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
+    about = _ABOUT.format(python=platform.python_version(), versions=versions, load=load, precision=native())
+    write(folder, merged(folder / "benchmarks.csv", rows, all_anew=not arguments.words), about)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,255 @@
+"""Settings of the image tasks, those of Table 1."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from pipeline.settings.blocks import (
+    CORRECTED,
+    LEARNED_IN,
+    Block,
+    Count,
+    FinetuneCoupling,
+    FinetuneRecipe,
+    Fraction,
+    ImageNetSettings,
+    Natural,
+    NonNegative,
+    Optimization,
+    Positive,
+    PretrainSettings,
+    ResidualSolve,
+    Seed,
+    SeedCount,
+    Unet2dSettings,
+    require_even_batches,
+    require_finer_teacher,
+)
+from pipeline.utils.precision import PrecisionSetting
+
+ImageTask = Literal["digits", "cifar10"]
+ImageMethod = Literal["ddpm", "vp_fm", "ve_fm", "ot_fm", "si", "i_cfm", "ot_cfm"]
+"""Trained from scratch, each by its path and coupling."""
+Features = Literal["embedded", "inception"]
+ImageSolver = Annotated[str, StringConstraints(pattern=r"^(euler-([1-9][0-9]{0,2}|1000)|dopri5)$")]
+RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
+
+SHAPES: dict[ImageTask, tuple[int, int, int]] = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
+"""(C, H, W) of each task's images."""
+
+
+class ImageDataSettings(Block):
+    dataset: ImageTask
+    flip: bool
+
+
+class ImagePretrainSettings(Optimization):
+    sigma: NonNegative
+    ot_sigma_min: Fraction
+    ve_sigma_min: Positive
+    ve_sigma_max: Positive
+    checkpoints: Count
+
+    @model_validator(mode="after")
+    def _noise_falls(self) -> "ImagePretrainSettings":
+        if self.ve_sigma_min >= self.ve_sigma_max:
+            given, most = self.ve_sigma_min, self.ve_sigma_max
+            raise ValueError(f"ve_sigma_min: given {given}, allowed: below ve_sigma_max = {most}")
+        return self
+
+    @model_validator(mode="after")
+    def _checkpoints_are_steps(self) -> "ImagePretrainSettings":
+        if self.checkpoints > self.steps:
+            raise ValueError(f"checkpoints: given {self.checkpoints}, allowed: at most steps = {self.steps}")
+        return self
+
+    def matching(self) -> PretrainSettings:
+        """As the settings of the ``i_cfm`` row, which fine-tuning starts from and is compared with."""
+        own = self.model_dump(exclude={"ot_sigma_min", "ve_sigma_min", "ve_sigma_max"})
+        return PretrainSettings(path="i_cfm", coupling="independent", regularization=1.0, condition_weight=0.0, **own)
+
+
+class ImageSelectSettings(Block):
+    latest: Count
+    nfe: Count
+    n_samples: Count
+    sampling_seeds: SeedCount
+
+    def seeds(self) -> range:
+        """Sampling seeds that checkpoints and settings are chosen on."""
+        return range(200_000, 200_000 + self.sampling_seeds)
+
+
+class ImageFinetuneRecipe(Block):
+    """Fine-tuning for one number of Euler steps; its updates are as many as the compute allows."""
+
+    coupling: FinetuneCoupling
+    candidates: Count
+    reflow_nfe: Count
+    pairs_ahead: Natural
+    fm_weight: NonNegative
+    last_steps: Natural
+    batch_size: Count
+    lr: Positive
+    weight_decay: NonNegative
+    warmup: Natural
+    clip: Positive
+    ema_decay: Annotated[float, Field(ge=0, lt=1)]
+    precision: PrecisionSetting
+    history_points: Count
+
+    def recipe(self) -> FinetuneRecipe:
+        """The recipe in full: without penalties and guard, steps yet to be set."""
+        return FinetuneRecipe(
+            **self.model_dump(exclude={"warmup"}),
+            warmup=0,
+            steps=1,
+            regularization=0.05,
+            condition_weight=0.0,
+            typical_quantile=0.99,
+            inversion_nfe=64,
+            covariance="identity",
+            energy_weight=0.0,
+            lora_rank=0,
+            lora_alpha=1.0,
+            fm_lr=self.lr,
+            history_seeds=1,
+            guard_every=1,
+            collapse_below=0.0,
+            on_collapse="warn",
+            solver="euler",
+            gradient="direct",
+        ).model_copy(update={"warmup": self.warmup})
+
+
+class ImageResidualRecipe(ResidualSolve):
+    """A residual model of images, for one NFE of base and residual together."""
+
+    net: ImageNetSettings
+    nfe: Count
+
+    @model_validator(mode="after")
+    def _base_has_an_evaluation(self) -> "ImageResidualRecipe":
+        if self.residual_steps >= self.nfe:
+            raise ValueError(
+                f"residual_steps: given {self.residual_steps}, allowed: below nfe = {self.nfe}, so that the base model "
+                "has an evaluation"
+            )
+        return self
+
+
+class ExtractorSettings(Block):
+    """The classifier whose features the distance FD is taken in."""
+
+    channels: Count
+    features: Count
+    held_out: Fraction
+    steps: Count
+    batch_size: Count
+    lr: Positive
+
+
+class FidSettings(Block):
+    features: Features
+    n_samples: Count
+    sampling_seeds: SeedCount
+    batch: Count
+    solvers: Annotated[list[ImageSolver], Field(min_length=1)]
+    tolerance: Positive
+    halves: Annotated[int, Field(ge=2)]
+    shown: Count
+
+    @model_validator(mode="after")
+    def _solvers_differ(self) -> "FidSettings":
+        if len(set(self.solvers)) != len(self.solvers):
+            raise ValueError(f"solvers: given {self.solvers}, allowed: each value once")
+        return self
+
+    def seeds(self) -> range:
+        """Sampling seeds that results are reported on; nothing is chosen by them."""
+        return range(100_000, 100_000 + self.sampling_seeds)
+
+
+class ImageTaskSettings(Block):
+    """Everything about one image task at one scale."""
+
+    seed: Seed
+    threads: Count
+    processes: Count
+    data: ImageDataSettings
+    net: ImageNetSettings
+    extractor: ExtractorSettings
+    pretrain: ImagePretrainSettings
+    select: ImageSelectSettings
+    finetune: dict[RecipeKey, ImageFinetuneRecipe]
+    residual: ImageResidualRecipe
+    fid: FidSettings
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of an image."""
+        return SHAPES[self.data.dataset]
+
+    @model_validator(mode="after")
+    def _fine_tuning_has_compute(self) -> "ImageTaskSettings":
+        if self.select.latest >= self.pretrain.steps:
+            raise ValueError(
+                f"select.latest: given {self.select.latest}, allowed: below pretrain.steps = {self.pretrain.steps}; "
+                "fine-tuning has the compute of the steps after the selected checkpoint"
+            )
+        first = round(self.pretrain.steps / self.pretrain.checkpoints)
+        if self.select.latest < first:
+            given = self.select.latest
+            raise ValueError(f"select.latest: given {given}, allowed: at least {first}, the first checkpoint")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_split_evenly(self) -> "ImageTaskSettings":
+        sizes = {"pretrain": self.pretrain.batch_size, "residual": self.residual.batch_size}
+        sizes |= {f"finetune.{key}": recipe.batch_size for key, recipe in self.finetune.items()}
+        require_even_batches(self.processes, sizes)
+        return self
+
+    @model_validator(mode="after")
+    def _solves_fit(self) -> "ImageTaskSettings":
+        for key, recipe in self.finetune.items():
+            nfe = int(key.removeprefix("nfe"))
+            require_finer_teacher(f"finetune.{key}", recipe.coupling, recipe.reflow_nfe, nfe, LEARNED_IN)
+            if recipe.last_steps > nfe:
+                raise ValueError(f"finetune.{key}.last_steps: given {recipe.last_steps}, allowed: 0 (all) to {nfe}")
+        return self
+
+    @model_validator(mode="after")
+    def _residual_fits(self) -> "ImageTaskSettings":
+        recipe = self.residual
+        learned = recipe.nfe - recipe.residual_steps
+        require_finer_teacher("residual", recipe.coupling, recipe.reflow_nfe, learned, CORRECTED)
+        steps = [int(solver.removeprefix("euler-")) for solver in self.fid.solvers if solver != "dopri5"]
+        if len(steps) == len(self.fid.solvers) and max(steps) <= recipe.residual_steps:
+            raise ValueError(
+                f"fid.solvers: given {self.fid.solvers}, allowed: with dopri5, or more than the residual's "
+                f"{recipe.residual_steps} steps"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _nets_fit_the_images(self) -> "ImageTaskSettings":
+        for name, net in [("net", self.net), ("residual.net", self.residual.net)]:
+            if isinstance(net, Unet2dSettings):
+                levels, side = len(net.multipliers), self.shape[1]
+                if side % 2 ** (levels - 1):
+                    raise ValueError(
+                        f"{name}.multipliers: given {net.multipliers}, allowed: as many as halve {side} pixels evenly"
+                    )
+        return self
+
+    @model_validator(mode="after")
+    def _covariance_is_regular(self) -> "ImageTaskSettings":
+        least = 2048 if self.fid.features == "inception" else self.extractor.features
+        for name, given in [("fid.n_samples", self.fid.n_samples), ("select.n_samples", self.select.n_samples)]:
+            if given <= least:
+                raise ValueError(
+                    f"{name}: given {given}, allowed: more than the {least} {self.fid.features} features, below which "
+                    "their covariance is singular"
+                )
+        return self

@@ -1,0 +1,311 @@
+"""Where the pipeline's files lie, relative to the project's root; dvc.yaml spells out the same places."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.settings.images import ImageTaskSettings
+from pipeline.utils.errors import UserError
+
+SAMPLERS = ("ddpm", "ddim")
+"""Methods of Table 2 that sample the one net that was trained to predict noise."""
+
+BASELINES = ("random", "nearest_demo")
+"""Methods of Table 2 that nothing is trained for."""
+
+
+@dataclass(frozen=True)
+class TaskFiles:
+    """Files of one task at one scale.
+
+    Attributes:
+        replica: a training seed beside the one in params.yaml, whose models have places of their own; None: the one
+            there. Demonstrations and their split are the same for all.
+    """
+
+    scale: str
+    task: str
+    replica: int | None = None
+
+    @property
+    def folder(self) -> Path:
+        return Path("data", self.scale, self.task)
+
+    @property
+    def models(self) -> Path:
+        """Folder of everything trained with one seed."""
+        return self.folder if self.replica is None else self.folder / f"seed{self.replica}"
+
+    @property
+    def name(self) -> str:
+        """The task, and the training seed where it is not that of params.yaml."""
+        return self.task if self.replica is None else f"{self.task}-seed{self.replica}"
+
+    @property
+    def demonstrations(self) -> Path:
+        """The fetched demonstrations, a file or folder as they come."""
+        return self.folder / "demonstrations"
+
+    @property
+    def prepared(self) -> Path:
+        return self.folder / "prepared.npz"
+
+    @property
+    def frames(self) -> Path:
+        """Folder of the images that go with ``prepared``; without any where none are observed."""
+        return self.folder / "frames.zarr"
+
+    @property
+    def pretrained(self) -> Path:
+        """Folder of the checkpoints that pretraining leaves, step-<k>.safetensors."""
+        return self.models / "pretrain"
+
+    @property
+    def base(self) -> Path:
+        """The selected checkpoint, from which fine-tuning starts."""
+        return self.models / "base.safetensors"
+
+    def study_base(self, train_seed: int) -> Path:
+        """The shipped model that the study starts from with one training seed."""
+        return Path("data", "checkpoints", self.scale, self.task, f"base-seed{train_seed}.safetensors")
+
+    def model(self, method: str, nfe: int) -> Path:
+        """What a row of Table 2 is rolled out from: one net for both samplers of diffusion, the data for baselines."""
+        if method in BASELINES:
+            return self.prepared
+        name = "diffusion" if method in SAMPLERS else f"{method}-nfe{nfe}"
+        return self.models / "models" / f"{name}.safetensors"
+
+    @property
+    def pretrain_log(self) -> Path:
+        return ScaleReports(self.scale).folder / "pretrain" / f"{self.name}.csv"
+
+    @property
+    def selection(self) -> Path:
+        return ScaleReports(self.scale).folder / "selection" / f"{self.name}.json"
+
+    def history(self, method: str, nfe: int) -> Path:
+        return ScaleReports(self.scale).history / f"{self.task}-{method}-nfe{nfe}.csv"
+
+    @property
+    def diffusion_log(self) -> Path:
+        """The losses of the training to predict noise."""
+        return ScaleReports(self.scale).folder / "pretrain" / f"{self.name}-diffusion.csv"
+
+    def residual_log(self, row: str) -> Path:
+        """The losses of a residual's training; ``row``: see ``split_row``."""
+        return ScaleReports(self.scale).folder / "residual" / f"{self.task}-{row}.csv"
+
+
+@dataclass(frozen=True)
+class ImageFiles:
+    """Files of one image task at one scale."""
+
+    scale: str
+    task: str
+
+    @property
+    def folder(self) -> Path:
+        return Path("data", self.scale, self.task)
+
+    @property
+    def fetched(self) -> Path:
+        """Folder of what comes from outside."""
+        return self.folder / "fetched"
+
+    @property
+    def images(self) -> Path:
+        """The training images, uint8."""
+        return self.fetched / "images.npz"
+
+    @property
+    def inception(self) -> Path:
+        """The weights of Inception, where distances are FID."""
+        return self.fetched / "inception.pth"
+
+    @property
+    def extractor(self) -> Path:
+        """The classifier whose features the distance FD is taken in."""
+        return self.folder / "extractor.safetensors"
+
+    def pretrained(self, method: str) -> Path:
+        """Folder of the checkpoints that pretraining leaves, step-<k>.safetensors."""
+        return self.folder / method
+
+    @property
+    def base(self) -> Path:
+        """The selected checkpoint of i_cfm, from which fine-tuning starts."""
+        return self.folder / "base.safetensors"
+
+    def model(self, method: str, nfe: int) -> Path:
+        return self.folder / method / f"nfe{nfe}.safetensors"
+
+    @property
+    def reports(self) -> Path:
+        return ScaleReports(self.scale).folder / "images"
+
+    def training_log(self, method: str) -> Path:
+        return self.reports / "training" / f"{self.task}-{method}.csv"
+
+    @property
+    def selection(self) -> Path:
+        return self.reports / f"{self.task}-selection.json"
+
+    @property
+    def halves(self) -> Path:
+        """Distances between halves of the real data."""
+        return self.reports / f"{self.task}-halves.csv"
+
+    def distances(self, method: str) -> Path:
+        """A method's distances, a row a sampling seed: what Table 1 is computed from."""
+        return self.reports / f"{self.task}-{method}.csv"
+
+    @property
+    def histories(self) -> Path:
+        """Folder of the distances over training."""
+        return self.reports / "history"
+
+    def history(self, method: str, nfe: int | None = None) -> Path:
+        """Distances over training, of one NFE, or of all."""
+        suffix = "" if nfe is None else f"-nfe{nfe}"
+        return self.histories / f"{self.task}-{method}{suffix}.csv"
+
+    def models(self, method: str, settings: ImageTaskSettings, tuned: Sequence[int]) -> dict[int, Path]:
+        """The model files of a row of Table 1 by the NFE that each was fine-tuned for, 0 where it is none.
+
+        Args:
+            tuned: those of ``ft_fm``, at least one.
+        """
+        if method == "ft_fm":
+            return {nfe: self.model(method, nfe) for nfe in sorted(tuned)}
+        if method == "resft_fm":
+            return {0: self.model(method, settings.residual.nfe)}
+        if method == "untrained":
+            return {0: self.pretrained("i_cfm") / "step-0000000.safetensors"}
+        return {0: self.pretrained(method) / f"step-{settings.pretrain.steps:07d}.safetensors"}
+
+
+def toys(scale: str) -> Path:
+    """Folder of the small models of Figure 1."""
+    return Path("data", scale, "toys")
+
+
+@dataclass(frozen=True)
+class ScaleReports:
+    """The committed results of one scale."""
+
+    scale: str
+
+    @property
+    def folder(self) -> Path:
+        return Path("reports", self.scale)
+
+    @property
+    def history(self) -> Path:
+        return self.folder / "history"
+
+    @property
+    def study(self) -> Path:
+        """Folder of the coupling study's cells."""
+        return self.folder / "coupling_study"
+
+    @property
+    def figure_1(self) -> Path:
+        return self.folder / "figure_1.png"
+
+    def disturbed_episodes(self, entry: "Entry") -> Path:
+        """The episodes of a row of Table 2 once more, under disturbances."""
+        return self.folder / "robustness" / f"{entry.stem}.csv"
+
+    def certificate(self, task: str, row: str) -> Path:
+        """What was proved of a residual model, with all matrices."""
+        return self.folder / "certificates" / f"{task}-{row}.json"
+
+    @property
+    def certificates(self) -> Path:
+        """What was proved, in words."""
+        return self.folder / "certificates.md"
+
+    @property
+    def robustness(self) -> Path:
+        return self.folder / "table2_robustness.csv"
+
+    @property
+    def figure_2b(self) -> Path:
+        return self.folder / "figure_2b.png"
+
+    @property
+    def score_vs_nfe(self) -> Path:
+        return self.folder / "score_vs_nfe.png"
+
+    @property
+    def figure_2a(self) -> Path:
+        return self.folder / "figure_2a.png"
+
+    @property
+    def figure_e2(self) -> Path:
+        return self.folder / "figure_e2.png"
+
+    @property
+    def table1(self) -> Path:
+        return self.folder / "table1.csv"
+
+    @property
+    def table2(self) -> Path:
+        return self.folder / "table2.csv"
+
+    @property
+    def table_d1(self) -> Path:
+        return self.folder / "table_d1.csv"
+
+    @property
+    def table_d2(self) -> Path:
+        return self.folder / "table_d2.csv"
+
+    @property
+    def tables_d(self) -> Path:
+        """Both of them, to read."""
+        return self.folder / "tables_d.md"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What one row of a table is about, and where under ``reports`` (a folder of results) its files lie.
+
+    Attributes:
+        within: the task, where files hold all evaluations of one; empty where each has files of its own.
+    """
+
+    evaluation: str
+    method: str
+    nfe: int
+    within: str = ""
+
+    @property
+    def stem(self) -> str:
+        """The name of its files, without their endings."""
+        return f"{self.within or self.evaluation}-{self.method}-nfe{self.nfe}"
+
+    def episodes(self, reports: Path) -> Path:
+        return reports / "episodes" / f"{self.stem}.csv"
+
+    def metrics(self, reports: Path) -> Path:
+        return reports / "metrics" / f"{self.stem}.json"
+
+
+def split_row(row: str) -> tuple[str, int]:
+    """Method and NFE of a row's name, such as ``resft_fm-nfe16``.
+
+    Raises:
+        UserError: it is none.
+    """
+    method, _, nfe = row.rpartition("-nfe")
+    if not method or not nfe.isdigit():
+        raise UserError(f"--row: given {row!r}, allowed: a method and an NFE, such as resft_fm-nfe16")
+    return method, int(nfe)
+
+
+def fingerprint(model: Path) -> str:
+    """A model file's name and the first digits of its sha256, by which results name it."""
+    return f"{model.stem}@{hashlib.sha256(model.read_bytes()).hexdigest()[:12]}"

@@ -1,0 +1,328 @@
+"""What ``params.yaml`` says of one robot task: demonstrations, net, trainings, evaluation."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, StringConstraints, model_validator
+
+from pipeline.settings.blocks import (
+    CORRECTED,
+    EVALUATIONS,
+    LEARNED_IN,
+    BelowOne,
+    Block,
+    Count,
+    FinetuneCoupling,
+    FinetuneRecipe,
+    Fraction,
+    Natural,
+    NetSettings,
+    Optimization,
+    Positive,
+    PretrainSettings,
+    ResidualRecipe,
+    Seed,
+    SeedCount,
+    Unet1dSettings,
+    require_even_batches,
+    require_finer_teacher,
+)
+from pipeline.utils.errors import UserError
+
+Task = Literal["pusht", "pusht_image", "kitchen", "lift", "can", "square", "transport"]
+DataSetName = Literal[
+    "pusht_starter", "pusht_human", "pusht_human_image",
+    "kitchen_starter", "kitchen_expert", "kitchen_mixed",
+    "lift_starter", "lift_expert", "lift_ph",
+    "can_starter", "can_expert", "can_ph",
+    "square_starter", "square_expert", "square_ph",
+    "transport_starter", "transport_expert", "transport_ph",
+]  # fmt: skip
+Observation = Literal["keypoints", "pose", "image", "state", "one_arm"]
+Evaluation = Literal[
+    "pusht_a", "pusht_b", "pusht_image_a", "pusht_image_b", "kitchen", "lift", "can", "square", "transport"
+]
+Disturbance = Literal["observation_noise", "action_noise"]
+RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
+ResidualRow = Annotated[str, StringConstraints(pattern=r"^resft_fm(_unet)?-nfe[1-9][0-9]*$")]
+"""Method and NFE of a residual model, such as ``resft_fm-nfe16``."""
+DiffusionRow = Annotated[str, StringConstraints(pattern=r"^dd[ip]m-nfe([1-9][0-9]?|100)$")]
+"""Sampler and NFE of the diffusion model, such as ``ddim-nfe16``."""
+Row = Annotated[str, StringConstraints(pattern=r"^(fm|ft_fm|resft_fm|resft_fm_unet)-nfe[1-9][0-9]*$")]
+
+ROBOMIMIC = ("lift", "can", "square", "transport")
+_DATA_SETS = {"pusht": ("pusht_starter", "pusht_human"), "pusht_image": ("pusht_human_image",)}
+_DATA_SETS |= {"kitchen": ("kitchen_starter", "kitchen_expert", "kitchen_mixed")}
+_DATA_SETS |= {task: tuple(f"{task}_{kind}" for kind in ("starter", "expert", "ph")) for task in ROBOMIMIC}
+_OBSERVATIONS = {"pusht": ("keypoints", "pose"), "pusht_image": ("image",), "transport": ("state", "one_arm")}
+_EVALUATIONS = {task: (f"{task}_a", f"{task}_b") for task in ("pusht", "pusht_image")}
+
+
+class VisionSettings(Block):
+    """The encoder of images."""
+
+    kind: Literal["resnet18"]
+    width: Annotated[int, Field(ge=16, multiple_of=16)]
+    crop: Annotated[int, Field(ge=32, le=96)]
+
+
+class DataSettings(Block):
+    dataset: DataSetName
+    observation: Observation
+    observation_horizon: Count
+    prediction_horizon: Count
+    chunk: Count
+    validation_fraction: Fraction
+    vision: VisionSettings | None = None
+
+    @model_validator(mode="after")
+    def _images_are_encoded(self) -> "DataSettings":
+        if (self.vision is not None) != (self.observation == "image"):
+            given = "none" if self.vision is None else "a block"
+            raise ValueError(f"vision: given {given}, allowed: a block where observation is image, and only there")
+        return self
+
+    @model_validator(mode="after")
+    def _chunk_is_predicted(self) -> "DataSettings":
+        if self.chunk > self.prediction_horizon:
+            raise ValueError(
+                f"chunk: given {self.chunk}, allowed: at most prediction_horizon = {self.prediction_horizon}"
+            )
+        return self
+
+
+class SelectSettings(Block):
+    rule: Literal["rollouts", "validation_loss"]
+    evaluation: Evaluation
+    nfe: Count
+    seeds: SeedCount
+
+
+class StudyRecipe(Block):
+    """What differs between numbers of function evaluations in the coupling study."""
+
+    lr: Positive
+    batch_size: Count
+    candidates: Count
+    reflow_nfe: Count
+    pairs_ahead: Natural
+
+
+class PrecisionSettings(Block):
+    """What is changed, one at a time, to see where a policy's precision is lost."""
+
+    seeds: SeedCount
+    noise_scales: list[BelowOne]
+    held_noises: Natural
+    fine_nfe: Count
+    chunk: Count
+
+
+class StudySettings(Block):
+    """The coupling study: everything that ``finetune.nfe1`` does not say."""
+
+    train_seeds: Annotated[list[Seed], Field(min_length=1)]
+    budget: Count
+    checkpoints: Count
+    seeds: SeedCount
+    fm_lr: Positive
+    recipes: dict[RecipeKey, StudyRecipe]
+    chosen: dict[RecipeKey, FinetuneCoupling]
+    precision: PrecisionSettings
+
+    def recipe(self, coupling: str, nfe: int, like: FinetuneRecipe) -> FinetuneRecipe:
+        """``like`` with ``coupling`` and what the study says of so many evaluations.
+
+        Raises:
+            UserError: it says nothing of them.
+        """
+        key = f"nfe{nfe}"
+        if key not in self.recipes:
+            allowed = ", ".join(key.removeprefix("nfe") for key in self.recipes)
+            raise UserError(f"--nfe: given {nfe}, allowed: {allowed}, the study.recipes in params.yaml")
+        return like.model_copy(update={"coupling": coupling, **self.recipes[key].model_dump()})
+
+    @model_validator(mode="after")
+    def _recipes_can_be_made(self) -> "StudySettings":
+        for key, recipe in self.recipes.items():
+            if recipe.reflow_nfe <= int(key.removeprefix("nfe")):
+                raise ValueError(
+                    f"recipes.{key}.reflow_nfe: given {recipe.reflow_nfe}, allowed: more than the {key[3:]} "
+                    "evaluations that its solve is learned in"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _questions_have_rows(self) -> "StudySettings":
+        if missing := {"nfe1", "nfe2", "nfe16"} - self.chosen.keys():
+            raise ValueError(f"chosen: given {', '.join(self.chosen)}, allowed: with {', '.join(sorted(missing))} too")
+        if unknown := self.chosen.keys() - self.recipes.keys():
+            raise ValueError(f"chosen: given {', '.join(sorted(unknown))}, allowed: {', '.join(self.recipes)}")
+        return self
+
+
+class EvaluationSettings(Block):
+    n_seeds: SeedCount
+    repeats: Count
+    side_seeds: SeedCount
+    max_steps: Count
+    reset_order: Literal["exact", "legacy", "none"]
+    workers: Natural
+    batch: Count
+    block: Count
+    videos: bool
+
+    @property
+    def order(self) -> Literal["exact", "legacy"] | None:
+        """How Push-T sets the states that episodes start from; None: this is another task."""
+        return None if self.reset_order == "none" else self.reset_order
+
+
+class RobustnessSettings(Block):
+    """Rollouts in which what the policy sees, or what it does, is disturbed."""
+
+    seeds: SeedCount
+    strengths: Annotated[dict[Disturbance, Positive], Field(min_length=1)]
+
+
+class TaskSettings(Block):
+    """Everything about one task at one scale."""
+
+    seed: Seed
+    threads: Count
+    processes: Count
+    data: DataSettings
+    net: NetSettings
+    pretrain: PretrainSettings
+    diffusion: Optimization
+    select: SelectSettings
+    finetune: dict[RecipeKey, FinetuneRecipe]
+    residual: dict[ResidualRow, ResidualRecipe]
+    study: StudySettings | None = None
+    evaluation: EvaluationSettings
+    robustness: RobustnessSettings
+
+    def residual_recipe(self, row: str) -> ResidualRecipe:
+        """That of one residual model.
+
+        Raises:
+            UserError: there is none of that name.
+        """
+        if row not in self.residual:
+            raise UserError(f"--row: given {row!r}, allowed: {', '.join(self.residual)}")
+        return self.residual[row]
+
+    def precision_of(self, method: str, nfe: int) -> str:
+        """The setting ``precision`` of what a row of Table 2 is trained by; empty: nothing is trained for it."""
+        trainings: dict[str, Optimization] = {
+            "fm": self.pretrain,
+            "ddpm": self.diffusion,
+            "ddim": self.diffusion,
+            **{f"ft_fm-{key}": recipe for key, recipe in self.finetune.items()},
+            **self.residual,
+        }
+        training = trainings.get(method) or trainings.get(f"{method}-nfe{nfe}")
+        return training.precision if training else ""
+
+    def replica(self, seed: int | None) -> "TaskSettings":
+        """The same settings with another training seed; None: these."""
+        return self if seed is None else self.model_copy(update={"seed": seed})
+
+    def studied(self) -> StudySettings:
+        """The study's settings.
+
+        Raises:
+            UserError: there are none.
+        """
+        if self.study is None:
+            raise UserError("params.yaml: study: is missing in this block, and says how the study is made")
+        return self.study
+
+    def require_of(self, task: str) -> None:
+        """Refuse data, evaluations and keys that are not those of ``task``.
+
+        Raises:
+            ValueError: naming the first such key of this block.
+        """
+        checks: list[tuple[str, str, tuple[str, ...]]] = [
+            ("data.dataset", self.data.dataset, _DATA_SETS[task]),
+            ("data.observation", self.data.observation, _OBSERVATIONS.get(task, ("state",))),
+            ("select.evaluation", self.select.evaluation, _EVALUATIONS.get(task, (task,))),
+        ]
+        for key, given, allowed in checks:
+            if given not in allowed:
+                raise ValueError(f"{key}: given {given!r}, allowed for {task}: {', '.join(allowed)}")
+        orders = ("exact", "legacy") if task.startswith("pusht") else ("none",)
+        if self.evaluation.reset_order not in orders:
+            order = self.evaluation.reset_order
+            raise ValueError(f"evaluation.reset_order: given {order!r}, allowed for {task}: {', '.join(orders)}")
+
+    @model_validator(mode="after")
+    def _horizon_fits_the_net(self) -> "TaskSettings":
+        if isinstance(self.net, Unet1dSettings):
+            multiple, horizon = 2 ** (len(self.net.channels) - 1), self.data.prediction_horizon
+            if horizon % multiple:
+                levels = len(self.net.channels)
+                raise ValueError(
+                    f"data.prediction_horizon: given {horizon}, allowed: multiples of {multiple} "
+                    f"for a unet1d of {levels} levels"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _varied_chunk_is_shorter(self) -> "TaskSettings":
+        if self.study and self.study.precision.chunk >= self.data.chunk:
+            given = self.study.precision.chunk
+            raise ValueError(f"study.precision.chunk: given {given}, allowed: below data.chunk = {self.data.chunk}")
+        return self
+
+    @model_validator(mode="after")
+    def _batches_split_evenly(self) -> "TaskSettings":
+        sizes = {"pretrain": self.pretrain.batch_size, "diffusion": self.diffusion.batch_size}
+        sizes |= {f"finetune.{key}": recipe.batch_size for key, recipe in self.finetune.items()}
+        sizes |= {f"residual.{key}": recipe.batch_size for key, recipe in self.residual.items()}
+        require_even_batches(self.processes, sizes)
+        return self
+
+    @model_validator(mode="after")
+    def _side_rows_have_their_pairs(self) -> "TaskSettings":
+        side, all_seeds = self.evaluation.side_seeds, self.evaluation.n_seeds
+        if side > all_seeds:
+            raise ValueError(f"evaluation.side_seeds: given {side}, allowed: at most n_seeds = {all_seeds}")
+        if self.robustness.seeds > side:
+            given = self.robustness.seeds
+            raise ValueError(f"robustness.seeds: given {given}, allowed: at most evaluation.side_seeds = {side}")
+        return self
+
+    @model_validator(mode="after")
+    def _residuals_fit(self) -> "TaskSettings":
+        for key, recipe in self.residual.items():
+            nfe = int(key.rpartition("-nfe")[2])
+            if recipe.residual_steps >= nfe:
+                raise ValueError(
+                    f"residual.{key}.residual_steps: given {recipe.residual_steps}, allowed: below {nfe}, "
+                    "so that the base model has an evaluation"
+                )
+            if ("unet" in key) != isinstance(recipe.net, Unet1dSettings):
+                allowed = "unet1d" if "unet" in key else "persidskii"
+                raise ValueError(f"residual.{key}.net.kind: given {recipe.net.kind!r}, allowed: {allowed}")
+            learned = nfe - recipe.residual_steps
+            require_finer_teacher(f"residual.{key}", recipe.coupling, recipe.reflow_nfe, learned, CORRECTED)
+        return self
+
+    @model_validator(mode="after")
+    def _solves_fit(self) -> "TaskSettings":
+        for key, recipe in self.finetune.items():
+            nfe, evaluations = int(key.removeprefix("nfe")), EVALUATIONS[recipe.solver]
+            if nfe % evaluations:
+                fitting = [solver for solver, spent in EVALUATIONS.items() if nfe % spent == 0]
+                raise ValueError(
+                    f"finetune.{key}.solver: given {recipe.solver!r}, which spends {evaluations} evaluations a step, "
+                    f"allowed at nfe {nfe}: {', '.join(fitting)}"
+                )
+            require_finer_teacher(f"finetune.{key}", recipe.coupling, recipe.reflow_nfe, nfe, LEARNED_IN)
+            if recipe.last_steps > nfe // evaluations:
+                raise ValueError(
+                    f"finetune.{key}.last_steps: given {recipe.last_steps}, allowed: 0 (all) to {nfe // evaluations}, "
+                    f"the steps of {recipe.solver} at nfe {nfe}"
+                )
+        return self

@@ -1,0 +1,70 @@
+"""Which scale is the current one: a change of a few keys in ``params.yaml``, whose comments stay."""
+
+import sys
+from io import StringIO
+from pathlib import Path
+from typing import get_args
+
+from ruamel.yaml import YAML
+from ruamel.yaml.comments import CommentedSeq
+
+from pipeline.settings.messages import holds
+from pipeline.settings.schema import LISTS, Scale, load, parse, read_yaml
+from pipeline.utils.atomic import replacing
+from pipeline.utils.errors import UserError
+
+
+def set_scale(path: Path, scale: str) -> None:
+    """Make ``scale`` the current one in ``path``, with its block's ``LISTS``; comments stay as they are.
+
+    Where it is the current one already, the file is left alone, with whatever it names in them.
+
+    Raises:
+        UserError: unknown scale, or a wrong file.
+    """
+    yaml = YAML()
+    yaml.preserve_quotes = True
+    yaml.width = 4096
+    document = read_yaml(path, yaml)
+    if scale not in get_args(Scale):
+        raise UserError(f"{path.name}: scale: given {scale!r}, allowed: {', '.join(get_args(Scale))}")
+    if any(not holds(document, key) or not holds(document.get(scale), key) for key in LISTS):
+        load(path)  # says which key is missing
+    if document.get("scale") == scale:
+        return
+    document["scale"] = scale
+    for key in LISTS:
+        values = CommentedSeq(document[scale][key])
+        values.fa.set_flow_style()
+        comment = document.ca.items.get(key)
+        document[key] = values
+        if comment is not None:
+            document.ca.items[key] = comment
+            for token in comment:
+                if token is not None:
+                    token.start_mark.column = 0  # a space after the value, however long it is
+    parse(YAML(typ="safe").load(_dump(yaml, document)), path.name)
+    with replacing(path) as temporary:
+        temporary.write_text(_dump(yaml, document), encoding="utf-8")
+
+
+def _dump(yaml: YAML, document: object) -> str:
+    stream = StringIO()
+    yaml.dump(document, stream)
+    return stream.getvalue()
+
+
+def main(arguments: list[str]) -> int:
+    """``python -m pipeline.settings.scale SCALE``: make SCALE the current one without running anything."""
+    try:
+        if len(arguments) != 1:
+            raise UserError(f"scale: given {len(arguments)} arguments, allowed: one of {', '.join(get_args(Scale))}")
+        set_scale(Path("params.yaml"), arguments[0])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

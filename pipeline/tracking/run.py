@@ -1,0 +1,151 @@
+"""What a stage records while it runs, whoever keeps it: what it begins with, what it logs, and how it ends."""
+
+import hashlib
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipeline.utils import processes, provenance
+
+PROCESS = "flowtune.process"
+
+
+class Run:
+    """A stage's record. This one keeps nothing: it stands in where tracking is off or does not work.
+
+    ``when`` is in milliseconds since 1970, now if None.
+    """
+
+    def log(self, metrics: Mapping[str, float], step: int | None = None, when: int | None = None) -> None:
+        """Record metrics; cheap enough for every training step. Non-finite values are left out, and tagged."""
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Keep a copy of a file, in ``folder`` of the run's artifacts."""
+
+    def tag(self, key: str, value: str) -> None:
+        """Set a tag."""
+
+    def table(self, path: Path, name: str) -> None:
+        """Keep a CSV file as a table that the MLflow UI shows, and compares between runs."""
+
+    def close(self, status: str, when: int | None = None) -> None:
+        """End the run as FINISHED, FAILED or KILLED."""
+
+
+class Warned(Run):
+    """A run whose failures are one warning line, and never the stage's."""
+
+    def __init__(self, stage: str) -> None:
+        self._stage, self._warned = stage, False
+
+    def _attempt(self, action: Callable[[], object]) -> bool:
+        try:
+            action()
+        except Exception as error:
+            if not self._warned:
+                warn(self._stage, error)
+            self._warned = True
+            return False
+        return True
+
+
+@dataclass(frozen=True)
+class Start:
+    """What a run begins with.
+
+    Attributes:
+        stage: its name.
+        repro: what all stages of one repro have in common.
+        when: the stage's start, in milliseconds since 1970.
+        params: flat.
+        tags: the process at work among them, as ``PROCESS``.
+    """
+
+    stage: str
+    repro: str
+    when: int
+    params: dict[str, str]
+    tags: dict[str, str]
+
+
+def start_of(stage: str, params: Mapping[str, object], tags: Mapping[str, str], root: Path) -> Start:
+    """How a run of ``stage``, done by this process with the code in ``root``, begins."""
+    flat = _flatten(params)
+    own = {
+        "stage": stage,
+        "git.commit": provenance.git_commit(root),
+        "git.dirty": str(provenance.git_dirty(root)).lower(),
+        "hash.params": hashlib.sha256(repr(sorted(flat.items())).encode()).hexdigest(),
+        "hardware": provenance.hardware(),
+        PROCESS: processes.identity(os.getpid()),
+    }
+    repro = os.environ.get("FLOWTUNE_RUN") or processes.identity(processes.ancestor("dvc") or os.getpid())
+    return Start(stage, repro, now(), flat, {**own, **tags})
+
+
+@contextmanager
+def closing(run: Run) -> Iterator[Run]:
+    """End ``run`` as the body ends, however that is short of SIGKILL; exceptions propagate."""
+    with _sigterm_raises():
+        try:
+            yield run
+        except BaseException as error:
+            if not (isinstance(error, SystemExit) and not error.code):
+                run.tag("error", f"{type(error).__name__}: {error}")
+            run.close(_status(error))
+            raise
+        run.close("FINISHED")
+
+
+def now() -> int:
+    """Milliseconds since 1970."""
+    return int(time.time() * 1000)
+
+
+def warn(stage: str, error: Exception) -> None:
+    """Say in one line that ``stage`` is not recorded."""
+    reason = " ".join(str(error).split())[:200]
+    print(f"warning: MLflow does not record {stage}: {type(error).__name__}: {reason}", file=sys.stderr)
+
+
+def _status(error: BaseException) -> str:
+    if isinstance(error, KeyboardInterrupt | _Terminated):
+        return "KILLED"
+    return "FINISHED" if isinstance(error, SystemExit) and not error.code else "FAILED"
+
+
+class _Terminated(SystemExit):
+    """SIGTERM, as an exception that unwinds the stage."""
+
+
+@contextmanager
+def _sigterm_raises() -> Iterator[None]:
+    unclaimed = signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if not unclaimed or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def terminate(signum: int, _: object) -> None:
+        raise _Terminated(128 + signum)
+
+    signal.signal(signal.SIGTERM, terminate)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def _flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
+    flat: dict[str, str] = {}
+    for name, value in values.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[f"{prefix}{name}"] = str(value)
+    return flat

@@ -1,0 +1,104 @@
+"""Find the files of this project that a program runs, and digest what they say.
+
+``resolve`` writes these digests into the inputs of every stage, so that a stage is out of date when its own code
+changed, and only then. A comment, a docstring or another layout of the lines changes no digest.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+PLUMBING = ("pipeline/settings/", "pipeline/tracking/", "pipeline/orchestration/", "pipeline/utils/")
+"""Folders of code that carries settings in, and logs and files out, but computes nothing: editing it changes no result,
+and must not re-run hours of training. The settings' values are in each stage's inputs themselves."""
+
+COMPUTING = ("pipeline/utils/seeding.py", "pipeline/utils/precision.py")
+"""Files in those folders that results depend on."""
+
+
+def code_of(program: str) -> list[str]:
+    """Files that decide what ``program`` computes, itself included, relative to the root and sorted.
+
+    Follows every import of the project's own packages, those inside functions too; plumbing and empty ``__init__.py``
+    files are left out.
+
+    Args:
+        program: a file, relative to the root, such as ``stages/pretrain.py``.
+    """
+    found: set[str] = set()
+    waiting = [program]
+    while waiting:
+        file = waiting.pop()
+        if file not in found:
+            found.add(file)
+            waiting += [other for other in imports_of(file) if not is_plumbing(other)]
+    return sorted(found)
+
+
+def digests_of(program: str) -> dict[str, str]:
+    """The digest of every file of ``code_of``, by its name."""
+    return {file: digest(file) for file in code_of(program)}
+
+
+def is_plumbing(file: str) -> bool:
+    """Whether ``file``, relative to the root, computes nothing."""
+    return file.startswith(PLUMBING) and file not in COMPUTING
+
+
+@cache
+def imports_of(file: str) -> frozenset[str]:
+    """The project's own files that ``file`` imports directly, relative to the root."""
+    names: set[str] = set()
+    for node in ast.walk(_tree(file)):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            names.add(node.module)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
+    paths = {name.replace(".", "/") + ".py" for name in names if name.split(".")[0] in ("pipeline", "stages")}
+    return frozenset(path for path in paths if (ROOT / path).is_file())
+
+
+@cache
+def digest(file: str) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 of what ``file`` says: its syntax tree without docstrings."""
+    parts = "\0".join(_said(_tree(file)))
+    return hashlib.sha256(parts.encode()).hexdigest()[:16]
+
+
+@cache
+def _tree(file: str) -> ast.Module:
+    return ast.parse((ROOT / file).read_text(encoding="utf-8"))
+
+
+def _said(node: object) -> Iterator[str]:
+    """The tree below ``node`` as words; not ``ast.dump``, which names other fields in other versions of Python."""
+    if isinstance(node, ast.AST):
+        yield type(node).__name__
+        for name, value in ast.iter_fields(node):
+            if value is None or value == [] or name in ("kind", "type_comment"):
+                continue
+            if name == "body" and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                value = [statement for statement in value if not _is_text(statement)]
+            if isinstance(node, ast.JoinedStr):  # Python 3.12 has empty parts that 3.11 has not
+                value = [part for part in value if not (isinstance(part, ast.Constant) and part.value == "")]
+            yield name
+            yield from _said(value)
+        yield "."
+    elif isinstance(node, list):
+        yield "["
+        for each in node:
+            yield from _said(each)
+        yield "]"
+    else:
+        yield repr(node)
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    """Whether ``statement`` is a docstring, of a function or of what stands above it; it does nothing."""
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)

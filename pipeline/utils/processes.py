@@ -1,0 +1,133 @@
+"""Child processes that never outlive their parent.
+
+Each command runs under a small supervisor (this module's ``_supervise`` in a Python of its own): it gives the command a
+session of its own, is told when the parent dies, however it dies, and then ends the command with everything the command
+started. Only the standard library is imported, so that the supervisor starts in milliseconds.
+"""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+
+from pipeline.utils import platform
+
+GRACE_SECONDS = 10  # between SIGTERM and SIGKILL
+EMPTY_POLL_SECONDS = 0.05
+
+_SUPERVISOR = """
+import sys
+sys.path.insert(0, sys.argv.pop(1))
+from pipeline.utils.processes import _supervise
+sys.exit(_supervise(int(sys.argv[1]), sys.argv[2:]))
+"""
+
+
+def start(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
+    """Start ``command`` supervised; its stdout and stderr come line by line from the ``stdout`` pipe.
+
+    Ending the returned process with SIGTERM ends the command's whole process group: SIGTERM, then SIGKILL after
+    ``GRACE_SECONDS``. The return code is the command's, or 128 + n if signal n killed it.
+
+    The kernel ties the supervisor to the calling *thread*: call this from one that stays until the command has ended.
+    """
+    root = Path(__file__).resolve().parents[2]
+    supervisor = [sys.executable, "-I", "-c", _SUPERVISOR, str(root), str(os.getpid())]
+    return subprocess.Popen(
+        [*supervisor, *command],
+        cwd=cwd,
+        env=dict(env),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,
+    )
+
+
+def stop(processes: Iterable[subprocess.Popen[str]]) -> None:
+    """End processes made by ``start``, all at once, and wait until they and what they started are gone."""
+    processes = list(processes)
+    for process in processes:
+        process.terminate()
+    for process in processes:
+        process.wait()
+
+
+def identity(pid: int) -> str:
+    """Name a process for ever, as host/boot/pid/start: its pid alone is given out again."""
+    return f"{socket.gethostname()}/{platform.boot_id()}/{pid}/{platform.started(pid)}"
+
+
+def is_gone(name: str) -> bool:
+    """Whether a process named by ``identity`` ran on this host since it booted, and runs no more."""
+    *place, pid, _ = name.split("/") if name.count("/") == 3 else ("", "0", "")
+    return place == identity(os.getpid()).split("/")[:2] and name != identity(int(pid))
+
+
+def ancestor(program: str) -> int | None:
+    """Pid of the nearest process above this one that runs ``program`` (as a script, or with ``python -m``)."""
+    import psutil
+
+    for process in psutil.Process().parents():
+        with suppress(psutil.Error):
+            words = process.cmdline()
+            if program in [Path(word).name for word in words[:2]] or words[1:3] == ["-m", program]:
+                return process.pid
+    return None
+
+
+def _signal_group(group: int, signum: int) -> None:
+    with suppress(ProcessLookupError):
+        os.killpg(group, signum)
+
+
+def _prepare_child(supervisor: int) -> None:
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the mask is inherited
+    if platform.LINUX:  # elsewhere nothing outlives the exec that follows: a supervisor that is killed leaves a command
+        platform.die_with_parent(supervisor)
+
+
+def _wait_for_adopted(group: int) -> None:
+    """Wait until init, which has adopted what is left of a process group, has seen it end."""
+    deadline = time.monotonic() + 2 * GRACE_SECONDS
+    with suppress(ProcessLookupError, PermissionError):  # macOS refuses to signal a group of zombies
+        while time.monotonic() < deadline:
+            os.killpg(group, 0)
+            time.sleep(EMPTY_POLL_SECONDS)
+
+
+def _supervise(parent: int, command: Sequence[str]) -> int:
+    """Run ``command`` to its end, or end it when told to; return its exit code once its process group is empty."""
+    # A SIGTERM before the handlers stand would end the supervisor alone: it waits until they do.
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    platform.die_with_parent(parent)
+    platform.adopt_orphans()  # what the command leaves behind can then be waited for
+    child = subprocess.Popen(command, start_new_session=True, preexec_fn=partial(_prepare_child, os.getpid()))
+
+    def end(*_: object) -> None:
+        _signal_group(child.pid, signal.SIGTERM)
+        signal.alarm(GRACE_SECONDS)
+
+    signal.signal(signal.SIGTERM, end)
+    signal.signal(signal.SIGALRM, lambda *_: _signal_group(child.pid, signal.SIGKILL))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+    pid, status = 0, 0
+    while pid != child.pid:
+        pid, status = os.waitpid(-1, 0)
+    end()
+    with suppress(ChildProcessError):
+        while True:
+            os.waitpid(-child.pid, 0)
+    if not platform.LINUX:
+        _wait_for_adopted(child.pid)
+    code = os.waitstatus_to_exitcode(status)
+    return code if code >= 0 else 128 - code

@@ -1,0 +1,353 @@
+"""Stages side by side, on a small DVC project, against what ``dvc repro`` makes of it."""
+
+import json
+import os
+import re
+import signal
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.orchestration import repro
+from pipeline.orchestration.executor import by_urgency
+from pipeline.orchestration.lockfile import write_entry
+from pipeline.orchestration.output import Pipe
+from pipeline.orchestration.preload import program_of
+from pipeline.utils.errors import UserError
+from tests.project import ROOT, Project, executed, wait_for
+
+DRIVER = ("pipeline.orchestration.executor", "--jobs", "2")
+DVC_YAML = """
+stages:
+  left: {cmd: exec python meet.py left right, deps: [meet.py], params: [long, list], outs: [left.txt]}
+  right: {cmd: exec python meet.py right left, deps: [meet.py], outs: [right.txt]}
+  after: {cmd: exec python after.py, deps: [after.py, left.txt, right.txt], outs: [after.txt: {cache: false}]}
+"""
+PARAMS = f"long: {'word ' * 40}\nlist: [1, [2, 3]]\nother: 1\n"
+MEET = """
+import os, sys, time
+from pathlib import Path
+
+own, other = sys.argv[1:]
+driver = Path(f"/proc/{os.getppid()}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+print("threads beside which it was forked:", len(list(Path(f"/proc/{driver}/task").iterdir())))
+here, there = Path(f"{own}.here"), Path(f"{other}.here")
+here.touch()
+end = time.monotonic() + float(os.environ["PATIENCE"])
+while not there.exists() and time.monotonic() < end:
+    time.sleep(0.01)
+if os.environ["PATIENCE"] != "0" and not there.exists():
+    sys.exit(f"{own} was alone")
+Path(f"{own}.txt").write_text(own, encoding="utf-8")
+Path(f"{own}.gone").touch()
+"""
+AFTER = """
+from pathlib import Path
+
+assert Path("left.gone").exists() and Path("right.gone").exists(), "before its inputs were done"
+both = [Path(f"{side}.txt").read_text(encoding="utf-8") for side in ("left", "right")]
+Path("after.txt").write_text("".join(both), encoding="utf-8")
+"""
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Project:
+    return make(tmp_path / "project", DVC_YAML)
+
+
+def make(root: Path, stages: str) -> Project:
+    (root / ".dvc").mkdir(parents=True)
+    (root / ".dvc" / "config").write_text("[core]\n    no_scm = true\n", encoding="utf-8")
+    for name, text in (("dvc.yaml", stages), ("params.yaml", PARAMS), ("meet.py", MEET), ("after.py", AFTER)):
+        (root / name).write_text(text, encoding="utf-8")
+    return Project(root, {"PYTHONPATH": str(ROOT), "PATIENCE": "30"})
+
+
+def test_stages_that_do_not_need_each_other_overlap_and_leave_what_dvc_leaves(project: Project, tmp_path: Path) -> None:
+    one_by_one = project.copy(tmp_path / "one_by_one", PYTHONPATH=str(ROOT), PATIENCE="0")
+
+    output = project.check(*DRIVER).stdout
+
+    assert sorted(executed(output)) == ["after", "left", "right"]
+    assert output.count("| threads beside which it was forked: 1\n") == 2
+    one_by_one.check("dvc", "repro")
+    locks = [YAML(typ="safe").load(p.root / "dvc.lock") for p in (project, one_by_one)]
+    assert locks[0] == locks[1]
+    assert project.files(".dvc/cache/files") == one_by_one.files(".dvc/cache/files") != {}
+
+    assert project.check(*DRIVER).stdout == "Data and pipelines are up to date.\n"
+
+    (project.root / "meet.py").write_text(MEET + "# which makes the same\n", encoding="utf-8")
+    output = project.check(*DRIVER).stdout
+    assert sorted(executed(output)) == ["left", "right"]
+    assert "after | Stage 'after' didn't change, skipping\n" in output
+
+
+def test_an_entry_of_the_lock_is_the_one_that_dvc_writes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
+    from dvc.repo import Repo, lock_repo
+
+    project.check("dvc", "repro", PATIENCE="0")
+    monkeypatch.chdir(project.root)
+    for name, value in project.environment().items():
+        monkeypatch.setenv(name, value)
+    lock = project.root / "dvc.lock"
+    whole = lock.read_text(encoding="utf-8")
+    with Repo() as repo, lock_repo(repo):
+        for stage in repo.index.stages:
+            write_entry(stage)
+            assert lock.read_text(encoding="utf-8") == whole
+            lock.unlink()
+            stage.dump(update_pipeline=False)
+            first = lock.read_text(encoding="utf-8")
+            lock.unlink()
+            write_entry(stage)
+            assert lock.read_text(encoding="utf-8") == first
+            others = whole.replace(first.removeprefix("schema: '2.0'\nstages:\n"), "")
+            lock.write_text(others, encoding="utf-8")
+            stage.dump(update_pipeline=False)
+            last = lock.read_text(encoding="utf-8")
+            lock.write_text(others, encoding="utf-8")
+            write_entry(stage)
+            assert lock.read_text(encoding="utf-8") == last != others
+            lock.write_text(whole, encoding="utf-8")
+
+
+IMPORTED = """
+import os
+from pathlib import Path
+
+with Path("imports").open("a", encoding="utf-8") as file:
+    file.write(f"{os.getpid()}\\n")
+VALUE = 1
+"""
+IMPORTING = """
+import multiprocessing
+import sys
+from pathlib import Path
+
+from stages.imported import VALUE
+
+if __name__ == "__main__":
+    out, *more = sys.argv[1:]
+    if more == ["edit"]:
+        file = Path("stages/imported.py")
+        file.write_text(file.read_text(encoding="utf-8").replace("VALUE = 1", "VALUE = 2"), encoding="utf-8")
+    if more == ["fail"]:
+        raise ValueError("on purpose")
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        assert pool.map(abs, [-1]) == [1]
+    Path(out).write_text(str(VALUE), encoding="utf-8")
+"""
+
+
+def importing(root: Path, *last: str) -> Project:
+    """Three stages of one program, one after the other, and what the middle one is told."""
+    chain = f"""
+stages:
+  a: {{cmd: exec python -m stages.program a.txt, outs: [a.txt]}}
+  b: {{cmd: exec python -m stages.program {" ".join(("b.txt", *last))}, deps: [a.txt], outs: [b.txt]}}
+  c: {{cmd: exec python -m stages.program c.txt, deps: [b.txt], outs: [c.txt]}}
+"""
+    project = make(root, chain)
+    (project.root / "stages").mkdir()
+    for name, text in (("__init__", ""), ("imported", IMPORTED), ("program", IMPORTING)):
+        (project.root / "stages" / f"{name}.py").write_text(text, encoding="utf-8")
+    return project
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_what_a_program_imports_is_imported_once_for_all_stages(tmp_path: Path, jobs: str) -> None:
+    project = importing(tmp_path / "project")
+    output = project.check("pipeline.orchestration.executor", "--jobs", jobs).stdout
+    assert executed(output) == ["a", "b", "c"]
+    assert output.count("exec python") == 3
+    imports = (project.root / "imports").read_text(encoding="utf-8").split()
+    # here, and in the processes that the programs spawn
+    assert len(imports) == len(set(imports)) == 4
+    assert [(project.root / f"{name}.txt").read_text(encoding="utf-8") for name in "abc"] == ["1", "1", "1"]
+
+
+def test_a_program_edited_meanwhile_runs_as_it_then_is(tmp_path: Path) -> None:
+    project = importing(tmp_path / "project", "edit")
+    project.check(*DRIVER)
+    assert [(project.root / f"{name}.txt").read_text(encoding="utf-8") for name in "abc"] == ["1", "1", "2"]
+
+
+def test_what_failed_and_what_needs_it_is_written_down(tmp_path: Path) -> None:
+    project = importing(tmp_path / "project", "fail")
+    unmade = project.root / "unmade.json"
+    assert project.run(*DRIVER, "--unmade", str(unmade)).returncode == 1
+    assert json.loads(unmade.read_text(encoding="utf-8")) == {
+        "outs": ["b.txt", "c.txt"],
+        "commands": {"c": "exec python -m stages.program c.txt"},
+    }
+
+
+def test_one_stage_alone_is_brought_up_to_date(project: Project) -> None:
+    only = ("pipeline.orchestration.executor", "--only", "left")
+    assert executed(project.check(*only, PATIENCE="0").stdout) == ["left"]
+    assert executed(project.check(*only, PATIENCE="0").stdout) == []
+    assert not (project.root / "right.txt").exists()
+    lock = YAML(typ="safe").load(project.root / "dvc.lock")
+    assert list(lock["stages"]) == ["left"]
+    unknown = project.run("pipeline.orchestration.executor", "--only", "none")
+    assert unknown.returncode == 255 and "none" in unknown.stderr and "Traceback" not in unknown.stderr
+
+
+def test_params_edited_meanwhile_are_those_that_later_stages_are_made_with(tmp_path: Path) -> None:
+    chain = """
+stages:
+  edit: {cmd: "sed -i 's/other: 1/other: 2/' params.yaml && touch edited.txt", outs: [edited.txt]}
+  read: {cmd: cp params.yaml read.txt, deps: [edited.txt], params: [other], outs: [read.txt]}
+"""
+    project = make(tmp_path / "project", chain)
+    project.check(*DRIVER)
+    assert "other: 2" in (project.root / "read.txt").read_text(encoding="utf-8")
+    lock = YAML(typ="safe").load(project.root / "dvc.lock")
+    assert lock["stages"]["read"]["params"] == {"params.yaml": {"other": 2}}
+    assert project.check(*DRIVER).stdout == "Data and pipelines are up to date.\n"
+
+
+def test_a_program_that_fails_shows_where_and_its_stage_fails(tmp_path: Path) -> None:
+    project = importing(tmp_path / "project", "fail")
+    result = project.run(*DRIVER)
+    assert result.returncode == 1
+    assert "b | ValueError: on purpose\n" in result.stderr
+    assert "failed to run: exec python -m stages.program b.txt fail, exited with 1" in result.stderr
+    assert result.stderr.splitlines()[-2:] == ["failed: b", "not run: c"]
+
+
+@pytest.mark.parametrize(
+    "command", ["exec python -m stages.program $HOME", "python other.py", "exec python -m stages.program 'a b'"]
+)
+def test_what_a_shell_has_a_say_in_is_left_to_it(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = str(Path(sys.executable).parent)
+    assert program_of(command, ".", {"PATH": path}) is None
+    monkeypatch.chdir(ROOT)
+    plain = "exec python -m stages.pretrain --scale starter"
+    assert program_of(plain, str(ROOT), {"PATH": path}) == ("stages.pretrain", ["--scale", "starter"])
+    assert program_of(plain, str(ROOT / "stages"), {"PATH": path}) is None
+    assert program_of(plain, str(ROOT), {"PATH": "/nowhere"}) is None
+
+
+def test_a_failed_stage_stops_only_what_needs_it(tmp_path: Path) -> None:
+    stages = """
+stages:
+  broken: {cmd: exec python make.py, outs: [broken.txt]}
+  needy: {cmd: exec python make.py needy.txt, deps: [broken.txt], outs: [needy.txt]}
+  first: {cmd: exec python make.py first.txt, outs: [first.txt]}
+  second: {cmd: exec python make.py second.txt, deps: [first.txt], outs: [second.txt]}
+"""
+    project = make(tmp_path / "project", stages)
+    (project.root / "make.py").write_text("import sys; open(sys.argv[1], 'w')", encoding="utf-8")
+    result = project.run(*DRIVER)
+    assert result.returncode == 1
+    assert sorted(executed(result.stdout)) == ["broken", "first", "second"]
+    assert result.stderr.splitlines()[-2:] == ["failed: broken", "not run: needy"]
+    assert (project.root / "second.txt").exists()
+
+
+@pytest.mark.parametrize("jobs", ["1", "2"])
+def test_an_interrupt_ends_every_stage(project: Project, jobs: str) -> None:
+    # no second stage ever comes: both wait
+    (project.root / "meet.py").write_text(MEET.replace("not there.exists()", "True"), encoding="utf-8")
+    driver = project.start("pipeline.orchestration.executor", "--jobs", jobs)
+    wait_for(lambda: len(list(project.root.glob("*.here"))) == int(jobs), "the stages to be at work")
+    os.kill(driver.pid, signal.SIGINT)  # to it alone, as no terminal does
+    out, err = driver.communicate(timeout=30)
+    assert driver.returncode == 130, out + err
+    assert not project.processes()
+    assert not (project.root / "dvc.lock").exists()
+
+
+def test_the_longest_chain_comes_first() -> None:
+    inputs: dict[str, list[str]] = {"a": [], "b": [], "c": ["b"], "d": ["a", "c"], "e": []}
+    assert by_urgency(inputs) == ["b", "a", "c", "d", "e"]
+
+
+def test_main_rows_and_what_they_need_come_before_longer_chains() -> None:
+    inputs = {"a": [], "b": ["a"], "c": ["b"], "base": [], "evaluate_rollouts@x": ["base"], "late": ["base"]}
+    assert by_urgency(inputs) == ["base", "evaluate_rollouts@x", "a", "b", "c", "late"]
+
+
+class Heard:
+    """A screen that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.bars: list[str] = []
+
+    def line(self, _: str, text: str, stream: object) -> None:
+        assert stream is sys.stderr
+        self.lines.append(text)
+
+    def progress(self, _: str, text: str, stream: object, *, whole: bool) -> None:  # noqa: ARG002
+        self.bars.append(text)
+
+    def began(self, stage: str) -> None: ...
+    def ended(self, stage: str) -> None: ...
+    def refresh(self) -> None: ...
+
+
+def test_output_is_cut_into_lines_and_progress() -> None:
+    heard = Heard()
+    pipe = Pipe("stage", sys.stderr, heard)
+    snowman = "☃".encode()
+    for part in (b"one\ntw", b"o\n\r 10%", b"\r 20%\x1b[A\r100%\n" + snowman[:1], snowman[1:] + b"\n\n\nend"):
+        os.write(pipe.sink, part)
+        assert pipe.pump()
+    os.close(pipe.sink)
+    assert not pipe.pump()
+    pipe.close()
+    assert heard.lines == ["one", "two", "100%", "☃", "end"]
+    assert [bar.strip() for bar in heard.bars if "%" in bar] == ["10%", "10%", "20%"]
+
+
+@pytest.mark.parametrize("given", ["0", "-1", "many", ""])
+def test_a_wrong_number_of_jobs_is_refused(given: str) -> None:
+    with pytest.raises(UserError, match=r"--jobs: given .*, allowed: a whole number, at least 1"):
+        repro._jobs(given)
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4, 16])
+def test_as_many_stages_run_side_by_side_as_there_are_cores_for_their_threads(
+    cores: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    robot, images = SimpleNamespace(threads=2, processes=1), SimpleNamespace(threads=1, processes=1)
+    block = SimpleNamespace(task=lambda _: robot, image_task=lambda _: images)
+    settings: Any = SimpleNamespace(scale="starter", tasks=["pusht"], images=["digits"], block=lambda _: block)
+    monkeypatch.setattr(repro, "cores", lambda: cores)
+    monkeypatch.setattr(repro, "gpus", lambda: 0)
+    assert repro.fitting_jobs(settings) == max(1, cores // 2)
+    robot.processes = 4
+    assert repro.fitting_jobs(settings) == max(1, cores // 8)
+    monkeypatch.setattr(repro, "gpus", lambda: 1)
+    assert repro.fitting_jobs(settings) == 1
+
+
+SHORT_OF_MEMORY = """
+import sys
+
+import pipeline.orchestration.needs
+import pipeline.orchestration.executor
+
+pipeline.orchestration.needs.free_memory = lambda: 10**9
+pipeline.orchestration.executor.need_of = lambda programs, table: 6 * 10**8
+sys.exit(pipeline.orchestration.executor.main())
+"""
+
+
+def test_stages_that_memory_is_short_for_run_one_by_one_and_say_why(project: Project) -> None:
+    (project.root / "short.py").write_text(SHORT_OF_MEMORY, encoding="utf-8")
+    result = project.check("short", "--jobs", "2", PATIENCE="0")
+    assert sorted(executed(result.stdout)) == ["after", "left", "right"]
+    (line,) = [line for line in result.stderr.splitlines() if "waits" in line]
+    assert re.fullmatch(
+        r"(left|right) \| waits for memory: it needs 0\.6 GB, and 0\.[45] GB are left beside (left|right)", line
+    )
+    first, second = executed(result.stdout)[:2]
+    assert line.startswith(f"{second} | ") and line.endswith(f" {first}")

@@ -1,0 +1,78 @@
+"""A lock file that was cut short has its entries back, and nobody else's changes are undone."""
+
+import errno
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.orchestration import lockguard
+from tests.project import wait_for
+
+HEAD = "schema: '2.0'\nstages:\n"
+
+
+def entry(name: str, digest: str) -> str:
+    return f"  {name}:\n    cmd: exec python -m stages.{name}\n    outs:\n    - path: {name}.txt\n      md5: {digest}\n"
+
+
+BEFORE = HEAD + entry("a", "old") + entry("b", "old") + entry("c", "old")
+AFTER = HEAD + entry("a", "new") + entry("b", "old") + entry("c", "old")
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    (tmp_path / "dvc.lock").write_text(BEFORE, encoding="utf-8")
+    lockguard.guard(tmp_path, os.getpid())  # this process goes on: no guard mends anything here
+    return tmp_path
+
+
+@pytest.mark.parametrize("length", [*range(0, len(AFTER) - 1, 7), len(AFTER) - 1])
+def test_a_beginning_has_all_entries_again_and_keeps_the_new_ones_that_are_whole(root: Path, length: int) -> None:
+    (root / "dvc.lock").write_text(AFTER[:length], encoding="utf-8")
+    assert lockguard.mend(root, witnessed=True) == [root / "dvc.lock"]
+    new = AFTER[:length].count("\n  b:\n") == 1
+    assert (root / "dvc.lock").read_text(encoding="utf-8") == (AFTER if new else BEFORE)
+
+
+@pytest.mark.parametrize("text", [HEAD + entry("a", "other"), AFTER, AFTER + entry("d", "new")])
+def test_another_whole_file_stays(root: Path, text: str) -> None:
+    (root / "dvc.lock").write_text(text, encoding="utf-8")
+    assert lockguard.mend(root) == []
+    assert (root / "dvc.lock").read_text(encoding="utf-8") == text
+
+
+def test_on_a_full_disk_the_copy_takes_its_place(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "no space left")
+
+    (root / "dvc.lock").write_text("", encoding="utf-8")
+    monkeypatch.setattr(lockguard, "_write", full)
+    lockguard.mend(root)
+    assert (root / "dvc.lock").read_text(encoding="utf-8") == BEFORE
+
+
+def test_half_a_list_of_who_reads_what_is_removed(tmp_path: Path) -> None:
+    held = tmp_path / ".dvc" / "tmp" / "rwlock"
+    held.parent.mkdir(parents=True)
+    for text, stays in (('{"read": {}}', True), ('{"read": {', False)):
+        held.write_text(text, encoding="utf-8")
+        lockguard.mend(tmp_path)
+        assert held.exists() == stays
+
+
+def test_a_guard_mends_once_dvc_is_killed_and_ends_too(tmp_path: Path) -> None:
+    lock = tmp_path / "dvc.lock"
+    lock.write_text(BEFORE, encoding="utf-8")
+    dvc = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    for _ in range(2):  # two stages of it
+        lockguard.guard(tmp_path, dvc.pid)
+    sign = tmp_path / lockguard.KEPT / f"{dvc.pid}.guard"
+    wait_for(sign.exists, "the guard to be at work")
+    lock.write_text(AFTER[:50], encoding="utf-8")
+    dvc.kill()
+    dvc.wait()
+    wait_for(lambda: not sign.exists(), "the guard to end")
+    assert lock.read_text(encoding="utf-8") == BEFORE

@@ -1,0 +1,97 @@
+"""The table of what stages need in memory, and who waits for whom by it."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.orchestration import needs
+from pipeline.orchestration.needs import Need, Room, need_of, read_table, write_table
+from pipeline.orchestration.preload import Program
+from pipeline.utils.errors import UserError
+from tests.project import ROOT, Project
+
+GB = 10**9
+TABLE = [
+    Need("finetune", "lab", "pusht", 900, 2, "a machine"),
+    Need("finetune", "starter", "pusht", 700, 4, "a machine"),
+    Need("pretrain", "starter", "pusht", 400, 1, "a machine"),
+    Need("tabulate", "starter", "", 200, 1, "a machine"),
+]
+
+
+@pytest.mark.parametrize(
+    ("command", "expected"),
+    [
+        ("finetune --scale starter --task pusht --method fm --nfe 1", 700),
+        ("tabulate --scale starter", 200),
+        ("finetune --scale paper --task kitchen", 900),  # the most of the same program
+        ("certify --scale starter --task pusht", 900),  # the most of all
+    ],
+)
+def test_a_need_is_the_one_measured_or_the_most_alike(command: str, expected: int) -> None:
+    module, *arguments = command.split()
+    assert need_of([Program(f"stages.{module}", arguments)], TABLE) == expected * 10**6
+
+
+def test_what_runs_no_program_of_this_project_needs_nothing() -> None:
+    assert need_of([], TABLE) == 0
+
+
+def test_the_table_is_written_row_by_row_and_read_as_it_was(tmp_path: Path) -> None:
+    path = tmp_path / "needs.csv"
+    write_table(TABLE, path)
+    assert read_table(path) == TABLE
+    write_table([Need("pretrain", "starter", "pusht", 300, 3, "another")], path)
+    assert read_table(path) == [*TABLE[:2], Need("pretrain", "starter", "pusht", 300, 3, "another"), TABLE[3]]
+
+
+def test_what_was_measured_are_programs_of_today() -> None:
+    rows = read_table()
+    assert rows and {row.program for row in rows} <= {path.stem for path in (ROOT / "stages").glob("*.py")}
+    assert min(row.peak_mb for row in rows) > 10 and min(row.runs for row in rows) > 0
+
+
+class Machine:
+    """Free memory, and what the processes at work hold of it."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.free, self.held = 0.0, dict[int, float]()
+        monkeypatch.setattr(needs, "free_memory", lambda: int(self.free * GB))
+        monkeypatch.setattr(needs, "resident", lambda pid: int(self.held[pid] * GB))
+        monkeypatch.setattr(needs, "RECHECK_SECONDS", -1.0)
+
+
+def test_a_stage_waits_until_there_is_memory_beside_what_others_have_yet_to_take(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    machine = Machine(monkeypatch)
+    room = Room({"large": 2 * GB, "small": GB // 2, "free": 0})
+    assert room.lack("large", {}) is None  # alone it starts whatever there is
+    running = {"large": 7}
+    machine.free, machine.held = 2.0, {7: 0.2}  # 1.8 GB of the two are as good as taken
+    assert room.lack("small", running) == "waits for memory: it needs 0.5 GB, and 0.2 GB are left beside large"
+    assert room.lack("free", running) is None
+    machine.free, machine.held = 0.6, {7: 2.5}  # more than ever measured
+    assert room.lack("small", running) is None
+    machine.free, machine.held = 0.1, {7: 0.2}
+    assert "and 0.0 GB are left" in str(room.lack("small", running))
+
+
+def test_the_table_is_made_of_recorded_runs(sources: Project, tmp_path: Path) -> None:
+    project = sources.copy(tmp_path / "project")
+    refused = project.run("pipeline.orchestration.needs")
+    assert (refused.returncode, refused.stdout) == (1, "") and "run `make repro` first" in refused.stderr
+    before = (project.root / "pipeline" / "needs.csv").read_text(encoding="utf-8")
+    project.keep_stages("check", "fetch", "prepare", "tabulate_settings")
+    project.check("pipeline.orchestration.repro", "--jobs", "2", FLOWTUNE_TRACKING="on")
+    project.check("pipeline.orchestration.needs")
+    rows = {(row.program, row.task): row for row in read_table(project.root / "pipeline" / "needs.csv")}
+    for key in (("tabulate_settings", ""), ("prepare", "pusht")):
+        assert rows[key].scale == "starter" and rows[key].runs == 1 and 50 < rows[key].peak_mb < 3000
+        assert "cores" in rows[key].machine
+    assert len(rows) >= len(before.splitlines()) - 1
+
+
+def test_no_runs_no_table(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="MLflow has recorded no stage's memory"):
+        needs.measured(tmp_path)

@@ -1,0 +1,207 @@
+"""Flows on a small DVC repository: order, failure, cancellation, the lock, sweeps."""
+
+import csv
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.orchestration import prefect_flows
+from pipeline.orchestration.repro import repro_lock
+from pipeline.utils import processes
+from pipeline.utils.code_deps import ROOT
+from pipeline.utils.errors import UserError
+
+DVC_YAML = """
+stages:
+  check: {cmd: echo ok > checked.txt, deps: [params.yaml], outs: [checked.txt]}
+  prepare:
+    matrix: {scale: ["${scale}"], task: "${tasks}"}
+    cmd: test ! -e broken-${item.task} && echo $FLOWTUNE_RUN >> runs.txt && cp checked.txt data-${item.task}.txt
+    deps: [checked.txt]
+    outs: ["data-${item.task}.txt"]
+  tabulate:
+    matrix: {scale: ["${scale}"], task: "${tasks}"}
+    cmd: cp data-${item.task}.txt table-${item.task}.txt
+    deps: ["data-${item.task}.txt"]
+    outs: ["table-${item.task}.txt"]
+  unrelated: {cmd: echo > unrelated.txt, deps: [checked.txt], outs: [unrelated.txt]}
+"""
+GRAPH = {
+    "check": frozenset[str](),
+    "prepare@starter-one": frozenset({"check"}),
+    "prepare@starter-two": frozenset({"check"}),
+    "tabulate@starter-one": frozenset({"prepare@starter-one"}),
+    "tabulate@starter-two": frozenset({"prepare@starter-two"}),
+    "unrelated": frozenset({"check"}),
+}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_server() -> Iterator[None]:
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "dvc.yaml").write_text(DVC_YAML, encoding="utf-8")
+    (tmp_path / "study").mkdir()
+    (tmp_path / "study" / "dvc.yaml").write_text(
+        "stages: {cell: {cmd: sleep 3600, outs: [cell.txt]}}", encoding="utf-8"
+    )  # no part of it
+    (tmp_path / "params.yaml").write_text("scale: starter\ntasks: [one, two]\nrate: 1\n", encoding="utf-8")
+    monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setenv("FLOWTUNE_ROOT", str(tmp_path))
+    monkeypatch.setattr(
+        prefect_flows, "checked_settings", lambda _: None
+    )  # these settings are not those of the project
+    monkeypatch.setattr(prefect_flows, "run_stage", prefect_flows.run_stage.with_options(retries=0))
+    subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=tmp_path, check=True)
+    return tmp_path
+
+
+def test_the_graph_is_the_one_dvc_expands(root: Path) -> None:
+    assert prefect_flows.read_graph(root) == GRAPH
+
+
+def test_a_broken_dvc_yaml_is_one_line(root: Path) -> None:
+    (root / "dvc.yaml").write_text("stages: [", encoding="utf-8")
+    with pytest.raises(UserError, match=r"dvc\.yaml") as error:
+        prefect_flows.read_graph(root)
+    assert "\n" not in str(error.value)
+
+
+def test_table1_and_table2_need_nothing_of_each_other() -> None:
+    graph = prefect_flows.read_graph(ROOT)
+    stages = {
+        target: {name.partition("@")[0] for name in prefect_flows.needed(graph, target)}
+        for target in prefect_flows.FINAL_STAGES
+    }
+    assert stages["table1"] & stages["table2"] == {"check"}
+    assert {"fetch_images", "pretrain_images", "finetune_image_residual", "evaluate_untrained"} < stages["table1"]
+
+
+def test_table2_needs_its_ancestors_only() -> None:
+    assert set(prefect_flows.needed(GRAPH, "table2")) == set(GRAPH) - {"unrelated"}
+    assert prefect_flows.needed(GRAPH, "all") == GRAPH
+    with pytest.raises(UserError, match="table2"):
+        prefect_flows.needed({"check": frozenset()}, "table2")
+
+
+def test_a_failed_stage_stops_only_what_depends_on_it_and_the_next_run_completes(root: Path) -> None:
+    (root / "broken-one").touch()
+    state = prefect_flows.tables("table2", parallel=2, return_state=True)
+
+    assert state.is_failed()
+    assert state.message == "failed: prepare@starter-one; not run: tabulate@starter-one"
+    assert (root / "table-two.txt").read_text(encoding="utf-8") == "ok\n"
+    assert not (root / "table-one.txt").exists()
+    assert not (root / "unrelated.txt").exists()
+
+    (root / "broken-one").unlink()
+    assert prefect_flows.tables("table2", return_state=True).is_completed()
+    assert (root / "table-one.txt").exists()
+    runs = (root / "runs.txt").read_text(encoding="utf-8").split()
+    assert len(runs) == len(set(runs)) == 2  # prepare ran once for each task, under one key for each flow run
+
+
+def test_wrong_settings_fail_before_dvc_starts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: Path) -> None:
+        raise UserError("params.yaml: scale: given huge, allowed: starter, lab, paper")
+
+    monkeypatch.setattr(prefect_flows, "checked_settings", refuse)
+    state = prefect_flows.tables("table2", return_state=True)
+    assert state.is_failed()
+    assert state.message == "params.yaml: scale: given huge, allowed: starter, lab, paper"
+    assert not (root / "checked.txt").exists()
+
+
+def test_two_runs_never_overlap(root: Path) -> None:
+    other = (
+        "import sys, time\nfrom pathlib import Path\nfrom pipeline.orchestration.repro import repro_lock\n"
+        "with repro_lock(Path(sys.argv[1])):\n    print('locked', flush=True); time.sleep(60)"
+    )
+    repository = Path(__file__).parents[2]
+    holder = subprocess.Popen(
+        [sys.executable, "-c", other, str(root)], cwd=repository, stdout=subprocess.PIPE, encoding="utf-8"
+    )
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "locked\n"
+        state = prefect_flows.tables("table2", return_state=True)
+        assert state.is_failed()
+        assert f"process {holder.pid} " in (state.message or "")
+    finally:
+        holder.kill()
+        holder.wait()
+    with repro_lock(root):  # a killed holder holds nothing
+        pass
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["a=1,2", "b=3"], [["a=1", "b=3"], ["a=2", "b=3"]]),
+        (["a=[1,2],[3]"], [["a=[1,2]"], ["a=[3]"]]),
+    ],
+)
+def test_overrides_combine(overrides: list[str], expected: list[list[str]]) -> None:
+    assert prefect_flows.combinations(overrides) == expected
+
+
+@pytest.mark.parametrize("overrides", [[], ["a"], ["a="], ["=1"], ["a=1,"]])
+def test_malformed_overrides_are_refused(overrides: list[str]) -> None:
+    with pytest.raises(UserError, match="overrides"):
+        prefect_flows.combinations(overrides)
+
+
+def test_a_sweep_runs_an_experiment_for_each_value_and_leaves_the_workspace_alone(root: Path) -> None:
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    (root / ".dvc" / "config").write_text("", encoding="utf-8")
+    (root / ".gitignore").write_text("*.txt\n.flowtune\n", encoding="utf-8")
+    (root / "dvc.yaml").write_text(
+        "stages:\n  rate: {cmd: echo ran > rate.txt, params: [rate], outs: [rate.txt]}\n", encoding="utf-8"
+    )
+    subprocess.run([*git, "add", "."], cwd=root, check=True)
+    subprocess.run([*git, "commit", "-q", "-m", "start"], cwd=root, check=True)
+    before = (root / "params.yaml").read_text(encoding="utf-8")
+
+    assert prefect_flows.sweep(["rate=2,3"], return_state=True).is_completed()
+
+    assert (root / "params.yaml").read_text(encoding="utf-8") == before
+    table = subprocess.run(
+        [sys.executable, "-m", "dvc", "exp", "show", "--csv"],
+        cwd=root,
+        capture_output=True,
+        encoding="utf-8",
+        check=True,
+    ).stdout
+    rates = [row["rate"] for row in csv.DictReader(table.splitlines())]
+    assert sorted(rates) == ["1", "1", "2", "3"]  # the workspace, the commit and two experiments
+
+
+def test_a_supervised_command_dies_with_its_parent_and_takes_its_children_along() -> None:
+    program = (
+        "import os, sys, time\nfrom pathlib import Path\nfrom pipeline import processes\n"
+        "child = processes.start(['sh', '-c', 'sleep 61 & echo $!; wait'], cwd=Path('.'), env=os.environ)\n"
+        "print(child.stdout.readline(), end='', flush=True); time.sleep(60)"
+    )
+    repository = Path(__file__).parents[2]
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=repository, stdout=subprocess.PIPE, encoding="utf-8")
+    assert parent.stdout is not None
+    grandchild = processes.identity(int(parent.stdout.readline()))
+    assert not processes.is_gone(grandchild)
+    parent.kill()
+    parent.wait()
+    deadline = time.monotonic() + 30
+    while not processes.is_gone(grandchild) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert processes.is_gone(grandchild)

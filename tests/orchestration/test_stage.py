@@ -1,0 +1,110 @@
+"""What stages share: errors in one line, and a folder to resume from that belongs to one set of inputs."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.orchestration import stage as stages
+from pipeline.orchestration.stage import Stage, program, stage
+from pipeline.utils import code_deps
+from pipeline.utils.errors import UserError
+
+PROGRAM = "stages/tabulate.py"
+
+
+@pytest.fixture(autouse=True)
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    for folder in ("stages", "pipeline"):
+        (tmp_path / folder).symlink_to(code_deps.ROOT / folder)
+    monkeypatch.setattr(stages, "ROOT", tmp_path)
+    monkeypatch.setenv("FLOWTUNE_TRACKING", "off")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "input").write_text("one", encoding="utf-8")
+    yield tmp_path
+
+
+def resume_of(**changes: object) -> Path:
+    """The resume folder of a stage that fails after it has begun."""
+    settings = {"program": PROGRAM, "params": {"lr": 1.0}, "deps": [Path("input")], **changes}
+    seen: list[Stage] = []
+    with pytest.raises(KeyError), stage(label="work", outs=[], **settings) as here:  # type: ignore[arg-type]
+        seen.append(here)
+        raise KeyError
+    return seen[0].resume
+
+
+def test_a_failed_stage_keeps_its_state_for_the_same_inputs_only(root: Path) -> None:
+    first = resume_of()
+    (first / "state").touch()
+    assert resume_of() == first and (first / "state").exists()
+    assert resume_of(params={"lr": 2.0}) != first
+    assert resume_of(program="stages/draw.py") != first
+    (root / "input").write_text("two", encoding="utf-8")
+    assert resume_of() != first
+
+
+def test_a_stage_that_succeeds_leaves_nothing_to_resume_from() -> None:
+    with stage(PROGRAM, "work", params={}, deps=[Path("input")], outs=[Path("made/out")]) as here:
+        (here.resume / "state").touch()
+        assert Path("made").is_dir()
+    assert not here.resume.exists()
+
+
+def test_a_stage_runs_once_at_a_time() -> None:
+    def begin() -> None:
+        with stage(PROGRAM, "work", params={}, deps=[], outs=[]):
+            pass
+
+    with (
+        stage(PROGRAM, "work", params={}, deps=[], outs=[]),
+        pytest.raises(UserError, match="another process is running this stage"),
+    ):
+        begin()
+    begin()
+
+
+def test_a_missing_input_is_named() -> None:
+    with (
+        pytest.raises(UserError, match="absent: not found; it is made by an earlier stage"),
+        stage(PROGRAM, "work", params={}, deps=[Path("absent")], outs=[]),
+    ):
+        pass
+    assert not Path(".flowtune").exists()
+
+
+@pytest.mark.parametrize(
+    ("error", "code"), [(UserError("seed: given -1, allowed: 0 or more"), 2), (FloatingPointError("diverged"), 1)]
+)
+def test_a_known_error_is_one_line(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    def main() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as stop:
+        program(main)
+    assert stop.value.code == code
+    assert capsys.readouterr().err == f"error: {error}{os.linesep}"
+
+
+def faults(keeping: bool) -> int:
+    """Pages that the kernel clears for a process that makes and frees the same 8 MB again and again."""
+    program = f"""
+import resource, numpy
+from pipeline.utils.platform import keep_freed_memory
+if {keeping}: keep_freed_memory()
+def made(): numpy.ones(2**20)
+made()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+for _ in range(50): made()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # a size that glibc would find out by itself
+    return int(subprocess.check_output([sys.executable, "-c", program], cwd=code_deps.ROOT, env=environment))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the allocator is glibc's")
+def test_memory_that_is_freed_is_used_again() -> None:
+    assert faults(keeping=True) * 10 < faults(keeping=False)

@@ -1,0 +1,81 @@
+"""What ``make ui`` runs: both UIs answer, a deployment runs to Completed, and nothing stays behind."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.orchestration import ui
+from pipeline.utils.errors import UserError
+
+REPOSITORY = Path(__file__).parents[2]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind((ui.HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+def test_a_taken_port_is_one_line_that_names_it() -> None:
+    with socket.socket() as taken:
+        taken.bind((ui.HOST, 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=rf"port {port} \(MLflow\).*--mlflow-port"):
+            ui.require_free("MLflow", port)
+
+
+def test_a_child_that_ends_is_named_with_its_last_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    server = ui.Server(["-c", "print('last words'); raise SystemExit(3)"], tmp_path, os.environ)
+    server.process.wait()
+    with pytest.raises(UserError, match="mlflow ended with exit code 3"):
+        ui._require_alive({"mlflow": server})
+    assert "last words" in capsys.readouterr().err
+
+
+def test_it_answers_and_stops_on_ctrl_c_leaving_nothing(tmp_path: Path) -> None:
+    root = tmp_path / "feature%2Flogin a?b#c ü"
+    root.mkdir()
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")  # where nothing answers
+    mlflow_port, prefect_port = free_port(), free_port()
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "pipeline.orchestration.ui",
+            f"--mlflow-port={mlflow_port}",
+            f"--prefect-port={prefect_port}",
+        ],
+        cwd=REPOSITORY,
+        env={**os.environ, **proxies, "FLOWTUNE_ROOT": str(root), "HOME": "/proc/no-home"},
+        stdout=subprocess.PIPE,
+        encoding="utf-8",
+    )
+    assert process.stdout is not None
+    # It prints only once both servers answer and the deployments are there.
+    lines = [process.stdout.readline() for _ in range(4)]
+    assert f":{mlflow_port}" in lines[0]
+    assert f":{prefect_port}" in lines[1]
+    assert "no_proxy=127.0.0.1 prefect deployment run tables/table2" in lines[2]
+
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=60) == 0
+    ui.require_free("MLflow", mlflow_port)
+    ui.require_free("Prefect", prefect_port)
+    left = [path for path in Path("/proc").glob("[0-9]*/cmdline") if str(tmp_path) in read(path)]
+    assert not left
+    assert {"mlflow.db", "prefect"} <= {path.name for path in (root / ".flowtune").iterdir()}
+    assert (root / ".flowtune" / "prefect" / "prefect.db").stat().st_size
+    assert [path.name for path in tmp_path.iterdir()] == [root.name]
+
+
+def read(path: Path) -> str:
+    try:
+        return os.fsdecode(path.read_bytes())
+    except OSError:  # it ended meanwhile
+        return ""

@@ -1,0 +1,52 @@
+"""A contest's row says what was measured, and what does not compute the same is not measured."""
+
+import math
+from dataclasses import replace
+
+import pytest
+
+from pipeline.perf.contest import Contest, DiffersError, Floor, hold, in_turns, nearly_equal, timed
+
+
+def contest(turns: list[tuple[float, float]], same: str = "equal") -> Contest:
+    return Contest("work", "peer", 0.5, lambda: same, lambda count: turns[:count], count=len(turns) - 1)
+
+
+def test_medians_and_quartiles_are_over_the_turns_without_the_first() -> None:
+    row = hold(contest([(9.0, 1.0), (1.0, 2.0), (1.0, 4.0), (2.0, 2.0), (3.0, 4.0), (4.0, 4.0)]))
+    assert (row.ratio_low, row.ratio, row.ratio_high) == (0.5, 0.75, 1.0)
+    assert (row.ours_ms, row.peer_ms) == (2000, 4000)
+    assert (row.work, row.peer, row.aim, row.same_result) == ("work", "peer", 0.5, "equal")
+
+
+def test_a_floor_is_timed_where_the_aim_is_missed_and_only_there() -> None:
+    floor = Floor("half of it", lambda: 1.5)
+    missed = hold(replace(contest([(1.0, 1.0), (3.0, 4.0)]), floor=floor))
+    assert (missed.ratio, missed.floor, missed.floor_ms) == (0.75, "half of it", 1500)
+    met = hold(replace(contest([(1.0, 1.0), (1.0, 4.0)]), floor=floor))
+    assert met.floor == ""
+    assert math.isnan(met.floor_ms)
+
+
+def test_both_sides_take_turns_and_take_turns_in_going_first() -> None:
+    called: list[str] = []
+    taken = in_turns(lambda: called.append("ours"), lambda: called.append("theirs"), repeat=2)(2)
+    assert called == 2 * ["ours"] + 2 * ["theirs"] + 2 * ["theirs"] + 2 * ["ours"]
+    assert len(taken) == 2
+
+
+def test_a_call_is_timed_by_the_repeats() -> None:
+    calls: list[int] = []
+    assert timed(lambda: calls.append(0), repeat=3) >= 0
+    assert len(calls) == 3
+
+
+def test_what_differs_is_refused() -> None:
+    assert nearly_equal([1.0, 2.0], [1.0, 2.0], 0.0, "x") == "x: equal to the bit"
+    assert nearly_equal([1.0, 2.001], [1.0, 2.0], 1e-3, "x") == "x: within 5.0e-04"
+    with pytest.raises(DiffersError, match=r"x: relative difference 5\.0e-04, allowed: 1\.0e-04"):
+        nearly_equal([1.0, 2.001], [1.0, 2.0], 1e-4, "x")
+    with pytest.raises(DiffersError, match="shapes"):
+        nearly_equal([1.0], [1.0, 2.0], 1.0, "x")
+    with pytest.raises(DiffersError):
+        nearly_equal([float("nan")], [1.0], 1.0, "x")

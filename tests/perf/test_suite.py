@@ -1,0 +1,119 @@
+"""Each contest's sides compute the same at small sizes, and the tables hold what was measured."""
+
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from pipeline.perf import loading, pairs, simulation, solves, startup, suite, updates
+from pipeline.perf.contest import Contest, DiffersError, Row, hold, machine
+from pipeline.settings import schema
+from pipeline.settings.blocks import Unet1dSettings
+from pipeline.tasks.robomimic import observation_keys
+from pipeline.utils.code_deps import ROOT
+
+SMALL = Unet1dSettings(kind="unet1d", channels=[8, 16], kernel=3, groups=4, time_features=8)
+
+FAMILIES = {
+    "unet1d": partial(updates.unet1d_contests, (2,), SMALL),
+    "unet2d": partial(updates.unet2d_contests, 1, 32),
+    "mle": partial(updates.mle_contests, (2,), 4),
+    "pairs": partial(pairs.contests, (8,)),
+    "dopri5": partial(solves.adaptive_contests, 2, 0.01),
+    "sampling": partial(solves.sampling_contests, ((2, SMALL, 1),)),
+    "step": partial(simulation.step_contests, 20),
+    "pusht": partial(simulation.pusht_contests, 1, 1),
+    "windows": loading.contests,
+}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_both_sides_compute_the_same_and_are_timed_and_so_is_the_floor(family: str) -> None:
+    if family in ("unet2d", "pairs"):
+        pytest.importorskip("torchcfm")
+    held = [hold(replace(contest, count=1, aim=0.0)) for contest in FAMILIES[family]()]
+    assert held
+    for row in held:
+        assert row.ours_ms > 0
+        assert row.peer_ms > 0
+        assert (row.floor_ms > 0) == (family not in ("pairs", "dopri5", "step") and "its own" not in row.peer)
+        assert "equal" in row.same_result or "within" in row.same_result or "error" in row.same_result
+
+
+@pytest.mark.parametrize("vector", simulation.VECTORS)
+def test_a_vector_of_kitchens_sees_what_ours_sees(vector: simulation.Vector) -> None:
+    contests = list(simulation.mujoco_contests(2, {"kitchen": (12, 0.5)}))
+    (contest,) = [contest for contest in contests if vector in contest.peer]
+    assert "equal to the bit" in contest.same()
+
+
+def test_robomimics_own_loop_ends_where_ours_does() -> None:
+    (contest,) = simulation.robomimic_contests(1, 12)
+    assert "last state: within" in contest.same()
+
+
+def test_floors_are_of_the_whole_work() -> None:
+    assert simulation.shared_floor(lambda: time.sleep(0.1)).seconds() >= 0.1 / simulation.CPUS
+    seconds, stages = startup.params_read_s()
+    assert seconds > 0
+    assert stages == len([stage for stage in schema.read_yaml(ROOT / "dvc.lock")["stages"] if "@starter" in stage])
+    arrays = loading._hdf5_arrays(loading.FOLDER / "square_starter.hdf5")
+    assert len(arrays) == 40 * (1 + len(observation_keys("square")))
+
+
+def test_a_peer_that_does_other_work_is_found_out() -> None:
+    (contest, _) = simulation.pusht_contests(1, 1)
+    work = contest.same.__self__  # type: ignore[attr-defined]
+    with pytest.raises(DiffersError, match="observations"):
+        replace(work, evaluation=suite.simulation.TASKS["pusht"].evaluation("pusht_a", "legacy", 300)).same()
+
+
+ROW = Row("work", "peer", machine(), 1.0, 2.0, 0.5, 0.4, 0.6, 0.6, "equal")
+
+
+def test_rows_of_other_machines_stay_and_those_of_this_one_are_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "benchmarks.csv"
+    elsewhere, old = replace(ROW, machine="elsewhere"), replace(ROW, work="old")
+    table = suite.merged(path, [elsewhere, old, ROW], all_anew=True)
+    suite.write(tmp_path, table, "# About\n")
+    again = replace(ROW, ratio=0.9)
+    some = suite.merged(path, [again], all_anew=False)
+    assert [*zip(some["work"], some["machine"], some["ratio"], strict=True)] == [
+        ("work", machine(), 0.9),
+        ("work", "elsewhere", 0.5),
+        ("old", machine(), 0.5),
+    ]
+    assert suite.merged(path, [again], all_anew=True)["work"].tolist() == ["work", "work"]
+    assert list(pd.read_csv(path)) == suite.COLUMNS
+    text = (tmp_path / "benchmarks.md").read_text(encoding="utf-8")
+    assert "## elsewhere" in text
+    assert "| work | peer | 1 ms | 2 ms | 0.50 (0.40 to 0.60) | 0.6 | yes | equal |" in text
+    assert "floor" not in text
+    suite.write(
+        tmp_path,
+        suite.merged(path, [replace(ROW, ratio=0.9, ratio_high=1.0, floor="half", floor_ms=0.8)], all_anew=True),
+        "",
+    )
+    assert "| work | peer | 0.90, 0.6 | half | 0.8 ms | 0.40 | 1.25 | not ruled out |" in (
+        tmp_path / "benchmarks.md"
+    ).read_text(encoding="utf-8")
+    assert (tmp_path / "benchmarks.png").stat().st_size > 1000
+    assert "<svg" in (tmp_path / "benchmarks.svg").read_text(encoding="utf-8")
+
+
+def test_words_choose_contests_and_a_difference_leaves_its_row_out(capsys: pytest.CaptureFixture[str]) -> None:
+    def same() -> str:
+        raise DiffersError("losses")
+
+    def family() -> Iterator[Contest]:
+        for work in ("first", "second"):
+            yield Contest(work, "peer", 1.0, lambda: "equal", lambda count: [(1.0, 1.0)] * count, 1)
+        yield Contest("third", "peer", 1.0, same, lambda count: [(1.0, 1.0)] * count, 1)
+
+    assert [row.work for row in suite.measure(["first", "third"], [family])] == ["first"]
+    assert "third, peer: left out: losses" in capsys.readouterr().out
+    assert [row.work for row in suite.measure((), [family])] == ["first", "second"]

@@ -1,0 +1,334 @@
+"""MLflow runs: their hierarchy, their status however the stage ends, and that tracking never costs a stage its work."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.tracking import store as tracking
+from pipeline.utils import processes
+from pipeline.utils.provenance import hash_files
+
+REPOSITORY = Path(__file__).parents[2]
+STAGE = """
+import sys, time
+from pathlib import Path
+from pipeline.tracking.store import stage_run
+with stage_run(sys.argv[1], params={}, tags={}):
+    Path(sys.argv[2]).touch()
+    time.sleep(float(sys.argv[3]))
+"""
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("FLOWTUNE_ROOT", str(tmp_path))
+    monkeypatch.setenv("FLOWTUNE_RUN", "test")
+    monkeypatch.delenv("FLOWTUNE_TRACKING", raising=False)
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """Migrated once: that takes seconds."""
+    root = tmp_path_factory.mktemp("store")
+    tracking.create_store(root)
+    return (root / ".flowtune" / "mlflow.db").read_bytes()
+
+
+@pytest.fixture
+def store(root: Path, empty_database: bytes) -> Path:
+    (root / ".flowtune").mkdir()
+    (root / ".flowtune" / "mlflow.db").write_bytes(empty_database)
+    return root
+
+
+def runs(root: Path) -> dict[str, Any]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking.store_uri(root))
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+
+
+def start_stage(root: Path, name: str, seconds: float) -> subprocess.Popen[bytes]:
+    command = [sys.executable, "-c", STAGE, name, str(root / name), str(seconds)]
+    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
+
+
+def wait_for(path: Path) -> None:
+    deadline = time.monotonic() + 60
+    while not path.exists():
+        assert time.monotonic() < deadline, f"{path} did not appear"
+        time.sleep(0.05)
+
+
+def test_two_stages_hang_under_one_parent_with_params_metrics_and_tags(store: Path) -> None:
+    with tracking.stage_run(
+        "pretrain", params={"optimizer": {"lr": 1e-4}, "long": "y" * 9000}, tags={"hash.data": "d"}
+    ) as run:
+        for step in range(3):
+            run.log({"loss": 1.0 / (step + 1)}, step)
+    with tracking.stage_run("finetune", params={}, tags={}):
+        pass
+
+    found = runs(store)
+    pretrain, finetune = found.pop("pretrain"), found.pop("finetune")
+    (parent,) = found.values()
+    assert pretrain.data.tags["mlflow.parentRunId"] == finetune.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert {run.info.status for run in (pretrain, finetune, parent)} == {"FINISHED"}
+    assert pretrain.data.params["optimizer.lr"] == "0.0001"
+    assert len(pretrain.data.params["long"]) == 6000
+    assert pretrain.data.metrics["loss"] == pytest.approx(1 / 3)
+    assert {"git.commit", "stage", "hash.params", "hash.data", "hardware"} <= set(pretrain.data.tags)
+    assert pretrain.data.tags["hash.params"] != finetune.data.tags["hash.params"]
+
+
+def test_every_step_of_a_long_training_is_kept(store: Path) -> None:
+    with tracking.stage_run("pretrain", params={}, tags={}) as run:
+        for step in range(2500):  # more than one batch of MLflow's
+            run.log({"loss": float(step)}, step)
+
+    from mlflow import MlflowClient
+
+    history = MlflowClient(tracking_uri=tracking.store_uri(store)).get_metric_history(
+        runs(store)["pretrain"].info.run_id, "loss"
+    )
+    assert sorted((metric.step, metric.value) for metric in history) == [(step, float(step)) for step in range(2500)]
+
+
+def test_a_failing_stage_is_failed_and_so_is_its_parent_even_if_another_succeeds(store: Path) -> None:
+    with pytest.raises(ZeroDivisionError), tracking.stage_run("bad", params={}, tags={}) as run:
+        run.log({"loss": 1.0})
+        raise ZeroDivisionError("oh")
+    with tracking.stage_run("good", params={}, tags={}):
+        pass
+
+    found = runs(store)
+    bad, good = found.pop("bad"), found.pop("good")
+    (parent,) = found.values()
+    assert (bad.info.status, good.info.status, parent.info.status) == ("FAILED", "FINISHED", "FAILED")
+    assert bad.data.tags["error"] == "ZeroDivisionError: oh"
+    assert bad.data.metrics == {"loss": 1.0}
+
+
+def test_a_retry_that_succeeds_clears_the_parent(store: Path) -> None:
+    with pytest.raises(ValueError, match="once"), tracking.stage_run("stage", params={"a": 1}, tags={}):
+        raise ValueError("once")
+    with tracking.stage_run("stage", params={"a": 1}, tags={}):
+        pass
+
+    (parent,) = [run for name, run in runs(store).items() if name.startswith("repro")]
+    assert parent.info.status == "FINISHED"
+
+
+def test_nonfinite_metrics_are_left_out_and_tagged(store: Path) -> None:
+    with tracking.stage_run("pretrain", params={}, tags={}) as run:
+        run.log({"loss": float("nan"), "rate": 2.0}, 7)
+
+    found = runs(store)["pretrain"]
+    assert found.data.metrics == {"rate": 2.0}
+    assert found.data.tags["nonfinite_metric"] == "loss = nan at step 7"
+
+
+def test_artifacts_and_tables_are_kept(root: Path) -> None:
+    csv = root / "table2.csv"
+    csv.write_text("method,score\nfm,0.5\n", encoding="utf-8")
+    with tracking.stage_run("tabulate", params={}, tags={}) as run:
+        run.artifact(csv, "tables")
+        run.table(csv, "table2")
+
+    (folder,) = (root / ".flowtune" / "mlartifacts").glob("*/artifacts")
+    assert (folder / "tables" / "table2.csv").read_text(encoding="utf-8") == csv.read_text(encoding="utf-8")
+    assert '"fm"' in (folder / "table2.json").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("name", ["feature%2Flogin", "a?b", "a#b", "%20 a+b & ü 流"])
+def test_the_store_is_in_the_project_whatever_the_name_of_its_folder(
+    name: str, tmp_path: Path, empty_database: bytes
+) -> None:
+    root = tmp_path / name
+    (root / ".flowtune").mkdir(parents=True)
+    (root / ".flowtune" / "mlflow.db").write_bytes(empty_database)
+    (root / "note.txt").write_text("kept", encoding="utf-8")
+    with tracking.stage_run("pretrain", params={}, tags={}, root=root) as run:
+        run.artifact(root / "note.txt")
+
+    assert runs(root)["pretrain"].info.status == "FINISHED"
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+    assert {path.name for path in root.iterdir()} == {".flowtune", "note.txt"}
+
+
+@pytest.mark.parametrize("name", ["feature%2Flogin", "a?b#c"])
+def test_artifacts_are_in_the_project_whatever_the_name_of_its_folder(name: str, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / "note.txt").write_text("kept", encoding="utf-8")
+    with tracking.stage_run("pretrain", params={}, tags={}, root=tmp_path / name) as run:
+        run.artifact(tmp_path / "note.txt")
+
+    assert [path.name for path in (tmp_path / name / ".flowtune" / "mlartifacts").glob("*/artifacts/*")] == ["note.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "note.txt"])
+
+
+def client_and_experiment(root: Path) -> tuple[Any, str]:
+    from mlflow import MlflowClient
+
+    client = MlflowClient(tracking_uri=tracking.store_uri(root))
+    return client, client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+
+
+def test_a_deleted_experiment_is_restored(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    client, experiment = client_and_experiment(store)
+    client.delete_experiment(experiment)
+    with tracking.stage_run("first", params={}, tags={}) as run:
+        run.log({"loss": 1.0}, 0)
+        client.delete_experiment(experiment)  # while it is recorded
+        run.tag("late", "yes")
+    with tracking.stage_run("second", params={}, tags={}):
+        pass
+
+    found = runs(store)
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert (found["first"].data.tags["late"], found["first"].data.metrics) == ("yes", {"loss": 1.0})
+    assert len(found) == 3  # with their parent
+    assert not capsys.readouterr().err
+
+
+@pytest.mark.parametrize("for_ever", [False, True])
+def test_deleted_runs_and_parents_are_recorded_all_the_same(
+    store: Path, capsys: pytest.CaptureFixture[str], for_ever: bool
+) -> None:
+    client, experiment = client_and_experiment(store)
+    with tracking.stage_run("first", params={"lr": 1}, tags={}) as run:
+        run.tag("early", "yes")
+        for deleted in client.search_runs([experiment]):
+            client.delete_run(deleted.info.run_id)
+            if for_ever:  # as `mlflow gc` does
+                client._tracking_client.tracking._hard_delete_run(deleted.info.run_id)
+        run.tag("late", "yes")
+    parent = next(run for run in runs(store).values() if run.info.run_name != "first")
+    client.delete_run(parent.info.run_id)
+    with tracking.stage_run("second", params={}, tags={}):
+        pass
+
+    found = runs(store)
+    assert len(found) == 3
+    assert {run.info.status for run in found.values()} == {"FINISHED"}
+    assert found["first"].data.params == {"lr": "1"}
+    assert "late" in found["first"].data.tags
+    assert ("early" in found["first"].data.tags) is not for_ever
+    assert len({found[name].data.tags["mlflow.parentRunId"] for name in ("first", "second")}) == 1
+    assert not capsys.readouterr().err
+
+
+def test_the_ui_opens_on_training_runs(store: Path) -> None:
+    client, experiment = client_and_experiment(store)
+    assert client.get_experiment(experiment).tags["mlflow.experimentKind"] == "custom_model_development"
+    client.delete_experiment_tag(experiment, "mlflow.experimentKind")  # as one that was made before it was set
+    with tracking.stage_run("first", params={}, tags={}):
+        pass
+    assert client.get_experiment(experiment).tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+def test_sigterm_and_sigkill_end_as_killed(store: Path) -> None:
+    terminated, killed = start_stage(store, "terminated", 60), start_stage(store, "killed", 60)
+    wait_for(store / "terminated")
+    wait_for(store / "killed")
+    terminated.send_signal(signal.SIGTERM)
+    killed.kill()
+    killed.wait()
+    assert terminated.wait() == 128 + signal.SIGTERM
+    with tracking.stage_run("next", params={}, tags={}):
+        pass
+
+    found = runs(store)
+    assert [found[name].info.status for name in ("terminated", "killed", "next")] == ["KILLED", "KILLED", "FINISHED"]
+
+
+def test_processes_that_start_at_once_share_a_new_database_and_one_parent(root: Path) -> None:
+    stages = [start_stage(root, name, 0) for name in ("first", "second")]
+    assert [stage.wait() for stage in stages] == [0, 0]
+
+    found = runs(root)
+    assert len(found) == 3
+    assert len({found[name].data.tags["mlflow.parentRunId"] for name in ("first", "second")}) == 1
+
+
+def test_a_broken_database_costs_one_warning_and_no_work(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (root / ".flowtune").mkdir()
+    (root / ".flowtune" / "mlflow.db").write_text("this is no database" * 100, encoding="utf-8")
+    with tracking.stage_run("pretrain", params={}, tags={}) as run:
+        run.log({"loss": 1.0})
+        run.artifact(root / "absent")
+
+    assert capsys.readouterr().err.count("warning: MLflow") == 1
+
+
+def test_a_database_that_breaks_on_the_way_costs_one_warning(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with tracking.stage_run("pretrain", params={}, tags={}) as run:
+        run.artifact(store / "absent")
+        run.artifact(store / "absent")
+
+    assert capsys.readouterr().err.count("warning: MLflow") == 1
+
+
+def test_off_means_that_mlflow_is_not_even_imported(tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom pathlib import Path\nfrom pipeline.tracking.store import stage_run\n"
+        "with stage_run('s', params={}, tags={}) as run:\n"
+        "    run.log({'loss': 1.0}); run.artifact(Path('x')); run.tag('a', 'b'); run.table(Path('x'), 'x')\n"
+        "sys.exit('mlflow' in sys.modules)"
+    )
+    environment = {
+        **os.environ,
+        "FLOWTUNE_TRACKING": "off",
+        "FLOWTUNE_ROOT": str(tmp_path),
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    assert not list(tmp_path.iterdir())
+
+
+def test_hash_depends_on_names_and_contents_not_on_order(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    first.write_text("1", encoding="utf-8")
+    second.write_text("2", encoding="utf-8")
+    whole = hash_files([first, second])
+    assert hash_files([second, first]) == hash_files([tmp_path]) == whole
+    second.write_text("3", encoding="utf-8")
+    assert hash_files([first, second]) != whole
+    with pytest.raises(FileNotFoundError):
+        hash_files([tmp_path / "absent"])
+
+
+def test_ancestor_finds_a_dvc_above_and_none_where_there_is_none(tmp_path: Path) -> None:
+    program = tmp_path / "dvc"
+    program.write_text(
+        "import os, subprocess, sys\nprint(os.getpid(), flush=True)\n"
+        "asks = 'from pipeline import processes; print(processes.ancestor(\"dvc\"))'\n"
+        "subprocess.run([sys.executable, '-c', asks])\n",
+        encoding="utf-8",
+    )
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    output = subprocess.run(
+        [sys.executable, str(program)], env=environment, capture_output=True, encoding="utf-8", check=True
+    )
+    dvc, found = output.stdout.split()
+    assert found == dvc
+    assert processes.ancestor("no-such-program") is None
+
+
+def test_a_process_is_gone_only_on_its_own_host_once_it_ended() -> None:
+    child = subprocess.Popen(["sleep", "60"])
+    name = processes.identity(child.pid)
+    assert not processes.is_gone(name)
+    child.kill()
+    child.wait()
+    assert processes.is_gone(name)
+    assert not processes.is_gone("elsewhere" + name)
+    assert not processes.is_gone("")
