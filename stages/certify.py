@@ -9,7 +9,7 @@ from pipeline.evaluation.certify import certify_residual, drawn_inputs, measure_
 from pipeline.evaluation.residual_policy import ResidualPolicy
 from pipeline.nets.persidskii import PersidskiiResidual
 from pipeline.orchestration.stage import program, stage
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports, TaskFiles, fingerprint, split_row
 from pipeline.stability.certificate import CERTIFIED
 from pipeline.training.data import PreparedData
@@ -28,16 +28,15 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--row", required=True, help="method and NFE in one word, such as resft_fm-nfe16")
     arguments = parser.parse_args()
-    settings = schema.load().block(arguments.scale).task(arguments.task)
-    settings.residual_recipe(arguments.row)
+    inputs = read_inputs("certify", arguments.scale, arguments.task, arguments.row)
+    settings = inputs.settings.task(arguments.task)
     method, nfe = split_row(arguments.row)
     use_threads(settings.threads)
     files = TaskFiles(arguments.scale, arguments.task)
     model, out = files.model(method, nfe), ScaleReports(arguments.scale).certificate(arguments.task, arguments.row)
     with stage(
-        "stages/certify.py",
+        inputs,
         f"certify-{arguments.scale}-{arguments.task}-{arguments.row}",
-        params={"seed": settings.seed, "threads": settings.threads},
         deps=[model, files.prepared, files.frames],
         outs=[out],
     ) as here:
@@ -60,13 +59,13 @@ def main() -> None:
         if isinstance(policy.residual, PersidskiiResidual):
             seen = as_seen(policy, PreparedData.load(files.prepared), files.frames, held_out_only=True)
             condition = seen.held_out_condition[:_CONDITIONS]
-            anchor, inputs, _ = drawn_inputs(policy, condition, nfe, settings.seed)
+            anchor, drawn, _ = drawn_inputs(policy, condition, nfe, settings.seed)
             rest = anchor.double().numpy().reshape(-1, policy.residual.source.n)[0]
             found = certify_residual(policy.residual, recipe, rest)
             decay = measure_decay(policy, condition, nfe, found["step"], seed=settings.seed)
             written["decay"] = {name: round(value, 9) for name, value in asdict(decay).items()}
             if "region" in found and found["region"].status == CERTIFIED:
-                written["region_share"] = share_within(found["region"], inputs)
+                written["region_share"] = share_within(found["region"], drawn)
             written["certificates"] = {name: certificate.to_dict() for name, certificate in found.items()}
             for name, certificate in found.items():
                 here.run.tag(f"certificate_{name}", certificate.status)

@@ -21,6 +21,7 @@ from pipeline.experts.collect import collect
 from pipeline.experts.episode import ExpertEpisode
 from pipeline.experts.registry import expert
 from pipeline.orchestration.stage import program, stage
+from pipeline.settings.inputs import inputs_of
 from pipeline.utils.atomic import write_text
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import cores
@@ -45,9 +46,8 @@ def main() -> None:
 
     chosen = expert(task)
     with stage(
-        "stages/demonstrate_expert.py",
+        inputs_of("stages/demonstrate_expert.py", {"task": task, "seeds": arguments.seeds, "most": arguments.most}),
         f"demonstrate_expert-{task}",
-        params={"task": task, "seeds": arguments.seeds, "most": arguments.most},
         deps=[],
         outs=[out, checksum, *([arguments.report] if arguments.report else [])],
     ) as here:

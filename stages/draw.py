@@ -9,9 +9,9 @@ import pandas as pd
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.figures import figure_2b, score_vs_nfe
 from pipeline.reporting.tables import read_table
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports, TaskFiles
-from pipeline.settings.schema import Settings
+from pipeline.settings.schema import ScaleSettings
 from pipeline.utils.errors import UserError
 
 
@@ -19,13 +19,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     arguments = parser.parse_args()
-    settings = schema.load()
+    inputs = read_inputs("draw", arguments.scale)
+    settings = inputs.settings
     reports = ScaleReports(arguments.scale)
     pictures = [reports.figure_2b, reports.score_vs_nfe]
     with stage(
-        "stages/draw.py",
+        inputs,
         f"draw-{arguments.scale}",
-        params={"tasks": settings.tasks, "nfe": settings.nfe},
         deps=[reports.table2, reports.history],
         outs=[file for picture in pictures for file in (picture, picture.with_suffix(".svg"))],
     ) as here:
@@ -36,7 +36,7 @@ def main() -> None:
             here.run.artifact(file)
 
 
-def histories(scale: str, settings: Settings) -> list[Path]:
+def histories(scale: str, settings: ScaleSettings) -> list[Path]:
     """Those of Figure 2(b), which is about one task: the first that has any.
 
     Raises:

@@ -8,7 +8,7 @@ import torch
 from pipeline.evaluation.generation import image_blocks
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.image_figures import figure_2a, figure_e2
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles, ScaleReports
 from pipeline.training.image_checkpoint import load_image_model
 from pipeline.utils.hardware import use_threads
@@ -20,22 +20,21 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files, reports = ImageFiles(arguments.scale, arguments.task), ScaleReports(arguments.scale)
-    everything = schema.load()
-    settings = everything.block(arguments.scale).image_task(arguments.task)
+    inputs = read_inputs("draw_images", arguments.scale, arguments.task)
+    settings = inputs.settings.image_task(arguments.task)
     use_threads(settings.threads)
     residual = files.model("resft_fm", settings.residual.nfe)
-    tuned = {nfe: files.model("ft_fm", nfe) for nfe in everything.image_nfe}
-    histories = [files.history("i_cfm"), *(files.history("ft_fm", nfe) for nfe in everything.image_nfe)]
+    tuned = {nfe: files.model("ft_fm", nfe) for nfe in inputs.settings.image_nfe}
+    histories = [files.history("i_cfm"), *(files.history("ft_fm", nfe) for nfe in inputs.settings.image_nfe)]
     pictures = [reports.figure_2a, reports.figure_e2]
     with stage(
-        "stages/draw_images.py",
+        inputs,
         f"draw_images-{arguments.scale}-{arguments.task}",
-        params=settings.model_dump(include={"threads", "fid", "residual"}) | {"nfe": everything.image_nfe},
         deps=[*histories, files.base, residual, *tuned.values()],
         outs=[file for picture in pictures for file in (picture, picture.with_suffix(".svg"))],
     ) as here:
         figure_2a(pd.concat([pd.read_csv(path) for path in histories], ignore_index=True), reports.figure_2a)
-        rows = [(f"base, NFE {nfe}", files.base, nfe) for nfe in everything.image_nfe]
+        rows = [(f"base, NFE {nfe}", files.base, nfe) for nfe in inputs.settings.image_nfe]
         rows += [(f"FT-FM, NFE {nfe}", path, nfe) for nfe, path in tuned.items()]
         rows = sorted(rows, key=lambda row: row[2])
         rows += [("base, NFE 100", files.base, 100)]

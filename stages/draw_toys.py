@@ -7,7 +7,7 @@ from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.figure_1 import figure_1
 from pipeline.reporting.figure_1_markdown import figure_1_markdown, figure_1_table
 from pipeline.reporting.tables import write_table
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports, toys
 from pipeline.training.toys import load_toys
 from pipeline.utils.atomic import write_text
@@ -18,14 +18,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     scale = parser.parse_args().scale
-    settings = schema.load().block(scale).toys
+    inputs = read_inputs("draw_toys", scale)
+    settings = inputs.settings.toys
     use_threads(settings.threads)
     picture = ScaleReports(scale).figure_1
     table, text = (picture.with_suffix(kind) for kind in (".csv", ".md"))
     with stage(
-        "stages/draw_toys.py",
+        inputs,
         f"draw_toys-{scale}",
-        params=settings.model_dump(),
         deps=[toys(scale)],
         outs=[table, text, picture, picture.with_suffix(".svg")],
     ) as here:

@@ -12,8 +12,8 @@ import pandas as pd
 from pipeline.evaluation.image_models import fixed_nfe
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.tables import write_table
-from pipeline.settings import schema
 from pipeline.settings.images import ImageMethod
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles, fingerprint
 from pipeline.training.image_checkpoint import load_image_model
 from pipeline.training.image_judge import make_judge
@@ -28,18 +28,17 @@ def main() -> None:
     arguments = parser.parse_args()
     method = arguments.method
     files = ImageFiles(arguments.scale, arguments.task)
-    everything = schema.load()
-    settings = everything.block(arguments.scale).image_task(arguments.task)
+    kind = "evaluate_untrained" if method == "untrained" else "evaluate_fid"
+    inputs = read_inputs(kind, arguments.scale, arguments.task)
+    settings = inputs.settings.image_task(arguments.task)
     use_threads(settings.threads)
 
-    models = files.models(method, settings, everything.image_nfe)
+    models = files.models(method, settings, inputs.settings.image_nfe if method == "ft_fm" else ())
     label = f"evaluate_fid-{arguments.scale}-{arguments.task}-{method}"
-    params = {"method": method, "nfe": everything.image_nfe, "threads": settings.threads}
-    params |= settings.fid.model_dump(exclude={"halves", "shown"})
     with stage(
-        "stages/evaluate_fid.py",
+        inputs,
         label,
-        params=params,
+        also={"method": method},
         deps=[files.images, files.extractor, *models.values()],
         outs=[files.distances(method)],
     ) as here:

@@ -10,7 +10,7 @@ from pipeline.evaluation.robustness import Disturbed
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.robustness import perturbation
 from pipeline.reporting.rows import mean_scores, write_all_episodes
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import Entry, ScaleReports, TaskFiles, split_row
 from pipeline.settings.schema import Disturbance
 from pipeline.training.checkpoint import require_architecture
@@ -24,16 +24,16 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     parser.add_argument("--row", required=True, help="method and NFE in one word, such as resft_fm-nfe16")
     arguments = parser.parse_args()
-    settings = schema.load().block(arguments.scale).task(arguments.task)
+    inputs = read_inputs("evaluate_robustness", arguments.scale, arguments.task)
+    settings = inputs.settings.task(arguments.task)
     method, nfe = split_row(arguments.row)
     use_threads(settings.threads)
     model = TaskFiles(arguments.scale, arguments.task).model(method, nfe)
     entry = Entry(settings.select.evaluation, method, nfe, within=arguments.task)
     out = ScaleReports(arguments.scale).disturbed_episodes(entry)
     with stage(
-        "stages/evaluate_robustness.py",
+        inputs,
         f"evaluate_robustness-{arguments.scale}-{entry.stem}",
-        params=settings.model_dump(include={"threads", "select", "evaluation", "robustness"}),
         deps=[model],
         outs=[out],
     ) as here:

@@ -27,7 +27,7 @@ from pipeline.evaluation.video import record as record_videos
 from pipeline.nets.vision import joined
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.rows import mean_scores, metrics, write_row_episodes
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import BASELINES, SAMPLERS, Entry, ScaleReports, TaskFiles, split_row
 from pipeline.settings.schema import DataSettings, EvaluationSettings, TaskSettings
 from pipeline.tasks.registry import TASKS
@@ -91,7 +91,8 @@ def main() -> None:
 
 def as_dvc_stage(arguments: argparse.Namespace) -> None:
     scale, task, method, nfe = arguments.scale, arguments.task, arguments.method, arguments.nfe
-    settings = schema.load().block(scale).task(task)
+    inputs = read_inputs(kind_of(method), scale, task)
+    settings = inputs.settings.task(task)
     use_threads(settings.threads)
     entries = [Entry(name, method, nfe, within=task) for name in TASKS[task].evaluations]
     stem, reports = entries[0].stem, ScaleReports(scale).folder
@@ -101,9 +102,9 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
     main_row = method in ("fm", "ft_fm")
     n_seeds = settings.evaluation.n_seeds if main_row else settings.evaluation.side_seeds
     with stage(
-        "stages/evaluate_rollouts.py",
+        inputs,
         f"evaluate_rollouts-{scale}-{stem}",
-        params=settings.model_dump(include={"seed", "threads", "data", "evaluation"}),
+        also={"method": method, "nfe": nfe},
         deps=[model, files.frames] if method in BASELINES else [model],
         outs=[episodes, metrics_file],
     ) as here:
@@ -136,6 +137,15 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
                 folder = here.resume / "videos"
                 for path in write_videos(folder, acting, results[entry.evaluation], entry, settings.evaluation):
                     here.run.artifact(path, "videos")
+
+
+def kind_of(method: str) -> str:
+    """The stage in dvc.yaml that makes the rows of ``method``."""
+    if method in BASELINES:
+        return "evaluate_baselines"
+    if method in SAMPLERS:
+        return "evaluate_diffusion"
+    return "evaluate_residual" if method.startswith("resft_fm") else "evaluate_rollouts"
 
 
 def load_acting(

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from pipeline.orchestration.stage import program, stage
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import TaskFiles
 from pipeline.tasks.download import fetch
 
@@ -16,11 +16,12 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task)
-    dataset = schema.load().block(arguments.scale).task(arguments.task).data.dataset
+    inputs = read_inputs("fetch", arguments.scale, arguments.task)
+    dataset = inputs.settings.task(arguments.task).data.dataset
 
     mirror = os.environ.get("FLOWTUNE_MIRROR")
     label = f"fetch-{arguments.scale}-{arguments.task}"
-    with stage("stages/fetch.py", label, params={"dataset": dataset}, deps=[], outs=[files.demonstrations]):
+    with stage(inputs, label, deps=[], outs=[files.demonstrations]):
         fetch(dataset, files.demonstrations, Path(mirror) if mirror else None)
 
 

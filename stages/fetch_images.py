@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from pipeline.orchestration.stage import program, stage
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.image_sources import fetch_images
 from pipeline.tasks.inception import fetch_inception
@@ -20,13 +20,13 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = ImageFiles(arguments.scale, arguments.task)
-    settings = schema.load().block(arguments.scale).image_task(arguments.task)
+    inputs = read_inputs("fetch_images", arguments.scale, arguments.task)
+    settings = inputs.settings.image_task(arguments.task)
     dataset, features = settings.data.dataset, settings.fid.features
 
     mirror = Path(folder) if (folder := os.environ.get("FLOWTUNE_MIRROR")) else None
     label = f"fetch_images-{arguments.scale}-{arguments.task}"
-    params = {"dataset": dataset, "features": features}
-    with stage("stages/fetch_images.py", label, params=params, deps=[], outs=[files.fetched]):
+    with stage(inputs, label, deps=[], outs=[files.fetched]):
         fetch_images(dataset, files.images, mirror)
         if features == "inception":
             fetch_inception(files.inception, mirror)

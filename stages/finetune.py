@@ -17,7 +17,7 @@ from pipeline.evaluation.protocol import run_episodes, validation_seeds
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
 from pipeline.nets.lora import merge_lora, trainable_parameters
 from pipeline.orchestration.stage import in_processes, program, stage
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import TaskFiles
 from pipeline.training.checkpoint import load_policy, require_architecture, round_weights, save_policy
 from pipeline.training.data import PreparedData
@@ -27,7 +27,6 @@ from pipeline.training.loop import Batches, Objective, evenly_spaced, train
 from pipeline.training.recipe import equal_compute, flow_matching, maximum_likelihood
 from pipeline.training.sight import as_seen
 from pipeline.training.watch import Watch
-from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
 from pipeline.utils.seeding import Generators
 
@@ -41,19 +40,17 @@ def main() -> None:
     arguments = parser.parse_args()
     method, nfe = arguments.method, arguments.nfe
     files = TaskFiles(arguments.scale, arguments.task)
-    settings = schema.load().block(arguments.scale).task(arguments.task)
+    inputs = read_inputs("finetune", arguments.scale, arguments.task, nfe)
+    settings = inputs.settings.task(arguments.task)
     in_processes(settings.processes, "stages/finetune.py")
     use_threads(settings.threads)
-    if f"nfe{nfe}" not in settings.finetune:
-        raise UserError(f"--nfe: given {nfe}, allowed: {', '.join(k.removeprefix('nfe') for k in settings.finetune)}")
     recipe = settings.finetune[f"nfe{nfe}"]
 
     label = f"finetune-{arguments.scale}-{arguments.task}-{method}-{nfe}"
-    params = settings.model_dump(include={"seed", "threads", "processes", "pretrain", "select", "evaluation"})
     with stage(
-        "stages/finetune.py",
+        inputs,
         label,
-        params=params | {"recipe": recipe.model_dump(), "method": method, "nfe": nfe},
+        also={"method": method},
         deps=[files.base, files.prepared, files.frames],
         outs=[files.model(method, nfe), files.history(method, nfe)],
     ) as here:

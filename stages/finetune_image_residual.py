@@ -9,7 +9,7 @@ import torch
 from pipeline.evaluation.image_models import ResidualModel
 from pipeline.nets.residual import Residual
 from pipeline.orchestration.stage import in_processes, program, stage
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import load_images
 from pipeline.training.image_checkpoint import build_image_model, load_image_model, save_image_model
@@ -28,17 +28,16 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = ImageFiles(arguments.scale, arguments.task)
-    settings = schema.load().block(arguments.scale).image_task(arguments.task)
+    inputs = read_inputs("finetune_image_residual", arguments.scale, arguments.task)
+    settings = inputs.settings.image_task(arguments.task)
     in_processes(settings.processes, "stages/finetune_image_residual.py")
     use_threads(settings.threads)
     recipe = settings.residual
 
     label = f"finetune_image_residual-{arguments.scale}-{arguments.task}"
-    params = settings.model_dump(include={"seed", "threads", "processes", "data", "net", "residual"})
     with stage(
-        "stages/finetune_image_residual.py",
+        inputs,
         label,
-        params=params,
         deps=[files.base, files.images],
         outs=[files.model("resft_fm", recipe.nfe), files.training_log("resft_fm")],
     ) as here:

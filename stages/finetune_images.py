@@ -12,7 +12,7 @@ from torch import nn
 from pipeline.evaluation.image_models import FlowModel
 from pipeline.nets.lora import merge_lora
 from pipeline.orchestration.stage import in_processes, program, stage
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import load_images
 from pipeline.training.image_checkpoint import load_image_model, save_image_model
@@ -22,7 +22,6 @@ from pipeline.training.images import ImageBatches
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import evenly_spaced, train
 from pipeline.training.recipe import maximum_likelihood, within_budget
-from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
 from pipeline.utils.seeding import Generators
 
@@ -35,19 +34,15 @@ def main() -> None:
     arguments = parser.parse_args()
     nfe = arguments.nfe
     files = ImageFiles(arguments.scale, arguments.task)
-    settings = schema.load().block(arguments.scale).image_task(arguments.task)
+    inputs = read_inputs("finetune_images", arguments.scale, arguments.task, nfe)
+    settings = inputs.settings.image_task(arguments.task)
     in_processes(settings.processes, "stages/finetune_images.py")
     use_threads(settings.threads)
-    if f"nfe{nfe}" not in settings.finetune:
-        raise UserError(f"--nfe: given {nfe}, allowed: {', '.join(k.removeprefix('nfe') for k in settings.finetune)}")
 
     label = f"finetune_images-{arguments.scale}-{arguments.task}-{nfe}"
-    params = settings.model_dump(include={"seed", "threads", "processes", "data", "net", "pretrain", "select"})
-    params |= settings.fid.model_dump(include={"features", "batch"})
     with stage(
-        "stages/finetune_images.py",
+        inputs,
         label,
-        params=params | {"recipe": settings.finetune[f"nfe{nfe}"].model_dump(), "nfe": nfe},
         deps=[files.base, files.images, files.extractor],
         outs=[files.model("ft_fm", nfe), files.history("ft_fm", nfe)],
     ) as here:

@@ -14,7 +14,7 @@ from torch import nn
 from pipeline.nets.lora import trainable_parameters
 from pipeline.nets.residual import Residual
 from pipeline.orchestration.stage import in_processes, program, stage
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import TaskFiles, split_row
 from pipeline.training.checkpoint import load_policy, require_architecture, round_weights
 from pipeline.training.data import PreparedData
@@ -36,7 +36,8 @@ def main() -> None:
     parser.add_argument("--row", required=True, help="method and NFE, such as resft_fm-nfe16")
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task)
-    settings = schema.load().block(arguments.scale).task(arguments.task)
+    inputs = read_inputs("finetune_residual", arguments.scale, arguments.task, arguments.row)
+    settings = inputs.settings.task(arguments.task)
     in_processes(settings.processes, "stages/finetune_residual.py")
     use_threads(settings.threads)
     recipe = settings.residual_recipe(arguments.row)
@@ -45,9 +46,8 @@ def main() -> None:
 
     label = f"finetune_residual-{arguments.scale}-{arguments.task}-{arguments.row}"
     with stage(
-        "stages/finetune_residual.py",
+        inputs,
         label,
-        params=settings.model_dump(include={"seed", "threads", "processes"}) | {"recipe": recipe.model_dump()},
         deps=[files.base, files.prepared, files.frames],
         outs=[model, files.residual_log(arguments.row)],
     ) as here:

@@ -17,7 +17,7 @@ from pipeline.ode.grids import GRIDS, time_grid
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.gap import gap_markdown, gap_panels, gap_table
 from pipeline.reporting.tables import write_table
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports
 from pipeline.settings.schema import EVALUATIONS, GapSettings
 from pipeline.training.loop import Batches, Log, train
@@ -31,14 +31,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     scale = parser.parse_args().scale
-    settings = schema.load().block(scale).gap
+    inputs = read_inputs("measure_gap", scale)
+    settings = inputs.settings.gap
     use_threads(settings.threads)
     reports = ScaleReports(scale).folder
     table_path, report_path, picture = (reports / f"gap.{kind}" for kind in ("csv", "md", "png"))
     with stage(
-        "stages/measure_gap.py",
+        inputs,
         f"measure_gap-{scale}",
-        params=settings.model_dump(),
         deps=[],
         outs=[table_path, report_path, picture, picture.with_suffix(".svg")],
     ) as here:

@@ -3,7 +3,7 @@
 import argparse
 
 from pipeline.orchestration.stage import program, stage
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import TaskFiles
 from pipeline.tasks.image_demonstrations import open_pusht_images
 from pipeline.tasks.registry import TASKS
@@ -17,12 +17,12 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task)
-    settings = schema.load().block(arguments.scale).task(arguments.task)
+    inputs = read_inputs("prepare", arguments.scale, arguments.task)
+    settings = inputs.settings.task(arguments.task)
 
-    params = {"data": settings.data.model_dump(), "seed": settings.seed}
     label = f"prepare-{arguments.scale}-{arguments.task}"
     outs = [files.prepared, files.frames]
-    with stage("stages/prepare.py", label, params=params, deps=[files.demonstrations], outs=outs) as here:
+    with stage(inputs, label, deps=[files.demonstrations], outs=outs) as here:
         task = TASKS[arguments.task]
         if task.draw:
             source = open_pusht_images(files.demonstrations)

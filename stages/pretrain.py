@@ -9,7 +9,7 @@ from torch import nn
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.path import PATHS
 from pipeline.orchestration.stage import in_processes, program, stage
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import TaskFiles
 from pipeline.training.checkpoint import new_policy, save_policy
 from pipeline.training.data import PreparedData
@@ -28,15 +28,15 @@ def main() -> None:
     parser.add_argument("--replica", type=int, help="train with this seed instead, beside the one in params.yaml")
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task, arguments.replica)
-    settings = schema.load().block(arguments.scale).task(arguments.task).replica(arguments.replica)
+    inputs = read_inputs("pretrain", arguments.scale, arguments.task)
+    settings = inputs.settings.task(arguments.task).replica(arguments.replica)
     in_processes(settings.processes, "stages/pretrain.py")
     use_threads(settings.threads)
 
-    params = settings.model_dump(include={"seed", "threads", "processes", "data", "net", "pretrain"})
     with stage(
-        "stages/pretrain.py",
+        inputs,
         f"pretrain-{arguments.scale}-{files.name}",
-        params=params,
+        also={"seed": settings.seed},
         deps=[files.prepared, files.frames],
         outs=[files.pretrained, files.pretrain_log],
     ) as here:

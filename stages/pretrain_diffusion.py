@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from pipeline.flow.action_diffusion import make_scheduler
 from pipeline.orchestration.stage import in_processes, program, stage
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import TaskFiles
 from pipeline.training.checkpoint import new_policy, save_policy
 from pipeline.training.data import PreparedData
@@ -23,15 +23,15 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task)
-    settings = schema.load().block(arguments.scale).task(arguments.task)
+    inputs = read_inputs("pretrain_diffusion", arguments.scale, arguments.task)
+    settings = inputs.settings.task(arguments.task)
     in_processes(settings.processes, "stages/pretrain_diffusion.py")
     use_threads(settings.threads)
     model = files.model("ddpm", 0)
 
     with stage(
-        "stages/pretrain_diffusion.py",
+        inputs,
         f"pretrain_diffusion-{arguments.scale}-{files.name}",
-        params=settings.model_dump(include={"seed", "threads", "processes", "data", "net", "diffusion"}),
         deps=[files.prepared, files.frames],
         outs=[model, files.diffusion_log],
     ) as here:

@@ -11,8 +11,8 @@ from torch import nn
 from pipeline.evaluation.image_models import FieldModel
 from pipeline.orchestration.stage import in_processes, program, stage
 from pipeline.reporting.image_figures import image_grid
-from pipeline.settings import schema
 from pipeline.settings.images import ImageMethod
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import as_bytes, load_images
 from pipeline.training.image_checkpoint import ImageRecord, build_image_model, save_image_model
@@ -35,16 +35,16 @@ def main() -> None:
     arguments = parser.parse_args()
     method: ImageMethod = arguments.method
     files = ImageFiles(arguments.scale, arguments.task)
-    settings = schema.load().block(arguments.scale).image_task(arguments.task)
+    inputs = read_inputs("pretrain_images", arguments.scale, arguments.task)
+    settings = inputs.settings.image_task(arguments.task)
     in_processes(settings.processes, "stages/pretrain_images.py")
     use_threads(settings.threads)
 
     label = f"pretrain_images-{arguments.scale}-{arguments.task}-{method}"
-    params = settings.model_dump(include={"seed", "threads", "processes", "data", "net", "pretrain"})
     with stage(
-        "stages/pretrain_images.py",
+        inputs,
         label,
-        params=params | {"method": method},
+        also={"method": method},
         deps=[files.images],
         outs=[files.pretrained(method), files.training_log(method)],
     ) as here:

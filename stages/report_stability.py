@@ -15,9 +15,9 @@ from pipeline.reporting.robustness import (
     robustness_table,
 )
 from pipeline.reporting.tables import write_table
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import Entry, ScaleReports, split_row
-from pipeline.settings.schema import Settings
+from pipeline.settings.schema import ScaleSettings
 from pipeline.utils.atomic import write_text
 
 
@@ -25,12 +25,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     arguments = parser.parse_args()
-    settings, reports = schema.load(), ScaleReports(arguments.scale)
+    inputs, reports = read_inputs("report_stability", arguments.scale), ScaleReports(arguments.scale)
+    settings = inputs.settings
     table_md = reports.robustness.with_suffix(".md")
     with stage(
-        "stages/report_stability.py",
+        inputs,
         f"report_stability-{arguments.scale}",
-        params=settings.model_dump(include={"tasks", "residual", "robustness"}),
         deps=[reports.folder / "episodes", reports.folder / "metrics"],
         outs=[reports.robustness, table_md, reports.certificates],
     ) as here:
@@ -44,7 +44,7 @@ def main() -> None:
             here.run.artifact(path)
 
 
-def robustness(settings: Settings, reports: ScaleReports) -> tuple[pd.DataFrame, list[Entry]]:
+def robustness(settings: ScaleSettings, reports: ScaleReports) -> tuple[pd.DataFrame, list[Entry]]:
     """The table, and the rows that it lacks of tasks that have any."""
     tables, missing = [robustness_table(reports.scale, {}, Entry("", "", 0))], []
     for task in settings.tasks:
@@ -54,13 +54,13 @@ def robustness(settings: Settings, reports: ScaleReports) -> tuple[pd.DataFrame,
         entries = [Entry(evaluation, *split_row(row), within=task) for row in settings.robustness]
         found = disturbed_results(reports, entries)
         missing += [entry for entry in entries if entry not in found]
-        of_task = settings.block(reports.scale).task(task)
+        of_task = settings.task(task)
         asked = {entry: of_task.precision_of(entry.method, entry.nfe) for entry in entries}
         tables.append(robustness_table(reports.scale, found, entries[0], asked))
     return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True), missing
 
 
-def certificates(settings: Settings, reports: ScaleReports) -> tuple[list[dict[str, Any]], list[str]]:
+def certificates(settings: ScaleSettings, reports: ScaleReports) -> tuple[list[dict[str, Any]], list[str]]:
     """The contents of the certify stage's files, and the names of those that are not there."""
     results, absent = [], []
     for task in settings.tasks:

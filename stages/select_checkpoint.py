@@ -8,7 +8,7 @@ import numpy as np
 
 from pipeline.evaluation.protocol import run_episodes, validation_seeds
 from pipeline.orchestration.stage import program, stage
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import TaskFiles
 from pipeline.training.checkpoint import load_policy, save_policy
 from pipeline.training.data import PreparedData
@@ -25,15 +25,15 @@ def main() -> None:
     parser.add_argument("--replica", type=int, help="of the models trained with this seed, beside that in params.yaml")
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task, arguments.replica)
-    settings = schema.load().block(arguments.scale).task(arguments.task).replica(arguments.replica)
+    inputs = read_inputs("select_checkpoint", arguments.scale, arguments.task)
+    settings = inputs.settings.task(arguments.task).replica(arguments.replica)
     use_threads(settings.threads)
     rule = settings.select
 
-    params = settings.model_dump(include={"seed", "threads", "data", "pretrain", "select", "evaluation"})
     with stage(
-        "stages/select_checkpoint.py",
+        inputs,
         f"select_checkpoint-{arguments.scale}-{files.name}",
-        params=params,
+        also={"seed": settings.seed},
         deps=[files.pretrained, files.prepared, files.frames],
         outs=[files.base, files.selection],
     ) as here:

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 
 from pipeline.orchestration.stage import program, stage
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles
 from pipeline.training.image_checkpoint import load_image_model
 from pipeline.training.image_judge import make_judge, summary
@@ -26,18 +26,15 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = ImageFiles(arguments.scale, arguments.task)
-    everything = schema.load()
-    settings = everything.block(arguments.scale).image_task(arguments.task)
+    inputs = read_inputs("select_image_checkpoint", arguments.scale, arguments.task)
+    settings = inputs.settings.image_task(arguments.task)
     use_threads(settings.threads)
     rule = settings.select
 
     label = f"select_image_checkpoint-{arguments.scale}-{arguments.task}"
-    params = settings.model_dump(include={"seed", "threads", "select"}) | {"nfe": everything.image_nfe}
-    params |= settings.fid.model_dump(include={"features", "batch"})
     with stage(
-        "stages/select_image_checkpoint.py",
+        inputs,
         label,
-        params=params,
         deps=[files.images, files.extractor, files.pretrained("i_cfm")],
         outs=[files.base, files.selection, files.history("i_cfm")],
     ) as here:
@@ -47,7 +44,7 @@ def main() -> None:
         steps: dict[Path, int] = {}
         for path in sorted(files.pretrained("i_cfm").glob("step-*.safetensors")):
             model, record = load_image_model(path)
-            for nfe in dict.fromkeys([*everything.image_nfe, rule.nfe]):
+            for nfe in dict.fromkeys([*inputs.settings.image_nfe, rule.nfe]):
                 seeds, keep = rule.seeds(), here.resume / path.stem
                 found = summary(judge.measure(model, f"euler-{nfe}", rule.n_samples, seeds, keep, path.stem))
                 if nfe == rule.nfe and 0 < record.train_steps <= rule.latest:

@@ -12,6 +12,7 @@ import argparse
 from pathlib import Path
 
 from pipeline.orchestration.stage import program, stage
+from pipeline.settings.inputs import inputs_of
 from pipeline.settings.paths import TaskFiles
 from pipeline.training.checkpoint import save_policy
 from pipeline.training.study import load_base
@@ -28,7 +29,7 @@ def main() -> None:
     model = arguments.model or TaskFiles(scale, task, seed).base
     out = TaskFiles(scale, task).study_base(seed)
     label = f"study_base-{scale}-{task}-seed{seed}"
-    with stage("stages/study_base.py", label, params={}, deps=[model], outs=[out]):
+    with stage(inputs_of("stages/study_base.py", {}), label, deps=[model], outs=[out]):
         policy, record = load_base(model, scale, task, seed)
         save_policy(out, policy, record, half=True)
 

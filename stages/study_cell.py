@@ -11,12 +11,11 @@ from pipeline.evaluation.protocol import run_episodes, test_seeds
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.rows import write_metrics, write_row_episodes
 from pipeline.reporting.study import ROW_NAMES, seed_folder
-from pipeline.settings import schema
+from pipeline.settings.inputs import Inputs, read_inputs
 from pipeline.settings.paths import Entry, ScaleReports, TaskFiles
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
 from pipeline.training.study import choose, load_base, load_row, make_training, measure_update, train_row
-from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
 
 
@@ -29,13 +28,11 @@ def main() -> None:
     parser.add_argument("--nfe", required=True, type=int, nargs="+", help="couplings are trained for one alone")
     arguments = parser.parse_args()
     scale, task, row, seed = arguments.scale, arguments.task, arguments.row, arguments.train_seed
-    of_task = schema.load().block(scale).task(task)
+    inputs = study_inputs(scale, task, row, arguments.nfe)
+    of_task = inputs.settings.task(task)
     settings, study = of_task.replica(seed), of_task.studied()
     files = TaskFiles(scale, task)
     base_file = files.study_base(seed)
-    if seed not in study.train_seeds:
-        allowed = ", ".join(str(one) for one in study.train_seeds)
-        raise UserError(f"--train-seed: given {seed}, allowed: {allowed}, the study.train_seeds in params.yaml")
     base = load_base(base_file, scale, task, seed)
     use_threads(settings.threads)
 
@@ -43,8 +40,8 @@ def main() -> None:
     entries = [Entry(settings.select.evaluation, row, nfe) for nfe in arguments.nfe]
     outs = [path for entry in entries for path in (entry.episodes(reports), entry.metrics(reports))]
     label = f"study-{scale}-{task}-{row}-{'_'.join(str(nfe) for nfe in arguments.nfe)}-seed{seed}"
-    params = settings.model_dump(include={"seed", "threads", "pretrain", "select", "evaluation", "study", "finetune"})
-    with stage("stages/study_cell.py", label, params=params, deps=[base_file, files.prepared], outs=outs) as here:
+    also = {"train_seed": seed, "row": row, "nfe": arguments.nfe}
+    with stage(inputs, label, also=also, deps=[base_file, files.prepared], outs=outs) as here:
         data = PreparedData.load(files.prepared)
         guard = Guard(base[0], data, seed)
         models, timing = [base_file], {}
@@ -78,6 +75,15 @@ def main() -> None:
             write_row_episodes(path, {entry.evaluation: results}, model, record, entry.method, entry.nfe)
             scores = write_metrics(entry.metrics(reports), results, record, entry, 1, **timing)
             here.run.log({f"nfe{entry.nfe}_{name}": value for name, value in scores.items()})
+
+
+def study_inputs(scale: str, task: str, row: str, evaluations: list[int]) -> Inputs:
+    """The inputs of a row: of flow matching, of a baseline, or of a coupling at one number of evaluations."""
+    if row in ("fm", "fm_continued"):
+        return read_inputs("flow_matching", scale, task)
+    if row in ("regression", "mip"):
+        return read_inputs("baseline", scale, task)
+    return read_inputs("coupling", scale, task, evaluations[0])
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from pipeline.evaluation.precision import Varied, run_varied, variations
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.precision import precision_markdown, precision_panels, precision_rows, precision_table
 from pipeline.reporting.tables import write_table
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports, TaskFiles, fingerprint
 from pipeline.settings.schema import TaskSettings
 from pipeline.training.checkpoint import load_policy, read_record, require_architecture
@@ -27,7 +27,8 @@ def main() -> None:
     parser.add_argument("--models", required=True, type=Path, nargs="+", help="files of fm and ft_fm")
     arguments = parser.parse_args()
     scale, task, models = arguments.scale, arguments.task, arguments.models
-    settings = schema.load().block(scale).task(task)
+    inputs = read_inputs("study_precision", scale, task)
+    settings = inputs.settings.task(task)
     evaluation, precision = settings.select.evaluation, settings.studied().precision
     prepared = TaskFiles(scale, task).prepared
     require_models(models, scale, task, settings)
@@ -36,10 +37,8 @@ def main() -> None:
     reports = ScaleReports(scale).folder
     table_path, report_path, picture = (reports / f"precision.{kind}" for kind in ("csv", "md", "png"))
     with stage(
-        "stages/study_precision.py",
+        inputs,
         f"study_precision-{scale}-{task}",
-        params=settings.model_dump(include={"threads", "data", "net", "evaluation"})
-        | {"evaluation_name": evaluation, "precision": precision.model_dump()},
         deps=[prepared, *models],
         outs=[table_path, report_path, picture, picture.with_suffix(".svg")],
     ) as here:

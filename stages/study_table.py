@@ -7,7 +7,7 @@ from pipeline.reporting.study import answers, questions, read_cells, study_table
 from pipeline.reporting.study_figures import difference_panels, score_panels
 from pipeline.reporting.study_markdown import study_markdown
 from pipeline.reporting.tables import write_table
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports
 from pipeline.utils.atomic import write_text
 from pipeline.utils.errors import UserError
@@ -18,7 +18,8 @@ def main() -> None:
     parser.add_argument("--scale", required=True)
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
-    settings = schema.load().block(arguments.scale).task(arguments.task)
+    inputs = read_inputs("study_table", arguments.scale, arguments.task)
+    settings = inputs.settings.task(arguments.task)
     evaluation, study = settings.select.evaluation, settings.studied()
     reports = ScaleReports(arguments.scale)
     names = ["coupling_study.csv", "coupling_study_answers.csv", "coupling_study.md"]
@@ -26,9 +27,8 @@ def main() -> None:
     table_path, answers_path, report_path = (reports.folder / name for name in names)
     figure_paths = [reports.folder / name for name in pictures]
     with stage(
-        "stages/study_table.py",
+        inputs,
         f"study_table-{arguments.scale}-{arguments.task}",
-        params=study.model_dump(include={"train_seeds", "chosen"}) | {"evaluation": evaluation},
         deps=[reports.study],
         outs=[
             table_path,

@@ -20,6 +20,7 @@ from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.study import ROW_NAMES
 from pipeline.reporting.tables import write_table
 from pipeline.settings import schema
+from pipeline.settings.inputs import inputs_of
 from pipeline.settings.messages import line
 from pipeline.settings.paths import ScaleReports, TaskFiles, fingerprint
 from pipeline.settings.schema import FinetuneRecipe, StudyRecipe, StudySettings, TaskSettings
@@ -70,7 +71,8 @@ def main() -> None:
     out = ScaleReports(scale).folder / "coupling_study_tried.csv"
     label = f"try-{scale}-{task}-{row}-{nfe}-seed{seed}"
     params = settings.model_dump(include={"seed", "threads", "pretrain", "select", "evaluation", "study", "finetune"})
-    with stage("stages/study_try.py", label, params=params, deps=[base_file, files.prepared], outs=[out]) as here:
+    inputs = inputs_of("stages/study_try.py", params)
+    with stage(inputs, label, deps=[base_file, files.prepared], outs=[out]) as here:
         data = PreparedData.load(files.prepared)
         guard = Guard(base[0], data, seed)
         training = make_training(row, [nfe], base, data, here.settled(settings), study, here.resume / "pairs.pt")

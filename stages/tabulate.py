@@ -4,7 +4,7 @@ import argparse
 
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.tables import markdown, missing_rows, task_table, write_table
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import Entry, ScaleReports, split_row
 from pipeline.tasks.registry import TASKS
 from pipeline.utils.atomic import write_text
@@ -14,7 +14,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     arguments = parser.parse_args()
-    settings = schema.load()
+    inputs = read_inputs("tabulate", arguments.scale)
+    settings = inputs.settings
     reports = ScaleReports(arguments.scale)
     models: list[tuple[str, int]] = [(method, 0) for method in settings.baselines]
     models += [split_row(row) for row in settings.diffusion]
@@ -26,13 +27,11 @@ def main() -> None:
         for evaluation in TASKS[task].evaluations
         for method, nfe in models
     ]
-    block = settings.block(arguments.scale)
-    asked = {row: block.task(row.within).precision_of(row.method, row.nfe) for row in rows}
+    asked = {row: settings.task(row.within).precision_of(row.method, row.nfe) for row in rows}
     table_md = reports.table2.with_suffix(".md")
     with stage(
-        "stages/tabulate.py",
+        inputs,
         f"tabulate-{arguments.scale}",
-        params=settings.model_dump(include={"tasks", "nfe", "residual", "diffusion", "baselines"}),
         deps=[reports.folder / "episodes", reports.folder / "metrics"],
         outs=[reports.table2, table_md],
     ) as here:

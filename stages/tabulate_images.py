@@ -9,8 +9,8 @@ from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.table1 import table1_rows, yardstick
 from pipeline.reporting.table1_markdown import table1_markdown
 from pipeline.reporting.tables import write_table
-from pipeline.settings import schema
 from pipeline.settings.images import ImageMethod, ImageTaskSettings
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles, ScaleReports
 from pipeline.tasks.images import load_images
 from pipeline.utils.atomic import write_text
@@ -25,16 +25,16 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files, reports = ImageFiles(arguments.scale, arguments.task), ScaleReports(arguments.scale)
-    settings = schema.load().block(arguments.scale).image_task(arguments.task)
+    inputs = read_inputs("tabulate_images", arguments.scale, arguments.task)
+    settings = inputs.settings.image_task(arguments.task)
     there = [method for method in METHODS if files.distances(method).exists()]
     yardsticks = [path for path in (files.images, files.halves) if path.exists()]
     if not there:
         raise UserError(f"{files.reports}: no row of Table 1 is there")
     table_md = reports.table1.with_suffix(".md")
     with stage(
-        "stages/tabulate_images.py",
+        inputs,
         f"tabulate_images-{arguments.scale}-{arguments.task}",
-        params=settings.model_dump(include={"fid", "residual"}),
         deps=[*yardsticks, *(files.distances(method) for method in there)],
         outs=[reports.table1, table_md],
     ) as here:

@@ -5,7 +5,7 @@ import argparse
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.hyperparameters import hyperparameters_markdown, table_d1, table_d2
 from pipeline.reporting.tables import write_table
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports
 from pipeline.utils.atomic import write_text
 
@@ -14,17 +14,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     arguments = parser.parse_args()
-    settings, reports = schema.load(), ScaleReports(arguments.scale)
-    block = settings.block(arguments.scale)
+    inputs, reports = read_inputs("tabulate_settings", arguments.scale), ScaleReports(arguments.scale)
+    settings = inputs.settings
     with stage(
-        "stages/tabulate_settings.py",
+        inputs,
         f"tabulate_settings-{arguments.scale}",
-        params={"tasks": settings.tasks, "nfe": settings.nfe}
-        | {task: block.task(task).model_dump() for task in settings.tasks},
         deps=[],
         outs=[reports.table_d1, reports.table_d2, reports.tables_d],
     ) as here:
-        d1, d2 = table_d1(block, settings.tasks, max(settings.nfe)), table_d2(block, settings.tasks)
+        d1, d2 = table_d1(settings, settings.tasks, max(settings.nfe)), table_d2(settings, settings.tasks)
         write_table(reports.table_d1, d1)
         write_table(reports.table_d2, d2)
         write_text(reports.tables_d, hyperparameters_markdown(d1, d2, scale=arguments.scale))

@@ -12,7 +12,7 @@ from pipeline.evaluation.features import save_extractor
 from pipeline.evaluation.fid import halves_distances
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.tables import write_table
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import load_images
 from pipeline.training.extractor import train_extractor
@@ -26,15 +26,13 @@ def main() -> None:
     parser.add_argument("--task", required=True)
     arguments = parser.parse_args()
     files = ImageFiles(arguments.scale, arguments.task)
-    settings = schema.load().block(arguments.scale).image_task(arguments.task)
+    inputs = read_inputs("train_extractor", arguments.scale, arguments.task)
+    settings = inputs.settings.image_task(arguments.task)
     use_threads(settings.threads)
 
-    params = settings.model_dump(include={"seed", "threads", "extractor"})
-    params |= {"features": settings.fid.features, "halves": settings.fid.halves}
     with stage(
-        "stages/train_extractor.py",
+        inputs,
         f"train_extractor-{arguments.scale}-{arguments.task}",
-        params=params,
         deps=[files.images],
         outs=[files.extractor, files.halves],
     ) as here:

@@ -5,7 +5,7 @@ import argparse
 from tqdm import tqdm
 
 from pipeline.orchestration.stage import program, stage
-from pipeline.settings import schema
+from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import toys
 from pipeline.training.toys import load_toy, save_toy, toy_names, train_toy
 from pipeline.utils.hardware import use_threads
@@ -15,13 +15,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
     scale = parser.parse_args().scale
-    settings = schema.load().block(scale).toys
+    inputs = read_inputs("train_toys", scale)
+    settings = inputs.settings.toys
     use_threads(settings.threads)
     names = toy_names(settings)
     with stage(
-        "stages/train_toys.py",
+        inputs,
         f"train_toys-{scale}",
-        params=settings.model_dump(),
         deps=[],
         outs=[toys(scale)],
     ) as here:

@@ -24,7 +24,7 @@ from pipeline.utils.processes import identity
 ROOT = Path(__file__).resolve().parents[2]
 
 STUDY_SCALE = "lab"
-STUDY_PIPELINE = "stages/study/dvc.yaml"
+STUDY_PIPELINE = "reports/lab/study/dvc.yaml"
 
 
 @contextmanager

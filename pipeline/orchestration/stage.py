@@ -14,11 +14,12 @@ from typing import TypeVar
 
 from pipeline.orchestration import lockguard
 from pipeline.settings.blocks import Block
+from pipeline.settings.inputs import Inputs
 from pipeline.tracking.run import Run
 from pipeline.tracking.store import stage_run
 from pipeline.utils import platform
 from pipeline.utils.atomic import make_folder, remove_leftovers
-from pipeline.utils.code_deps import ROOT, code_of
+from pipeline.utils.code_deps import ROOT, digests_of
 from pipeline.utils.errors import UserError
 from pipeline.utils.memory import peak_of_this_process
 from pipeline.utils.precision import begun_with, native
@@ -51,13 +52,14 @@ class Stage:
 
 @contextmanager
 def stage(
-    program: str, label: str, *, params: Mapping[str, object], deps: Sequence[Path], outs: Sequence[Path]
+    inputs: Inputs, label: str, *, deps: Sequence[Path], outs: Sequence[Path], also: Mapping[str, object] | None = None
 ) -> Iterator[Stage]:
-    """Run the body as the stage ``label`` of ``program``, such as ``stages/pretrain.py``.
+    """Run the body as the stage ``label``.
 
     Args:
-        params: every setting that its result depends on.
+        inputs: the settings that it may read, all of which its result depends on.
         deps, outs: files and folders read and written.
+        also: arguments of its program that its result depends on.
 
     Raises:
         UserError: an input is missing, or another process is running the same stage.
@@ -68,7 +70,8 @@ def stage(
     for path in outs:
         make_folder(path.parent)
     data = hash_files(deps)
-    folder = ROOT / ".flowtune" / "resume" / f"{label}-{_resume_key(program, params, data)}"
+    key = _resume_key(inputs, also or {}, data)
+    folder = ROOT / ".flowtune" / "resume" / f"{label}-{key}"
     if int(os.environ.get("RANK", "0")) > 0:  # torchrun's: another process has the lock and keeps the records
         yield Stage(False, Run(), folder)
         return
@@ -77,8 +80,8 @@ def stage(
             remove_leftovers(path)
         if dvc := ancestor("dvc"):
             lockguard.guard(ROOT, dvc)
-        tags = {"hash.data": data, "command": _command(program)}
-        with stage_run(label, params=params, tags=tags) as run:
+        tags = {"hash.data": data, "command": _command(inputs.program)}
+        with stage_run(label, params=inputs.shown | dict(also or {}), tags=tags) as run:
             with _peak_logged(run):
                 yield Stage(True, run, folder)
             run.tag("hash.outputs", hash_files([path for path in outs if path.exists()]))
@@ -141,9 +144,9 @@ def _peak_logged(run: Run) -> Iterator[None]:
             run.log({PEAK_METRIC: peak.total / 1e6})
 
 
-def _resume_key(program: str, params: Mapping[str, object], data: str) -> str:
-    code = hash_files([ROOT / file for file in code_of(program)])
-    text = json.dumps([params, data, code], sort_keys=True)
+def _resume_key(inputs: Inputs, also: Mapping[str, object], data: str) -> str:
+    """A hash of all that the result depends on, the code as it is now."""
+    text = json.dumps([inputs.params, also, data, digests_of(inputs.program)], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -1,7 +1,7 @@
 """What the blocks of ``params.yaml`` are made of, whatever they are about: numbers in ranges, nets, trainings."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -35,6 +35,15 @@ class Block(BaseModel):
     """Settings that refuse unknown keys and wrong types, and never change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+    if not TYPE_CHECKING:  # where attributes are checked, it would let every name pass
+
+        def __getattr__(self, name: str) -> Any:
+            if name in type(self).model_fields:
+                raise AttributeError(
+                    f"{name}: not among the inputs of this stage; pipeline/settings/kinds.py declares them"
+                )
+            return super().__getattr__(name)
 
     def with_auto(self, precision: Precision) -> Self:
         """These settings with ``precision`` where it is ``auto``, in blocks inside them too."""

@@ -122,7 +122,7 @@ def _own(task: str, read: Callable[[Path], Demonstrations], kind: str, ending: s
             citation,
             read,
             made=made,
-            make_it=f"dvc repro stages/demonstrations/dvc.yaml:demonstrate_expert@{task}",
+            make_it=f"dvc repro data/demonstrations/dvc.yaml:demonstrate_expert@{task}",
         ),
     ]
 

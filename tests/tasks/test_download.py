@@ -248,7 +248,7 @@ def test_a_set_that_has_to_be_made_first_says_how(
     destination: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    command = r"Make it: dvc repro stages/demonstrations/dvc\.yaml:demonstrate_expert@lift$"
+    command = r"Make it: dvc repro data/demonstrations/dvc\.yaml:demonstrate_expert@lift$"
     with pytest.raises(UserError, match=rf"^data set lift_expert could not be had: .*{command}"):
         fetch("lift_expert", destination)
     assert not destination.exists()

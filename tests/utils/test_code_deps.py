@@ -12,7 +12,7 @@ from pipeline.settings import schema
 from pipeline.utils import code_deps
 from pipeline.utils.code_deps import PLUMBING, ROOT, code_of
 
-PIPELINES = ("dvc.yaml", "stages/study/dvc.yaml", "stages/demonstrations/dvc.yaml")
+PIPELINES = ("dvc.yaml", "reports/lab/study/dvc.yaml", "data/demonstrations/dvc.yaml")
 SECOND_MATRICES = {f"evaluate_{rows}": "evaluate_rollouts" for rows in ("residual", "diffusion", "baselines")}
 SECOND_MATRICES |= {"evaluate_untrained": "evaluate_fid"}
 """Stages that run another's program over other rows."""
@@ -52,7 +52,7 @@ def test_a_stage_is_run_by_the_program_of_its_name(stage: str) -> None:
 
 def test_the_study_makes_a_row_for_each_of_its_training_seeds() -> None:
     study = PARAMS["lab"]["pusht"]["study"]
-    stages = stages_of("stages/study/dvc.yaml")
+    stages = stages_of("reports/lab/study/dvc.yaml")
     rows = [stage for stage in stages.values() if "seed" in stage.get("matrix", {})]
     assert rows
     for stage in rows:

@@ -1,0 +1,115 @@
+"""Which settings each kind of stage may read: the one table that ``inputs`` are made by."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A kind of stage.
+
+    Attributes:
+        program: the file in ``stages/`` that it runs, without its ending.
+        keys: settings that it may read, by their names when all layers are resolved; ``{name}`` stands for each value of
+            the list ``name``, ``*`` for each key of a block.
+        over: the lists whose values tell its input files apart.
+    """
+
+    program: str
+    keys: tuple[str, ...]
+    over: tuple[str, ...] = ()
+
+
+def _each(over: str, program: str, keys: str, *more: str, lists: str = "") -> Kind:
+    """A kind with an input file for each value of the list ``over``, and of ``more``.
+
+    Args:
+        keys: of the value's own block, separated by spaces.
+        lists: top-level lists that it may read too.
+    """
+    own = tuple(f"{{{over}}}.{key}" for key in keys.split())
+    return Kind(program, (*lists.split(), *own), (over, *more))
+
+
+def _robot(program: str, keys: str, *more: str) -> Kind:
+    return _each("tasks", program, keys, *more)
+
+
+def _image(program: str, keys: str, *more: str, lists: str = "") -> Kind:
+    return _each("images", program, keys, *more, lists=lists)
+
+
+def _study(program: str, keys: str, *more: str) -> Kind:
+    return _each("studies", program, keys, *more)
+
+
+def _table(program: str, keys: str) -> Kind:
+    return Kind(program, tuple(keys.split()))
+
+
+_TRAINED = "seed threads processes data net"
+_EPISODES = "evaluation.max_steps evaluation.reset_order evaluation.block"
+_ROW = f"seed threads data net evaluation.repeats {_EPISODES}"
+_JUDGED = "seed threads data fid.features fid.batch"
+_DISTANCES = f"{_JUDGED} fid.n_samples fid.sampling_seeds fid.solvers fid.tolerance pretrain.steps"
+_PRECISIONS = " ".join(
+    f"{{tasks}}.{training}.precision" for training in ("pretrain", "diffusion", "finetune.*", "residual.*")
+)
+
+KINDS = {
+    "fetch": _robot("fetch", "data.dataset"),
+    "prepare": _robot("prepare", "seed data"),
+    "pretrain": _robot("pretrain", f"{_TRAINED} pretrain"),
+    "pretrain_diffusion": _robot("pretrain_diffusion", f"{_TRAINED} diffusion"),
+    "select_checkpoint": _robot("select_checkpoint", f"seed threads pretrain.path pretrain.sigma select {_EPISODES}"),
+    "finetune": _robot("finetune", f"{_TRAINED} pretrain select.evaluation finetune.nfe{{nfe}} {_EPISODES}", "nfe"),
+    "finetune_residual": _robot("finetune_residual", f"{_TRAINED} residual.{{residual}}", "residual"),
+    "certify": _robot("certify", "seed threads residual.{residual}", "residual"),
+    "evaluate_rollouts": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds"),
+    "evaluate_residual": _robot("evaluate_rollouts", f"{_ROW} evaluation.side_seeds"),
+    "evaluate_diffusion": _robot("evaluate_rollouts", f"{_ROW} evaluation.side_seeds"),
+    "evaluate_baselines": _robot("evaluate_rollouts", f"{_ROW} evaluation.side_seeds"),
+    "evaluate_robustness": _robot("evaluate_robustness", f"threads data net robustness select.evaluation {_EPISODES}"),
+    "tabulate": _table("tabulate", f"tasks nfe residual diffusion baselines {_PRECISIONS}"),
+    "tabulate_settings": _table("tabulate_settings", "tasks nfe {tasks}"),
+    "report_stability": _table("report_stability", f"tasks residual robustness {_PRECISIONS}"),
+    "train_toys": _table("train_toys", "toys"),
+    "draw_toys": _table("draw_toys", "toys"),
+    "draw": _table("draw", "tasks nfe"),
+    "measure_gap": _table("measure_gap", "gap"),
+    "fetch_images": _image("fetch_images", "data.dataset fid.features"),
+    "train_extractor": _image("train_extractor", "seed threads data extractor fid.features fid.halves"),
+    "pretrain_images": _image("pretrain_images", f"{_TRAINED} pretrain"),
+    "select_image_checkpoint": _image("select_image_checkpoint", f"{_JUDGED} select", lists="image_nfe"),
+    "finetune_images": _image(
+        "finetune_images", f"{_TRAINED} {_JUDGED} pretrain select finetune.nfe{{image_nfe}}", "image_nfe"
+    ),
+    "finetune_image_residual": _image("finetune_image_residual", f"{_TRAINED} residual"),
+    "evaluate_fid": _image("evaluate_fid", f"{_DISTANCES} residual.nfe", lists="image_nfe"),
+    "evaluate_untrained": _image("evaluate_fid", _DISTANCES),
+    "tabulate_images": _image("tabulate_images", "fid.solvers residual.residual_steps"),
+    "draw_images": _image(
+        "draw_images", "threads data fid.batch fid.shown fid.sampling_seeds residual.nfe", lists="image_nfe"
+    ),
+}
+"""Every kind of stage in dvc.yaml, by its name there."""
+
+_CELL = (
+    f"seed threads data net pretrain select.evaluation evaluation.n_seeds {_EPISODES} study.budget study.checkpoints "
+    "study.seeds"
+)
+STUDY_KINDS = {
+    "flow_matching": _study("study_cell", f"{_CELL} study.fm_lr"),
+    "baseline": _study("study_cell", _CELL),
+    "coupling": _study("study_cell", f"{_CELL} finetune.nfe1 study.recipes.nfe{{study_nfe}}", "study_nfe"),
+    "study_table": _study("study_table", "select.evaluation study.train_seeds study.chosen"),
+    "study_precision": _study(
+        "study_precision", f"seed threads data net select.evaluation study.precision {_EPISODES}"
+    ),
+}
+"""Every kind of stage of the coupling study, which each task with a block ``study`` has."""
+
+EXECUTION = ("evaluation.workers", "evaluation.batch", "evaluation.videos")
+"""Settings of a robot task that change no result: every stage may read them, and none depends on them."""
+
+SCRIPTED = ("kitchen", "lift", "can", "square", "transport")
+"""Tasks with a scripted expert, whose demonstrations have a pipeline of their own."""

@@ -1,0 +1,64 @@
+"""Stage ``resolve``: validate params.yaml and write the inputs of every stage, so that each depends on its own alone.
+
+It prints which key or file changed since it last ran here, and the stages that are out of date for it. A misspelt key
+fails here, before any work.
+"""
+
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from pipeline.orchestration.stage import program
+from pipeline.settings import schema
+from pipeline.settings.inputs import EXECUTION_FILE, FOLDER, resolved_inputs
+from pipeline.utils.atomic import write_text
+
+LAST = Path(".flowtune", "inputs")
+"""The inputs as they were written last: DVC removes a stage's outputs before it runs the stage."""
+
+SHOWN = 4
+
+
+def main() -> None:
+    files = resolved_inputs(schema.load(Path("params.yaml")))
+    for path in sorted(path for path in FOLDER.rglob("*.json") if path not in files):
+        path.unlink()
+    for path, text in files.items():
+        write_text(path, text)
+    for line in told(files):
+        print(line)
+    shutil.rmtree(LAST, ignore_errors=True)
+    shutil.copytree(FOLDER, LAST)
+
+
+def told(files: Mapping[Path, str]) -> Iterator[str]:
+    """One line for each cause: the key or file that changed, and the stages that are out of date for it."""
+    stages: dict[str, list[str]] = {}
+    for path, text in files.items():
+        before = LAST / path.relative_to(FOLDER)
+        if before.exists() and path.name != EXECUTION_FILE:
+            for cause in causes(json.loads(before.read_text(encoding="utf-8")), json.loads(text)):
+                stages.setdefault(cause, []).append(path.stem)
+    for cause, names in stages.items():
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        yield f"{cause}: out of date: {', '.join(names[:SHOWN])}{more}"
+
+
+def causes(before: Mapping[str, object], after: Mapping[str, object], prefix: str = "") -> Iterator[str]:
+    """What differs between two input files: keys with their values, files by their names."""
+    for name in {**before, **after}:
+        one, other = before.get(name), after.get(name)
+        if isinstance(one, dict) and isinstance(other, dict):
+            yield from causes(one, other, "" if name in ("settings", "code") else f"{prefix}{name}.")
+        elif one != other:
+            is_file = str(name).endswith(".py")
+            yield f"{name} changed" if is_file else f"{prefix}{name}: {_shown(one)} → {_shown(other)}"
+
+
+def _shown(value: object) -> str:
+    return "not there" if value is None else json.dumps(value)
+
+
+if __name__ == "__main__":
+    program(main)
