@@ -12,6 +12,7 @@ from pathlib import Path
 from pipeline.orchestration.stage import program
 from pipeline.settings import schema
 from pipeline.settings.inputs import EXECUTION_FILE, FOLDER, resolved_inputs
+from pipeline.settings.locks import require_lock_of
 from pipeline.utils.atomic import write_text
 
 LAST = Path(".flowtune", "inputs")
@@ -21,7 +22,9 @@ SHOWN = 4
 
 
 def main() -> None:
-    files = resolved_inputs(schema.load(Path("params.yaml")))
+    settings = schema.load(Path("params.yaml"))
+    require_lock_of(Path(), settings.scale)
+    files = resolved_inputs(settings)
     for path in sorted(path for path in FOLDER.rglob("*.json") if path not in files):
         path.unlink()
     for path, text in files.items():

@@ -105,7 +105,9 @@ class Project:
         )
 
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """``python -m <arguments>`` to its end, whatever that is."""
+        """``python -m <arguments>`` to its end, whatever that is; a stage has its inputs by params.yaml as it is."""
+        if arguments[0].startswith("stages.") and arguments[0] != "stages.resolve" and self._is_unresolved():
+            self.run("stages.resolve")
         return subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=self.root,
@@ -114,6 +116,12 @@ class Project:
             capture_output=True,
             encoding="utf-8",
             check=False,
+        )
+
+    def _is_unresolved(self) -> bool:
+        settings, inputs = self.root / "params.yaml", self.root / "data" / "inputs"
+        return not inputs.exists() or settings.stat().st_mtime > max(
+            path.stat().st_mtime for path in inputs.rglob("*.json")
         )
 
     def check(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:

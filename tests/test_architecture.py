@@ -18,7 +18,7 @@ WITHIN = {
         "errors", "atomic", "seeding", "code_deps", "platform", "hardware", "memory", "environment", "precision",
         "processes", "provenance",
     ),
-    "settings": ("messages", "blocks", "images", "robots", "schema", "scale", "paths"),
+    "settings": ("messages", "blocks", "images", "robots", "schema", "locks", "scale", "paths", "kinds", "inputs"),
     "ode": ("fixed_step", "grids", "dopri5", "gradient", "error_bound"),
     "stability": (
         "system", "inequalities", "parameterization", "verify", "certificate", "climb", "falsify", "semidefinite",

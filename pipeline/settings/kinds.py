@@ -9,8 +9,8 @@ class Kind:
 
     Attributes:
         program: the file in ``stages/`` that it runs, without its ending.
-        keys: settings that it may read, by their names when all layers are resolved; ``{name}`` stands for each value of
-            the list ``name``, ``*`` for each key of a block.
+        keys: settings that it may read, by their resolved names; ``{name}`` stands for each value of the list ``name``,
+            ``*`` for each key of a block.
         over: the lists whose values tell its input files apart.
     """
 

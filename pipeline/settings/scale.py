@@ -8,6 +8,7 @@ from typing import get_args
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
+from pipeline.settings.locks import arrange_locks
 from pipeline.settings.messages import holds
 from pipeline.settings.schema import LISTS, Scale, load, parse, read_yaml
 from pipeline.utils.atomic import replacing
@@ -44,6 +45,7 @@ def set_scale(path: Path, scale: str) -> None:
                 if token is not None:
                     token.start_mark.column = 0  # a space after the value, however long it is
     parse(YAML(typ="safe").load(_dump(yaml, document)), path.name)
+    arrange_locks(path.parent, scale)
     with replacing(path) as temporary:
         temporary.write_text(_dump(yaml, document), encoding="utf-8")
 

@@ -64,7 +64,7 @@ def test_every_driver_meets_every_variant() -> None:
 
 
 def test_the_report_counts_and_names_what_was_not_survived() -> None:
-    good = Row("kill", 0, "SIGKILL driver", "make repro", "check", "SIGKILL at 1 s", -9, verdict="survived")
+    good = Row("kill", 0, "SIGKILL driver", "make repro", "resolve", "SIGKILL at 1 s", -9, verdict="survived")
     bad = Row("disk", 1, "training", "dvc repro", "pretrain", "no room", 1, "error: full", verdict="a traceback")
     text = markdown([good, bad], 0, "a machine")
     assert "1 of 2 trials" in text and "| disk 1 | dvc repro | no room | a traceback |" in text

@@ -82,7 +82,7 @@ def test_the_table_is_made_of_recorded_runs(sources: Project, tmp_path: Path) ->
     refused = project.run("pipeline.orchestration.needs")
     assert (refused.returncode, refused.stdout) == (1, "") and "run `make repro` first" in refused.stderr
     before = (project.root / "pipeline" / "needs.csv").read_text(encoding="utf-8")
-    project.keep_stages("check", "fetch", "prepare", "tabulate_settings")
+    project.keep_stages("resolve", "fetch", "prepare", "tabulate_settings")
     project.check("pipeline.orchestration.repro", "--jobs", "2", FLOWTUNE_TRACKING="on")
     project.check("pipeline.orchestration.needs")
     rows = {(row.program, row.task): row for row in read_table(project.root / "pipeline" / "needs.csv")}

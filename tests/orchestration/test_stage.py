@@ -10,6 +10,7 @@ import pytest
 
 from pipeline.orchestration import stage as stages
 from pipeline.orchestration.stage import Stage, program, stage
+from pipeline.settings.inputs import inputs_of
 from pipeline.utils import code_deps
 from pipeline.utils.errors import UserError
 
@@ -29,9 +30,10 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def resume_of(**changes: object) -> Path:
     """The resume folder of a stage that fails after it has begun."""
-    settings = {"program": PROGRAM, "params": {"lr": 1.0}, "deps": [Path("input")], **changes}
+    given = {"program": PROGRAM, "params": {"lr": 1.0}, **changes}
+    inputs = inputs_of(**given)  # type: ignore[arg-type]
     seen: list[Stage] = []
-    with pytest.raises(KeyError), stage(label="work", outs=[], **settings) as here:  # type: ignore[arg-type]
+    with pytest.raises(KeyError), stage(inputs, "work", deps=[Path("input")], outs=[]) as here:
         seen.append(here)
         raise KeyError
     return seen[0].resume
@@ -48,7 +50,7 @@ def test_a_failed_stage_keeps_its_state_for_the_same_inputs_only(root: Path) -> 
 
 
 def test_a_stage_that_succeeds_leaves_nothing_to_resume_from() -> None:
-    with stage(PROGRAM, "work", params={}, deps=[Path("input")], outs=[Path("made/out")]) as here:
+    with stage(inputs_of(PROGRAM, {}), "work", deps=[Path("input")], outs=[Path("made/out")]) as here:
         (here.resume / "state").touch()
         assert Path("made").is_dir()
     assert not here.resume.exists()
@@ -56,11 +58,11 @@ def test_a_stage_that_succeeds_leaves_nothing_to_resume_from() -> None:
 
 def test_a_stage_runs_once_at_a_time() -> None:
     def begin() -> None:
-        with stage(PROGRAM, "work", params={}, deps=[], outs=[]):
+        with stage(inputs_of(PROGRAM, {}), "work", deps=[], outs=[]):
             pass
 
     with (
-        stage(PROGRAM, "work", params={}, deps=[], outs=[]),
+        stage(inputs_of(PROGRAM, {}), "work", deps=[], outs=[]),
         pytest.raises(UserError, match="another process is running this stage"),
     ):
         begin()
@@ -70,7 +72,7 @@ def test_a_stage_runs_once_at_a_time() -> None:
 def test_a_missing_input_is_named() -> None:
     with (
         pytest.raises(UserError, match="absent: not found; it is made by an earlier stage"),
-        stage(PROGRAM, "work", params={}, deps=[Path("absent")], outs=[]),
+        stage(inputs_of(PROGRAM, {}), "work", deps=[Path("absent")], outs=[]),
     ):
         pass
     assert not Path(".flowtune").exists()

@@ -21,7 +21,7 @@ from tests.project import Project, executed
 METRICS = {"scale", "task", "evaluation", "method", "nfe", "dataset", "train_steps", "train_seed", "n_seeds", "repeats"}
 METRICS |= {"max_score", "final_score", "success", "spread_ratio", "best_of_k", "precision"}
 AFTER_ANOTHER_RATE_AT_NFE_1 = {
-    "check",
+    "resolve",
     *(f"finetune@starter-pusht-{method}-1" for method in ("fm", "ft_fm")),
     # not those of fm, which has a rate of its own: its model comes out the same
     "evaluate_rollouts@starter-pusht-ft_fm-1",
@@ -185,12 +185,12 @@ def test_a_second_run_and_another_scale_re_run_nothing(made: Project, tmp_path: 
 
     project.check("pipeline.settings.scale", "lab")
     ran = executed(project.check("dvc", "repro", "prepare@lab-pusht", FLOWTUNE_TRACKING="on").stdout)
-    assert ran == ["check", "fetch@lab-pusht", "prepare@lab-pusht"]
+    assert ran == ["resolve", "fetch@lab-pusht", "prepare@lab-pusht"]
     parents_and_children_are_recorded(project.root)
 
     assert executed(project.check("pipeline.orchestration.repro", "starter").stdout) == [
-        "check"
-    ]  # whose output is the same
+        "resolve"
+    ]  # whose outputs are the same
     assert project.files("reports") == made.files("reports")
 
 
@@ -222,7 +222,7 @@ def test_an_experiment_with_another_rate_re_runs_fine_tuning_and_what_follows(ma
         "/tmp\n/cache\n/site\n/global\n/system\n/config.local\n", encoding="utf-8"
     )
     (project.root / ".gitignore").write_text(
-        "/data/starter/\n/data/checked.txt\n/.flowtune/\n__pycache__/\n", encoding="utf-8"
+        "/data/starter/\n/data/inputs/\n/.flowtune/\n__pycache__/\n", encoding="utf-8"
     )
     author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "before"]):

@@ -9,7 +9,7 @@ from ruamel.yaml import YAML
 from pipeline.tracking import store
 from tests.project import Project, executed
 
-STAGES = ("check", "fetch", "prepare")
+STAGES = ("resolve", "fetch", "prepare")
 FOLDER = "feature%2Flogin a?b#c ü"
 NOWHERE = {"HOME": "/proc/no-home", "XDG_CACHE_HOME": "/proc/no-cache", "http_proxy": "http://127.0.0.1:9"}
 PLAINEST = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
@@ -43,7 +43,7 @@ def test_it_is_made_and_recorded_without_git_and_touches_nothing_outside(project
     client = MlflowClient(tracking_uri=store.store_uri(project.root))
     experiment = client.get_experiment_by_name(store.EXPERIMENT)
     runs = [run for run in client.search_runs([experiment.experiment_id]) if "stage" in run.data.tags]
-    assert len(runs) == 2  # `check` keeps no record
+    assert len(runs) == 2  # `resolve` keeps no record
     assert {(run.info.status, run.data.tags["git.commit"]) for run in runs} == {("FINISHED", "none")}
 
 

@@ -145,9 +145,9 @@ def test_a_stage_runs_recorded_through_the_whole_chain_of_fallbacks(sources: Pro
     here, there = (sources.copy(tmp_path / name) for name in ("here", "there"))
     on_another_system(there.root)
     for project in (here, there):
-        project.keep_stages("check", "tabulate_settings")
+        project.keep_stages("resolve", "tabulate_settings")
         result = project.check("pipeline.orchestration.repro", "--jobs", "2", FLOWTUNE_TRACKING="on")
-        assert sorted(executed(result.stdout)) == ["check", "tabulate_settings@starter"]
+        assert sorted(executed(result.stdout)) == ["resolve", "tabulate_settings@starter"]
         assert "warning" not in result.stderr
         assert (project.root / ".flowtune" / "mlflow.db").exists()
     assert here.files("reports") == there.files("reports") != {}
@@ -156,7 +156,7 @@ def test_a_stage_runs_recorded_through_the_whole_chain_of_fallbacks(sources: Pro
 def test_a_stage_dies_with_a_killed_repro(sources: Project, tmp_path: Path) -> None:
     project = sources.copy(tmp_path / "project")
     on_another_system(project.root)
-    project.keep_stages("check", "fetch", "prepare", "pretrain")
+    project.keep_stages("resolve", "fetch", "prepare", "pretrain")
     project.params("starter.pusht.pretrain.steps", 100_000)
     repro = project.start("pipeline.orchestration.repro")
     at_work = "the stage to be at work, each before it in a Python of its own"

@@ -1,0 +1,137 @@
+"""The inputs of stages: dvc.yaml and the table of kinds agree, and nothing undeclared can be read."""
+
+import json
+import re
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import pytest
+from ruamel.yaml import YAML
+
+from pipeline.settings import schema
+from pipeline.settings.inputs import FOLDER, built, chosen, read_inputs, resolved, resolved_inputs
+from pipeline.settings.kinds import EXECUTION, KINDS, SCRIPTED, STUDY_KINDS
+from pipeline.settings.schema import LISTS, ScaleSettings, Settings
+from pipeline.utils.code_deps import ROOT
+from pipeline.utils.errors import UserError
+
+STUDY = "reports/lab/study/dvc.yaml"
+DEMONSTRATIONS = "data/demonstrations/dvc.yaml"
+
+
+def stages_of(pipeline: str) -> dict[str, dict[str, Any]]:
+    return YAML(typ="safe").load((ROOT / pipeline).read_text(encoding="utf-8"))["stages"]
+
+
+def at(scale: str) -> Settings:
+    """The settings when ``scale`` is the current one."""
+    settings = schema.load(ROOT / "params.yaml")
+    lists = {name: getattr(settings.block(scale), name) for name in LISTS}
+    return settings.model_copy(update={"scale": scale, **lists})
+
+
+def inputs_asked_for(pipeline: str, settings: Settings) -> set[Path]:
+    """The files below data/inputs that the stages of ``pipeline`` depend on, each matrix item filled in."""
+    found = set()
+    for stage in stages_of(pipeline).values():
+        matrix = {
+            name: [settings.scale] if name == "scale" else values if isinstance(values, list) else
+            getattr(settings, values.strip("${}"))
+            for name, values in stage.get("matrix", {}).items()
+        }  # fmt: skip
+        for values in product(*matrix.values()):
+            item = dict(zip(matrix, values, strict=True))
+            for dep in stage["deps"]:
+                if dep.startswith("data/inputs/"):
+                    found.add(Path(re.sub(r"\${item\.(\w+)}", lambda part, item=item: str(item[part[1]]), dep)))
+    return found
+
+
+@pytest.mark.parametrize("scale", ["starter", "lab", "paper"])
+def test_resolve_writes_what_the_stages_depend_on(scale: str) -> None:
+    settings = at(scale)
+    written = {path for path in resolved_inputs(settings) if path.name != "execution.json"}
+    asked = inputs_asked_for("dvc.yaml", settings) | inputs_asked_for(DEMONSTRATIONS, settings)
+    asked |= inputs_asked_for(STUDY, settings)
+    assert asked <= written
+    assert {path for path in written - asked if path.stem.partition("-")[0] not in STUDY_KINDS} == set()
+
+
+@pytest.mark.parametrize(("pipeline", "kinds"), [("dvc.yaml", KINDS), (STUDY, STUDY_KINDS)])
+def test_a_stage_is_run_by_the_program_of_its_kind(pipeline: str, kinds: dict[str, Any]) -> None:
+    for name, stage in stages_of(pipeline).items():
+        found = re.match(r"exec python -m stages\.(\w+)( |$)", stage["cmd"])
+        assert found, f"{pipeline}, {name}: runs no program of stages/ in the shell's place"
+        (inputs,) = [dep for dep in stage["deps"] if dep.startswith("data/inputs/")] or ["resolve"]
+        kind = Path(inputs).name.partition("-")[0].removesuffix(".json")
+        assert found[1] == ("resolve" if name == "resolve" else kinds[kind].program)
+
+
+def test_no_pipeline_names_a_python_file_and_every_stage_has_a_run_cache() -> None:
+    assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 400
+    for pipeline, expected in (("dvc.yaml", {"pipeline", "stages"}), (STUDY, set()), (DEMONSTRATIONS, set())):
+        stages = stages_of(pipeline).values()
+        code = {dep for stage in stages for dep in stage["deps"] if dep.split("/")[0] in ("pipeline", "stages")}
+        assert code == expected
+        # DVC keeps none of a stage with `persist`, or with `cache: false` where it is not a metric or a plot
+        assert all(isinstance(out, str) for stage in stages for out in stage.get("outs", []))
+        shown = [out for stage in stages for kind in ("metrics", "plots") for out in stage.get(kind, [])]
+        assert all(list(out.values()) == [{"cache": False}] for out in shown)
+
+
+def test_the_study_makes_a_row_for_each_of_its_training_seeds() -> None:
+    study = at("lab").lab.task("pusht").studied()
+    rows = [stage["matrix"]["seed"] for stage in stages_of(STUDY).values() if "matrix" in stage]
+    assert rows and all(seeds == study.train_seeds for seeds in rows)
+
+
+@pytest.mark.parametrize("scale", ["starter", "lab", "paper"])
+def test_inputs_are_read_back_as_the_settings_that_they_are_made_of(
+    scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    settings = at(scale)
+    for path, text in resolved_inputs(settings).items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    task = settings.tasks[0]
+    whole, read = settings.block(scale).task(task), read_inputs("pretrain", scale, task).settings.task(task)
+    assert (read.pretrain, read.net, read.data, read.seed) == (whole.pretrain, whole.net, whole.data, whole.seed)
+    residual = settings.residual[0]
+    row = read_inputs("finetune_residual", scale, task, residual).settings.task(task)
+    assert row.residual_recipe(residual) == whole.residual_recipe(residual)
+    rollouts = read_inputs("evaluate_rollouts", scale, task).settings.task(task).evaluation
+    assert rollouts.n_seeds == whole.evaluation.n_seeds
+    for key in EXECUTION:  # changes no result, is in no stage's own file, and may be read all the same
+        name = key.removeprefix("evaluation.")
+        assert getattr(rollouts, name) == getattr(whole.evaluation, name)
+        assert name not in read_inputs("evaluate_rollouts", scale, task).params[task]["evaluation"]
+
+
+def test_a_setting_that_is_not_declared_cannot_be_read() -> None:
+    tree = resolved(at("starter"), "starter")
+    part = built(ScaleSettings, chosen(tree, ["pusht.pretrain.lr", "nfe"]))
+    assert part.task("pusht").pretrain.lr == tree["pusht"]["pretrain"]["lr"]
+    for read in (lambda: part.task("pusht").net, lambda: part.task("pusht").pretrain.steps, lambda: part.tasks):
+        with pytest.raises(AttributeError, match=r"not among the inputs of this stage; pipeline/settings/kinds\.py"):
+            read()
+
+
+def test_every_declared_key_is_there_at_every_scale() -> None:
+    for scale in ("starter", "lab", "paper"):
+        for text in resolved_inputs(at(scale)).values():
+            assert json.loads(text)
+    assert set(SCRIPTED) == {"kitchen", "lift", "can", "square", "transport"}
+
+
+def test_missing_inputs_are_one_line_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=r"data/inputs/lab/fetch-pusht\.json: not found; `dvc repro resolve` makes"):
+        read_inputs("fetch", "lab", "pusht")
+    (tmp_path / FOLDER / "lab").mkdir(parents=True)
+    (tmp_path / FOLDER / "lab" / "fetch-pusht.json").write_text("{", encoding="utf-8")
+    with pytest.raises(UserError, match="is damaged; `dvc repro --force resolve`"):
+        read_inputs("fetch", "lab", "pusht")
+    with pytest.raises(UserError, match=r"fetch-juggling\.json: not found; .*; there are those of pusht$"):
+        read_inputs("fetch", "lab", "juggling")
