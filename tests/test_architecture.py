@@ -67,8 +67,8 @@ WITHIN = {
     ),
     "tracking": ("run", "queue", "store"),
     "orchestration": (
-        "lockguard", "stage", "lockfile", "output", "children", "preload", "needs", "partial", "executor", "repro",
-        "prefect_flows", "ui",
+        "restore", "lockguard", "stage", "lockfile", "output", "children", "preload", "needs", "partial", "executor",
+        "repro", "prefect_flows", "ui",
     ),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.orchestration import lockguard
+from pipeline.orchestration.restore import kept_reports
 from pipeline.settings.blocks import Block
 from pipeline.settings.inputs import Inputs
 from pipeline.tracking.run import Run
@@ -81,7 +82,8 @@ def stage(
         if dvc := ancestor("dvc"):
             lockguard.guard(ROOT, dvc)
         tags = {"hash.data": data, "command": _command(inputs.program)}
-        with stage_run(label, params=inputs.shown | dict(also or {}), tags=tags) as run:
+        params = inputs.shown | dict(also or {})
+        with kept_reports(ROOT, label, outs), stage_run(label, params=params, tags=tags) as run:
             with _peak_logged(run):
                 yield Stage(True, run, folder)
             run.tag("hash.outputs", hash_files([path for path in outs if path.exists()]))

@@ -1,0 +1,78 @@
+"""Reports outlive a stage that fails or is killed."""
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.orchestration.restore import kept_reports, put_back
+from pipeline.utils.code_deps import ROOT
+
+TABLE, DATA = Path("reports/starter/table.csv"), Path("data/model")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with a committed table."""
+    monkeypatch.chdir(tmp_path)
+    for path, text in ((TABLE, "committed"), (DATA, "weights")):
+        path.parent.mkdir(parents=True)
+        path.write_text(text, encoding="utf-8")
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *command], check=True)
+    return tmp_path
+
+
+def remember(root: Path, text: str) -> None:
+    """Have DVC's lock and cache hold a table with ``text``."""
+    digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
+    place = root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
+    place.parent.mkdir(parents=True)
+    place.write_text(text, encoding="utf-8")
+    entry = f"    - path: {TABLE}\n      hash: md5\n      md5: {digest}\n      size: {len(text)}\n"
+    (root / "dvc.lock").write_text(f"schema: '2.0'\nstages:\n  a:\n    outs:\n{entry}", encoding="utf-8")
+
+
+@pytest.mark.parametrize("cached", [False, True])
+def test_a_stage_that_fails_leaves_the_reports_of_the_last_that_did_not(root: Path, cached: bool) -> None:
+    if cached:
+        remember(root, "newer")
+    TABLE.unlink()  # as DVC does
+    with pytest.raises(KeyError), kept_reports(root, "tabulate", [TABLE, DATA]):
+        DATA.unlink()
+        raise KeyError
+    assert TABLE.read_text(encoding="utf-8") == ("newer" if cached else "committed")
+    assert not DATA.exists()  # no report: it is made again
+    assert put_back(root) == []
+
+
+def test_what_a_stage_made_stays_and_what_it_makes_no_more_stays_away(root: Path) -> None:
+    TABLE.unlink()
+    with kept_reports(root, "tabulate", [TABLE]):
+        pass
+    assert put_back(root) == []
+    assert not TABLE.exists()
+    with pytest.raises(KeyError), kept_reports(root, "tabulate", [TABLE]):
+        TABLE.write_text("made", encoding="utf-8")
+        raise KeyError
+    assert TABLE.read_text(encoding="utf-8") == "made"
+
+
+def test_another_puts_back_the_reports_of_a_stage_that_was_killed(root: Path) -> None:
+    program = f"""
+import pathlib, os, signal
+from pipeline.orchestration.restore import kept_reports
+with kept_reports(pathlib.Path({str(root)!r}), "tabulate", [pathlib.Path({str(TABLE)!r})]):
+    pathlib.Path({str(TABLE)!r}).unlink()
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+    done = subprocess.run([sys.executable, "-c", program], env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert not TABLE.exists()
+    assert put_back(root) == [root / TABLE]
+    assert TABLE.read_text(encoding="utf-8") == "committed"
