@@ -6,6 +6,7 @@ commit. Only the standard library is imported, as in ``lockguard``, whose proces
 """
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -35,7 +36,7 @@ def kept_reports(root: Path, label: str, outs: Iterable[Path]) -> Iterator[None]
 
 def put_back(root: Path, notes: Iterable[Path] | None = None) -> list[Path]:
     """Put back what the stages of ``notes`` (None: of all) noted and did not make; the files put back."""
-    made = {}
+    made: dict[str, Path] = {}
     for lock in (root / "dvc.lock", *root.glob("reports/*/study/dvc.lock")):
         if lock.exists():
             made |= {path: Path(*digits) for path, *digits in _OUT.findall(lock.read_text(encoding="utf-8"))}
@@ -66,7 +67,7 @@ def _kept(root: Path, name: str, cached: Path | None) -> bytes | None:
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    with open(handle, "wb") as file:
+    with os.fdopen(handle, "wb") as file:
         file.write(data)
     Path(name).chmod(0o644)
     Path(name).replace(path)
