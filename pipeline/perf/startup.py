@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.perf.contest import Contest, DiffersError, Floor, Seconds, median_seconds, timed
 
-NOTHING_TO_DO_S = 4.0
+NOTHING_TO_DO_S = 3.0
 IMPORTS_S = 2.5
 PROGRAMS = {
     "stages.pretrain": "torch",
@@ -18,19 +18,6 @@ PROGRAMS = {
 }
 """Stages, and packages that they use."""
 
-_READING = """
-from time import perf_counter
-from dvc.dependency.param import ParamsDependency
-from dvc.repo import Repo
-from dvc.utils.serialize import load_yaml
-with Repo() as repo:
-    stages = [stage for stage in repo.index.stages if stage.path_in_repo == "dvc.yaml"]
-reading = [stage.addressing for stage in stages if any(isinstance(d, ParamsDependency) for d in stage.deps)]
-begin = perf_counter()
-for _ in reading:
-    load_yaml("params.yaml")
-print(perf_counter() - begin, len(reading))
-"""
 _COLLECTING = """
 from dvc.repo import Repo
 with Repo() as repo:
@@ -40,30 +27,17 @@ with Repo() as repo:
 
 def contests() -> Iterator[Contest]:
     """``dvc repro`` and ``make repro`` on a tree that is up to date, and stages' programs up to their first line."""
-    reading = Floor(
-        "`load_yaml` of params.yaml once for each stage, as DVC does it, and nothing else",
-        lambda: params_read_s()[0],
-    )
     collecting = Floor(
         "DVC's `Repo().index.graph`, which reads every dvc.yaml and dvc.lock, and nothing else",
         lambda: median_seconds(partial(_run, [sys.executable, "-c", _COLLECTING]), 1),
     )
-    for name, module, floor in (
-        ("dvc", ["dvc", "repro"], reading),
-        ("make", ["pipeline.orchestration.repro"], collecting),
-    ):
+    for name, module in (("dvc", ["dvc", "repro"]), ("make", ["pipeline.orchestration.repro"])):
         repro = partial(_run, [sys.executable, "-m", *module])
-        yield _limited(f"{name} repro with nothing to do", NOTHING_TO_DO_S, repro, _up_to_date, floor, warm_ups=0)
+        yield _limited(f"{name} repro with nothing to do", NOTHING_TO_DO_S, repro, _up_to_date, collecting, warm_ups=0)
     for program, packages in PROGRAMS.items():
         help_text = partial(_run, [sys.executable, "-m", program, "--help"])
         floor = _imported(packages)
         yield _limited(f"imports of {program}", IMPORTS_S, help_text, lambda: "prints its help", floor)
-
-
-def params_read_s() -> tuple[float, int]:
-    """Seconds that DVC takes to read params.yaml anew for each stage of dvc.yaml, and their number."""
-    seconds, stages = _run([sys.executable, "-c", _READING]).split()
-    return float(seconds), int(stages)
 
 
 def _imported(packages: str) -> Floor:
