@@ -1,0 +1,76 @@
+"""What an edit makes out of date, and what comes back without running."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from tests.project import Project, executed
+
+COUPLING = "pipeline/flow/coupling.py"
+
+
+@pytest.fixture
+def project(made: Project, tmp_path: Path) -> Project:
+    """The project when all of it is up to date."""
+    return made.copy(tmp_path / "project")
+
+
+def edit(project: Project, file: str, text: str) -> None:
+    path = project.root / file
+    path.write_text(path.read_text(encoding="utf-8") + text, encoding="utf-8")
+
+
+def out_of_date(project: Project) -> set[str]:
+    """The stages that DVC says have changed, once ``resolve`` has run."""
+    return set(json.loads(project.check("dvc", "status", "--json", "dvc.yaml").stdout))
+
+
+def test_an_edit_of_code_makes_its_users_out_of_date_and_a_comment_makes_none(project: Project) -> None:
+    edit(project, COUPLING, "\n# a word more\n")
+    assert executed(project.check("dvc", "repro", "resolve").stdout) == ["resolve"]
+    assert out_of_date(project) == set()
+
+    edit(project, COUPLING, "\nA_NUMBER_MORE = 1\n")
+    said = project.check("dvc", "repro", "resolve").stdout
+    assert f"{COUPLING} changed: out of date: " in said
+    inputs = (project.root / "data" / "inputs" / "starter").glob("*-*.json")
+    users = {path.name.split("-")[0].removesuffix(".json") for path in inputs if COUPLING in path.read_text("utf-8")}
+    assert {"pretrain", "finetune"} < users
+    assert users.isdisjoint({"evaluate_rollouts", "tabulate", "evaluate_fid", "prepare"})
+    assert {name.partition("@")[0] for name in out_of_date(project)} == users
+
+
+def test_a_changed_setting_is_named_with_its_stages(project: Project) -> None:
+    project.params("starter.pusht.diffusion.lr", 2e-3)
+    said = project.check("dvc", "repro", "resolve").stdout
+    assert "pusht.diffusion.lr: " in said and "→ 0.002: out of date: pretrain_diffusion-pusht" in said
+    assert out_of_date(project) >= {"pretrain_diffusion@starter-pusht", "tabulate_settings@starter"}
+
+
+def test_deleted_results_and_those_of_earlier_settings_come_back_without_running(project: Project) -> None:
+    before = {**project.files("reports"), **project.files("data")}
+    shutil.rmtree(project.root / "reports")
+    shutil.rmtree(project.root / "data" / "starter")
+    assert executed(project.check("dvc", "repro").stdout) == []
+    assert {**project.files("reports"), **project.files("data")} == before
+
+    steps = project.value("starter.toys.follow.steps")
+    project.params("starter.toys.follow.steps", steps + 1)
+    assert executed(project.check("dvc", "repro", "draw_toys").stdout) == [
+        "resolve",
+        "train_toys@starter",
+        "draw_toys@starter",
+    ]
+    project.params("starter.toys.follow.steps", steps)
+    assert executed(project.check("dvc", "repro", "draw_toys").stdout) == ["resolve"]
+    assert {**project.files("reports"), **project.files("data")} == before
+
+
+def test_a_scale_whose_lock_is_put_away_is_refused(project: Project) -> None:
+    project.check("pipeline.settings.scale", "lab")
+    project.params("scale", "starter")
+    refused = project.run("stages.resolve")
+    assert refused.returncode == 2
+    assert "`python -m pipeline.settings.scale starter` changes both" in refused.stderr
