@@ -191,7 +191,7 @@ def test_a_second_run_and_another_scale_re_run_nothing(made: Project, tmp_path: 
     assert executed(project.check("pipeline.orchestration.repro", "starter").stdout) == [
         "resolve"
     ]  # whose outputs are the same
-    assert project.files("reports") == made.files("reports")
+    assert project.files("reports/starter") == made.files("reports/starter")
 
 
 def parents_and_children_are_recorded(root: Path) -> None:

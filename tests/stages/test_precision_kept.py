@@ -139,6 +139,7 @@ def prepare(project: Project, training: Training) -> None:
         )
     for key, value in (training.params | {"precision": "auto"}).items():
         project.params(f"starter.{training.block}.{key}", value)
+    project.check("stages.resolve")
 
 
 @pytest.mark.parametrize("training", TRAININGS, ids=lambda one: f"{one.program}-{one.block}")
