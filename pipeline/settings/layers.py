@@ -6,7 +6,7 @@ their own and the scale's. Among recipes, ``every`` is said of all of them. A ne
 before.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from functools import reduce
 from typing import Literal, get_args
 
@@ -15,7 +15,7 @@ from pipeline.settings.images import ImageTask, ImageTaskSettings
 from pipeline.settings.messages import allowed_keys, shown
 from pipeline.settings.robots import Task, TaskSettings
 from pipeline.settings.shapes import PLAIN, Shape, keys_of, of_kind, shared_keys
-from pipeline.settings.source import Node, read_nodes
+from pipeline.settings.source import Keys, Node, Place, read_nodes
 from pipeline.settings.toys import GapSettings, ToySettings
 from pipeline.utils.errors import UserError
 
@@ -26,9 +26,12 @@ LISTS = ("tasks", "nfe", "residual", "robustness", "diffusion", "baselines", "im
 
 GROUPS: dict[str, tuple[str, ...]] = {"robot": get_args(Task), "image": get_args(ImageTask)}
 """The tasks that each layer of several tasks is for."""
-MODELS: dict[str, type[Block]] = {"gap": GapSettings, "toys": ToySettings, "robot": TaskSettings}
-MODELS |= {"image": ImageTaskSettings} | dict.fromkeys(GROUPS["robot"], TaskSettings)
-MODELS |= dict.fromkeys(GROUPS["image"], ImageTaskSettings)
+MODELS: dict[str, type[Block]] = {
+    **dict.fromkeys(("robot", *GROUPS["robot"]), TaskSettings),
+    **dict.fromkeys(("image", *GROUPS["image"]), ImageTaskSettings),
+    "gap": GapSettings,
+    "toys": ToySettings,
+}
 """What each layer's keys are those of; at the top of the file and in a scale's block they have the same names."""
 
 EVERY = "every"
@@ -179,3 +182,67 @@ def _filled(node: Node, shape: Shape, common: Mapping[str, Node]) -> Node:
         elif inner.models and key in found:
             found[key] = _filled(found[key], inner, common)
     return Node(found, node.place)
+
+
+def without_effect(before: str, after: str, name: str = "params.yaml") -> list[str]:
+    """Find the keys that ``after`` gives another value than ``before`` and that decide no setting of what is run.
+
+    The tasks and images that the top of ``after`` names are run, at its scale, as are ``gap`` and ``toys``.
+
+    Args:
+        before: the text of the file as it was; a key that has gone since is not looked for.
+
+    Returns:
+        one line a key, with its line in ``after`` and the keys that override it.
+
+    Raises:
+        UserError: as ``read``.
+    """
+    file = read(after, name)
+    old = {keys: node.value for keys, node in read(before, name).leaves()}
+    run = _run(file)
+    deciding = {node.place for block in run.values() for _, node in block.leaves()}
+    changed = [node.place for keys, node in file.leaves() if keys not in old or old[keys] != node.value]
+    idle = [place for place in changed if place not in deciding and place.keys[0] not in ("scale", *LISTS)]
+    return [f"{name}:{place.line}: {place.key}: changes nothing: {_why_idle(place.keys, file, run)}" for place in idle]
+
+
+def _run(file: Node) -> dict[str, Node]:
+    """The resolved blocks of the current scale that are run: those of selected tasks, and those that are no task's."""
+    settings = resolve(file).value
+    blocks = settings[settings["scale"].value].value
+    selected = [*settings["tasks"].value, *settings["images"].value, "gap", "toys"]
+    return {name: block for name, block in blocks.items() if name in selected}
+
+
+def _why_idle(keys: Keys, file: Node, run: Mapping[str, Node]) -> str:
+    """The reason that ``keys`` decide nothing: other keys override them, or nothing that is ``run`` reads them."""
+    scale = file.value["scale"].value
+    if keys[:2] == (scale, "lists"):
+        return f"the lists at the top of the file are those of the current scale, {scale}"
+    within = keys[1:] if keys[0] == scale else keys
+    found = list(dict.fromkeys(place for name, block in run.items() for place in _overriding(within, name, block)))
+    if not found:
+        return f"nothing that is run reads it, which is {', '.join(run)} at scale {scale}"
+    first = ", ".join(f"{place.key} (line {place.line})" for place in found[:3])
+    return f"overridden by {first}" + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def _overriding(keys: Keys, name: str, block: Node) -> Iterator[Place]:
+    """The places of what ``block``, which is called ``name``, has where ``keys`` of a more general one speak of it."""
+    if keys[0] == "common":
+        yield from (node.place for inner, node in block.leaves() if inner[-1] == keys[1])
+    elif name == keys[0] or name in GROUPS.get(keys[0], ()):
+        yield from _places(block, keys[1:])
+
+
+def _places(node: Node, keys: Keys) -> Iterator[Place]:
+    """The places of the values in ``node`` that ``keys`` name."""
+    if not node.is_block or not keys:
+        yield node.place
+    elif keys[0] == EVERY:
+        yield from (place for inner in node.value.values() for place in _places(inner, keys[1:]))
+    elif keys[0] in node.value:
+        yield from _places(node.value[keys[0]], keys[1:])
+    elif "kind" in node.value:  # which replaced the net that has the key
+        yield node.value["kind"].place
