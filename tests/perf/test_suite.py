@@ -11,8 +11,8 @@ import pytest
 
 from pipeline.perf import loading, pairs, simulation, solves, startup, suite, updates
 from pipeline.perf.contest import Contest, DiffersError, Row, hold, machine
-from pipeline.settings import schema
 from pipeline.settings.blocks import Unet1dSettings
+from pipeline.settings.source import read_file, read_yaml
 from pipeline.tasks.robomimic import observation_keys
 from pipeline.utils.code_deps import ROOT
 
@@ -60,7 +60,8 @@ def test_floors_are_of_the_whole_work() -> None:
     assert simulation.shared_floor(lambda: time.sleep(0.1)).seconds() >= 0.1 / simulation.CPUS
     seconds, stages = startup.params_read_s()
     assert seconds > 0
-    assert stages == len([stage for stage in schema.read_yaml(ROOT / "dvc.lock")["stages"] if "@starter" in stage])
+    lock = read_yaml(read_file(ROOT / "dvc.lock"), "dvc.lock")
+    assert stages == len([stage for stage in lock["stages"] if "@starter" in stage])
     arrays = loading._hdf5_arrays(loading.FOLDER / "square_starter.hdf5")
     assert len(arrays) == 40 * (1 + len(observation_keys("square")))
 
