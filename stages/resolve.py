@@ -5,6 +5,7 @@ fails here, before any work.
 """
 
 import json
+import os
 import shutil
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,8 +13,11 @@ from pathlib import Path
 from pipeline.orchestration.stage import program
 from pipeline.settings import schema
 from pipeline.settings.inputs import EXECUTION_FILE, FOLDER, resolved_inputs
+from pipeline.settings.layers import without_effect
 from pipeline.settings.locks import require_lock_of
 from pipeline.utils.atomic import write_text
+from pipeline.utils.errors import UserError
+from pipeline.utils.provenance import file_at
 
 LAST = Path(".flowtune", "inputs")
 """The inputs as they were written last: DVC removes a stage's outputs before it runs the stage."""
@@ -24,6 +28,7 @@ SHOWN = 4
 def main() -> None:
     settings = schema.load(Path("params.yaml"))
     require_lock_of(Path(), settings.scale)
+    require_effect(Path("params.yaml"))
     files = resolved_inputs(settings)
     for path in sorted(path for path in FOLDER.rglob("*.json") if path not in files):
         path.unlink()
@@ -33,6 +38,18 @@ def main() -> None:
         print(line)
     shutil.rmtree(LAST, ignore_errors=True)
     shutil.copytree(FOLDER, LAST)
+
+
+def require_effect(path: Path) -> None:
+    """Refuse an experiment whose ``-S`` sets a key that decides nothing of what is run.
+
+    Raises:
+        UserError: naming the key and the more specific ones that override it.
+    """
+    baseline = os.environ.get("DVC_EXP_BASELINE_REV")  # DVC sets it for the stages of an experiment
+    before = file_at(Path(), baseline, path.name) if baseline else None
+    if before is not None and (idle := without_effect(before, path.read_text(encoding="utf-8"), path.name)):
+        raise UserError(idle[0])
 
 
 def told(files: Mapping[Path, str]) -> Iterator[str]:

@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
+from pipeline.settings import schema
+
 ROOT = Path(__file__).resolve().parent.parent
 
 TINY_RECIPE: dict[str, Any] = {"candidates": 2, "steps": 200, "batch_size": 16, "lr": 1e-3, "fm_lr": 1e-3, "warmup": 5}
@@ -218,8 +220,7 @@ def make_project(root: Path) -> Project:
     (root / ".dvc" / "config").write_text(
         (ROOT / ".dvc" / "config").read_text(encoding="utf-8") + "    no_scm = true\n", encoding="utf-8"
     )
-    yaml = YAML(typ="safe")
-    starter = yaml.load((ROOT / "params.yaml").read_text(encoding="utf-8"))["starter"]
+    starter = schema.load(ROOT / "params.yaml").starter.model_dump(exclude_none=True)
     recipe = starter["pusht"]["finetune"]["nfe1"] | TINY_RECIPE
     tiny = _merged(starter["pusht"] | {"finetune": {"nfe1": recipe, "nfe2": recipe}}, TINY_BLOCK)
     residuals = {row: _merged(starter["pusht"]["residual"][like], TINY_RESIDUAL) for row, like in RESIDUALS.items()}
@@ -242,7 +243,8 @@ def make_project(root: Path) -> Project:
     choice |= {"images": ["digits"], "image_nfe": [1, 2]}
     small = {"digits": _merged(digits, TINY_DIGITS)}
     small |= {"gap": _merged(starter["gap"], TINY_GAP), "toys": _merged(starter["toys"], TINY_TOYS)}
-    block = {**choice, **small, "pusht": tiny}
+    block = {"lists": choice, **small, "pusht": tiny}
+    yaml = YAML(typ="safe")
     yaml.representer.ignore_aliases = lambda _: True
     with (root / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump({"scale": "starter", **choice, "starter": block, "lab": block, "paper": block}, file)

@@ -18,7 +18,10 @@ WITHIN = {
         "errors", "atomic", "seeding", "code_deps", "platform", "hardware", "memory", "environment", "precision",
         "processes", "provenance",
     ),
-    "settings": ("messages", "blocks", "images", "robots", "schema", "locks", "scale", "paths", "kinds", "inputs"),
+    "settings": (
+        "source", "messages", "blocks", "shapes", "images", "robots", "toys", "layers", "schema", "locks", "scale",
+        "__main__", "paths", "kinds", "inputs",
+    ),
     "ode": ("fixed_step", "grids", "dopri5", "gradient", "error_bound"),
     "stability": (
         "system", "inequalities", "parameterization", "verify", "certificate", "climb", "falsify", "semidefinite",

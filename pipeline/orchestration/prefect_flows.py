@@ -135,7 +135,7 @@ def sweep(overrides: list[str]) -> State[None]:
     An experiment that fails stops no other. The run ends Failed as that of ``tables`` does.
 
     Args:
-        overrides: settings with the values to try, like ``starter.pusht.finetune.nfe1.lr=1e-4,3e-4``.
+        overrides: settings with the values to try, like ``starter.pusht.finetune.nfe16.lr=1e-4,3e-4``.
     """
 
     def work(root: Path) -> None:
@@ -236,7 +236,7 @@ def combinations(overrides: Iterable[str]) -> list[list[str]]:
         key, _, values = override.partition("=")
         choices = re.split(r",(?![^\[{]*[\]}])", values)  # a comma inside brackets belongs to the value
         if not key.strip() or not all(choice.strip() for choice in choices):
-            raise UserError(f"overrides: got {override!r}, must look like starter.pusht.finetune.nfe1.lr=1e-4,3e-4")
+            raise UserError(f"overrides: got {override!r}, must look like starter.pusht.finetune.nfe16.lr=1e-4,3e-4")
         axes.append([f"{key.strip()}={choice.strip()}" for choice in choices])
     if not axes:
         raise UserError("overrides: got none, at least one key=value[,value…] is needed")

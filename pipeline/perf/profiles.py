@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from pipeline.perf.contest import machine
 from pipeline.reporting.figures import STYLE, save_figure
-from pipeline.settings.schema import read_yaml
+from pipeline.settings.source import read_file, read_yaml
 from pipeline.utils.atomic import write_text
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
@@ -50,7 +50,7 @@ def commands(scale: str, words: Sequence[str] = ()) -> Iterator[tuple[str, list[
     Raises:
         UserError: there is none.
     """
-    entries: dict[str, Any] = read_yaml(Path("dvc.lock"))["stages"]
+    entries: dict[str, Any] = read_yaml(read_file(Path("dvc.lock")), "dvc.lock")["stages"]
     found = False
     for name, entry in entries.items():
         if f"@{scale}" not in name or (words and not any(word in name for word in words)):

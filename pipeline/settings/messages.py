@@ -2,9 +2,13 @@
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
+
+from pipeline.settings.source import Keys, Place
 
 _ALLOWED = {
     "int_type": "a whole number",
@@ -32,12 +36,50 @@ KeysAt = Callable[[tuple[str | int, ...]], Sequence[str]]
 """From where a block stands in the settings to the keys it may have."""
 
 
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with a setting.
+
+    Attributes:
+        kind: pydantic's name for it.
+        keys: the key in what was validated, part by part.
+        trouble: what was given and what is allowed.
+    """
+
+    kind: str
+    keys: Keys
+    trouble: str
+
+
 def line(error: ValidationError, raw: Mapping[str, Any], keys_at: KeysAt) -> str:
     """The most telling of pydantic's findings as ``key: given …, allowed: …``.
 
     Args:
         raw: what was validated, as read from the file.
     """
+    found = finding(error, raw, keys_at)
+    return f"{'.'.join(found.keys)}: {found.trouble}"
+
+
+def located(found: Finding, name: str, places: Mapping[Keys, Place]) -> str:
+    """``found`` among resolved settings, said of the key that was written in the file called ``name``.
+
+    Args:
+        places: where every resolved value and block was written; the whole file's is that of no keys.
+    """
+    keys = found.keys
+    if found.kind in ("missing", "union_tag_not_found"):
+        return f"{name}: {'.'.join(keys)}: {found.trouble}"
+    depth = next(depth for depth in range(len(keys), -1, -1) if keys[:depth] in places)
+    place = places[keys[:depth]]
+    # two settings that do not fit each other may do so at another scale, or in another task
+    elsewhere = found.kind == "value_error" and len(keys) > 2 and place.keys[:2] != keys[:2]
+    where = f" (in {'.'.join(keys[:2])})" if elsewhere else ""
+    return f"{name}:{place.line}: {'.'.join((*place.keys, *keys[depth:]))}: {found.trouble}{where}"
+
+
+def finding(error: ValidationError, raw: Mapping[str, Any], keys_at: KeysAt) -> Finding:
+    """The most telling of pydantic's findings in ``raw``, which was validated."""
     # a misspelt key is found twice, as a missing and as an unknown one: the latter names what to correct
     first = min(error.errors(), key=lambda finding: finding["type"] != "extra_forbidden")
     # tags of discriminated unions and '[key]' markers are pydantic's own, not keys of the file
@@ -49,35 +91,39 @@ def line(error: ValidationError, raw: Mapping[str, Any], keys_at: KeysAt) -> str
         elif first["type"] != "missing" or part != first["loc"][-1]:
             continue
         parts.append(str(part))
-    key, given = ".".join(parts), _shown(first["input"])
-    context = first.get("ctx", {})
-    if first["type"] == "string_pattern_mismatch":
-        examples = {"resft": "resft_fm-nfe4, resft_fm_unet-nfe16, …", "euler": "euler-1 to euler-1000, dopri5"}
-        allowed = next((text for name, text in examples.items() if name in context["pattern"]), "nfe1, nfe2, nfe4, …")
-        unknown = first["loc"][-1] == "[key]"
-        return f"{key}: unknown key; allowed: {allowed}" if unknown else f"{key}: given {given}, allowed: {allowed}"
+    more, trouble = _trouble(first, keys_at)
+    return Finding(first["type"], (*parts, *more), trouble)
+
+
+def _trouble(first: ErrorDetails, keys_at: KeysAt) -> tuple[Keys, str]:
+    """What is wrong, and the keys that lead there from the block or value that pydantic names."""
+    given, context = shown(first["input"]), first.get("ctx", {})
     match first["type"]:
+        case "string_pattern_mismatch":
+            examples = {"resft": "resft_fm-nfe4, resft_fm_unet-nfe16, …", "euler": "euler-1 to euler-1000, dopri5"}
+            found = [text for name, text in examples.items() if name in context["pattern"]]
+            allowed = found[0] if found else "nfe1, nfe2, nfe4, …"
+            unknown = first["loc"][-1] == "[key]"
+            return (), f"unknown key; allowed: {allowed}" if unknown else f"given {given}, allowed: {allowed}"
         case "extra_forbidden":
-            return f"{key}: unknown key; {_allowed_keys(first['loc'][-1], keys_at(first['loc'][:-1]))}"
-        case "invalid_key":
-            return f"{first['loc'][-1]}: unknown key; keys are text"
+            return (), f"unknown key; {allowed_keys(first['loc'][-1], keys_at(first['loc'][:-1]))}"
         case "missing":
-            return f"{key}: missing; it has no default"
+            return (), "missing; it has no default"
         case "value_error":
-            prefix = f"{key}." if key else ""
-            return prefix + str(context["error"])
+            key, _, trouble = str(context["error"]).partition(": ")
+            return tuple(key.split(".")), trouble
         case "literal_error":
-            return f"{key}: given {given}, allowed: {context['expected'].replace(' or ', ', ').replace(chr(39), '')}"
+            return (), f"given {given}, allowed: {context['expected'].replace(' or ', ', ').replace(chr(39), '')}"
         case "union_tag_invalid":
             allowed = context["expected_tags"].replace("'", "")
-            return f"{key}.kind: given {_shown(first['input']['kind'])}, allowed: {allowed}"
+            return ("kind",), f"given {shown(first['input']['kind'])}, allowed: {allowed}"
         case "union_tag_not_found":
-            return f"{key}.kind: missing; it has no default"
+            return ("kind",), "missing; it has no default"
         case _:
-            return f"{key}: given {given}, allowed: {_ALLOWED[first['type']].format(**context)}"
+            return (), f"given {given}, allowed: {_ALLOWED[first['type']].format(**context)}"
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
     """``value`` as the file spells it."""
     if isinstance(value, Mapping):
         return "a block of keys"
@@ -93,7 +139,8 @@ def holds(value: object, part: str | int) -> bool:
     return isinstance(value, Mapping) and part in value
 
 
-def _allowed_keys(unknown: object, keys: Sequence[str]) -> str:
+def allowed_keys(unknown: object, keys: Sequence[str]) -> str:
+    """The ``keys`` that may stand in the place of an ``unknown`` one, the most similar first of all."""
     close = difflib.get_close_matches(str(unknown), keys, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{hint}allowed: {', '.join(keys)}"

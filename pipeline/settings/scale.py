@@ -8,34 +8,37 @@ from typing import get_args
 from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedSeq
 
+from pipeline.settings.layers import LISTS, Scale, read, resolve
 from pipeline.settings.locks import arrange_locks
-from pipeline.settings.messages import holds
-from pipeline.settings.schema import LISTS, Scale, load, parse, read_yaml
+from pipeline.settings.schema import parse
+from pipeline.settings.source import read_file, read_yaml
 from pipeline.utils.atomic import replacing
 from pipeline.utils.errors import UserError
 
 
 def set_scale(path: Path, scale: str) -> None:
-    """Make ``scale`` the current one in ``path``, with its block's ``LISTS``; comments stay as they are.
+    """Make ``scale`` the current one in ``path``, with the ``lists`` of its block; comments stay as they are.
 
     Where it is the current one already, the file is left alone, with whatever it names in them.
 
     Raises:
         UserError: unknown scale, or a wrong file.
     """
+    text = read_file(path)
+    if scale not in get_args(Scale):
+        raise UserError(f"{path.name}: scale: given {scale!r}, allowed: {', '.join(get_args(Scale))}")
+    block = resolve(read(text, path.name)).value.get(scale)
+    if block is None or not all(key in block.value and isinstance(block.value[key].value, list) for key in LISTS):
+        parse(text, path.name)  # says which list is missing
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
-    document = read_yaml(path, yaml)
-    if scale not in get_args(Scale):
-        raise UserError(f"{path.name}: scale: given {scale!r}, allowed: {', '.join(get_args(Scale))}")
-    if any(not holds(document, key) or not holds(document.get(scale), key) for key in LISTS):
-        load(path)  # says which key is missing
+    document = read_yaml(text, path.name, yaml)
     if document.get("scale") == scale:
         return
     document["scale"] = scale
     for key in LISTS:
-        values = CommentedSeq(document[scale][key])
+        values = CommentedSeq(document[scale]["lists"][key])
         values.fa.set_flow_style()
         comment = document.ca.items.get(key)
         document[key] = values
@@ -44,10 +47,11 @@ def set_scale(path: Path, scale: str) -> None:
             for token in comment:
                 if token is not None:
                     token.start_mark.column = 0  # a space after the value, however long it is
-    parse(YAML(typ="safe").load(_dump(yaml, document)), path.name)
+    switched = _dump(yaml, document)
+    parse(switched, path.name)
     arrange_locks(path.parent, scale)
     with replacing(path) as temporary:
-        temporary.write_text(_dump(yaml, document), encoding="utf-8")
+        temporary.write_text(switched, encoding="utf-8")
 
 
 def _dump(yaml: YAML, document: object) -> str:

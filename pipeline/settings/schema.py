@@ -1,13 +1,13 @@
 """``params.yaml`` as typed, validated settings: an unknown, wrong or impossible value fails, naming its key."""
 
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, ValidationError, model_validator
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
+from pipeline.settings import layers
 from pipeline.settings.blocks import (
     EVALUATIONS,
     Block,
@@ -20,19 +20,17 @@ from pipeline.settings.blocks import (
     NetSettings,
     Optimization,
     PersidskiiSettings,
-    Positive,
     PretrainSettings,
     ResidualRecipe,
     ResidualSolve,
-    Seed,
     Solver,
     StabilityKind,
     Transformer1dSettings,
     Unet1dSettings,
-    Unet2dSettings,
 )
 from pipeline.settings.images import ImageTask, ImageTaskSettings
-from pipeline.settings.messages import line
+from pipeline.settings.layers import LISTS, Scale
+from pipeline.settings.messages import finding, located
 from pipeline.settings.robots import (
     DataSettings,
     DiffusionRow,
@@ -47,77 +45,44 @@ from pipeline.settings.robots import (
     TaskSettings,
     VisionSettings,
 )
+from pipeline.settings.shapes import keys_at
+from pipeline.settings.source import Node, read_file
+from pipeline.settings.toys import GapSettings, PointSet, ToySettings
 from pipeline.utils.errors import UserError
 
 __all__ = [  # with the settings of this file, those of the files that it is made of
     "EVALUATIONS",
+    "LISTS",
     "CovarianceKind",
     "DataSettings",
     "Disturbance",
     "EvaluationSettings",
     "FinetuneCoupling",
     "FinetuneRecipe",
+    "GapSettings",
     "GradientKind",
     "MlpSettings",
     "NetSettings",
     "Optimization",
     "PersidskiiSettings",
+    "PointSet",
     "PrecisionSettings",
     "PretrainSettings",
     "ResidualRecipe",
     "ResidualSolve",
+    "Scale",
     "Solver",
     "StabilityKind",
     "StudyRecipe",
     "StudySettings",
     "TaskSettings",
+    "ToySettings",
     "Transformer1dSettings",
+    "Unet1dSettings",
     "VisionSettings",
 ]
 
-Scale = Literal["starter", "lab", "paper"]
 Baseline = Literal["random", "nearest_demo"]
-PointSet = Literal["two_points", "eight_points"]
-ToyCoupling = Literal["independent", "minibatch_ot", "nearest"]
-
-
-LISTS = ("tasks", "nfe", "residual", "robustness", "diffusion", "baselines", "images", "image_nfe")
-"""Top-level keys that say what is made; each scale's block has its own."""
-
-
-class GapSettings(Block):
-    """Theorem 1 measured: learned fields of a few points, solved and compared with the exact field."""
-
-    seed: Seed
-    threads: Count
-    datasets: Annotated[list[PointSet], Field(min_length=1)]
-    sigmas: Annotated[list[Positive], Field(min_length=1)]
-    net: MlpSettings
-    train: Optimization
-    trajectories: Count
-    nfe: Annotated[list[Annotated[int, Field(ge=4, multiple_of=4)]], Field(min_length=1)]
-    tolerance: Positive
-    end: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
-
-
-class ToySettings(Block):
-    """Figure 1: small models of two, eight points, of a curve and of two places."""
-
-    seed: Seed
-    threads: Count
-    net: MlpSettings
-    sigma: Positive
-    fm: Optimization
-    couplings: Annotated[list[ToyCoupling], Field(min_length=1)]
-    candidates: Count
-    nfe: Count
-    mle: Optimization
-    width: Count
-    rate: Positive
-    free: Count
-    follow: Optimization
-    disturbance: Positive
-    settle: Optimization
 
 
 class ScaleSettings(Block):
@@ -168,10 +133,7 @@ class ScaleSettings(Block):
         return block
 
     @model_validator(mode="after")
-    def _tasks_have_their_blocks(self) -> "ScaleSettings":
-        for name in self.tasks:
-            if getattr(self, name) is None:
-                raise ValueError(f"tasks: given {name}, allowed: tasks with a block of that name here")
+    def _tasks_have_what_they_need(self) -> "ScaleSettings":
         for name in get_args(Task):
             if block := getattr(self, name):
                 try:
@@ -181,10 +143,7 @@ class ScaleSettings(Block):
         return self
 
     @model_validator(mode="after")
-    def _images_have_blocks(self) -> "ScaleSettings":
-        for name in self.images:
-            if getattr(self, name) is None:
-                raise ValueError(f"images: given {name}, allowed: tasks with a block of that name here")
+    def _images_have_their_data(self) -> "ScaleSettings":
         for name, task in (("digits", self.digits), ("cifar10", self.cifar10)):
             if task and task.data.dataset != name:
                 raise ValueError(f"{name}.data.dataset: given {task.data.dataset!r}, allowed: {name}")
@@ -261,61 +220,25 @@ def _require_recipes(name: str, given: Sequence[int], place: str, recipes: Mappi
 
 
 def load(path: Path = Path("params.yaml")) -> Settings:
-    """Read and validate ``path``.
+    """Read, resolve and validate ``path``.
 
     Raises:
-        UserError: the file is missing, is no YAML, or holds a wrong key or value; one line with file, key, what was
-            given and what is allowed.
+        UserError: the file is missing, is no YAML, or holds a wrong key or value; one line with the file, the line and
+            the key that are to be corrected, what was given and what is allowed.
     """
-    return parse(read_yaml(path), path.name)
+    return parse(read_file(path), path.name)
 
 
-def parse(raw: object, name: str) -> Settings:
-    """Validate settings already read from the file called ``name``; raises as ``load``."""
-    if not isinstance(raw, dict):
-        raise UserError(f"{name}: holds no keys; allowed: a mapping with {', '.join(Settings.model_fields)}")
+def parse(text: str, name: str) -> Settings:
+    """The settings in ``text``, read from the file called ``name``; raises as ``load``."""
+    return validated(layers.resolve(layers.read(text, name)), name)
+
+
+def validated(resolved: Node, name: str) -> Settings:
+    """The settings that the layers of the file called ``name`` were ``resolved`` into; raises as ``load``."""
+    raw = resolved.plain()
     try:
         return Settings.model_validate(raw)
     except ValidationError as error:
-        raise UserError(f"{name}: {line(error, raw, _keys_at)}") from None
-
-
-def read_yaml(path: Path, yaml: YAML | None = None) -> Any:
-    """What ``path`` holds, read by ``yaml`` (None: into plain Python values); raises as ``load``."""
-    if not path.is_file():
-        raise UserError(f"{path}: not found; run from the project's root, where params.yaml is")
-    try:
-        return (yaml or YAML(typ="safe")).load(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path.name}: no valid YAML: it is not UTF-8 text") from None
-    except YAMLError as error:
-        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        trouble = f"line {mark.line + 1}: {problem}" if mark and problem else " ".join(str(error).split())
-        raise UserError(f"{path.name}: no valid YAML: {trouble}") from None
-
-
-def _keys_at(location: tuple[str | int, ...]) -> list[str]:
-    """The field names of the block at ``location``."""
-    block: type[Block] = Settings
-    tags: dict[object, type[Block]] = {
-        "mlp": MlpSettings,
-        "unet1d": Unet1dSettings,
-        "transformer1d": Transformer1dSettings,
-        "unet2d": Unet2dSettings,
-        "persidskii": PersidskiiSettings,
-    }
-    values: type[Block] | None = None  # of the mapping that the part before named
-    for part in location:
-        if part in block.model_fields:
-            annotation = block.model_fields[str(part)].annotation
-            kinds = [each for each in (annotation, *get_args(annotation)) if isinstance(each, type)]
-            blocks = [each for each in kinds if issubclass(each, Block)]
-            if len(blocks) == 1 and get_origin(annotation) is dict:
-                values = blocks[0]
-            elif len(blocks) == 1:
-                block = blocks[0]
-        elif part in tags:
-            block = tags[part]
-        elif values:
-            block, values = values, None
-    return list(block.model_fields)
+        found = finding(error, raw, partial(keys_at, Settings))
+        raise UserError(located(found, name, dict(resolved.places()))) from None

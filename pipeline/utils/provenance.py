@@ -40,6 +40,11 @@ def git_dirty(root: Path) -> bool:
     return bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
 
 
+def file_at(root: Path, commit: str, name: str) -> str | None:
+    """The text of the file ``name`` in a commit; None where git cannot say."""
+    return _git(root, "show", f"{commit}:{name}") or None
+
+
 def hardware() -> str:
     """One line: processor, cores and, if the program uses torch, its threads."""
     parts = [platform.processor(), f"{cores()} cores"]

@@ -63,7 +63,7 @@ SETTINGS = [
 @pytest.mark.parametrize(("key", "value", "line"), SETTINGS, ids=[f"{key}={value}" for key, value, _ in SETTINGS])
 def test_a_wrong_setting(project: Project, program: str, key: str, value: object, line: str) -> None:
     project.params(key, value)
-    assert re.fullmatch(rf"error: params\.yaml: {line}", refused(project, program))
+    assert re.fullmatch(rf"error: params\.yaml:\d+: {line}", refused(project, program))
 
 
 def test_an_unknown_scale_on_the_command_line(project: Project) -> None:

@@ -26,7 +26,7 @@ def project(tmp_path: Path) -> Project:
     settings["select"]["latest"] = 8
     settings["residual"]["steps"] = 5
     project.params("starter.cifar10", settings)
-    project.params("starter.images", ["cifar10"])
+    project.params("starter.lists.images", ["cifar10"])
     project.params("images", ["cifar10"])
     return project
 

@@ -13,10 +13,11 @@ import torch
 from ruamel.yaml import YAML
 
 from pipeline.evaluation.rollouts import episode_columns
+from pipeline.settings import schema
 from pipeline.tasks.registry import TASKS
 from pipeline.utils.code_deps import ROOT
 
-LAB: dict[str, Any] = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))["lab"]
+LAB: dict[str, Any] = schema.load(ROOT / "params.yaml").lab.model_dump(exclude_none=True)
 FEW = {"steps": 4, "batch_size": 4, "warmup": 1}
 ROWS = ["ft_fm-nfe1", "ddpm-nfe2", "ddim-nfe2", "random-nfe0", "nearest_demo-nfe0"]
 
@@ -57,7 +58,8 @@ def test_a_task_goes_from_demonstrations_to_rows(
     monkeypatch.setenv("FLOWTUNE_TRACKING", "off")
     settings = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     choice = {"tasks": [task], "nfe": [1], "residual": ["resft_fm-nfe16"], "robustness": ["fm-nfe1"], "images": []}
-    settings |= choice | {"scale": "lab", "lab": LAB | choice | {task: tiny(task)}}
+    settings |= choice | {"scale": "lab"}
+    settings["lab"] |= {"lists": settings["lab"]["lists"] | choice, task: tiny(task)}
     with Path("params.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(settings, file)
     try:

@@ -1,0 +1,248 @@
+"""Resolve the layers of ``params.yaml``: a task's settings at a scale, each with the place that it was written at.
+
+Four blocks say what a task's settings are, and a later one wins: ``robot`` (of image tasks: ``image``), the same block
+of the scale, the task's own, the scale's of that task. ``common`` says the rest. ``gap`` and ``toys`` have two blocks,
+their own and the scale's. Among recipes, ``every`` is said of all of them. A net of another ``kind`` replaces the one
+before.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from functools import reduce
+from typing import Literal, get_args
+
+from pipeline.settings.blocks import Block, Optimization
+from pipeline.settings.images import ImageTask, ImageTaskSettings
+from pipeline.settings.messages import allowed_keys, shown
+from pipeline.settings.robots import Task, TaskSettings
+from pipeline.settings.shapes import PLAIN, Shape, keys_of, of_kind, shared_keys
+from pipeline.settings.source import Keys, Node, Place, read_nodes
+from pipeline.settings.toys import GapSettings, ToySettings
+from pipeline.utils.errors import UserError
+
+Scale = Literal["starter", "lab", "paper"]
+
+LISTS = ("tasks", "nfe", "residual", "robustness", "diffusion", "baselines", "images", "image_nfe")
+"""Top-level keys that say what is made; each scale's own stand in its block ``lists``."""
+
+GROUPS: dict[str, tuple[str, ...]] = {"robot": get_args(Task), "image": get_args(ImageTask)}
+"""The tasks that each layer of several tasks is for."""
+MODELS: dict[str, type[Block]] = {
+    **dict.fromkeys(("robot", *GROUPS["robot"]), TaskSettings),
+    **dict.fromkeys(("image", *GROUPS["image"]), ImageTaskSettings),
+    "gap": GapSettings,
+    "toys": ToySettings,
+}
+"""What each layer's keys are those of; at the top of the file and in a scale's block they have the same names."""
+
+EVERY = "every"
+"""Among recipes: what is said of all of them."""
+
+Known = Mapping[str, "Shape | Known"]
+_LAYERS: Known = {name: Shape((model,)) for name, model in MODELS.items()}
+_LISTS: Known = dict.fromkeys(LISTS, PLAIN)
+_SCALE: Known = {"lists": _LISTS, **_LAYERS}
+_FILE: Known = {
+    "scale": PLAIN,
+    **_LISTS,
+    "common": dict.fromkeys(shared_keys(tuple(MODELS.values())), PLAIN),
+    **_LAYERS,
+    **dict.fromkeys(get_args(Scale), _SCALE),
+}
+_LIKE = {"diffusion": "pretrain"}
+"""Trainings of a task that have the settings of another one where they say nothing."""
+
+
+def read(text: str, name: str) -> Node:
+    """The file called ``name`` as it is written, all keys of which are known.
+
+    Raises:
+        UserError: no YAML, or a key that nothing has in its place; one line with the file, the line and the key.
+    """
+    file = read_nodes(text, name)
+    if not file.is_block:
+        raise UserError(f"{name}: holds no keys; allowed: a mapping with {', '.join(_FILE)}")
+    _require_known(file, _FILE, name)
+    return file
+
+
+def _require_known(block: Node, known: Known, name: str) -> None:
+    """Refuse a key that is not ``known``, and a plain value in a block's place."""
+    for key, node in block.value.items():
+        at = f"{name}:{node.place.line}: {node.place.key}"
+        if key not in known:
+            raise UserError(f"{at}: unknown key; {allowed_keys(key, list(known))}")
+        shape = known[key]
+        if shape == PLAIN:
+            continue
+        if not node.is_block:
+            raise UserError(f"{at}: given {shown(node.value)}, allowed: a block of keys")
+        if isinstance(shape, Shape):
+            _require_shape(node, shape, name)
+        else:
+            _require_known(node, shape, name)
+
+
+def _require_shape(node: Node, shape: Shape, name: str) -> None:
+    if shape.named and shape.models:
+        names: Known = dict.fromkeys(node.value, Shape(shape.models))
+        _require_known(node, names, name)
+    elif shape.models:
+        _require_known(node, keys_of(_chosen(node, shape.models)), name)
+
+
+def resolve(file: Node) -> Node:
+    """The settings in full, in the form of ``schema.Settings``, of a file that was ``read``."""
+    written = {key: file.value[key] for key in ("scale", *LISTS) if key in file.value}
+    scales = {scale: _resolve_scale(file, file.value[scale]) for scale in get_args(Scale) if scale in file.value}
+    return Node(written | scales, file.place)
+
+
+def _resolve_scale(file: Node, block: Node) -> Node:
+    """The settings of a scale: its lists, and what they name or its block has."""
+    lists, common = _inside(block, "lists"), _inside(file, "common")
+    found = dict(lists)
+    for name in _made_at(block, lists):
+        group = next((group for group, tasks in GROUPS.items() if name in tasks), "")
+        places = [(file, group), (block, group), (file, name), (block, name)]
+        layers = [above.value[key] for above, key in places if key in above.value]
+        found[name] = _resolve_block(layers or [Node({}, block.place)], MODELS[name], common)
+    return Node(found, block.place)
+
+
+def _made_at(block: Node, lists: Mapping[str, Node]) -> list[str]:
+    """The blocks that a scale has: those that are no task's, and the tasks that its lists or its block name."""
+    listed = [lists[key].value for key in ("tasks", "images") if key in lists]
+    named = [name for names in listed if isinstance(names, list) for name in names]
+    return [name for name in MODELS if name not in GROUPS and name in ("gap", "toys", *block.value, *named)]
+
+
+def _inside(block: Node, key: str) -> Mapping[str, Node]:
+    return block.value[key].value if key in block.value else {}
+
+
+def _resolve_block(layers: Sequence[Node], model: type[Block], common: Mapping[str, Node]) -> Node:
+    """A block that ``layers`` say, a later one before an earlier one, and ``common`` where they say nothing."""
+    for key, shape in keys_of((model,)).items():
+        if shape.named and shape.models:
+            layers = _spelled_out(layers, key)
+    whole = reduce(_merged, layers)
+    for key, other in _LIKE.items():
+        if model is TaskSettings and other in whole.value:
+            told = whole.value[other]
+            shared = {name: told.value[name] for name in Optimization.model_fields if name in told.value}
+            like = Node(shared, told.place)
+            whole = _merged(Node({key: like}, whole.place), whole)
+    return _filled(whole, Shape((model,)), common)
+
+
+def _spelled_out(layers: Sequence[Node], key: str) -> list[Node]:
+    """``layers`` whose ``every`` in block ``key`` is said of each name that one of them has there."""
+    names = dict.fromkeys(name for layer in layers for name in _inside(layer, key) if name != EVERY)
+    return [_spelled_out_one(layer, key, list(names)) if key in layer.value else layer for layer in layers]
+
+
+def _spelled_out_one(layer: Node, key: str, names: Sequence[str]) -> Node:
+    block = layer.value[key]
+    every = block.value.get(EVERY)
+    found = {name: block.value[name] for name in names if name in block.value}
+    if every:
+        found = {name: _merged(every, found[name]) if name in found else every for name in names}
+    return Node(layer.value | {key: Node(found, block.place)}, layer.place)
+
+
+def _merged(under: Node, over: Node) -> Node:
+    """``under`` with all that ``over`` says; as a whole ``over``, where it is of another kind."""
+    if not (under.is_block and over.is_block) or _kind(over) not in (None, _kind(under)):
+        return over
+    inner = {key: _merged(under.value[key], node) if key in under.value else node for key, node in over.value.items()}
+    return Node(under.value | inner, over.place)
+
+
+def _kind(block: Node) -> object:
+    return block.value["kind"].value if "kind" in block.value else None
+
+
+def _chosen(block: Node, models: tuple[type[Block], ...]) -> tuple[type[Block], ...]:
+    """Those of ``models`` that ``block`` may be, by its kind if it has one."""
+    return of_kind(models, _kind(block))
+
+
+def _filled(node: Node, shape: Shape, common: Mapping[str, Node]) -> Node:
+    """``node`` with what ``common`` has and it has not, in blocks inside it too."""
+    if shape.named:
+        inside = Shape(shape.models)
+        return Node({name: _filled(child, inside, common) for name, child in node.value.items()}, node.place)
+    models = _chosen(node, shape.models)
+    if len(models) != 1:
+        return node
+    found = dict(node.value)
+    for key, inner in keys_of(models).items():
+        if inner == PLAIN and key in common:
+            found.setdefault(key, common[key])
+        elif inner.models and key in found:
+            found[key] = _filled(found[key], inner, common)
+    return Node(found, node.place)
+
+
+def without_effect(before: str, after: str, name: str = "params.yaml") -> list[str]:
+    """Find the keys that ``after`` gives another value than ``before`` and that decide no setting of what is run.
+
+    The tasks and images that the top of ``after`` names are run, at its scale, as are ``gap`` and ``toys``.
+
+    Args:
+        before: the text of the file as it was; a key that has gone since is not looked for.
+
+    Returns:
+        one line a key, with its line in ``after`` and the keys that override it.
+
+    Raises:
+        UserError: as ``read``.
+    """
+    file = read(after, name)
+    old = {keys: node.value for keys, node in read(before, name).leaves()}
+    run = _run(file)
+    deciding = {node.place for block in run.values() for _, node in block.leaves()}
+    changed = [node.place for keys, node in file.leaves() if keys not in old or old[keys] != node.value]
+    idle = [place for place in changed if place not in deciding and place.keys[0] not in ("scale", *LISTS)]
+    return [f"{name}:{place.line}: {place.key}: changes nothing: {_why_idle(place.keys, file, run)}" for place in idle]
+
+
+def _run(file: Node) -> dict[str, Node]:
+    """The resolved blocks of the current scale that are run: those of selected tasks, and those that are no task's."""
+    settings = resolve(file).value
+    blocks = settings[settings["scale"].value].value
+    selected = [*settings["tasks"].value, *settings["images"].value, "gap", "toys"]
+    return {name: block for name, block in blocks.items() if name in selected}
+
+
+def _why_idle(keys: Keys, file: Node, run: Mapping[str, Node]) -> str:
+    """The reason that ``keys`` decide nothing: other keys override them, or nothing that is ``run`` reads them."""
+    scale = file.value["scale"].value
+    if keys[:2] == (scale, "lists"):
+        return f"the lists at the top of the file are those of the current scale, {scale}"
+    within = keys[1:] if keys[0] == scale else keys
+    found = list(dict.fromkeys(place for name, block in run.items() for place in _overriding(within, name, block)))
+    if not found:
+        return f"nothing that is run reads it, which is {', '.join(run)} at scale {scale}"
+    first = ", ".join(f"{place.key} (line {place.line})" for place in found[:3])
+    return f"overridden by {first}" + (f" and {len(found) - 3} more" if len(found) > 3 else "")
+
+
+def _overriding(keys: Keys, name: str, block: Node) -> Iterator[Place]:
+    """The places of what ``block``, which is called ``name``, has where ``keys`` of a more general one speak of it."""
+    if keys[0] == "common":
+        yield from (node.place for inner, node in block.leaves() if inner[-1] == keys[1])
+    elif name == keys[0] or name in GROUPS.get(keys[0], ()):
+        yield from _places(block, keys[1:])
+
+
+def _places(node: Node, keys: Keys) -> Iterator[Place]:
+    """The places of the values in ``node`` that ``keys`` name."""
+    if not node.is_block or not keys:
+        yield node.place
+    elif keys[0] == EVERY:
+        yield from (place for inner in node.value.values() for place in _places(inner, keys[1:]))
+    elif keys[0] in node.value:
+        yield from _places(node.value[keys[0]], keys[1:])
+    elif "kind" in node.value:  # which replaced the net that has the key
+        yield node.value["kind"].place

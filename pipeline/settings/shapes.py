@@ -1,0 +1,86 @@
+"""Find out which keys a block of ``params.yaml`` may have, from the models of its values."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, get_args, get_origin
+
+from pipeline.settings.blocks import Block
+
+
+@dataclass(frozen=True)
+class Shape:
+    """The kind of value that a key has.
+
+    Attributes:
+        models: of the block that it is, several where ``kind`` chooses among them; none: it is a plain value.
+        named: it holds such blocks by names of their own, such as ``nfe16``.
+    """
+
+    models: tuple[type[Block], ...] = ()
+    named: bool = False
+
+
+PLAIN = Shape()
+
+
+@cache
+def keys_of(models: tuple[type[Block], ...]) -> Mapping[str, Shape]:
+    """The keys of a block that is one of ``models``."""
+    keys: dict[str, Shape] = {}
+    for model in models:
+        for key, field in model.model_fields.items():
+            old, new = keys.get(key, PLAIN), _shape(field.annotation)
+            keys[key] = Shape(tuple(dict.fromkeys((*old.models, *new.models))), new.named)
+    return keys
+
+
+def of_kind(models: tuple[type[Block], ...], kind: object) -> tuple[type[Block], ...]:
+    """Those of ``models`` whose ``kind`` is that one; all where none is."""
+    return tuple(model for model in models if _kind(model) == kind) or models
+
+
+def keys_at(root: type[Block], location: Sequence[object]) -> list[str]:
+    """The keys of the block that pydantic calls ``location`` in a ``root``."""
+    shape = Shape((root,))
+    for part in location:
+        if shape.named:
+            shape = Shape(shape.models)
+        elif any(_kind(model) == part for model in shape.models):
+            shape = Shape(of_kind(shape.models, part))
+        else:
+            shape = keys_of(shape.models).get(str(part), PLAIN)
+    return list(keys_of(shape.models))
+
+
+def shared_keys(roots: tuple[type[Block], ...]) -> list[str]:
+    """Keys of plain values that more than one block inside ``roots`` has."""
+    times: dict[str, int] = {}
+    for model in _models_in(roots):
+        for key, shape in keys_of((model,)).items():
+            if shape == PLAIN and key != "kind":
+                times[key] = times.get(key, 0) + 1
+    return [key for key, found in times.items() if found > 1]
+
+
+def _models_in(models: tuple[type[Block], ...]) -> dict[type[Block], None]:
+    """``models`` and those of the blocks inside them, in order."""
+    found: dict[type[Block], None] = {}
+    for model in models:
+        found[model] = None
+        for shape in keys_of((model,)).values():
+            found |= _models_in(shape.models)
+    return found
+
+
+def _kind(model: type[Block]) -> object:
+    field = model.model_fields.get("kind")
+    return get_args(field.annotation)[0] if field else None
+
+
+def _shape(annotation: Any) -> Shape:
+    """The shape of a field with that annotation: a plain value, a block, one of several, or blocks by their names."""
+    if get_origin(annotation) is dict:
+        return Shape(_shape(get_args(annotation)[1]).models, named=True)
+    options = (annotation, *get_args(annotation))
+    return Shape(tuple(option for option in options if isinstance(option, type) and issubclass(option, Block)))
