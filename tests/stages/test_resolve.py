@@ -42,7 +42,9 @@ def test_an_edit_of_code_makes_its_users_out_of_date_and_a_comment_makes_none(pr
     said = project.check("dvc", "repro", "resolve").stdout
     assert f"{COUPLING} changed: out of date: " in said
     inputs = (project.root / "data" / "inputs" / "starter").glob("*.json")
-    users = {path.name.split("-")[0].removesuffix(".json") for path in inputs if COUPLING in path.read_text("utf-8")}
+    users = {
+        path.name.split("-")[0].removesuffix(".json") for path in inputs if COUPLING in path.read_text(encoding="utf-8")
+    }
     assert {"pretrain", "finetune"} < users
     assert users.isdisjoint({"evaluate_rollouts", "tabulate", "evaluate_fid", "prepare"})
     assert {name.partition("@")[0] for name in out_of_date(project)} == users
