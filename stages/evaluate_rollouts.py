@@ -100,7 +100,7 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
     files = TaskFiles(scale, task)
     model = files.model(method, nfe)
     main_row = method in ("fm", "ft_fm")
-    n_seeds = settings.evaluation.n_seeds if main_row else settings.evaluation.side_seeds
+    n_seeds = settings.evaluation.n_seeds if main_row else settings.evaluation.n_seeds_secondary
     with stage(
         inputs,
         f"evaluate_rollouts-{scale}-{stem}",
@@ -163,9 +163,9 @@ def load_acting(
 def baseline(method: str, scale: str, task: str, settings: DataSettings) -> Policy:
     """The policy of a row that nothing is trained for, from the task's training windows."""
     files, spec = TaskFiles(scale, task), TASKS[task]
-    data, seen, done = PreparedData.load(files.prepared), settings.observation_horizon, settings.chunk
+    data, seen, done = PreparedData.load(files.prepared), settings.n_obs_steps, settings.n_action_steps
     if method == "random":
-        return RandomPolicy(data.action, data.action_normalizer, observation_horizon=seen, chunk=done)
+        return RandomPolicy(data.action, data.action_normalizer, n_obs_steps=seen, n_action_steps=done)
     observe, normalizer, condition = spec.observe(settings.observation), data.observation_normalizer, data.condition
     if spec.draw:
         frames = Frames.open(files.frames)
@@ -179,8 +179,8 @@ def baseline(method: str, scale: str, task: str, settings: DataSettings) -> Poli
         data.action_normalizer,
         condition,
         data.action,
-        observation_horizon=seen,
-        chunk=done,
+        n_obs_steps=seen,
+        n_action_steps=done,
     )
 
 
@@ -201,12 +201,12 @@ def test_mode(arguments: argparse.Namespace) -> None:
     settings = EvaluationSettings(
         n_seeds=len(arguments.seeds),
         repeats=arguments.repeats,
-        side_seeds=len(arguments.seeds),
+        n_seeds_secondary=len(arguments.seeds),
         max_steps=TASKS[record.task].max_steps,
         reset_order="exact" if record.task.startswith("pusht") else "none",
         workers=arguments.workers,
-        batch=arguments.batch,
-        block=64,
+        num_envs=arguments.batch,
+        policy_batch_size=64,
         videos=arguments.videos is not None,
     )
     entry = Entry(arguments.evaluation, method, arguments.nfe)
@@ -247,7 +247,7 @@ def write_videos(
     for rank, result in best_median_worst(results)._asdict().items():
         name = f"{entry.evaluation}-{entry.method}-nfe{entry.nfe}-{rank}-seed{result.seed}-score{result.max_score:.2f}"
         videos.append((result.episode, folder / f"{name}.gif"))
-    record_videos(acting, evaluation, videos, block=settings.block)
+    record_videos(acting, evaluation, videos, block=settings.policy_batch_size)
     return [path for _, path in videos]
 
 

@@ -47,7 +47,7 @@ def main() -> None:
         for model in models:
             policy, record = load_policy(model)
             policy.to("cuda" if torch.cuda.is_available() else "cpu")
-            made_for = variations(precision, record.nfe, policy.chunk, flow=record.method == "fm")
+            made_for = variations(precision, record.nfe, policy.n_action_steps, flow=record.method == "fm")
             varied = {variation: Varied(policy, variation) for variation in made_for}
             held_out = data.held_out_condition.to(policy.device), data.held_out_action.to(policy.device)
             samples = {

@@ -32,11 +32,11 @@ TINY_BLOCK: dict[str, Any] = {
     "select": {"nfe": 2, "seeds": 2},
     "evaluation": {
         "n_seeds": 20,
-        "side_seeds": 3,
+        "n_seeds_secondary": 3,
         "max_steps": 24,
         "workers": 1,
-        "batch": 1,  # so that episodes end one by one, and there is something to interrupt
-        "block": 4,
+        "num_envs": 1,  # so that episodes end one by one, and there is something to interrupt
+        "policy_batch_size": 4,
         "videos": False,
     },
 }
@@ -47,7 +47,13 @@ TINY_TOYS |= {key: {"steps": 60, "warmup": 5, "batch_size": 16} for key in ("fm"
 TINY_TOYS |= {key: {"steps": 200, "warmup": 5, "batch_size": 32} for key in ("follow", "settle")}
 RESIDUALS = {"resft_fm-nfe2": "resft_fm-nfe4", "resft_fm_unet-nfe2": "resft_fm_unet-nfe16"}
 TINY_RESIDUAL: dict[str, Any] = {"residual_steps": 1, "candidates": 2, "steps": 200, "batch_size": 16, "warmup": 5}
-TINY_RESIDUAL |= {"reflow_nfe": 4, "pairs_ahead": 1, "guard_every": 100, "collapse_below": 0.0, "precision": "fp32"}
+TINY_RESIDUAL |= {
+    "reflow_nfe": 4,
+    "precomputed_pairs": 1,
+    "guard_every": 100,
+    "collapse_below": 0.0,
+    "precision": "fp32",
+}
 TINY_PERSIDSKII: dict[str, Any] = {"net": {"state": "step", "widths": [3, 3], "input": {"width": 16, "depth": 1}}}
 TINY_UNET: dict[str, Any] = {"channels": [8], "groups": 2, "time_features": 8}
 TINY_DIGITS: dict[str, Any] = {
@@ -61,7 +67,7 @@ TINY_DIGITS: dict[str, Any] = {
 TINY_DIGITS["residual"] |= {"warmup": 5, "net": {"channels": 8, "groups": 4, "head_channels": 8}}
 TINY_DIGITS["fid"] |= {"solvers": ["euler-1", "euler-2", "dopri5"]}
 TINY_IMAGE_RECIPE: dict[str, Any] = {"batch_size": 16, "warmup": 2, "history_points": 2}
-TINY_COUPLINGS = {"nfe1": {"coupling": "nearest", "candidates": 2}, "nfe2": {"reflow_nfe": 4, "pairs_ahead": 0}}
+TINY_COUPLINGS = {"nfe1": {"coupling": "nearest", "candidates": 2}, "nfe2": {"reflow_nfe": 4, "precomputed_pairs": 0}}
 """What differs from the starter scale."""
 
 

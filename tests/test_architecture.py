@@ -19,8 +19,8 @@ WITHIN = {
         "processes", "provenance",
     ),
     "settings": (
-        "source", "messages", "blocks", "shapes", "images", "robots", "toys", "layers", "schema", "locks", "scale",
-        "__main__", "paths", "kinds", "inputs",
+        "source", "names", "messages", "blocks", "shapes", "images", "robots", "toys", "layers", "schema", "locks",
+        "scale", "__main__", "paths", "kinds", "inputs",
     ),
     "ode": ("fixed_step", "grids", "dopri5", "gradient", "error_bound"),
     "stability": (

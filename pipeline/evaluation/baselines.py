@@ -21,21 +21,21 @@ class RandomPolicy:
     """Actions drawn uniformly from the box that the training actions span, afresh at every plan.
 
     Args:
-        action: actions of the training windows, normalised, (W, prediction_horizon, A).
+        action: actions of the training windows, normalised, (W, horizon, A).
         action_normalizer: fitted on training data.
-        observation_horizon, chunk: as every policy's.
+        n_obs_steps, n_action_steps: as every policy's.
     """
 
-    def __init__(self, action: Tensor, action_normalizer: Normalizer, *, observation_horizon: int, chunk: int) -> None:
-        self.observation_horizon = observation_horizon
-        self.prediction_horizon = action.shape[1]
-        self.chunk = chunk
+    def __init__(self, action: Tensor, action_normalizer: Normalizer, *, n_obs_steps: int, n_action_steps: int) -> None:
+        self.n_obs_steps = n_obs_steps
+        self.horizon = action.shape[1]
+        self.n_action_steps = n_action_steps
         self.noise_shape: tuple[int, ...] = tuple(action.shape[1:])
         actions = action_normalizer.denormalize(action)
         self._low, self._high = actions.amin((0, 1)).double(), actions.amax((0, 1)).double()
 
     def act(self, observations: NDArray[np.floating], noise: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Noise (B, prediction_horizon, A) → actions, shaped as the noise; the observations are not looked at."""
+        """Noise (B, horizon, A) → actions, shaped as the noise; the observations are not looked at."""
         del observations
         quantile = torch.special.ndtr(torch.from_numpy(noise).double())
         return (self._low + quantile * (self._high - self._low)).float().numpy()
@@ -50,8 +50,8 @@ class NearestDemoPolicy:
     Args:
         observe: the task's encoding of raw states.
         observation_normalizer, action_normalizer: fitted on training data.
-        condition, action: training windows, normalised, (W, C) and (W, prediction_horizon, A).
-        observation_horizon, chunk: as every policy's.
+        condition, action: training windows, normalised, (W, C) and (W, horizon, A).
+        n_obs_steps, n_action_steps: as every policy's.
     """
 
     def __init__(
@@ -62,12 +62,12 @@ class NearestDemoPolicy:
         condition: Tensor,
         action: Tensor,
         *,
-        observation_horizon: int,
-        chunk: int,
+        n_obs_steps: int,
+        n_action_steps: int,
     ) -> None:
-        self.observation_horizon = observation_horizon
-        self.prediction_horizon = action.shape[1]
-        self.chunk = chunk
+        self.n_obs_steps = n_obs_steps
+        self.horizon = action.shape[1]
+        self.n_action_steps = n_action_steps
         self.noise_shape: tuple[int, ...] = (0,)
         self._observe = observe
         self._observation_normalizer = observation_normalizer
@@ -75,7 +75,7 @@ class NearestDemoPolicy:
         self._actions = action_normalizer.denormalize(action).numpy()
 
     def act(self, observations: NDArray[np.floating], noise: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Raw states (B, observation_horizon, S) → actions (B, prediction_horizon, A); the noise is not used."""
+        """Raw states (B, n_obs_steps, S) → actions (B, horizon, A); the noise is not used."""
         del noise
         observed = torch.from_numpy(self._observe(observations))
         return self._actions[self.nearest(self._observation_normalizer.normalize(observed).flatten(1))]

@@ -124,7 +124,7 @@ def _better(first: Certificate, second: Certificate) -> Certificate:
 def drawn_inputs(policy: ResidualPolicy, condition: Tensor, nfe: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
     """The base model's samples x̄ (B, H, A) for ``condition`` (B, C), the input b there, and the noise of x̄."""
     generator = torch.Generator().manual_seed(derive(seed, "certify"))
-    noise = torch.randn(len(condition), policy.prediction_horizon, policy.action_dim, generator=generator)
+    noise = torch.randn(len(condition), policy.horizon, policy.action_dim, generator=generator)
     anchor = policy.anchor(condition, noise, nfe)
     return anchor, policy.residual.begin(anchor, condition, noise)(1.0, anchor), noise
 

@@ -27,21 +27,21 @@ class DiffusionPolicy(FlowPolicy):
             base.observe,
             base.observation_normalizer,
             base.action_normalizer,
-            observation_horizon=base.observation_horizon,
-            prediction_horizon=base.prediction_horizon,
-            chunk=base.chunk,
+            n_obs_steps=base.n_obs_steps,
+            horizon=base.horizon,
+            n_action_steps=base.n_action_steps,
         )
         self.sampler: Sampler = sampler
         self.levels = levels
 
     def noise_shape(self, nfe: int) -> tuple[int, ...]:
-        """As ``FlowPolicy.noise_shape``; one noise for each step of DDPM: (nfe, prediction_horizon, A)."""
+        """As ``FlowPolicy.noise_shape``; one noise for each step of DDPM: (nfe, horizon, A)."""
         one = super().noise_shape(nfe)
         return (nfe, *one) if self.sampler == "ddpm" else one
 
     @in_evaluation_mode
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
-        """Normalised actions (B, prediction_horizon, A) from ``noise`` (B, *noise_shape(nfe))."""
+        """Normalised actions (B, horizon, A) from ``noise`` (B, *noise_shape(nfe))."""
         if self.sampler == "ddpm":
             return ddpm(self.net, noise, condition, self.levels)
         return ddim(self.net, noise, condition, nfe, self.levels)

@@ -45,10 +45,10 @@ class ImagePolicy(FlowPolicy):
     on a policy's field and conditions works here. ``seeing`` is the field with its encoder, for training both.
 
     Args:
-        net: v(t (B,), x (B, prediction_horizon, A), c (B, observation_horizon · (F + P))).
+        net: v(t (B,), x (B, horizon, A), c (B, n_obs_steps · (F + P))).
         sight: its encoder, the camera, and the numbers beside the image.
         numbers_normalizer, action_normalizer: fitted on training data; P and A components.
-        observation_horizon, prediction_horizon, chunk, solver: as of ``FlowPolicy``.
+        n_obs_steps, horizon, n_action_steps, solver: as of ``FlowPolicy``.
     """
 
     observe: Sight
@@ -60,9 +60,9 @@ class ImagePolicy(FlowPolicy):
         numbers_normalizer: Normalizer,
         action_normalizer: Normalizer,
         *,
-        observation_horizon: int,
-        prediction_horizon: int,
-        chunk: int,
+        n_obs_steps: int,
+        horizon: int,
+        n_action_steps: int,
         solver: str = "euler",
     ) -> None:
         super().__init__(
@@ -70,16 +70,16 @@ class ImagePolicy(FlowPolicy):
             sight,
             beside_features(numbers_normalizer, sight.encoder.features),
             action_normalizer,
-            observation_horizon=observation_horizon,
-            prediction_horizon=prediction_horizon,
-            chunk=chunk,
+            n_obs_steps=n_obs_steps,
+            horizon=horizon,
+            n_action_steps=n_action_steps,
             solver=solver,
         )
 
     def seeing(self) -> ImageConditioned:
         """The field with the encoder before it, on packed conditions; it shares their weights."""
         numbers = len(self.observation_normalizer.offset) - self.observe.encoder.features
-        return ImageConditioned(self.observe.encoder, self.net, horizon=self.observation_horizon, n_numbers=numbers)
+        return ImageConditioned(self.observe.encoder, self.net, horizon=self.n_obs_steps, n_numbers=numbers)
 
     def with_net(self, net: nn.Module) -> FlowPolicy:
         """This policy with ``net`` in place of its own: a field, or a field with its encoder (``ImageConditioned``)."""

@@ -21,10 +21,10 @@ class FlowPolicy(nn.Module):
     """Action chunks by solving x' = v(t, x, c) from noise, c being the encoded, normalised observation history.
 
     Args:
-        net: v(t (B,), x (B, prediction_horizon, A), c (B, observation_horizon · D)).
+        net: v(t (B,), x (B, horizon, A), c (B, n_obs_steps · D)).
         observe: the task's encoding of raw states.
         observation_normalizer, action_normalizer: fitted on training data; D and A components.
-        observation_horizon, prediction_horizon, chunk: observations seen, actions predicted, actions executed.
+        n_obs_steps, horizon, n_action_steps: observations seen, actions predicted, actions executed.
         solver: one of ``pipeline.ode.fixed_step.SOLVERS``; a fine-tuned field is good for the solver it was tuned with.
     """
 
@@ -35,9 +35,9 @@ class FlowPolicy(nn.Module):
         observation_normalizer: Normalizer,
         action_normalizer: Normalizer,
         *,
-        observation_horizon: int,
-        prediction_horizon: int,
-        chunk: int,
+        n_obs_steps: int,
+        horizon: int,
+        n_action_steps: int,
         solver: str = "euler",
     ) -> None:
         super().__init__()
@@ -45,9 +45,9 @@ class FlowPolicy(nn.Module):
         self.observe = observe
         self.observation_normalizer = observation_normalizer
         self.action_normalizer = action_normalizer
-        self.observation_horizon = observation_horizon
-        self.prediction_horizon = prediction_horizon
-        self.chunk = chunk
+        self.n_obs_steps = n_obs_steps
+        self.horizon = horizon
+        self.n_action_steps = n_action_steps
         self.solver = solver
 
     @property
@@ -65,13 +65,13 @@ class FlowPolicy(nn.Module):
 
     @in_evaluation_mode
     def condition(self, states: NDArray[np.floating]) -> Tensor:
-        """Raw states (B, observation_horizon, S) → condition (B, observation_horizon · D)."""
+        """Raw states (B, n_obs_steps, S) → condition (B, n_obs_steps · D)."""
         observed = torch.from_numpy(self.observe(states)).to(self.device)
         return self.observation_normalizer.normalize(observed).flatten(1)
 
     @in_evaluation_mode
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
-        """Normalised actions (B, prediction_horizon, A) by ``nfe`` evaluations from ``noise`` of that shape.
+        """Normalised actions (B, horizon, A) by ``nfe`` evaluations from ``noise`` of that shape.
 
         condition: (B, C), or (B / K, C) where K successive noises share one.
         """
@@ -80,7 +80,7 @@ class FlowPolicy(nn.Module):
     def noise_shape(self, nfe: int) -> tuple[int, ...]:
         """Shape of the noise that a plan of ``nfe`` evaluations starts from."""
         del nfe
-        return self.prediction_horizon, self.action_dim
+        return self.horizon, self.action_dim
 
     def in_precision(self, precision: PrecisionSetting = "auto") -> Self:
         """This policy, or for bf16 a copy that evaluates its field in bfloat16, weights kept in it.
@@ -129,14 +129,14 @@ class ActingPolicy:
     def __init__(self, policy: FlowPolicy, nfe: int) -> None:
         self.policy = policy
         self.nfe = nfe
-        self.observation_horizon = policy.observation_horizon
-        self.prediction_horizon = policy.prediction_horizon
-        self.chunk = policy.chunk
+        self.n_obs_steps = policy.n_obs_steps
+        self.horizon = policy.horizon
+        self.n_action_steps = policy.n_action_steps
         self.noise_shape = policy.noise_shape(nfe)
 
     @torch.inference_mode()
     def act(self, observations: NDArray[np.floating], noise: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Raw states (B, observation_horizon, S), noise (B, *noise_shape) → actions (B, prediction_horizon, A)."""
+        """Raw states (B, n_obs_steps, S), noise (B, *noise_shape) → actions (B, horizon, A)."""
         condition = self.policy.condition(observations)
         actions = self.policy.sample(condition, torch.from_numpy(noise).to(self.policy.device), self.nfe)
         return self.policy.action_normalizer.denormalize(actions).cpu().numpy()

@@ -28,7 +28,7 @@ class Variation:
 
     Attributes:
         change: what is not as the policy was made for, in words; empty: nothing.
-        nfe: function evaluations of a solve. chunk: actions carried out before it predicts again.
+        nfe: function evaluations of a solve. n_action_steps: actions carried out before it predicts again.
         noise_scale: factor of the noise that a solve starts from; 0 makes the policy deterministic, from a start that
             it never met in training, where noise has a length of about the root of its number of components.
         held: number of the draw of noise that every solve starts from, a start as in training; None: a fresh one each.
@@ -36,25 +36,29 @@ class Variation:
 
     change: str
     nfe: int
-    chunk: int
+    n_action_steps: int
     noise_scale: float = 1.0
     held: int | None = None
 
 
-def variations(settings: PrecisionSettings, nfe: int, chunk: int, *, flow: bool) -> list[Variation]:
+def variations(settings: PrecisionSettings, nfe: int, n_action_steps: int, *, flow: bool) -> list[Variation]:
     """Nothing changed, then each change alone.
 
     Args:
-        nfe, chunk: that the policy was made for.
+        nfe, n_action_steps: that the policy was made for.
         flow: whether its field was trained by flow matching and so is good for any number of evaluations; one
             fine-tuned through a solve is good for that solve, and is not solved more finely.
     """
-    changed = [Variation(f"noise x {scale:g}", nfe, chunk, noise_scale=scale) for scale in settings.noise_scales]
-    changed += [Variation(f"one noise ({draw + 1})", nfe, chunk, held=draw) for draw in range(settings.held_noises)]
-    changed.append(Variation(f"{settings.chunk} actions a plan", nfe, settings.chunk))
+    changed = [
+        Variation(f"noise x {scale:g}", nfe, n_action_steps, noise_scale=scale) for scale in settings.noise_scales
+    ]
+    changed += [
+        Variation(f"one noise ({draw + 1})", nfe, n_action_steps, held=draw) for draw in range(settings.held_noises)
+    ]
+    changed.append(Variation(f"{settings.n_action_steps} actions a plan", nfe, settings.n_action_steps))
     if flow and settings.fine_nfe > nfe:
-        changed.append(Variation(f"NFE {settings.fine_nfe}", settings.fine_nfe, chunk))
-    return [Variation("", nfe, chunk), *changed]
+        changed.append(Variation(f"NFE {settings.fine_nfe}", settings.fine_nfe, n_action_steps))
+    return [Variation("", nfe, n_action_steps), *changed]
 
 
 class Varied:
@@ -67,10 +71,10 @@ class Varied:
         self._held: Tensor | None = None
         if variation.held is not None:
             generator = torch.Generator().manual_seed(derive(variation.held, "held noise"))
-            self._held = torch.randn(policy.prediction_horizon, policy.action_dim, generator=generator)
-        self.chunk = variation.chunk
-        self.observation_horizon = policy.observation_horizon
-        self.prediction_horizon = policy.prediction_horizon
+            self._held = torch.randn(policy.horizon, policy.action_dim, generator=generator)
+        self.n_action_steps = variation.n_action_steps
+        self.n_obs_steps = policy.n_obs_steps
+        self.horizon = policy.horizon
         self.noise_shape = policy.noise_shape(variation.nfe)
 
     @property

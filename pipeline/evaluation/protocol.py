@@ -71,8 +71,8 @@ def run_acting(
         policy,
         TASKS[task].evaluation(evaluation, settings.order, settings.max_steps),
         [Episode(seed, repeat) for seed in seeds for repeat in range(repeats)],
-        batch=settings.batch,
-        block=settings.block,
+        batch=settings.num_envs,
+        block=settings.policy_batch_size,
         workers=fitting_workers(settings.workers),
         journal=journal,
     )

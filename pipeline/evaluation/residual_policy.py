@@ -33,9 +33,9 @@ class ResidualPolicy(FlowPolicy):
             base.observe,
             base.observation_normalizer,
             base.action_normalizer,
-            observation_horizon=base.observation_horizon,
-            prediction_horizon=base.prediction_horizon,
-            chunk=base.chunk,
+            n_obs_steps=base.n_obs_steps,
+            horizon=base.horizon,
+            n_action_steps=base.n_action_steps,
             solver=base.solver,
         )
         self.residual: Residual = residual

@@ -26,14 +26,14 @@ class Disturbed:
         self._nfe = nfe
         self._disturbance = disturbance
         self._strength = strength
-        self.observation_horizon = policy.observation_horizon
-        self.prediction_horizon = policy.prediction_horizon
-        self.chunk = policy.chunk
+        self.n_obs_steps = policy.n_obs_steps
+        self.horizon = policy.horizon
+        self.n_action_steps = policy.n_action_steps
         self.noise_shape = policy.noise_shape(nfe)
 
     @torch.inference_mode()
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """Raw states (B, observation_horizon, S), noise (B, prediction_horizon, A) → actions, shaped as the noise."""
+        """Raw states (B, n_obs_steps, S), noise (B, horizon, A) → actions, shaped as the noise."""
         x0 = torch.from_numpy(noise).to(self._policy.device)
         condition = self._policy.condition(observations)
         if self._disturbance == "observation_noise":

@@ -37,9 +37,9 @@ EPISODE_COLUMNS = (
 class Policy(Protocol):
     """What a rollout needs of a policy. Encoding raw states and scaling actions are the policy's own business."""
 
-    observation_horizon: int  # To, observations seen, up to the current one
-    prediction_horizon: int  # Tp, actions predicted, from the current step on
-    chunk: int  # actions executed before the next prediction, at most Tp
+    n_obs_steps: int  # To, observations seen, up to the current one
+    horizon: int  # Tp, actions predicted, from the current step on
+    n_action_steps: int  # actions executed before the next prediction, at most Tp
     noise_shape: tuple[int, ...]  # of what a plan starts from: (Tp, A), or more where chance enters later too
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
@@ -104,10 +104,8 @@ def rollout(
     """
     if len(set(episodes)) != len(episodes):
         raise ValueError("episodes holds duplicates")
-    if not 1 <= policy.chunk <= policy.prediction_horizon:
-        raise ValueError(
-            f"chunk is {policy.chunk}, must be from 1 to the prediction horizon {policy.prediction_horizon}"
-        )
+    if not 1 <= policy.n_action_steps <= policy.horizon:
+        raise ValueError(f"chunk is {policy.n_action_steps}, must be from 1 to the prediction horizon {policy.horizon}")
     with _Journal.open(journal) as kept:
         results = {episode: kept.results[episode] for episode in episodes if episode in kept.results}
         waiting = deque(episode for episode in episodes if episode not in results)
@@ -197,7 +195,7 @@ class _LiveEpisode:
         self.episode = episode
         self.success = self.done = False
         self._scores: list[float] = []
-        horizon = policy.observation_horizon
+        horizon = policy.n_obs_steps
         self._history = deque([first_observation] * horizon, maxlen=horizon)
         self._noise_shape = policy.noise_shape
         self._generator = np.random.default_rng([episode.seed, episode.repeat])
@@ -224,7 +222,7 @@ def _plan(policy: Policy, live: Sequence[_LiveEpisode], block: int) -> np.ndarra
     noise = np.stack([episode.noise() for episode in live])
     starts = range(0, len(live), block)
     plans = [_act_padded(policy, observations[i : i + block], noise[i : i + block], block) for i in starts]
-    actions = np.concatenate(plans)[:, : policy.chunk]
+    actions = np.concatenate(plans)[:, : policy.n_action_steps]
     diverged = ~np.isfinite(actions).all(axis=(1, 2))
     if diverged.any():
         raise FloatingPointError(

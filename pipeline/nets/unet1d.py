@@ -110,8 +110,7 @@ class ConditionalUnet1D(nn.Module):
         halvings = len(channels) - 1
         if horizon % 2**halvings:
             raise UserError(
-                f"prediction_horizon: given {horizon}, allowed: multiples of {2**halvings} "
-                f"for a unet1d of {len(channels)} levels"
+                f"horizon: given {horizon}, allowed: multiples of {2**halvings} for a unet1d of {len(channels)} levels"
             )
         self.time = nn.Sequential(
             TimeEmbedding(time_features),

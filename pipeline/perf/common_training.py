@@ -26,7 +26,7 @@ class CommonTraining:
     def __init__(self, net: nn.Module, loss: Loss, optimization: Optimization) -> None:
         self.net = net
         self.loss = loss
-        self.clip = optimization.clip
+        self.clip = optimization.max_grad_norm
         self.optimizer = torch.optim.AdamW(net.parameters(), lr=optimization.lr, weight_decay=optimization.weight_decay)
         self.schedule = get_cosine_schedule_with_warmup(self.optimizer, optimization.warmup, optimization.steps)
         self.average = EMAModel(net.parameters(), decay=optimization.ema_decay)

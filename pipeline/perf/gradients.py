@@ -110,7 +110,7 @@ class Update:
         self.parameters = list(net.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.lr, fused=True)
         self.average = averaged(net, recipe.ema_decay)
-        self.clip = recipe.clip
+        self.clip = recipe.max_grad_norm
         self.precision = recipe.precision
 
     def loss(self, condition: Tensor, data: Tensor) -> Tensor:
@@ -206,9 +206,9 @@ def recipe_of(settings: TaskSettings) -> FinetuneRecipe:
 def _random_batch(settings: TaskSettings, size: int) -> tuple[Tensor, Tensor]:
     """Condition (size, C) and data (size, Tp, A)."""
     generator, task, data = torch.Generator().manual_seed(settings.seed), TASKS[TASK], settings.data
-    condition_dim = data.observation_horizon * task.observation_dim(data.observation)
+    condition_dim = data.n_obs_steps * task.observation_dim(data.observation)
     condition = torch.randn(size, condition_dim, generator=generator)
-    return condition, torch.randn(size, data.prediction_horizon, task.action_dim, generator=generator)
+    return condition, torch.randn(size, data.horizon, task.action_dim, generator=generator)
 
 
 def write(folder: Path, rows: Sequence[Row], about: str) -> None:

@@ -67,17 +67,17 @@ class Axis:
 def _reconstruction(gradient: Gradient, batch: int, nfe: int) -> Work:
     settings = schema.load().lab.task("pusht")
     task, data = TASKS["pusht"], settings.data
-    condition_dim = data.observation_horizon * task.observation_dim(data.observation)
-    net = build_net(settings.net, data.prediction_horizon, task.action_dim, condition_dim)
+    condition_dim = data.n_obs_steps * task.observation_dim(data.observation)
+    net = build_net(settings.net, data.horizon, task.action_dim, condition_dim)
     objective = Reconstruction(net, independent, nfe, Generators(0), gradient=gradient)
-    condition, actions = torch.randn(batch, condition_dim), torch.randn(batch, data.prediction_horizon, task.action_dim)
+    condition, actions = torch.randn(batch, condition_dim), torch.randn(batch, data.horizon, task.action_dim)
     return lambda: objective(condition, actions).backward()
 
 
-def _sampling(chunk: int) -> Work:
+def _sampling(n_action_steps: int) -> Work:
     settings = schema.load().lab.task("pusht").net
-    net = build_net(settings, chunk, 2, 20)
-    t, x, condition = torch.rand(64), torch.randn(64, chunk, 2), torch.randn(64, 20)
+    net = build_net(settings, n_action_steps, 2, 20)
+    t, x, condition = torch.rand(64), torch.randn(64, n_action_steps, 2), torch.randn(64, 20)
 
     def sample() -> None:
         with torch.inference_mode():

@@ -99,7 +99,7 @@ class _Epoch:
         data = self._prepared()
         condition = torch.cat([data.condition, data.held_out_condition])
         action = torch.cat([data.action, data.held_out_action])
-        observed = condition.view(len(condition), self.settings.observation_horizon, -1)
+        observed = condition.view(len(condition), self.settings.n_obs_steps, -1)
         ours = data.observation_normalizer.denormalize(observed), data.action_normalizer.denormalize(action)
         theirs = zip(*self.read(self.path, self.spec, self.settings, False), strict=True)
         a, b = _projected(*ours), _projected(*map(torch.cat, theirs))
@@ -123,7 +123,7 @@ class _Sampled(Dataset[tuple[NDArray[np.float32], NDArray[np.float32]]]):
         arrays = _zarr_arrays(path)
         self.observed = spec.observe(settings.observation)(arrays["data/state"])
         self.action = arrays["data/action"].astype(np.float32)
-        self.before, self.length = settings.observation_horizon - 1, settings.prediction_horizon
+        self.before, self.length = settings.n_obs_steps - 1, settings.horizon
         self.windows = []
         start = 0
         for end in arrays["meta/episode_ends"].tolist():
@@ -171,14 +171,14 @@ def _robomimic(path: Path, spec: TaskSpec, settings: DataSettings, shuffle: bool
             str(path),
             obs_keys=keys,
             dataset_keys=("actions",),
-            frame_stack=settings.observation_horizon,
-            seq_length=settings.prediction_horizon,
+            frame_stack=settings.n_obs_steps,
+            seq_length=settings.horizon,
             hdf5_cache_mode="all",
             load_next_obs=False,
         )
     for batch in DataLoader(windows, BATCH, shuffle=shuffle):
-        observed = torch.cat([batch["obs"][key][:, : settings.observation_horizon] for key in keys], dim=-1)
-        newest = batch["actions"][:, settings.observation_horizon - 1 :]
+        observed = torch.cat([batch["obs"][key][:, : settings.n_obs_steps] for key in keys], dim=-1)
+        newest = batch["actions"][:, settings.n_obs_steps - 1 :]
         yield observed.float(), torch.from_numpy(policy_actions(newest.numpy())).float()
 
 

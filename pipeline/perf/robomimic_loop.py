@@ -27,7 +27,7 @@ class Chunked:
         self.keys = observation_keys(task)
         self.generator = np.random.default_rng(0)
         self.plan: deque[NDArray[np.float32]] = deque()
-        self.history: deque[NDArray[np.float32]] = deque(maxlen=policy.observation_horizon)
+        self.history: deque[NDArray[np.float32]] = deque(maxlen=policy.n_obs_steps)
 
     def begin(self, seed: int) -> None:
         """Draw the noise of the episode of ``seed``."""
@@ -45,10 +45,12 @@ class Chunked:
         """Observations (1, …) by key → the next action of the plan, in the public files' form, (1, 7 per arm)."""
         del goal_dict
         seen = torch.cat([obs_dict[key] for key in self.keys], dim=-1)[0].numpy()
-        self.history.extend([seen] * (1 if self.history else self.policy.observation_horizon))
+        self.history.extend([seen] * (1 if self.history else self.policy.n_obs_steps))
         if not self.plan:
             noise = self.generator.standard_normal(self.policy.noise_shape, dtype=np.float32)
-            self.plan.extend(self.policy.act(np.stack(self.history)[None], noise[None])[0, : self.policy.chunk])
+            self.plan.extend(
+                self.policy.act(np.stack(self.history)[None], noise[None])[0, : self.policy.n_action_steps]
+            )
         return torch.from_numpy(file_actions(self.plan.popleft())[None])
 
 

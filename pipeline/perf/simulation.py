@@ -38,9 +38,9 @@ class Padded:
 
     def __init__(self, policy: Policy) -> None:
         self.policy = policy
-        self.observation_horizon = policy.observation_horizon
-        self.prediction_horizon = policy.prediction_horizon
-        self.chunk = policy.chunk
+        self.n_obs_steps = policy.n_obs_steps
+        self.horizon = policy.horizon
+        self.n_action_steps = policy.n_action_steps
         self.noise_shape = policy.noise_shape
         self.asked: set[int] = set()
 
@@ -61,14 +61,14 @@ def _padded(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 class Wandering:
     """A policy that goes about ``offset`` by ``scale`` times the noise and sees nothing; it takes next to no time."""
 
-    observation_horizon = 1
-    prediction_horizon = 16
-    chunk = 8
+    n_obs_steps = 1
+    horizon = 16
+    n_action_steps = 8
 
     def __init__(self, offset: NDArray[np.float32], scale: NDArray[np.float32]) -> None:
         self.offset = offset
         self.scale = scale
-        self.noise_shape: tuple[int, ...] = (self.prediction_horizon, len(offset))
+        self.noise_shape: tuple[int, ...] = (self.horizon, len(offset))
 
     def act(self, observations: NDArray[np.float32], noise: NDArray[np.float32]) -> NDArray[np.float32]:
         """Noise (B, Tp, A) → actions (B, Tp, A)."""
@@ -218,11 +218,11 @@ def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]
         loop.run(seeds[:1], steps)
         env.reset(**evaluation.reset_arguments(seeds[0]))
         noise = np.random.default_rng([seeds[0], 0])
-        for start in range(0, steps, policy.chunk):
+        for start in range(0, steps, policy.n_action_steps):
             plan = policy.act(
                 np.empty(0, dtype=np.float32), noise.standard_normal((1, *policy.noise_shape), dtype=np.float32)
             )[0]
-            for action in plan[: min(policy.chunk, steps - start)]:
+            for action in plan[: min(policy.n_action_steps, steps - start)]:
                 env.step(action)
         return nearly_equal(simulator_state(env.simulator), loop.state(), 1e-2, "last state")  # type: ignore[attr-defined]
 

@@ -77,9 +77,9 @@ def policy_of(net: nn.Module) -> FlowPolicy:
         np.asarray,
         Normalizer(CONDITION_DIM // 2),
         Normalizer(ACTION_DIM),
-        observation_horizon=2,
-        prediction_horizon=HORIZON,
-        chunk=8,
+        n_obs_steps=2,
+        horizon=HORIZON,
+        n_action_steps=8,
     ).eval()
 
 
@@ -116,7 +116,7 @@ def adaptive_contests(batch_size: int = 64, tolerance: float = 1e-3) -> Iterator
     policy = load_policy(CHECKPOINT)[0]
     generator = torch.Generator().manual_seed(0)
     x0, x1 = (torch.randn(batch_size, HORIZON, ACTION_DIM, generator=generator) for _ in range(2))
-    condition_dim = policy.observation_horizon * len(policy.observation_normalizer.offset)
+    condition_dim = policy.n_obs_steps * len(policy.observation_normalizer.offset)
     condition = 2 * torch.rand(batch_size, condition_dim, generator=generator) - 1
     work = _AdaptiveGradient(policy.net, x0, x1, condition, tolerance)
     yield Contest(

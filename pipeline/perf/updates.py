@@ -211,7 +211,7 @@ def optimization(batch_size: int) -> Optimization:
         lr=1e-4,
         weight_decay=0.0,
         warmup=0,
-        clip=1.0,
+        max_grad_norm=1.0,
         ema_decay=0.999,
         precision=precision,
     )
@@ -278,9 +278,9 @@ def mle_contests(nfes: tuple[int, ...] = (1, 8, 16), batch_size: int = 256) -> I
     """MLE updates of lab's Push-T net through Euler steps."""
     settings = schema.load().lab.task("pusht")
     task, data = TASKS["pusht"], settings.data
-    condition_dim = data.observation_horizon * task.observation_dim(data.observation)
-    make = partial(build_net, settings.net, data.prediction_horizon, task.action_dim, condition_dim)
-    batch = random_batch(batch_size, data.prediction_horizon, task.action_dim, condition_dim=condition_dim)
+    condition_dim = data.n_obs_steps * task.observation_dim(data.observation)
+    make = partial(build_net, settings.net, data.horizon, task.action_dim, condition_dim)
+    batch = random_batch(batch_size, data.horizon, task.action_dim, condition_dim=condition_dim)
     peers: dict[Literal["direct", "adjoint"], tuple[str, float, float]] = {  # with aim and tolerance
         "direct": ("torchdiffeq odeint", 0.7, 1e-4),
         "adjoint": ("torchdiffeq odeint_adjoint", 0.5, 1e-2),

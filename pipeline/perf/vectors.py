@@ -75,7 +75,7 @@ def vectorised(
 
 def _lockstep(policy: Policy, environments: Any, seeds: Sequence[int], max_steps: int) -> list[EpisodeResult]:
     observation, _ = environments.reset(seed=list(seeds))
-    history = deque([observation.copy()] * policy.observation_horizon, maxlen=policy.observation_horizon)
+    history = deque([observation.copy()] * policy.n_obs_steps, maxlen=policy.n_obs_steps)
     generators = [np.random.default_rng([seed, 0]) for seed in seeds]
     scores: list[list[float]] = [[] for _ in seeds]
     success = np.zeros(len(seeds), dtype=bool)
@@ -85,7 +85,7 @@ def _lockstep(policy: Policy, environments: Any, seeds: Sequence[int], max_steps
         if not plan:
             noise = np.stack([g.standard_normal(policy.noise_shape, dtype=np.float32) for g in generators])
             observed = np.stack(history, axis=1).astype(np.float32)
-            plan.extend(policy.act(observed, noise)[:, : policy.chunk].swapaxes(0, 1))
+            plan.extend(policy.act(observed, noise)[:, : policy.n_action_steps].swapaxes(0, 1))
         observation, reward, terminated, truncated, info = environments.step(plan.popleft())
         history.append(observation.copy())
         for i in np.flatnonzero(~done):

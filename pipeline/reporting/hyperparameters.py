@@ -101,11 +101,11 @@ def _d1(settings: TaskSettings, task: str, nfe: int) -> dict[str, object]:
     with torch.device("meta"):
         encoder = build_encoder(settings.data.vision) if settings.data.vision else None
         seen = spec.observation_dim(data.observation) + (encoder.features if encoder else 0)
-        condition = data.observation_horizon * seen
-        net = build_net(settings.net, data.prediction_horizon, spec.action_dim, condition)
+        condition = data.n_obs_steps * seen
+        net = build_net(settings.net, data.horizon, spec.action_dim, condition)
     shape = "96x96" if settings.data.vision else str(spec.observation_dim(data.observation))
     values = (
-        *(data.chunk, data.prediction_horizon, f"{data.observation_horizon}x{shape}"),
+        *(data.n_action_steps, data.horizon, f"{data.n_obs_steps}x{shape}"),
         *(NET_NAMES[settings.net.kind], _millions(net)),
         ENCODER_NAMES[settings.data.vision.kind] if settings.data.vision else None,
         None if encoder is None else _millions(encoder),

@@ -59,7 +59,7 @@ def precision_rows(
             "nfe": variation.nfe,
             "noise_scale": variation.noise_scale,
             "held": variation.held,
-            "chunk": variation.chunk,
+            "chunk": variation.n_action_steps,
             "n_seeds": len(results),
             "repeats": 1,
             "max_score": np.mean([result.max_score for result in results]),

@@ -133,7 +133,7 @@ class Optimization(Block):
     lr: Positive
     weight_decay: NonNegative
     warmup: Natural
-    clip: Positive
+    max_grad_norm: Positive
     ema_decay: BelowOne
     precision: PrecisionSetting
 
@@ -175,12 +175,12 @@ class CoupledOptimization(Optimization):
     typical_quantile: Fraction
     reflow_nfe: Count
     inversion_nfe: Annotated[int, Field(ge=4, multiple_of=4)]
-    pairs_ahead: Natural
+    precomputed_pairs: Natural
 
     @property
     def solves_ahead(self) -> bool:
         """Whether the solves that its coupling asks for are made before training."""
-        return self.coupling in ("reflow", "inversion") and self.pairs_ahead > 0
+        return self.coupling in ("reflow", "inversion") and self.precomputed_pairs > 0
 
 
 class FinetuneRecipe(CoupledOptimization):

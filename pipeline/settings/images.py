@@ -86,14 +86,14 @@ class ImageFinetuneRecipe(Block):
     coupling: FinetuneCoupling
     candidates: Count
     reflow_nfe: Count
-    pairs_ahead: Natural
+    precomputed_pairs: Natural
     fm_weight: NonNegative
     last_steps: Natural
     batch_size: Count
     lr: Positive
     weight_decay: NonNegative
     warmup: Natural
-    clip: Positive
+    max_grad_norm: Positive
     ema_decay: Annotated[float, Field(ge=0, lt=1)]
     precision: PrecisionSetting
     history_points: Count

@@ -47,7 +47,7 @@ def _table(program: str, keys: str) -> Kind:
 
 
 _TRAINED = "seed threads processes data net"
-_EPISODES = "evaluation.max_steps evaluation.reset_order evaluation.block"
+_EPISODES = "evaluation.max_steps evaluation.reset_order evaluation.policy_batch_size"
 _ROW = f"seed threads data net evaluation.repeats {_EPISODES}"
 _JUDGED = "seed threads data fid.features fid.batch"
 _DISTANCES = f"{_JUDGED} fid.n_samples fid.sampling_seeds fid.solvers fid.tolerance pretrain.steps"
@@ -65,9 +65,9 @@ KINDS = {
     "finetune_residual": _robot("finetune_residual", f"{_TRAINED} residual.{{residual}}", "residual"),
     "certify": _robot("certify", "seed threads residual.{residual}", "residual"),
     "evaluate_rollouts": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds"),
-    "evaluate_residual": _robot("evaluate_rollouts", f"{_ROW} evaluation.side_seeds"),
-    "evaluate_diffusion": _robot("evaluate_rollouts", f"{_ROW} evaluation.side_seeds"),
-    "evaluate_baselines": _robot("evaluate_rollouts", f"{_ROW} evaluation.side_seeds"),
+    "evaluate_residual": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
+    "evaluate_diffusion": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
+    "evaluate_baselines": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
     "evaluate_robustness": _robot("evaluate_robustness", f"threads data net robustness select.evaluation {_EPISODES}"),
     "tabulate": _table("tabulate", f"tasks nfe residual diffusion baselines {_PRECISIONS}"),
     "tabulate_settings": _table("tabulate_settings", "tasks nfe {tasks}"),
@@ -108,7 +108,7 @@ STUDY_KINDS = {
 }
 """Every kind of stage of the coupling study, which each task with a block ``study`` has."""
 
-EXECUTION = ("evaluation.workers", "evaluation.batch", "evaluation.videos")
+EXECUTION = ("evaluation.workers", "evaluation.num_envs", "evaluation.videos")
 """Settings of a robot task that change no result: every stage may read them, and none depends on them."""
 
 SCRIPTED = ("kitchen", "lift", "can", "square", "transport")

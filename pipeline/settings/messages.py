@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
+from pipeline.settings.names import RENAMED
 from pipeline.settings.source import Keys, Place
 
 _ALLOWED = {
@@ -141,6 +142,8 @@ def holds(value: object, part: str | int) -> bool:
 
 def allowed_keys(unknown: object, keys: Sequence[str]) -> str:
     """The ``keys`` that may stand in the place of an ``unknown`` one, the most similar first of all."""
+    if RENAMED.get(str(unknown)) in keys:
+        return f"it is called {RENAMED[str(unknown)]} now"
     close = difflib.get_close_matches(str(unknown), keys, n=1)
     hint = f"did you mean {close[0]}? " if close else ""
     return f"{hint}allowed: {', '.join(keys)}"

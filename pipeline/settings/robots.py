@@ -68,9 +68,9 @@ class VisionSettings(Block):
 class DataSettings(Block):
     dataset: DataSetName
     observation: Observation
-    observation_horizon: Count
-    prediction_horizon: Count
-    chunk: Count
+    n_obs_steps: Count
+    horizon: Count
+    n_action_steps: Count
     validation_fraction: Fraction
     vision: VisionSettings | None = None
 
@@ -83,10 +83,8 @@ class DataSettings(Block):
 
     @model_validator(mode="after")
     def _chunk_is_predicted(self) -> "DataSettings":
-        if self.chunk > self.prediction_horizon:
-            raise ValueError(
-                f"chunk: given {self.chunk}, allowed: at most prediction_horizon = {self.prediction_horizon}"
-            )
+        if self.n_action_steps > self.horizon:
+            raise ValueError(f"n_action_steps: given {self.n_action_steps}, allowed: at most horizon = {self.horizon}")
         return self
 
 
@@ -104,7 +102,7 @@ class StudyRecipe(Block):
     batch_size: Count
     candidates: Count
     reflow_nfe: Count
-    pairs_ahead: Natural
+    precomputed_pairs: Natural
 
 
 class PrecisionSettings(Block):
@@ -114,7 +112,7 @@ class PrecisionSettings(Block):
     noise_scales: list[BelowOne]
     held_noises: Natural
     fine_nfe: Count
-    chunk: Count
+    n_action_steps: Count
 
 
 class StudySettings(Block):
@@ -163,12 +161,12 @@ class StudySettings(Block):
 class EvaluationSettings(Block):
     n_seeds: SeedCount
     repeats: Count
-    side_seeds: SeedCount
+    n_seeds_secondary: SeedCount
     max_steps: Count
     reset_order: Literal["exact", "legacy", "none"]
     workers: Natural
-    batch: Count
-    block: Count
+    num_envs: Count
+    policy_batch_size: Count
     videos: bool
 
     @property
@@ -259,20 +257,22 @@ class TaskSettings(Block):
     @model_validator(mode="after")
     def _horizon_fits_the_net(self) -> "TaskSettings":
         if isinstance(self.net, Unet1dSettings):
-            multiple, horizon = 2 ** (len(self.net.channels) - 1), self.data.prediction_horizon
+            multiple, horizon = 2 ** (len(self.net.channels) - 1), self.data.horizon
             if horizon % multiple:
                 levels = len(self.net.channels)
                 raise ValueError(
-                    f"data.prediction_horizon: given {horizon}, allowed: multiples of {multiple} "
-                    f"for a unet1d of {levels} levels"
+                    f"data.horizon: given {horizon}, allowed: multiples of {multiple} for a unet1d of {levels} levels"
                 )
         return self
 
     @model_validator(mode="after")
     def _varied_chunk_is_shorter(self) -> "TaskSettings":
-        if self.study and self.study.precision.chunk >= self.data.chunk:
-            given = self.study.precision.chunk
-            raise ValueError(f"study.precision.chunk: given {given}, allowed: below data.chunk = {self.data.chunk}")
+        if self.study and self.study.precision.n_action_steps >= self.data.n_action_steps:
+            given = self.study.precision.n_action_steps
+            raise ValueError(
+                f"study.precision.n_action_steps: given {given}, "
+                f"allowed: below data.n_action_steps = {self.data.n_action_steps}"
+            )
         return self
 
     @model_validator(mode="after")
@@ -285,12 +285,12 @@ class TaskSettings(Block):
 
     @model_validator(mode="after")
     def _side_rows_have_their_pairs(self) -> "TaskSettings":
-        side, all_seeds = self.evaluation.side_seeds, self.evaluation.n_seeds
+        side, all_seeds = self.evaluation.n_seeds_secondary, self.evaluation.n_seeds
         if side > all_seeds:
-            raise ValueError(f"evaluation.side_seeds: given {side}, allowed: at most n_seeds = {all_seeds}")
+            raise ValueError(f"evaluation.n_seeds_secondary: given {side}, allowed: at most n_seeds = {all_seeds}")
         if self.robustness.seeds > side:
             given = self.robustness.seeds
-            raise ValueError(f"robustness.seeds: given {given}, allowed: at most evaluation.side_seeds = {side}")
+            raise ValueError(f"robustness.seeds: given {given}, allowed: at most evaluation.n_seeds_secondary = {side}")
         return self
 
     @model_validator(mode="after")

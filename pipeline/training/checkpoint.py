@@ -16,6 +16,7 @@ from pipeline.evaluation.policy import FlowPolicy
 from pipeline.nets.registry import build_encoder, build_net
 from pipeline.nets.weights import load_weights
 from pipeline.ode.fixed_step import SOLVERS
+from pipeline.settings.names import as_stored, from_stored
 from pipeline.settings.schema import DataSettings, NetSettings, TaskSettings
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.registry import TASKS
@@ -84,15 +85,15 @@ def build_policy(record: Record) -> FlowPolicy:
         if data.vision and task.draw:
             encoder = build_encoder(data.vision)
             kind, observe, seen = ImagePolicy, Sight(encoder, task.draw, observe), encoder.features + observation_dim
-        net = build_net(record.net, data.prediction_horizon, task.action_dim, data.observation_horizon * seen)
+        net = build_net(record.net, data.horizon, task.action_dim, data.n_obs_steps * seen)
     return kind(
         net,
         observe,
         Normalizer(observation_dim),
         Normalizer(task.action_dim),
-        observation_horizon=data.observation_horizon,
-        prediction_horizon=data.prediction_horizon,
-        chunk=data.chunk,
+        n_obs_steps=data.n_obs_steps,
+        horizon=data.horizon,
+        n_action_steps=data.n_action_steps,
         solver=record.solver,
     )
 
@@ -112,7 +113,7 @@ def save_policy(path: Path, policy: FlowPolicy, record: Record, *, half: bool = 
     """
     header = asdict(record) | {
         "version": _VERSION,
-        "data": record.data.model_dump(exclude_none=True),
+        "data": as_stored(record.data.model_dump(exclude_none=True)),
         "net": record.net.model_dump(),
     }
     # files made before there was a choice keep their bytes, and results the name of their file
@@ -147,7 +148,7 @@ def read_record(path: Path) -> Record:
         if header.get("precision", "") not in ("", *get_args(Precision)):
             allowed = ", ".join(get_args(Precision))
             raise UserError(f"{path}: a model of precision {header['precision']!r}, allowed: {allowed}")
-        data = TypeAdapter(DataSettings).validate_python(header.pop("data"))
+        data = TypeAdapter(DataSettings).validate_python(from_stored(header.pop("data")))
         net = TypeAdapter(NetSettings).validate_python(header.pop("net"))
         return Record(data=data, net=net, **header)
     except (ValidationError, KeyError, TypeError, ValueError) as error:

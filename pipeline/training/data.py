@@ -87,7 +87,7 @@ def prepare(
     generator = torch.Generator().manual_seed(derive(seed, "held-out episodes"))
     held_out_episodes = torch.randperm(len(ends), generator=generator)[:held_out_count].numpy()
 
-    windows = cut_windows(ends, settings.observation_horizon, settings.prediction_horizon)
+    windows = cut_windows(ends, settings.n_obs_steps, settings.horizon)
     held_out = np.isin(windows.episode, held_out_episodes)
     training_rows = ~np.isin(np.searchsorted(ends, np.arange(ends[-1]), side="right"), held_out_episodes)
 

@@ -89,7 +89,7 @@ def train_extractor(
         lr=lr,
         weight_decay=1e-4,
         warmup=min(100, steps),
-        clip=1.0,
+        max_grad_norm=1.0,
         ema_decay=0.0,
         precision="fp32",
     )

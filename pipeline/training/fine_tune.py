@@ -137,7 +137,7 @@ def fine_tune(
     settings: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "ema_decay": ema_decay}
     settings["precision"] = precision
     try:
-        optimization = Optimization(**settings, weight_decay=0.0, warmup=min(50, steps), clip=1.0)
+        optimization = Optimization(**settings, weight_decay=0.0, warmup=min(50, steps), max_grad_norm=1.0)
     except ValidationError as error:
         raise ValueError(line(error, settings, lambda _keys: ())) from None
     _check_choice("solver", solver, _SOLVERS)

@@ -133,7 +133,7 @@ def _numbered_windows(
     data = prepare(numbered, settings, lambda states: states.astype(np.float32), seed)
 
     def split(condition: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
-        observed = condition.unflatten(1, (settings.observation_horizon, 3))
+        observed = condition.unflatten(1, (settings.n_obs_steps, 3))
         frames = data.observation_normalizer.denormalize(observed)[..., 2].round().long()
         return observed[..., :2].flatten(1).contiguous(), frames.numpy()
 

@@ -18,6 +18,7 @@ from pipeline.nets.residual import PlainResidual, residual_grid, silence
 from pipeline.nets.weights import load_weights
 from pipeline.settings.blocks import ImageNetSettings
 from pipeline.settings.images import SHAPES, ImageMethod, ImagePretrainSettings, ImageResidualRecipe, ImageTask
+from pipeline.settings.names import as_stored, from_stored
 from pipeline.utils.atomic import write_bytes
 from pipeline.utils.errors import UserError
 
@@ -76,7 +77,7 @@ def build_image_model(record: ImageRecord, tolerance: float = 1e-5) -> ImageMode
 
 def save_image_model(path: Path, model: ImageModel, record: ImageRecord) -> None:
     """Write weights and record to ``path``, atomically; equal models give equal bytes."""
-    header = {"version": _VERSION, **TypeAdapter(ImageRecord).dump_python(record, mode="json")}
+    header = {"version": _VERSION, **as_stored(TypeAdapter(ImageRecord).dump_python(record, mode="json"))}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(path, save(tensors, metadata={_HEADER: json.dumps(header, sort_keys=True)}))
 
@@ -96,7 +97,7 @@ def load_image_model(path: Path, tolerance: float = 1e-5) -> tuple[ImageModel, I
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
         if header.pop("version", None) != _VERSION:
             raise UserError(f"{path}: written by another version of FlowTune; allowed: format {_VERSION}")
-        record = TypeAdapter(ImageRecord).validate_python(header)
+        record = TypeAdapter(ImageRecord).validate_python(from_stored(header))
         model = build_image_model(record, tolerance)
         load_weights(model, tensors)
     except FileNotFoundError:

@@ -158,7 +158,7 @@ def train(
             with autocast(accelerator.device.type, optimization.precision):
                 loss = prepared(condition, data)
             accelerator.backward(loss)
-            norm = accelerator.clip_grad_norm_(objective.net.parameters(), optimization.clip)
+            norm = accelerator.clip_grad_norm_(objective.net.parameters(), optimization.max_grad_norm)
             optimizer.step()
             optimizer.zero_grad()
             schedule.step()

@@ -57,7 +57,7 @@ def maximum_likelihood(
             recipe.coupling,
             Teacher(net, teacher_nfe),
             windows,
-            recipe.pairs_ahead,
+            recipe.precomputed_pairs,
             generators["pairs"],
             precision=recipe.precision,
             keep=keep,
@@ -83,12 +83,12 @@ def maximum_likelihood(
 
 def makes_ahead(recipe: FinetuneRecipe) -> bool:
     """Whether the solves that its coupling asks for are made before training."""
-    return recipe.coupling in AHEAD and recipe.pairs_ahead > 0
+    return recipe.coupling in AHEAD and recipe.precomputed_pairs > 0
 
 
 def equal_compute(recipe: FinetuneRecipe, pretrain: PretrainSettings, nfe: int, windows: int) -> FinetuneRecipe:
     """The recipe of flow matching continued, as in pretraining, for the compute of ``recipe`` on so many windows."""
-    kept = pretrain.model_dump(include={"weight_decay", "clip", "ema_decay", "precision"})
+    kept = pretrain.model_dump(include={"weight_decay", "max_grad_norm", "ema_decay", "precision"})
     passes = recipe.steps * recipe.batch_size * _passes(recipe, nfe) + _passes_ahead(recipe, windows)
     steps = round(passes / (FM_UPDATE * recipe.batch_size))
     own = {"steps": steps, "lr": recipe.fm_lr, "warmup": min(pretrain.warmup, steps)}
@@ -143,4 +143,4 @@ def _passes_ahead(recipe: FinetuneRecipe, windows: int) -> int:
     """Of the net, before training."""
     if not makes_ahead(recipe):
         return 0
-    return windows * _teacher_nfe(recipe) * (recipe.pairs_ahead if recipe.coupling == "reflow" else 1)
+    return windows * _teacher_nfe(recipe) * (recipe.precomputed_pairs if recipe.coupling == "reflow" else 1)

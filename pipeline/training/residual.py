@@ -58,7 +58,7 @@ class ResidualReconstruction(Objective):
         self.generators = generators
         self.penalty = _penalty(recipe)
         self.models = replace(NO_MODELS, reconstruct=self._reconstruct)
-        if recipe.coupling in AHEAD and not recipe.pairs_ahead:
+        if recipe.coupling in AHEAD and not recipe.precomputed_pairs:
             teacher = self.teacher = Teacher(base, teacher_nfe(recipe))
             self.models = replace(self.models, teach=teacher.teach, invert=teacher.invert)
 
@@ -99,12 +99,12 @@ def residual_training(
     Args:
         nfe: of both solves together. keep: file that keeps the solves made ahead for a resume.
     """
-    ahead = recipe.coupling in AHEAD and recipe.pairs_ahead > 0
+    ahead = recipe.coupling in AHEAD and recipe.precomputed_pairs > 0
     options = recipe.model_dump(include={"candidates", "regularization", "condition_weight", "typical_quantile"})
     coupling = make_coupling(recipe.coupling, **options, ahead=ahead)
     if ahead:
         teacher = Teacher(base, teacher_nfe(recipe))
-        draws = recipe.pairs_ahead
+        draws = recipe.precomputed_pairs
         windows = solved_ahead(
             recipe.coupling, teacher, windows, draws, generators["pairs"], precision=recipe.precision, keep=keep
         )

@@ -5,7 +5,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import torch
-from pydantic import ValidationError
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
@@ -13,6 +12,7 @@ from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.residual_policy import ResidualPolicy
 from pipeline.nets.residual import build_residual, residual_grid
 from pipeline.nets.weights import load_weights
+from pipeline.settings.names import as_stored, from_stored
 from pipeline.settings.schema import ResidualRecipe
 from pipeline.training.checkpoint import Record, build_policy, load_policy, read_record, save_policy
 from pipeline.utils.atomic import write_bytes
@@ -27,10 +27,10 @@ def make_residual_policy(base: FlowPolicy, recipe: ResidualRecipe, seed: int, *,
     Args:
         fixed: see ``build_residual``.
     """
-    condition_dim = base.observation_horizon * len(base.observation_normalizer.offset)
+    condition_dim = base.n_obs_steps * len(base.observation_normalizer.offset)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        residual = build_residual(recipe, base.prediction_horizon, base.action_dim, condition_dim, fixed=fixed)
+        residual = build_residual(recipe, base.horizon, base.action_dim, condition_dim, fixed=fixed)
     return ResidualPolicy(base, residual, residual_grid(recipe))
 
 
@@ -44,7 +44,7 @@ def save_residual_policy(path: Path, policy: ResidualPolicy, record: Record, rec
         save_policy(plain, policy, record, half=True)
         with safe_open(plain, framework="pt") as file:
             metadata = dict(file.metadata())
-        metadata[_HEADER] = json.dumps(recipe.model_dump(), sort_keys=True)
+        metadata[_HEADER] = json.dumps(as_stored(recipe.model_dump()), sort_keys=True)
         write_bytes(path, _ordered(save(load_file(plain), metadata=metadata)))
 
 
@@ -70,8 +70,8 @@ def read_recipe(path: Path) -> ResidualRecipe | None:
     if text is None:
         return None
     try:
-        return ResidualRecipe.model_validate_json(text)
-    except ValidationError as error:
+        return ResidualRecipe.model_validate(from_stored(json.loads(text)))
+    except ValueError as error:
         raise UserError(f"{path}: damaged header: {' '.join(str(error).split())}") from None
 
 

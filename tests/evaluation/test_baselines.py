@@ -23,16 +23,16 @@ def nearest(condition: torch.Tensor, **settings: int) -> NearestDemoPolicy:
         action_normalizer,
         condition,
         action,
-        observation_horizon=settings.get("observation_horizon", 1),
-        chunk=2,
+        n_obs_steps=settings.get("n_obs_steps", 1),
+        n_action_steps=2,
     )
 
 
 def test_random_actions_are_uniform_over_the_range_of_the_training_actions() -> None:
     action = torch.tensor([[-1.0, -0.5], [0.0, 0.25], [1.0, 0.0]]).expand(7, 3, 2)
     normalizer = Normalizer.of(torch.tensor([100.0, 200.0]), torch.tensor([10.0, 20.0]))
-    policy = RandomPolicy(action, normalizer, observation_horizon=1, chunk=2)
-    assert (policy.prediction_horizon, policy.chunk, policy.noise_shape) == (3, 2, (3, 2))
+    policy = RandomPolicy(action, normalizer, n_obs_steps=1, n_action_steps=2)
+    assert (policy.horizon, policy.n_action_steps, policy.noise_shape) == (3, 2, (3, 2))
     noise = np.random.default_rng(0).standard_normal((5000, 3, 2), dtype=np.float32)
     actions = policy.act(np.zeros((5000, 1, 9)), noise)
     assert actions.shape == noise.shape and actions.dtype == np.float32
@@ -75,14 +75,14 @@ def test_what_a_demonstration_saw_brings_what_it_did() -> None:
     settings = DataSettings(
         dataset="pusht_starter",
         observation="pose",
-        observation_horizon=2,
-        prediction_horizon=3,
-        chunk=2,
+        n_obs_steps=2,
+        horizon=3,
+        n_action_steps=2,
         validation_fraction=0.3,
     )
     data = prepare(demonstrations, settings, np.float32, seed=0)
     normalizers = (data.observation_normalizer, data.action_normalizer)
-    policy = NearestDemoPolicy(np.float32, *normalizers, data.condition, data.action, observation_horizon=2, chunk=2)
+    policy = NearestDemoPolicy(np.float32, *normalizers, data.condition, data.action, n_obs_steps=2, n_action_steps=2)
     for first, length in zip([0, 6, 15], lengths, strict=True):
         seen = np.stack([state[t - 1 : t + 1] for t in range(first + 1, first + length - 2)])
         done = policy.act(seen, np.zeros((len(seen), 0), dtype=np.float32))
@@ -124,7 +124,7 @@ class Walk:
 def test_both_act_in_rollouts() -> None:
     evaluation = Evaluation(Walk, lambda seed: {"start": float(seed)}, max_steps=7)
     episodes = [Episode(seed, repeat) for seed in range(3) for repeat in range(2)]
-    random = RandomPolicy(torch.randn(9, 4, 1), Normalizer(1), observation_horizon=1, chunk=2)
+    random = RandomPolicy(torch.randn(9, 4, 1), Normalizer(1), n_obs_steps=1, n_action_steps=2)
     chance = rollout(random, evaluation, episodes, block=4, progress=False)
     assert len({result.final_score for result in chance}) == 6
     copying = rollout(nearest(torch.randn(9, 2)), evaluation, episodes, block=4, progress=False)

@@ -35,9 +35,9 @@ def make_policy(sampler: Sampler, levels: int = 100) -> DiffusionPolicy:
         lambda states: states[..., :2].astype(np.float32),
         Normalizer.of(torch.tensor([1.0, 2.0]), torch.tensor([2.0, 4.0])),
         Normalizer.of(torch.tensor([100.0, 200.0, 300.0]), torch.tensor([10.0, 20.0, 30.0])),
-        observation_horizon=2,
-        prediction_horizon=4,
-        chunk=3,
+        n_obs_steps=2,
+        horizon=4,
+        n_action_steps=3,
     )
     return DiffusionPolicy(base, sampler, levels)
 

@@ -25,7 +25,7 @@ class Widen(nn.Module):
 def policy(spread: float, mean: float = 0.0) -> FlowPolicy:
     return FlowPolicy(
         Widen(spread, mean), lambda states: states, Normalizer(1), Normalizer(2),
-        observation_horizon=1, prediction_horizon=4, chunk=1,
+        n_obs_steps=1, horizon=4, n_action_steps=1,
     )  # fmt: skip
 
 

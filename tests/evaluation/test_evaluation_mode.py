@@ -58,7 +58,7 @@ class Sampling(nn.Module):
 
 
 def policy(net: nn.Module, kind: type[FlowPolicy] = FlowPolicy) -> FlowPolicy:
-    shapes = {"observation_horizon": 1, "prediction_horizon": 4, "chunk": 2}
+    shapes = {"n_obs_steps": 1, "horizon": 4, "n_action_steps": 2}
     return kind(net, lambda states: np.float32(states), Normalizer(2), Normalizer(2), **shapes)  # type: ignore[arg-type]
 
 

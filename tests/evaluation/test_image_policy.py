@@ -39,9 +39,9 @@ def make_policy(seed: int = 0) -> ImagePolicy:
         Sight(encoder, render_states, partial(observe, kind="image")),
         POSITIONS,
         Normalizer.of(torch.tensor([256.0, 256.0]), torch.tensor([256.0, 256.0])),
-        observation_horizon=2,
-        prediction_horizon=4,
-        chunk=2,
+        n_obs_steps=2,
+        horizon=4,
+        n_action_steps=2,
     )
 
 

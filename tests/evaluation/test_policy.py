@@ -30,9 +30,9 @@ def make_policy() -> FlowPolicy:
         lambda states: states[..., :2].astype(np.float32),
         Normalizer.of(torch.tensor([10.0, 20.0]), torch.tensor([2.0, 4.0])),
         Normalizer.of(torch.tensor([100.0, 200.0, 300.0]), torch.tensor([10.0, 20.0, 30.0])),
-        observation_horizon=2,
-        prediction_horizon=4,
-        chunk=3,
+        n_obs_steps=2,
+        horizon=4,
+        n_action_steps=3,
     )
 
 
@@ -56,7 +56,7 @@ def test_actions_are_the_euler_solve_in_data_units() -> None:
 
 def test_acting_knows_the_shapes_that_rollouts_ask_for() -> None:
     acting = make_policy().acting(nfe=1)
-    shapes = (acting.observation_horizon, acting.prediction_horizon, acting.chunk, acting.noise_shape)
+    shapes = (acting.n_obs_steps, acting.horizon, acting.n_action_steps, acting.noise_shape)
     assert shapes == (2, 4, 3, (4, 3))
 
 

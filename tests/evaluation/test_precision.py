@@ -9,7 +9,7 @@ from pipeline.evaluation.precision import Variation, Varied, variations
 from pipeline.settings.schema import PrecisionSettings
 from pipeline.tasks.normalizer import Normalizer
 
-SETTINGS = PrecisionSettings(seeds=3, noise_scales=[0.5, 0.0], held_noises=2, fine_nfe=8, chunk=2)
+SETTINGS = PrecisionSettings(seeds=3, noise_scales=[0.5, 0.0], held_noises=2, fine_nfe=8, n_action_steps=2)
 
 
 class Still(nn.Module):
@@ -25,7 +25,7 @@ class Still(nn.Module):
 
 def policy() -> FlowPolicy:
     same = Normalizer(2)
-    return FlowPolicy(Still(), lambda states: states, same, same, observation_horizon=1, prediction_horizon=4, chunk=4)
+    return FlowPolicy(Still(), lambda states: states, same, same, n_obs_steps=1, horizon=4, n_action_steps=4)
 
 
 def started_from(variation: Variation, noise: np.ndarray) -> np.ndarray:
@@ -56,4 +56,4 @@ def test_rollouts_and_samples_start_from_the_noise_as_varied() -> None:
 
 
 def test_a_shorter_chunk_is_what_rollouts_see() -> None:
-    assert Varied(policy(), Variation("often", 2, 2)).chunk == 2
+    assert Varied(policy(), Variation("often", 2, 2)).n_action_steps == 2

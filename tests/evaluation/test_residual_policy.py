@@ -18,9 +18,9 @@ from tests.nets.test_residual_nets import recipe
 DATA = DataSettings(
     dataset="pusht_starter",
     observation="pose",
-    observation_horizon=1,
-    prediction_horizon=4,
-    chunk=2,
+    n_obs_steps=1,
+    horizon=4,
+    n_action_steps=2,
     validation_fraction=0.1,
 )
 NET = MlpSettings(kind="mlp", width=8, depth=1, expansion=1, time_features=4)

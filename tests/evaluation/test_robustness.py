@@ -14,8 +14,8 @@ BATCH = 3
 
 def drawn(policy: Disturbed) -> tuple[np.ndarray, np.ndarray]:
     generator = np.random.default_rng(0)
-    observations = generator.standard_normal((BATCH, policy.observation_horizon, 5)).astype(np.float32)
-    return observations, generator.standard_normal((BATCH, policy.prediction_horizon, 2)).astype(np.float32)
+    observations = generator.standard_normal((BATCH, policy.n_obs_steps, 5)).astype(np.float32)
+    return observations, generator.standard_normal((BATCH, policy.horizon, 2)).astype(np.float32)
 
 
 @pytest.mark.parametrize("make", [lambda: build_policy(RECORD), make_policy])

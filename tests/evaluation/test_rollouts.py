@@ -24,7 +24,7 @@ from pipeline.utils.errors import UserError
 class PushThrough:
     """Walks from the agent towards the block and beyond, with much noise: contacts make episodes sensitive to bits."""
 
-    observation_horizon, prediction_horizon, chunk, noise_shape = 2, 16, 8, (16, 2)
+    n_obs_steps, horizon, n_action_steps, noise_shape = 2, 16, 8, (16, 2)
 
     def __init__(self) -> None:
         self.calls: list[tuple[np.ndarray, np.ndarray]] = []
@@ -32,7 +32,7 @@ class PushThrough:
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         self.calls.append((observations, noise))
         agent, block = observations[:, -1, None, :2], observations[:, -1, None, 2:4]
-        along = np.linspace(0, 1.5, self.prediction_horizon, dtype=np.float32)[:, None]
+        along = np.linspace(0, 1.5, self.horizon, dtype=np.float32)[:, None]
         return agent + along * (block - agent) + 30 * noise
 
 
@@ -51,7 +51,7 @@ class Tally:
 
 
 class Listener(PushThrough):
-    observation_horizon, prediction_horizon, chunk, noise_shape = 3, 5, 4, (5, 1)
+    n_obs_steps, horizon, n_action_steps, noise_shape = 3, 5, 4, (5, 1)
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         self.calls.append((observations, noise))
@@ -229,7 +229,7 @@ def test_impossible_requests() -> None:
     with pytest.raises(ValueError, match="duplicates"):
         push([*EPISODES, EPISODES[0]])
     policy = PushThrough()
-    policy.chunk = 17
+    policy.n_action_steps = 17
     with pytest.raises(ValueError, match="chunk is 17"):
         rollout(policy, TALLY, EPISODES)
 

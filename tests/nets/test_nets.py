@@ -90,9 +90,7 @@ def test_the_u_net_has_the_papers_number_of_parameters(
 
 
 def test_a_horizon_that_cannot_be_halved_is_refused() -> None:
-    with pytest.raises(
-        UserError, match=r"^prediction_horizon: given 10, allowed: multiples of 4 for a unet1d of 3 levels$"
-    ):
+    with pytest.raises(UserError, match=r"^horizon: given 10, allowed: multiples of 4 for a unet1d of 3 levels$"):
         ConditionalUnet1D(10, 2, 5, **PAPER_UNET)
 
 
@@ -107,25 +105,25 @@ def test_every_paper_scale_net_builds_and_takes_two_steps(task: str, mode: str) 
     torch.manual_seed(0)
     encoder = build_encoder(data.vision) if data.vision else None
     numbers = spec.observation_dim(data.observation)
-    condition_dim = data.observation_horizon * (numbers + (encoder.features if encoder else 0))
-    net = build_net(settings.net, data.prediction_horizon, spec.action_dim, condition_dim)
+    condition_dim = data.n_obs_steps * (numbers + (encoder.features if encoder else 0))
+    net = build_net(settings.net, data.horizon, spec.action_dim, condition_dim)
     condition = torch.randn(4, condition_dim)
     if encoder and mode in ("flow_matching", "diffusion"):  # which train the encoder too
-        net = ImageConditioned(encoder, net, horizon=data.observation_horizon, n_numbers=numbers)
-        images = torch.randint(256, (4, data.observation_horizon, encoder.crop, encoder.crop, 3), dtype=torch.uint8)
-        condition = pack(images, torch.randn(4, data.observation_horizon, numbers))
+        net = ImageConditioned(encoder, net, horizon=data.n_obs_steps, n_numbers=numbers)
+        images = torch.randint(256, (4, data.n_obs_steps, encoder.crop, encoder.crop, 3), dtype=torch.uint8)
+        condition = pack(images, torch.randn(4, data.n_obs_steps, numbers))
     generators = Generators(0)
     path = PATHS[settings.pretrain.path](settings.pretrain.sigma)
     recipe = settings.finetune["nfe1"]
     if mode in PAPER.residual:
-        take_two_residual_steps(settings.residual[mode], net, data.prediction_horizon, spec.action_dim, condition_dim)
+        take_two_residual_steps(settings.residual[mode], net, data.horizon, spec.action_dim, condition_dim)
         return
     objectives: dict[str, Callable[[nn.Module], Objective]] = {
         "flow_matching": lambda net: FlowMatching(net, path, make_coupling("minibatch_ot", 1), generators),
         "diffusion": lambda net: NoisePrediction(net, generators, make_scheduler()),
         "mle": lambda net: Reconstruction(net, make_coupling(recipe.coupling, 2), 2, generators),
     }
-    batches = Batches(condition, torch.randn(4, data.prediction_horizon, spec.action_dim))
+    batches = Batches(condition, torch.randn(4, data.horizon, spec.action_dim))
     before = [p.detach().clone() for p in net.parameters()]
     two_steps = settings.pretrain.model_copy(update={"steps": 2, "batch_size": 2, "warmup": 1})
     trained = train(objectives[mode](net), batches, two_steps, generators)
@@ -138,7 +136,7 @@ def take_two_residual_steps(
 ) -> None:
     residual = build_residual(recipe, horizon, action_dim, condition_dim)
     batches = Batches(torch.randn(2, condition_dim), torch.randn(2, horizon, action_dim))
-    few = {"steps": 2, "batch_size": 2, "warmup": 1, "candidates": 1, "pairs_ahead": 0, "precision": "fp32"}
+    few = {"steps": 2, "batch_size": 2, "warmup": 1, "candidates": 1, "precomputed_pairs": 0, "precision": "fp32"}
     few |= {"coupling": "independent"}
     few_steps = recipe.model_copy(update=few)
     before = {name: p.detach().clone() for name, p in residual.named_parameters()}

@@ -33,8 +33,8 @@ def recipe(
     if unet:
         net = Unet1dSettings(kind="unet1d", channels=[8, 8], kernel=3, groups=2, time_features=4)
     coupling = {"coupling": "nearest", "candidates": 2, "regularization": 0.1, "condition_weight": 1.0}
-    coupling |= {"typical_quantile": 0.9, "reflow_nfe": 8, "inversion_nfe": 8, "pairs_ahead": 0}
-    optimization = {"steps": 20, "batch_size": 8, "lr": 1e-2, "weight_decay": 0.0, "warmup": 1, "clip": 1.0}
+    coupling |= {"typical_quantile": 0.9, "reflow_nfe": 8, "inversion_nfe": 8, "precomputed_pairs": 0}
+    optimization = {"steps": 20, "batch_size": 8, "lr": 1e-2, "weight_decay": 0.0, "warmup": 1, "max_grad_norm": 1.0}
     optimization |= {"ema_decay": 0.0, "precision": "fp32", "guard_every": 10, "collapse_below": 0.0}
     return ResidualRecipe.model_validate(
         {

@@ -24,7 +24,7 @@ def test_every_gradient_is_measured_at_every_nfe_and_checkpoints_grow_by_a_state
     assert [(row.pairs, row.gradient, row.nfe) for row in rows] == [(*kind, nfe) for kind in AIMS for nfe in (2, 3, 6)]
     assert all(row.update_ratio_low <= row.update_ratio <= row.update_ratio_high for row in rows)
     saved = {(row.gradient, row.nfe): row.saved_bytes for row in rows if row.pairs == "given"}
-    state = 4 * settings.data.prediction_horizon * 2 * 4
+    state = 4 * settings.data.horizon * 2 * 4
     assert saved["checkpointed", 6] - saved["checkpointed", 3] == 3 * state
     assert saved["checkpointed", 3] - saved["checkpointed", 2] == state
     assert saved["direct", 6] - saved["direct", 3] == 3 * (saved["direct", 3] - saved["direct", 2]) > 3 * state

@@ -12,8 +12,8 @@ from pipeline.training.checkpoint import Record
 DATA = DataSettings(
     dataset="pusht_human",
     observation="pose",
-    observation_horizon=1,
-    prediction_horizon=16,
+    n_obs_steps=1,
+    horizon=16,
     chunk=8,
     validation_fraction=0.1,
 )

@@ -80,10 +80,10 @@ def test_a_task_is_made_where_its_scale_lists_it_or_has_a_block_of_it() -> None:
 
 def test_every_is_said_of_each_recipe_and_a_name_beside_it_says_more() -> None:
     values = raw()
-    recipes: dict[str, Any] = {"every": {"lr": 0.25, "clip": 2.0}, "nfe1": {"lr": 0.5}, "nfe2": {}}
+    recipes: dict[str, Any] = {"every": {"lr": 0.25, "max_grad_norm": 2.0}, "nfe1": {"lr": 0.5}, "nfe2": {}}
     values["lab"]["kitchen"]["finetune"] = recipes
     found = parsed(dumped(values)).lab.task("kitchen").finetune
-    assert {name: (recipe.lr, recipe.clip) for name, recipe in found.items()} == {
+    assert {name: (recipe.lr, recipe.max_grad_norm) for name, recipe in found.items()} == {
         "nfe1": (0.5, 2.0),
         "nfe2": (0.25, 2.0),
         "nfe16": (0.25, 2.0),
@@ -125,7 +125,11 @@ def test_common_fills_only_keys_that_a_block_has() -> None:
         ("common: ", "comon: ", "comon: unknown key; did you mean common? allowed: scale, tasks, nfe, residual"),
         ("\nlab:", "\nlap:", "lap: unknown key; did you mean lab? allowed: scale, tasks"),
         ("\nkitchen:", "\nkichen:", "kichen: unknown key; did you mean kitchen? allowed: scale"),
-        ("  clip: 1.0", "  clipp: 1.0", "common.clipp: unknown key; did you mean clip? allowed: seed, threads"),
+        (
+            "  max_grad_norm: 1.0",
+            "  max_grad_normm: 1.0",
+            "common.max_grad_normm: unknown key; did you mean max_grad_norm? allowed: seed, threads",
+        ),
         ("  seed: 0", "  widths: [3]", "common.widths: unknown key; did you mean width? allowed: seed, threads"),
         ("  robot: ", "  robo: ", "lab.robo: unknown key; did you mean robot? allowed: lists, robot, pusht"),
         (

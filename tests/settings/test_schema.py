@@ -147,10 +147,10 @@ def test_a_wrong_value_is_named_with_its_line_and_what_is_allowed(old: str, new:
             "common.last_steps: given 2, allowed: 0 (all) to 1, the steps of euler at nfe 1 (in starter.pusht)",
         ),
         (
-            "prediction_horizon: 8}",
-            "chunk: 17}",
-            "prediction_horizon: 8}",
-            "starter.pusht.data.chunk: given 17, allowed: at most prediction_horizon = 16",
+            "horizon: 8}",
+            "n_action_steps: 17}",
+            "horizon: 8}",
+            "starter.pusht.data.n_action_steps: given 17, allowed: at most horizon = 16",
         ),
         (
             "kernel: 5 ",

@@ -15,7 +15,7 @@ def idle(old: str, new: str) -> list[str]:
     [
         ("lr: 1.5e-3", "lr: 1.6e-3"),
         ("    weight_decay: 1.0e-4", "    weight_decay: 1.0e-5"),  # of robot, which starter.pusht says nothing of
-        ("  clip: 1.0", "  clip: 2.0"),
+        ("  max_grad_norm: 1.0", "  max_grad_norm: 2.0"),
         ("train: {steps: 4000, lr: 1.0e-3", "train: {steps: 4000, lr: 2.0e-3"),
         ("    shown: 12", "    shown: 6"),
         ("scale: starter", "scale: lab"),

@@ -55,7 +55,11 @@ SETTINGS = [
     (f"{NFE1}.coupling", "neares", rf"{NFE1}.coupling: given 'neares', allowed: independent, .*, nearest, .*"),
     ("scale", "nowhere", r"scale: given 'nowhere', allowed: starter, lab, paper"),
     ("nfe", [1, 3], r"nfe: given 3, allowed: numbers with a block starter.pusht.finetune.nfe<k>, which are 1, 2"),
-    ("starter.pusht.data.chunk", 17, r"starter.pusht.data.chunk: given 17, allowed: at most prediction_horizon = 8"),
+    (
+        "starter.pusht.data.n_action_steps",
+        17,
+        r"starter.pusht.data.n_action_steps: given 17, allowed: at most horizon = 8",
+    ),
 ]
 
 

@@ -36,7 +36,7 @@ class Training:
     params: dict[str, Any] = field(default_factory=dict)
 
 
-AHEAD = {"coupling": "reflow", "reflow_nfe": 4, "pairs_ahead": 1}
+AHEAD = {"coupling": "reflow", "reflow_nfe": 4, "precomputed_pairs": 1}
 """Pairs that lie on disk before the first step."""
 TRAININGS = [
     Training("pretrain", PUSHT, "data/starter/pusht/pretrain/*.safetensors", "pusht.pretrain"),

@@ -36,7 +36,14 @@ def tiny(task: str) -> dict[str, Any]:
         recipe |= FEW | {"candidates": 2, "history_points": 1, "history_seeds": 1, "guard_every": 4}
     for recipe in settings["residual"].values():
         recipe |= FEW | {"candidates": 2, "guard_every": 4}
-    settings["evaluation"] |= {"n_seeds": 2, "side_seeds": 2, "max_steps": 6, "workers": 0, "batch": 2, "block": 2}
+    settings["evaluation"] |= {
+        "n_seeds": 2,
+        "n_seeds_secondary": 2,
+        "max_steps": 6,
+        "workers": 0,
+        "num_envs": 2,
+        "policy_batch_size": 2,
+    }
     settings["robustness"] |= {"seeds": 2}
     return settings | {"threads": 1}
 

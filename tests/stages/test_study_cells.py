@@ -16,11 +16,11 @@ STUDY = {
     "seeds": 2,
     "fm_lr": 1e-3,
     "recipes": {
-        f"nfe{nfe}": {"lr": 1e-3, "batch_size": 16, "candidates": 2, "reflow_nfe": 2 * nfe, "pairs_ahead": 1}
+        f"nfe{nfe}": {"lr": 1e-3, "batch_size": 16, "candidates": 2, "reflow_nfe": 2 * nfe, "precomputed_pairs": 1}
         for nfe in (1, 2, 16)
     },
     "chosen": {"nfe1": "reflow", "nfe2": "nearest", "nfe16": "nearest"},
-    "precision": {"seeds": 4, "noise_scales": [0.5, 0.0], "held_noises": 1, "fine_nfe": 8, "chunk": 4},
+    "precision": {"seeds": 4, "noise_scales": [0.5, 0.0], "held_noises": 1, "fine_nfe": 8, "n_action_steps": 4},
 }
 
 

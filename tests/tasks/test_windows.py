@@ -28,6 +28,6 @@ def test_windows_stay_in_their_episode_and_repeat_its_ends(lengths: list[int], o
 
 
 def test_the_first_action_answers_the_newest_observation() -> None:
-    windows = cut_windows(np.array([3, 5]), observation_horizon=2, prediction_horizon=3)
+    windows = cut_windows(np.array([3, 5]), n_obs_steps=2, horizon=3)
     assert windows.observation.tolist() == [[0, 0], [0, 1], [1, 2], [3, 3], [3, 4]]
     assert windows.action.tolist() == [[0, 1, 2], [1, 2, 2], [2, 2, 2], [3, 4, 4], [4, 4, 4]]

@@ -36,7 +36,7 @@ from pipeline.utils.seeding import Generators
 
 STEPS, MILESTONES = 30, (0, 10, 20, 30)
 OPTIMIZATION = Optimization(
-    steps=STEPS, batch_size=8, lr=1e-3, weight_decay=1e-4, warmup=3, clip=1.0, ema_decay=0.9, precision="fp32"
+    steps=STEPS, batch_size=8, lr=1e-3, weight_decay=1e-4, warmup=3, max_grad_norm=1.0, ema_decay=0.9, precision="fp32"
 )
 
 Sabotage = Callable[[], None]

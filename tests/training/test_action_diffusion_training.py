@@ -46,7 +46,14 @@ def test_a_tiny_net_learns_two_modes_that_the_condition_moves() -> None:
     sign = torch.randint(2, (4096, 1, 1)) * 2.0 - 1
     data = condition[:, None] + 0.4 * sign + 0.05 * torch.randn(4096, 2, 1)
     optimization = Optimization(
-        steps=1500, batch_size=512, lr=1e-2, weight_decay=0.0, warmup=50, clip=1.0, ema_decay=0.99, precision="fp32"
+        steps=1500,
+        batch_size=512,
+        lr=1e-2,
+        weight_decay=0.0,
+        warmup=50,
+        max_grad_norm=1.0,
+        ema_decay=0.99,
+        precision="fp32",
     )
     objective = NoisePrediction(Tiny(), Generators(1), make_scheduler())
     net = train(objective, Batches(condition, data), optimization, Generators(2)).cpu()

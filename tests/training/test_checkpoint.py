@@ -26,9 +26,9 @@ from pipeline.utils.errors import UserError
 DATA = DataSettings(
     dataset="pusht_starter",
     observation="pose",
-    observation_horizon=2,
-    prediction_horizon=4,
-    chunk=2,
+    n_obs_steps=2,
+    horizon=4,
+    n_action_steps=2,
     validation_fraction=0.1,
 )
 NET = MlpSettings(kind="mlp", width=8, depth=1, expansion=2, time_features=4)

@@ -15,9 +15,9 @@ from pipeline.utils.errors import UserError
 SETTINGS = DataSettings(
     dataset="pusht_starter",
     observation="pose",
-    observation_horizon=2,
-    prediction_horizon=4,
-    chunk=2,
+    n_obs_steps=2,
+    horizon=4,
+    n_action_steps=2,
     validation_fraction=0.3,
 )
 LENGTHS = [5, 8, 3, 6, 7, 4]

@@ -48,7 +48,14 @@ def test_a_tiny_net_learns_a_gaussian() -> None:
     torch.manual_seed(0)
     data = MEAN + DEVIATION * torch.randn(4096, 1, 1, 1)
     optimization = Optimization(
-        steps=1200, batch_size=512, lr=1e-2, weight_decay=0.0, warmup=50, clip=1.0, ema_decay=0.99, precision="fp32"
+        steps=1200,
+        batch_size=512,
+        lr=1e-2,
+        weight_decay=0.0,
+        warmup=50,
+        max_grad_norm=1.0,
+        ema_decay=0.99,
+        precision="fp32",
     )
     net = train(
         NoisePrediction(Tiny(), Generators(1)), Batches(torch.zeros(len(data), 0), data), optimization, Generators(2)

@@ -44,7 +44,7 @@ DATA = draw(4000)
 def policy(net: nn.Module) -> FlowPolicy:
     return FlowPolicy(
         net.cpu(), lambda states: states, Normalizer(1), Normalizer(2),
-        observation_horizon=1, prediction_horizon=1, chunk=1,
+        n_obs_steps=1, horizon=1, n_action_steps=1,
     )  # fmt: skip
 
 
@@ -58,7 +58,14 @@ def fit(
     look: Callable[[int, nn.Module], bool] = lambda _step, _net: True,
 ) -> nn.Module:
     optimization = Optimization(
-        steps=steps, batch_size=128, lr=lr, weight_decay=0.0, warmup=20, clip=1.0, ema_decay=ema_decay, precision="fp32"
+        steps=steps,
+        batch_size=128,
+        lr=lr,
+        weight_decay=0.0,
+        warmup=20,
+        max_grad_norm=1.0,
+        ema_decay=ema_decay,
+        precision="fp32",
     )
     return train(
         objective,

@@ -28,9 +28,9 @@ from pipeline.utils.seeding import Generators
 SETTINGS = DataSettings(
     dataset="pusht_human_image",
     observation="image",
-    observation_horizon=2,
-    prediction_horizon=4,
-    chunk=2,
+    n_obs_steps=2,
+    horizon=4,
+    n_action_steps=2,
     validation_fraction=0.3,
     vision=VisionSettings(kind="resnet18", width=16, crop=84),
 )
@@ -63,9 +63,9 @@ def make_policy(data: PreparedData, crop: int = 84) -> ImagePolicy:
         Sight(encoder, render_states, partial(observe, kind="image")),
         data.observation_normalizer,
         data.action_normalizer,
-        observation_horizon=2,
-        prediction_horizon=4,
-        chunk=2,
+        n_obs_steps=2,
+        horizon=4,
+        n_action_steps=2,
     )
 
 
@@ -136,7 +136,7 @@ def test_batches_follow_their_generator(prepared: tuple[Path, PreparedData]) -> 
 def test_training_on_frames_lowers_the_loss_and_repeats(prepared: tuple[Path, PreparedData]) -> None:
     path, data = prepared
     settings = Optimization(
-        steps=50, batch_size=8, lr=2e-3, weight_decay=0.0, warmup=5, clip=1.0, ema_decay=0.9, precision="fp32"
+        steps=50, batch_size=8, lr=2e-3, weight_decay=0.0, warmup=5, max_grad_norm=1.0, ema_decay=0.9, precision="fp32"
     )
 
     def trained() -> tuple[list[float], dict[str, Tensor]]:

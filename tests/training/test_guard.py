@@ -32,13 +32,20 @@ DATA = two_modes()
 def policy(net: torch.nn.Module) -> FlowPolicy:
     return FlowPolicy(
         net.cpu(), lambda states: states, Normalizer(1), Normalizer(2),
-        observation_horizon=1, prediction_horizon=1, chunk=1,
+        n_obs_steps=1, horizon=1, n_action_steps=1,
     )  # fmt: skip
 
 
 def fit(objective: FlowMatching | Reconstruction, steps: int, lr: float) -> torch.nn.Module:
     optimization = Optimization(
-        steps=steps, batch_size=128, lr=lr, weight_decay=0.0, warmup=20, clip=1.0, ema_decay=0.9, precision="fp32"
+        steps=steps,
+        batch_size=128,
+        lr=lr,
+        weight_decay=0.0,
+        warmup=20,
+        max_grad_norm=1.0,
+        ema_decay=0.9,
+        precision="fp32",
     )
     return train(objective, Batches(DATA.condition, DATA.action), optimization, objective.generators)
 

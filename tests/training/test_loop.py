@@ -112,7 +112,7 @@ BATCHES = Batches(torch.ones(100, 1), torch.tensor([2.0, -3.0]) + 0.1 * (_NOISE 
 
 def optimization(**changes: object) -> Optimization:
     defaults = {
-        "steps": 300, "batch_size": 32, "lr": 0.1, "weight_decay": 0.0, "warmup": 10, "clip": 10.0,
+        "steps": 300, "batch_size": 32, "lr": 0.1, "weight_decay": 0.0, "warmup": 10, "max_grad_norm": 10.0,
         "ema_decay": 0.9, "precision": "fp32",
     }  # fmt: skip
     return Optimization.model_validate(defaults | changes)

@@ -170,7 +170,7 @@ def test_a_covariance_starts_from_the_residuals_that_the_coupling_leaves(kind: s
 
 
 RECIPE = Optimization(
-    steps=24, batch_size=16, lr=1e-3, weight_decay=1e-2, warmup=3, clip=1.0, ema_decay=0.9, precision="fp32"
+    steps=24, batch_size=16, lr=1e-3, weight_decay=1e-2, warmup=3, max_grad_norm=1.0, ema_decay=0.9, precision="fp32"
 )
 DATA = Batches(torch.zeros(64, 3), torch.randn(64, 4, 2, generator=torch.Generator().manual_seed(0)))
 

@@ -39,7 +39,7 @@ class Counting(nn.Module):
 @pytest.mark.parametrize(("coupling", "draws"), [("reflow", 3), ("inversion", 3)])
 def test_solves_made_ahead_are_paid_for_once(coupling: str, draws: int) -> None:
     """50 windows: reflow solves each 3 times in 20 evaluations, inversion once in 8."""
-    given = recipe(coupling=coupling, pairs_ahead=draws, reflow_nfe=20, inversion_nfe=8, typical_quantile=0.9999)
+    given = recipe(coupling=coupling, precomputed_pairs=draws, reflow_nfe=20, inversion_nfe=8, typical_quantile=0.9999)
     Counting.rows = 0
     objective, batches = maximum_likelihood(
         Counting(), given, 1, PRETRAIN, Generators(0), Batches(torch.zeros(50, 1), torch.randn(50, 2, 2))
@@ -60,15 +60,15 @@ def test_online_a_teacher_is_paid_for_in_every_step() -> None:
 @pytest.mark.parametrize("coupling", ["independent", "nearest", "reflow", "inversion"])
 @pytest.mark.parametrize("nfe", [1, 8])
 def test_a_budget_is_kept_and_used_up(coupling: str, nfe: int) -> None:
-    given = recipe(coupling=coupling, candidates=4, pairs_ahead=2, reflow_nfe=16, batch_size=PRETRAIN.batch_size)
+    given = recipe(coupling=coupling, candidates=4, precomputed_pairs=2, reflow_nfe=16, batch_size=PRETRAIN.batch_size)
     spent = equal_compute(within_budget(given, nfe, 500, PRETRAIN, 1000), PRETRAIN, nfe, 1000).steps
-    one_update = equal_compute(given.model_copy(update={"steps": 1, "pairs_ahead": 2}), PRETRAIN, nfe, 0).steps
+    one_update = equal_compute(given.model_copy(update={"steps": 1, "precomputed_pairs": 2}), PRETRAIN, nfe, 0).steps
     assert 500 - one_update - 1 <= spent <= 500
 
 
 def test_inversion_pays_for_the_searches_that_it_makes() -> None:
     """Of 40 rows 10 are atypical: a quarter of them searches among 8 candidates at 2 evaluations each."""
-    given = recipe(coupling="inversion", pairs_ahead=1, candidates=8, inversion_nfe=8, typical_quantile=0.999)
+    given = recipe(coupling="inversion", precomputed_pairs=1, candidates=8, inversion_nfe=8, typical_quantile=0.999)
     noise = torch.ones(40, 2, 2)
     noise[:10] = 100.0
     share = fallback_share(given, Batches(torch.zeros(40, 1), torch.stack([noise, noise], dim=1)))
@@ -86,4 +86,4 @@ def test_little_of_a_short_training_is_warm_up() -> None:
 
 def test_a_budget_below_what_is_made_ahead_is_refused() -> None:
     with pytest.raises(UserError, match=r"^budget: given 1, allowed: more than reflow's solves made ahead cost"):
-        within_budget(recipe(coupling="reflow", pairs_ahead=9), 1, 1, PRETRAIN, 10_000)
+        within_budget(recipe(coupling="reflow", precomputed_pairs=9), 1, 1, PRETRAIN, 10_000)

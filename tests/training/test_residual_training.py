@@ -31,7 +31,7 @@ def training(given: ResidualRecipe) -> tuple[ResidualReconstruction, Batches]:
 @pytest.mark.parametrize("coupling", ["independent", "nearest", "reflow"])
 @pytest.mark.parametrize("ahead", [0, 1])
 def test_only_the_residual_learns_and_the_loss_is_that_of_both_solves(coupling: str, ahead: int) -> None:
-    given = recipe(sees_noise=True).model_copy(update={"coupling": coupling, "pairs_ahead": ahead})
+    given = recipe(sees_noise=True).model_copy(update={"coupling": coupling, "precomputed_pairs": ahead})
     objective, batches = training(given)
     condition, data = batches.draw(8, torch.Generator().manual_seed(0))
     objective(condition, data).backward()
@@ -60,7 +60,7 @@ def test_the_loss_is_the_mean_square_at_the_end_of_the_longer_time() -> None:
 
 
 def test_training_reduces_the_loss_and_keeps_the_construction() -> None:
-    given = recipe(sees_noise=True).model_copy(update={"coupling": "reflow", "steps": 150, "pairs_ahead": 2})
+    given = recipe(sees_noise=True).model_copy(update={"coupling": "reflow", "steps": 150, "precomputed_pairs": 2})
     objective, batches = training(given)
     condition, data = batches.draw(128, torch.Generator().manual_seed(0))
     first = objective(condition, data).item()
@@ -99,7 +99,7 @@ class _Dropping(torch.nn.Module):
 
 @pytest.mark.parametrize("coupling", ["nearest", "reflow"])
 def test_the_frozen_base_drops_nothing_out_while_the_residual_trains(coupling: str) -> None:
-    given = recipe().model_copy(update={"coupling": coupling, "pairs_ahead": 0})
+    given = recipe().model_copy(update={"coupling": coupling, "precomputed_pairs": 0})
 
     def loss(training_mode: bool) -> float:
         policy = make_residual_policy(build_policy(RECORD), given, seed=0)

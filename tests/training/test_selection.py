@@ -48,7 +48,7 @@ def loss_of(factor: float, seed: int = 0) -> float:
     data = PreparedData(torch.ones(3, 1), torch.ones(3, 4, 2), torch.zeros(500, 1), zeros, Normalizer(1), Normalizer(2))
     policy = FlowPolicy(
         Scaled(factor), lambda states: states, Normalizer(1), Normalizer(2),
-        observation_horizon=1, prediction_horizon=4, chunk=1,
+        n_obs_steps=1, horizon=4, n_action_steps=1,
     )  # fmt: skip
     return held_out_loss(policy, data, SETTINGS, seed)
 

@@ -22,7 +22,7 @@ from pipeline.training.sight import as_seen, from_scratch
 from pipeline.utils.errors import UserError
 
 POSITION = partial(observe, kind="image")
-HORIZONS = {"observation_horizon": 1, "prediction_horizon": 4, "chunk": 2}
+HORIZONS = {"n_obs_steps": 1, "horizon": 4, "n_action_steps": 2}
 
 
 def net(condition: int) -> MLP:

@@ -30,7 +30,7 @@ DATA = PreparedData(*4 * [torch.zeros(8, 1, 1)], Normalizer(1), Normalizer(1))  
 
 def policy(net: nn.Module) -> FlowPolicy:
     return FlowPolicy(
-        net, lambda states: states, Normalizer(1), Normalizer(1), observation_horizon=1, prediction_horizon=1, chunk=1
+        net, lambda states: states, Normalizer(1), Normalizer(1), n_obs_steps=1, horizon=1, n_action_steps=1
     )
 
 
