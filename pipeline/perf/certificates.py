@@ -43,7 +43,7 @@ class Row:
     """One certificate: ``state`` ``chunk`` or ``action``, of ``states`` components, ``branches`` nonlinear ones."""
 
     task: str
-    n_action_steps: int
+    chunk: int
     state: str
     states: int
     branches: int

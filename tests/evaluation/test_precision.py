@@ -37,7 +37,7 @@ def test_each_variation_changes_one_thing_of_the_policy_as_made() -> None:
     as_made, *changed = variations(SETTINGS, 2, 4, flow=True)
     assert as_made == Variation("", 2, 4)
     for variation in changed:
-        names = ("nfe", "chunk", "noise_scale", "held")
+        names = ("nfe", "n_action_steps", "noise_scale", "held")
         assert sum(getattr(variation, name) != getattr(as_made, name) for name in names) == 1
     assert len({variation.change for variation in changed}) == len(changed) == 6
     assert [v.nfe for v in variations(SETTINGS, 2, 4, flow=False)] == [2] * 6  # good for its own solve alone

@@ -12,7 +12,7 @@ TASKS = ["pusht_image", "kitchen", "transport"]
 
 def test_the_paper_scale_has_the_papers_values() -> None:
     d1, d2 = table_d1(PAPER, TASKS, 16), table_d2(PAPER, TASKS)
-    for name in ("chunk", "horizon", "net", "pretrain_lr", "finetune_lr"):
+    for name in ("chunk", "prediction_horizon", "net", "pretrain_lr", "finetune_lr"):
         assert d1[name].tolist() == d1[f"paper_{name}"].tolist()
     assert d1["net_millions"].tolist() == pytest.approx(d1["paper_net_millions"].tolist(), rel=0.01)
     assert d1["encoder_millions"].iloc[0] == pytest.approx(11, rel=0.03)

@@ -14,7 +14,7 @@ DATA = DataSettings(
     observation="pose",
     n_obs_steps=1,
     horizon=16,
-    chunk=8,
+    n_action_steps=8,
     validation_fraction=0.1,
 )
 NET = MlpSettings(kind="mlp", width=8, depth=1, expansion=1, time_features=4)
