@@ -14,7 +14,9 @@ from ruamel.yaml import YAML
 
 from pipeline.evaluation.rollouts import episode_columns
 from pipeline.settings import schema
+from pipeline.settings.inputs import resolved_inputs
 from pipeline.tasks.registry import TASKS
+from pipeline.utils.atomic import write_text
 from pipeline.utils.code_deps import ROOT
 
 LAB: dict[str, Any] = schema.load(ROOT / "params.yaml").lab.model_dump(exclude_none=True)
@@ -69,6 +71,8 @@ def test_a_task_goes_from_demonstrations_to_rows(
     settings["lab"] |= {"lists": settings["lab"]["lists"] | choice, task: tiny(task)}
     with Path("params.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(settings, file)
+    for path, text in resolved_inputs(schema.load()).items():
+        write_text(path, text)
     try:
         for stage in ("fetch", "prepare", "pretrain", "select_checkpoint", "pretrain_diffusion"):
             run(monkeypatch, stage, "--task", task)
