@@ -48,7 +48,13 @@ def require_effect(path: Path) -> None:
     """
     baseline = os.environ.get("DVC_EXP_BASELINE_REV")  # DVC sets it for the stages of an experiment
     before = file_at(Path(), baseline, path.name) if baseline else None
-    if before is not None and (idle := without_effect(before, path.read_text(encoding="utf-8"), path.name)):
+    if before is None:
+        return
+    try:
+        idle = without_effect(before, path.read_text(encoding="utf-8"), path.name)
+    except UserError:  # the older file has another layout
+        return
+    if idle:
         raise UserError(idle[0])
 
 

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from pipeline.settings.layers import MODELS, Scale, read, resolve
-from pipeline.settings.schema import validated
+from pipeline.settings.layers import MODELS, Scale
+from pipeline.settings.schema import resolved
 from pipeline.settings.source import Node, read_file
 from pipeline.utils.errors import UserError
 
@@ -22,11 +22,10 @@ def lines(path: Path, scale: str, task: str, start: str = "") -> list[str]:
     Raises:
         UserError: the file is wrong, or has no such scale, task or key.
     """
-    resolved = resolve(read(read_file(path), path.name))
-    validated(resolved, path.name)
+    _, whole = resolved(read_file(path), path.name)
     if scale not in get_args(Scale):
         raise UserError(f"scale: given {scale!r}, allowed: {', '.join(get_args(Scale))}")
-    blocks = {name: block for name, block in resolved.value[scale].value.items() if name in MODELS}
+    blocks = {name: block for name, block in whole.value[scale].value.items() if name in MODELS}
     if task not in blocks:
         raise UserError(f"task: given {task!r}, allowed at scale {scale}: {', '.join(blocks)}")
     found = [(".".join(keys), node) for keys, node in blocks[task].leaves() if _begins(keys, start)]

@@ -7,14 +7,17 @@ before.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from functools import reduce
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
+
+from pydantic import ValidationError, create_model
 
 from pipeline.settings.blocks import Block, Optimization
 from pipeline.settings.images import ImageTask, ImageTaskSettings
-from pipeline.settings.messages import allowed_keys, shown
+from pipeline.settings.messages import Finding, allowed_keys, finding, located, shown
 from pipeline.settings.robots import Task, TaskSettings
-from pipeline.settings.shapes import PLAIN, Shape, keys_of, of_kind, shared_keys
+from pipeline.settings.shapes import PLAIN, Shape, keys_of, models_at, of_kind, shared_keys
 from pipeline.settings.source import Keys, Node, Place, read_nodes
 from pipeline.settings.toys import GapSettings, ToySettings
 from pipeline.utils.errors import UserError
@@ -32,7 +35,7 @@ MODELS: dict[str, type[Block]] = {
     "gap": GapSettings,
     "toys": ToySettings,
 }
-"""What each layer's keys are those of; at the top of the file and in a scale's block they have the same names."""
+"""The model of each layer; it has the same name at the top of the file and in a scale's block."""
 
 EVERY = "every"
 """Among recipes: what is said of all of them."""
@@ -66,7 +69,7 @@ def read(text: str, name: str) -> Node:
 
 
 def _require_known(block: Node, known: Known, name: str) -> None:
-    """Refuse a key that is not ``known``, and a plain value in a block's place."""
+    """Refuse a key that is not ``known``, and a plain value in a block's place, here and in blocks inside."""
     for key, node in block.value.items():
         at = f"{name}:{node.place.line}: {node.place.key}"
         if key not in known:
@@ -152,7 +155,7 @@ def _spelled_out_one(layer: Node, key: str, names: Sequence[str]) -> Node:
 
 def _merged(under: Node, over: Node) -> Node:
     """``under`` with all that ``over`` says; as a whole ``over``, where it is of another kind."""
-    if not (under.is_block and over.is_block) or _kind(over) not in (None, _kind(under)):
+    if not (under.is_block and over.is_block) or (_kind(under) and _kind(over) not in (None, _kind(under))):
         return over
     inner = {key: _merged(under.value[key], node) if key in under.value else node for key, node in over.value.items()}
     return Node(under.value | inner, over.place)
@@ -182,6 +185,35 @@ def _filled(node: Node, shape: Shape, common: Mapping[str, Node]) -> Node:
         elif inner.models and key in found:
             found[key] = _filled(found[key], inner, common)
     return Node(found, node.place)
+
+
+def require_overridden(file: Node, resolved: Node, name: str) -> None:
+    """Refuse a wrong value that no ``resolved`` setting has, as more specific keys override it everywhere.
+
+    Raises:
+        UserError: one line with the file, the line, the key, what was given and what is allowed.
+    """
+    deciding = {place for _, place in resolved.places()}
+    for keys, node in file.leaves():
+        layer, *inside = keys[1:] if keys[0] in get_args(Scale) else keys
+        if node.place in deciding or layer not in MODELS:
+            continue
+        models = [model for model in models_at(MODELS[layer], inside[:-1]) if keys[-1] in model.model_fields]
+        found = [_wrong(model, keys[-1], node.value) for model in models]
+        if found and found[0] and all(found):
+            raise UserError(located(found[0], name, {keys[-1:]: node.place}))
+
+
+def _wrong(model: type[Block], key: str, value: object) -> Finding | None:
+    """What is wrong with ``value`` as the ``key`` of a ``model``, whatever its other keys are."""
+    field = model.model_fields[key]
+    fields: dict[str, Any] = {key: (field.annotation, copy(field))}
+    alone = create_model("Alone", __base__=Block, **fields)
+    try:
+        alone.model_validate({key: value})
+    except ValidationError as error:
+        return finding(error, {key: value}, lambda _keys: ())
+    return None
 
 
 def without_effect(before: str, after: str, name: str = "params.yaml") -> list[str]:

@@ -231,14 +231,18 @@ def load(path: Path = Path("params.yaml")) -> Settings:
 
 def parse(text: str, name: str) -> Settings:
     """The settings in ``text``, read from the file called ``name``; raises as ``load``."""
-    return validated(layers.resolve(layers.read(text, name)), name)
+    return resolved(text, name)[0]
 
 
-def validated(resolved: Node, name: str) -> Settings:
-    """The settings that the layers of the file called ``name`` were ``resolved`` into; raises as ``load``."""
-    raw = resolved.plain()
+def resolved(text: str, name: str) -> tuple[Settings, Node]:
+    """The settings in ``text``, read from the file called ``name``, and their places; raises as ``load``."""
+    file = layers.read(text, name)
+    whole = layers.resolve(file)
+    raw = whole.plain()
     try:
-        return Settings.model_validate(raw)
+        settings = Settings.model_validate(raw)
     except ValidationError as error:
         found = finding(error, raw, partial(keys_at, Settings))
-        raise UserError(located(found, name, dict(resolved.places()))) from None
+        raise UserError(located(found, name, dict(whole.places()))) from None
+    layers.require_overridden(file, whole, name)
+    return settings, whole

@@ -42,6 +42,11 @@ def of_kind(models: tuple[type[Block], ...], kind: object) -> tuple[type[Block],
 
 def keys_at(root: type[Block], location: Sequence[object]) -> list[str]:
     """The keys of the block that pydantic calls ``location`` in a ``root``."""
+    return list(keys_of(models_at(root, location)))
+
+
+def models_at(root: type[Block], location: Sequence[object]) -> tuple[type[Block], ...]:
+    """The models that the block at ``location`` in a ``root`` may be of; pydantic puts kinds between the keys."""
     shape = Shape((root,))
     for part in location:
         if shape.named:
@@ -50,7 +55,7 @@ def keys_at(root: type[Block], location: Sequence[object]) -> list[str]:
             shape = Shape(of_kind(shape.models, part))
         else:
             shape = keys_of(shape.models).get(str(part), PLAIN)
-    return list(keys_of(shape.models))
+    return shape.models
 
 
 def shared_keys(roots: tuple[type[Block], ...]) -> list[str]:

@@ -174,6 +174,22 @@ def test_a_key_that_nothing_has_is_refused_at_every_level(old: str, new: str, li
     assert refused(replaced(old, new)).startswith(f"params.yaml:{line_of(old)}: {line}")
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("    lr: 5.0e-4\n", "    lr: -1\n", "robot.pretrain.lr: given -1, allowed: greater than 0"),
+        ("    latest: 2000 ", "    latest: many ", "image.select.latest: given 'many', allowed: a whole number"),
+        (
+            "  net: {kind: mlp, width: 192,",
+            "  net: {kind: mlp, width: 0,",
+            "image.net.width: given 0, allowed: at least 1",
+        ),
+    ],
+)
+def test_a_wrong_value_is_refused_where_others_override_it_everywhere(old: str, new: str, line: str) -> None:
+    assert refused(replaced(old, new)) == f"params.yaml:{line_of(old)}: {line}"
+
+
 @pytest.mark.parametrize("text", ["", "- starter\n", "starter\n"])
 def test_a_file_without_keys_is_refused(text: str) -> None:
     assert refused(text).startswith("params.yaml: holds no keys; allowed: a mapping with scale, tasks, nfe, ")

@@ -177,8 +177,8 @@ def test_a_key_that_no_block_gives_is_named_by_the_task_that_lacks_it() -> None:
     assert refused(replaced("    path: i_cfm", "    #")) == (
         "params.yaml: starter.pusht.pretrain.path: missing; it has no default"
     )
-    assert refused(replaced("    kind: mlp", "    #")) == (
-        "params.yaml: starter.pusht.net.kind: missing; it has no default"
+    assert refused(replaced("{kind: unet1d, channels: [32", "{channels: [32")) == (
+        "params.yaml: starter.pusht.residual.resft_fm_unet-nfe16.net.kind: missing; it has no default"
     )
     assert refused(replaced("{tasks: [pusht],", "{tasks: [pusht, lift],")) == (
         "params.yaml: starter.lift.data.dataset: missing; it has no default"

@@ -69,8 +69,10 @@ def test_a_task_goes_from_demonstrations_to_rows(
     choice = {"tasks": [task], "nfe": [1], "residual": ["resft_fm-nfe16"], "robustness": ["fm-nfe1"], "images": []}
     settings |= choice | {"scale": "lab"}
     settings["lab"] |= {"lists": settings["lab"]["lists"] | choice, task: tiny(task)}
+    yaml = YAML(typ="safe")
+    yaml.representer.ignore_aliases = lambda _: True
     with Path("params.yaml").open("w", encoding="utf-8") as file:
-        YAML(typ="safe").dump(settings, file)
+        yaml.dump(settings, file)
     for path, text in resolved_inputs(schema.load()).items():
         write_text(path, text)
     try:
