@@ -3,6 +3,7 @@
 import os
 import signal
 
+from pipeline.utils.handover import run_by_engine
 from pipeline.utils.platform import die_with_parent, die_with_starter
 
 # Under DVC a stage dies with the process that started it, so that a killed `dvc repro` leaves no orphan that goes on
@@ -10,3 +11,5 @@ from pipeline.utils.platform import die_with_parent, die_with_starter
 die_with_starter()
 if "DVC_STAGE" in os.environ:
     die_with_parent(os.getppid(), signal.SIGKILL)
+# `make repro` and Prefect flows run it in a process that has imported everything.
+run_by_engine()

@@ -30,12 +30,17 @@ _HEAD = "schema: '2.0'\nstages:\n"
 _ENTRY = re.compile(r"^  \S.*\n(?:(?:    .*)?\n)*", re.MULTILINE)
 
 
-def guard(root: Path, dvc: int) -> None:
-    """Keep copies of the lock files below ``root`` and see to it that they are whole when process ``dvc`` has ended."""
+def keep(root: Path) -> None:
+    """Keep copies of the lock files below ``root``."""
     for lock in locks(root):
         text = lock.read_text(encoding="utf-8")
         if text.endswith("\n") and text != _kept(root, lock):  # else another DVC is writing it
             _write(_copy(root, lock), text)
+
+
+def guard(root: Path, dvc: int) -> None:
+    """Keep copies of the lock files below ``root`` and see to it that they are whole when process ``dvc`` has ended."""
+    keep(root)
     subprocess.Popen(
         [sys.executable, "-I", "-c", _GUARD, str(Path(__file__).resolve().parents[2]), str(root), str(dvc)],
         cwd="/",  # the folder may be one that DVC removes
