@@ -15,8 +15,8 @@ ORDER = (
 )  # fmt: skip
 WITHIN = {
     "utils": (
-        "errors", "atomic", "seeding", "code_deps", "platform", "hardware", "memory", "environment", "precision",
-        "processes", "provenance",
+        "errors", "atomic", "seeding", "code_deps", "platform", "handover", "hardware", "memory", "environment",
+        "precision", "processes", "provenance",
     ),
     "settings": ("messages", "blocks", "images", "robots", "schema", "scale", "paths"),
     "ode": ("fixed_step", "grids", "dopri5", "gradient", "error_bound"),
@@ -65,9 +65,9 @@ WITHIN = {
         "robustness", "certificates", "hyperparameters", "figure_1", "figure_1_markdown",
         "table1", "table1_checks", "table1_markdown", "image_figures",
     ),
-    "tracking": ("run", "queue", "store"),
+    "tracking": ("run", "queue", "store", "recorder"),
     "orchestration": (
-        "lockguard", "stage", "lockfile", "output", "children", "preload", "needs", "partial", "executor", "repro",
+        "lockguard", "stage", "output", "children", "preload", "plan", "needs", "partial", "executor", "repro",
         "prefect_flows", "ui",
     ),
 }  # fmt: skip

@@ -10,7 +10,7 @@ import selectors
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from multiprocessing.context import ForkProcess
@@ -46,6 +46,7 @@ class Children:
         """Children whose output goes to a screen; None: where that of this process goes."""
         self._screen = screen
         self._at_work: list[_Child] = []
+        self.private = set[int]()  # file descriptors that children close: a reader waits for the last writer's end
         self._selector = selectors.DefaultSelector()
 
     def pids(self) -> dict[str, int]:
@@ -70,7 +71,9 @@ class Children:
         pipes = [Pipe(name, stream, self._screen) for stream in (sys.stdout, sys.stderr)] if self._screen else []
         pipes = [] if stdio else pipes
         sinks = stdio or [os.open(os.devnull, os.O_RDONLY), *(pipe.sink for pipe in pipes)]
-        process = multiprocessing.get_context("fork").Process(target=_do, args=(work, os.getpid(), sinks), daemon=True)
+        process = multiprocessing.get_context("fork").Process(
+            target=_do, args=(work, os.getpid(), sinks, self.private), daemon=True
+        )
         process.start()
         for sink in sinks:
             os.close(sink)  # the process's own are the last ones: when it ends, so do the pipes
@@ -143,7 +146,7 @@ def interrupts() -> Iterator[list[int]]:
             signal.signal(number, handler)
 
 
-def _do(work: Work, parent: int, stdio: Sequence[int]) -> None:
+def _do(work: Work, parent: int, stdio: Sequence[int], private: Iterable[int]) -> None:
     """The life of a child."""
     os.setpgid(0, 0)
     die_with_parent(parent, signal.SIGKILL)
@@ -152,5 +155,6 @@ def _do(work: Work, parent: int, stdio: Sequence[int]) -> None:
     multiprocessing.current_process().daemon = False  # or it may not have children
     for number, file in enumerate(stdio):
         os.dup2(file, number)
+    for file in {*stdio, *private}:
         os.close(file)
     sys.exit(work())

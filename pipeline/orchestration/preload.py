@@ -43,6 +43,7 @@ class Call:
         self._connection, self._children, self._group, self.gone = connection, children, 0, False
         connection.settimeout(REQUEST_SECONDS)
         head, self._stdio, _, _ = socket.recv_fds(connection, LENGTH.size, 3)
+        children.private.update(self._stdio)
         with connection.makefile("rb") as file:
             self.request: dict[str, Any] = json.loads(file.read(*LENGTH.unpack(head.ljust(LENGTH.size, b"\0"))))
 
@@ -54,6 +55,7 @@ class Call:
     def refuse(self) -> None:
         """Tell the caller to do it by itself."""
         self._connection.close()
+        self._children.private.difference_update(self._stdio)
         for file in self._stdio:
             os.close(file)
 
@@ -70,6 +72,7 @@ class Call:
                 self._connection.sendall(CODE.pack(code))
             self._connection.close()
 
+        self._children.private.difference_update(self._stdio)
         self._group = self._children.start(name, work, tell, self._stdio, passes=passes)
 
     def print(self, text: str) -> None:

@@ -23,6 +23,8 @@ from pipeline.utils import platform
 
 POLL_SECONDS = 0.3
 DRAIN_SECONDS = 10.0
+START_SECONDS = 2.0
+"""How long a recorder may take to claim the lock."""
 
 _RECORDER = """
 import sys
@@ -96,12 +98,15 @@ def start_recorder(root: Path) -> None:
 
 def drain(root: Path, seconds: float = DRAIN_SECONDS) -> bool:
     """Wait until all runs in the queue have ended and are recorded, ``seconds`` at most; whether they are."""
-    deadline = time.monotonic() + seconds
+    time_now = started = time.monotonic()
+    deadline = time_now + seconds
     with suppress(OSError):
-        if entries(root):
-            start_recorder(root)
-        while entries(root) and time.monotonic() < deadline:
+        while entries(root) and time_now < deadline:
+            if time_now >= started:  # again and again: one that was killed holds the lock until it is gone
+                start_recorder(root)
+                started = time_now + START_SECONDS
             time.sleep(POLL_SECONDS / 3)
+            time_now = time.monotonic()
         show_warnings(root)
     return not entries(root)
 

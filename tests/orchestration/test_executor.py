@@ -14,7 +14,6 @@ from ruamel.yaml import YAML
 
 from pipeline.orchestration import repro
 from pipeline.orchestration.output import Pipe, Screen
-from pipeline.orchestration.plan import by_urgency
 from pipeline.utils.errors import UserError
 from tests.project import ROOT, Project, executed, wait_for
 
@@ -210,16 +209,6 @@ def test_an_interrupt_ends_every_stage(project: Project, jobs: str) -> None:
     assert driver.returncode == 130, out + err
     assert not project.processes()
     assert not (project.root / "dvc.lock").exists()
-
-
-def test_the_longest_chain_comes_first() -> None:
-    inputs: dict[str, list[str]] = {"a": [], "b": [], "c": ["b"], "d": ["a", "c"], "e": []}
-    assert by_urgency(inputs) == ["b", "a", "c", "d", "e"]
-
-
-def test_main_rows_and_what_they_need_come_before_longer_chains() -> None:
-    inputs = {"a": [], "b": ["a"], "c": ["b"], "base": [], "evaluate_rollouts@x": ["base"], "late": ["base"]}
-    assert by_urgency(inputs) == ["base", "evaluate_rollouts@x", "a", "b", "c", "late"]
 
 
 class Heard(Screen):

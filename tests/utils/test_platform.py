@@ -69,7 +69,7 @@ def test_a_lock_is_held_until_its_file_is_closed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("command", ["sleep 61 & echo $!; wait", "echo $$; exec sleep 61"])
 def test_a_supervised_command_dies_with_its_parent(elsewhere: Path, command: str) -> None:
     program = (
-        "import os, time\nfrom pathlib import Path\nfrom pipeline import processes\n"
+        "import os, time\nfrom pathlib import Path\nfrom pipeline.utils import processes\n"
         f"child = processes.start(['sh', '-c', {command!r}], cwd=Path('.'), env=os.environ)\n"
         "print(child.stdout.readline(), end='', flush=True); time.sleep(60)"
     )
