@@ -51,17 +51,17 @@ def guard(root: Path, dvc: int) -> None:
     )
 
 
-def mend(root: Path, *, witnessed: bool = False) -> list[Path]:
+def mend(root: Path, ended: int | None = None) -> list[Path]:
     """Put back what is missing in the lock files below ``root`` that were cut short; return these.
 
     Args:
-        witnessed: DVC was running until now, so that nobody else has removed the entries that are missing.
+        ended: the process of a DVC that was running until now, so that nobody else has removed what is missing.
     """
     found = []
     for lock in locks(root):
         text = lock.read_text(encoding="utf-8", errors="replace")
         new, old = _entries(text), _entries(_kept(root, lock))
-        if old and (not text.endswith("\n") or (witnessed and _lacks(new, old))):
+        if old and (not text.endswith("\n") or (ended and _lacks(new, old))):
             found.append(lock)
             with suppress(KeyError):
                 new.popitem()  # the last one may be half
@@ -69,13 +69,31 @@ def mend(root: Path, *, witnessed: bool = False) -> list[Path]:
                 _write(lock, _HEAD + "".join((old | new).values()))
             except OSError:  # a full disk has room for another name
                 _copy(root, lock).replace(lock)
-    held = root / ".dvc" / "tmp" / "rwlock"  # who reads and writes what: written in place too
-    with suppress(FileNotFoundError):
-        try:
-            json.loads(held.read_text(encoding="utf-8"))
-        except ValueError:
-            held.unlink()
+    _mend_readers(root / ".dvc" / "tmp", ended)
     return found
+
+
+def _mend_readers(folder: Path, ended: int | None) -> None:
+    """Mend DVC's list of who reads and writes what, which it writes in place too: remove half a list, and process
+    ``ended``, which counts as at work there until its parent has asked for its exit code.
+
+    Nobody writes it meanwhile: a DVC that is at work would find its own entry gone, and fail.
+    """
+    with suppress(OSError), (folder / "rwlock.lock").open("a", encoding="utf-8") as lock:
+        platform.lock(lock)
+        path = folder / "rwlock"
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            writers = {file: who for file, who in held.get("write", {}).items() if who["pid"] != ended}
+            readers = {
+                file: [who for who in all_ if who["pid"] != ended] for file, all_ in held.get("read", {}).items()
+            }
+        except (ValueError, AttributeError, KeyError, TypeError):
+            path.unlink()
+            return
+        mended = {"write": writers, "read": {file: left for file, left in readers.items() if left}}
+        if ended and mended != held:
+            _write(path, json.dumps(mended))
 
 
 def _lacks(new: dict[str, str], old: dict[str, str]) -> bool:
@@ -126,5 +144,8 @@ def watch(root: Path, dvc: int) -> None:
     with (root / KEPT / f"{dvc}.guard").open("w", encoding="utf-8") as file:
         platform.lock(file)
         platform.wait_for_end(dvc)
-        mend(root, witnessed=True)
+        # The next DVC waits for this lock; processes that an engine has forked have it until they are gone too.
+        with (root / ".dvc" / "tmp" / "lock").open("a", encoding="utf-8") as whole:
+            platform.lock(whole, wait=True)
+            mend(root, dvc)
         Path(file.name).unlink()
