@@ -17,6 +17,8 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
+from pipeline.tracking import queue
+
 ROOT = Path(__file__).resolve().parent.parent
 
 TINY_RECIPE: dict[str, Any] = {"candidates": 2, "steps": 200, "batch_size": 16, "lr": 1e-3, "fm_lr": 1e-3, "warmup": 5}
@@ -159,6 +161,10 @@ class Project:
         """Path → contents of all files below ``folder``."""
         paths = sorted((self.root / folder).rglob("*"))
         return {str(path.relative_to(self.root)): path.read_bytes() for path in paths if path.is_file()}
+
+    def recorded(self) -> None:
+        """Wait until MLflow has all that stages have recorded here."""
+        assert queue.drain(self.root, 300), "waited in vain for the recorder"
 
     def processes(self) -> dict[int, str]:
         """Pid → command line of every process that runs in this folder."""

@@ -6,7 +6,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import IO, TYPE_CHECKING, NamedTuple
+
+from pipeline.utils import platform
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -58,14 +60,43 @@ class Plan:
         }
 
 
+class AwaitedLock:
+    """DVC's lock of a repository, had as soon as it is free: DVC looks twice a second, and has it often."""
+
+    def __init__(self, lockfile: str) -> None:
+        self.lockfile = lockfile
+        self._file: IO[str] | None = None
+
+    def lock(self) -> None:
+        self._file = Path(self.lockfile).open("a", encoding="utf-8")  # noqa: SIM115 until unlocked
+        platform.lock(self._file, wait=True)
+
+    def unlock(self) -> None:
+        assert self._file
+        self._file = self._file.close()
+
+    @property
+    def is_locked(self) -> bool:
+        return self._file is not None
+
+    def __enter__(self) -> None:
+        self.lock()
+
+    def __exit__(self, *_: object) -> None:
+        self.unlock()
+
+
 @contextmanager
 def repository(root: Path) -> Iterator["Repo"]:
     """DVC's repository in ``root``, which must be the current folder; it waits where another DVC is at work."""
+    from dvc.lock import Lock
     from dvc.repo import Repo
     from tqdm import tqdm
 
     tqdm.monitor_interval = 0  # the monitor would be a thread in a process that forks
     with Repo(str(root), _wait_for_lock=True) as repo:
+        if type(repo.lock) is Lock:
+            repo.lock = AwaitedLock(repo.lock.lockfile)
         yield repo
 
 

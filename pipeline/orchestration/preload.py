@@ -20,8 +20,8 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.orchestration.children import Children, Work, signal_group
-from pipeline.utils.handover import ACCEPTED, CODE, LENGTH, address
-from pipeline.utils.platform import name_process
+from pipeline.utils.handover import ACCEPTED, CODE, LENGTH
+from pipeline.utils.platform import name_process, socket_address
 
 REQUEST_SECONDS = 5.0  # a caller sends all of a request at once
 _MONITOR_SECONDS = 10  # tqdm's own
@@ -106,7 +106,7 @@ class Server:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
         self._listener = socket.socket(socket.AF_UNIX)
-        with address(path) as where:
+        with socket_address(path) as where:
             self._listener.bind(where)
         self._listener.listen()
         children.watch(self._listener, self._accept)

@@ -11,12 +11,12 @@ import signal
 import socket
 import struct
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from pipeline.utils.platform import LINUX
+from pipeline.utils.platform import socket_address
 
 ENGINE = "FLOWTUNE_ENGINE"
 """The variable that names the engine's socket to what it starts."""
@@ -30,19 +30,6 @@ def socket_of(root: Path) -> Path:
     return root / ".flowtune" / "engine.sock"
 
 
-@contextmanager
-def address(path: Path) -> Iterator[str]:
-    """An address for the socket ``path``, whose own may be too long for one (107 bytes)."""
-    if not LINUX:
-        yield str(path)
-        return
-    folder = os.open(path.parent, os.O_PATH)
-    try:
-        yield f"/proc/self/fd/{folder}/{path.name}"
-    finally:
-        os.close(folder)
-
-
 def call(path: Path, request: Mapping[str, object], stdio: Sequence[int]) -> socket.socket | None:
     """Ask the engine at ``path`` to do ``request`` with these file descriptors; None if it refuses.
 
@@ -51,7 +38,7 @@ def call(path: Path, request: Mapping[str, object], stdio: Sequence[int]) -> soc
     """
     connection = socket.socket(socket.AF_UNIX)
     try:
-        with address(path) as where:
+        with socket_address(path) as where:
             connection.connect(where)
         text = json.dumps(request).encode()
         socket.send_fds(connection, [LENGTH.pack(len(text))], stdio)
