@@ -63,6 +63,7 @@ def runs(root: Path) -> dict[str, Any]:
 
     client = MlflowClient(tracking_uri=tracking.store_uri(root))
     experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert experiment
     return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
 
 
@@ -179,7 +180,9 @@ def client_and_experiment(root: Path) -> tuple[Any, str]:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=tracking.store_uri(root))
-    return client, client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert experiment
+    return client, experiment.experiment_id
 
 
 def test_a_deleted_experiment_is_restored(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
