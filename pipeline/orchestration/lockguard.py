@@ -3,7 +3,8 @@
 DVC rewrites the file in place, for seconds after each stage: killed meanwhile, or out of disk space, it leaves the
 beginning, and refuses to read that. A stage that DVC runs keeps a copy and starts a guard, ``watch`` in a process,
 which waits until DVC has ended, puts back what is missing and ends too. ``make repro`` mends before it starts, should
-the guard have been killed as well, or DVC before it had run a stage. Only the standard library is imported, so that the guard starts in milliseconds.
+the guard have been killed as well, or DVC before it had run a stage. Only the standard library is imported, so that the
+guard starts in milliseconds.
 """
 
 import json
