@@ -18,6 +18,7 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from pipeline.settings import schema
+from pipeline.tracking import queue
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -175,6 +176,10 @@ class Project:
         """Path → contents of all files below ``folder``."""
         paths = sorted((self.root / folder).rglob("*"))
         return {str(path.relative_to(self.root)): path.read_bytes() for path in paths if path.is_file()}
+
+    def recorded(self) -> None:
+        """Wait until MLflow has all that stages have recorded here."""
+        assert queue.drain(self.root, 300), "waited in vain for the recorder"
 
     def processes(self) -> dict[int, str]:
         """Pid → command line of every process that runs in this folder."""

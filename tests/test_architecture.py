@@ -15,8 +15,8 @@ ORDER = (
 )  # fmt: skip
 WITHIN = {
     "utils": (
-        "errors", "atomic", "seeding", "code_deps", "platform", "hardware", "memory", "environment", "precision",
-        "processes", "provenance",
+        "errors", "atomic", "seeding", "code_deps", "platform", "handover", "hardware", "memory", "environment",
+        "precision", "processes", "provenance",
     ),
     "settings": (
         "source", "names", "messages", "blocks", "shapes", "images", "robots", "toys", "layers", "schema", "locks",
@@ -68,9 +68,9 @@ WITHIN = {
         "robustness", "certificates", "hyperparameters", "figure_1", "figure_1_markdown",
         "table1", "table1_checks", "table1_markdown", "image_figures",
     ),
-    "tracking": ("run", "queue", "store"),
+    "tracking": ("run", "queue", "store", "recorder"),
     "orchestration": (
-        "restore", "lockguard", "stage", "lockfile", "output", "children", "preload", "needs", "partial", "executor",
+        "restore", "lockguard", "stage", "output", "children", "preload", "plan", "needs", "partial", "executor",
         "repro", "prefect_flows", "ui",
     ),
 }  # fmt: skip

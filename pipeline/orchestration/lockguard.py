@@ -1,9 +1,10 @@
 """Mend dvc.lock when DVC ends while it writes it.
 
-DVC rewrites the file in place, for seconds after each stage: killed meanwhile, or out of disk space, it leaves the
+DVC rewrites the file in place, for a moment after each stage: killed meanwhile, or out of disk space, it leaves the
 beginning, and refuses to read that. A stage that DVC runs keeps a copy and starts a guard, ``watch`` in a process,
-which waits until DVC has ended, puts back what is missing and ends too. ``make repro`` mends before it starts, should
-the guard have been killed as well. Only the standard library is imported, so that the guard starts in milliseconds.
+which waits until DVC has ended, puts back what is missing, reports too (see ``restore``), and ends. ``make repro`` does
+so before it starts, should the guard have been killed as well, or DVC before it had run a stage. Only the standard
+library is imported, so that the guard starts in milliseconds.
 """
 
 import json
@@ -15,6 +16,7 @@ import tempfile
 from contextlib import suppress
 from pathlib import Path
 
+from pipeline.orchestration.restore import put_back
 from pipeline.utils import platform
 
 KEPT = Path(".flowtune", "locks")
@@ -30,12 +32,17 @@ _HEAD = "schema: '2.0'\nstages:\n"
 _ENTRY = re.compile(r"^  \S.*\n(?:(?:    .*)?\n)*", re.MULTILINE)
 
 
-def guard(root: Path, dvc: int) -> None:
-    """Keep copies of the lock files below ``root`` and see to it that they are whole when process ``dvc`` has ended."""
+def keep(root: Path) -> None:
+    """Keep copies of the lock files below ``root``."""
     for lock in locks(root):
         text = lock.read_text(encoding="utf-8")
         if text.endswith("\n") and text != _kept(root, lock):  # else another DVC is writing it
             _write(_copy(root, lock), text)
+
+
+def guard(root: Path, dvc: int) -> None:
+    """Keep copies of the lock files below ``root`` and see to it that they are whole when process ``dvc`` has ended."""
+    keep(root)
     subprocess.Popen(
         [sys.executable, "-I", "-c", _GUARD, str(Path(__file__).resolve().parents[2]), str(root), str(dvc)],
         cwd="/",  # the folder may be one that DVC removes
@@ -46,17 +53,17 @@ def guard(root: Path, dvc: int) -> None:
     )
 
 
-def mend(root: Path, *, witnessed: bool = False) -> list[Path]:
+def mend(root: Path, ended: int | None = None) -> list[Path]:
     """Put back what is missing in the lock files below ``root`` that were cut short; return these.
 
     Args:
-        witnessed: DVC was running until now, so that nobody else has removed the entries that are missing.
+        ended: the process of a DVC that was running until now, so that nobody else has removed what is missing.
     """
     found = []
     for lock in locks(root):
         text = lock.read_text(encoding="utf-8", errors="replace")
         new, old = _entries(text), _entries(_kept(root, lock))
-        if old and (not text.endswith("\n") or (witnessed and _lacks(new, old))):
+        if old and (not text.endswith("\n") or (ended and _lacks(new, old))):
             found.append(lock)
             with suppress(KeyError):
                 new.popitem()  # the last one may be half
@@ -64,13 +71,31 @@ def mend(root: Path, *, witnessed: bool = False) -> list[Path]:
                 _write(lock, _HEAD + "".join((old | new).values()))
             except OSError:  # a full disk has room for another name
                 _copy(root, lock).replace(lock)
-    held = root / ".dvc" / "tmp" / "rwlock"  # who reads and writes what: written in place too
-    with suppress(FileNotFoundError):
-        try:
-            json.loads(held.read_text(encoding="utf-8"))
-        except ValueError:
-            held.unlink()
+    _mend_readers(root / ".dvc" / "tmp", ended)
     return found
+
+
+def _mend_readers(folder: Path, ended: int | None) -> None:
+    """Mend DVC's list of who reads and writes what, which it writes in place too: remove half a list, and process
+    ``ended``, which counts as at work there until its parent has asked for its exit code.
+
+    Nobody writes it meanwhile: a DVC that is at work would find its own entry gone, and fail.
+    """
+    with suppress(OSError), (folder / "rwlock.lock").open("a", encoding="utf-8") as lock:
+        platform.lock(lock, wait=True)
+        path = folder / "rwlock"
+        try:
+            held = json.loads(path.read_text(encoding="utf-8"))
+            writers = {file: who for file, who in held.get("write", {}).items() if who["pid"] != ended}
+            readers = {
+                file: [who for who in all_ if who["pid"] != ended] for file, all_ in held.get("read", {}).items()
+            }
+        except (ValueError, AttributeError, KeyError, TypeError):
+            path.unlink()
+            return
+        mended = {"write": writers, "read": {file: left for file, left in readers.items() if left}}
+        if ended and mended != held:
+            _write(path, json.dumps(mended))
 
 
 def _lacks(new: dict[str, str], old: dict[str, str]) -> bool:
@@ -88,7 +113,7 @@ def _entries(text: str) -> dict[str, str]:
 
 def locks(root: Path) -> list[Path]:
     """The lock files of the pipelines below ``root`` that are there."""
-    return [path for path in (root / "dvc.lock", *sorted(root.glob("stages/*/dvc.lock"))) if path.exists()]
+    return [path for path in (root / "dvc.lock", *sorted(root.glob("reports/*/study/dvc.lock"))) if path.exists()]
 
 
 def _copy(root: Path, lock: Path) -> Path:
@@ -121,5 +146,9 @@ def watch(root: Path, dvc: int) -> None:
     with (root / KEPT / f"{dvc}.guard").open("w", encoding="utf-8") as file:
         platform.lock(file)
         platform.wait_for_end(dvc)
-        mend(root, witnessed=True)
+        # The next DVC waits for this lock; processes that an engine has forked have it until they are gone too.
+        with (root / ".dvc" / "tmp" / "lock").open("a", encoding="utf-8") as whole:
+            platform.lock(whole, wait=True)
+            mend(root, dvc)
+            put_back(root)
         Path(file.name).unlink()

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
-from pipeline.orchestration.preload import Program
+from pipeline.orchestration.plan import Program
 from pipeline.orchestration.stage import PEAK_METRIC
 from pipeline.tracking.store import finished_runs
 from pipeline.utils.atomic import write_text

@@ -1,4 +1,4 @@
-"""What stages that run side by side print: their lines with their names, and on a terminal how far each of them is."""
+"""Show what stages that run side by side print: lines with their names, and on a terminal how far each of them is."""
 
 import codecs
 import os
@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Protocol, TextIO
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -20,35 +20,16 @@ _ENDS = re.compile(r"(?<=\n)|(?<=\r)(?!\n)")
 _CURSOR = re.compile(r"\x1b\[[\d;?]*[A-Zhl]")  # moves it, unlike the colours, which end in m
 
 
-class Screen(Protocol):
-    """Where the output of several stages goes."""
-
-    def line(self, stage: str, text: str, stream: TextIO) -> None:
-        """Print a line that ``stage`` wrote to ``stream``."""
-
-    def progress(self, stage: str, text: str, stream: TextIO, *, whole: bool) -> None:
-        """Take note of how far ``stage`` is; more of ``text`` may come if it is not ``whole``."""
-
-    def began(self, stage: str) -> None:
-        """Take note that ``stage`` is at work."""
-
-    def ended(self, stage: str) -> None:
-        """Take note that ``stage`` is no more at work."""
-
-    def refresh(self) -> None:
-        """Show what was noted; called at least every second."""
-
-
 def on_terminal() -> bool:
     """Whether somebody watches, and nothing is redirected."""
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
 @contextmanager
-def screen() -> Iterator[Screen]:
+def screen() -> Iterator["Screen"]:
     """The screen for the stdout and stderr that this process has."""
     if not on_terminal():
-        yield _Lines()
+        yield Screen()
         return
     from rich.console import Console
     from rich.live import Live
@@ -59,61 +40,52 @@ def screen() -> Iterator[Screen]:
     with Live(
         console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
     ) as live:
-        yield _Terminal(live)
+        yield Screen(live)
 
 
-class _Lines:
-    """Lines only: how far a stage is, is one every ``PROGRESS_SECONDS``."""
+class Screen:
+    """Lines, and on a terminal below them one for each stage at work, which shows its progress and is written over.
 
-    def __init__(self) -> None:
+    Elsewhere its progress is a line every ``PROGRESS_SECONDS``.
+    """
+
+    def __init__(self, live: "Live | None" = None) -> None:
+        """A screen with a live part, if it is a terminal."""
+        self._live = live
+        self._at: dict[str, str] = {}
         self._due: dict[str, float] = {}
+        self._shown, self._refreshed = list[str](), 0.0
 
     def line(self, stage: str, text: str, stream: TextIO) -> None:
-        print(f"{stage} | {text}", file=stream, flush=True)
+        """Print a line that ``stage`` wrote to ``stream``."""
+        if self._live:
+            from rich.text import Text
+
+            self._live.console.print(Text.from_ansi(f"{stage} | {text}"), soft_wrap=True)
+        else:
+            print(f"{stage} | {text}", file=stream, flush=True)
 
     def progress(self, stage: str, text: str, stream: TextIO, *, whole: bool) -> None:
-        if whole and time.monotonic() >= self._due.get(stage, 0):
+        """Take note of how far ``stage`` is; more of ``text`` may come if it is not ``whole``."""
+        self._at[stage] = text
+        if not self._live and whole and time.monotonic() >= self._due.get(stage, 0):
             self.line(stage, text, stream)
             self._due[stage] = time.monotonic() + PROGRESS_SECONDS
 
     def began(self, stage: str) -> None:
-        pass
-
-    def ended(self, stage: str) -> None:
-        pass
-
-    def refresh(self) -> None:
-        pass
-
-
-class _Terminal:
-    """Lines, and below them one for each stage at work, which shows its progress and is written over."""
-
-    def __init__(self, live: "Live") -> None:
-        self._live = live
-        self._at: dict[str, str] = {}
-        self._shown: list[str] = []
-        self._refreshed = 0.0
-
-    def line(self, stage: str, text: str, stream: TextIO) -> None:  # noqa: ARG002
-        from rich.text import Text
-
-        self._live.console.print(Text.from_ansi(f"{stage} | {text}"), soft_wrap=True)
-
-    def progress(self, stage: str, text: str, stream: TextIO, *, whole: bool) -> None:  # noqa: ARG002
-        self._at[stage] = text
-
-    def began(self, stage: str) -> None:
+        """Take note that ``stage`` is at work."""
         self._at[stage] = ""
 
     def ended(self, stage: str) -> None:
+        """Take note that ``stage`` is no more at work."""
         del self._at[stage]
 
     def refresh(self) -> None:
-        from rich.text import Text
-
+        """Show what was noted; called at least every second."""
         lines = [f"{stage} | {text}" for stage, text in self._at.items()]
-        if lines != self._shown and time.monotonic() - self._refreshed >= REFRESH_SECONDS:
+        if self._live and lines != self._shown and time.monotonic() - self._refreshed >= REFRESH_SECONDS:
+            from rich.text import Text
+
             text = Text("\n", no_wrap=True, overflow="ellipsis").join(map(Text.from_ansi, lines))
             self._live.update(text, refresh=True)
             self._shown, self._refreshed = lines, time.monotonic()

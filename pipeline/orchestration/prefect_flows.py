@@ -1,19 +1,21 @@
 """Prefect flows: the DVC stages as tasks that can be watched, retried and read one by one.
 
-Everything here can be done without Prefect: ``tables`` is ``dvc repro``, ``sweep`` is a series of ``dvc exp run -S``.
+A flow starts an engine (``pipeline.orchestration.executor``), and its tasks call for their stages there. Everything
+here can be done without Prefect: ``tables`` is ``dvc repro``, ``sweep`` is a series of ``dvc exp run -S``.
 """
 
 import itertools
+import json
 import os
 import re
-import sqlite3
 import sys
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from subprocess import Popen
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import prefect
 from prefect import flow, get_run_logger, task
@@ -25,21 +27,13 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed
 from prefect.types.entrypoint import EntrypointType
 
-from pipeline.orchestration.executor import outdated
+from pipeline.orchestration.executor import PLAN
+from pipeline.orchestration.plan import Inputs
 from pipeline.orchestration.repro import checked_settings, repro_lock
-from pipeline.utils import processes
+from pipeline.utils import handover, processes
 from pipeline.utils.environment import project_root
 from pipeline.utils.errors import UserError
 
-if TYPE_CHECKING:
-    from dvc.repo import Repo
-
-Graph = Mapping[str, frozenset[str]]  # each DVC stage with the stages whose outputs it reads
-
-FINAL_STAGES = {
-    "table1": ("tabulate_images", "draw_images"),
-    "table2": ("tabulate", "tabulate_settings", "report_stability", "draw", "draw_toys"),
-}
 RETRY_DELAY_SECONDS = 2
 
 
@@ -55,29 +49,18 @@ class _Commands:
         self._running: set[Popen[str]] = set()
         self.stopped = False
 
-    def run(self, module: list[str], root: Path) -> None:
-        """Run a module with its arguments, its output line by line in the Prefect log.
+    def start(self, module: Sequence[str], root: Path) -> Popen[str]:
+        """Start a module with its arguments; its output comes from the ``stdout`` pipe.
 
         Raises:
-            StageError: it ended with another exit code than 0.
+            StageError: the flow is being stopped.
         """
         with self._lock:
             if self.stopped:
                 raise StageError("stopped before it began")
             process = processes.start([sys.executable, "-m", *module], cwd=root, env=_environment(root))
             self._running.add(process)
-        try:
-            assert process.stdout is not None
-            logger = get_run_logger()
-            for line in process.stdout:
-                if text := line.rstrip():
-                    logger.info(text)
-            if code := process.wait():
-                raise StageError(f"{' '.join(module)}: exit code {code}; its output is in this task's log")
-        finally:
-            processes.stop([process])
-            with self._lock:
-                self._running.discard(process)
+        return process
 
     def stop(self) -> None:
         with self._lock:
@@ -89,6 +72,37 @@ class _Commands:
 _commands = _Commands()
 
 
+@contextmanager
+def _engine(target: str, root: Path) -> Iterator[tuple[Inputs, frozenset[str]]]:
+    """An engine that runs stages while the body runs: the inputs of each stage of ``target``, and which are stale.
+
+    Raises:
+        UserError: DVC cannot read the stages, or none makes ``target``.
+    """
+    process = _commands.start(["pipeline.orchestration.executor", "--serve", target], root)
+    assert process.stdout is not None
+    try:
+        said = deque[str](maxlen=1)
+        for line in process.stdout:
+            if line.startswith(PLAN):
+                plan = json.loads(line.removeprefix(PLAN))
+                break
+            said.append(line.strip())
+        else:
+            raise UserError(f"{''.join(said)} (exit code {process.wait()})")
+        threading.Thread(target=said.extend, args=(process.stdout,), daemon=True).start()  # or it would wait for us
+        yield plan["inputs"], frozenset(plan["stale"])
+    finally:
+        processes.stop([process])
+
+
+def _log(lines: Iterable[str]) -> None:
+    logger = get_run_logger()
+    for line in lines:
+        if text := line.rstrip():
+            logger.info(text)
+
+
 @task(
     task_run_name="{name}",
     retries=1,
@@ -98,18 +112,52 @@ _commands = _Commands()
     persist_result=False,
 )
 def run_stage(name: str, root: Path, current: bool) -> None:
-    """Bring one DVC stage up to date, whose inputs are; nothing is to be done for one that is ``current``."""
+    """Bring one DVC stage up to date, whose inputs are; nothing is to be done for one that is ``current``.
+
+    Its output is the task's log, line by line.
+
+    Raises:
+        StageError: it failed, or the engine is gone.
+    """
     if current:
         get_run_logger().info("Stage '%s' didn't change, skipping", name)
         return
-    # not `dvc repro -s`, which writes dvc.lock in place: killed meanwhile, it leaves half
-    _commands.run(["pipeline.orchestration.executor", "--only", name], root)
+    source, sink = os.pipe()
+    with os.fdopen(source, encoding="utf-8", errors="replace") as lines, Path(os.devnull).open("rb") as nothing:
+        try:
+            connection = handover.call(handover.socket_of(root), {"stage": name}, (nothing.fileno(), sink, sink))
+        except OSError as error:
+            raise StageError(f"{name}: its engine is gone: {error}") from None
+        finally:
+            os.close(sink)
+        assert connection
+        _log(lines)
+    if code := handover.exit_code(connection):
+        raise StageError(f"{name}: exit code {code}; its output is in this task's log")
+    if code is None:
+        raise StageError(f"{name}: its engine is gone")
 
 
 @task(task_run_name="{overrides}", cache_policy=NO_CACHE, persist_result=False)
 def run_experiment(overrides: list[str], root: Path) -> None:
     """Run the pipeline once with ``overrides``, in a copy of the workspace: params.yaml here stays as it is."""
-    _commands.run(["dvc", "exp", "run", "--temp", *(part for item in overrides for part in ("-S", item))], root)
+    _run(["dvc", "exp", "run", "--temp", *(part for item in overrides for part in ("-S", item))], root)
+
+
+def _run(module: Sequence[str], root: Path) -> None:
+    """Run a module with its arguments, its output line by line in the Prefect log.
+
+    Raises:
+        StageError: it ended with another exit code than 0.
+    """
+    process = _commands.start(module, root)
+    try:
+        assert process.stdout is not None
+        _log(process.stdout)
+        if code := process.wait():
+            raise StageError(f"{' '.join(module)}: exit code {code}; its output is in this task's log")
+    finally:
+        processes.stop([process])
 
 
 @flow(name="tables")
@@ -123,7 +171,8 @@ def tables(target: Literal["table1", "table2", "all"] = "table2", parallel: int 
     def work(root: Path) -> None:
         if parallel < 1:
             raise UserError(f"parallel: given {parallel}, allowed: at least 1")
-        _make(needed(read_graph(root), target), out_of_date(root), root, parallel)
+        with _engine(target, root) as (inputs, stale):
+            _make(inputs, stale, root, parallel)
 
     return _conclude(work)
 
@@ -140,7 +189,7 @@ def sweep(overrides: list[str]) -> State[None]:
 
     def work(root: Path) -> None:
         states = [(point, run_experiment(point, root, return_state=True)) for point in combinations(overrides)]
-        _commands.run(["dvc", "exp", "show", "--md", "--only-changed", "--no-pager"], root)
+        _run(["dvc", "exp", "show", "--md", "--only-changed", "--no-pager"], root)
         if failed := [", ".join(point) for point, state in states if not state.is_completed()]:
             raise StageError(f"failed: {'; '.join(failed)}")
 
@@ -158,71 +207,6 @@ def _conclude(work: Callable[[Path], None]) -> State[None]:
         get_run_logger().error(str(error))
         return Failed(message=str(error))
     return Completed()
-
-
-def read_graph(root: Path) -> Graph:
-    """The stages of dvc.yaml, as DVC expands them for the scale and the tasks that params.yaml names.
-
-    Studies, which have pipelines of their own and take hours, are left out.
-
-    Raises:
-        UserError: DVC cannot read them.
-    """
-    from dvc.stage import PipelineStage
-
-    with _repository(root) as repo:
-        graph = repo.index.graph
-        stages = [s for s in graph if isinstance(s, PipelineStage) and s.path_in_repo == "dvc.yaml"]
-        return {
-            stage.name: frozenset(other.name for other in graph.successors(stage) if other in stages)
-            for stage in stages
-        }
-
-
-def out_of_date(root: Path) -> frozenset[str]:
-    """The stages of dvc.yaml that are out of date, or read from one that is.
-
-    Raises:
-        UserError: DVC cannot read them.
-    """
-    with _repository(root) as repo:
-        stages, _ = outdated(repo, "dvc.yaml")  # by their addresses, seen from the folder that this process is in
-        return frozenset(stage.name for stage in stages.values())
-
-
-@contextmanager
-def _repository(root: Path) -> Iterator["Repo"]:
-    from dvc.exceptions import DvcException
-    from dvc.repo import Repo
-
-    try:
-        with Repo(str(root), _wait_for_lock=True) as repo:
-            yield repo
-    except DvcException as error:
-        raise UserError(f"{root / 'dvc.yaml'}: {' '.join(str(error).split())}") from error
-    except (OSError, sqlite3.Error) as error:  # a full disk, a folder that may not be written
-        raise UserError(f"{root / '.dvc'}: DVC cannot keep its notes there: {error}") from error
-
-
-def needed(graph: Graph, target: str) -> Graph:
-    """The part of ``graph`` that ``target`` (a key of ``FINAL_STAGES``, or ``all``) needs.
-
-    Raises:
-        UserError: ``graph`` has no stage that makes ``target``.
-    """
-    if target == "all":
-        return graph
-    kinds = FINAL_STAGES[target]
-    pending = [name for name in graph if name.partition("@")[0] in kinds]
-    if not pending:
-        raise UserError(f"dvc.yaml: no stage makes {target}; it needs one of {', '.join(kinds)}")
-    found: set[str] = set()
-    while pending:
-        name = pending.pop()
-        if name not in found:
-            found.add(name)
-            pending.extend(graph[name])
-    return {name: inputs for name, inputs in graph.items() if name in found}
 
 
 def combinations(overrides: Iterable[str]) -> list[list[str]]:
@@ -254,8 +238,8 @@ def _stopping_commands() -> Iterator[None]:
         raise
 
 
-def _make(graph: Graph, pending: Collection[str], root: Path, parallel: int) -> None:
-    """Run every stage of ``graph`` that is ``pending`` and whose inputs could be made.
+def _make(inputs: Inputs, stale: frozenset[str], root: Path, parallel: int) -> None:
+    """Run every stage that is ``stale`` and the inputs of which could be made, in the order given.
 
     Raises:
         StageError: stages failed.
@@ -263,11 +247,11 @@ def _make(graph: Graph, pending: Collection[str], root: Path, parallel: int) -> 
     futures: dict[str, PrefectFuture[None]] = {}
     completed: dict[str, bool] = {}
     while True:
-        for name, inputs in graph.items():
-            ready = name not in futures and all(completed.get(other, False) for other in inputs)
+        for name, needed in inputs.items():
+            ready = name not in futures and all(completed.get(other, False) for other in needed)
             if ready and len(futures) - len(completed) < parallel:
-                made = [futures[other] for other in inputs]
-                futures[name] = run_stage.submit(name, root, name not in pending, wait_for=made, return_state=False)
+                made = [futures[other] for other in needed]
+                futures[name] = run_stage.submit(name, root, name not in stale, wait_for=made, return_state=False)
         running = {future: name for name, future in futures.items() if name not in completed}
         if not running:
             break
@@ -275,7 +259,7 @@ def _make(graph: Graph, pending: Collection[str], root: Path, parallel: int) -> 
         future.wait()  # the callback behind as_completed may come before the final state
         completed[running[future]] = future.state.is_completed()
     if failed := [name for name, success in completed.items() if not success]:
-        missing = [name for name in graph if name not in completed]
+        missing = [name for name in inputs if name not in completed]
         raise StageError(f"failed: {', '.join(failed)}" + (f"; not run: {', '.join(missing)}" if missing else ""))
 
 
@@ -287,7 +271,6 @@ def _environment(root: Path) -> dict[str, str]:
         "FLOWTUNE_ROOT": str(root),
         "FLOWTUNE_RUN": f"prefect-{run_id}",
         "PYTHONUNBUFFERED": "1",
-        "TQDM_MININTERVAL": "30",  # each refresh of a progress bar is a line of the log
     }
 
 

@@ -5,17 +5,17 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from pipeline.orchestration import lockguard
+from pipeline.orchestration import executor, lockguard
 from pipeline.orchestration.partial import make_partial, remove_partial
+from pipeline.orchestration.restore import put_back
 from pipeline.settings import schema
 from pipeline.settings.scale import set_scale
-from pipeline.tracking.store import recorder
+from pipeline.tracking.store import drain
 from pipeline.utils.atomic import make_folder, remove_leftovers
-from pipeline.utils.environment import project_root
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import cores, gpus
 from pipeline.utils.platform import STARTER, lock
@@ -60,6 +60,7 @@ def checked_settings(root: Path) -> schema.Settings:
     for mended in lockguard.mend(root):
         what = "was cut short when DVC was killed; its whole entries are back"
         print(f"{mended.relative_to(root)}: {what}", file=sys.stderr)
+    put_back(root)
     make_folder(root / "reports" / settings.scale)  # a file in its place would make DVC stumble
     return settings
 
@@ -72,12 +73,11 @@ def repro(scale: str | None, jobs: int | None) -> int:
         UserError: params.yaml is wrong, a file stands where the reports belong, or another run is going on.
         KeyboardInterrupt: SIGINT came; nothing that was started here is left at work.
     """
-    if scale:
-        set_scale(ROOT / "params.yaml", scale)
-    settings = checked_settings(ROOT)
     with repro_lock(ROOT):
-        arguments = ["--jobs", str(jobs or fitting_jobs(settings))]
-        return _bring_up_to_date(arguments, settings.scale, "partial")
+        if scale:
+            set_scale(ROOT / "params.yaml", scale)
+        settings = checked_settings(ROOT)
+        return _bring_up_to_date("dvc.yaml", lambda: jobs or fitting_jobs(settings), settings.scale, "partial")
 
 
 def study() -> int:
@@ -85,28 +85,32 @@ def study() -> int:
 
     Raises as ``repro``.
     """
-    set_scale(ROOT / "params.yaml", STUDY_SCALE)
-    checked_settings(ROOT)
     with repro_lock(ROOT):
-        return _bring_up_to_date([STUDY_PIPELINE], STUDY_SCALE, "partial_study")
+        set_scale(ROOT / "params.yaml", STUDY_SCALE)
+        checked_settings(ROOT)
+        return _bring_up_to_date(STUDY_PIPELINE, lambda: 1, STUDY_SCALE, "partial_study")
 
 
-def _bring_up_to_date(arguments: list[str], scale: str, partial_folder: str) -> int:
-    """Run ``pipeline.orchestration.executor``: the exit code.
+def _bring_up_to_date(file: str, jobs: Callable[[], int], scale: str, partial_folder: str) -> int:
+    """Bring the pipeline ``file`` up to date: the exit code.
 
     A failed stage stops only what needs it: tables of the rest are made into a folder beside the whole ones.
     """
     unmade = ROOT / ".flowtune" / "unmade.json"
     unmade.unlink(missing_ok=True)
-    code = _run(["pipeline.orchestration.executor", *arguments, "--unmade", str(unmade)], ROOT)
-    if code == 0:
-        remove_partial(ROOT, scale, partial_folder)
-    elif unmade.exists():
-        make_partial(ROOT, scale, partial_folder, unmade, _run)
-    elif code < 0:
-        name = signal.Signals(-code).name
-        print(f"error: {name} ended the run, as the system does when memory is short; begin it again", file=sys.stderr)
-    return code if code >= 0 else 128 - code
+    os.chdir(ROOT)
+    # This Python is the first in the path of what DVC starts, which MLflow shows under one parent.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    os.environ.setdefault("FLOWTUNE_RUN", identity(os.getpid()))
+    try:
+        code = executor.run(file, jobs, unmade)
+        if code == 0:
+            remove_partial(ROOT, scale, partial_folder)
+        elif unmade.exists():
+            make_partial(ROOT, scale, partial_folder, unmade, _run)
+    finally:
+        drain()
+    return code
 
 
 def fitting_jobs(settings: schema.Settings) -> int:
@@ -119,45 +123,20 @@ def fitting_jobs(settings: schema.Settings) -> int:
     return max(1, cores() // max(task.threads * task.processes for task in tasks))
 
 
-def _run(module: list[str], folder: Path) -> int:
-    """Run a module with its arguments in ``folder`` as a program of this Python, which is first in the path of what DVC
-    starts too.
-
-    It dies with this process, which records what it runs: MLflow, slow to import, is not imported by each stage anew,
-    and shows all stages of this repro under one parent.
+def _run(module: list[str], folder: Path) -> None:
+    """Run a module of this project with its arguments in ``folder``; it dies with this process.
 
     Raises:
         KeyboardInterrupt: SIGINT came, to it too; it has ended.
     """
-    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    run = os.environ.get("FLOWTUNE_RUN") or identity(os.getpid())
-    with (
-        recorder(project_root()) as variables,
-        subprocess.Popen(
-            [sys.executable, "-m", *module],
-            cwd=folder,
-            env={
-                **os.environ,
-                "PATH": path,
-                **_importable_from(folder),
-                "FLOWTUNE_RUN": run,
-                STARTER: str(os.getpid()),
-                **variables,
-            },
-        ) as process,
-    ):
+    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), STARTER: str(os.getpid())}
+    with subprocess.Popen([sys.executable, "-m", *module], cwd=folder, env=env) as process:
         try:
-            return process.wait()
+            process.wait()
         except KeyboardInterrupt:
             process.send_signal(signal.SIGINT)  # Ctrl-C in a terminal reaches both, `kill` does not
-            process.wait()
             raise
-
-
-def _importable_from(folder: Path) -> dict[str, str]:
-    """What makes this project's modules known in another folder."""
-    paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {} if folder == ROOT else {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 def _jobs(given: str | None) -> int | None:

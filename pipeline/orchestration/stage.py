@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.orchestration import lockguard
 from pipeline.orchestration.restore import kept_reports
 from pipeline.settings.blocks import Block
 from pipeline.settings.inputs import Inputs
@@ -24,7 +23,6 @@ from pipeline.utils.code_deps import ROOT, digests_of
 from pipeline.utils.errors import UserError
 from pipeline.utils.memory import peak_of_this_process
 from pipeline.utils.precision import begun_with, native
-from pipeline.utils.processes import ancestor
 from pipeline.utils.provenance import hash_files
 
 PEAK_METRIC = "peak_memory_mb"
@@ -79,8 +77,6 @@ def stage(
     with _locked(folder):
         for path in outs:
             remove_leftovers(path)
-        if dvc := ancestor("dvc"):
-            lockguard.guard(ROOT, dvc)
         tags = {"hash.data": data, "command": _command(inputs.program)}
         params = inputs.shown | dict(also or {})
         with kept_reports(ROOT, label, outs), stage_run(label, params=params, tags=tags) as run:

@@ -1,84 +1,70 @@
-"""Stages write down what they record, another process keeps it: what that costs is off the stages' path.
+"""Append stages' records to a queue; a recorder, a process of its own, forwards them to MLflow.
 
-A stage has a folder of its own in the spool: how its run began, the calls it made, one JSON line each, and copies of
-the files it gave. The recorder, a thread of the process that started the stages, makes the same calls of the run that
-keeps them, while the stage runs. Whoever holds the spool's lock is the recorder. Where none is left, a stage that ends
-takes the lock and keeps its run by itself. What nobody took, the next recorder plays from its beginning, which gives
-the same run: it is the same ``Start``. A run whose process is gone without a word ends as KILLED.
+Each stage has a folder in ``.flowtune/queue``: how its run began, the calls it made, one JSON line each, and copies of
+the files it gave. A stage that finds no recorder at work starts one (``pipeline.tracking.recorder``), whoever started
+the stage, and never waits for it. Whoever holds the queue's lock is the recorder. If it is killed, the next one plays
+what it left from its beginning, which gives the same run: it is the same ``Start``.
 """
 
 import json
 import os
 import shutil
-import threading
+import subprocess
+import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from pipeline.tracking.run import PROCESS, Run, Start, Warned, now, warn
-from pipeline.utils import platform, processes
+from pipeline.tracking.run import Run, Start, Warned, now
+from pipeline.utils import platform
 
-POLL_SECONDS = 0.5
+POLL_SECONDS = 0.3
 DRAIN_SECONDS = 10.0
-"""How long a recorder that ends waits for stages still at work: interrupted, they are about to end too."""
+START_SECONDS = 2.0
+"""How long a recorder may take to claim the lock."""
 
-Begin = Callable[[Start], Run]
-"""Open the run that keeps a stage's record; opened again with an equal ``Start``, it is the same run."""
-
-
-def spool(folder: Path, start: Start, begin: Begin) -> Run | None:
-    """A run that is written to the spool ``folder``; None if nobody there would read it."""
-    try:
-        if free := _claim(folder, probe=True):
-            free.close()
-            return None
-        return _SpooledRun(folder, start, begin)
-    except OSError:  # a full disk, a folder removed meanwhile
-        return None
+_RECORDER = """
+import sys
+_, code, root = sys.argv
+sys.path.insert(0, code)
+from pipeline.tracking.recorder import main
+main(root)
+"""
+# The shell ends at once: the recorder is no child of a stage, whose memory is measured with all that it has started,
+# and hears no SIGINT.
+_IN_BACKGROUND = ["/bin/sh", "-c", '"$0" "$@" &']
 
 
-@contextmanager
-def recorder(folder: Path, begin: Begin) -> Iterator[bool]:
-    """Keep with ``begin`` what stages spool to ``folder`` while the body runs; False: it cannot be done here."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = _claim(folder)
-    except OSError:
-        lock = None
-    if not lock:
-        yield False
-        return
-    # It sleeps first, and imports nothing before a stage has begun: the body can fork meanwhile.
-    stop = threading.Event()
-    thread = threading.Thread(target=_record, args=(folder, begin, stop, lock), name="recorder", daemon=True)
-    thread.start()
-    try:
-        yield True
-    finally:
-        stop.set()
-        thread.join()
+def queue_of(root: Path) -> Path:
+    """The folder of the queue of the project in ``root``."""
+    return root / ".flowtune" / "queue"
 
 
-def _record(folder: Path, begin: Begin, stop: threading.Event, lock: IO[str]) -> None:
-    with lock:  # until it is closed
-        try:
-            player = _Player(folder, begin)
-            while not stop.wait(POLL_SECONDS):
-                player.play()
-            deadline = time.monotonic() + DRAIN_SECONDS
-            while player.play() and time.monotonic() < deadline:
-                time.sleep(POLL_SECONDS / 5)
-            _remove(folder)
-        except Exception as error:
-            warn("these stages", error)
+def append(root: Path, start: Start) -> Run:
+    """Begin a run in the queue and see to it that a recorder is at work.
+
+    Raises:
+        OSError: the queue cannot be written to, or the recorder not be started.
+    """
+    queue_of(root).mkdir(parents=True, exist_ok=True)
+    run = _QueuedRun(root, start)
+    start_recorder(root)
+    return run
 
 
-def _claim(folder: Path, *, probe: bool = False) -> IO[str] | None:
+def entries(root: Path) -> list[Path]:
+    """The runs in the queue, in the order of their beginning."""
+    with suppress(FileNotFoundError):
+        return sorted(path for path in queue_of(root).iterdir() if not path.name.startswith("."))
+    return []
+
+
+def claim(root: Path, *, probe: bool = False) -> IO[str] | None:
     """The lock of the recorder, held until it is closed; None if another has it."""
-    lock = folder.with_suffix(".lock").open("w", encoding="utf-8")
+    lock = queue_of(root).with_suffix(".lock").open("w", encoding="utf-8")
     try:
         platform.lock(lock, shared=probe)
     except OSError:
@@ -87,21 +73,66 @@ def _claim(folder: Path, *, probe: bool = False) -> IO[str] | None:
     return lock
 
 
-def _remove(folder: Path) -> None:
-    with suppress(OSError):  # a stage at work is in it
-        folder.rmdir()
+def start_recorder(root: Path) -> None:
+    """Start a recorder where none is at work. It shares neither output nor process group with this process.
+
+    Raises:
+        OSError: it cannot be started.
+    """
+    free = claim(root, probe=True)
+    if not free:
+        return
+    free.close()
+    code = Path(__file__).resolve().parents[2]
+    with _warnings(root).open("ab") as errors:
+        subprocess.run(
+            [*_IN_BACKGROUND, sys.executable, "-I", "-X", "utf8", "-c", _RECORDER, str(code), str(root)],
+            cwd="/",  # the folder may be one that DVC removes
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+            start_new_session=True,
+            check=False,
+        )
 
 
-class _SpooledRun(Warned):
-    def __init__(self, spool: Path, start: Start, begin: Begin) -> None:
+def drain(root: Path, seconds: float = DRAIN_SECONDS) -> bool:
+    """Wait until all runs in the queue have ended and are recorded, ``seconds`` at most; whether they are."""
+    time_now = started = time.monotonic()
+    deadline = time_now + seconds
+    with suppress(OSError):
+        while entries(root) and time_now < deadline:
+            if time_now >= started:  # again and again: one that was killed holds the lock until it is gone
+                start_recorder(root)
+                started = time_now + START_SECONDS
+            time.sleep(POLL_SECONDS / 3)
+            time_now = time.monotonic()
+        show_warnings(root)
+    return not entries(root)
+
+
+def show_warnings(root: Path) -> None:
+    """Print what the recorder could not record, which nobody has seen yet."""
+    with suppress(OSError), _warnings(root).open("r+", encoding="utf-8", errors="replace") as file:
+        lines = file.readlines()
+        file.truncate(0)
+        sys.stderr.writelines(line for line in lines if line.startswith("warning: "))
+
+
+def _warnings(root: Path) -> Path:
+    return queue_of(root).with_suffix(".warnings")
+
+
+class _QueuedRun(Warned):
+    def __init__(self, root: Path, start: Start) -> None:
         super().__init__(start.stage)
-        self._spool, self._begin, self._files = spool, begin, 0
+        self._root, self._files = root, 0
         name = f"{time.time_ns()}-{os.getpid()}"  # in the order of their beginning
-        made = spool / f".{name}"
+        made = queue_of(root) / f".{name}"
         made.mkdir()
         (made / "start.json").write_text(json.dumps(asdict(start)), encoding="utf-8")
         self._lines = (made / "lines").open("ab", buffering=0)
-        self._folder = made.rename(spool / name)  # there only when it is whole
+        self._folder = made.rename(queue_of(root) / name)  # there only when it is whole
 
     def log(self, metrics: Mapping[str, float], step: int | None = None, when: int | None = None) -> None:
         values = {name: float(value) for name, value in metrics.items()}
@@ -119,7 +150,8 @@ class _SpooledRun(Warned):
     def close(self, status: str, when: int | None = None) -> None:
         self._write("close", status, when or now())
         self._lines.close()
-        self._attempt(self._keep_what_nobody_does)
+        self._attempt(lambda: start_recorder(self._root))  # the one there was may have been killed
+        show_warnings(self._root)
 
     def _write(self, call: str, *arguments: object) -> None:
         line = json.dumps([call, *arguments], default=str)
@@ -132,64 +164,3 @@ class _SpooledRun(Warned):
         folder.mkdir()
         shutil.copyfile(path, folder / path.name)
         return f"{folder.name}/{path.name}"
-
-    def _keep_what_nobody_does(self) -> None:
-        if self._folder.exists() and (lock := _claim(self._spool)):
-            with lock:
-                _Player(self._spool, self._begin).play()
-                _remove(self._spool)
-
-
-class _Player:
-    """Makes the calls that stages wrote to a spool."""
-
-    def __init__(self, spool: Path, begin: Begin) -> None:
-        self._spool, self._begin = spool, begin
-        self._playing: dict[Path, _Playback] = {}
-
-    def play(self) -> bool:
-        """Make the calls that have come; whether there are runs that go on."""
-        # Listed before any is read: of stages one after another, the end of the first is seen before the next begins.
-        for folder in sorted(path for path in self._spool.iterdir() if not path.name.startswith(".")):
-            try:
-                if folder not in self._playing:
-                    self._playing[folder] = _Playback(folder, self._begin)
-                ended = self._playing[folder].play()
-            except Exception as error:  # a line cut off by a full disk: this run's end, and no other's
-                warn("a stage", error)
-                ended = True
-            if ended:
-                self._playing.pop(folder, None)
-                shutil.rmtree(folder, ignore_errors=True)
-        return bool(self._playing)
-
-
-class _Playback:
-    """One run of a spool."""
-
-    def __init__(self, folder: Path, begin: Begin) -> None:
-        start = Start(**json.loads((folder / "start.json").read_text(encoding="utf-8")))
-        self._folder, self._process = folder, start.tags[PROCESS]
-        self._at = 0
-        self._run = begin(start)
-
-    def play(self) -> bool:
-        """Make the calls that have come; whether the run has ended."""
-        gone = processes.is_gone(self._process)  # asked first: what it wrote before is then read
-        with (self._folder / "lines").open("rb") as file:
-            file.seek(self._at)
-            for line in file:
-                if line.endswith(b"\n"):
-                    self._at += len(line)
-                    if self._call(*json.loads(line)):
-                        return True
-        if gone:
-            self._run.close("KILLED")
-        return gone
-
-    def _call(self, name: str, *arguments: object) -> bool:
-        if name in ("artifact", "table"):
-            copy, *rest = arguments
-            arguments = (self._folder / str(copy), *rest)
-        getattr(self._run, name)(*arguments)
-        return name == "close"

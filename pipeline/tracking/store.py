@@ -1,4 +1,4 @@
-"""MLflow: one run per stage execution, under one parent run per repro, kept by the stage or by a ``recorder`` above it.
+"""Keep one MLflow run per stage execution, under one parent run per repro; stages write theirs to a queue.
 
 Tracking never costs a stage its work: whatever fails here is one warning line. ``FLOWTUNE_TRACKING=off`` turns it off.
 Everything stays in ``<root>/.flowtune`` (``mlflow.db``, ``mlartifacts/``), and nothing is sent anywhere.
@@ -11,7 +11,6 @@ import re
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -140,42 +139,34 @@ def stage_run(
     """Record the execution of ``stage`` (its name in dvc.yaml), with parameters nested as deep as they like.
 
     An exception ends the run as FAILED, SIGINT and SIGTERM end it as KILLED; all of them propagate. A run whose process
-    was killed outright is marked KILLED by the recorder, or by the next run to start.
-
-    Where a ``recorder`` is at work, it talks to MLflow for this process, which imports none of it.
+    was killed outright is marked KILLED by the recorder, which talks to MLflow: this process imports none of it.
     """
     with closing(_open(stage, params, tags, root or project_root())) as run:
         yield run
 
 
-@contextmanager
-def recorder(root: Path) -> Iterator[dict[str, str]]:
-    """Record in this process what stages do that the body starts, with the yielded variables in their environment."""
-    if os.environ.get("FLOWTUNE_TRACKING") == "off":
-        yield {}
-        return
-    with queue.recorder(_spool(root), partial(_begin, root)) as works:
-        yield {"FLOWTUNE_SPOOL": str(_spool(root))} if works else {}
+def drain() -> None:
+    """Wait until the recorder has recorded what the stages of this project have done, for seconds at most."""
+    if not _is_off():
+        queue.drain(project_root())
 
 
-def _spool(root: Path) -> Path:
-    return root / ".flowtune" / "spool"
+def _is_off() -> bool:
+    return os.environ.get("FLOWTUNE_TRACKING") == "off"
 
 
 def _open(stage: str, params: Mapping[str, object], tags: Mapping[str, str], root: Path) -> Run:
-    if os.environ.get("FLOWTUNE_TRACKING") == "off":
+    if _is_off():
         return Run()
     try:
-        start = start_of(stage, params, tags, root)
-        here = os.environ.get("FLOWTUNE_SPOOL") == str(_spool(root))  # not another project's
-        spooled = queue.spool(_spool(root), start, partial(_begin, root)) if here else None
+        return queue.append(root, start_of(stage, params, tags, root))
     except Exception as error:
         warn(stage, error)
         return Run()
-    return spooled or _begin(root, start)
 
 
-def _begin(root: Path, start: Start) -> Run:
+def begin(root: Path, start: Start) -> Run:
+    """Open the run of MLflow that ``start`` begins, or began before; one that keeps nothing if that fails."""
     try:
         return _MlflowRun(root, start)
     except Exception as error:

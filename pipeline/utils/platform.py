@@ -17,7 +17,8 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import IO
 
@@ -171,6 +172,19 @@ def lock(file: IO[str], *, shared: bool = False, wait: bool = False) -> None:
         BlockingIOError: another process has the lock, and ``wait`` is false.
     """
     fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | (0 if wait else fcntl.LOCK_NB))
+
+
+@contextmanager
+def socket_address(path: Path) -> Iterator[str]:
+    """An address for the socket ``path``, whose own may be too long for one (107 bytes)."""
+    if not LINUX:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_PATH)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 def _proc(name: str) -> str:

@@ -13,10 +13,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.orchestration import repro
-from pipeline.orchestration.executor import by_urgency
-from pipeline.orchestration.lockfile import write_entry
-from pipeline.orchestration.output import Pipe
-from pipeline.orchestration.preload import program_of
+from pipeline.orchestration.output import Pipe, Screen
 from pipeline.utils.errors import UserError
 from tests.project import ROOT, Project, executed, wait_for
 
@@ -87,35 +84,6 @@ def test_stages_that_do_not_need_each_other_overlap_and_leave_what_dvc_leaves(pr
     assert "after | Stage 'after' didn't change, skipping\n" in output
 
 
-def test_an_entry_of_the_lock_is_the_one_that_dvc_writes(project: Project, monkeypatch: pytest.MonkeyPatch) -> None:
-    from dvc.repo import Repo, lock_repo
-
-    project.check("dvc", "repro", PATIENCE="0")
-    monkeypatch.chdir(project.root)
-    for name, value in project.environment().items():
-        monkeypatch.setenv(name, value)
-    lock = project.root / "dvc.lock"
-    whole = lock.read_text(encoding="utf-8")
-    with Repo() as repo, lock_repo(repo):
-        for stage in repo.index.stages:
-            write_entry(stage)
-            assert lock.read_text(encoding="utf-8") == whole
-            lock.unlink()
-            stage.dump(update_pipeline=False)
-            first = lock.read_text(encoding="utf-8")
-            lock.unlink()
-            write_entry(stage)
-            assert lock.read_text(encoding="utf-8") == first
-            others = whole.replace(first.removeprefix("schema: '2.0'\nstages:\n"), "")
-            lock.write_text(others, encoding="utf-8")
-            stage.dump(update_pipeline=False)
-            last = lock.read_text(encoding="utf-8")
-            lock.write_text(others, encoding="utf-8")
-            write_entry(stage)
-            assert lock.read_text(encoding="utf-8") == last != others
-            lock.write_text(whole, encoding="utf-8")
-
-
 IMPORTED = """
 import os
 from pathlib import Path
@@ -144,6 +112,9 @@ if __name__ == "__main__":
 """
 
 
+ENTRY = "from pipeline.utils.handover import run_by_engine\nrun_by_engine()\n"
+
+
 def importing(root: Path, *last: str) -> Project:
     """Three stages of one program, one after the other, and what the middle one is told."""
     chain = f"""
@@ -154,7 +125,7 @@ stages:
 """
     project = make(root, chain)
     (project.root / "stages").mkdir()
-    for name, text in (("__init__", ""), ("imported", IMPORTED), ("program", IMPORTING)):
+    for name, text in (("__init__", ENTRY), ("imported", IMPORTED), ("program", IMPORTING)):
         (project.root / "stages" / f"{name}.py").write_text(text, encoding="utf-8")
     return project
 
@@ -187,17 +158,6 @@ def test_what_failed_and_what_needs_it_is_written_down(tmp_path: Path) -> None:
     }
 
 
-def test_one_stage_alone_is_brought_up_to_date(project: Project) -> None:
-    only = ("pipeline.orchestration.executor", "--only", "left")
-    assert executed(project.check(*only, PATIENCE="0").stdout) == ["left"]
-    assert executed(project.check(*only, PATIENCE="0").stdout) == []
-    assert not (project.root / "right.txt").exists()
-    lock = YAML(typ="safe").load(project.root / "dvc.lock")
-    assert list(lock["stages"]) == ["left"]
-    unknown = project.run("pipeline.orchestration.executor", "--only", "none")
-    assert unknown.returncode == 255 and "none" in unknown.stderr and "Traceback" not in unknown.stderr
-
-
 def test_params_edited_meanwhile_are_those_that_later_stages_are_made_with(tmp_path: Path) -> None:
     chain = """
 stages:
@@ -219,19 +179,6 @@ def test_a_program_that_fails_shows_where_and_its_stage_fails(tmp_path: Path) ->
     assert "b | ValueError: on purpose\n" in result.stderr
     assert "failed to run: exec python -m stages.program b.txt fail, exited with 1" in result.stderr
     assert result.stderr.splitlines()[-2:] == ["failed: b", "not run: c"]
-
-
-@pytest.mark.parametrize(
-    "command", ["exec python -m stages.program $HOME", "python other.py", "exec python -m stages.program 'a b'"]
-)
-def test_what_a_shell_has_a_say_in_is_left_to_it(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = str(Path(sys.executable).parent)
-    assert program_of(command, ".", {"PATH": path}) is None
-    monkeypatch.chdir(ROOT)
-    plain = "exec python -m stages.pretrain --scale starter"
-    assert program_of(plain, str(ROOT), {"PATH": path}) == ("stages.pretrain", ["--scale", "starter"])
-    assert program_of(plain, str(ROOT / "stages"), {"PATH": path}) is None
-    assert program_of(plain, str(ROOT), {"PATH": "/nowhere"}) is None
 
 
 def test_a_failed_stage_stops_only_what_needs_it(tmp_path: Path) -> None:
@@ -264,17 +211,7 @@ def test_an_interrupt_ends_every_stage(project: Project, jobs: str) -> None:
     assert not (project.root / "dvc.lock").exists()
 
 
-def test_the_longest_chain_comes_first() -> None:
-    inputs: dict[str, list[str]] = {"a": [], "b": [], "c": ["b"], "d": ["a", "c"], "e": []}
-    assert by_urgency(inputs) == ["b", "a", "c", "d", "e"]
-
-
-def test_main_rows_and_what_they_need_come_before_longer_chains() -> None:
-    inputs = {"a": [], "b": ["a"], "c": ["b"], "base": [], "evaluate_rollouts@x": ["base"], "late": ["base"]}
-    assert by_urgency(inputs) == ["base", "evaluate_rollouts@x", "a", "b", "c", "late"]
-
-
-class Heard:
+class Heard(Screen):
     """A screen that keeps what it is told."""
 
     def __init__(self) -> None:
@@ -287,10 +224,6 @@ class Heard:
 
     def progress(self, _: str, text: str, stream: object, *, whole: bool) -> None:  # noqa: ARG002
         self.bars.append(text)
-
-    def began(self, stage: str) -> None: ...
-    def ended(self, stage: str) -> None: ...
-    def refresh(self) -> None: ...
 
 
 def test_output_is_cut_into_lines_and_progress() -> None:
@@ -336,7 +269,7 @@ import pipeline.orchestration.needs
 import pipeline.orchestration.executor
 
 pipeline.orchestration.needs.free_memory = lambda: 10**9
-pipeline.orchestration.executor.need_of = lambda programs, table: 6 * 10**8
+pipeline.orchestration.needs.need_of = lambda programs, table: 6 * 10**8
 sys.exit(pipeline.orchestration.executor.main())
 """
 

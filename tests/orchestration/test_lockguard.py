@@ -1,6 +1,7 @@
 """A lock file that was cut short has its entries back, and nobody else's changes are undone."""
 
 import errno
+import json
 import os
 import subprocess
 import sys
@@ -32,7 +33,7 @@ def root(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("length", [*range(0, len(AFTER) - 1, 7), len(AFTER) - 1])
 def test_a_beginning_has_all_entries_again_and_keeps_the_new_ones_that_are_whole(root: Path, length: int) -> None:
     (root / "dvc.lock").write_text(AFTER[:length], encoding="utf-8")
-    assert lockguard.mend(root, witnessed=True) == [root / "dvc.lock"]
+    assert lockguard.mend(root, os.getpid()) == [root / "dvc.lock"]
     new = AFTER[:length].count("\n  b:\n") == 1
     assert (root / "dvc.lock").read_text(encoding="utf-8") == (AFTER if new else BEFORE)
 
@@ -54,16 +55,20 @@ def test_on_a_full_disk_the_copy_takes_its_place(root: Path, monkeypatch: pytest
     assert (root / "dvc.lock").read_text(encoding="utf-8") == BEFORE
 
 
-def test_half_a_list_of_who_reads_what_is_removed(tmp_path: Path) -> None:
+def test_a_list_of_who_reads_what_lacks_who_has_ended_and_goes_if_it_is_half(tmp_path: Path) -> None:
     held = tmp_path / ".dvc" / "tmp" / "rwlock"
     held.parent.mkdir(parents=True)
-    for text, stays in (('{"read": {}}', True), ('{"read": {', False)):
+    one, other = ({"pid": pid, "cmd": "dvc repro"} for pid in (7, 8))
+    whole = {"write": {"out": one, "else": other}, "read": {"in": [one, other], "alone": [one]}}
+    left = {"write": {"else": other}, "read": {"in": [other]}}
+    for text, expected in ((json.dumps(whole), left), ('{"read": {', None)):
         held.write_text(text, encoding="utf-8")
-        lockguard.mend(tmp_path)
-        assert held.exists() == stays
+        lockguard.mend(tmp_path, 7)
+        assert (json.loads(held.read_text(encoding="utf-8")) if held.exists() else None) == expected
 
 
 def test_a_guard_mends_once_dvc_is_killed_and_ends_too(tmp_path: Path) -> None:
+    (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
     lock = tmp_path / "dvc.lock"
     lock.write_text(BEFORE, encoding="utf-8")
     dvc = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.orchestration import needs
 from pipeline.orchestration.needs import Need, Room, need_of, read_table, write_table
-from pipeline.orchestration.preload import Program
+from pipeline.orchestration.plan import Program
 from pipeline.utils.errors import UserError
 from tests.project import ROOT, Project
 

@@ -30,14 +30,6 @@ stages:
     outs: ["table-${item.task}.txt"]
   unrelated: {cmd: echo > unrelated.txt, deps: [checked.txt], outs: [unrelated.txt]}
 """
-GRAPH = {
-    "check": frozenset[str](),
-    "prepare@starter-one": frozenset({"check"}),
-    "prepare@starter-two": frozenset({"check"}),
-    "tabulate@starter-one": frozenset({"prepare@starter-one"}),
-    "tabulate@starter-two": frozenset({"prepare@starter-two"}),
-    "unrelated": frozenset({"check"}),
-}
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -67,32 +59,18 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_the_graph_is_the_one_dvc_expands(root: Path) -> None:
-    assert prefect_flows.read_graph(root) == GRAPH
-
-
 def test_a_broken_dvc_yaml_is_one_line(root: Path) -> None:
     (root / "dvc.yaml").write_text("stages: [", encoding="utf-8")
-    with pytest.raises(UserError, match=r"dvc\.yaml") as error:
-        prefect_flows.read_graph(root)
-    assert "\n" not in str(error.value)
+    state = prefect_flows.tables("all", return_state=True)
+    assert state.is_failed() and state.message
+    assert state.message.startswith(f"{root / 'dvc.yaml'}: ") and "\n" not in state.message
 
 
-def test_table1_and_table2_need_nothing_of_each_other() -> None:
-    graph = prefect_flows.read_graph(ROOT)
-    stages = {
-        target: {name.partition("@")[0] for name in prefect_flows.needed(graph, target)}
-        for target in prefect_flows.FINAL_STAGES
-    }
-    assert stages["table1"] & stages["table2"] == {"check"}
-    assert {"fetch_images", "pretrain_images", "finetune_image_residual", "evaluate_untrained"} < stages["table1"]
-
-
-def test_table2_needs_its_ancestors_only() -> None:
-    assert set(prefect_flows.needed(GRAPH, "table2")) == set(GRAPH) - {"unrelated"}
-    assert prefect_flows.needed(GRAPH, "all") == GRAPH
-    with pytest.raises(UserError, match="table2"):
-        prefect_flows.needed({"check": frozenset()}, "table2")
+@pytest.mark.usefixtures("root")
+def test_a_target_that_nothing_makes_is_one_line() -> None:
+    state = prefect_flows.tables("table1", return_state=True)
+    assert state.is_failed()
+    assert "no stage makes table1; it needs one of tabulate_images, draw_images" in (state.message or "")
 
 
 def test_a_failed_stage_stops_only_what_depends_on_it_and_the_next_run_completes(root: Path) -> None:
@@ -190,7 +168,7 @@ def test_a_sweep_runs_an_experiment_for_each_value_and_leaves_the_workspace_alon
 
 def test_a_supervised_command_dies_with_its_parent_and_takes_its_children_along() -> None:
     program = (
-        "import os, sys, time\nfrom pathlib import Path\nfrom pipeline import processes\n"
+        "import os, sys, time\nfrom pathlib import Path\nfrom pipeline.utils import processes\n"
         "child = processes.start(['sh', '-c', 'sleep 61 & echo $!; wait'], cwd=Path('.'), env=os.environ)\n"
         "print(child.stdout.readline(), end='', flush=True); time.sleep(60)"
     )

@@ -186,6 +186,7 @@ def test_a_second_run_and_another_scale_re_run_nothing(made: Project, tmp_path: 
     project.check("pipeline.settings.scale", "lab")
     ran = executed(project.check("dvc", "repro", "prepare@lab-pusht", FLOWTUNE_TRACKING="on").stdout)
     assert ran == ["resolve", "fetch@lab-pusht", "prepare@lab-pusht"]
+    project.recorded()
     parents_and_children_are_recorded(project.root)
 
     assert executed(project.check("pipeline.orchestration.repro", "starter").stdout) == [

@@ -40,6 +40,7 @@ def test_it_is_made_and_recorded_without_git_and_touches_nothing_outside(project
     assert [path.name for path in tmp_path.iterdir()] == [FOLDER]
     assert (project.root / ".flowtune" / "dvc" / "repo").is_dir()
 
+    project.recorded()
     client = MlflowClient(tracking_uri=store.store_uri(project.root))
     experiment = client.get_experiment_by_name(store.EXPERIMENT)
     runs = [run for run in client.search_runs([experiment.experiment_id]) if "stage" in run.data.tags]

@@ -1,28 +1,21 @@
 """MLflow runs: their hierarchy, their status however the stage ends, and that tracking never costs a stage its work."""
 
 import os
-import signal
 import subprocess
 import sys
-import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline.tracking import queue
 from pipeline.tracking import store as tracking
+from pipeline.tracking.recorder import Player
 from pipeline.utils import processes
 from pipeline.utils.provenance import hash_files
 
 REPOSITORY = Path(__file__).parents[2]
-STAGE = """
-import sys, time
-from pathlib import Path
-from pipeline.tracking.store import stage_run
-with stage_run(sys.argv[1], params={}, tags={}):
-    Path(sys.argv[2]).touch()
-    time.sleep(float(sys.argv[3]))
-"""
 
 
 @pytest.fixture
@@ -31,6 +24,21 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("FLOWTUNE_RUN", "test")
     monkeypatch.delenv("FLOWTUNE_TRACKING", raising=False)
     return tmp_path
+
+
+@pytest.fixture(autouse=True)
+def _recorded_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let ``recorded`` record what stages do, and no process."""
+    monkeypatch.setattr(queue, "start_recorder", lambda _: None)
+    PLAYERS.clear()
+
+
+PLAYERS: dict[Path, Player] = {}
+
+
+def recorded(root: Path) -> None:
+    """Record what has come to the queue."""
+    PLAYERS.setdefault(root, Player(root, partial(tracking.begin, root))).play()
 
 
 @pytest.fixture(scope="session")
@@ -49,23 +57,14 @@ def store(root: Path, empty_database: bytes) -> Path:
 
 
 def runs(root: Path) -> dict[str, Any]:
+    """Record what has come to the queue; MLflow's runs by name."""
+    recorded(root)
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=tracking.store_uri(root))
     experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert experiment
     return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
-
-
-def start_stage(root: Path, name: str, seconds: float) -> subprocess.Popen[bytes]:
-    command = [sys.executable, "-c", STAGE, name, str(root / name), str(seconds)]
-    return subprocess.Popen(command, env={**os.environ, "PYTHONPATH": str(REPOSITORY)})
-
-
-def wait_for(path: Path) -> None:
-    deadline = time.monotonic() + 60
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
-        time.sleep(0.05)
 
 
 def test_two_stages_hang_under_one_parent_with_params_metrics_and_tags(store: Path) -> None:
@@ -142,6 +141,7 @@ def test_artifacts_and_tables_are_kept(root: Path) -> None:
     with tracking.stage_run("tabulate", params={}, tags={}) as run:
         run.artifact(csv, "tables")
         run.table(csv, "table2")
+    recorded(root)
 
     (folder,) = (root / ".flowtune" / "mlartifacts").glob("*/artifacts")
     assert (folder / "tables" / "table2.csv").read_text(encoding="utf-8") == csv.read_text(encoding="utf-8")
@@ -170,6 +170,7 @@ def test_artifacts_are_in_the_project_whatever_the_name_of_its_folder(name: str,
     (tmp_path / "note.txt").write_text("kept", encoding="utf-8")
     with tracking.stage_run("pretrain", params={}, tags={}, root=tmp_path / name) as run:
         run.artifact(tmp_path / "note.txt")
+    recorded(tmp_path / name)
 
     assert [path.name for path in (tmp_path / name / ".flowtune" / "mlartifacts").glob("*/artifacts/*")] == ["note.txt"]
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "note.txt"])
@@ -179,7 +180,9 @@ def client_and_experiment(root: Path) -> tuple[Any, str]:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=tracking.store_uri(root))
-    return client, client.get_experiment_by_name(tracking.EXPERIMENT).experiment_id
+    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
+    assert experiment
+    return client, experiment.experiment_id
 
 
 def test_a_deleted_experiment_is_restored(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -187,6 +190,7 @@ def test_a_deleted_experiment_is_restored(store: Path, capsys: pytest.CaptureFix
     client.delete_experiment(experiment)
     with tracking.stage_run("first", params={}, tags={}) as run:
         run.log({"loss": 1.0}, 0)
+        recorded(store)
         client.delete_experiment(experiment)  # while it is recorded
         run.tag("late", "yes")
     with tracking.stage_run("second", params={}, tags={}):
@@ -206,10 +210,11 @@ def test_deleted_runs_and_parents_are_recorded_all_the_same(
     client, experiment = client_and_experiment(store)
     with tracking.stage_run("first", params={"lr": 1}, tags={}) as run:
         run.tag("early", "yes")
+        recorded(store)
         for deleted in client.search_runs([experiment]):
             client.delete_run(deleted.info.run_id)
             if for_ever:  # as `mlflow gc` does
-                client._tracking_client.tracking._hard_delete_run(deleted.info.run_id)
+                client._tracking_client.store._hard_delete_run(deleted.info.run_id)
         run.tag("late", "yes")
     parent = next(run for run in runs(store).values() if run.info.run_name != "first")
     client.delete_run(parent.info.run_id)
@@ -232,31 +237,8 @@ def test_the_ui_opens_on_training_runs(store: Path) -> None:
     client.delete_experiment_tag(experiment, "mlflow.experimentKind")  # as one that was made before it was set
     with tracking.stage_run("first", params={}, tags={}):
         pass
+    recorded(store)
     assert client.get_experiment(experiment).tags["mlflow.experimentKind"] == "custom_model_development"
-
-
-def test_sigterm_and_sigkill_end_as_killed(store: Path) -> None:
-    terminated, killed = start_stage(store, "terminated", 60), start_stage(store, "killed", 60)
-    wait_for(store / "terminated")
-    wait_for(store / "killed")
-    terminated.send_signal(signal.SIGTERM)
-    killed.kill()
-    killed.wait()
-    assert terminated.wait() == 128 + signal.SIGTERM
-    with tracking.stage_run("next", params={}, tags={}):
-        pass
-
-    found = runs(store)
-    assert [found[name].info.status for name in ("terminated", "killed", "next")] == ["KILLED", "KILLED", "FINISHED"]
-
-
-def test_processes_that_start_at_once_share_a_new_database_and_one_parent(root: Path) -> None:
-    stages = [start_stage(root, name, 0) for name in ("first", "second")]
-    assert [stage.wait() for stage in stages] == [0, 0]
-
-    found = runs(root)
-    assert len(found) == 3
-    assert len({found[name].data.tags["mlflow.parentRunId"] for name in ("first", "second")}) == 1
 
 
 def test_a_broken_database_costs_one_warning_and_no_work(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -264,7 +246,7 @@ def test_a_broken_database_costs_one_warning_and_no_work(root: Path, capsys: pyt
     (root / ".flowtune" / "mlflow.db").write_text("this is no database" * 100, encoding="utf-8")
     with tracking.stage_run("pretrain", params={}, tags={}) as run:
         run.log({"loss": 1.0})
-        run.artifact(root / "absent")
+    recorded(root)
 
     assert capsys.readouterr().err.count("warning: MLflow") == 1
 
@@ -310,7 +292,7 @@ def test_ancestor_finds_a_dvc_above_and_none_where_there_is_none(tmp_path: Path)
     program = tmp_path / "dvc"
     program.write_text(
         "import os, subprocess, sys\nprint(os.getpid(), flush=True)\n"
-        "asks = 'from pipeline import processes; print(processes.ancestor(\"dvc\"))'\n"
+        "asks = 'from pipeline.utils import processes; print(processes.ancestor(\"dvc\"))'\n"
         "subprocess.run([sys.executable, '-c', asks])\n",
         encoding="utf-8",
     )

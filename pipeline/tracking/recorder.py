@@ -1,0 +1,103 @@
+"""Forward the records in the queue to MLflow, as a process that stages start and that leaves when it is idle.
+
+It makes the calls that each stage wrote down of the run that MLflow keeps, while the stage runs. A run whose process is
+gone without a word ends as KILLED. What cannot be recorded is a line in ``.flowtune/queue.warnings``, which the next
+stage that ends shows.
+"""
+
+import json
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+
+from pipeline.tracking.queue import POLL_SECONDS, claim, entries
+from pipeline.tracking.run import PROCESS, Run, Start, warn
+from pipeline.tracking.store import begin
+from pipeline.utils import processes
+
+IDLE_SECONDS = 10.0
+"""How long a recorder waits for another run: longer than a stage takes to import what it needs."""
+
+Begin = Callable[[Start], Run]
+"""Open the run that keeps a stage's record; opened again with an equal ``Start``, it is the same run."""
+
+
+def record(root: Path) -> None:
+    """Record what comes to the queue of ``root`` until nothing has for ``IDLE_SECONDS``; not if another does."""
+    player = Player(root, partial(begin, root))
+    # Asked again without the lock: a stage that began meanwhile has found it taken and started none.
+    while lock := claim(root):
+        with lock:
+            busy = time.monotonic()
+            while time.monotonic() < busy + IDLE_SECONDS:
+                if player.play():
+                    busy = time.monotonic()
+                time.sleep(POLL_SECONDS)
+        if not entries(root):
+            return
+
+
+class Player:
+    """Makes the calls that stages wrote to the queue."""
+
+    def __init__(self, root: Path, begin: Begin) -> None:
+        self._root, self._begin = root, begin
+        self._playing: dict[Path, _Playback] = {}
+
+    def play(self) -> bool:
+        """Make the calls that have come; whether there were any runs."""
+        # Listed before any is read: of stages one after another, the end of the first is seen before the next begins.
+        listed = entries(self._root)
+        for folder in listed:
+            try:
+                if folder not in self._playing:
+                    self._playing[folder] = _Playback(folder, self._begin)
+                ended = self._playing[folder].play()
+            except Exception as error:  # a line cut off by a full disk: this run's end, and no other's
+                warn("a stage", error)
+                ended = True
+            if ended:
+                self._playing.pop(folder, None)
+                shutil.rmtree(folder, ignore_errors=True)
+        return bool(listed)
+
+
+class _Playback:
+    """One run of the queue."""
+
+    def __init__(self, folder: Path, begin: Begin) -> None:
+        start = Start(**json.loads((folder / "start.json").read_text(encoding="utf-8")))
+        self._folder, self._process = folder, start.tags[PROCESS]
+        self._at = 0
+        self._run = begin(start)
+
+    def play(self) -> bool:
+        """Make the calls that have come; whether the run has ended."""
+        gone = processes.is_gone(self._process)  # asked first: what it wrote before is then read
+        with (self._folder / "lines").open("rb") as file:
+            file.seek(self._at)
+            for line in file:
+                if line.endswith(b"\n"):
+                    self._at += len(line)
+                    if self._call(*json.loads(line)):
+                        return True
+        if gone:
+            self._run.close("KILLED")
+        return gone
+
+    def _call(self, name: str, *arguments: object) -> bool:
+        if name in ("artifact", "table"):
+            copy, *rest = arguments
+            arguments = (self._folder / str(copy), *rest)
+        getattr(self._run, name)(*arguments)
+        return name == "close"
+
+
+def main(root: str) -> None:
+    """The recorder's process. A folder that is gone ends it."""
+    try:
+        record(Path(root))
+    except OSError as error:
+        warn("these stages", error)
