@@ -86,7 +86,9 @@ def test_the_table_is_made_of_recorded_runs(sources: Project, tmp_path: Path) ->
     project.check("pipeline.orchestration.repro", "--jobs", "2", FLOWTUNE_TRACKING="on")
     project.recorded()
     project.check("pipeline.orchestration.needs")
-    rows = {(row.program, row.task): row for row in read_table(project.root / "pipeline" / "orchestration" / "needs.csv")}
+    rows = {
+        (row.program, row.task): row for row in read_table(project.root / "pipeline" / "orchestration" / "needs.csv")
+    }
     for key in (("tabulate_settings", ""), ("prepare", "pusht")):
         assert rows[key].scale == "starter" and rows[key].runs == 1 and 50 < rows[key].peak_mb < 3000
         assert "cores" in rows[key].machine
