@@ -81,11 +81,14 @@ def test_the_table_is_made_of_recorded_runs(sources: Project, tmp_path: Path) ->
     project = sources.copy(tmp_path / "project")
     refused = project.run("pipeline.orchestration.needs")
     assert (refused.returncode, refused.stdout) == (1, "") and "run `make repro` first" in refused.stderr
-    before = (project.root / "pipeline" / "needs.csv").read_text(encoding="utf-8")
+    before = (project.root / "pipeline" / "orchestration" / "needs.csv").read_text(encoding="utf-8")
     project.keep_stages("resolve", "fetch", "prepare", "tabulate_settings")
     project.check("pipeline.orchestration.repro", "--jobs", "2", FLOWTUNE_TRACKING="on")
+    project.recorded()
     project.check("pipeline.orchestration.needs")
-    rows = {(row.program, row.task): row for row in read_table(project.root / "pipeline" / "needs.csv")}
+    rows = {
+        (row.program, row.task): row for row in read_table(project.root / "pipeline" / "orchestration" / "needs.csv")
+    }
     for key in (("tabulate_settings", ""), ("prepare", "pusht")):
         assert rows[key].scale == "starter" and rows[key].runs == 1 and 50 < rows[key].peak_mb < 3000
         assert "cores" in rows[key].machine

@@ -147,6 +147,7 @@ def test_a_stage_runs_recorded_through_the_whole_chain_of_fallbacks(sources: Pro
     for project in (here, there):
         project.keep_stages("resolve", "tabulate_settings")
         result = project.check("pipeline.orchestration.repro", "--jobs", "2", FLOWTUNE_TRACKING="on")
+        project.recorded()
         assert sorted(executed(result.stdout)) == ["resolve", "tabulate_settings@starter"]
         assert "warning" not in result.stderr
         assert (project.root / ".flowtune" / "mlflow.db").exists()
