@@ -5,9 +5,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pytest
 
@@ -177,16 +178,25 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_recorder_leaves_when_it_is_idle_unless_a_stage_came_meanwhile(
     store: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    claim, stages = queue.claim, ["first", "second"]
+    names = ["first", "second"]
 
-    def claimed(root: Path) -> Any:
-        if stages:  # the second comes when the lock is still held, and all before it are recorded
-            with tracking.stage_run(stages.pop(0), params={}, tags={}):
+    def begin_next() -> None:
+        if names:
+            with tracking.stage_run(names.pop(0), params={}, tags={}):
                 pass
-        return claim(root)
+
+    @contextmanager
+    def held(lock: IO[str]) -> Iterator[None]:
+        with lock:
+            yield
+            begin_next()  # it finds the lock taken, and all that came before it is recorded
+
+    def claimed(root: Path) -> AbstractContextManager[None] | None:
+        lock = queue.claim(root)
+        return held(lock) if lock else None
 
     monkeypatch.setattr(recorder, "claim", claimed)
-    monkeypatch.setattr(recorder, "entries", lambda root: queue.entries(root) or stages)
+    begin_next()
     recorder.record(store)
     assert {"first", "second"} < set(runs(store))
     assert not queue.entries(store)
