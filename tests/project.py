@@ -102,6 +102,7 @@ class Project:
 
     def start(self, *arguments: str) -> subprocess.Popen[str]:
         """``python -m <arguments>`` in a session of its own."""
+        self._resolve_for(*arguments)
         return subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=self.root,
@@ -115,8 +116,7 @@ class Project:
 
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """``python -m <arguments>`` to its end, whatever that is; a stage has its inputs by params.yaml as it is."""
-        if arguments[0].startswith("stages.") and arguments[0] != "stages.resolve" and self._is_unresolved():
-            self.run("stages.resolve")
+        self._resolve_for(*arguments)
         return subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=self.root,
@@ -127,11 +127,13 @@ class Project:
             check=False,
         )
 
-    def _is_unresolved(self) -> bool:
+    def _resolve_for(self, program: str, *_: str) -> None:
+        """Let a stage that is begun by hand have its inputs by params.yaml as it is."""
         settings, inputs = self.root / "params.yaml", self.root / "data" / "inputs"
-        return not inputs.exists() or settings.stat().st_mtime > max(
-            path.stat().st_mtime for path in inputs.rglob("*.json")
-        )
+        written = [path.stat().st_mtime for path in inputs.rglob("*.json")]
+        by_hand = program.startswith("stages.") and program != "stages.resolve"
+        if by_hand and (not written or settings.stat().st_mtime > max(written)):
+            self.run("stages.resolve")
 
     def check(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
         """As ``run``, and it must succeed."""

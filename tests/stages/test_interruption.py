@@ -92,8 +92,6 @@ def test_a_killed_stage_resumes_to_the_same_files(victim: Victim, made: Project,
     reports = [project.root / out for out in victim.outs if out.startswith("reports/")]
     for out in {project.root / out for out in victim.outs}.difference(reports):
         shutil.rmtree(out) if out.is_dir() else out.unlink()
-    for report in reports:
-        report.write_text("of an earlier run", encoding="utf-8")
     lock = (project.root / "dvc.lock").read_text(encoding="utf-8")
     force = ("dvc", "repro", "-f", "-s", victim.name)
 
@@ -101,6 +99,7 @@ def test_a_killed_stage_resumes_to_the_same_files(victim: Victim, made: Project,
     first = wait_until_at_work(project, victim, more_than=0)
     kill(dvc)
     wait_for(lambda: not project.processes(), "the stage and its workers to die with dvc", seconds=60)
+    wait_for(lambda: all(report.exists() for report in reports), "the reports to be put back", seconds=60)
 
     stage = project.start(*victim.command)
     second = wait_until_at_work(project, victim, more_than=first)
@@ -111,9 +110,10 @@ def test_a_killed_stage_resumes_to_the_same_files(victim: Victim, made: Project,
     assert [out for out in victim.outs if (project.root / out).exists()] == [
         str(report.relative_to(project.root)) for report in reports
     ]
-    assert {report.read_text(encoding="utf-8") for report in reports} <= {"of an earlier run"}
+    assert project.files("reports") == made.files("reports")  # DVC removed them, and they were put back
     assert (project.root / "dvc.lock").read_text(encoding="utf-8") == lock
-    assert victim.name in project.check("dvc", "status", victim.name).stdout
+    if len(reports) < len(victim.outs):
+        assert victim.name in project.check("dvc", "status", victim.name).stdout
 
     finished = project.check(*force)
     assert executed(finished.stdout) == [victim.name]
