@@ -17,8 +17,6 @@ from pathlib import Path
 from pipeline.utils.platform import die_with_parent
 from tests.project import Project
 
-EARLIER = b"of an earlier run\n"
-"""Stands for what a committed report held before the run."""
 LIMIT_S = 900.0
 """The longest that any run may take."""
 GONE_S = 20.0
@@ -33,6 +31,7 @@ DRIVERS = {
         "sys.exit(not tables('all', parallel=2, return_state=True).is_completed())",
     ],
 }
+_INPUTS = re.compile(r"(    - path: data/inputs/.*\n      hash: md5\n      md5: )\w+")
 _ENTRY = re.compile(r"^  (\S.*):\n((?:    .*\n)*)", re.MULTILINE)
 _SAID = re.compile(r"error|warning|unable|failed", re.IGNORECASE)
 
@@ -119,9 +118,9 @@ class Bench:
         return self.project.processes() | named
 
     def damaged(self) -> list[str]:
-        """Committed files that are gone, or neither what they were before nor what an undisturbed run makes."""
+        """Committed files that are gone, or are not what they were before, which an undisturbed run makes again."""
         whole, here = self.made.files("reports"), self.project.files("reports")
-        bad = [name for name, content in whole.items() if here.get(name) not in (content, EARLIER)]
+        bad = [name for name, content in whole.items() if here.get(name) != content]
         settings = ("params.yaml", "dvc.yaml")
         bad += [
             name
@@ -158,7 +157,7 @@ def entries(lock: Path) -> dict[str, str]:
 
 
 def make_bench(made: Project, root: Path, stages: Iterable[str], env: dict[str, str]) -> Bench:
-    """Copy ``made`` to ``root`` and put ``stages`` out of date: data gone, reports of an earlier run, no lock entry."""
+    """Copy ``made`` to ``root`` and put ``stages`` out of date: data gone, of other inputs by dvc.lock."""
     shutil.rmtree(root, ignore_errors=True)
     project = made.copy(root)
     for left in (".flowtune", ".dvc/cache/runs"):
@@ -167,12 +166,11 @@ def make_bench(made: Project, root: Path, stages: Iterable[str], env: dict[str, 
     text = lock.read_text(encoding="utf-8")
     for stage, entry in entries(lock).items():
         if stage in stages:
-            text = text.replace(f"  {stage}:\n{entry}", "")
+            stale, found = _INPUTS.subn(rf"\g<1>{'0' * 32}", entry)
+            text = text.replace(f"  {stage}:\n{entry}", f"  {stage}:\n{stale}" if found else "")
             for out in outs(entry):
                 path = project.root / out
-                if out.startswith("reports/"):
-                    path.write_bytes(EARLIER)
-                else:
+                if not out.startswith("reports/"):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
     lock.write_text(text, encoding="utf-8")
     return Bench(made, project, list(stages), env)
