@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.utils.code_deps import ROOT, imports_of
+from pipeline.settings.kinds import KINDS
+from pipeline.utils.code_deps import ROOT, code_of, imports_of
 
 ORDER = (
     "utils", "settings", "ode", "stability", "nets", "flow", "tasks", "experts", "evaluation", "training", "reporting",
@@ -37,7 +38,7 @@ WITHIN = {
         "action_diffusion",
     ),
     "tasks": (
-        "windows", "normalizer", "transfer", "fetching", "archive", "demonstrations", "vector", "pusht",
+        "types", "windows", "normalizer", "transfer", "fetching", "archive", "demonstrations", "vector", "pusht",
         "pusht_pixels", "pusht_image",
         "image_demonstrations", "mujoco_log", "kitchen", "kitchen_demonstrations", "rotation", "robomimic_env",
         "robomimic_actions", "robomimic_settings", "robomimic", "robomimic_files", "download", "registry", "toys",
@@ -127,6 +128,15 @@ def test_simulators_are_imported_only_where_they_run(file: str) -> None:
     for function in functions:
         function.body = []
     assert packages(tree) & SIMULATORS == set()
+
+
+@pytest.mark.parametrize(
+    "program", sorted({kind.program for kind in KINDS.values() if kind.over[:1] != ("tasks",) and kind.over})
+)
+def test_stages_of_images_run_no_code_of_simulators(program: str) -> None:
+    code = code_of(f"stages/{program}.py")
+    assert "pipeline/tasks/registry.py" not in code
+    assert [file for file in code if packages(ast.parse((ROOT / file).read_text(encoding="utf-8"))) & SIMULATORS] == []
 
 
 def test_training_and_sampling_load_no_orchestrator_simulator_or_plotter() -> None:

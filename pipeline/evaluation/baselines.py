@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.evaluation.image_policy import Draw
 from pipeline.tasks.normalizer import Normalizer
-from pipeline.tasks.registry import Observe
+from pipeline.tasks.types import Observe
 
 BLOCK = 8192
 """Training windows that are compared at once, so that memory does not grow with the data."""

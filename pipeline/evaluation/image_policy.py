@@ -10,7 +10,7 @@ from torch import nn
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.nets.vision import ImageConditioned, VisionEncoder
 from pipeline.tasks.normalizer import Normalizer
-from pipeline.tasks.registry import Observe
+from pipeline.tasks.types import Observe
 
 Draw = Callable[[NDArray[np.floating]], NDArray[np.uint8]]
 """Raw simulator states (…, S) → images (…, H, W, 3)."""

@@ -12,7 +12,7 @@ from pipeline.flow.objective import reconstruct
 from pipeline.nets.modes import in_evaluation_mode
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.tasks.normalizer import Normalizer
-from pipeline.tasks.registry import Observe
+from pipeline.tasks.types import Observe
 from pipeline.utils.errors import UserError
 from pipeline.utils.precision import PrecisionSetting, autocast, native
 

@@ -13,10 +13,8 @@ from pipeline.tasks import kitchen, pusht, pusht_image, robomimic
 from pipeline.tasks.demonstrations import Demonstrations, read_pusht
 from pipeline.tasks.kitchen_demonstrations import read_kitchen
 from pipeline.tasks.robomimic_files import read_robomimic
+from pipeline.tasks.types import Observe
 from pipeline.tasks.vector import Evaluation
-
-Observe = Callable[[NDArray[np.floating]], NDArray[np.float32]]
-"""Raw simulator states (…, S) → what the net sees (…, D)."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from torch import Tensor
 from pipeline.settings.schema import DataSettings
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.tasks.normalizer import Normalizer
-from pipeline.tasks.registry import Observe
+from pipeline.tasks.types import Observe
 from pipeline.tasks.windows import cut_windows
 from pipeline.utils.atomic import replacing
 from pipeline.utils.errors import UserError
