@@ -48,7 +48,8 @@ env: .venv/.synced
 	  export UV_CACHE_DIR="$${UV_CACHE_DIR:-.tools/cache}"; } && \
 	{ test -x .venv/bin/python && .venv/bin/python -c "$(SUPPORTED)" || \
 	  "$$uv" venv --quiet --clear --python "$$(command -v "$$python")" .venv; } && \
-	"$$uv" pip sync --quiet --compile-bytecode --python .venv requirements.lock && touch $@
+	"$$uv" pip sync --quiet --compile-bytecode --python .venv requirements.lock && \
+	.venv/bin/python -c "from pipeline.utils import environment as e; e.remember_for_dvc(e.project_root())" && touch $@
 
 repro: env
 	@python -m pipeline.orchestration.repro $(SCALE) $(if $(JOBS),--jobs $(JOBS))

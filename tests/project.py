@@ -94,6 +94,7 @@ class Project:
             "OMP_NUM_THREADS": "1",
             "FLOWTUNE_TRACKING": "off",
             "DVC_NO_ANALYTICS": "true",
+            "DVC_SITE_CACHE_DIR": str(self.root / ".flowtune" / "dvc"),  # as `make env` has it for a project's Python
             # what DVC is told for a user or a machine is nothing here
             "DVC_GLOBAL_CONFIG_DIR": str(self.root / ".dvc" / "global"),
             "DVC_SYSTEM_CONFIG_DIR": str(self.root / ".dvc" / "system"),

@@ -35,6 +35,8 @@ from pipeline.utils.environment import project_root
 from pipeline.utils.errors import UserError
 
 RETRY_DELAY_SECONDS = 2
+HASHES = r"params\.yaml|pipeline|stages|data/.*"
+"""Columns of ``dvc exp show`` that hold hashes of files."""
 
 
 class StageError(Exception):
@@ -189,7 +191,7 @@ def sweep(overrides: list[str]) -> State[None]:
 
     def work(root: Path) -> None:
         states = [(point, run_experiment(point, root, return_state=True)) for point in combinations(overrides)]
-        _run(["dvc", "exp", "show", "--md", "--only-changed", "--no-pager"], root)
+        _run(["dvc", "exp", "show", "--md", "--only-changed", "--drop", HASHES, "--no-pager"], root)
         if failed := [", ".join(point) for point, state in states if not state.is_completed()]:
             raise StageError(f"failed: {'; '.join(failed)}")
 

@@ -6,6 +6,7 @@ Caches lie in the project's ``.flowtune``, loopback goes through no proxy, text 
 import getpass
 import os
 import sys
+import sysconfig
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -52,6 +53,17 @@ def set_environment() -> None:
     os.environ.update(variables(project_root(), os.environ))
     if sys.getfilesystemencoding() != "utf-8":
         os.execv(sys.executable, [sys.executable, "-X", "utf8", *sys.orig_argv[1:]])
+
+
+def remember_for_dvc(root: Path) -> Path:
+    """Have every program of this Python keep DVC's caches in the project, ``dvc`` by itself too; the file that says so.
+
+    DVC takes a relative folder in its configuration for one of whatever folder it is run in.
+    """
+    file = Path(sysconfig.get_path("purelib"), "flowtune.pth")
+    name, folder = "DVC_SITE_CACHE_DIR", str(root / ".flowtune" / CACHES["DVC_SITE_CACHE_DIR"])
+    file.write_text(f"import os; os.environ.setdefault({name!r}, {folder!a})\n", encoding="ascii")
+    return file
 
 
 def variables(root: Path, inherited: Mapping[str, str]) -> dict[str, str]:

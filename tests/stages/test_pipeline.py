@@ -215,7 +215,9 @@ def parents_and_children_are_recorded(root: Path) -> None:
     assert children["prepare-lab-pusht"].data.params["data.dataset"] == "pusht_starter"
 
 
-def test_an_experiment_with_another_rate_re_runs_fine_tuning_and_what_follows(made: Project, tmp_path: Path) -> None:
+@pytest.fixture
+def committed(made: Project, tmp_path: Path) -> Project:
+    """The project after its whole DAG has run, as a commit of a repository."""
     project = made.copy(tmp_path / "project", GIT_CONFIG_GLOBAL="/dev/null")
     config = project.root / ".dvc" / "config"
     config.write_text(config.read_text(encoding="utf-8").replace("    no_scm = true\n", ""), encoding="utf-8")
@@ -228,7 +230,25 @@ def test_an_experiment_with_another_rate_re_runs_fine_tuning_and_what_follows(ma
     author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
     for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "before"]):
         subprocess.run(["git", *command], cwd=project.root, check=True)
+    return project
 
+
+def test_an_experiment_in_a_copy_leaves_this_one_as_it_is(committed: Project) -> None:
+    before = committed.files("reports"), committed.files("params.yaml")
+    experiment = ("dvc", "exp", "run", "--temp", "-S")
+    ran = executed(committed.check(*experiment, "starter.toys.settle.steps=190", "draw_toys").stdout)
+    assert ran == ["resolve", "train_toys@starter", "draw_toys@starter"]
+    refused = committed.run(*experiment, "robot.pretrain.lr=0.5", "draw_toys")
+    assert "robot.pretrain.lr: changes nothing: overridden by starter.pusht.pretrain.lr" in refused.stderr
+    mistyped = committed.run(*experiment, "++starter.toys.setle.steps=190", "draw_toys")
+    assert "starter.toys.setle: unknown key; did you mean settle?" in mistyped.stderr
+    assert (committed.files("reports"), committed.files("params.yaml")) == before
+
+
+def test_an_experiment_with_another_rate_re_runs_fine_tuning_and_what_follows(
+    committed: Project, made: Project
+) -> None:
+    project = committed
     result = project.check("dvc", "exp", "run", "-S", "starter.pusht.finetune.nfe1.lr=0.01")
 
     assert set(executed(result.stdout)) == AFTER_ANOTHER_RATE_AT_NFE_1

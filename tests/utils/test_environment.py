@@ -5,13 +5,14 @@ import pwd
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from pipeline.utils.code_deps import ROOT
-from pipeline.utils.environment import CACHES, variables
+from pipeline.utils.environment import CACHES, remember_for_dvc, variables
 
 
 def test_every_cache_is_in_the_project_whatever_was_set(tmp_path: Path) -> None:
@@ -93,3 +94,15 @@ def test_programs_have_utf_8_in_every_locale(told: Told, tmp_path: Path) -> None
     (tmp_path / "own.txt").write_text("−", encoding="utf-8")
     plainest = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     assert told("-m", "pipeline.program", "größer", **plainest) == "größer utf-8 −\n"
+
+
+def test_dvc_by_itself_keeps_its_caches_in_the_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sysconfig, "get_path", lambda _: str(tmp_path))
+    root = tmp_path / "größer 'x'"
+    file = remember_for_dvc(root)
+    monkeypatch.setattr(os, "environ", {})
+    exec(file.read_text(encoding="ascii"))  # as Python's site does with files that end in .pth
+    assert file.suffix == ".pth" and os.environ == {"DVC_SITE_CACHE_DIR": str(root / ".flowtune" / "dvc")}
+    monkeypatch.setattr(os, "environ", {"DVC_SITE_CACHE_DIR": "mine"})
+    exec(file.read_text(encoding="ascii"))
+    assert os.environ == {"DVC_SITE_CACHE_DIR": "mine"}
