@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from pipeline.orchestration import lockguard
 from pipeline.orchestration.output import PROGRESS_SECONDS, Screen, on_terminal, screen
 from pipeline.orchestration.plan import Plan, programs_of, read_plan, repository
+from pipeline.orchestration.restore import kept_reports
 from pipeline.utils import handover, platform
 
 if TYPE_CHECKING:
@@ -155,11 +156,14 @@ def reproduce(stage: "Stage") -> int:
     """Do what ``dvc repro --single-item`` does for ``stage``, in a process of its own; return the exit code."""
     from dvc.repo import lock_repo
 
+    root = Path(stage.repo.root_dir)
+    outs = [Path(out.fs_path).relative_to(root) for out in stage.outs if out.is_in_repo]
     try:
-        with lock_repo(stage.repo), stage.repo.scm_context(quiet=True):
+        # noted here already: DVC removes them before the program begins
+        with lock_repo(stage.repo), stage.repo.scm_context(quiet=True), kept_reports(root, stage.name, outs):
             if stage.reproduce():
                 signal.signal(signal.SIGINT, signal.SIG_IGN)  # DVC writes dvc.lock in place
-                lockguard.keep(Path(stage.repo.root_dir))
+                lockguard.keep(root)
                 stage.dump(update_pipeline=False)
     except KeyboardInterrupt:
         return INTERRUPTED

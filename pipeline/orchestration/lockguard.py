@@ -76,8 +76,8 @@ def mend(root: Path, ended: int | None = None) -> list[Path]:
 
 
 def _mend_readers(folder: Path, ended: int | None) -> None:
-    """Mend DVC's list of who reads and writes what, which it writes in place too: remove half a list, and process
-    ``ended``, which counts as at work there until its parent has asked for its exit code.
+    """Mend DVC's list of who reads and writes what, which it writes in place too: remove half a list, and processes
+    that have ended, which count as at work there until their parents have asked for their exit codes.
 
     Nobody writes it meanwhile: a DVC that is at work would find its own entry gone, and fail.
     """
@@ -86,15 +86,20 @@ def _mend_readers(folder: Path, ended: int | None) -> None:
         path = folder / "rwlock"
         try:
             held = json.loads(path.read_text(encoding="utf-8"))
-            writers = {file: who for file, who in held.get("write", {}).items() if who["pid"] != ended}
+            everybody = [
+                *held.get("write", {}).values(),
+                *(who for all_ in held.get("read", {}).values() for who in all_),
+            ]
+            gone = {who["pid"] for who in everybody if who["pid"] == ended or not platform.is_at_work(who["pid"])}
+            writers = {file: who for file, who in held.get("write", {}).items() if who["pid"] not in gone}
             readers = {
-                file: [who for who in all_ if who["pid"] != ended] for file, all_ in held.get("read", {}).items()
+                file: [who for who in all_ if who["pid"] not in gone] for file, all_ in held.get("read", {}).items()
             }
         except (ValueError, AttributeError, KeyError, TypeError):
             path.unlink()
             return
         mended = {"write": writers, "read": {file: left for file, left in readers.items() if left}}
-        if ended and mended != held:
+        if mended != held:
             _write(path, json.dumps(mended))
 
 

@@ -147,6 +147,18 @@ def started(pid: int) -> str:
         return "0"
 
 
+def is_at_work(pid: int) -> bool:
+    """Whether process ``pid`` runs; one that has ended does not, though its parent has yet to ask for its exit code."""
+    if LINUX:
+        return _proc(f"{pid}/stat").rpartition(")")[2].split()[:1] not in ([], ["Z"], ["X"])
+    import psutil
+
+    try:
+        return psutil.Process(pid).status() not in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+    except psutil.Error:
+        return False
+
+
 def peak_memory() -> int:
     """The most bytes that this process has had in memory since it began, or since ``forget_peak_memory``."""
     if found := re.search(r"^VmHWM:\s+(\d+) kB$", _proc("self/status"), re.MULTILINE):

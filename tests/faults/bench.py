@@ -166,7 +166,7 @@ def make_bench(made: Project, root: Path, stages: Iterable[str], env: dict[str, 
     text = lock.read_text(encoding="utf-8")
     for stage, entry in entries(lock).items():
         if stage in stages:
-            stale, found = _INPUTS.subn(rf"\g<1>{'0' * 32}", entry)
+            stale, found = _INPUTS.subn(rf"\g<1>{'f' * 32}", entry)
             text = text.replace(f"  {stage}:\n{entry}", f"  {stage}:\n{stale}" if found else "")
             for out in outs(entry):
                 path = project.root / out

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.orchestration import lockguard
+from pipeline.utils import platform
 from tests.project import wait_for
 
 HEAD = "schema: '2.0'\nstages:\n"
@@ -58,12 +59,14 @@ def test_on_a_full_disk_the_copy_takes_its_place(root: Path, monkeypatch: pytest
 def test_a_list_of_who_reads_what_lacks_who_has_ended_and_goes_if_it_is_half(tmp_path: Path) -> None:
     held = tmp_path / ".dvc" / "tmp" / "rwlock"
     held.parent.mkdir(parents=True)
-    one, other = ({"pid": pid, "cmd": "dvc repro"} for pid in (7, 8))
-    whole = {"write": {"out": one, "else": other}, "read": {"in": [one, other], "alone": [one]}}
+    dead = subprocess.Popen(["true"])  # nobody asks for its exit code
+    wait_for(lambda: not platform.is_at_work(dead.pid), "it to end")
+    one, zombie, other = ({"pid": pid, "cmd": "dvc repro"} for pid in (os.getppid(), dead.pid, os.getpid()))
+    whole = {"write": {"out": one, "else": other}, "read": {"in": [one, zombie, other], "alone": [one]}}
     left = {"write": {"else": other}, "read": {"in": [other]}}
     for text, expected in ((json.dumps(whole), left), ('{"read": {', None)):
         held.write_text(text, encoding="utf-8")
-        lockguard.mend(tmp_path, 7)
+        lockguard.mend(tmp_path, os.getppid())
         assert (json.loads(held.read_text(encoding="utf-8")) if held.exists() else None) == expected
 
 
