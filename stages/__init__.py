@@ -18,6 +18,7 @@ if "DVC_STAGE" in os.environ:
 # `make repro` and Prefect flows run it in a process that has imported everything.
 run_by_engine()
 if "DVC_STAGE" in os.environ and sys.argv[:1] == ["-m"]:
-    from pipeline.orchestration import lockguard
+    from pipeline.orchestration import lockguard, restore
 
+    restore.note_stage(Path(__file__).resolve().parents[1], os.environ["DVC_STAGE"])
     lockguard.guard(Path(__file__).resolve().parents[1], os.getppid())

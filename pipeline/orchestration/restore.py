@@ -23,9 +23,9 @@ _OUT = re.compile(r"^    - path: (\S+)\n      hash: md5\n      md5: (\w{2})(\w{3
 def kept_reports(root: Path, label: str, outs: Iterable[Path]) -> Iterator[None]:
     """While the body, the stage ``label``, makes ``outs``, have those below ``reports`` put back unless it succeeds."""
     reports = [path.as_posix() for path in outs if path.parts[:1] == ("reports",)]
-    note = root / NOTES / f"{label}.json"
-    note.parent.mkdir(parents=True, exist_ok=True)
-    note.write_text(json.dumps(reports), encoding="utf-8")
+    note = _note(root, label, reports)
+    if stage := os.environ.get("DVC_STAGE"):  # this note takes the place of what note_stage wrote
+        _place(root, stage).unlink(missing_ok=True)
     try:
         yield
     except BaseException:
@@ -34,12 +34,36 @@ def kept_reports(root: Path, label: str, outs: Iterable[Path]) -> Iterator[None]
     note.unlink(missing_ok=True)
 
 
+def note_stage(root: Path, stage: str) -> None:
+    """Note the reports that dvc.lock has of ``stage``, a name of DVC, whose program has yet to say what it makes."""
+    head = f"  {stage.rpartition(':')[2]}:"
+    for lock in _locks(root):
+        for entry in re.split(r"\n(?=  \S)", lock.read_text(encoding="utf-8")):
+            if entry.startswith(f"{head}\n"):
+                outs = entry.partition("\n    outs:\n")[2]
+                _note(root, stage, re.findall(r"^    - path: (reports/\S+)$", outs, re.MULTILINE))
+
+
+def _note(root: Path, label: str, reports: list[str]) -> Path:
+    note = _place(root, label)
+    note.parent.mkdir(parents=True, exist_ok=True)
+    note.write_text(json.dumps(reports), encoding="utf-8")
+    return note
+
+
+def _place(root: Path, label: str) -> Path:
+    return root / NOTES / f"{label.replace('/', '-')}.json"
+
+
+def _locks(root: Path) -> list[Path]:
+    return [path for path in (root / "dvc.lock", *root.glob("reports/*/study/dvc.lock")) if path.exists()]
+
+
 def put_back(root: Path, notes: Iterable[Path] | None = None) -> list[Path]:
     """Put back what the stages of ``notes`` (None: of all) noted and did not make; the files put back."""
     made: dict[str, Path] = {}
-    for lock in (root / "dvc.lock", *root.glob("reports/*/study/dvc.lock")):
-        if lock.exists():
-            made |= {path: Path(*digits) for path, *digits in _OUT.findall(lock.read_text(encoding="utf-8"))}
+    for lock in _locks(root):
+        made |= {path: Path(*digits) for path, *digits in _OUT.findall(lock.read_text(encoding="utf-8"))}
     found = []
     for note in list((root / NOTES).glob("*.json")) if notes is None else notes:
         try:

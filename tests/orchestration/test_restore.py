@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.orchestration.restore import kept_reports, put_back
+from pipeline.orchestration.restore import kept_reports, note_stage, put_back
 from pipeline.utils.code_deps import ROOT
 
 TABLE, DATA = Path("reports/starter/table.csv"), Path("data/model")
@@ -61,6 +61,22 @@ def test_what_a_stage_made_stays_and_what_it_makes_no_more_stays_away(root: Path
         TABLE.write_text("made", encoding="utf-8")
         raise KeyError
     assert TABLE.read_text(encoding="utf-8") == "made"
+
+
+def test_what_dvc_removed_is_put_back_though_the_program_had_not_begun(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remember(root, "newer")
+    TABLE.unlink()
+    note_stage(root, "dvc.yaml:a")
+    assert put_back(root) == [root / TABLE]
+    assert TABLE.read_text(encoding="utf-8") == "newer"
+
+    note_stage(root, "a")
+    monkeypatch.setenv("DVC_STAGE", "a")
+    with kept_reports(root, "work", []):  # it makes no report any more
+        TABLE.unlink()
+    assert put_back(root) == []
 
 
 def test_another_puts_back_the_reports_of_a_stage_that_was_killed(root: Path) -> None:
