@@ -6,9 +6,9 @@ another, which has imported what it needs (``preload``). Where forking is not sa
 --single-item`` of its own. Stages wait for free memory, unless nothing else is at work, by the needs measured of each
 kind (``needs``).
 
-``python -m pipeline.orchestration.executor [--jobs N] [FILE]``, in the root, brings FILE (dvc.yaml) and what it needs
-up to date. With ``--serve TARGET`` it prints the plan of TARGET as a line of JSON, and runs the stages that other
-processes call for (see ``pipeline.utils.handover``) until SIGTERM.
+``python -m pipeline.orchestration.executor [--jobs N]``, in the root, brings dvc.yaml up to date. With ``--serve
+TARGET`` it prints the plan of TARGET as a line of JSON, and runs the stages that other processes call for (see
+``pipeline.utils.handover``) until SIGTERM.
 """
 
 import argparse
@@ -266,11 +266,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="pipeline.orchestration.executor")
     parser.add_argument("--jobs", type=int, default=1)
     parser.add_argument("--unmade", type=Path, help="written if stages fail: what is left unmade, as JSON")
-    parser.add_argument("file", nargs="?", default="dvc.yaml")
     parser.add_argument("--serve", metavar="TARGET", help="table1, table2 or all: what is called for, of dvc.yaml")
     arguments = parser.parse_args()
     platform.die_with_starter()
-    return serve(arguments.serve) if arguments.serve else run(arguments.file, lambda: arguments.jobs, arguments.unmade)
+    return serve(arguments.serve) if arguments.serve else run("dvc.yaml", lambda: arguments.jobs, arguments.unmade)
 
 
 if __name__ == "__main__":

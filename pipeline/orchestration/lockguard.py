@@ -3,21 +3,20 @@
 DVC rewrites the file in place, for a moment after each stage: killed meanwhile, or out of disk space, it leaves the
 beginning, and refuses to read that. A stage that DVC runs keeps a copy and starts a guard, ``watch`` in a process,
 which waits until DVC has ended, puts back what is missing, reports too (see ``restore``), and ends. ``make repro`` does
-so before it starts, should the guard have been killed as well, or DVC before it had run a stage. Only the standard
-library is imported, so that the guard starts in milliseconds.
+so before it starts, should the guard have been killed as well, or DVC before it had run a stage. Nothing heavy is
+imported, so that the guard starts in milliseconds.
 """
 
 import json
-import os
-import re
 import subprocess
 import sys
-import tempfile
 from contextlib import suppress
 from pathlib import Path
 
 from pipeline.orchestration.restore import put_back
+from pipeline.settings.locks import HEAD, entries, lock_files
 from pipeline.utils import platform
+from pipeline.utils.atomic import write_text
 
 KEPT = Path(".flowtune", "locks")
 _GUARD = """
@@ -28,16 +27,14 @@ from pipeline.orchestration import lockguard
 with contextlib.suppress(OSError):  # another is on guard, or the folder is gone
     lockguard.watch(pathlib.Path(root), int(dvc))
 """
-_HEAD = "schema: '2.0'\nstages:\n"
-_ENTRY = re.compile(r"^  \S.*\n(?:(?:    .*)?\n)*", re.MULTILINE)
 
 
 def keep(root: Path) -> None:
     """Keep copies of the lock files below ``root``."""
-    for lock in locks(root):
+    for lock in lock_files(root):
         text = lock.read_text(encoding="utf-8")
         if text.endswith("\n") and text != _kept(root, lock):  # else another DVC is writing it
-            _write(_copy(root, lock), text)
+            write_text(_copy(root, lock), text)
 
 
 def guard(root: Path, dvc: int) -> None:
@@ -60,15 +57,15 @@ def mend(root: Path, ended: int | None = None) -> list[Path]:
         ended: the process of a DVC that was running until now, so that nobody else has removed what is missing.
     """
     found = []
-    for lock in locks(root):
+    for lock in lock_files(root):
         text = lock.read_text(encoding="utf-8", errors="replace")
-        new, old = _entries(text), _entries(_kept(root, lock))
+        new, old = entries(text), entries(_kept(root, lock))
         if old and (not text.endswith("\n") or (ended and _lacks(new, old))):
             found.append(lock)
             with suppress(KeyError):
                 new.popitem()  # the last one may be half
             try:
-                _write(lock, _HEAD + "".join((old | new).values()))
+                write_text(lock, HEAD + "".join((old | new).values()))
             except OSError:  # a full disk has room for another name
                 _copy(root, lock).replace(lock)
     _mend_readers(root / ".dvc" / "tmp", ended)
@@ -100,7 +97,7 @@ def _mend_readers(folder: Path, ended: int | None) -> None:
             return
         mended = {"write": writers, "read": {file: left for file, left in readers.items() if left}}
         if mended != held:
-            _write(path, json.dumps(mended))
+            write_text(path, json.dumps(mended))
 
 
 def _lacks(new: dict[str, str], old: dict[str, str]) -> bool:
@@ -111,16 +108,6 @@ def _lacks(new: dict[str, str], old: dict[str, str]) -> bool:
     return new[last].count("\n") < old.get(last, "").count("\n")
 
 
-def _entries(text: str) -> dict[str, str]:
-    """The stages' entries by their keys."""
-    return {entry.partition("\n")[0]: entry for entry in _ENTRY.findall(text.removeprefix(_HEAD))}
-
-
-def locks(root: Path) -> list[Path]:
-    """The lock files of the pipelines below ``root`` that are there."""
-    return [path for path in (root / "dvc.lock", *sorted(root.glob("reports/*/study/dvc.lock"))) if path.exists()]
-
-
 def _copy(root: Path, lock: Path) -> Path:
     return root / KEPT / lock.relative_to(root).as_posix().replace("/", "-")
 
@@ -128,22 +115,6 @@ def _copy(root: Path, lock: Path) -> Path:
 def _kept(root: Path, lock: Path) -> str:
     copy = _copy(root, lock)
     return copy.read_text(encoding="utf-8") if copy.exists() else ""
-
-
-def _write(path: Path, text: str) -> None:
-    """Write ``path`` as a whole or not at all, as ``pipeline.utils.atomic`` does."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.stem}.", suffix=path.suffix)
-    os.close(handle)
-    try:
-        with Path(name).open("w", encoding="utf-8", newline="") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    finally:
-        Path(name).unlink(missing_ok=True)
 
 
 def watch(root: Path, dvc: int) -> None:

@@ -13,6 +13,7 @@ from pipeline.orchestration import executor, lockguard
 from pipeline.orchestration.partial import make_partial, remove_partial
 from pipeline.orchestration.restore import put_back
 from pipeline.settings import schema
+from pipeline.settings.locks import lock_files
 from pipeline.settings.scale import set_scale
 from pipeline.tracking.store import drain
 from pipeline.utils.atomic import make_folder, remove_leftovers
@@ -45,7 +46,7 @@ def repro_lock(root: Path) -> Iterator[None]:
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
-        for path in (root / "params.yaml", *lockguard.locks(root)):
+        for path in (root / "params.yaml", *lock_files(root)):
             remove_leftovers(path)
         yield
 

@@ -9,8 +9,19 @@ from pathlib import Path
 from pipeline.utils.atomic import write_text
 from pipeline.utils.errors import UserError
 
-_HEAD = "schema: '2.0'\nstages:\n"
-_ENTRY = re.compile(r"^  (\S+?)(?:@(\w+?)(?:-.*)?)?:\n(?:(?:    .*)?\n)*", re.MULTILINE)
+HEAD = "schema: '2.0'\nstages:\n"
+_ENTRY = re.compile(r"^  \S.*\n(?:(?:    .*)?\n)*", re.MULTILINE)
+_SCALE = re.compile(r"  [^@]+@(\w+?)(?:-.*)?:")
+
+
+def lock_files(root: Path) -> list[Path]:
+    """The lock files of the pipelines below ``root`` that are there."""
+    return [path for path in (root / "dvc.lock", *sorted(root.glob("reports/*/study/dvc.lock"))) if path.exists()]
+
+
+def entries(text: str) -> dict[str, str]:
+    """The stages' entries in a lock file by their first lines, which hold the names."""
+    return {entry.partition("\n")[0]: entry for entry in _ENTRY.findall(text)}
 
 
 def kept_lock(root: Path, scale: str) -> Path:
@@ -25,15 +36,16 @@ def arrange_locks(root: Path, scale: str) -> None:
     """
     lock = root / "dvc.lock"
     kept = [path for path in root.glob("reports/*/dvc.lock") if path.parent.name != scale]
-    entries: dict[str, dict[str, str]] = {}
+    of_scales: dict[str, dict[str, str]] = {}
     for path in (*kept, kept_lock(root, scale), lock):
-        for found in _ENTRY.finditer(path.read_text(encoding="utf-8") if path.exists() else ""):
-            entries.setdefault(found[2] or scale, {})[found[0].partition("\n")[0]] = found[0]
-    for other, stages in entries.items():
+        for name, entry in entries(path.read_text(encoding="utf-8") if path.exists() else "").items():
+            named = _SCALE.fullmatch(name)
+            of_scales.setdefault(named[1] if named else scale, {})[name] = entry
+    for other, stages in of_scales.items():
         if other != scale:
             _write(kept_lock(root, other), stages)
-    if scale in entries:
-        _write(lock, entries[scale])
+    if scale in of_scales:
+        _write(lock, of_scales[scale])
     kept_lock(root, scale).unlink(missing_ok=True)
 
 
@@ -51,6 +63,6 @@ def require_lock_of(root: Path, scale: str) -> None:
 
 
 def _write(path: Path, stages: dict[str, str]) -> None:
-    text = _HEAD + "".join(stages.values())
+    text = HEAD + "".join(stages.values())
     if not path.exists() or path.read_text(encoding="utf-8") != text:
         write_text(path, text)

@@ -51,7 +51,7 @@ def test_on_a_full_disk_the_copy_takes_its_place(root: Path, monkeypatch: pytest
         raise OSError(errno.ENOSPC, "no space left")
 
     (root / "dvc.lock").write_text("", encoding="utf-8")
-    monkeypatch.setattr(lockguard, "_write", full)
+    monkeypatch.setattr(lockguard, "write_text", full)
     lockguard.mend(root)
     assert (root / "dvc.lock").read_text(encoding="utf-8") == BEFORE
 
