@@ -71,8 +71,8 @@ WITHIN = {
     ),
     "tracking": ("run", "queue", "store", "recorder"),
     "orchestration": (
-        "restore", "lockguard", "stage", "output", "children", "preload", "plan", "needs", "partial", "executor",
-        "repro", "prefect_flows", "ui",
+        "restore", "lockguard", "stage", "output", "program_server", "plan", "needs", "partial", "executor", "repro",
+        "prefect_flows", "ui",
     ),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""
