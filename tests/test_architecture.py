@@ -11,8 +11,8 @@ from pipeline.settings.kinds import KINDS
 from pipeline.utils.code_deps import ROOT, code_of, imports_of
 
 ORDER = (
-    "utils", "settings", "ode", "stability", "nets", "flow", "tasks", "experts", "evaluation", "training", "reporting",
-    "perf", "tracking", "orchestration",
+    "utils", "settings", "ode", "stability", "nets", "flow", "tasks", "experts", "evaluation", "training", "deployment",
+    "reporting", "perf", "tracking", "orchestration",
 )  # fmt: skip
 WITHIN = {
     "utils": (
@@ -60,9 +60,10 @@ WITHIN = {
         "recipe", "guard", "watch", "fine_tune", "selection", "study", "residual", "residual_checkpoint", "toys",
         "diffusion", "images", "image_methods", "image_checkpoint", "extractor", "image_judge",
     ),
+    "deployment": ("controller", "onnx_export"),
     "perf": (
-        "gradients", "certificates", "contest", "growth", "common_training", "updates", "solves", "pairs", "vectors",
-        "robomimic_loop", "simulation", "loading", "startup", "suite", "peak", "profiles",
+        "gradients", "certificates", "contest", "growth", "common_training", "updates", "solves", "plans", "pairs",
+        "vectors", "robomimic_loop", "simulation", "loading", "startup", "suite", "peak", "profiles",
     ),
     "reporting": (
         "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision", "gap",
