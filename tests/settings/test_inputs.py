@@ -11,7 +11,7 @@ from ruamel.yaml import YAML
 
 from pipeline.settings import schema
 from pipeline.settings.inputs import FOLDER, built, chosen, read_inputs, resolved, resolved_inputs
-from pipeline.settings.kinds import EXECUTION, KINDS, SCRIPTED, STUDY_KINDS
+from pipeline.settings.kinds import EXECUTION, KINDS, STUDY_KINDS
 from pipeline.settings.schema import LISTS, ScaleSettings, Settings
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
@@ -122,7 +122,6 @@ def test_every_declared_key_is_there_at_every_scale() -> None:
     for scale in ("starter", "lab", "paper"):
         for text in resolved_inputs(at(scale)).values():
             assert json.loads(text)
-    assert set(SCRIPTED) == {"kitchen", "lift", "can", "square", "transport"}
 
 
 def test_missing_inputs_are_one_line_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

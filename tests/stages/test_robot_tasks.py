@@ -15,7 +15,6 @@ from ruamel.yaml import YAML
 from pipeline.evaluation.rollouts import episode_columns
 from pipeline.settings import schema
 from pipeline.settings.inputs import resolved_inputs
-from pipeline.tasks.registry import TASKS
 from pipeline.utils.atomic import write_text
 from pipeline.utils.code_deps import ROOT
 
@@ -55,7 +54,7 @@ def run(monkeypatch: pytest.MonkeyPatch, stage: str, *arguments: str) -> None:
     importlib.import_module(f"stages.{stage}").main()
 
 
-@pytest.mark.parametrize("task", [task for task in TASKS if task != "pusht"])
+@pytest.mark.parametrize("task", [task for task in LAB["tasks"] if task != "pusht"])
 def test_a_task_goes_from_demonstrations_to_rows(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -89,12 +88,13 @@ def test_a_task_goes_from_demonstrations_to_rows(
         torch.set_num_threads(threads)
         capsys.readouterr()
 
-    reports, spec = Path("reports", "lab"), TASKS[task]
+    reports, spec = Path("reports", "lab"), schema.load().lab.task(task).load_task()
+    evaluations = spec.evaluations(task)
     for row in rows:
         episodes = pd.read_csv(reports / "episodes" / f"{task}-{row}.csv")
         assert tuple(episodes.columns) == episode_columns(spec.subtasks)
-        assert len(episodes) == 2 * len(spec.evaluations)
-        assert set(episodes["evaluation"]) == set(spec.evaluations) and (episodes["steps"] <= 6).all()
+        assert len(episodes) == 2 * len(evaluations)
+        assert set(episodes["evaluation"]) == set(evaluations) and (episodes["steps"] <= 6).all()
     table = pd.read_csv(reports / "table2.csv")
     found = {f"{method}-nfe{nfe}" for method, nfe in zip(table["method"], table["nfe"], strict=True)}
     assert set(rows) - {"ddpm-nfe2", "ddim-nfe2"} <= found  # params.yaml has these at another NFE
