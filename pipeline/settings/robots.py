@@ -67,7 +67,7 @@ class DataSettings(Block):
 
 class SelectSettings(Block):
     rule: Literal["rollouts", "validation_loss"]
-    evaluation: str
+    evaluation: str = ""
     nfe: Count
     seeds: SeedCount
 
@@ -237,11 +237,7 @@ class TaskSettings(Block):
         for key, given, names in self._named(task, block):
             if given not in names:
                 raise ValueError(f"{key}: given {given!r}, allowed for {block}: {', '.join(names)}")
-        if (self.data.vision is not None) != (task.observations[self.data.observation].render is not None):
-            seen = [name for name, kind in task.observations.items() if kind.render]
-            given = "none" if self.data.vision is None else "a block"
-            allowed = f"a block where observation is {' or '.join(seen)}, and only there" if seen else "none"
-            raise ValueError(f"data.vision: given {given}, allowed: {allowed}")
+        self._require_sight(task)
         options = self.evaluation.options
         if options and not task.options:
             raise ValueError(
@@ -252,6 +248,18 @@ class TaskSettings(Block):
         except ValidationError as error:
             known = list(task.options.model_fields) if task.options else []
             raise ValueError(f"evaluation.options.{line(error, options, lambda _: known)}") from None
+
+    def _require_sight(self, task: Task) -> None:
+        """Refuse an encoder where no images are seen, and images that nothing encodes or that are not there."""
+        seen = [name for name, kind in task.observations.items() if kind.render]
+        sees = self.data.observation in seen
+        if (self.data.vision is not None) != sees:
+            given = "none" if self.data.vision is None else "a block"
+            allowed = f"a block where observation is {' or '.join(seen)}, and only there" if seen else "none"
+            raise ValueError(f"data.vision: given {given}, allowed: {allowed}")
+        if sees and task.datasets[self.data.dataset].images is None:
+            with_images = ", ".join(name for name, dataset in task.datasets.items() if dataset.images)
+            raise ValueError(f"data.dataset: given {self.data.dataset!r}, allowed where images are seen: {with_images}")
 
     def _named(self, task: Task, block: str) -> Iterator[tuple[str, str, list[str]]]:
         yield "data.dataset", self.data.dataset, list(task.datasets)

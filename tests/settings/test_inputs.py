@@ -15,6 +15,7 @@ from pipeline.settings.kinds import EXECUTION, KINDS, STUDY_KINDS
 from pipeline.settings.schema import LISTS, ScaleSettings, Settings
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
+from tests.settings.params import TEXT
 
 STUDY = "reports/lab/study/dvc.yaml"
 DEMONSTRATIONS = "data/demonstrations/dvc.yaml"
@@ -24,9 +25,9 @@ def stages_of(pipeline: str) -> dict[str, dict[str, Any]]:
     return YAML(typ="safe").load((ROOT / pipeline).read_text(encoding="utf-8"))["stages"]
 
 
-def at(scale: str) -> Settings:
-    """The settings when ``scale`` is the current one."""
-    settings = schema.load(ROOT / "params.yaml")
+def at(scale: str, text: str = TEXT) -> Settings:
+    """The settings in ``text`` when ``scale`` is the current one."""
+    settings = schema.parse(text, "params.yaml")
     lists = {name: getattr(settings.block(scale), name) for name in LISTS}
     return settings.model_copy(update={"scale": scale, **lists})
 
