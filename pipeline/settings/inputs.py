@@ -177,7 +177,7 @@ def _text(program: str, settings: Mapping[str, Any]) -> str:
 
 def _code(program: str, settings: Mapping[str, Any]) -> dict[str, str]:
     """Digests of what ``program`` runs, the code of the tasks and experts that ``settings`` name among it."""
-    blocks = [value for value in settings.values() if isinstance(value, Mapping)]
+    blocks = [settings, *(value for value in settings.values() if isinstance(value, Mapping))]
     named = [block[key] for block in blocks for key in ("task", "expert") if isinstance(block.get(key), str)]
     return digests_of(program, *map(file_of, named))
 
