@@ -13,9 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.evaluation.demonstrate import solved_episodes
-from pipeline.evaluation.protocol import require_evaluation
+from pipeline.evaluation.protocol import evaluation_of
 from pipeline.orchestration.stage import program
-from pipeline.tasks.registry import TASKS
 from pipeline.training.checkpoint import load_policy
 from pipeline.utils.atomic import replacing, write_text
 from pipeline.utils.errors import UserError
@@ -39,8 +38,7 @@ def main() -> None:
     seeds = range(int(first), int(end))
 
     policy, record = load_policy(arguments.checkpoint)
-    require_evaluation(arguments.evaluation, record.task)
-    evaluation = TASKS[record.task].evaluation(arguments.evaluation, "exact", TASKS[record.task].max_steps)
+    evaluation = evaluation_of(record.load_task(), record.task, arguments.evaluation)
     solved = solved_episodes(policy.acting(arguments.nfe), evaluation, seeds)
     kept = solved[: arguments.most]
     if not kept:

@@ -21,7 +21,7 @@ from pipeline.experts.collect import collect
 from pipeline.experts.episode import ExpertEpisode
 from pipeline.experts.registry import expert
 from pipeline.orchestration.stage import program, stage
-from pipeline.settings.inputs import inputs_of
+from pipeline.settings.inputs import inputs_of, scripted
 from pipeline.utils.atomic import write_text
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import cores
@@ -46,7 +46,7 @@ def main() -> None:
 
     chosen = expert(task)
     with stage(
-        inputs_of("stages/demonstrate_expert.py", {"task": task, "seeds": arguments.seeds, "most": arguments.most}),
+        inputs_of("stages/demonstrate_expert.py", {**scripted(task), "seeds": arguments.seeds, "most": arguments.most}),
         f"demonstrate_expert-{task}",
         deps=[],
         outs=[out, checksum, *([arguments.report] if arguments.report else [])],

@@ -9,6 +9,7 @@ import pandas as pd
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.figures import figure_2b, score_vs_nfe
 from pipeline.reporting.tables import read_table
+from pipeline.reporting.titles import evaluation_titles, task_titles
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports, TaskFiles
 from pipeline.settings.schema import ScaleSettings
@@ -29,9 +30,11 @@ def main() -> None:
         deps=[reports.table2, reports.history],
         outs=[file for picture in pictures for file in (picture, picture.with_suffix(".svg"))],
     ) as here:
-        score_vs_nfe(read_table(reports.table2), reports.score_vs_nfe)
+        blocks = settings.chosen()
+        score_vs_nfe(read_table(reports.table2), reports.score_vs_nfe, evaluation_titles(blocks))
         files = histories(arguments.scale, settings)
-        figure_2b(pd.concat([pd.read_csv(path) for path in files], ignore_index=True), reports.figure_2b)
+        history = pd.concat([pd.read_csv(path) for path in files], ignore_index=True)
+        figure_2b(history, reports.figure_2b, task_titles(blocks))
         for file in pictures:
             here.run.artifact(file)
 

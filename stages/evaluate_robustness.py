@@ -5,7 +5,7 @@ from typing import get_args
 
 import torch
 
-from pipeline.evaluation.protocol import run_acting, test_seeds
+from pipeline.evaluation.protocol import evaluation_of, run_acting, test_seeds
 from pipeline.evaluation.robustness import Disturbed
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.robustness import perturbation
@@ -47,8 +47,7 @@ def main() -> None:
             strength = settings.robustness.strengths[disturbance]
             results[entry.evaluation, perturbation(disturbance, strength)] = episodes = run_acting(
                 Disturbed(policy, nfe, disturbance, strength),
-                arguments.task,
-                entry.evaluation,
+                evaluation_of(settings.load_task(), arguments.task, entry.evaluation, settings.evaluation),
                 test_seeds(settings.robustness.seeds),
                 settings.evaluation,
                 journal=here.resume / f"{disturbance}.jsonl",

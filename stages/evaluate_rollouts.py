@@ -10,7 +10,6 @@ task. In test mode it takes any checkpoint and seeds:
 import argparse
 import json
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -19,7 +18,7 @@ from pipeline.evaluation.baselines import NearestDemoPolicy, RandomPolicy, Small
 from pipeline.evaluation.diffusion_policy import DiffusionPolicy
 from pipeline.evaluation.image_policy import beside_features
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.evaluation.protocol import FIRST_TEST_SEED, require_evaluation, run_acting, test_seeds
+from pipeline.evaluation.protocol import FIRST_TEST_SEED, evaluation_of, run_acting, test_seeds
 from pipeline.evaluation.rollouts import EpisodeResult, Policy
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
 from pipeline.evaluation.video import best_median_worst
@@ -29,9 +28,9 @@ from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.rows import mean_scores, metrics, write_row_episodes
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import BASELINES, SAMPLERS, Entry, ScaleReports, TaskFiles, split_row
-from pipeline.settings.schema import DataSettings, EvaluationSettings, TaskSettings
-from pipeline.tasks.registry import TASKS
-from pipeline.training.checkpoint import Record, require_architecture
+from pipeline.settings.schema import EvaluationSettings, TaskSettings
+from pipeline.tasks.vector import Evaluation
+from pipeline.training.checkpoint import Record, new_record, require_architecture
 from pipeline.training.data import PreparedData
 from pipeline.training.frames import Frames
 from pipeline.training.residual_checkpoint import load_model
@@ -94,7 +93,9 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
     inputs = read_inputs(kind_of(method), scale, task)
     settings = inputs.settings.task(task)
     use_threads(settings.threads)
-    entries = [Entry(name, method, nfe, within=task) for name in TASKS[task].evaluations]
+    about = settings.load_task()
+    simulated = {name: evaluation_of(about, task, name, settings.evaluation) for name in about.evaluations(task)}
+    entries = [Entry(name, method, nfe, within=task) for name in simulated]
     stem, reports = entries[0].stem, ScaleReports(scale).folder
     episodes, metrics_file = entries[0].episodes(reports), entries[0].metrics(reports)
     files = TaskFiles(scale, task)
@@ -112,8 +113,7 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
         results = {
             entry.evaluation: run_acting(
                 acting,
-                task,
-                entry.evaluation,
+                simulated[entry.evaluation],
                 test_seeds(n_seeds),
                 settings.evaluation,
                 repeats=settings.evaluation.repeats,
@@ -122,11 +122,11 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
             for entry in entries
         }
         write_row_episodes(episodes, results, model, record, method, nfe)
-        about = {
+        measured = {
             entry.evaluation: metrics(results[entry.evaluation], record, entry, settings.evaluation.repeats)
             for entry in entries
         }
-        write_text(metrics_file, json.dumps(about, indent=2) + "\n")
+        write_text(metrics_file, json.dumps(measured, indent=2) + "\n")
         for entry in entries:
             print(told(entry, results[entry.evaluation]))
             scores = mean_scores(results[entry.evaluation])
@@ -135,7 +135,8 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
         if settings.evaluation.videos and main_row:
             for entry in entries:
                 folder = here.resume / "videos"
-                for path in write_videos(folder, acting, results[entry.evaluation], entry, settings.evaluation):
+                of_entry = results[entry.evaluation], entry, simulated[entry.evaluation]
+                for path in write_videos(folder, acting, *of_entry, settings.evaluation.policy_batch_size):
                     here.run.artifact(path, "videos")
 
 
@@ -153,26 +154,26 @@ def load_acting(
 ) -> tuple[Policy, Record]:
     """What acts in a row of Table 2, and what its model file says of itself."""
     if method in BASELINES:
-        record = Record(scale, task, method, 0, 0, settings.seed, settings.data, settings.net, figures={})
-        return baseline(method, scale, task, settings.data), record
+        return baseline(method, scale, task, settings), new_record(scale, task, method, settings)
     policy, record = load_model(model)
     require_architecture(model, record, settings.data, settings.net)
     return acting(policy, method, nfe), record
 
 
-def baseline(method: str, scale: str, task: str, settings: DataSettings) -> Policy:
+def baseline(method: str, scale: str, task: str, settings: TaskSettings) -> Policy:
     """The policy of a row that nothing is trained for, from the task's training windows."""
-    files, spec = TaskFiles(scale, task), TASKS[task]
-    data, seen, done = PreparedData.load(files.prepared), settings.n_obs_steps, settings.n_action_steps
+    files, data = TaskFiles(scale, task), PreparedData.load(TaskFiles(scale, task).prepared)
+    seen, done = settings.data.n_obs_steps, settings.data.n_action_steps
     if method == "random":
         return RandomPolicy(data.action, data.action_normalizer, n_obs_steps=seen, n_action_steps=done)
-    observe, normalizer, condition = spec.observe(settings.observation), data.observation_normalizer, data.condition
-    if spec.draw:
+    observation = settings.load_task().observations[settings.data.observation]
+    observe, normalizer, condition = observation.encode, data.observation_normalizer, data.condition
+    if observation.render:
         frames = Frames.open(files.frames)
         images = torch.cat([torch.from_numpy(shrunk(frames.read(w).numpy())) for w in frames.windows.split(IMAGES)])
         normalizer = beside_features(normalizer, images.shape[-1])
         condition = joined(images, condition.unflatten(1, (seen, -1)))
-        observe = SmallImages(spec.draw, observe)
+        observe = SmallImages(observation.render, observe)
     return NearestDemoPolicy(
         observe,
         normalizer,
@@ -193,7 +194,7 @@ def acting(policy: FlowPolicy, method: str, nfe: int) -> Policy:
 
 def test_mode(arguments: argparse.Namespace) -> None:
     policy, record = load_model(arguments.checkpoint)
-    require_evaluation(arguments.evaluation, record.task)
+    simulated = evaluation_of(record.load_task(), record.task, arguments.evaluation)
     method = arguments.method or record.method
     if (method in SAMPLERS) != (record.method in SAMPLERS) or (method != record.method and method not in SAMPLERS):
         allowed = ", ".join(SAMPLERS) if record.method in SAMPLERS else record.method
@@ -202,8 +203,7 @@ def test_mode(arguments: argparse.Namespace) -> None:
         n_seeds=len(arguments.seeds),
         repeats=arguments.repeats,
         n_seeds_secondary=len(arguments.seeds),
-        max_steps=TASKS[record.task].max_steps,
-        reset_order="exact" if record.task.startswith("pusht") else "none",
+        max_steps=simulated.max_steps,
         workers=arguments.workers,
         num_envs=arguments.batch,
         policy_batch_size=64,
@@ -211,10 +211,10 @@ def test_mode(arguments: argparse.Namespace) -> None:
     )
     entry = Entry(arguments.evaluation, method, arguments.nfe)
     actor = acting(policy, method, entry.nfe)
-    results = run_acting(actor, record.task, entry.evaluation, arguments.seeds, settings, repeats=arguments.repeats)
+    results = run_acting(actor, simulated, arguments.seeds, settings, repeats=arguments.repeats)
     write_row_episodes(arguments.out, {entry.evaluation: results}, arguments.checkpoint, record, method, entry.nfe)
     if arguments.videos:
-        write_videos(arguments.videos, actor, results, replace(entry, within=record.task), settings)
+        write_videos(arguments.videos, actor, results, entry, simulated, settings.policy_batch_size)
     print(f"{arguments.checkpoint}: {told(entry, results)} → {arguments.out}")
 
 
@@ -239,15 +239,14 @@ def seed_range(text: str) -> range:
 
 
 def write_videos(
-    folder: Path, acting: Policy, results: Sequence[EpisodeResult], entry: Entry, settings: EvaluationSettings
+    folder: Path, acting: Policy, results: Sequence[EpisodeResult], entry: Entry, evaluation: Evaluation, block: int
 ) -> list[Path]:
-    """Gifs of the best, median and worst episode, named by rank, seed and score."""
-    evaluation = TASKS[entry.within].evaluation(entry.evaluation, settings.order, settings.max_steps)
+    """Gifs of the best, median and worst episode, named by rank, seed and score; ``block`` as in their rollout."""
     videos = []
     for rank, result in best_median_worst(results)._asdict().items():
         name = f"{entry.evaluation}-{entry.method}-nfe{entry.nfe}-{rank}-seed{result.seed}-score{result.max_score:.2f}"
         videos.append((result.episode, folder / f"{name}.gif"))
-    record_videos(acting, evaluation, videos, block=settings.policy_batch_size)
+    record_videos(acting, evaluation, videos, block=block)
     return [path for _, path in videos]
 
 

@@ -17,12 +17,13 @@ def main() -> None:
     arguments = parser.parse_args()
     files = TaskFiles(arguments.scale, arguments.task)
     inputs = read_inputs("fetch", arguments.scale, arguments.task)
-    dataset = inputs.settings.task(arguments.task).data.dataset
+    settings = inputs.settings.task(arguments.task)
+    name = settings.data.dataset
 
     mirror = os.environ.get("FLOWTUNE_MIRROR")
     label = f"fetch-{arguments.scale}-{arguments.task}"
     with stage(inputs, label, deps=[], outs=[files.demonstrations]):
-        fetch(dataset, files.demonstrations, Path(mirror) if mirror else None)
+        fetch(name, settings.load_task().datasets[name], files.demonstrations, Path(mirror) if mirror else None)
 
 
 if __name__ == "__main__":

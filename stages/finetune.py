@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 import numpy as np
 from torch import nn
 
-from pipeline.evaluation.protocol import run_episodes, validation_seeds
+from pipeline.evaluation.protocol import evaluation_of, run_episodes, validation_seeds
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
 from pipeline.nets.lora import merge_lora, trainable_parameters
 from pipeline.orchestration.stage import in_processes, program, stage
@@ -109,8 +109,7 @@ def main() -> None:
         def add_to_history(step: int, net: nn.Module, reading: Reading) -> None:
             results = run_episodes(
                 policy.with_net(net),
-                arguments.task,
-                settings.select.evaluation,
+                evaluation_of(settings.load_task(), arguments.task, settings.select.evaluation, settings.evaluation),
                 nfe,
                 validation_seeds(recipe.history_seeds),
                 settings.evaluation,

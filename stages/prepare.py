@@ -5,8 +5,6 @@ import argparse
 from pipeline.orchestration.stage import program, stage
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import TaskFiles
-from pipeline.tasks.image_demonstrations import open_pusht_images
-from pipeline.tasks.registry import TASKS
 from pipeline.training.data import prepare
 from pipeline.training.frames import prepare_frames, write_no_frames
 
@@ -23,13 +21,13 @@ def main() -> None:
     label = f"prepare-{arguments.scale}-{arguments.task}"
     outs = [files.prepared, files.frames]
     with stage(inputs, label, deps=[files.demonstrations], outs=outs) as here:
-        task = TASKS[arguments.task]
-        if task.draw:
-            source = open_pusht_images(files.demonstrations)
-            data = prepare_frames(source, settings.data, settings.seed, files.frames)
+        task = settings.load_task()
+        dataset, observation = task.datasets[settings.data.dataset], task.observations[settings.data.observation]
+        if observation.render and dataset.images:
+            data = prepare_frames(dataset.images(files.demonstrations), settings.data, settings.seed, files.frames)
         else:
-            demonstrations, observe = task.read(files.demonstrations), task.observe(settings.data.observation)
-            data = prepare(demonstrations, settings.data, observe, settings.seed, task.least_variation)
+            demonstrations = dataset.read(files.demonstrations)
+            data = prepare(demonstrations, settings.data, observation.encode, settings.seed, task.least_variation)
             write_no_frames(files.frames)
         data.save(files.prepared)
         here.run.log({"windows": len(data.action), "held_out_windows": len(data.held_out_action)})

@@ -15,6 +15,7 @@ from pipeline.reporting.robustness import (
     robustness_table,
 )
 from pipeline.reporting.tables import write_table
+from pipeline.reporting.titles import evaluation_titles, task_titles
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import Entry, ScaleReports, split_row
 from pipeline.settings.schema import ScaleSettings
@@ -27,7 +28,7 @@ def main() -> None:
     arguments = parser.parse_args()
     inputs, reports = read_inputs("report_stability", arguments.scale), ScaleReports(arguments.scale)
     settings = inputs.settings
-    table_md = reports.robustness.with_suffix(".md")
+    blocks, table_md = settings.chosen(), reports.robustness.with_suffix(".md")
     with stage(
         inputs,
         f"report_stability-{arguments.scale}",
@@ -36,10 +37,10 @@ def main() -> None:
     ) as here:
         table, missing = robustness(settings, reports)
         write_table(reports.robustness, table)
-        write_text(table_md, robustness_markdown(table, settings.robustness[0], missing))
+        write_text(table_md, robustness_markdown(table, settings.robustness[0], missing, evaluation_titles(blocks)))
         here.run.table(reports.robustness, "table2_robustness")
         results, absent = certificates(settings, reports)
-        write_text(reports.certificates, certificates_markdown(arguments.scale, results, absent))
+        write_text(reports.certificates, certificates_markdown(arguments.scale, results, absent, task_titles(blocks)))
         for path in (reports.robustness, table_md, reports.certificates):
             here.run.artifact(path)
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from pipeline.evaluation.protocol import run_episodes, validation_seeds
+from pipeline.evaluation.protocol import evaluation_of, run_episodes, validation_seeds
 from pipeline.orchestration.stage import program, stage
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import TaskFiles
@@ -49,8 +49,7 @@ def main() -> None:
             policy, record = load_policy(path)
             results = run_episodes(
                 policy,
-                arguments.task,
-                rule.evaluation,
+                evaluation_of(settings.load_task(), arguments.task, rule.evaluation, settings.evaluation),
                 rule.nfe,
                 validation_seeds(rule.seeds),
                 settings.evaluation,

@@ -7,7 +7,7 @@ A row is ``fm`` (the base model itself), ``fm_continued``, an outsider (``regres
 import argparse
 from dataclasses import asdict, replace
 
-from pipeline.evaluation.protocol import run_episodes, test_seeds
+from pipeline.evaluation.protocol import evaluation_of, run_episodes, test_seeds
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.rows import write_metrics, write_row_episodes
 from pipeline.reporting.study import ROW_NAMES, seed_folder
@@ -64,8 +64,7 @@ def main() -> None:
             record = replace(record, nfe=entry.nfe, method=row, figures=figures)
             results = run_episodes(
                 policy,
-                task,
-                entry.evaluation,
+                evaluation_of(settings.load_task(), task, entry.evaluation, settings.evaluation),
                 entry.nfe,
                 test_seeds(settings.evaluation.n_seeds),
                 settings.evaluation,

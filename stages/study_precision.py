@@ -7,9 +7,11 @@ import torch
 
 from pipeline.evaluation.diversity import measure_diversity
 from pipeline.evaluation.precision import Varied, run_varied, variations
+from pipeline.evaluation.protocol import evaluation_of
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.precision import precision_markdown, precision_panels, precision_rows, precision_table
 from pipeline.reporting.tables import write_table
+from pipeline.reporting.titles import evaluation_titles
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports, TaskFiles, fingerprint
 from pipeline.settings.schema import TaskSettings
@@ -43,6 +45,7 @@ def main() -> None:
         outs=[table_path, report_path, picture, picture.with_suffix(".svg")],
     ) as here:
         data = PreparedData.load(prepared)
+        simulated = evaluation_of(settings.load_task(), task, evaluation, settings.evaluation)
         rows = []
         for model in models:
             policy, record = load_policy(model)
@@ -57,8 +60,7 @@ def main() -> None:
             outcomes = {
                 variation: run_varied(
                     acting,
-                    task,
-                    evaluation,
+                    simulated,
                     precision.seeds,
                     settings.evaluation,
                     here.resume / f"{fingerprint(model)}-{variation.change or 'as made'}.jsonl",
@@ -69,7 +71,9 @@ def main() -> None:
         table = precision_table(rows)
         write_table(table_path, table)
         precision_panels(table, picture)
-        write_text(report_path, precision_markdown(table, picture.name))
+        write_text(
+            report_path, precision_markdown(table, picture.name, evaluation_titles({task: settings})[evaluation])
+        )
         here.run.table(table_path, "precision")
         here.run.artifact(report_path)
         here.run.artifact(picture)

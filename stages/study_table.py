@@ -7,6 +7,7 @@ from pipeline.reporting.study import answers, questions, read_cells, study_table
 from pipeline.reporting.study_figures import difference_panels, score_panels
 from pipeline.reporting.study_markdown import study_markdown
 from pipeline.reporting.tables import write_table
+from pipeline.reporting.titles import evaluation_titles
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports
 from pipeline.utils.atomic import write_text
@@ -42,6 +43,7 @@ def main() -> None:
         if not cells:
             raise UserError(f"{reports.study}: holds no cell; run `make study`")
         chosen = {int(key.removeprefix("nfe")): coupling for key, coupling in study.chosen.items()}
+        title = evaluation_titles({arguments.task: settings})[evaluation]
         table = study_table(cells, arguments.scale, evaluation)
         answered = answers(cells, questions(chosen))
         write_table(table_path, table)
@@ -50,7 +52,9 @@ def main() -> None:
         difference_panels(table, figure_paths[1])
         write_text(
             report_path,
-            study_markdown(table, answered, train_seeds=study.train_seeds, chosen=chosen, pictures=pictures),
+            study_markdown(
+                table, answered, train_seeds=study.train_seeds, chosen=chosen, pictures=pictures, title=title
+            ),
         )
         here.run.table(table_path, "coupling_study")
         here.run.table(answers_path, "coupling_study_answers")

@@ -4,9 +4,9 @@ import argparse
 
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.tables import markdown, missing_rows, task_table, write_table
+from pipeline.reporting.titles import evaluation_titles, quoted
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import Entry, ScaleReports, split_row
-from pipeline.tasks.registry import TASKS
 from pipeline.utils.atomic import write_text
 
 
@@ -21,10 +21,11 @@ def main() -> None:
     models += [split_row(row) for row in settings.diffusion]
     models += [(method, nfe) for nfe in settings.nfe for method in ("fm", "ft_fm")]
     models += [split_row(row) for row in settings.residual]
+    blocks = settings.chosen()
     rows = [
         Entry(evaluation, method, nfe, within=task)
-        for task in settings.tasks
-        for evaluation in TASKS[task].evaluations
+        for task in blocks
+        for evaluation in blocks[task].load_task().evaluations(task)
         for method, nfe in models
     ]
     asked = {row: settings.task(row.within).precision_of(row.method, row.nfe) for row in rows}
@@ -35,10 +36,10 @@ def main() -> None:
         deps=[reports.folder / "episodes", reports.folder / "metrics"],
         outs=[reports.table2, table_md],
     ) as here:
-        table = task_table(reports.folder, rows, asked)
+        table = task_table(reports.folder, rows, asked, quoted(blocks))
         missing = missing_rows(reports.folder, rows)
         write_table(reports.table2, table)
-        write_text(table_md, markdown(table, missing, scale=arguments.scale))
+        write_text(table_md, markdown(table, missing, scale=arguments.scale, titles=evaluation_titles(blocks)))
         here.run.table(reports.table2, "table2")
         here.run.artifact(reports.table2)
         here.run.artifact(table_md)

@@ -5,6 +5,7 @@ import argparse
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.hyperparameters import hyperparameters_markdown, table_d1, table_d2
 from pipeline.reporting.tables import write_table
+from pipeline.reporting.titles import task_titles
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports
 from pipeline.utils.atomic import write_text
@@ -25,7 +26,9 @@ def main() -> None:
         d1, d2 = table_d1(settings, settings.tasks, max(settings.nfe)), table_d2(settings, settings.tasks)
         write_table(reports.table_d1, d1)
         write_table(reports.table_d2, d2)
-        write_text(reports.tables_d, hyperparameters_markdown(d1, d2, scale=arguments.scale))
+        write_text(
+            reports.tables_d, hyperparameters_markdown(d1, d2, task_titles(settings.chosen()), scale=arguments.scale)
+        )
         for path in (reports.table_d1, reports.table_d2):
             here.run.table(path, path.stem)
         here.run.artifact(reports.tables_d)

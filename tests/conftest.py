@@ -7,7 +7,7 @@ import torch
 import torch._dynamo  # before any test draws: PyTorch's compiler, loaded after Mesa's, ends the process
 from filelock import FileLock
 
-from pipeline.tasks.robomimic_env import has_egl
+from pipeline.tasks.robomimic.simulator import has_egl
 from pipeline.utils.hardware import cores, free_memory
 from tests.project import Project, make_project
 

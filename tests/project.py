@@ -290,13 +290,13 @@ def _save_often(loop: Path) -> None:
 
 def write_demonstrations(path: Path) -> None:
     """Write six short Push-T episodes in which the agent is pulled to random places, and their checksum."""
-    from pipeline.tasks.pusht import PushT, initial_state
+    from pipeline.tasks.pusht.env import PushT, initial_state
 
     random = np.random.default_rng(0)
     simulation = PushT()
     states, actions, ends, scores = [], [], [], []
     for seed in range(6):
-        state, best = simulation.reset(initial_state("pusht_b", seed)), 0.0
+        state, best = simulation.reset(initial_state("b", seed)), 0.0
         for step in range(length := int(random.integers(20, 41))):
             if step % 5 == 0:
                 target = random.uniform(100, 400, 2)

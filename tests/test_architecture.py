@@ -11,7 +11,7 @@ from pipeline.settings.kinds import KINDS
 from pipeline.utils.code_deps import ROOT, code_of, imports_of
 
 ORDER = (
-    "utils", "settings", "ode", "stability", "nets", "flow", "tasks", "experts", "evaluation", "training", "deployment",
+    "utils", "ode", "stability", "tasks", "settings", "nets", "flow", "experts", "evaluation", "training", "deployment",
     "reporting", "perf", "tracking", "orchestration",
 )  # fmt: skip
 WITHIN = {
@@ -38,12 +38,13 @@ WITHIN = {
         "action_diffusion",
     ),
     "tasks": (
-        "types", "windows", "normalizer", "transfer", "fetching", "archive", "demonstrations", "vector", "pusht",
-        "pusht_pixels", "pusht_image",
-        "image_demonstrations", "mujoco_log", "kitchen", "kitchen_demonstrations", "rotation", "robomimic_env",
-        "robomimic_actions", "robomimic_settings", "robomimic", "robomimic_files", "download", "registry", "toys",
+        "types", "windows", "normalizer", "transfer", "fetching", "archive", "demonstrations", "vector", "datasets",
+        "download", "api", "loader", "pusht", "kitchen", "robomimic", "lift", "can", "square", "transport", "toys",
         "images", "cifar10", "image_sources", "inception",
     ),
+    "tasks/pusht": ("env", "camera", "files", "images"),
+    "tasks/kitchen": ("env", "log", "files"),
+    "tasks/robomimic": ("simulator", "rotation", "actions", "settings", "env", "files", "task"),
     "experts": (
         "episode", "collect", "arm", "kitchen_skills", "kitchen", "waypoints", "robomimic_episode",
         "robomimic_lift_can", "robomimic_square", "robomimic_transport", "registry",
@@ -66,8 +67,8 @@ WITHIN = {
         "vectors", "robomimic_loop", "simulation", "loading", "startup", "suite", "peak", "profiles",
     ),
     "reporting": (
-        "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision", "gap",
-        "robustness", "certificates", "hyperparameters", "figure_1", "figure_1_markdown",
+        "titles", "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision",
+        "gap", "robustness", "certificates", "hyperparameters", "figure_1", "figure_1_markdown",
         "table1", "table1_checks", "table1_markdown", "image_figures",
     ),
     "tracking": ("run", "queue", "store", "recorder"),
@@ -82,19 +83,23 @@ ORCHESTRATORS = {"dvc", "mlflow", "prefect"}
 SIMULATORS = {"gymnasium", "gymnasium_robotics", "gym_pusht", "pygame", "pymunk", "mujoco", "robosuite", "robomimic"}
 SIMULATORS |= {"minari"}
 MODULES = sorted(
-    str(path.relative_to(ROOT)) for path in (ROOT / "pipeline").rglob("*.py") if path.name != "__init__.py"
+    str(path.relative_to(ROOT))
+    for path in (ROOT / "pipeline").rglob("*.py")
+    if path.name != "__init__.py" or path.parent.parent.name == "tasks"
 )
 STAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "stages").glob("*.py") if path.name != "__init__.py")
 
 
-def rank(file: str) -> tuple[int, int]:
-    """Where ``file`` stands in the order."""
+def rank(file: str) -> tuple[int, ...]:
+    """Where ``file`` stands in the order; a folder's own code stands behind all inside it."""
     parts = Path(file).with_suffix("").parts[1:]
     assert parts[0] in ORDER, f"{file}: give it a place in ORDER"
-    if len(parts) == 1:
-        return ORDER.index(parts[0]), 0
-    assert parts[1] in WITHIN[parts[0]], f"{file}: give it a place in WITHIN"
-    return ORDER.index(parts[0]), WITHIN[parts[0]].index(parts[1])
+    places = [ORDER.index(parts[0])]
+    for depth, part in enumerate(parts[1:], start=1):
+        within = WITHIN["/".join(parts[:depth])]
+        assert part in (*within, "__init__"), f"{file}: give it a place in WITHIN"
+        places.append(within.index(part) if part in within else len(within))
+    return tuple(places)
 
 
 def packages(tree: ast.AST) -> set[str]:
@@ -136,7 +141,7 @@ def test_simulators_are_imported_only_where_they_run(file: str) -> None:
 )
 def test_stages_of_images_run_no_code_of_simulators(program: str) -> None:
     code = code_of(f"stages/{program}.py")
-    assert "pipeline/tasks/registry.py" not in code
+    assert "pipeline/tasks/api.py" not in code
     assert [file for file in code if packages(ast.parse((ROOT / file).read_text(encoding="utf-8"))) & SIMULATORS] == []
 
 

@@ -16,6 +16,7 @@ from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import run_acting, validation_seeds
 from pipeline.evaluation.rollouts import EpisodeResult
 from pipeline.settings.schema import EvaluationSettings, PrecisionSettings
+from pipeline.tasks.vector import Evaluation
 from pipeline.utils.seeding import derive
 
 FIRST_SEED = 10_000
@@ -94,8 +95,8 @@ class Varied:
 
 
 def run_varied(
-    policy: Varied, task: str, evaluation: str, seeds: int, settings: EvaluationSettings, journal: Path
+    policy: Varied, evaluation: Evaluation, seeds: int, settings: EvaluationSettings, journal: Path
 ) -> list[EpisodeResult]:
     """One episode for each of so many validation seeds, from ``FIRST_SEED`` of them on; resumes from ``journal``."""
     chosen = validation_seeds(FIRST_SEED + seeds)[FIRST_SEED:]
-    return run_acting(policy, task, evaluation, chosen, settings, journal=journal)
+    return run_acting(policy, evaluation, chosen, settings, journal=journal)

@@ -8,7 +8,8 @@ import torch
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.rollouts import Episode, EpisodeResult, Policy, rollout
 from pipeline.settings.schema import EvaluationSettings
-from pipeline.tasks.registry import TASKS
+from pipeline.tasks.api import Task
+from pipeline.tasks.vector import Evaluation
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import fitting_workers
 
@@ -26,21 +27,26 @@ def validation_seeds(count: int) -> range:
     return range(FIRST_VALIDATION_SEED, FIRST_VALIDATION_SEED + count)
 
 
-def require_evaluation(name: str, task: str) -> None:
-    """Refuse an evaluation that ``task`` does not have.
+def evaluation_of(task: Task, block: str, name: str, settings: EvaluationSettings | None = None) -> Evaluation:
+    """The evaluation of ``task`` that tables call ``name``.
+
+    Args:
+        block: the name of the block in params.yaml that is about the task, by which evaluations are called.
+        settings: its steps and options; None: those of the literature, and its defaults.
 
     Raises:
-        UserError: naming the ones it has.
+        UserError: there is none of that name; it names the others.
     """
-    allowed = TASKS[task].evaluations
+    allowed = task.evaluations(block)
     if name not in allowed:
-        raise UserError(f"--evaluation: given {name!r}, allowed for {task}: {', '.join(allowed)}")
+        raise UserError(f"--evaluation: given {name!r}, allowed for {block}: {', '.join(allowed) or 'none'}")
+    options = task.options_from(settings.options if settings else {})
+    return allowed[name].evaluation(options, settings.max_steps if settings else None)
 
 
 def run_episodes(
     policy: FlowPolicy,
-    task: str,
-    evaluation: str,
+    evaluation: Evaluation,
     nfe: int,
     seeds: Iterable[int],
     settings: EvaluationSettings,
@@ -53,13 +59,12 @@ def run_episodes(
     It is moved to the GPU where there is one.
     """
     acting = policy.to("cuda" if torch.cuda.is_available() else "cpu").acting(nfe)
-    return run_acting(acting, task, evaluation, seeds, settings, repeats=repeats, journal=journal)
+    return run_acting(acting, evaluation, seeds, settings, repeats=repeats, journal=journal)
 
 
 def run_acting(
     policy: Policy,
-    task: str,
-    evaluation: str,
+    evaluation: Evaluation,
     seeds: Iterable[int],
     settings: EvaluationSettings,
     *,
@@ -69,7 +74,7 @@ def run_acting(
     """As ``run_episodes``, of whatever acts, where it is."""
     return rollout(
         policy,
-        TASKS[task].evaluation(evaluation, settings.order, settings.max_steps),
+        evaluation,
         [Episode(seed, repeat) for seed in seeds for repeat in range(repeats)],
         batch=settings.num_envs,
         block=settings.policy_batch_size,

@@ -1,7 +1,8 @@
-"""What a scripted expert hands over: one episode, as it goes into a demonstration file."""
+"""What a scripted expert is, and what it hands over: one episode, as it goes into a demonstration file."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,3 +29,16 @@ class ExpertEpisode:
     score: float
     states: NDArray[np.float64] | None = None
     extras: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Expert:
+    """How demonstrations of a task are made and stored.
+
+    Attributes:
+        demonstrate: seed → the expert's episode, solved or not; a function of the seed alone, and picklable.
+        write: (path, episodes) → a file in the public format, the same bytes for the same episodes.
+    """
+
+    demonstrate: Callable[[int], ExpertEpisode]
+    write: Callable[[Path, Sequence[ExpertEpisode]], None]

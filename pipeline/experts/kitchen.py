@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.experts.arm import Arm
-from pipeline.experts.episode import ExpertEpisode
+from pipeline.experts.episode import Expert, ExpertEpisode
 from pipeline.experts.kitchen_skills import SKILLS, Phase, Skill, hand_rotation
-from pipeline.tasks.kitchen import ACTION_DIM, CONTROL_SECONDS, ENOUGH, GOALS, MAX_VELOCITY, Kitchen
-from pipeline.tasks.kitchen_demonstrations import write_kitchen
+from pipeline.tasks.kitchen.env import ACTION_DIM, CONTROL_SECONDS, ENOUGH, GOALS, MAX_VELOCITY, Kitchen
+from pipeline.tasks.kitchen.files import write_kitchen
 
 Vector = NDArray[np.float64]
 
@@ -181,3 +181,6 @@ def _kitchen() -> Kitchen:
 def _limited(step: Vector, largest: float) -> Vector:
     """``step``, shortened as a whole so that no component exceeds ``largest``."""
     return step * min(1.0, largest / max(float(np.abs(step).max()), 1e-9))
+
+
+EXPERT = Expert(demonstrate, write)

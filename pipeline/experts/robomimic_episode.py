@@ -1,20 +1,31 @@
 """Letting a scripted expert play one of Robomimic's tasks, and recording what the public files store of an episode."""
 
-from collections.abc import Callable
-from functools import cache
+from collections.abc import Callable, Sequence
+from functools import cache, partial
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.random import RandomState
 
-from pipeline.experts.episode import ExpertEpisode
+from pipeline.experts.episode import Expert, ExpertEpisode
 from pipeline.experts.waypoints import Script
-from pipeline.tasks.robomimic import Robomimic
-from pipeline.tasks.robomimic_actions import file_actions, policy_actions
-from pipeline.tasks.robomimic_env import Task
+from pipeline.tasks.robomimic.actions import file_actions, policy_actions
+from pipeline.tasks.robomimic.env import Robomimic
+from pipeline.tasks.robomimic.files import write_robomimic
+from pipeline.tasks.robomimic.simulator import Task
 
 _STEPS_AFTER_SUCCESS = 3
+
+
+def robomimic_expert(task: Task, script: Callable[[Any, RandomState], Script], max_steps: int) -> Expert:
+    """The expert that plays ``task`` as ``script`` says."""
+    return Expert(partial(record, task, script, max_steps), partial(_write, task))
+
+
+def _write(task: Task, path: Path, episodes: Sequence[ExpertEpisode]) -> None:
+    write_robomimic(path, task, episodes)
 
 
 def record(task: Task, script: Callable[[Any, RandomState], Script], max_steps: int, seed: int) -> ExpertEpisode:

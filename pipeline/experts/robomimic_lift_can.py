@@ -6,16 +6,13 @@ the hand is turned, where the can is dropped. So the same initial state could ha
 would by different people.
 """
 
-from collections.abc import Callable
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.random import RandomState
 from scipy.spatial.transform import Rotation
 
-from pipeline.experts.episode import ExpertEpisode
-from pipeline.experts.robomimic_episode import record
+from pipeline.experts.robomimic_episode import robomimic_expert
 from pipeline.experts.waypoints import (
     CLOSE,
     OPEN,
@@ -122,7 +119,5 @@ def _reaching(position: np.ndarray, twist: float) -> np.ndarray:
     return Rotation.from_rotvec(-lean * across).as_matrix() @ upright
 
 
-EXPERTS: dict[str, Callable[[int], ExpertEpisode]] = {
-    "lift": partial(record, "lift", lift, _MAX_STEPS["lift"]),
-    "can": partial(record, "can", can, _MAX_STEPS["can"]),
-}
+LIFT = robomimic_expert("lift", lift, _MAX_STEPS["lift"])
+CAN = robomimic_expert("can", can, _MAX_STEPS["can"])

@@ -3,17 +3,14 @@
 It sees the nut's pose, and answers every state anew: the nut is led by its own pose error, however it lies in the hand.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.random import RandomState
 from scipy.spatial.transform import Rotation
 
-from pipeline.experts.episode import ExpertEpisode
-from pipeline.experts.robomimic_episode import record
+from pipeline.experts.robomimic_episode import robomimic_expert
 from pipeline.experts.waypoints import CLOSE, OPEN, Arm, Pace, Pose, Script, downward, grip, hold, move, yaw_of
 
 MAX_STEPS = 200
@@ -160,6 +157,4 @@ def _wrapped(angle: float) -> float:
     return float((angle + np.pi) % (2 * np.pi) - np.pi)
 
 
-EXPERTS: dict[str, Callable[[int], ExpertEpisode]] = {
-    "square": partial(record, "square", script, MAX_STEPS),
-}
+EXPERT = robomimic_expert("square", script, MAX_STEPS)

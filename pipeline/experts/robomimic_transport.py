@@ -7,15 +7,13 @@ and lets it down into the target bin. The arms run side by side, and wait for ea
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.random import RandomState
 from scipy.spatial.transform import Rotation
 
-from pipeline.experts.episode import ExpertEpisode
-from pipeline.experts.robomimic_episode import record
+from pipeline.experts.robomimic_episode import robomimic_expert
 from pipeline.experts.waypoints import (
     CLOSE,
     OPEN,
@@ -244,6 +242,4 @@ def _wait(arm: Arm, goal: Pose, gripper: float, until: Callable[[], bool]) -> Sc
     yield from move(arm, goal, gripper, Pace(0.08, tolerance=0.0, timeout=_WAIT), until)
 
 
-EXPERTS: dict[str, Callable[[int], ExpertEpisode]] = {
-    "transport": partial(record, "transport", script, MAX_STEPS),
-}
+EXPERT = robomimic_expert("transport", script, MAX_STEPS)

@@ -19,7 +19,7 @@ from pipeline.tracking.run import Run
 from pipeline.tracking.store import stage_run
 from pipeline.utils import platform
 from pipeline.utils.atomic import make_folder, remove_leftovers
-from pipeline.utils.code_deps import ROOT, digests_of
+from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
 from pipeline.utils.memory import peak_of_this_process
 from pipeline.utils.precision import begun_with, native
@@ -144,7 +144,7 @@ def _peak_logged(run: Run) -> Iterator[None]:
 
 def _resume_key(inputs: Inputs, also: Mapping[str, object], data: str) -> str:
     """A hash of all that the result depends on, the code as it is now."""
-    text = json.dumps([inputs.params, also, data, digests_of(inputs.program)], sort_keys=True, default=str)
+    text = json.dumps([inputs.params, also, data, inputs.code], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 

@@ -27,7 +27,7 @@ from pipeline.nets.ema import averaged
 from pipeline.ode.gradient import Gradient
 from pipeline.settings import schema
 from pipeline.settings.schema import FinetuneRecipe, Optimization, TaskSettings
-from pipeline.tasks.registry import TASKS
+from pipeline.tasks.loader import load_task
 from pipeline.training.checkpoint import Record, build_policy
 from pipeline.training.loop import Objective
 from pipeline.training.mle import Reconstruction
@@ -205,8 +205,8 @@ def recipe_of(settings: TaskSettings) -> FinetuneRecipe:
 
 def _random_batch(settings: TaskSettings, size: int) -> tuple[Tensor, Tensor]:
     """Condition (size, C) and data (size, Tp, A)."""
-    generator, task, data = torch.Generator().manual_seed(settings.seed), TASKS[TASK], settings.data
-    condition_dim = data.n_obs_steps * task.observation_dim(data.observation)
+    generator, task, data = torch.Generator().manual_seed(settings.seed), load_task(TASK), settings.data
+    condition_dim = data.n_obs_steps * task.observations[data.observation].dim
     condition = torch.randn(size, condition_dim, generator=generator)
     return condition, torch.randn(size, data.horizon, task.action_dim, generator=generator)
 

@@ -24,7 +24,7 @@ from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from pipeline.evaluation.fid import FeatureStatistics, frechet_distance
-from pipeline.evaluation.protocol import validation_seeds
+from pipeline.evaluation.protocol import evaluation_of, validation_seeds
 from pipeline.evaluation.rollouts import Episode, rollout
 from pipeline.flow.coupling import independent
 from pipeline.flow.pairing import NO_MODELS, Source
@@ -35,7 +35,7 @@ from pipeline.perf.contest import machine, timed
 from pipeline.reporting.figures import STYLE, save_figure
 from pipeline.settings import schema
 from pipeline.tasks.demonstrations import Demonstrations
-from pipeline.tasks.registry import TASKS
+from pipeline.tasks.loader import load_task
 from pipeline.training.checkpoint import load_policy
 from pipeline.training.data import prepare
 from pipeline.training.mle import Reconstruction
@@ -66,8 +66,8 @@ class Axis:
 
 def _reconstruction(gradient: Gradient, batch: int, nfe: int) -> Work:
     settings = schema.load().lab.task("pusht")
-    task, data = TASKS["pusht"], settings.data
-    condition_dim = data.n_obs_steps * task.observation_dim(data.observation)
+    task, data = load_task("pusht"), settings.data
+    condition_dim = data.n_obs_steps * task.observations[data.observation].dim
     net = build_net(settings.net, data.horizon, task.action_dim, condition_dim)
     objective = Reconstruction(net, independent, nfe, Generators(0), gradient=gradient)
     condition, actions = torch.randn(batch, condition_dim), torch.randn(batch, data.horizon, task.action_dim)
@@ -89,18 +89,18 @@ def _sampling(n_action_steps: int) -> Work:
 
 def _rollouts(episodes: int, workers: int) -> Work:
     policy = load_policy(Path("data/checkpoints/lab/pusht/fm-nfe1.safetensors"))[0].acting(1)
-    evaluation = TASKS["pusht"].evaluation("pusht_b", "exact", 300)
+    evaluation = evaluation_of(load_task("pusht"), "pusht", "pusht_b")
     asked = [Episode(seed, 0) for seed in validation_seeds(episodes)]
     return lambda: rollout(policy, evaluation, asked, workers=workers, progress=False)
 
 
 def _demonstrations(times: int) -> Work:
-    spec = TASKS["pusht"]
-    one = spec.read(Path("data/demonstrations/pusht_starter.npz"))
+    task = load_task("pusht")
+    one = task.datasets["pusht_starter"].read(Path("data/demonstrations/pusht_starter.npz"))
     ends = np.concatenate([one.episode_ends + k * len(one.state) for k in range(times)])
     many = Demonstrations(np.tile(one.state, (times, 1)), np.tile(one.action, (times, 1)), ends)
     settings = schema.load().starter.task("pusht").data
-    return lambda: prepare(many, settings, spec.observe(settings.observation), 0)
+    return lambda: prepare(many, settings, task.observations[settings.observation].encode, 0)
 
 
 def _features(samples: int) -> Work:

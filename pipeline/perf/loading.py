@@ -23,10 +23,11 @@ from torch.utils.data import DataLoader, Dataset
 from pipeline.perf.contest import Contest, Floor, in_turns, median_seconds, nearly_equal
 from pipeline.settings import schema
 from pipeline.settings.schema import DataSettings
+from pipeline.tasks.api import Task
 from pipeline.tasks.demonstrations import Demonstrations
-from pipeline.tasks.registry import TASKS, TaskSpec
-from pipeline.tasks.robomimic import observation_keys
-from pipeline.tasks.robomimic_actions import policy_actions
+from pipeline.tasks.loader import load_task
+from pipeline.tasks.robomimic.actions import policy_actions
+from pipeline.tasks.robomimic.env import observation_keys
 from pipeline.training.data import PreparedData, prepare
 from pipeline.training.loop import Batches
 
@@ -42,7 +43,7 @@ def contests() -> Iterator[Contest]:
     settings = schema.load()
     with TemporaryDirectory() as folder:
         store = Path(folder) / "pusht.zarr"
-        _write_zarr(store, TASKS["pusht"].read(FOLDER / "pusht_starter.npz"))
+        _write_zarr(store, load_task("pusht").datasets["pusht_starter"].read(FOLDER / "pusht_starter.npz"))
         reading = _reading("arrays read at once by zarr", partial(_zarr_arrays, store))
         yield _Epoch("pusht", store, settings.starter.task("pusht").data, _sampled, reading).contest(
             "200 demonstrations of Push-T in zarr", "a window at a time, as diffusion_policy's sampler"
@@ -70,10 +71,10 @@ class _Epoch:
         task: str,
         path: Path,
         settings: DataSettings,
-        read: Callable[[Path, TaskSpec, DataSettings, bool], Iterator[Batch]],
+        read: Callable[[Path, Task, DataSettings, bool], Iterator[Batch]],
         floor: Floor,
     ) -> None:
-        self.spec = TASKS[task]
+        self.spec = load_task(task)
         self.path = path
         self.settings = settings
         self.read = read
@@ -106,8 +107,9 @@ class _Epoch:
         return nearly_equal(a, b, 1e-5, f"all {len(a)} windows")
 
     def _prepared(self) -> PreparedData:
-        observe = self.spec.observe(self.settings.observation)
-        return prepare(self.spec.read(self.path), self.settings, observe, 0, self.spec.least_variation)
+        demonstrations = self.spec.datasets[self.settings.dataset].read(self.path)
+        observe = self.spec.observations[self.settings.observation].encode
+        return prepare(demonstrations, self.settings, observe, 0, self.spec.least_variation)
 
 
 def _projected(observed: Tensor, action: Tensor) -> Tensor:
@@ -119,9 +121,9 @@ def _projected(observed: Tensor, action: Tensor) -> Tensor:
 class _Sampled(Dataset[tuple[NDArray[np.float32], NDArray[np.float32]]]):
     """Arrays in memory, of which a window at a time is sliced, padded at an episode's ends and copied."""
 
-    def __init__(self, path: Path, spec: TaskSpec, settings: DataSettings) -> None:
+    def __init__(self, path: Path, spec: Task, settings: DataSettings) -> None:
         arrays = _zarr_arrays(path)
-        self.observed = spec.observe(settings.observation)(arrays["data/state"])
+        self.observed = spec.observations[settings.observation].encode(arrays["data/state"])
         self.action = arrays["data/action"].astype(np.float32)
         self.before, self.length = settings.n_obs_steps - 1, settings.horizon
         self.windows = []
@@ -155,12 +157,12 @@ def _hdf5_arrays(path: Path) -> list[NDArray[Any]]:
         return [demonstration[key][()] for demonstration in file["data"].values() for key in used]
 
 
-def _sampled(path: Path, spec: TaskSpec, settings: DataSettings, shuffle: bool) -> Iterator[Batch]:
+def _sampled(path: Path, spec: Task, settings: DataSettings, shuffle: bool) -> Iterator[Batch]:
     """The way of diffusion_policy's ``SequenceSampler`` under a ``DataLoader``."""
     yield from DataLoader(_Sampled(path, spec, settings), BATCH, shuffle=shuffle)
 
 
-def _robomimic(path: Path, spec: TaskSpec, settings: DataSettings, shuffle: bool) -> Iterator[Batch]:
+def _robomimic(path: Path, spec: Task, settings: DataSettings, shuffle: bool) -> Iterator[Batch]:
     """Robomimic's own, with ``hdf5_cache_mode`` ``all`` as in its settings for low-dimensional data."""
     del spec
     with redirect_stdout(StringIO()):

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pipeline.evaluation.rollouts import Policy
-from pipeline.tasks.robomimic import observation_keys
-from pipeline.tasks.robomimic_actions import file_actions
-from pipeline.tasks.robomimic_env import Task, drawing_from, env_arguments, make_simulator
+from pipeline.tasks.robomimic.actions import file_actions
+from pipeline.tasks.robomimic.env import observation_keys
+from pipeline.tasks.robomimic.simulator import Task, drawing_from, env_arguments, make_simulator
 
 
 class Chunked:

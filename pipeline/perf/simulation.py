@@ -19,9 +19,11 @@ from pipeline.perf.contest import Contest, DiffersError, Floor, Seconds, in_turn
 from pipeline.perf.robomimic_loop import RobomimicLoop, simulator_state
 from pipeline.perf.solves import CHECKPOINT, NFE
 from pipeline.perf.vectors import VECTORS, MakeEnv, Stepped, Vector, make_pusht, vectorised
-from pipeline.tasks import pusht, robomimic
-from pipeline.tasks.registry import TASKS
-from pipeline.tasks.robomimic_actions import policy_actions
+from pipeline.tasks.loader import load_task
+from pipeline.tasks.pusht import PushTOptions
+from pipeline.tasks.pusht.env import PushT, initial_state
+from pipeline.tasks.robomimic.actions import policy_actions
+from pipeline.tasks.robomimic.env import arm_poses
 from pipeline.tasks.vector import Evaluation
 from pipeline.training.checkpoint import load_policy
 from pipeline.utils.hardware import cores
@@ -133,7 +135,7 @@ class Rollouts:
 def pusht_contests(seeds: int = 500, turn: int = 100) -> Iterator[Contest]:
     """Push-T by lab's shipped policy, all of the seeds once, some a turn."""
     policy = load_policy(CHECKPOINT)[0].acting(NFE)
-    evaluation = TASKS["pusht"].evaluation("pusht_b", "legacy", pusht.MAX_STEPS)
+    evaluation = load_task("pusht").envs["b"].evaluation(PushTOptions(reset_order="legacy"))
     for vector in VECTORS:
         work = Rollouts(policy, evaluation, make_pusht, vector, validation_seeds(seeds), turn)
         yield Contest(
@@ -151,11 +153,11 @@ def pusht_contests(seeds: int = 500, turn: int = 100) -> Iterator[Contest]:
 def step_contests(steps: int = 300) -> Iterator[Contest]:
     """Push-T's simulation alone: an episode of targets around the middle, where the block is pushed about."""
     seed = validation_seeds(1)[0]
-    env, reference = pusht.PushT(), make_pusht()
+    env, reference = PushT(), make_pusht()
     targets = np.random.default_rng(0).uniform(150, 350, (steps, 2))
 
     def ours() -> list[NDArray[np.float64]]:
-        env.reset(pusht.initial_state("pusht_b", seed), "legacy")
+        env.reset(initial_state("b", seed), "legacy")
         return [env.step(target).observation for target in targets]
 
     def theirs() -> list[NDArray[np.float64]]:
@@ -183,8 +185,8 @@ WANDERED = {"kitchen": (280, 0.5), "transport": (100, 0.02)}
 def mujoco_contests(episodes: int = 8, wandered: Mapping[str, tuple[int, float]] = WANDERED) -> Iterator[Contest]:
     """Franka Kitchen and Transport, both sides in this project's simulation of them."""
     for task, (steps, scale) in wandered.items():
-        spec = TASKS[task]
-        evaluation = spec.evaluation(task, None, steps)
+        spec = load_task(task)
+        evaluation = spec.envs[""].evaluation(max_steps=steps)
         first = evaluation.make_env()
         observation = first.reset(**evaluation.reset_arguments(validation_seeds(1)[0]))
         offset = np.zeros(spec.action_dim) if task == "kitchen" else _resting(observation)
@@ -206,7 +208,7 @@ def mujoco_contests(episodes: int = 8, wandered: Mapping[str, tuple[int, float]]
 
 def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]:
     """Transport, against robomimic's own loop."""
-    evaluation = TASKS["transport"].evaluation("transport", None, steps)
+    evaluation = load_task("transport").envs[""].evaluation(max_steps=steps)
     seeds = validation_seeds(episodes)
     env = evaluation.make_env()
     offset = _resting(env.reset(**evaluation.reset_arguments(seeds[0]))).astype(np.float32)
@@ -244,7 +246,7 @@ def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]
 
 def _resting(observation: NDArray[np.float64]) -> NDArray[np.float64]:
     """The action of Transport that holds both arms where they are seen, grippers open."""
-    positions, quaternions = robomimic.arm_poses(observation, "transport")
+    positions, quaternions = arm_poses(observation, "transport")
     return policy_actions(
         np.concatenate(
             [np.r_[p, Rotation.from_quat(q).as_rotvec(), -1.0] for p, q in zip(positions, quaternions, strict=True)]

@@ -27,7 +27,7 @@ from pipeline.perf.contest import Contest, DiffersError, Floor, Seconds, median_
 from pipeline.settings import schema
 from pipeline.settings.blocks import Unet1dSettings
 from pipeline.settings.schema import NetSettings, Optimization
-from pipeline.tasks.registry import TASKS
+from pipeline.tasks.loader import load_task
 from pipeline.training.loop import Objective, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
@@ -277,8 +277,8 @@ def unet2d_contests(batch_size: int = 16, channels: int = 128) -> Iterator[Conte
 def mle_contests(nfes: tuple[int, ...] = (1, 8, 16), batch_size: int = 256) -> Iterator[Contest]:
     """MLE updates of lab's Push-T net through Euler steps."""
     settings = schema.load().lab.task("pusht")
-    task, data = TASKS["pusht"], settings.data
-    condition_dim = data.n_obs_steps * task.observation_dim(data.observation)
+    task, data = load_task("pusht"), settings.data
+    condition_dim = data.n_obs_steps * task.observations[data.observation].dim
     make = partial(build_net, settings.net, data.horizon, task.action_dim, condition_dim)
     batch = random_batch(batch_size, data.horizon, task.action_dim, condition_dim=condition_dim)
     peers: dict[Literal["direct", "adjoint"], tuple[str, float, float]] = {  # with aim and tolerance

@@ -12,7 +12,7 @@ from gymnasium.vector import AsyncVectorEnv, SyncVectorEnv
 from numpy.typing import NDArray
 
 from pipeline.evaluation.rollouts import EpisodeResult, Policy
-from pipeline.tasks import pusht
+from pipeline.tasks.pusht.env import initial_state
 from pipeline.tasks.vector import Env, Evaluation
 
 MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
@@ -50,7 +50,7 @@ class SeededPushT(gymnasium.Wrapper[Any, Any, Any, Any]):
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
         """Start the episode of ``seed``; of 0 where the vector goes on after an episode's end."""
         del options
-        return self.env.reset(options={"reset_to_state": pusht.initial_state("pusht_b", seed or 0)})
+        return self.env.reset(options={"reset_to_state": initial_state("b", seed or 0)})
 
 
 def make_pusht() -> gymnasium.Env[Any, Any]:

@@ -6,7 +6,7 @@ from itertools import pairwise
 from typing import Any
 
 from pipeline.nets.residual import shorter_ratio
-from pipeline.reporting.tables import METHOD_NAMES, TASK_NAMES
+from pipeline.reporting.tables import METHOD_NAMES, NO_TITLES
 from pipeline.settings.paths import split_row
 from pipeline.stability.certificate import CERTIFIED, UNKNOWN, Certificate
 from pipeline.stability.contraction import input_gain
@@ -49,7 +49,9 @@ _CLAIMS = {
 }
 
 
-def certificates_markdown(scale: str, results: Sequence[Mapping[str, Any]], missing: Sequence[str]) -> str:
+def certificates_markdown(
+    scale: str, results: Sequence[Mapping[str, Any]], missing: Sequence[str], titles: Mapping[str, str] = NO_TITLES
+) -> str:
     """The report on ``results``, the contents of the certify stage's files; ``missing``: rows that have none.
 
     Every certificate is proved again from its matrices, and one that is not proved is called so.
@@ -59,12 +61,12 @@ def certificates_markdown(scale: str, results: Sequence[Mapping[str, Any]], miss
         ["---"] * 8,
     ]
     for result in results:
-        name = _name(result)
+        name = _name(result, titles)
         if not result["certificates"]:
             lines.append([name, "—", "nothing is known", *["—"] * 5])
         for kind, written in result["certificates"].items():
             lines.append([name, _CLAIMS[kind], *_proved(written), *_measured(kind, result)])
-    sizes = [_size(result) for result in results if result["certificates"]]
+    sizes = [_size(result, titles) for result in results if result["certificates"]]
     parts = [
         f"# Certificates of stability, scale `{scale}`",
         _WHAT,
@@ -79,9 +81,9 @@ def certificates_markdown(scale: str, results: Sequence[Mapping[str, Any]], miss
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _name(result: Mapping[str, Any]) -> str:
+def _name(result: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     method, nfe = split_row(result["row"])
-    return f"{TASK_NAMES[result['task']]}, {METHOD_NAMES[method]}, NFE {nfe}"
+    return f"{titles.get(result['task'], result['task'])}, {METHOD_NAMES[method]}, NFE {nfe}"
 
 
 def _proved(written: Mapping[str, Any]) -> list[str]:
@@ -115,11 +117,11 @@ def _measured(kind: str, result: Mapping[str, Any]) -> list[str]:
     return ["—"] * 3
 
 
-def _size(result: Mapping[str, Any]) -> str:
+def _size(result: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     system = next(iter(result["certificates"].values()))["system"]
     branches = ", ".join(f"{len(w)} {name}" for w, name in zip(system["W"], system["functions"], strict=True))
     about = (
-        f"- {_name(result)}: {len(system['A0'])} states, branches {branches}, "
+        f"- {_name(result, titles)}: {len(system['A0'])} states, branches {branches}, "
         f"{result['train_steps']} training steps, training seed {result['train_seed']}"
     )
     claim = result["certificates"]["step"]["claim"]

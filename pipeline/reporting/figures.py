@@ -1,7 +1,7 @@
 """Figures, each as PNG and SVG; the same numbers give the same bytes."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, MaxNLocator, NullLocator, PercentFormatter
 
-from pipeline.reporting.tables import EVALUATION_NAMES, METHOD_NAMES, TABLE_HEADER, TASK_NAMES
+from pipeline.reporting.tables import METHOD_NAMES, NO_TITLES, TABLE_HEADER
 from pipeline.utils.atomic import replacing
 from pipeline.utils.errors import UserError
 
@@ -51,7 +51,7 @@ _COLUMNS = 5
 """Evaluations side by side; more go below."""
 
 
-def figure_2b(history: pd.DataFrame, path: Path) -> None:
+def figure_2b(history: pd.DataFrame, path: Path, titles: Mapping[str, str] = NO_TITLES) -> None:
     """Score, success and diversity while fine-tuning, next to plain FM training from the same checkpoint.
 
     ``history`` (columns as in ``HISTORY_HEADER``, one task and one training seed) holds the branches ``ft_fm`` and
@@ -78,7 +78,7 @@ def figure_2b(history: pd.DataFrame, path: Path) -> None:
         first = history.iloc[0]
         seeds = _range(history["n_seeds"])
         figure.suptitle(
-            f"{TASK_NAMES.get(first['task'], first['task'])}: fine-tuning and FM continued, from one checkpoint\n"
+            f"{titles.get(first['task'], first['task'])}: fine-tuning and FM continued, from one checkpoint\n"
             f"scale {first['scale']}, data set {first['dataset']}, training seed {first['train_seed']}\n"
             f"{seeds} validation seeds per point, bands are 95 % intervals",
             fontsize=10,
@@ -120,7 +120,7 @@ def _line(panel: Axes, x: pd.Series, y: pd.Series, method: str) -> None:
     panel.plot(x, y, color=colour, marker=marker, markersize=4, linestyle=dash, label=METHOD_NAMES[method])
 
 
-def score_vs_nfe(table: pd.DataFrame, path: Path) -> None:
+def score_vs_nfe(table: pd.DataFrame, path: Path, titles: Mapping[str, str] = NO_TITLES) -> None:
     """Max score and, below it, success of each method against NFE, one column per evaluation.
 
     ``table`` holds rows of Table 2. Writes ``path`` with the suffixes ``.png`` and ``.svg``.
@@ -140,7 +140,7 @@ def score_vs_nfe(table: pd.DataFrame, path: Path) -> None:
         for pair, evaluation in zip(pairs, evaluations, strict=False):
             for panel, name in zip(pair, names, strict=True):
                 _draw_methods(panel, table[table["evaluation"] == evaluation], name)
-            pair[0].set_title(EVALUATION_NAMES.get(evaluation, evaluation))
+            pair[0].set_title(titles.get(evaluation, evaluation))
             pair[1].set_xlabel("NFE (function evaluations per action chunk)")
             pair[1].tick_params(labelbottom=True)
         for panel in panels.flat:

@@ -14,7 +14,7 @@ from pipeline.evaluation.precision import Variation
 from pipeline.evaluation.rollouts import EpisodeResult
 from pipeline.evaluation.statistics import paired_difference
 from pipeline.reporting.figures import STYLE, legend_below, save_figure
-from pipeline.reporting.tables import EVALUATION_NAMES, METHOD_NAMES
+from pipeline.reporting.tables import METHOD_NAMES
 from pipeline.training.checkpoint import Record
 
 NEAR_MISS = 0.9
@@ -116,15 +116,15 @@ Scale `{scale}`, data set `{dataset}`, evaluation {evaluation}, training seed {t
 that nothing was chosen on before, one repeat."""
 
 
-def precision_markdown(table: pd.DataFrame, picture: str) -> str:
-    """The Markdown twin of ``table``; ``picture`` is a file name beside it."""
+def precision_markdown(table: pd.DataFrame, picture: str, title: str) -> str:
+    """The Markdown twin of ``table`` of the evaluation called ``title``; ``picture`` is a file name beside it."""
     first = table.iloc[0]
     about = _ABOUT.format(
         chunk=first["chunk"],
         near=NEAR_MISS,
         scale=first["scale"],
         dataset=first["dataset"],
-        evaluation=EVALUATION_NAMES[first["evaluation"]],
+        evaluation=title,
         train_seed=first["train_seed"],
         n_seeds=first["n_seeds"],
     )

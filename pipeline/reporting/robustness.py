@@ -9,7 +9,7 @@ import pandas as pd
 from pipeline.evaluation.rollouts import UNPERTURBED
 from pipeline.evaluation.statistics import Interval, mean_interval, paired_difference, proportion_interval
 from pipeline.reporting.episodes import form_problem, read_episodes, read_metrics, trained_in
-from pipeline.reporting.tables import EVALUATION_NAMES, METHOD_NAMES
+from pipeline.reporting.tables import METHOD_NAMES, NO_TITLES
 from pipeline.settings.paths import Entry, ScaleReports, split_row
 from pipeline.utils.errors import UserError
 
@@ -123,7 +123,9 @@ def robustness_table(
     return pd.DataFrame(rows, columns=ROBUSTNESS_HEADER.split(",")).round(6)
 
 
-def robustness_markdown(table: pd.DataFrame, reference: str, missing: Sequence[Entry]) -> str:
+def robustness_markdown(
+    table: pd.DataFrame, reference: str, missing: Sequence[Entry], titles: Mapping[str, str] = NO_TITLES
+) -> str:
     """The Markdown twin of ``table``, whose differences are to the row called ``reference``."""
     method, nfe = split_row(reference)
     name = f"{METHOD_NAMES[method]} at NFE {nfe}"
@@ -137,7 +139,7 @@ def robustness_markdown(table: pd.DataFrame, reference: str, missing: Sequence[E
         disturbance = "—" if row["perturbation"] == UNPERTURBED else f"{row['perturbation']} {row['strength']:g}"
         lines.append(
             [
-                EVALUATION_NAMES[row["evaluation"]],
+                titles.get(row["evaluation"], row["evaluation"]),
                 disturbance.replace("_", " "),
                 METHOD_NAMES[row["method"]],
                 str(row["nfe"]),
@@ -156,7 +158,10 @@ def robustness_markdown(table: pd.DataFrame, reference: str, missing: Sequence[E
         "\n".join(f"| {' | '.join(line)} |" for line in lines),
     ]
     if missing:
-        names = [f"{EVALUATION_NAMES[one.evaluation]}, {METHOD_NAMES[one.method]}, NFE {one.nfe}" for one in missing]
+        names = [
+            f"{titles.get(one.evaluation, one.evaluation)}, {METHOD_NAMES[one.method]}, NFE {one.nfe}"
+            for one in missing
+        ]
         gone = [f"- {name}: its disturbed episodes are not there, or of another model." for name in names]
         parts.append("\n".join(["**Missing rows**", "", *gone]))
     return "\n\n".join(parts) + "\n"

@@ -8,7 +8,6 @@ import numpy as np
 
 from pipeline.evaluation.rollouts import UNPERTURBED, EpisodeResult, write_episodes
 from pipeline.settings.paths import Entry, fingerprint
-from pipeline.tasks.registry import TASKS
 from pipeline.training.checkpoint import Record
 from pipeline.utils.atomic import write_text
 
@@ -38,7 +37,7 @@ def write_all_episodes(
         nfe=nfe,
         train_seed=record.train_seed,
         checkpoint=fingerprint(model),
-        subtasks=TASKS[record.task].subtasks,
+        subtasks=record.load_task().subtasks,
     )
 
 

@@ -5,7 +5,6 @@ from collections.abc import Collection, Mapping, Sequence
 import pandas as pd
 
 from pipeline.reporting.study import ROW_NAMES, verdicts
-from pipeline.reporting.tables import EVALUATION_NAMES
 
 _VERDICTS = {
     "helps": "**Help**: above FM continued with every training seed, each interval clear of zero",
@@ -38,12 +37,13 @@ def study_markdown(
     train_seeds: Collection[int],
     chosen: Mapping[int, str],
     pictures: Sequence[str],
+    title: str,
 ) -> str:
     """The Markdown twin of the study's ``table`` and ``answers``.
 
     Args:
         train_seeds: that the study is to have. chosen: NFE → the coupling chosen for it on validation seeds.
-        pictures: file names, beside the report.
+        pictures: file names, beside the report. title: of the evaluation.
     """
     first = table.iloc[0]
     seeds = ", ".join(str(seed) for seed in sorted(table["train_seed"].unique()))
@@ -51,7 +51,7 @@ def study_markdown(
     parts = [
         f"# Which pairs help? The coupling study, scale `{first['scale']}`",
         _ABOUT,
-        f"Scale `{first['scale']}`, data set `{first['dataset']}`, evaluation {EVALUATION_NAMES[first['evaluation']]}, "
+        f"Scale `{first['scale']}`, data set `{first['dataset']}`, evaluation {title}, "
         f"training seeds {seeds}, {table['n_seeds'].max()} test seeds, one repeat.",
         "## What came out",
         _list_of_verdicts(table, train_seeds),

@@ -21,6 +21,7 @@ from pipeline.evaluation.statistics import (
     proportion_interval,
 )
 from pipeline.reporting.episodes import read_episodes, read_metrics, trained_in
+from pipeline.reporting.titles import Quoted
 from pipeline.settings.paths import Entry
 from pipeline.utils.atomic import write_text
 from pipeline.utils.errors import UserError
@@ -41,24 +42,9 @@ METHOD_NAMES = {
     "resft_fm": "ResFT-FM (ControlSynth)",
     "resft_fm_unet": "ResFT-FM (U-Net)",
 }
-TASK_NAMES = {
-    "pusht": "Push-T",
-    "pusht_image": "Push-T from images",
-    "kitchen": "Franka Kitchen",
-    "lift": "Lift",
-    "can": "Can",
-    "square": "Square",
-    "transport": "Transport",
-}
-EVALUATION_NAMES = TASK_NAMES | {
-    f"{task}_{which}": f"{TASK_NAMES[task]} ({which})" for task in ("pusht", "pusht_image") for which in "ab"
-}
+NO_TITLES: Mapping[str, str] = MappingProxyType({})
 
 PAPER_NFE = 16  # the paper's header says "Methods (16-step)": it has no number at another NFE
-PAPER_EVALUATIONS = {"pusht_a": 0, "pusht_b": 1, "pusht_image_a": 0, "pusht_image_b": 1, "kitchen": 2, "transport": 3}
-"""Evaluations that the paper has numbers for, and which of its columns."""
-PAPER_DATA = ("pusht_human_image", "kitchen_mixed", "transport_ph")
-"""The demonstrations that it used; with nets of its sizes (scale ``paper``) rows are comparable with it."""
 PAPER: Mapping[str, tuple[tuple[float, float], ...]] = {  # its Table 2: best and mean, a pair each column
     "ddpm": ((0.8840, 0.7178), (0.7360, 0.6100), (0.9840, 0.6716), (0.9359, 0.7168)),
     "ddim": ((0.8801, 0.6372), (0.7490, 0.6167), (0.9865, 0.7471), (0.9334, 0.7073)),
@@ -80,12 +66,16 @@ the best of a seed's repeats, averaged over seeds (— with one repeat) / the ma
 
 
 def task_table(
-    reports: Path, expected: Sequence[Entry], asked: Mapping[Entry, str] = MappingProxyType({})
+    reports: Path,
+    expected: Sequence[Entry],
+    asked: Mapping[Entry, str] = MappingProxyType({}),
+    paper: Mapping[str, Quoted] = MappingProxyType({}),
 ) -> pd.DataFrame:
     """The rows of Table 2 for those of ``expected`` whose episodes lie under ``reports`` (one scale), in that order.
 
     Args:
         asked: the setting ``precision`` of their trainings, see ``trained_in``.
+        paper: evaluations that the paper has numbers of.
 
     Raises:
         UserError: an episodes or metrics file is wrong, or a row has seeds that its FM row lacks.
@@ -97,7 +87,10 @@ def task_table(
         fm = present.get(_reference(entry, present))
         if fm is not None and not episodes["seed"].isin(fm["seed"]).all():
             raise UserError(f"{entry.episodes(reports)}: has seeds that the fm row lacks; evaluate both on the same")
-        rows.append(_row(entry, episodes, metrics, fm) | {"precision": trained_in(metrics, asked.get(entry, ""))})
+        rows.append(
+            _row(entry, episodes, metrics, fm, paper.get(entry.evaluation))
+            | {"precision": trained_in(metrics, asked.get(entry, ""))}
+        )
     return pd.DataFrame(rows, columns=TABLE_HEADER.split(",")).round(6)
 
 
@@ -108,13 +101,17 @@ def _reference(entry: Entry, present: Collection[Entry]) -> Entry:
 
 
 def _row(
-    entry: Entry, episodes: pd.DataFrame, metrics: Mapping[str, object], fm: pd.DataFrame | None
+    entry: Entry,
+    episodes: pd.DataFrame,
+    metrics: Mapping[str, object],
+    fm: pd.DataFrame | None,
+    quoted: Quoted | None,
 ) -> dict[str, object]:
     scores = _by_seed(episodes, "max")
     max_score = mean_interval(scores)
     success = proportion_interval(_by_seed(episodes, "success"))
     difference = _difference(scores, fm) if entry.method != "fm" else None
-    paper, scale = _paper_numbers(entry), episodes["scale"].iloc[0]
+    paper, scale = _paper_numbers(entry, quoted), episodes["scale"].iloc[0]
     repeats = scores.shape[1]
     return {
         "evaluation": entry.evaluation,
@@ -140,7 +137,8 @@ def _row(
         "spread_ratio": np.nan if metrics["spread_ratio"] is None else metrics["spread_ratio"],
         "paper_best": paper[0] if paper else np.nan,
         "paper_mean": paper[1] if paper else np.nan,
-        "paper_comparable": paper is not None and scale == "paper" and metrics["dataset"] in PAPER_DATA,
+        "paper_comparable": quoted is not None
+        and (paper is not None and scale == "paper" and metrics["dataset"] == quoted.dataset),
     }
 
 
@@ -157,10 +155,10 @@ def _difference(scores: pd.DataFrame, fm: pd.DataFrame | None) -> Interval | Non
     return paired_difference(scores, reference, scores.index.to_numpy(), reference.index.to_numpy())
 
 
-def _paper_numbers(entry: Entry) -> tuple[float, float] | None:
-    if entry.nfe != PAPER_NFE or entry.method not in PAPER or entry.evaluation not in PAPER_EVALUATIONS:
+def _paper_numbers(entry: Entry, quoted: Quoted | None) -> tuple[float, float] | None:
+    if entry.nfe != PAPER_NFE or entry.method not in PAPER or quoted is None:
         return None
-    return PAPER[entry.method][PAPER_EVALUATIONS[entry.evaluation]]
+    return PAPER[entry.method][quoted.column]
 
 
 def write_table(path: Path, table: pd.DataFrame) -> None:
@@ -194,15 +192,17 @@ def missing_rows(reports: Path, expected: Sequence[Entry]) -> dict[Entry, str]:
     }
 
 
-def markdown(table: pd.DataFrame, missing: Mapping[Entry, str], *, scale: str) -> str:
-    """The Markdown twin of ``table``: pretty names, how to read it, and what is missing and why."""
+def markdown(
+    table: pd.DataFrame, missing: Mapping[Entry, str], *, scale: str, titles: Mapping[str, str] = NO_TITLES
+) -> str:
+    """The Markdown twin of ``table``: titles of evaluations, how to read it, and what is missing and why."""
     parts = [f"# Table 2, scale `{scale}`", _HOW_TO_READ, _paper_note(table)]
     if len(table):
-        cells = [_cells(row) for _, row in table.iterrows()]
+        cells = [_cells(row, titles) for _, row in table.iterrows()]
         lines = [list(cells[0]), ["---"] * len(cells[0]), *(list(row.values()) for row in cells)]
         parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
     if missing:
-        rows = [f"- {_name(e.evaluation, e.method)}, NFE {e.nfe}: {reason}." for e, reason in missing.items()]
+        rows = [f"- {_name(e.evaluation, e.method, titles)}, NFE {e.nfe}: {reason}." for e, reason in missing.items()]
         parts.append("\n".join(["**Missing rows**", "", *rows]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -218,15 +218,15 @@ def _paper_note(table: pd.DataFrame) -> str:
     )
 
 
-def _name(evaluation: str, method: str) -> str:
-    return f"{EVALUATION_NAMES.get(evaluation, evaluation)}, {METHOD_NAMES.get(method, method)}"
+def _name(evaluation: str, method: str, titles: Mapping[str, str]) -> str:
+    return f"{titles.get(evaluation, evaluation)}, {METHOD_NAMES.get(method, method)}"
 
 
-def _cells(row: pd.Series) -> dict[str, str]:
+def _cells(row: pd.Series, titles: Mapping[str, str]) -> dict[str, str]:
     success = f"{row['success']:.1%} [{row['success_low']:.1%}, {row['success_high']:.1%}]"
     paper = f"{row['paper_best']:.4f} / {row['paper_mean']:.4f}" if pd.notna(row["paper_mean"]) else "—"
     return {
-        "Evaluation": EVALUATION_NAMES.get(row["evaluation"], row["evaluation"]),
+        "Evaluation": titles.get(row["evaluation"], row["evaluation"]),
         "Method": METHOD_NAMES.get(row["method"], row["method"]),
         "NFE": str(row["nfe"]),
         "Max score": _with_interval(row, "max_score", "max_score_low", "max_score_high", ".3f"),

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import get_args
 
-from pipeline.settings.layers import MODELS, Scale
+from pipeline.settings.layers import Scale
 from pipeline.settings.schema import resolved
 from pipeline.settings.source import Node, read_file
 from pipeline.utils.errors import UserError
@@ -25,7 +25,7 @@ def lines(path: Path, scale: str, task: str, start: str = "") -> list[str]:
     _, whole = resolved(read_file(path), path.name)
     if scale not in get_args(Scale):
         raise UserError(f"scale: given {scale!r}, allowed: {', '.join(get_args(Scale))}")
-    blocks = {name: block for name, block in whole.value[scale].value.items() if name in MODELS}
+    blocks = {name: block for name, block in whole.value[scale].value.items() if block.is_block}
     if task not in blocks:
         raise UserError(f"task: given {task!r}, allowed at scale {scale}: {', '.join(blocks)}")
     found = [(".".join(keys), node) for keys, node in blocks[task].leaves() if _begins(keys, start)]

@@ -15,8 +15,10 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from pipeline.settings.blocks import Block
-from pipeline.settings.kinds import EXECUTION, KINDS, SCRIPTED, STUDY_KINDS, Kind
+from pipeline.settings.kinds import EXECUTION, KINDS, STUDY_KINDS, Kind
+from pipeline.settings.robots import TaskSettings
 from pipeline.settings.schema import LISTS, ScaleSettings, Settings
+from pipeline.tasks.loader import file_of, load_task, own_tasks
 from pipeline.utils.code_deps import digests_of
 from pipeline.utils.errors import UserError
 
@@ -40,6 +42,11 @@ class Inputs:
     settings: ScaleSettings
     params: Mapping[str, Any]
     path: Path | None = None
+
+    @property
+    def code(self) -> dict[str, str]:
+        """Digests of the files that it runs, as they are now; see ``code_of``."""
+        return _code(self.program, self.params)
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -102,9 +109,16 @@ def resolved_inputs(settings: Settings) -> dict[Path, str]:
             files[FOLDER / scale / EXECUTION_FILE] = _dump(
                 chosen(tree, [f"{task}.{key}" for task in tasks for key in EXECUTION])
             )
-    for task in SCRIPTED:
-        files[FOLDER / "demonstrations" / f"demonstrate_expert-{task}.json"] = _text("demonstrate_expert", {})
+    for task in own_tasks():
+        if load_task(task).expert:
+            path = FOLDER / "demonstrations" / f"demonstrate_expert-{task}.json"
+            files[path] = _text("demonstrate_expert", scripted(task))
     return files
+
+
+def scripted(task: str) -> dict[str, Any]:
+    """What a scripted expert's demonstrations depend on, beside the arguments of the program that makes them."""
+    return {task: {"task": task, "expert": load_task(task).expert}}
 
 
 def _scales(settings: Settings) -> list[str]:
@@ -158,7 +172,28 @@ def _copy(tree: Mapping[str, Any], parts: list[str], into: dict[str, Any]) -> No
 
 
 def _text(program: str, settings: Mapping[str, Any]) -> str:
-    return _dump({"program": program, "settings": settings, "code": digests_of(f"stages/{program}.py")})
+    return _dump({"program": program, "settings": settings, "code": _code(f"stages/{program}.py", settings)})
+
+
+def _code(program: str, settings: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of what ``program`` runs, the code of the tasks and experts that ``settings`` name among it."""
+    blocks = [settings, *(value for value in settings.values() if isinstance(value, Mapping))]
+    named = [block[key] for block in blocks for key in ("task", "expert") if isinstance(block.get(key), str)]
+    return digests_of(program, *map(file_of, named))
+
+
+def outdated_outside(settings: Settings, root: Path) -> list[str]:
+    """Files of tasks outside the library that say something else than the inputs in the project ``root`` were made of.
+
+    DVC cannot see such a file among the dependencies of ``resolve``.
+    """
+    blocks = [block for scale in _scales(settings) for block in settings.block(scale).robots.values()]
+    files = {file for file in (file_of(block.task) for block in blocks) if not file.startswith("pipeline/")}
+    if not files:
+        return []
+    now = {name: each for name, each in digests_of(*files).items() if not name.startswith("pipeline/")}
+    made_of = [json.loads(path.read_text(encoding="utf-8")).get("code", {}) for path in (root / FOLDER).rglob("*.json")]
+    return sorted(name for name, each in now.items() if any(code.get(name, each) != each for code in made_of))
 
 
 def _dump(value: Mapping[str, Any]) -> str:
@@ -177,8 +212,9 @@ def built(annotation: Any, value: Any) -> Any:
     """``value``, of plain values that were valid as a whole, as settings of the type ``annotation``; keys that are not
     there stay unset, and raise an ``AttributeError`` where they are read."""
     if isinstance(annotation, type) and issubclass(annotation, Block) and isinstance(value, dict):
-        fields = {name: built(annotation.model_fields[name].annotation, inner) for name, inner in value.items()}
-        return annotation.model_construct(**fields)
+        fields = annotation.model_fields
+        known = {name: fields[name].annotation if name in fields else TaskSettings for name in value}
+        return annotation.model_construct(**{name: built(known[name], inner) for name, inner in value.items()})
     if get_origin(annotation) is dict and isinstance(value, dict):
         return {name: built(get_args(annotation)[1], inner) for name, inner in value.items()}
     if get_origin(annotation) in (Union, UnionType) and isinstance(value, dict):

@@ -19,6 +19,10 @@ class Kind:
     over: tuple[str, ...] = ()
 
 
+_TASK = "task custom"
+"""What a block is about: the code of its task counts among the inputs of each stage that reads it."""
+
+
 def _each(over: str, program: str, keys: str, *more: str, lists: str = "") -> Kind:
     """A kind with an input file for each value of the list ``over``, and of ``more``.
 
@@ -31,7 +35,7 @@ def _each(over: str, program: str, keys: str, *more: str, lists: str = "") -> Ki
 
 
 def _robot(program: str, keys: str, *more: str) -> Kind:
-    return _each("tasks", program, keys, *more)
+    return _each("tasks", program, f"{_TASK} {keys}", *more)
 
 
 def _image(program: str, keys: str, *more: str, lists: str = "") -> Kind:
@@ -39,7 +43,7 @@ def _image(program: str, keys: str, *more: str, lists: str = "") -> Kind:
 
 
 def _study(program: str, keys: str, *more: str) -> Kind:
-    return _each("studies", program, keys, *more)
+    return _each("studies", program, f"{_TASK} {keys}", *more)
 
 
 def _table(program: str, keys: str) -> Kind:
@@ -47,10 +51,11 @@ def _table(program: str, keys: str) -> Kind:
 
 
 _TRAINED = "seed threads processes data net"
-_EPISODES = "evaluation.max_steps evaluation.reset_order evaluation.policy_batch_size"
+_EPISODES = "evaluation.max_steps evaluation.options evaluation.policy_batch_size"
 _ROW = f"seed threads data net evaluation.repeats {_EPISODES}"
 _JUDGED = "seed threads data fid.features fid.batch"
 _DISTANCES = f"{_JUDGED} fid.n_samples fid.sampling_seeds fid.solvers fid.tolerance pretrain.steps"
+_TITLES = " ".join(f"{{tasks}}.{key}" for key in (*_TASK.split(), "title"))
 _PRECISIONS = " ".join(
     f"{{tasks}}.{training}.precision" for training in ("pretrain", "diffusion", "finetune.*", "residual.*")
 )
@@ -69,12 +74,12 @@ KINDS = {
     "evaluate_diffusion": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
     "evaluate_baselines": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
     "evaluate_robustness": _robot("evaluate_robustness", f"threads data net robustness select.evaluation {_EPISODES}"),
-    "tabulate": _table("tabulate", f"tasks nfe residual diffusion baselines {_PRECISIONS}"),
+    "tabulate": _table("tabulate", f"tasks nfe residual diffusion baselines {_TITLES} {_PRECISIONS}"),
     "tabulate_settings": _table("tabulate_settings", "tasks nfe {tasks}"),
-    "report_stability": _table("report_stability", f"tasks residual robustness {_PRECISIONS}"),
+    "report_stability": _table("report_stability", f"tasks residual robustness {_TITLES} {_PRECISIONS}"),
     "train_toys": _table("train_toys", "toys"),
     "draw_toys": _table("draw_toys", "toys"),
-    "draw": _table("draw", "tasks nfe"),
+    "draw": _table("draw", f"tasks nfe {_TITLES}"),
     "measure_gap": _table("measure_gap", "gap"),
     "fetch_images": _image("fetch_images", "data.dataset fid.features"),
     "train_extractor": _image("train_extractor", "seed threads data extractor fid.features fid.halves"),
@@ -101,15 +106,12 @@ STUDY_KINDS = {
     "flow_matching": _study("study_cell", f"{_CELL} study.fm_lr"),
     "baseline": _study("study_cell", _CELL),
     "coupling": _study("study_cell", f"{_CELL} finetune.nfe1 study.recipes.nfe{{study_nfe}}", "study_nfe"),
-    "study_table": _study("study_table", "select.evaluation study.train_seeds study.chosen"),
+    "study_table": _study("study_table", "title select.evaluation study.train_seeds study.chosen"),
     "study_precision": _study(
-        "study_precision", f"seed threads data net select.evaluation study.precision {_EPISODES}"
+        "study_precision", f"title seed threads data net select.evaluation study.precision {_EPISODES}"
     ),
 }
 """Every kind of stage of the coupling study, which each task with a block ``study`` has."""
 
 EXECUTION = ("evaluation.workers", "evaluation.num_envs", "evaluation.videos")
 """Settings of a robot task that change no result: every stage may read them, and none depends on them."""
-
-SCRIPTED = ("kitchen", "lift", "can", "square", "transport")
-"""Tasks with a scripted expert, whose demonstrations have a pipeline of their own."""

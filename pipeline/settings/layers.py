@@ -3,9 +3,10 @@
 Four blocks say what a task's settings are, and a later one wins: ``robot`` (of image tasks: ``image``), the same block
 of the scale, the task's own, the scale's of that task. ``common`` says the rest. ``gap`` and ``toys`` have two blocks,
 their own and the scale's. Among recipes, ``every`` is said of all of them. A net of another ``kind`` replaces the one
-before.
+before. A robot task's block may have any name, if one of its layers says ``task``, which it is about.
 """
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from functools import reduce
@@ -16,10 +17,11 @@ from pydantic import ValidationError, create_model
 from pipeline.settings.blocks import Block, Optimization
 from pipeline.settings.images import ImageTask, ImageTaskSettings
 from pipeline.settings.messages import Finding, allowed_keys, finding, located, shown
-from pipeline.settings.robots import Task, TaskSettings
+from pipeline.settings.robots import TaskSettings
 from pipeline.settings.shapes import PLAIN, Shape, keys_of, models_at, of_kind, shared_keys
 from pipeline.settings.source import Keys, Node, Place, read_nodes
 from pipeline.settings.toys import GapSettings, ToySettings
+from pipeline.tasks.loader import FORMER, own_tasks
 from pipeline.utils.errors import UserError
 
 Scale = Literal["starter", "lab", "paper"]
@@ -27,30 +29,22 @@ Scale = Literal["starter", "lab", "paper"]
 LISTS = ("tasks", "nfe", "residual", "robustness", "diffusion", "baselines", "images", "image_nfe")
 """Top-level keys that say what is made; each scale's own stand in its block ``lists``."""
 
-GROUPS: dict[str, tuple[str, ...]] = {"robot": get_args(Task), "image": get_args(ImageTask)}
-"""The tasks that each layer of several tasks is for."""
 MODELS: dict[str, type[Block]] = {
-    **dict.fromkeys(("robot", *GROUPS["robot"]), TaskSettings),
-    **dict.fromkeys(("image", *GROUPS["image"]), ImageTaskSettings),
+    "robot": TaskSettings,
+    "image": ImageTaskSettings,
+    **dict.fromkeys(get_args(ImageTask), ImageTaskSettings),
     "gap": GapSettings,
     "toys": ToySettings,
 }
-"""The model of each layer; it has the same name at the top of the file and in a scale's block."""
+"""The model of each layer but those of robot tasks; it has one name at the top of the file and in a scale's block."""
 
 EVERY = "every"
 """Among recipes: what is said of all of them."""
 
 Known = Mapping[str, "Shape | Known"]
-_LAYERS: Known = {name: Shape((model,)) for name, model in MODELS.items()}
 _LISTS: Known = dict.fromkeys(LISTS, PLAIN)
-_SCALE: Known = {"lists": _LISTS, **_LAYERS}
-_FILE: Known = {
-    "scale": PLAIN,
-    **_LISTS,
-    "common": dict.fromkeys(shared_keys(tuple(MODELS.values())), PLAIN),
-    **_LAYERS,
-    **dict.fromkeys(get_args(Scale), _SCALE),
-}
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+_RESERVED = {"scale", "common", "lists", *LISTS, *MODELS, *get_args(Scale)}
 _LIKE = {"diffusion": "pretrain"}
 """Trainings of a task that have the settings of another one where they say nothing."""
 
@@ -63,9 +57,35 @@ def read(text: str, name: str) -> Node:
     """
     file = read_nodes(text, name)
     if not file.is_block:
-        raise UserError(f"{name}: holds no keys; allowed: a mapping with {', '.join(_FILE)}")
-    _require_known(file, _FILE, name)
+        raise UserError(f"{name}: holds no keys; allowed: a mapping with {', '.join(_known(own_tasks()))}")
+    _require_known(file, _known(robot_blocks(file)), name)
     return file
+
+
+def _known(robots: Sequence[str]) -> Known:
+    """The keys of a file, given the names of its blocks of robot tasks."""
+    names = ("robot", *robots, *(name for name in MODELS if name != "robot"))
+    layers: Known = {name: Shape((MODELS.get(name, TaskSettings),)) for name in names}
+    return {
+        "scale": PLAIN,
+        **_LISTS,
+        "common": dict.fromkeys(shared_keys(tuple(dict.fromkeys(MODELS.values()))), PLAIN),
+        **layers,
+        **{scale: {"lists": _LISTS, **layers} for scale in get_args(Scale)},
+    }
+
+
+def robot_blocks(file: Node) -> list[str]:
+    """Names that blocks of robot tasks may have in ``file``: a task's, or that of a block that says ``task``."""
+    blocks = [file, *(node for name, node in file.value.items() if name in get_args(Scale) and node.is_block)]
+    known = (*own_tasks(), *FORMER)
+    named = [
+        name
+        for block in blocks
+        for name, node in block.value.items()
+        if name in known or (node.is_block and "task" in node.value and name not in _RESERVED and _NAME.fullmatch(name))
+    ]
+    return list(dict.fromkeys([*named, *known]))
 
 
 def _require_known(block: Node, known: Known, name: str) -> None:
@@ -73,7 +93,12 @@ def _require_known(block: Node, known: Known, name: str) -> None:
     for key, node in block.value.items():
         at = f"{name}:{node.place.line}: {node.place.key}"
         if key not in known:
-            raise UserError(f"{at}: unknown key; {allowed_keys(key, list(known))}")
+            more = (
+                "; or a new name, of small letters, digits and _, for a block with a key task"
+                if "robot" in known
+                else ""
+            )
+            raise UserError(f"{at}: unknown key; {allowed_keys(key, list(known))}{more}")
         shape = known[key]
         if shape == PLAIN:
             continue
@@ -104,19 +129,24 @@ def _resolve_scale(file: Node, block: Node) -> Node:
     """The settings of a scale: its lists, and what they name or its block has."""
     lists, common = _inside(block, "lists"), _inside(file, "common")
     found = dict(lists)
-    for name in _made_at(block, lists):
-        group = next((group for group, tasks in GROUPS.items() if name in tasks), "")
-        places = [(file, group), (block, group), (file, name), (block, name)]
+    for name in _made_at(file, block, lists):
+        places = [(file, group_of(name)), (block, group_of(name)), (file, name), (block, name)]
         layers = [above.value[key] for above, key in places if key in above.value]
-        found[name] = _resolve_block(layers or [Node({}, block.place)], MODELS[name], common)
+        found[name] = _resolve_block(layers or [Node({}, block.place)], MODELS.get(name, TaskSettings), common)
     return Node(found, block.place)
 
 
-def _made_at(block: Node, lists: Mapping[str, Node]) -> list[str]:
+def group_of(name: str) -> str:
+    """The layer of several blocks that the block ``name`` has below it; empty: none."""
+    return {ImageTaskSettings: "image", TaskSettings: "robot"}.get(MODELS.get(name, TaskSettings), "")
+
+
+def _made_at(file: Node, block: Node, lists: Mapping[str, Node]) -> list[str]:
     """The blocks that a scale has: those that are no task's, and the tasks that its lists or its block name."""
     listed = [lists[key].value for key in ("tasks", "images") if key in lists]
     named = [name for names in listed if isinstance(names, list) for name in names]
-    return [name for name in MODELS if name not in GROUPS and name in ("gap", "toys", *block.value, *named)]
+    names = [name for name in (*robot_blocks(file), *MODELS) if name not in ("robot", "image")]
+    return [name for name in names if name in ("gap", "toys", *block.value, *named)]
 
 
 def _inside(block: Node, key: str) -> Mapping[str, Node]:
@@ -196,9 +226,10 @@ def require_overridden(file: Node, resolved: Node, name: str) -> None:
     deciding = {place for _, place in resolved.places()}
     for keys, node in file.leaves():
         layer, *inside = keys[1:] if keys[0] in get_args(Scale) else keys
-        if node.place in deciding or layer not in MODELS:
+        if node.place in deciding or layer in _RESERVED - MODELS.keys():
             continue
-        models = [model for model in models_at(MODELS[layer], inside[:-1]) if keys[-1] in model.model_fields]
+        within = models_at(MODELS.get(layer, TaskSettings), inside[:-1])
+        models = [model for model in within if keys[-1] in model.model_fields]
         found = [_wrong(model, keys[-1], node.value) for model in models]
         if found and found[0] and all(found):
             raise UserError(located(found[0], name, {keys[-1:]: node.place}))
@@ -264,7 +295,7 @@ def _overriding(keys: Keys, name: str, block: Node) -> Iterator[Place]:
     """The places of what ``block``, which is called ``name``, has where ``keys`` of a more general one speak of it."""
     if keys[0] == "common":
         yield from (node.place for inner, node in block.leaves() if inner[-1] == keys[1])
-    elif name == keys[0] or name in GROUPS.get(keys[0], ()):
+    elif keys[0] in (name, group_of(name)):
         yield from _places(block, keys[1:])
 
 

@@ -121,7 +121,7 @@ def _trouble(first: ErrorDetails, keys_at: KeysAt) -> tuple[Keys, str]:
         case "union_tag_not_found":
             return ("kind",), "missing; it has no default"
         case _:
-            return (), f"given {given}, allowed: {_ALLOWED[first['type']].format(**context)}"
+            return (), f"given {given}, allowed: {_ALLOWED.get(first['type'], first['msg']).format(**context)}"
 
 
 def shown(value: object) -> str:

@@ -1,8 +1,9 @@
 """What ``params.yaml`` says of one robot task: demonstrations, net, trainings, evaluation."""
 
-from typing import Annotated, Literal
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from pipeline.settings.blocks import (
     CORRECTED,
@@ -26,21 +27,11 @@ from pipeline.settings.blocks import (
     require_even_batches,
     require_finer_teacher,
 )
+from pipeline.settings.messages import line
+from pipeline.tasks.api import Task
+from pipeline.tasks.loader import load_task
 from pipeline.utils.errors import UserError
 
-Task = Literal["pusht", "pusht_image", "kitchen", "lift", "can", "square", "transport"]
-DataSetName = Literal[
-    "pusht_starter", "pusht_human", "pusht_human_image",
-    "kitchen_starter", "kitchen_expert", "kitchen_mixed",
-    "lift_starter", "lift_expert", "lift_ph",
-    "can_starter", "can_expert", "can_ph",
-    "square_starter", "square_expert", "square_ph",
-    "transport_starter", "transport_expert", "transport_ph",
-]  # fmt: skip
-Observation = Literal["keypoints", "pose", "image", "state", "one_arm"]
-Evaluation = Literal[
-    "pusht_a", "pusht_b", "pusht_image_a", "pusht_image_b", "kitchen", "lift", "can", "square", "transport"
-]
 Disturbance = Literal["observation_noise", "action_noise"]
 RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
 ResidualRow = Annotated[str, StringConstraints(pattern=r"^resft_fm(_unet)?-nfe[1-9][0-9]*$")]
@@ -48,13 +39,6 @@ ResidualRow = Annotated[str, StringConstraints(pattern=r"^resft_fm(_unet)?-nfe[1
 DiffusionRow = Annotated[str, StringConstraints(pattern=r"^dd[ip]m-nfe([1-9][0-9]?|100)$")]
 """Sampler and NFE of the diffusion model, such as ``ddim-nfe16``."""
 Row = Annotated[str, StringConstraints(pattern=r"^(fm|ft_fm|resft_fm|resft_fm_unet)-nfe[1-9][0-9]*$")]
-
-ROBOMIMIC = ("lift", "can", "square", "transport")
-_DATA_SETS = {"pusht": ("pusht_starter", "pusht_human"), "pusht_image": ("pusht_human_image",)}
-_DATA_SETS |= {"kitchen": ("kitchen_starter", "kitchen_expert", "kitchen_mixed")}
-_DATA_SETS |= {task: tuple(f"{task}_{kind}" for kind in ("starter", "expert", "ph")) for task in ROBOMIMIC}
-_OBSERVATIONS = {"pusht": ("keypoints", "pose"), "pusht_image": ("image",), "transport": ("state", "one_arm")}
-_EVALUATIONS = {task: (f"{task}_a", f"{task}_b") for task in ("pusht", "pusht_image")}
 
 
 class VisionSettings(Block):
@@ -66,20 +50,13 @@ class VisionSettings(Block):
 
 
 class DataSettings(Block):
-    dataset: DataSetName
-    observation: Observation
+    dataset: str
+    observation: str
     n_obs_steps: Count
     horizon: Count
     n_action_steps: Count
     validation_fraction: Fraction
     vision: VisionSettings | None = None
-
-    @model_validator(mode="after")
-    def _images_are_encoded(self) -> "DataSettings":
-        if (self.vision is not None) != (self.observation == "image"):
-            given = "none" if self.vision is None else "a block"
-            raise ValueError(f"vision: given {given}, allowed: a block where observation is image, and only there")
-        return self
 
     @model_validator(mode="after")
     def _chunk_is_predicted(self) -> "DataSettings":
@@ -90,7 +67,7 @@ class DataSettings(Block):
 
 class SelectSettings(Block):
     rule: Literal["rollouts", "validation_loss"]
-    evaluation: Evaluation
+    evaluation: str = ""
     nfe: Count
     seeds: SeedCount
 
@@ -163,16 +140,11 @@ class EvaluationSettings(Block):
     repeats: Count
     n_seeds_secondary: SeedCount
     max_steps: Count
-    reset_order: Literal["exact", "legacy", "none"]
+    options: dict[str, Any] = Field(default_factory=dict)
     workers: Natural
     num_envs: Count
     policy_batch_size: Count
     videos: bool
-
-    @property
-    def order(self) -> Literal["exact", "legacy"] | None:
-        """How Push-T sets the states that episodes start from; None: this is another task."""
-        return None if self.reset_order == "none" else self.reset_order
 
 
 class RobustnessSettings(Block):
@@ -183,8 +155,17 @@ class RobustnessSettings(Block):
 
 
 class TaskSettings(Block):
-    """Everything about one task at one scale."""
+    """Everything about one block of params.yaml that learns a task, at one scale.
 
+    Attributes:
+        task: which, see ``load_task``; ``ScaleSettings`` says the block's own name where nothing else is said.
+        custom: what it is made from, where it is one of a family.
+        title: the block's name in tables; empty: the task's.
+    """
+
+    task: str
+    custom: dict[str, Any] | None = None
+    title: str = ""
     seed: Seed
     threads: Count
     processes: Count
@@ -235,24 +216,56 @@ class TaskSettings(Block):
             raise UserError("params.yaml: study: is missing in this block, and says how the study is made")
         return self.study
 
-    def require_of(self, task: str) -> None:
-        """Refuse data, evaluations and keys that are not those of ``task``.
+    def load_task(self) -> Task:
+        """The task itself; raises ``UserError``, which names no key."""
+        return load_task(self.task, self.custom)
+
+    def require_of(self, block: str) -> None:
+        """Refuse data, evaluations and options that its task does not have.
+
+        Args:
+            block: its name.
 
         Raises:
             ValueError: naming the first such key of this block.
         """
-        checks: list[tuple[str, str, tuple[str, ...]]] = [
-            ("data.dataset", self.data.dataset, _DATA_SETS[task]),
-            ("data.observation", self.data.observation, _OBSERVATIONS.get(task, ("state",))),
-            ("select.evaluation", self.select.evaluation, _EVALUATIONS.get(task, (task,))),
-        ]
-        for key, given, allowed in checks:
-            if given not in allowed:
-                raise ValueError(f"{key}: given {given!r}, allowed for {task}: {', '.join(allowed)}")
-        orders = ("exact", "legacy") if task.startswith("pusht") else ("none",)
-        if self.evaluation.reset_order not in orders:
-            order = self.evaluation.reset_order
-            raise ValueError(f"evaluation.reset_order: given {order!r}, allowed for {task}: {', '.join(orders)}")
+        try:
+            task = self.load_task()
+        except UserError as error:
+            key = "" if str(error).startswith("custom.") else "task: "
+            raise ValueError(f"{key}{error}") from None
+        for key, given, names in self._named(task, block):
+            if given not in names:
+                raise ValueError(f"{key}: given {given!r}, allowed for {block}: {', '.join(names)}")
+        self._require_sight(task)
+        options = self.evaluation.options
+        if options and not task.options:
+            raise ValueError(
+                f"evaluation.options: given {', '.join(options)}, allowed: none; {task.title} has no options"
+            )
+        try:
+            task.options_from(options)
+        except ValidationError as error:
+            known = list(task.options.model_fields) if task.options else []
+            raise ValueError(f"evaluation.options.{line(error, options, lambda _: known)}") from None
+
+    def _require_sight(self, task: Task) -> None:
+        """Refuse an encoder where no images are seen, and images that nothing encodes or that are not there."""
+        seen = [name for name, kind in task.observations.items() if kind.render]
+        sees = self.data.observation in seen
+        if (self.data.vision is not None) != sees:
+            given = "none" if self.data.vision is None else "a block"
+            allowed = f"a block where observation is {' or '.join(seen)}, and only there" if seen else "none"
+            raise ValueError(f"data.vision: given {given}, allowed: {allowed}")
+        if sees and task.datasets[self.data.dataset].images is None:
+            with_images = ", ".join(name for name, dataset in task.datasets.items() if dataset.images)
+            raise ValueError(f"data.dataset: given {self.data.dataset!r}, allowed where images are seen: {with_images}")
+
+    def _named(self, task: Task, block: str) -> Iterator[tuple[str, str, list[str]]]:
+        yield "data.dataset", self.data.dataset, list(task.datasets)
+        yield "data.observation", self.data.observation, list(task.observations)
+        if not task.offline:
+            yield "select.evaluation", self.select.evaluation, list(task.evaluations(block))
 
     @model_validator(mode="after")
     def _horizon_fits_the_net(self) -> "TaskSettings":

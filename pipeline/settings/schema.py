@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import ConfigDict, Field, ValidationError, model_validator
 
 from pipeline.settings import layers
 from pipeline.settings.blocks import (
@@ -41,13 +41,13 @@ from pipeline.settings.robots import (
     Row,
     StudyRecipe,
     StudySettings,
-    Task,
     TaskSettings,
     VisionSettings,
 )
 from pipeline.settings.shapes import keys_at
 from pipeline.settings.source import Node, read_file
 from pipeline.settings.toys import GapSettings, PointSet, ToySettings
+from pipeline.tasks.loader import FORMER
 from pipeline.utils.errors import UserError
 
 __all__ = [  # with the settings of this file, those of the files that it is made of
@@ -86,7 +86,12 @@ Baseline = Literal["random", "nearest_demo"]
 
 
 class ScaleSettings(Block):
-    tasks: Annotated[list[Task], Field(min_length=1)]
+    """The settings of one scale; beside the fields, the blocks of robot tasks by names of their own."""
+
+    model_config = ConfigDict(extra="allow")
+    __pydantic_extra__: dict[str, TaskSettings] = Field(init=False)
+
+    tasks: Annotated[list[str], Field(min_length=1)]
     nfe: Annotated[list[Count], Field(min_length=1)]
     residual: Annotated[list[ResidualRow], Field(min_length=1)]
     robustness: Annotated[list[Row], Field(min_length=1)]
@@ -96,28 +101,27 @@ class ScaleSettings(Block):
     toys: ToySettings
     images: Annotated[list[ImageTask], Field(max_length=1)]
     image_nfe: list[Count]
-    pusht: TaskSettings | None = None
-    pusht_image: TaskSettings | None = None
-    kitchen: TaskSettings | None = None
-    lift: TaskSettings | None = None
-    can: TaskSettings | None = None
-    square: TaskSettings | None = None
-    transport: TaskSettings | None = None
     digits: ImageTaskSettings | None = None
     cifar10: ImageTaskSettings | None = None
 
+    @property
+    def robots(self) -> dict[str, TaskSettings]:
+        """The blocks of robot tasks, by name."""
+        return self.__pydantic_extra__
+
     def task(self, name: str) -> TaskSettings:
-        """The block of one task.
+        """The block of one robot task.
 
         Raises:
-            UserError: no task of that name, or none at this scale.
+            UserError: none of that name at this scale.
         """
-        if name not in get_args(Task):
-            raise UserError(f"task: given {name!r}, allowed: {', '.join(get_args(Task))}")
-        block = getattr(self, name)
-        if block is None:
-            raise UserError(f"task: given {name!r}, allowed: {', '.join(self.tasks)}, the tasks of this scale")
-        return block
+        if name not in self.robots:
+            raise UserError(f"task: given {name!r}, allowed: {', '.join(self.robots)}, the tasks of this scale")
+        return self.robots[name]
+
+    def chosen(self) -> dict[str, TaskSettings]:
+        """The blocks that ``tasks`` names, in its order."""
+        return {name: self.task(name) for name in self.tasks}
 
     def image_task(self, name: str) -> ImageTaskSettings:
         """The block of one image task.
@@ -132,14 +136,30 @@ class ScaleSettings(Block):
             raise UserError(f"--task: given {name!r}, allowed: {', '.join(self.images)}, the images of this scale")
         return block
 
+    @model_validator(mode="before")
+    @classmethod
+    def _tasks_are_named(cls, blocks: Any) -> Any:
+        if not isinstance(blocks, dict):
+            return blocks
+        return {
+            name: {"task": FORMER.get(name, name)} | block
+            if name not in cls.model_fields and isinstance(block, dict)
+            else block
+            for name, block in blocks.items()
+        }
+
     @model_validator(mode="after")
     def _tasks_have_what_they_need(self) -> "ScaleSettings":
-        for name in get_args(Task):
-            if block := getattr(self, name):
-                try:
-                    block.require_of(name)
-                except ValueError as error:
-                    raise ValueError(f"{name}.{error}") from None
+        for name, block in self.robots.items():
+            try:
+                block.require_of(name)
+            except ValueError as error:
+                raise ValueError(f"{name}.{error}") from None
+        for name in self.tasks:
+            if name not in self.robots:
+                raise ValueError(
+                    f"tasks: given {name!r}, allowed: {', '.join(self.robots)}, or a new block of that name"
+                )
         return self
 
     @model_validator(mode="after")
@@ -152,7 +172,7 @@ class ScaleSettings(Block):
 
 class Settings(Block):
     scale: Scale
-    tasks: Annotated[list[Task], Field(min_length=1)]
+    tasks: Annotated[list[str], Field(min_length=1)]
     nfe: Annotated[list[Count], Field(min_length=1)]
     residual: Annotated[list[ResidualRow], Field(min_length=1)]
     robustness: Annotated[list[Row], Field(min_length=1)]

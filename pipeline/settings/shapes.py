@@ -15,10 +15,12 @@ class Shape:
     Attributes:
         models: of the block that it is, several where ``kind`` chooses among them; none: it is a plain value.
         named: it holds such blocks by names of their own, such as ``nfe16``.
+        free: it is a block whose keys are not the project's to know.
     """
 
     models: tuple[type[Block], ...] = ()
     named: bool = False
+    free: bool = False
 
 
 PLAIN = Shape()
@@ -31,7 +33,7 @@ def keys_of(models: tuple[type[Block], ...]) -> Mapping[str, Shape]:
     for model in models:
         for key, field in model.model_fields.items():
             old, new = keys.get(key, PLAIN), _shape(field.annotation)
-            keys[key] = Shape(tuple(dict.fromkeys((*old.models, *new.models))), new.named)
+            keys[key] = Shape(tuple(dict.fromkeys((*old.models, *new.models))), new.named, new.free)
     return keys
 
 
@@ -54,8 +56,14 @@ def models_at(root: type[Block], location: Sequence[object]) -> tuple[type[Block
         elif any(_kind(model) == part for model in shape.models):
             shape = Shape(of_kind(shape.models, part))
         else:
-            shape = keys_of(shape.models).get(str(part), PLAIN)
+            shape = keys_of(shape.models).get(str(part), Shape(_others(shape.models)))
     return shape.models
+
+
+def _others(models: tuple[type[Block], ...]) -> tuple[type[Block], ...]:
+    """The model of blocks by names of their own that stand beside the fields of one of ``models``."""
+    found = [get_args(model.__annotations__.get("__pydantic_extra__")) for model in models]
+    return tuple(arguments[1] for arguments in found if arguments)
 
 
 def shared_keys(roots: tuple[type[Block], ...]) -> list[str]:
@@ -85,7 +93,9 @@ def _kind(model: type[Block]) -> object:
 
 def _shape(annotation: Any) -> Shape:
     """The shape of a field with that annotation: a plain value, a block, one of several, or blocks by their names."""
+    options = (annotation, *get_args(annotation))
+    if dict[str, Any] in options:
+        return Shape(free=True)
     if get_origin(annotation) is dict:
         return Shape(_shape(get_args(annotation)[1]).models, named=True)
-    options = (annotation, *get_args(annotation))
     return Shape(tuple(option for option in options if isinstance(option, type) and issubclass(option, Block)))

@@ -1,7 +1,7 @@
 """Model files: safetensors with everything needed to run the model, and to say where it comes from, in the header."""
 
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -18,8 +18,9 @@ from pipeline.nets.weights import load_weights
 from pipeline.ode.fixed_step import SOLVERS
 from pipeline.settings.names import as_stored, from_stored
 from pipeline.settings.schema import DataSettings, NetSettings, TaskSettings
+from pipeline.tasks.api import Task
+from pipeline.tasks.loader import FORMER, load_task
 from pipeline.tasks.normalizer import Normalizer
-from pipeline.tasks.registry import TASKS
 from pipeline.training.data import PreparedData
 from pipeline.utils.atomic import write_bytes
 from pipeline.utils.errors import UserError
@@ -34,7 +35,8 @@ class Record:
     """What a model file says of itself.
 
     Attributes:
-        scale, task, method: identifiers; method is ``fm`` for a pretrained model too.
+        scale, task, method: identifiers; the task is the name of its block in params.yaml; method is ``fm`` for a
+            pretrained model too.
         nfe: the number of function evaluations it was fine-tuned for; 0 for a model of the whole flow.
         train_steps: optimiser steps since the random start, fine-tuning included.
         train_seed: seed of the training run.
@@ -42,6 +44,8 @@ class Record:
         figures: measured numbers that belong to the model, such as its spread ratio.
         solver: what it samples by. Files name it only where it is not Euler.
         precision: fp32 or bf16, that its last training ran in; empty: of none, or not known, as of older files.
+        of: the task itself, as ``load_task`` finds it; empty, and not in the file: the one that has the block's name.
+        custom: what that is made from, where it is one of a family.
     """
 
     scale: str
@@ -55,13 +59,19 @@ class Record:
     figures: dict[str, float]
     solver: str = "euler"
     precision: str = ""
+    of: str = ""
+    custom: dict[str, Any] | None = None
+
+    def load_task(self) -> Task:
+        """The task itself; raises ``UserError``, which names no file."""
+        return load_task(self.of or FORMER.get(self.task, self.task), self.custom)
 
 
 def new_policy(
     scale: str, task: str, method: str, settings: TaskSettings, data: PreparedData
 ) -> tuple[FlowPolicy, Record]:
     """An untrained policy by ``settings``, with the normalisers of ``data``, and its record."""
-    record = Record(scale, task, method, 0, 0, settings.seed, settings.data, settings.net, figures={})
+    record = new_record(scale, task, method, settings)
     policy = build_policy(record)
     policy.observation_normalizer = data.observation_normalizer
     if isinstance(policy, ImagePolicy):
@@ -71,25 +81,32 @@ def new_policy(
     return policy, record
 
 
+def new_record(scale: str, block: str, method: str, settings: TaskSettings) -> Record:
+    """The record of a model of the ``block`` in params.yaml that nothing has trained yet."""
+    of = "" if settings.task == FORMER.get(block, block) else settings.task
+    about = Record(scale, block, method, 0, 0, settings.seed, settings.data, settings.net, figures={})
+    return replace(about, of=of, custom=settings.custom)
+
+
 def build_policy(record: Record) -> FlowPolicy:
     """An untrained policy of the record's architecture; its normalisers are the identity.
 
     The net's weights are drawn from ``train_seed``.
     """
-    task, data = TASKS[record.task], record.data
-    observation_dim = task.observation_dim(data.observation)
-    observe, seen = task.observe(data.observation), observation_dim
+    task, data = record.load_task(), record.data
+    observation = task.observations[data.observation]
+    observe, seen = observation.encode, observation.dim
     kind: type[FlowPolicy] = FlowPolicy
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(record.train_seed)
-        if data.vision and task.draw:
+        if data.vision and observation.render:
             encoder = build_encoder(data.vision)
-            kind, observe, seen = ImagePolicy, Sight(encoder, task.draw, observe), encoder.features + observation_dim
+            kind, observe, seen = ImagePolicy, Sight(encoder, observation.render, observe), encoder.features + seen
         net = build_net(record.net, data.horizon, task.action_dim, data.n_obs_steps * seen)
     return kind(
         net,
         observe,
-        Normalizer(observation_dim),
+        Normalizer(observation.dim),
         Normalizer(task.action_dim),
         n_obs_steps=data.n_obs_steps,
         horizon=data.horizon,
@@ -117,7 +134,7 @@ def save_policy(path: Path, policy: FlowPolicy, record: Record, *, half: bool = 
         "net": record.net.model_dump(),
     }
     # files made before there was a choice keep their bytes, and results the name of their file
-    for name, default in (("solver", "euler"), ("precision", "")):
+    for name, default in (("solver", "euler"), ("precision", ""), ("of", ""), ("custom", None)):
         if header[name] == default:
             del header[name]
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
@@ -141,8 +158,6 @@ def read_record(path: Path) -> Record:
         header: dict[str, Any] = dict(json.loads(metadata[_HEADER]))
         if header.pop("version", None) != _VERSION:
             raise UserError(f"{path}: written by another version of FlowTune; allowed: format {_VERSION}")
-        if header["task"] not in TASKS:
-            raise UserError(f"{path}: a model of task {header['task']!r}, allowed: {', '.join(TASKS)}")
         if header.get("solver", "euler") not in SOLVERS:
             raise UserError(f"{path}: a model of solver {header['solver']!r}, allowed: {', '.join(SOLVERS)}")
         if header.get("precision", "") not in ("", *get_args(Precision)):
@@ -150,9 +165,17 @@ def read_record(path: Path) -> Record:
             raise UserError(f"{path}: a model of precision {header['precision']!r}, allowed: {allowed}")
         data = TypeAdapter(DataSettings).validate_python(from_stored(header.pop("data")))
         net = TypeAdapter(NetSettings).validate_python(header.pop("net"))
-        return Record(data=data, net=net, **header)
+        record = Record(data=data, net=net, **header)
     except (ValidationError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged header: {' '.join(str(error).split())}") from None
+    try:
+        task = record.load_task()
+    except UserError as error:
+        raise UserError(f"{path}: a model of task {record.task!r}: {error}") from None
+    if data.observation not in task.observations:
+        allowed = ", ".join(task.observations)
+        raise UserError(f"{path}: a model of observation {data.observation!r}, allowed of {record.task}: {allowed}")
+    return record
 
 
 def load_policy(path: Path) -> tuple[FlowPolicy, Record]:

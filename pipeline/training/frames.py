@@ -22,12 +22,15 @@ from pipeline.evaluation.policy import FlowPolicy
 from pipeline.nets.modes import evaluating
 from pipeline.nets.vision import VisionEncoder, joined, pack, random_crops
 from pipeline.settings.schema import DataSettings
-from pipeline.tasks.image_demonstrations import BLOCK, ImageDemonstrations
+from pipeline.tasks.demonstrations import ImageDemonstrations
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.data import PreparedData, prepare
 from pipeline.training.resume import fingerprint
 from pipeline.utils.atomic import make_folder, replacing
 from pipeline.utils.errors import UserError
+
+BLOCK = 256
+"""Images read at once, and kept in one file of their store."""
 
 _IMAGES, _WINDOWS, _HELD_OUT = "images", "windows", "held_out_windows"
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.evaluation.protocol import run_episodes, validation_seeds
+from pipeline.evaluation.protocol import evaluation_of, run_episodes, validation_seeds
 from pipeline.settings.schema import Optimization, StudySettings, TaskSettings
 from pipeline.training.checkpoint import Record, build_policy, load_policy, save_policy
 from pipeline.training.data import PreparedData
@@ -160,8 +160,7 @@ def choose(models: list[Path], row: str, nfe: int, settings: TaskSettings, seeds
         policy, record = load_row(path, row)
         results = run_episodes(
             policy,
-            record.task,
-            settings.select.evaluation,
+            evaluation_of(settings.load_task(), record.task, settings.select.evaluation, settings.evaluation),
             nfe,
             validation_seeds(seeds),
             settings.evaluation,

@@ -12,25 +12,28 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-PLUMBING = ("pipeline/settings/", "pipeline/tracking/", "pipeline/orchestration/", "pipeline/utils/")
-"""Folders of code that carries settings in, and logs and files out, but computes nothing: editing it changes no result,
+PLUMBING = (
+    *("pipeline/settings/", "pipeline/tracking/", "pipeline/orchestration/", "pipeline/utils/"),
+    "pipeline/tasks/loader.py",
+)
+"""Code that carries settings in, and logs and files out, but computes nothing: editing it changes no result,
 and must not re-run hours of training. The settings' values are in each stage's inputs themselves."""
 
 COMPUTING = ("pipeline/utils/seeding.py", "pipeline/utils/precision.py")
 """Files in those folders that results depend on."""
 
 
-def code_of(program: str) -> list[str]:
-    """Files that decide what ``program`` computes, itself included, relative to the root and sorted.
+def code_of(*programs: str) -> list[str]:
+    """Files that decide what ``programs`` compute, themselves included, relative to the root and sorted.
 
     Follows every import of the project's own packages, those inside functions too; plumbing and empty ``__init__.py``
     files are left out.
 
     Args:
-        program: a file, relative to the root, such as ``stages/pretrain.py``.
+        programs: files, relative to the root, such as ``stages/pretrain.py``; absolute where they are outside.
     """
     found: set[str] = set()
-    waiting = [program]
+    waiting = list(programs)
     while waiting:
         file = waiting.pop()
         if file not in found:
@@ -39,9 +42,9 @@ def code_of(program: str) -> list[str]:
     return sorted(found)
 
 
-def digests_of(program: str) -> dict[str, str]:
-    """The digest of every file of ``code_of``, by its name."""
-    return {file: digest(file) for file in code_of(program)}
+def digests_of(*programs: str) -> dict[str, str]:
+    """The digest of every file of ``code_of``, by its name: of one outside, without its folder."""
+    return {Path(file).name if Path(file).is_absolute() else file: digest(file) for file in code_of(*programs)}
 
 
 def is_plumbing(file: str) -> bool:
@@ -59,8 +62,20 @@ def imports_of(file: str) -> frozenset[str]:
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
             names.add(node.module)
             names.update(f"{node.module}.{alias.name}" for alias in node.names)
-    paths = {name.replace(".", "/") + ".py" for name in names if name.split(".")[0] in ("pipeline", "stages")}
-    return frozenset(path for path in paths if (ROOT / path).is_file())
+    own = [name.replace(".", "/") for name in names if name.split(".")[0] in ("pipeline", "stages")]
+    paths = {f"{name}.py" for name in own}
+    for name in own:  # a package's own code runs when something in it is imported
+        packages = [name, *map(str, Path(name).parents)]
+        paths.update(
+            f"{package}/__init__.py"
+            for package in packages
+            if "/" in package and Path(package) not in Path(file).parents
+        )
+    return frozenset(path for path in paths if (ROOT / path).is_file() and _says_anything(path))
+
+
+def _says_anything(path: str) -> bool:
+    return not path.endswith("__init__.py") or any(not _is_text(statement) for statement in _tree(path).body)
 
 
 @cache

@@ -12,8 +12,8 @@ import torch
 from pipeline.deployment.controller import Controller, load_for_use, load_policy, raw_observation_dim
 from pipeline.evaluation.rollouts import Episode, rollout
 from pipeline.settings.schema import VisionSettings
-from pipeline.tasks.pusht import PushT, initial_state
-from pipeline.tasks.registry import TASKS
+from pipeline.tasks.loader import load_task
+from pipeline.tasks.pusht.env import PushT, initial_state
 from pipeline.tasks.vector import Evaluation, Transition
 from pipeline.training.checkpoint import build_policy, save_policy
 from pipeline.training.residual_checkpoint import load_model, make_residual_policy, save_residual_policy
@@ -77,7 +77,7 @@ class Overheard:
 
     def reset(self, seed: int) -> np.ndarray:
         self.actions = self.heard.setdefault(seed, [])
-        return self.simulation.reset(initial_state("pusht_b", seed))
+        return self.simulation.reset(initial_state("b", seed))
 
     def step(self, action: np.ndarray) -> Transition:
         self.actions.append(action)
@@ -114,7 +114,7 @@ def test_plans_of_one_row_differ_by_rounding_alone() -> None:
     scale = policy.action_normalizer.scale.numpy()
     alone, padded = load_policy(path, batch_size=1), load_policy(path)
     for seed in range(100):
-        observation = initial_state("pusht_b", seed)
+        observation = initial_state("b", seed)
         actions = []
         for controller in (alone, padded):
             controller.reset(seed)
@@ -124,15 +124,15 @@ def test_plans_of_one_row_differ_by_rounding_alone() -> None:
 
 def test_raw_observations_have_the_length_that_the_task_gives(tmp_path: Path) -> None:
     assert raw_observation_dim(model()) == 5
-    for task, kind, raw in (("kitchen", "state", 60), ("transport", "one_arm", 59), ("pusht_image", "image", 5)):
-        vision = VisionSettings(kind="resnet18", width=16, crop=84) if TASKS[task].draw else None
+    for task, kind, raw in (("kitchen", "state", 60), ("transport", "one_arm", 59), ("pusht", "image", 5)):
+        vision = VisionSettings(kind="resnet18", width=16, crop=84) if kind == "image" else None
         data = RECORD.data.model_copy(update={"observation": kind, "vision": vision})
         policy = build_policy(replace(RECORD, task=task, data=data))
         assert raw_observation_dim(policy) == raw
         save_policy(tmp_path / task, policy, replace(RECORD, task=task, data=data))
         controller = load_policy(tmp_path / task, batch_size=1)
         controller.reset(0)
-        assert controller.act(np.full(raw, 0.5)).shape == (TASKS[task].action_dim,)
+        assert controller.act(np.full(raw, 0.5)).shape == (load_task(task).action_dim,)
 
 
 def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:

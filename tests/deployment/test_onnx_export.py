@@ -16,7 +16,7 @@ from pipeline.deployment.onnx_export import export_onnx
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.settings.blocks import Transformer1dSettings, Unet1dSettings
 from pipeline.settings.schema import NetSettings, VisionSettings
-from pipeline.tasks.demonstrations import read_pusht
+from pipeline.tasks.pusht.files import read_pusht
 from pipeline.training.checkpoint import build_policy, save_policy
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError

@@ -82,7 +82,7 @@ def figures(diversity: Any) -> Tensor:
     return torch.tensor([diversity.spread, diversity.best_of_k, diversity.reconstruction_error])
 
 
-PRETRAIN = schema.load(ROOT / "params.yaml").starter.pusht.pretrain
+PRETRAIN = schema.load(ROOT / "params.yaml").starter.task("pusht").pretrain
 INFERENCES: dict[str, Callable[[nn.Module], Tensor]] = {
     "sample": lambda net: sample(net, NOISE, nfe=2),
     "policy": lambda net: acted(policy(net).acting(2)),

@@ -11,8 +11,11 @@ from pipeline.evaluation.residual_policy import ResidualPolicy
 from pipeline.evaluation.rollouts import Episode, rollout
 from pipeline.nets.mlp import MLP
 from pipeline.nets.vision import ImageConditioned, VisionEncoder, pack
+from pipeline.tasks.loader import load_task
 from pipeline.tasks.normalizer import Normalizer
-from pipeline.tasks.pusht_image import evaluation, observe, render_states
+from pipeline.tasks.pusht import PushTOptions
+from pipeline.tasks.pusht.camera import render
+from pipeline.tasks.pusht.env import observe
 
 STATES = np.random.default_rng(0).uniform(100, 400, (3, 2, 5)).astype(np.float32)
 POSITIONS = Normalizer.of(torch.tensor([256.0, 256.0]), torch.tensor([200.0, 100.0]))
@@ -36,7 +39,7 @@ def make_policy(seed: int = 0) -> ImagePolicy:
     net = MLP(4, 2, 2 * (encoder.features + 2), width=16, depth=1, expansion=2, time_features=8)
     return ImagePolicy(
         net,
-        Sight(encoder, render_states, partial(observe, kind="image")),
+        Sight(encoder, render, partial(observe, kind="agent")),
         POSITIONS,
         Normalizer.of(torch.tensor([256.0, 256.0]), torch.tensor([256.0, 256.0])),
         n_obs_steps=2,
@@ -61,7 +64,7 @@ def test_the_condition_is_the_images_features_and_the_normalised_position() -> N
     policy = make_policy().eval()
     condition = policy.condition(STATES).view(3, 2, -1)
     with torch.no_grad():
-        features = policy.observe.encoder(torch.from_numpy(render_states(STATES)))
+        features = policy.observe.encoder(torch.from_numpy(render(STATES)))
     assert torch.equal(condition[..., :-2], features)
     torch.testing.assert_close(condition[..., -2:], POSITIONS.normalize(torch.from_numpy(STATES[..., :2])))
     assert not condition.requires_grad
@@ -71,7 +74,7 @@ def test_what_is_trained_is_what_acts() -> None:
     """The field with its encoder, on packed conditions, is the policy's own field on its own conditions."""
     policy = make_policy().eval()
     seeing = policy.seeing()
-    images = torch.from_numpy(render_states(STATES))
+    images = torch.from_numpy(render(STATES))
     packed = pack(images, POSITIONS.normalize(torch.from_numpy(STATES[..., :2])))
     t, x = torch.rand(3), torch.randn(3, 4, 2)
     torch.testing.assert_close(seeing(t, x, packed), policy.net(t, x, policy.condition(STATES)))
@@ -108,7 +111,7 @@ def test_rollouts_from_images_repeat_bit_for_bit() -> None:
     runs = [
         rollout(
             policy.acting(2),
-            evaluation("pusht_image_a", max_steps=4),
+            load_task("pusht").envs["a"].evaluation(PushTOptions(), 4),
             [Episode(100000, 0), Episode(100001, 0)],
             batch=batch,
             block=4,

@@ -16,7 +16,9 @@ import pytest
 
 from pipeline.evaluation.rollouts import BLOCK, EPISODE_COLUMNS, Episode, EpisodeResult, rollout, write_episodes
 from pipeline.evaluation.video import best_median_worst, record
-from pipeline.tasks import pusht
+from pipeline.tasks.loader import load_task
+from pipeline.tasks.pusht import PushTOptions
+from pipeline.tasks.pusht.env import PushT, initial_state
 from pipeline.tasks.vector import ChunkedWorkers, Evaluation, Transition
 from pipeline.utils.errors import UserError
 
@@ -59,11 +61,12 @@ class Listener(PushThrough):
 
 
 TALLY = Evaluation(Tally, lambda seed: {"length": 1 + seed % 7}, max_steps=7)
+EVALUATION = load_task("pusht").envs["a"].evaluation(PushTOptions(), 44)
 EPISODES = [Episode(seed, repeat) for seed in range(100000, 100006) for repeat in range(2)]
 
 
 def push(episodes: list[Episode] = EPISODES, **settings: Any) -> list[EpisodeResult]:
-    return rollout(PushThrough(), pusht.evaluation("pusht_a", max_steps=44), episodes, progress=False, **settings)
+    return rollout(PushThrough(), EVALUATION, episodes, progress=False, **settings)
 
 
 def csv_of(results: list[EpisodeResult], folder: Path, **more: int) -> str:
@@ -141,8 +144,8 @@ def test_finished_episodes_make_room() -> None:
 
 def test_scores_are_the_last_and_the_best() -> None:
     (result,) = push([EPISODES[0]])
-    env = pusht.PushT(max_steps=44)
-    observation, policy, scores = env.reset(pusht.initial_state("pusht_a", 100000)), PushThrough(), []
+    env = PushT(max_steps=44)
+    observation, policy, scores = env.reset(initial_state("a", 100000)), PushThrough(), []
     history, generator, done = [observation] * 2, np.random.default_rng([100000, 0]), False
     while not done:
         noise = generator.standard_normal((1, 16, 2), dtype=np.float32)
@@ -161,7 +164,7 @@ def test_resumes_from_a_journal_with_a_torn_line(tmp_path: Path) -> None:
     kept = journal.read_bytes()
     journal.write_bytes(kept + kept.splitlines()[0][:40])
     policy = PushThrough()
-    evaluation = pusht.evaluation("pusht_a", max_steps=44)
+    evaluation = EVALUATION
     assert rollout(policy, evaluation, EPISODES, batch=1, journal=journal, progress=False) == expected
     assert len(policy.calls) == 7 * 6, "five of the twelve episodes were not run again"
     assert [json.loads(line)["steps"] for line in journal.read_text(encoding="utf-8").splitlines()] == [44] * 12
@@ -181,8 +184,8 @@ def test_killed_rollout_resumes_to_the_same_table_and_leaves_no_orphan(tmp_path:
     journal = tmp_path / "journal.jsonl"
     program = f"""
 import sys; sys.path[:0] = {sys.path!r}
-from {__name__} import EPISODES, Killed, Path, pusht, rollout
-evaluation, journal = pusht.evaluation("pusht_a", max_steps=44), Path({str(journal)!r})
+from {__name__} import EPISODES, EVALUATION, Killed, Path, rollout
+evaluation, journal = EVALUATION, Path({str(journal)!r})
 rollout(Killed(), evaluation, EPISODES, batch=3, workers=2, journal=journal)
 """
     killed = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, encoding="utf-8")
@@ -222,7 +225,7 @@ class Broken(PushThrough):
 
 def test_actions_that_are_not_finite_name_the_episode() -> None:
     with pytest.raises(FloatingPointError, match="seed=100000, repeat=1"):
-        rollout(Broken(), pusht.evaluation("pusht_a"), EPISODES[::-1], progress=False)
+        rollout(Broken(), load_task("pusht").envs["a"].evaluation(PushTOptions()), EPISODES[::-1], progress=False)
 
 
 def test_impossible_requests() -> None:
@@ -257,7 +260,7 @@ def test_recorded_replays_score_the_same_and_are_those_of_their_episodes(tmp_pat
     episodes = [EPISODES[5], EPISODES[0], EPISODES[5]]
     paths = [tmp_path / name for name in ("best.gif", "median.gif", "worst.gif")]
     policy = PushThrough()
-    evaluation = pusht.evaluation("pusht_a", max_steps=44)
+    evaluation = EVALUATION
     replayed = record(policy, evaluation, list(zip(episodes, paths, strict=True)))
     assert replayed == push([EPISODES[0], EPISODES[5]])
     assert policy.calls[0][0].shape[0] == BLOCK

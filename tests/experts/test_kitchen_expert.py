@@ -12,8 +12,8 @@ from pipeline.experts.arm import Arm
 from pipeline.experts.episode import ExpertEpisode
 from pipeline.experts.kitchen import ABOVE, BELOW, Variation, demonstrate, write
 from pipeline.experts.kitchen_skills import SKILLS, hand_rotation
-from pipeline.tasks.kitchen import ENOUGH, GOALS, MAX_STEPS, Kitchen
-from pipeline.tasks.kitchen_demonstrations import read_kitchen
+from pipeline.tasks.kitchen.env import ENOUGH, GOALS, MAX_STEPS, Kitchen
+from pipeline.tasks.kitchen.files import read_kitchen
 
 SEEDS = (300_000, 300_005)
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "demonstrations" / "kitchen_starter.zip"

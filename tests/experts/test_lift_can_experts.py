@@ -3,16 +3,16 @@
 import numpy as np
 import pytest
 
-from pipeline.experts.robomimic_lift_can import EXPERTS
-from pipeline.tasks.robomimic import Robomimic
-from pipeline.tasks.robomimic_actions import policy_actions
+from pipeline.experts.registry import expert
+from pipeline.tasks.robomimic.actions import policy_actions
+from pipeline.tasks.robomimic.env import Robomimic
 
 SEED = 300_000
 
 
 @pytest.mark.parametrize(("task", "observed", "state"), [("lift", 19, 32), ("can", 23, 71)])
 def test_an_expert_solves_its_task_the_same_way_again(task: str, observed: int, state: int) -> None:
-    episode = EXPERTS[task](SEED)
+    episode = expert(task).demonstrate(SEED)
     assert episode.success
     assert episode.score == 1.0
     steps = len(episode.actions)
@@ -24,15 +24,15 @@ def test_an_expert_solves_its_task_the_same_way_again(task: str, observed: int, 
     assert set(episode.actions[:, 6]) <= {-1.0, 1.0}
     assert "<mujoco" in episode.extras["model_file"]
 
-    other = EXPERTS[task](SEED + 1)
+    other = expert(task).demonstrate(SEED + 1)
     assert not np.array_equal(other.states[0], episode.states[0])
-    again = EXPERTS[task](SEED)
+    again = expert(task).demonstrate(SEED)
     np.testing.assert_array_equal(again.actions, episode.actions)
     np.testing.assert_array_equal(again.states, episode.states)
 
 
 def test_the_recorded_actions_alone_solve_the_task() -> None:
-    episode = EXPERTS["lift"](SEED)
+    episode = expert("lift").demonstrate(SEED)
     env = Robomimic("lift")
     env.reset(seed=SEED)
     # A rotation changes in its last bits when it is put in another form, hence the tolerance.

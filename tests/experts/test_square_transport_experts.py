@@ -2,16 +2,16 @@
 
 import numpy as np
 
-from pipeline.experts.robomimic_square import EXPERTS, choose_yaws
+from pipeline.experts.robomimic_square import EXPERT, choose_yaws
 from pipeline.experts.robomimic_transport import Variation, open_bin
 from pipeline.experts.waypoints import OPEN, Arm, hold, together
-from pipeline.tasks.robomimic import Robomimic
+from pipeline.tasks.robomimic.env import Robomimic
 
 SEED = 300_000
 
 
 def test_the_expert_solves_square_the_same_way_again() -> None:
-    episode = EXPERTS["square"](SEED)
+    episode = EXPERT.demonstrate(SEED)
     assert episode.success
     steps = len(episode.actions)
     assert episode.actions.shape == (steps, 7)
@@ -21,8 +21,8 @@ def test_the_expert_solves_square_the_same_way_again() -> None:
     assert set(episode.actions[:, 6]) == {-1.0, 1.0}
     assert "SquareNut" in episode.extras["model_file"]
 
-    EXPERTS["square"](SEED + 1)
-    again = EXPERTS["square"](SEED)
+    EXPERT.demonstrate(SEED + 1)
+    again = EXPERT.demonstrate(SEED)
     np.testing.assert_array_equal(again.actions, episode.actions)
     np.testing.assert_array_equal(again.states, episode.states)
 

@@ -17,7 +17,6 @@ from pipeline.nets.unet1d import ConditionalUnet1D
 from pipeline.nets.vision import ImageConditioned, pack
 from pipeline.settings import schema
 from pipeline.settings.schema import MlpSettings, NetSettings, ResidualRecipe, Unet1dSettings
-from pipeline.tasks.registry import TASKS
 from pipeline.training.diffusion import NoisePrediction
 from pipeline.training.loop import Batches, Objective, train
 from pipeline.training.mle import Reconstruction
@@ -100,11 +99,11 @@ PAPER = schema.load(ROOT / "params.yaml").paper
 @pytest.mark.parametrize("task", PAPER.tasks)
 @pytest.mark.parametrize("mode", ["flow_matching", "diffusion", "mle", *PAPER.residual])
 def test_every_paper_scale_net_builds_and_takes_two_steps(task: str, mode: str) -> None:
-    settings, spec = PAPER.task(task), TASKS[task]
-    data = settings.data
+    settings = PAPER.task(task)
+    spec, data = settings.load_task(), settings.data
     torch.manual_seed(0)
     encoder = build_encoder(data.vision) if data.vision else None
-    numbers = spec.observation_dim(data.observation)
+    numbers = spec.observations[data.observation].dim
     condition_dim = data.n_obs_steps * (numbers + (encoder.features if encoder else 0))
     net = build_net(settings.net, data.horizon, spec.action_dim, condition_dim)
     condition = torch.randn(4, condition_dim)

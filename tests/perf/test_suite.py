@@ -12,7 +12,9 @@ import pytest
 from pipeline.perf import loading, pairs, plans, simulation, solves, suite, updates
 from pipeline.perf.contest import Contest, DiffersError, Row, hold, machine
 from pipeline.settings.blocks import Unet1dSettings
-from pipeline.tasks.robomimic import observation_keys
+from pipeline.tasks.loader import load_task
+from pipeline.tasks.pusht import PushTOptions
+from pipeline.tasks.robomimic.env import observation_keys
 
 SMALL = Unet1dSettings(kind="unet1d", channels=[8, 16], kernel=3, groups=4, time_features=8)
 
@@ -67,7 +69,7 @@ def test_a_peer_that_does_other_work_is_found_out() -> None:
     (contest, _) = simulation.pusht_contests(1, 1)
     work = contest.same.__self__  # type: ignore[attr-defined]
     with pytest.raises(DiffersError, match="observations"):
-        replace(work, evaluation=suite.simulation.TASKS["pusht"].evaluation("pusht_a", "legacy", 300)).same()
+        replace(work, evaluation=load_task("pusht").envs["a"].evaluation(PushTOptions(reset_order="legacy"))).same()
 
 
 ROW = Row("work", "peer", machine(), 1.0, 2.0, 0.5, 0.4, 0.6, 0.6, "equal")

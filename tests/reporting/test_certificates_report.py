@@ -44,4 +44,6 @@ def test_what_is_refuted_or_unknown_is_not_dressed_up() -> None:
         "starter", [result(step=certify_step(growing, 0.9, 0.25))], []
     )
     unet = result() | {"row": "resft_fm_unet-nfe16", "decay": None}
-    assert "| Lift, ResFT-FM (U-Net), NFE 16 | — | nothing is known |" in certificates_markdown("starter", [unet], [])
+    assert "| Lift, ResFT-FM (U-Net), NFE 16 | — | nothing is known |" in certificates_markdown(
+        "starter", [unet], [], {"lift": "Lift"}
+    )

@@ -74,7 +74,7 @@ def test_equal_epochs_need_no_note(drawn: list[Figure], tmp_path: Path) -> None:
 
 
 def test_score_vs_nfe_has_a_column_per_evaluation_and_a_log2_axis(drawn: list[Figure], tmp_path: Path) -> None:
-    score_vs_nfe(table(), tmp_path / "score_vs_nfe")
+    score_vs_nfe(table(), tmp_path / "score_vs_nfe", {f"pusht_{which}": f"Push-T ({which})" for which in "ab"})
     panels = drawn[0].axes
     assert [panel.get_title() for panel in panels[:2]] == ["Push-T (a)", "Push-T (b)"]
     assert all(panel.get_xscale() == "log" and list(panel.get_xticks()) == [1, 16] for panel in panels)

@@ -3,6 +3,7 @@
 import pytest
 
 from pipeline.reporting.hyperparameters import hyperparameters_markdown, table_d1, table_d2
+from pipeline.reporting.titles import task_titles
 from pipeline.settings import schema
 from pipeline.utils.code_deps import ROOT
 
@@ -23,7 +24,8 @@ def test_the_paper_scale_has_the_papers_values() -> None:
 
 def test_markdown_shows_the_papers_value_where_it_differs() -> None:
     tasks = ["pusht", *TASKS]
-    text = hyperparameters_markdown(table_d1(PAPER, tasks, 16), table_d2(PAPER, tasks), scale="paper")
+    titles = task_titles({task: PAPER.task(task) for task in tasks})
+    text = hyperparameters_markdown(table_d1(PAPER, tasks, 16), table_d2(PAPER, tasks), titles, scale="paper")
     assert "| Push-T from images | 8 | 16 | 2x96x96 [1x96x96] | ConditionalUnet1D | 79.95 [80] | ResNet-18 |" in text
     assert "| Push-T from images | 1 | 1 | 2 | 206 [200] | 300 | yes |" in text
     lines = [line for line in text.splitlines() if line.startswith("| Push-T |")]

@@ -66,7 +66,7 @@ def test_disturbed_episodes_of_another_model_are_left_out_and_named(reports: Sca
     episodes(RES, "action_noise=0.1", "model@2").to_csv(reports.disturbed_episodes(RES), index=False)
     found = disturbed_results(reports, [FM, RES])
     assert list(found) == [FM]
-    text = robustness_markdown(robustness_table("starter", found, FM), "fm-nfe16", [RES])
+    text = robustness_markdown(robustness_table("starter", found, FM), "fm-nfe16", [RES], {"pusht_b": "Push-T (b)"})
     assert "- Push-T (b), ResFT-FM (ControlSynth), NFE 16: its disturbed episodes are not there, or of another" in text
 
 

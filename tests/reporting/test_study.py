@@ -121,7 +121,12 @@ def test_the_report_says_what_harms_and_shows_every_cell(folder: Path) -> None:
     cells = read_cells(folder, "pusht_b", [0, 1])
     table = study_table(cells, "lab", "pusht_b")
     report = study_markdown(
-        table, answers(cells, questions(CHOSEN)), train_seeds=[0, 1], chosen=CHOSEN, pictures=["a.png"]
+        table,
+        answers(cells, questions(CHOSEN)),
+        train_seeds=[0, 1],
+        chosen=CHOSEN,
+        pictures=["a.png"],
+        title="Push-T (b)",
     )
     assert "independent (NFE 1)" in report.split("**Harm**")[1].split("\n")[0]
     assert report.count("| FT, reflow |") == 4

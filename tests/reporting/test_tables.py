@@ -12,7 +12,6 @@ import pytest
 from pipeline.reporting.episodes import EPISODES_HEADER
 from pipeline.reporting.tables import (
     PAPER,
-    PAPER_EVALUATIONS,
     TABLE_HEADER,
     markdown,
     missing_rows,
@@ -20,12 +19,17 @@ from pipeline.reporting.tables import (
     task_table,
     write_table,
 )
+from pipeline.reporting.titles import evaluation_titles, quoted
+from pipeline.settings import schema
 from pipeline.settings.paths import Entry
+from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
 
 SEEDS = range(100000, 100040)
 FM, FT = Entry("pusht_b", "fm", 16), Entry("pusht_b", "ft_fm", 16)
 FAST = Entry("pusht_b", "ft_fm", 1)
+BLOCKS = schema.load(ROOT / "params.yaml").lab.robots
+TITLES, QUOTED = evaluation_titles(BLOCKS), quoted(BLOCKS)
 
 
 def difficulty(seed: int) -> float:
@@ -98,13 +102,13 @@ def test_the_papers_numbers_stand_at_its_nfe_only_and_compare_only_on_its_data_a
     image = [replace(entry, evaluation="pusht_image_b") for entry in (FT, FAST)]
     for entry in image:
         write_row(tmp_path, entry, 0.1, scale="paper", dataset="pusht_human_image")
-    table = task_table(tmp_path, image)
+    table = task_table(tmp_path, image, paper=QUOTED)
     assert table["paper_best"].tolist() == pytest.approx([0.7567, np.nan], nan_ok=True)
     assert table["paper_mean"].tolist() == pytest.approx([0.6496, np.nan], nan_ok=True)
     assert table["paper_comparable"].tolist() == [True, False]
     write_row(tmp_path, image[0], 0.1, scale="lab", dataset="pusht_human_image")
     write_row(tmp_path, FT, 0.1, scale="paper", dataset="pusht_human")
-    assert not task_table(tmp_path, [image[0], FT])["paper_comparable"].any()
+    assert not task_table(tmp_path, [image[0], FT], paper=QUOTED)["paper_comparable"].any()
 
 
 def test_baselines_without_nfe_are_compared_with_fm_at_the_most(tmp_path: Path) -> None:
@@ -135,7 +139,7 @@ def test_the_papers_numbers_are_those_of_its_table() -> None:
         pytest.skip("the paper's tables are not beside FLOWTUNE_MIRROR")
     published = pd.read_csv(source)
     for values, (_, row) in zip(PAPER.values(), published.iterrows(), strict=True):
-        for name, column in PAPER_EVALUATIONS.items():
+        for name, (column, _) in QUOTED.items():
             name = name.replace("_image", "")  # the paper has Push-T from images only
             assert values[column] == (row[f"{name}_best"], row[f"{name}_mean"])
 
@@ -163,7 +167,7 @@ def test_with_nothing_done_the_table_is_a_header_and_a_list_of_the_missing(tmp_p
     table = task_table(tmp_path, [FM])
     write_table(tmp_path / "table2.csv", table)
     assert (tmp_path / "table2.csv").read_text(encoding="utf-8") == TABLE_HEADER + "\n"
-    text = markdown(table, missing_rows(tmp_path, [FM]), scale="starter")
+    text = markdown(table, missing_rows(tmp_path, [FM]), scale="starter", titles=TITLES)
     assert "- Push-T (b), FM continued, NFE 16: `episodes/pusht_b-fm-nfe16.csv` was not made" in text
 
 
@@ -181,8 +185,8 @@ def test_a_table_with_other_columns_is_refused(tmp_path: Path) -> None:
 def test_markdown_says_what_each_row_is(tmp_path: Path) -> None:
     write_row(tmp_path, FM, 0.0)
     write_row(tmp_path, FT, 0.1)
-    table = task_table(tmp_path, [FM, FT])
-    text = markdown(table, {FAST: "because"}, scale="starter")
+    table = task_table(tmp_path, [FM, FT], paper=QUOTED)
+    text = markdown(table, {FAST: "because"}, scale="starter", titles=TITLES)
     lines = [line for line in text.splitlines() if line.startswith("|")]
     assert len({line.count("|") for line in lines}) == 1
     cells = [cell.strip() for cell in lines[3].strip("|").split("|")]
@@ -196,6 +200,6 @@ def test_markdown_says_what_each_row_is(tmp_path: Path) -> None:
 def test_markdown_warns_of_nothing_when_all_rows_are_comparable(tmp_path: Path) -> None:
     image = replace(FM, evaluation="pusht_image_b")
     write_row(tmp_path, image, 0.0, scale="paper", dataset="pusht_human_image")
-    text = markdown(task_table(tmp_path, [image]), {}, scale="paper")
+    text = markdown(task_table(tmp_path, [image], paper=QUOTED), {}, scale="paper")
     assert "comparable with the paper" not in text
     assert "0.7363 / 0.6218 |" in text

@@ -1,15 +1,14 @@
 """Layers: a later one wins whatever their order in the file, and a key that nothing has is refused in each of them."""
 
 import random
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipeline.settings import schema
-from pipeline.settings.layers import GROUPS, read, resolve
-from pipeline.settings.robots import Task
+from pipeline.settings.layers import read, resolve
 from pipeline.settings.source import Node
 from tests.settings.params import TEXT, changed, dumped, line_of, raw, refused, replaced
 
@@ -70,12 +69,12 @@ def test_every_setting_has_the_value_of_the_place_that_it_names() -> None:
 def test_a_task_is_made_where_its_scale_lists_it_or_has_a_block_of_it() -> None:
     lab = schema.parse(changed("lab.digits", {}), "params.yaml").lab
     assert lab.digits is not None and lab.digits.pretrain.steps == raw()["image"]["pretrain"]["steps"]
-    assert parsed(TEXT).lab.digits is None and parsed(TEXT).starter.kitchen is None
+    assert parsed(TEXT).lab.digits is None and "kitchen" not in parsed(TEXT).starter.robots
     values = raw()
     values["square"]["data"] = {"dataset": "square_ph"}
     del values["lab"]["square"]
-    square = parsed(dumped(values)).lab.square
-    assert square is not None and square.data.dataset == "square_ph"
+    square = parsed(dumped(values)).lab.task("square")
+    assert square.data.dataset == "square_ph"
 
 
 def test_every_is_said_of_each_recipe_and_a_name_beside_it_says_more() -> None:
@@ -144,7 +143,7 @@ def test_common_fills_only_keys_that_a_block_has() -> None:
             "starter.pusht.pretrain.stesp: unknown key; did you mean steps? allowed: steps",
         ),
         ("  data: {flip", "  data: {flop", "image.data.flop: unknown key; did you mean flip? allowed: dataset, flip"),
-        ("can: {select", "can: {fid: {}, select", "can.fid: unknown key; allowed: seed, threads, processes, data, net"),
+        ("can: {select", "can: {fid: {}, select", "can.fid: unknown key; allowed: task, custom, title, seed, threads"),
         (
             "diffusion: {}",
             "diffusion: {sigma: 1}",
@@ -193,11 +192,6 @@ def test_a_wrong_value_is_refused_where_others_override_it_everywhere(old: str, 
 @pytest.mark.parametrize("text", ["", "- starter\n", "starter\n"])
 def test_a_file_without_keys_is_refused(text: str) -> None:
     assert refused(text).startswith("params.yaml: holds no keys; allowed: a mapping with scale, tasks, nfe, ")
-
-
-def test_tasks_are_grouped_as_the_schema_has_them() -> None:
-    assert GROUPS["robot"] == get_args(Task)
-    assert {*GROUPS["robot"], *GROUPS["image"]} <= set(schema.ScaleSettings.model_fields)
 
 
 def test_each_key_is_explained_where_it_first_stands_and_no_comment_stands_twice() -> None:

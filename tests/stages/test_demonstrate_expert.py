@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.utils.atomic import replacing
-from pipeline.experts.episode import ExpertEpisode
+from pipeline.experts.episode import Expert, ExpertEpisode
 
 
 def demonstrate(seed: int) -> ExpertEpisode:
@@ -42,16 +42,14 @@ def write(path: Path, episodes: Sequence[ExpertEpisode]) -> None:
             states=np.concatenate([episode.states for episode in episodes]),
             of=[episode.extras["of"] for episode in episodes],
         )
+
+
+EXPERT = Expert(demonstrate, write)
 '''
-REGISTERED = """
+TASK = """
+from pipeline.tasks.api import Task
 
-def _tiny() -> Expert:
-    from pipeline.experts import tiny
-
-    return Expert(tiny.demonstrate, tiny.write)
-
-
-EXPERTS["tiny"] = _tiny
+TASK = Task("Tiny", {}, {}, 3, expert="pipeline.experts.tiny:EXPERT")
 """
 SEEDS = range(300_000, 300_012)
 COMMAND = ("stages.demonstrate_expert", "--task", "tiny", "--seeds", "300000:300012", "--most", "4")
@@ -59,14 +57,12 @@ COMMAND = ("stages.demonstrate_expert", "--task", "tiny", "--seeds", "300000:300
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """The programs, with the tiny expert among the others."""
+    """The programs, with a tiny task and its expert among the others."""
     root = tmp_path / "project"
     for folder in ("pipeline", "stages"):
         shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    experts = root / "pipeline" / "experts"
-    (experts / "tiny.py").write_text(TINY, encoding="utf-8")
-    registry = experts / "registry.py"
-    registry.write_text(registry.read_text(encoding="utf-8") + REGISTERED, encoding="utf-8")
+    (root / "pipeline" / "experts" / "tiny.py").write_text(TINY, encoding="utf-8")
+    (root / "pipeline" / "tasks" / "tiny.py").write_text(TASK, encoding="utf-8")
     return Project(root)
 
 
@@ -127,7 +123,7 @@ def test_interrupted_it_goes_on_where_it_was(project: Project) -> None:
         (("--seeds", "300010:300010"), r"--seeds: given '300010:300010', allowed: FIRST:END .*"),
         (("--seeds", "300000"), r"--seeds: given '300000', allowed: FIRST:END .*"),
         (("--most", "0"), r"--most: allowed: 1 or more"),
-        (("--task", "juggling"), r"--task: given 'juggling', allowed: kitchen, .*, tiny"),
+        (("--task", "juggling"), r"--task: given 'juggling', allowed: can, kitchen, .*, tiny, transport"),
         (("--seeds", "300001:300002"), r"tiny: the expert solved none of 1 episodes"),
     ],
 )

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.tasks.demonstrations import read_pusht
-from pipeline.tasks.pusht import PushT, initial_state
+from pipeline.tasks.pusht.env import PushT, initial_state
+from pipeline.tasks.pusht.files import read_pusht
 
 SHIPPED = Path(__file__).resolve().parents[2] / "data" / "demonstrations" / "pusht_starter.npz"
 PIXELS = 1e-4  # how near a replayed state comes to the stored one, which is rounded to float32 (3e-5 at 512)
@@ -35,7 +35,7 @@ def test_an_episode_replayed_reaches_the_stored_states_and_score(share: float) -
         seed, max_score = int(file["seed"][episode]), file["max_score"][episode]
 
     simulation = PushT()
-    states, scores = [simulation.reset(initial_state("pusht_b", seed))], []
+    states, scores = [simulation.reset(initial_state("b", seed))], []
     for action in demonstrations.action[steps]:
         transition = simulation.step(action)
         states.append(transition.observation)

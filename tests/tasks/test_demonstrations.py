@@ -13,8 +13,9 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import ZipStore
 
-from pipeline.tasks.demonstrations import read_pusht
-from pipeline.tasks.download import DATA_SETS, REPOSITORY
+from pipeline.tasks.datasets import REPOSITORY
+from pipeline.tasks.loader import load_task
+from pipeline.tasks.pusht.files import read_pusht
 from pipeline.utils.errors import UserError
 
 Arrays = dict[str, NDArray[np.generic]]
@@ -173,7 +174,7 @@ def test_one_damaged_chunk_of_many_is_one_line_with_no_other_output(tmp_path: Pa
     arrays["state"] = np.ones((2000, 5), np.float32)
     path = write(tmp_path / "d.zarr", arrays)
     (path / "data" / "state" / "3.0").write_bytes(b"damaged")
-    program = "import sys; from pathlib import Path; from pipeline.tasks.demonstrations import read_pusht\n"
+    program = "import sys; from pathlib import Path; from pipeline.tasks.pusht.files import read_pusht\n"
     program += "try: read_pusht(Path(sys.argv[1]))\nexcept Exception as error: print(error)"
     result = subprocess.run(
         [sys.executable, "-c", program, str(path)], capture_output=True, encoding="utf-8", cwd=REPOSITORY, check=True
@@ -194,7 +195,7 @@ def test_an_array_path_that_is_a_group_is_named(tmp_path: Path) -> None:
 @pytest.mark.skipif("FLOWTUNE_MIRROR" not in os.environ, reason="needs the public data: set FLOWTUNE_MIRROR")
 def test_public_file_is_what_is_pinned() -> None:
     demonstrations = read_pusht(Path(os.environ["FLOWTUNE_MIRROR"]) / "pusht_cchi_v7_replay.zarr.zip")
-    assert demonstrations.content_sha256() == DATA_SETS["pusht_human"].content_sha256
+    assert demonstrations.content_sha256() == load_task("pusht").datasets["pusht_human"].content_sha256
     assert demonstrations.state.shape == (25650, 5)
     assert demonstrations.n_episodes == 206
     # the action ranges that Diffusion Policy's own code hard-codes

@@ -12,12 +12,16 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline.tasks.demonstrations import read_pusht
-from pipeline.tasks.download import DATA_SETS, PUSHT_STATE_MEMBERS, DataSet, Publication, fetch
+from pipeline.tasks.datasets import Dataset, Publication
+from pipeline.tasks.download import fetch
+from pipeline.tasks.loader import load_task, own_tasks
+from pipeline.tasks.pusht import STATE_MEMBERS
+from pipeline.tasks.pusht.files import read_pusht
 from pipeline.utils.errors import UserError
 from tests.tasks.http_server import Server, serving
 
 ROOT = "toy/toy.zarr"
+PUSHT = load_task("pusht").datasets
 
 
 def make_store(path: Path, *, seed: int = 0) -> Path:
@@ -57,11 +61,10 @@ def server(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 
 @pytest.fixture
-def toy(store: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyPatch) -> DataSet:
+def toy(store: Path, tmp_path: Path, server: Server) -> Dataset:
     """A data set published as zip, as folder, and as another zip that also has an address."""
     zipped = zip_store(store, tmp_path / "made" / "toy.zarr.zip")
-    data_set = DataSet(
-        name="toy",
+    return Dataset(
         title="",
         licence="",
         citation="",
@@ -71,11 +74,9 @@ def toy(store: Path, tmp_path: Path, server: Server, monkeypatch: pytest.MonkeyP
             Publication("toy.zarr"),
             Publication("toy.zip", root=ROOT, url=f"{server.url}/toy.zip"),
         ),
-        members=PUSHT_STATE_MEMBERS,
+        members=STATE_MEMBERS,
         content_sha256=read_pusht(store).content_sha256(),
     )
-    monkeypatch.setitem(DATA_SETS, "toy", data_set)
-    return data_set
 
 
 @pytest.fixture
@@ -87,7 +88,7 @@ def no_sleep(_: float) -> None:
     pass
 
 
-def check_fetched(destination: Path, data_set: DataSet) -> None:
+def check_fetched(destination: Path, data_set: Dataset) -> None:
     assert read_pusht(destination).content_sha256() == data_set.content_sha256
     assert not (destination / "data" / "img").exists()
     assert list(destination.parent.iterdir()) == [destination], "nothing else stays behind"
@@ -95,7 +96,7 @@ def check_fetched(destination: Path, data_set: DataSet) -> None:
 
 @pytest.mark.parametrize("form", ["toy.zarr.zip", "toy.zarr", "toy.zip"])
 def test_every_form_is_taken_from_the_mirror_without_network(
-    toy: DataSet, store: Path, mirror: Path, server: Server, destination: Path, form: str
+    toy: Dataset, store: Path, mirror: Path, server: Server, destination: Path, form: str
 ) -> None:
     if form == "toy.zarr":
         shutil.copytree(store, mirror / form)
@@ -103,31 +104,31 @@ def test_every_form_is_taken_from_the_mirror_without_network(
         zip_store(store, mirror / form, ROOT)
     else:
         shutil.copy(store.with_name(form), mirror / form)
-    assert fetch("toy", destination, mirror) == destination
+    assert fetch("toy", toy, destination, mirror) == destination
     check_fetched(destination, toy)
     assert server.ranges == []
 
 
 @pytest.mark.parametrize("with_mirror", [False, True])
 def test_the_official_address_is_the_fallback(
-    toy: DataSet, mirror: Path, server: Server, destination: Path, with_mirror: bool
+    toy: Dataset, mirror: Path, server: Server, destination: Path, with_mirror: bool
 ) -> None:
     server.cut_after = [300]
-    fetch("toy", destination, mirror if with_mirror else None, no_sleep)
+    fetch("toy", toy, destination, mirror if with_mirror else None, no_sleep)
     check_fetched(destination, toy)
     assert server.ranges == [None, "bytes=300-"]
 
 
-def test_what_a_killed_process_left_is_replaced(toy: DataSet, store: Path, mirror: Path, destination: Path) -> None:
+def test_what_a_killed_process_left_is_replaced(toy: Dataset, store: Path, mirror: Path, destination: Path) -> None:
     shutil.copytree(store, mirror / "toy.zarr")
     for name in ("demonstrations", ".demonstrations.fresh", ".demonstrations.former"):
         shutil.copytree(store, destination.with_name(name))
-    fetch("toy", destination, mirror)
+    fetch("toy", toy, destination, mirror)
     check_fetched(destination, toy)
 
 
 def test_a_wrong_checksum_and_a_truncated_zip_are_passed_over(
-    toy: DataSet, store: Path, mirror: Path, server: Server, destination: Path
+    toy: Dataset, store: Path, mirror: Path, server: Server, destination: Path
 ) -> None:
     zip_store(make_store(mirror / "other", seed=1), mirror / "toy.zarr.zip")
     shutil.copytree(mirror / "other", mirror / "toy.zarr")
@@ -135,7 +136,7 @@ def test_a_wrong_checksum_and_a_truncated_zip_are_passed_over(
     (mirror / "toy.zip").write_bytes(whole[:-100])
     server.statuses = [404]
     with pytest.raises(UserError) as caught:
-        fetch("toy", destination, mirror, no_sleep)
+        fetch("toy", toy, destination, mirror, no_sleep)
     message = str(caught.value)
     assert "\n" not in message
     assert f"{mirror}/toy.zarr.zip: wrong checksum: sha256" in message
@@ -145,25 +146,25 @@ def test_a_wrong_checksum_and_a_truncated_zip_are_passed_over(
     assert "Put one of toy.zarr.zip, toy.zarr, toy.zip in a folder and set FLOWTUNE_MIRROR to that folder" in message
     assert list(destination.parent.iterdir()) == []
 
-    fetch("toy", destination, mirror, no_sleep)
+    fetch("toy", toy, destination, mirror, no_sleep)
     check_fetched(destination, toy)
 
 
-def test_failure_leaves_the_former_result_alone(toy: DataSet, server: Server, destination: Path) -> None:
-    fetch("toy", destination)
+def test_failure_leaves_the_former_result_alone(toy: Dataset, server: Server, destination: Path) -> None:
+    fetch("toy", toy, destination)
     server.statuses = [403]
     with pytest.raises(UserError, match=r"no mirror \(FLOWTUNE_MIRROR is not set\); .*HTTP 403"):
-        fetch("toy", destination)
+        fetch("toy", toy, destination)
     check_fetched(destination, toy)
 
 
-def test_a_wrong_download_is_not_kept(toy: DataSet, server: Server, destination: Path) -> None:
+def test_a_wrong_download_is_not_kept(toy: Dataset, server: Server, destination: Path) -> None:
     right, server.content = server.content, b"<html>log in first</html>"
     with pytest.raises(UserError, match="is not a whole zip archive"):
-        fetch("toy", destination)
+        fetch("toy", toy, destination)
     assert list(destination.parent.iterdir()) == []
     server.content = right
-    fetch("toy", destination)
+    fetch("toy", toy, destination)
     check_fetched(destination, toy)
 
 
@@ -172,7 +173,7 @@ def test_a_wrong_download_is_not_kept(toy: DataSet, server: Server, destination:
     [("episode_ends", "array meta/episode_ends is missing"), ("nan", "array data/action holds NaN")],
 )
 def test_defects_inside_the_set_name_the_source(
-    toy: DataSet, store: Path, mirror: Path, server: Server, destination: Path, defect: str, message: str
+    toy: Dataset, store: Path, mirror: Path, server: Server, destination: Path, defect: str, message: str
 ) -> None:
     broken = shutil.copytree(store, mirror / "toy.zarr")
     if defect == "nan":
@@ -181,74 +182,57 @@ def test_defects_inside_the_set_name_the_source(
         shutil.rmtree(broken / "meta" / "episode_ends")
     server.statuses = [404]
     with pytest.raises(UserError, match=f"{broken}: {message}"):
-        fetch(toy.name, destination, mirror)
+        fetch("toy", toy, destination, mirror)
     assert list(destination.parent.iterdir()) == []
 
 
 def test_an_escaping_archive_writes_nothing(
-    toy: DataSet, mirror: Path, server: Server, destination: Path, tmp_path: Path
+    toy: Dataset, mirror: Path, server: Server, destination: Path, tmp_path: Path
 ) -> None:
     with zipfile.ZipFile(mirror / "toy.zip", "w") as file:
         file.writestr("../../evil", "evil")
     server.statuses = [404]
     with pytest.raises(UserError, match=r"entry '\.\./\.\./evil' would be written outside its folder"):
-        fetch(toy.name, destination, mirror)
+        fetch("toy", toy, destination, mirror)
     assert not list(tmp_path.rglob("evil"))
 
 
-def test_unknown_data_set(destination: Path) -> None:
-    with pytest.raises(
-        UserError, match="data set 'pusht' is unknown; allowed are pusht_human, pusht_human_image, pusht_starter"
-    ):
-        fetch("pusht", destination)
-
-
 @pytest.fixture
-def shipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def shipped(tmp_path: Path) -> Dataset:
     path = tmp_path / "shipped.npz"
     np.savez(path, state=np.ones((4, 5), np.float32), action=np.ones((4, 2), np.float32), episode_ends=[4], seed=[0])
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     path.with_name("shipped.npz.sha256").write_text(f"{digest}  shipped.npz\n", encoding="utf-8")
-    monkeypatch.setitem(DATA_SETS, "toy", replace(DATA_SETS["pusht_starter"], shipped=path))
-    return path
+    return replace(PUSHT["pusht_starter"], shipped=path)
 
 
-def test_a_shipped_set_is_copied_after_its_check(shipped: Path, destination: Path) -> None:
-    fetch("toy", destination)
-    assert destination.read_bytes() == shipped.read_bytes()
+def test_a_shipped_set_is_copied_after_its_check(shipped: Dataset, destination: Path) -> None:
+    path = shipped.shipped
+    assert path
+    fetch("toy", shipped, destination)
+    assert destination.read_bytes() == path.read_bytes()
     assert read_pusht(destination).n_episodes == 1
 
-    shipped.write_bytes(shipped.read_bytes() + b"x")
-    with pytest.raises(UserError, match=rf"{shipped}: wrong checksum: .*Restore the file"):
-        fetch("toy", destination)
-    shipped.with_name("shipped.npz.sha256").unlink()
+    path.write_bytes(path.read_bytes() + b"x")
+    with pytest.raises(UserError, match=rf"{path}: wrong checksum: .*Restore the file"):
+        fetch("toy", shipped, destination)
+    path.with_name("shipped.npz.sha256").unlink()
     with pytest.raises(UserError, match=r"shipped\.npz\.sha256.*Restore the file"):
-        fetch("toy", destination)
+        fetch("toy", shipped, destination)
 
 
 @pytest.mark.skipif("FLOWTUNE_MIRROR" not in os.environ, reason="needs the public data: set FLOWTUNE_MIRROR")
 def test_the_public_set_from_the_mirror(destination: Path) -> None:
-    fetch("pusht_human", destination, Path(os.environ["FLOWTUNE_MIRROR"]))
-    check_fetched(destination, DATA_SETS["pusht_human"])
+    fetch("pusht_human", PUSHT["pusht_human"], destination, Path(os.environ["FLOWTUNE_MIRROR"]))
+    check_fetched(destination, PUSHT["pusht_human"])
 
 
-SHIPPED = [name for name, data_set in DATA_SETS.items() if data_set.shipped]
+SHIPPED = [(name, data) for task in own_tasks() for name, data in load_task(task).datasets.items() if data.shipped]
 
 
-@pytest.mark.parametrize("name", SHIPPED)
-def test_shipped_sets_are_small_whole_and_as_large_as_they_say(name: str, destination: Path) -> None:
-    data_set = DATA_SETS[name]
+@pytest.mark.parametrize(("name", "data_set"), SHIPPED, ids=[name for name, _ in SHIPPED])
+def test_shipped_sets_are_small_whole_and_as_large_as_they_say(name: str, data_set: Dataset, destination: Path) -> None:
     assert data_set.shipped and data_set.shipped.stat().st_size <= 3_000_000
-    demonstrations = data_set.read(fetch(name, destination))
+    demonstrations = data_set.read(fetch(name, data_set, destination))
     assert demonstrations.n_episodes == data_set.episodes
     assert len(demonstrations.state) == len(demonstrations.action) == demonstrations.episode_ends[-1]
-
-
-def test_a_set_that_has_to_be_made_first_says_how(
-    destination: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    command = r"Make it: dvc repro data/demonstrations/dvc\.yaml:demonstrate_expert@lift$"
-    with pytest.raises(UserError, match=rf"^data set lift_expert could not be had: .*{command}"):
-        fetch("lift_expert", destination)
-    assert not destination.exists()

@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from pipeline.tasks.download import REPOSITORY
-from pipeline.tasks.kitchen import (
+from pipeline.tasks.datasets import REPOSITORY
+from pipeline.tasks.kitchen.env import (
     ACTION_DIM,
     CONTROL_SECONDS,
     FRAME_SKIP,
     GOALS,
     MAX_VELOCITY,
     NOISE_AMPLITUDE,
-    OBSERVATION_DIM,
     Kitchen,
-    evaluation,
     observe,
 )
+from pipeline.tasks.loader import load_task
 from pipeline.tasks.vector import ChunkedWorkers
 
 Array = NDArray[np.float64]
@@ -75,10 +74,10 @@ def test_the_layout_is_the_references() -> None:
     first |= {"left_hinge_cabinet": 20, "right_hinge_cabinet": 21, "microwave": 22, "kettle": 23}
     assert {name: address[name] for name in first} == first
     observation = env.reset(seed=0)
-    assert observation.shape == (OBSERVATION_DIM["state"],) == (60,) and observation.dtype == np.float64
+    assert observation.shape == (60,) and observation.dtype == np.float64
     assert (observation[30:] == 0).all()
     assert (np.abs(observation[:30] - env._start[0]) <= 0.1 * NOISE_AMPLITUDE).all()
-    encoded = observe(np.stack([observation, observation]), "state")
+    encoded = observe(np.stack([observation, observation]))
     assert encoded.dtype == np.float32
     np.testing.assert_array_equal(encoded, np.stack([observation, observation]).astype(np.float32))
 
@@ -214,7 +213,7 @@ def test_completed_elements_stay_completed_and_four_of_them_end_the_episode() ->
 
 
 def test_the_evaluation_runs_in_workers_as_here_and_ends_after_its_steps() -> None:
-    described = evaluation("kitchen", max_steps=6)
+    described = load_task("kitchen").envs[""].evaluation(max_steps=6)
     results = []
     for workers in (0, 1):
         with ChunkedWorkers(described.make_env, workers) as simulations:
@@ -229,7 +228,7 @@ def test_the_evaluation_runs_in_workers_as_here_and_ends_after_its_steps() -> No
 
 def test_only_frames_need_opengl() -> None:
     program = (
-        "import sys\nimport numpy as np\nfrom pipeline.tasks.kitchen import Kitchen\n"
+        "import sys\nimport numpy as np\nfrom pipeline.tasks.kitchen.env import Kitchen\n"
         "env = Kitchen(frame_size=48)\nenv.reset(seed=0)\nenv.step(np.zeros(9))\n"
         "print('OpenGL' in sys.modules)\n"
         "try: import mujoco.egl; mujoco.egl.GLContext(8, 8).free()\n"
@@ -251,10 +250,3 @@ def test_only_frames_need_opengl() -> None:
         pytest.skip("this machine has no EGL")
     assert done.stdout == "False\n(48, 48, 3) uint8 True\nTrue\n"
     assert done.stderr == "" and done.returncode == 0
-
-
-def test_unknown_names_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'kitchen_a'.*kitchen"):
-        evaluation("kitchen_a")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=r"'pose'.*state"):
-        observe(np.zeros(60), "pose")  # type: ignore[arg-type]

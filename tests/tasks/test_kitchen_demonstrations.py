@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from pipeline.tasks.kitchen_demonstrations import ACTIONS, MASK, OBSERVATIONS, read_kitchen, write_kitchen
+from pipeline.tasks.kitchen.files import ACTIONS, MASK, OBSERVATIONS, read_kitchen, write_kitchen
 from pipeline.utils.errors import UserError
 
 Array = NDArray[Any]

@@ -7,13 +7,14 @@ import gymnasium
 import numpy as np
 import pytest
 
-from pipeline.tasks.pusht import (
+from pipeline.tasks.loader import load_task
+from pipeline.tasks.pusht import PushTOptions
+from pipeline.tasks.pusht.env import (
     GOAL_POSE,
     OBSERVATION_DIM,
     PushT,
     block_keypoints,
     coverage,
-    evaluation,
     initial_state,
     observe,
 )
@@ -34,8 +35,8 @@ def run(env: PushT, state: np.ndarray, actions: np.ndarray) -> np.ndarray:
 
 def test_initial_states_are_those_of_the_published_generator() -> None:
     # RandomState's stream is frozen by numpy; these are the values diffusion_policy's pusht runner starts from.
-    np.testing.assert_allclose(initial_state("pusht_b", 100000), [235, 124, 335, 128, -0.9049274284], rtol=1e-9)
-    for name, low, high in (("pusht_a", 200, 300), ("pusht_b", 100, 400)):
+    np.testing.assert_allclose(initial_state("b", 100000), [235, 124, 335, 128, -0.9049274284], rtol=1e-9)
+    for name, low, high in (("a", 200, 300), ("b", 100, 400)):
         states = np.stack([initial_state(name, seed) for seed in range(100000, 100500)])
         assert states[:, 2:4].min() >= low and states[:, 2:4].max() < high
         assert states[:, 2:4].max() - states[:, 2:4].min() > 0.95 * (high - low)
@@ -66,7 +67,7 @@ def test_steps_are_gym_pushts_own_to_the_bit() -> None:
     reference = gymnasium.make("gym_pusht/PushT-v0", obs_type="state").unwrapped
     solved = np.array([100, 100, 256 - 31.8, 256 - 45 + 31.8, np.pi / 4])  # legacy turns it about its centre of mass
     scores = []
-    for state in (*(initial_state("pusht_b", seed) for seed in range(100000, 100004)), solved):
+    for state in (*(initial_state("b", seed) for seed in range(100000, 100004)), solved):
         env.reset(state, "legacy")
         reference.reset(options={"reset_to_state": state})
         for action in wander(0, 60):
@@ -119,14 +120,14 @@ def test_coverage_and_score_are_gym_pushts() -> None:
 
 @pytest.mark.parametrize("reused", [False, True])
 def test_two_simulations_share_nothing_and_a_reset_forgets_everything(reused: bool) -> None:
-    actions, state = wander(0, 40), initial_state("pusht_b", 100003)
+    actions, state = wander(0, 40), initial_state("b", 100003)
     alone = run(PushT(), state, actions)
     assert np.ptp(alone[:, 2]) > 1, "the block was pushed"
     env, other = PushT(), PushT()
     if reused:
-        run(env, initial_state("pusht_b", 7), wander(1, 25))
+        run(env, initial_state("b", 7), wander(1, 25))
     env.reset(state)
-    other.reset(initial_state("pusht_a", 8))
+    other.reset(initial_state("a", 8))
     beside = []
     for action, elsewhere in zip(actions, wander(2, 40), strict=True):
         step = env.step(action)
@@ -139,10 +140,10 @@ def test_replays_bit_for_bit_in_a_fresh_process() -> None:
     program = f"""
 import sys; sys.path[:0] = {sys.path!r}
 from {__name__} import PushT, initial_state, run, wander
-sys.stdout.write(run(PushT(), initial_state("pusht_b", 100003), wander(0, 60)).tobytes().hex())
+sys.stdout.write(run(PushT(), initial_state("b", 100003), wander(0, 60)).tobytes().hex())
 """
     output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, encoding="utf-8").stdout
-    assert bytes.fromhex(output) == run(PushT(), initial_state("pusht_b", 100003), wander(0, 60)).tobytes()
+    assert bytes.fromhex(output) == run(PushT(), initial_state("b", 100003), wander(0, 60)).tobytes()
 
 
 def test_rendering_changes_nothing() -> None:
@@ -162,14 +163,14 @@ def test_rendering_changes_nothing() -> None:
 def test_keypoints_are_gym_pushts() -> None:
     env = PushT()
     for seed in range(100000, 100010):
-        env.reset(initial_state("pusht_b", seed))
+        env.reset(initial_state("b", seed))
         block = env._env.block
         expected = env._env.get_keypoints(env._env._block_shapes)
         np.testing.assert_allclose(block_keypoints(np.array([*block.position, block.angle])), expected, atol=1e-9)
 
 
 def test_observations() -> None:
-    states = np.stack([initial_state("pusht_b", seed) for seed in range(6)]).reshape(2, 3, 5)
+    states = np.stack([initial_state("b", seed) for seed in range(6)]).reshape(2, 3, 5)
     for kind, dimension in OBSERVATION_DIM.items():
         observed = observe(states, kind)
         assert observed.shape == (2, 3, dimension) and observed.dtype == np.float32
@@ -180,14 +181,14 @@ def test_observations() -> None:
     np.testing.assert_allclose(
         observe(FREE, "keypoints"), [100, 100, *block_keypoints(FREE[2:]).reshape(-1)], rtol=1e-6
     )
-    with pytest.raises(ValueError, match=r"'image'.*pose"):
+    with pytest.raises(ValueError, match=r"'image'.*agent"):
         observe(FREE, "image")  # type: ignore[arg-type]
 
 
 def test_evaluation_describes_its_episodes() -> None:
-    described = evaluation("pusht_a", "legacy", max_steps=2)
+    described = load_task("pusht").envs["a"].evaluation(PushTOptions(reset_order="legacy"), max_steps=2)
     arguments = described.reset_arguments(100001)
-    np.testing.assert_array_equal(arguments["state"], initial_state("pusht_a", 100001))
+    np.testing.assert_array_equal(arguments["state"], initial_state("a", 100001))
     assert arguments["order"] == "legacy"
     env = described.make_env()
     env.reset(**arguments)

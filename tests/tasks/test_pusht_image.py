@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 import zarr
 
-from pipeline.tasks import pusht
-from pipeline.tasks.image_demonstrations import ImageDemonstrations, open_pusht_images
-from pipeline.tasks.pusht_image import OBSERVATION_DIM, evaluation, observe, render_states
-from pipeline.tasks.pusht_pixels import _AGENT, _COLOURS, _TAPS, _circle, _draw, _line, _shrink
+from pipeline.tasks.pusht.camera import _AGENT, _COLOURS, _TAPS, _circle, _draw, _line, _shrink, render
+from pipeline.tasks.pusht.env import GOAL_POSE, observe
+from pipeline.tasks.pusht.images import PushTImages, open_pusht_images
 from pipeline.utils.errors import UserError
 
 ARCHIVE = "pusht_cchi_v7_replay.zarr.zip"
@@ -24,21 +23,21 @@ STATES = np.array(
 
 
 @pytest.fixture(scope="module")
-def official() -> ImageDemonstrations:
+def official() -> PushTImages:
     archive = Path(os.environ.get("FLOWTUNE_MIRROR", ""), ARCHIVE)
     if not archive.is_file():
         pytest.skip(f"FLOWTUNE_MIRROR holds no {ARCHIVE}")
     return open_pusht_images(archive)
 
 
-def test_drawn_images_are_the_recorded_ones(official: ImageDemonstrations) -> None:
+def test_drawn_images_are_the_recorded_ones(official: PushTImages) -> None:
     """What differs is a few pixels, where the recording shows marks of contacts, which a state does not tell."""
     state = official.demonstrations.state
     rows = np.concatenate([np.arange(start, start + 100) for start in (0, 12_800, len(state) - 100)])
     with zarr.storage.ZipStore(official.path, mode="r") as store:
         images = zarr.open_group(store, mode="r")["data/img"]
         recorded = np.concatenate([np.asarray(images[start : start + 100]) for start in rows[::100]])
-    drawn = render_states(state[rows])
+    drawn = render(state[rows])
     assert drawn.shape == (300, 96, 96, 3) and drawn.dtype == np.uint8
     difference = np.abs(drawn - recorded)
     differing = (difference > 0).any(axis=-1).sum(axis=(1, 2))
@@ -80,20 +79,20 @@ def test_images_shrink_as_opencv_shrinks_them() -> None:
 
 
 def test_an_image_depends_on_its_own_state_only() -> None:
-    images = render_states(STATES)
+    images = render(STATES)
     assert len({image.tobytes() for image in images}) == len(STATES)
-    many = render_states(np.tile(STATES, (20, 1)).reshape(4, 20, 5))
+    many = render(np.tile(STATES, (20, 1)).reshape(4, 20, 5))
     np.testing.assert_array_equal(many.reshape(80, 96, 96, 3), np.tile(images, (20, 1, 1, 1)))
 
 
 def test_what_is_drawn_lies_where_the_state_says() -> None:
-    (image,) = render_states(np.array([[100.0, 400.0, 400.0, 100.0, 0.0]]))
+    (image,) = render(np.array([[100.0, 400.0, 400.0, 100.0, 0.0]]))
     assert image[int(400 / 512 * 96), int(100 / 512 * 96)].tolist() == [78, 126, 255]  # the agent
     assert image[int(115 / 512 * 96), int(400 / 512 * 96)].tolist() == [143, 163, 184]  # the block's bar
     assert image[int(200 / 512 * 96), int(400 / 512 * 96)].tolist() == [143, 163, 184]  # its stem
     assert image[50, 47].tolist() == list(GOAL)
     assert image[0, 0].tolist() == [255, 255, 255]
-    covered = render_states(np.array([[100.0, 400.0, *pusht.GOAL_POSE]]))[0]
+    covered = render(np.array([[100.0, 400.0, *GOAL_POSE]]))[0]
     assert (image == GOAL).all(-1).sum() > 200 > 5 > (covered == GOAL).all(-1).sum()
 
 
@@ -103,25 +102,17 @@ def test_scenes_that_leave_the_world_are_drawn_as_far_as_they_are_in_it() -> Non
     assert set(np.unique(empty)) == {0, 1, 6}  # ground, goal and walls
 
 
-def test_evaluations_are_those_of_the_state_task() -> None:
-    for name, of_states in (("pusht_image_a", "pusht_a"), ("pusht_image_b", "pusht_b")):
-        seen, plain = evaluation(name, "legacy", 7), pusht.evaluation(of_states, "legacy", 7)
-        arguments, expected = seen.reset_arguments(100003), plain.reset_arguments(100003)
-        np.testing.assert_array_equal(arguments["state"], expected["state"])
-        assert arguments["order"] == "legacy" and seen.max_steps == 7
-
-
 def test_beside_the_image_the_agent_is_observed() -> None:
-    observed = observe(STATES[None], "image")
-    assert observed.dtype == np.float32 and observed.shape == (1, 4, OBSERVATION_DIM["image"])
+    observed = observe(STATES[None], "agent")
+    assert observed.dtype == np.float32 and observed.shape == (1, 4, 2)
     np.testing.assert_array_equal(observed[0], STATES[:, :2])
-    with pytest.raises(ValueError, match=r"'pose'.*image"):
-        observe(STATES, "pose")  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"'image'.*agent"):
+        observe(STATES, "image")  # type: ignore[arg-type]
 
 
 def test_drawing_needs_no_simulator() -> None:
     program = (
-        "import sys, numpy; from pipeline.tasks.pusht_image import render_states; render_states(numpy.zeros((1, 5)));"
+        "import sys, numpy; from pipeline.tasks.pusht.camera import render; render(numpy.zeros((1, 5)));"
         "print(*({'pygame', 'cv2', 'pymunk', 'gym_pusht', 'gymnasium'} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, encoding="utf-8", check=True)
@@ -138,7 +129,7 @@ def make_store(
     generator = np.random.default_rng(0)
     group = zarr.open_group(folder, mode="w", zarr_format=3 if shard else 2)
     state = generator.uniform(100, 400, (n, 5)).astype("f4")
-    images = render_states(state) if images is None else images
+    images = render(state) if images is None else images
     data = {"state": state, "action": state[:, :2], "img": images.astype(dtype)}
     for name, array in data.items():
         shards = shard and (shard, *array.shape[1:])
@@ -152,7 +143,7 @@ def test_images_come_in_blocks_and_in_order(tmp_path: Path, dtype: str) -> None:
     source = open_pusht_images(make_store(tmp_path / "store", dtype=dtype))
     blocks = list(source.blocks(8))
     assert [len(block) for block in blocks] == [8, 8, 4]
-    np.testing.assert_array_equal(np.concatenate(blocks), render_states(source.demonstrations.state))
+    np.testing.assert_array_equal(np.concatenate(blocks), render(source.demonstrations.state))
 
 
 def test_a_zipped_store_is_read_alike(tmp_path: Path) -> None:
@@ -167,7 +158,7 @@ def test_a_zipped_store_is_read_alike(tmp_path: Path) -> None:
 def test_shards_of_images_are_read_alike_and_a_lost_one_is_noticed(tmp_path: Path) -> None:
     store = make_store(tmp_path / "sharded", shard=14)
     source = open_pusht_images(store)
-    np.testing.assert_array_equal(np.concatenate(list(source.blocks(8))), render_states(source.demonstrations.state))
+    np.testing.assert_array_equal(np.concatenate(list(source.blocks(8))), render(source.demonstrations.state))
     (store / "data/img/c/1/0/0/0").unlink()
     with pytest.raises(UserError, match=r"array data/img lacks 1 of its 2 shards; fetch it anew$"):
         open_pusht_images(store)

@@ -8,21 +8,20 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 
-from pipeline.tasks.robomimic import (
+from pipeline.tasks.robomimic.actions import absolute_actions, file_actions, policy_actions
+from pipeline.tasks.robomimic.env import (
     ACTION_DIM,
     MAX_STEPS,
     OBJECT_DIM,
     OBSERVATION_DIM,
     STATE_DIM,
     Robomimic,
-    evaluation,
     observe,
     raw_observation,
 )
-from pipeline.tasks.robomimic_actions import absolute_actions, file_actions, policy_actions
-from pipeline.tasks.robomimic_env import ARMS, Task, drawing_from, env_arguments, has_egl, reset_by_seed
-from pipeline.tasks.robomimic_files import portable_model
-from pipeline.tasks.rotation import matrix_from_axis_angle
+from pipeline.tasks.robomimic.files import portable_model
+from pipeline.tasks.robomimic.rotation import matrix_from_axis_angle
+from pipeline.tasks.robomimic.simulator import ARMS, Task, drawing_from, env_arguments, has_egl, reset_by_seed
 from pipeline.utils.code_deps import ROOT
 
 DOWN = np.pi * np.array([np.cos(np.pi / 4), np.sin(np.pi / 4), 0.0])  # a hand that points straight down, as at rest
@@ -194,7 +193,7 @@ def test_the_global_generator_and_mujoco_py_are_left_alone(lift: Robomimic) -> N
 def test_a_simulation_does_without_torch_and_robomimic_still_has_it() -> None:
     program = """
         import sys
-        from pipeline.tasks.robomimic import Robomimic
+        from pipeline.tasks.robomimic.env import Robomimic
         Robomimic("lift").reset(seed=1)
         assert not [name for name in sys.modules if name.split(".")[0] == "torch"]
         import numpy as np
@@ -231,16 +230,6 @@ def test_observation_kinds() -> None:
         observe(states, "pose")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="Transport"):
         observe(states[:, :19], "one_arm")
-
-
-def test_evaluations_describe_themselves() -> None:
-    made = evaluation("can", max_steps=5)
-    assert made.max_steps == 5 and made.reset_arguments(7) == {"seed": 7}
-    assert evaluation("transport").max_steps == 700
-    with pytest.raises(ValueError, match="'legacy'"):
-        evaluation("can", "legacy")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="'tool_hang'"):
-        evaluation("tool_hang")  # type: ignore[arg-type]
 
 
 def test_an_episode_needs_one_start(lift: Robomimic) -> None:

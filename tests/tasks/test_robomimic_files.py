@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 
 from pipeline.experts.episode import ExpertEpisode
-from pipeline.tasks.robomimic import OBJECT_DIM, STATE_DIM, arm_poses, observation_keys
-from pipeline.tasks.robomimic_actions import absolute_actions, file_actions, policy_actions
-from pipeline.tasks.robomimic_env import ARMS, Task, env_arguments
-from pipeline.tasks.robomimic_files import read_robomimic, write_robomimic
-from pipeline.tasks.rotation import axis_angle_from_matrix, matrix_from_axis_angle
+from pipeline.tasks.robomimic.actions import absolute_actions, file_actions, policy_actions
+from pipeline.tasks.robomimic.env import OBJECT_DIM, STATE_DIM, arm_poses, observation_keys
+from pipeline.tasks.robomimic.files import read_robomimic, write_robomimic
+from pipeline.tasks.robomimic.rotation import axis_angle_from_matrix, matrix_from_axis_angle
+from pipeline.tasks.robomimic.simulator import ARMS, Task, env_arguments
 from pipeline.utils.errors import UserError
 
 MODEL = '<mujoco model="base">\n  <mesh file="/opt/robosuite/robosuite/models/assets/a.stl"/>\n</mujoco>\n'

@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.settings.schema import DataSettings, MlpSettings
+from pipeline.tasks.loader import own_tasks
 from pipeline.tasks.normalizer import Normalizer
-from pipeline.tasks.registry import TASKS
 from pipeline.training.checkpoint import (
     Record,
     build_policy,
@@ -144,7 +144,10 @@ def test_a_model_of_an_unknown_task_is_refused(tmp_path: Path) -> None:
         "data": DATA.model_dump(), "net": NET.model_dump(), "figures": {},
     }  # fmt: skip
     save_file(model().state_dict(), path, metadata={"flowtune": json.dumps(header)})
-    assert refusal(path) == f"a model of task 'juggling', allowed: {', '.join(TASKS)}"
+    assert refusal(path) == (
+        f"a model of task 'juggling': given 'juggling', allowed: {', '.join(own_tasks())}; of your own: module:name or "
+        "path/to/file.py:name"
+    )
 
 
 def test_every_truncation_is_refused(tmp_path: Path) -> None:

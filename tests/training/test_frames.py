@@ -15,9 +15,11 @@ from pipeline.flow.path import PATHS
 from pipeline.nets.mlp import MLP
 from pipeline.nets.vision import VisionEncoder, unpack
 from pipeline.settings.schema import DataSettings, Optimization, VisionSettings
-from pipeline.tasks.image_demonstrations import ImageDemonstrations, open_pusht_images
+from pipeline.tasks.demonstrations import ImageDemonstrations
 from pipeline.tasks.normalizer import Normalizer
-from pipeline.tasks.pusht_image import observe, render_states
+from pipeline.tasks.pusht.camera import render
+from pipeline.tasks.pusht.env import observe
+from pipeline.tasks.pusht.images import open_pusht_images
 from pipeline.training.data import PreparedData, prepare
 from pipeline.training.frames import Frames, ImageBatches, encoded, prepare_frames
 from pipeline.training.loop import train
@@ -43,7 +45,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ImageDemonstrations:
     folder = tmp_path_factory.mktemp("demonstrations")
     state = np.random.default_rng(0).uniform(100, 400, (ENDS[-1], 5)).astype("f4")
     group = zarr.open_group(folder, mode="w", zarr_format=2)
-    for name, array in {"state": state, "action": state[:, 2:4], "img": render_states(state).astype("f4")}.items():
+    for name, array in {"state": state, "action": state[:, 2:4], "img": render(state).astype("f4")}.items():
         group.create_array(f"data/{name}", data=array, chunks=(16, *array.shape[1:]))
     group.create_array("meta/episode_ends", data=ENDS)
     return open_pusht_images(folder)
@@ -60,7 +62,7 @@ def make_policy(data: PreparedData, crop: int = 84) -> ImagePolicy:
     encoder = VisionEncoder(width=16, crop=crop)
     return ImagePolicy(
         MLP(4, 2, 2 * (encoder.features + 2), width=32, depth=1, expansion=2, time_features=8),
-        Sight(encoder, render_states, partial(observe, kind="image")),
+        Sight(encoder, render, partial(observe, kind="agent")),
         data.observation_normalizer,
         data.action_normalizer,
         n_obs_steps=2,
@@ -103,7 +105,7 @@ def test_windows_are_those_of_states_and_see_the_frames_of_their_steps(
         positions = data.observation_normalizer.denormalize(condition.view(-1, 2, 2))
         torch.testing.assert_close(state[windows][..., :2], positions, rtol=1e-4, atol=1e-2)
     some = frames.windows[[0, 5, -1]]
-    np.testing.assert_array_equal(frames.read(some), render_states(source.demonstrations.state[some]))
+    np.testing.assert_array_equal(frames.read(some), render(source.demonstrations.state[some]))
 
 
 def test_only_the_frames_asked_for_are_read_and_each_once(prepared: tuple[Path, PreparedData]) -> None:
@@ -206,7 +208,7 @@ def test_encoding_goes_on_from_what_was_kept_and_only_for_the_same_encoder(
 def test_a_store_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     state = np.full((20, 5), 200.0, dtype="f4") + np.arange(20, dtype="f4")[:, None]
     group = zarr.open_group(tmp_path / "demonstrations", mode="w", zarr_format=2)
-    images = render_states(state).astype("f4")
+    images = render(state).astype("f4")
     images[-1] = 0.5
     for name, array in {"state": state, "action": state[:, :2], "img": images}.items():
         group.create_array(f"data/{name}", data=array, chunks=(5, *array.shape[1:]))

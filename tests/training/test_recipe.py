@@ -13,7 +13,7 @@ from pipeline.training.recipe import equal_compute, fallback_share, maximum_like
 from pipeline.utils.errors import UserError
 from pipeline.utils.seeding import Generators
 
-SETTINGS = schema.load().starter.pusht
+SETTINGS = schema.load().starter.task("pusht")
 PRETRAIN = SETTINGS.pretrain
 
 

@@ -14,7 +14,7 @@ from pipeline.training.data import PreparedData
 from pipeline.training.selection import Candidate, held_out_loss, select
 from pipeline.utils.code_deps import ROOT
 
-SETTINGS = schema.load(ROOT / "params.yaml").starter.pusht.pretrain
+SETTINGS = schema.load(ROOT / "params.yaml").starter.task("pusht").pretrain
 
 
 def judge(path: Path) -> Candidate:

@@ -14,14 +14,15 @@ from pipeline.nets.mlp import MLP
 from pipeline.nets.residual import PlainResidual
 from pipeline.nets.vision import ImageConditioned, VisionEncoder
 from pipeline.tasks.normalizer import Normalizer
-from pipeline.tasks.pusht_image import observe, render_states
+from pipeline.tasks.pusht.camera import render
+from pipeline.tasks.pusht.env import observe
 from pipeline.training.data import PreparedData
 from pipeline.training.frames import ImageBatches, write_no_frames
 from pipeline.training.loop import Batches
 from pipeline.training.sight import as_seen, from_scratch
 from pipeline.utils.errors import UserError
 
-POSITION = partial(observe, kind="image")
+POSITION = partial(observe, kind="agent")
 HORIZONS = {"n_obs_steps": 1, "horizon": 4, "n_action_steps": 2}
 
 
@@ -46,7 +47,7 @@ def test_a_policy_that_sees_is_trained_with_its_encoder_and_needs_images(tmp_pat
     import zarr
 
     encoder = VisionEncoder(width=16, crop=32)
-    sight = Sight(encoder, render_states, POSITION)
+    sight = Sight(encoder, render, POSITION)
     policy, given = ImagePolicy(net(130), sight, Normalizer(2), Normalizer(2), **HORIZONS), data()
     write_no_frames(tmp_path / "none.zarr")
     for use in (from_scratch, as_seen):

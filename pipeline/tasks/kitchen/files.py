@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.tasks.demonstrations import Demonstrations, read_episodes
-from pipeline.tasks.kitchen import (
+from pipeline.tasks.kitchen.env import (
     ACTION_DIM,
     CONTROL_SECONDS,
     FRAME_SKIP,
@@ -26,7 +26,7 @@ from pipeline.tasks.kitchen import (
     ROBOT_DIM,
     STATE_DIM,
 )
-from pipeline.tasks.mujoco_log import parse_log
+from pipeline.tasks.kitchen.log import parse_log
 from pipeline.utils.atomic import replacing
 from pipeline.utils.errors import UserError
 

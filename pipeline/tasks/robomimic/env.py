@@ -6,18 +6,17 @@ pose and its offset to the gripper (10), for Can and Square the pose of the can 
 gripper (14), for Transport the poses of hammer, trash and lid, the bins' places, four offsets and two flags (41).
 
 Action of a policy, 10 per arm: the grip site's target position (3) in metres, its target rotation as six numbers (see
-``pipeline.tasks.rotation``), both in the world's frame, and the gripper, -1 open to +1 closed; held for 0.05 s.
+``rotation.py``), both in the world's frame, and the gripper, -1 open to +1 closed; held for 0.05 s.
 """
 
 import atexit
-from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tasks.robomimic_actions import POLICY_ACTION, file_actions
-from pipeline.tasks.robomimic_env import (
+from pipeline.tasks.robomimic.actions import POLICY_ACTION, file_actions
+from pipeline.tasks.robomimic.simulator import (
     ARM_OBSERVATION,
     ARMS,
     Task,
@@ -25,10 +24,9 @@ from pipeline.tasks.robomimic_env import (
     reset_by_seed,
     reset_to_state,
 )
-from pipeline.tasks.vector import Evaluation, Transition
+from pipeline.tasks.vector import Transition
 
 ObservationKind = Literal["state", "one_arm"]
-ResetOrder = Literal["exact"]
 
 MAX_STEPS: dict[Task, int] = {"lift": 400, "can": 400, "square": 400, "transport": 700}
 OBJECT_DIM: dict[Task, int] = {"lift": 10, "can": 14, "square": 14, "transport": 41}
@@ -47,24 +45,6 @@ def observation_keys(task: Task) -> dict[str, int]:
     """Return robomimic's observation keys of ``task`` with their lengths, in the order of the raw observation."""
     arms = {f"robot{arm}_{key}": size for arm in range(ARMS[task]) for key, size in ARM_OBSERVATION.items()}
     return {"object": OBJECT_DIM[task]} | arms
-
-
-def evaluation(name: Task, order: ResetOrder | None = None, max_steps: int | None = None) -> Evaluation:
-    """Describe the evaluation ``name`` for ``pipeline.evaluation.rollouts``; steps by default as robomimic's rollouts.
-
-    Raises:
-        ValueError: ``name`` or ``order`` is unknown; there is one order only.
-    """
-    if name not in get_args(Task):
-        raise ValueError(f"evaluation is {name!r}, must be one of {get_args(Task)}")
-    if order not in (None, *get_args(ResetOrder)):
-        raise ValueError(f"reset order is {order!r}, must be one of {get_args(ResetOrder)}")
-    limit = MAX_STEPS[name] if max_steps is None else max_steps
-    return Evaluation(partial(Robomimic, name, limit), _reset_arguments, limit)
-
-
-def _reset_arguments(seed: int) -> dict[str, Any]:
-    return {"seed": seed}
 
 
 class Robomimic:

@@ -7,7 +7,7 @@ position (3), axis-angle (3), gripper; absolute, in the world's frame, or relati
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tasks.rotation import (
+from pipeline.tasks.robomimic.rotation import (
     axis_angle_from_matrix,
     matrix_from_axis_angle,
     matrix_from_quaternion,

@@ -12,7 +12,7 @@ from functools import cache
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tasks.pusht import GOAL_POSE
+from pipeline.tasks.pusht.env import GOAL_POSE
 
 SIDE = 96
 """Width and height of an image in pixels."""

@@ -21,10 +21,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.tasks.demonstrations import Demonstrations, read_episodes
-from pipeline.tasks.robomimic import arm_poses, observation_keys
-from pipeline.tasks.robomimic_actions import FILE_ACTION, absolute_actions, are_absolute, policy_actions
-from pipeline.tasks.robomimic_env import ARMS, Task, env_arguments
-from pipeline.tasks.robomimic_settings import check_env_args
+from pipeline.tasks.robomimic.actions import FILE_ACTION, absolute_actions, are_absolute, policy_actions
+from pipeline.tasks.robomimic.env import arm_poses, observation_keys
+from pipeline.tasks.robomimic.settings import check_env_args
+from pipeline.tasks.robomimic.simulator import ARMS, Task, env_arguments
 from pipeline.utils.atomic import replacing
 from pipeline.utils.errors import UserError
 

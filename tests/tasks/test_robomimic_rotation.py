@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from scipy.spatial.transform import Rotation
 
-from pipeline.tasks.rotation import (
+from pipeline.tasks.robomimic.rotation import (
     axis_angle_from_matrix,
     matrix_from_axis_angle,
     matrix_from_quaternion,

@@ -10,7 +10,8 @@ import zarr
 from numpy.typing import NDArray
 from zarr.storage import ZipStore
 
-from pipeline.tasks.demonstrations import Demonstrations, read_pusht, require_whole
+from pipeline.tasks.demonstrations import Demonstrations
+from pipeline.tasks.pusht.files import read_pusht, require_whole
 from pipeline.utils.errors import UserError
 
 IMAGE = "data/img"
@@ -20,7 +21,7 @@ BLOCK = 256
 
 
 @dataclass(frozen=True, eq=False)
-class ImageDemonstrations:
+class PushTImages:
     """Demonstrations of N steps, and where their images are.
 
     Attributes:
@@ -42,7 +43,7 @@ class ImageDemonstrations:
                 yield _as_bytes(self.path, start, _read(self.path, images, start, size))
 
 
-def open_pusht_images(path: Path) -> ImageDemonstrations:
+def open_pusht_images(path: Path) -> PushTImages:
     """Read and validate everything but the images themselves.
 
     Raises:
@@ -56,7 +57,7 @@ def open_pusht_images(path: Path) -> ImageDemonstrations:
         if images.dtype.kind != "f" and images.dtype != np.uint8:
             raise UserError(f"{path}: array {IMAGE} has dtype {images.dtype}, expected floating point or uint8")
         require_whole(path, IMAGE, images)
-    return ImageDemonstrations(path, demonstrations)
+    return PushTImages(path, demonstrations)
 
 
 @contextmanager
@@ -78,7 +79,7 @@ def _array(path: Path, group: zarr.Group) -> zarr.Array:
     return array
 
 
-def _read(path: Path, images: zarr.Array, start: int, size: int) -> NDArray[np.generic]:
+def _read(path: Path, images: zarr.Array, start: int, size: int = BLOCK) -> NDArray[np.generic]:
     try:
         return np.asarray(images[start : start + size])
     except Exception as error:  # every codec fails in its own way on damaged bytes

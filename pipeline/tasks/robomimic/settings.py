@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pipeline.tasks.robomimic_env import ENV_VERSION, Task, env_arguments
+from pipeline.tasks.robomimic.simulator import ENV_VERSION, Task, env_arguments
 from pipeline.utils.errors import UserError
 
 OLDEST_VERSION = "1.2.0"

@@ -6,23 +6,22 @@ angle in radians, in [0, 2π). Action: the target position of the agent, held fo
 
 import math
 import os
-from functools import partial
 from typing import Any, Literal, get_args
 
 import numpy as np
 
-from pipeline.tasks.vector import Evaluation, Transition
+from pipeline.tasks.vector import Transition
 
-EvaluationName = Literal["pusht_a", "pusht_b"]
+Starts = Literal["a", "b"]
 ResetOrder = Literal["exact", "legacy"]
-ObservationKind = Literal["pose", "keypoints"]
+ObservationKind = Literal["pose", "keypoints", "agent"]
 
 MAX_STEPS = 300
 ACTION_DIM = 2
-OBSERVATION_DIM: dict[ObservationKind, int] = {"pose": 6, "keypoints": 18}
+OBSERVATION_DIM: dict[ObservationKind, int] = {"pose": 6, "keypoints": 18, "agent": 2}
 GOAL_POSE = (256.0, 256.0, math.pi / 4)
 
-_BLOCK_RANGE: dict[EvaluationName, tuple[int, int]] = {"pusht_a": (200, 300), "pusht_b": (100, 400)}
+_BLOCK_RANGE: dict[Starts, tuple[int, int]] = {"a": (200, 300), "b": (100, 400)}
 
 # The T in the block's own frame, bar and stem: (low x, low y, high x, high y), and their corners in gym-pusht's order.
 _BOXES = ((-60.0, 0.0, 60.0, 30.0), (-15.0, 30.0, 15.0, 120.0))
@@ -34,25 +33,16 @@ _AREA = sum((x1 - x0) * (y1 - y0) for x0, y0, x1, y1 in _BOXES)
 _Polygon = list[tuple[float, float]]
 
 
-def initial_state(evaluation: EvaluationName, seed: int) -> np.ndarray:
+def initial_state(starts: Starts, seed: int) -> np.ndarray:
     """Draw the initial state (5,), float64, of the episode with this seed.
 
-    The generator and the order of its draws are diffusion_policy's, so that a seed means the same there (pusht_b).
+    The generator and the order of its draws are diffusion_policy's, so that a seed means the same there (``b``).
     """
     generator = np.random.RandomState(seed)
-    low, high = _BLOCK_RANGE[evaluation]
+    low, high = _BLOCK_RANGE[starts]
     agent = generator.randint(50, 450), generator.randint(50, 450)
     block = generator.randint(low, high), generator.randint(low, high)
     return np.array([*agent, *block, generator.randn() * 2 * np.pi - np.pi])
-
-
-def evaluation(name: EvaluationName, order: ResetOrder = "exact", max_steps: int = MAX_STEPS) -> Evaluation:
-    """Describe the evaluation ``name`` for ``pipeline.evaluation.rollouts``: its environment and initial states."""
-
-    def reset_arguments(seed: int) -> dict[str, Any]:
-        return {"state": initial_state(name, seed), "order": order}
-
-    return Evaluation(partial(PushT, max_steps=max_steps), reset_arguments, max_steps)
 
 
 class PushT:
@@ -194,10 +184,13 @@ def observe(state: np.ndarray, kind: ObservationKind) -> np.ndarray:
 
     ``pose`` (D = 6): agent x, y, block x, y, cosine and sine of the angle, which have no jump at 2π.
     ``keypoints`` (D = 18): agent x, y and the eight corners of the T.
+    ``agent`` (D = 2): agent x, y, which is what is observed beside an image.
 
     Raises:
         ValueError: ``kind`` is unknown.
     """
+    if kind == "agent":
+        return np.asarray(state)[..., :2].astype(np.float32)
     state = np.asarray(state, dtype=np.float64)
     agent, block, angle = state[..., :2], state[..., 2:4], state[..., 4:]
     if kind == "pose":

@@ -36,16 +36,12 @@ import atexit
 import contextlib
 import io
 import os
-from functools import partial
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tasks.vector import Evaluation, Transition
-
-EvaluationName = Literal["kitchen"]
-ObservationKind = Literal["state"]
+from pipeline.tasks.vector import Transition
 
 MAX_STEPS = 280
 FRAME_SKIP = 40
@@ -55,7 +51,6 @@ ROBOT_DIM = 9
 POSITION_DIM = 30
 GOAL_DIM = 30
 STATE_DIM = POSITION_DIM + GOAL_DIM
-OBSERVATION_DIM: dict[ObservationKind, int] = {"state": STATE_DIM}
 
 MAX_VELOCITY = 2.0
 """Joint velocity of an action of 1, in rad/s (fingers: m/s)."""
@@ -85,37 +80,11 @@ FullState = tuple[NDArray[np.float64], ...]
 """Positions (30,), velocities (29,) and, for a replay that is exact amid contacts too, the solver's start (29,)."""
 
 
-def evaluation(
-    name: EvaluationName = "kitchen",
-    order: str | None = None,  # noqa: ARG001  (the signature is the same for all tasks)
-    max_steps: int = MAX_STEPS,
-) -> Evaluation:
-    """Describe the evaluation for ``pipeline.evaluation.rollouts``; ``order`` is Push-T's and has no meaning here.
-
-    The reference's p1 … p4 are the shares of episodes with a score of at least 0.25, 0.5, 0.75 and 1.
-
-    Raises:
-        ValueError: ``name`` is unknown.
-    """
-    if name not in get_args(EvaluationName):
-        raise ValueError(f"evaluation is {name!r}, must be one of {get_args(EvaluationName)}")
-    return Evaluation(partial(Kitchen, max_steps=max_steps), _reset_arguments, max_steps)
-
-
-def _reset_arguments(seed: int) -> dict[str, Any]:
-    return {"seed": seed}
-
-
-def observe(state: NDArray[np.floating], kind: ObservationKind) -> NDArray[np.float32]:
+def observe(state: NDArray[np.floating]) -> NDArray[np.float32]:
     """Observation vectors (..., 60), float32, a policy is conditioned on: the raw observations themselves.
 
     The 30 zeros in the place of the goal stay, since the published policies see them.
-
-    Raises:
-        ValueError: ``kind`` is unknown.
     """
-    if kind not in get_args(ObservationKind):
-        raise ValueError(f"observation kind is {kind!r}, must be one of {get_args(ObservationKind)}")
     return np.asarray(state).astype(np.float32)
 
 

@@ -1,0 +1,120 @@
+"""Find a task by its name: one of this project's, or ``module:name`` or ``path/to/file.py:name`` from outside."""
+
+import importlib
+import importlib.util
+import re
+import sys
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.tasks.api import Task, TaskFamily
+from pipeline.utils.errors import UserError
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+FORMER = {"pusht_image": "pusht"}
+"""The task of a block or model file that names none, where it is not the one of its own name."""
+
+
+@cache
+def own_tasks() -> tuple[str, ...]:
+    """Names of this project's tasks, the modules in this folder that assign ``TASK``."""
+    found = {path.stem if path.name != "__init__.py" else path.parent.name: path for path in _modules()}
+    return tuple(sorted(name for name, path in found.items() if _assigns_task(path)))
+
+
+def _modules() -> list[Path]:
+    return [*HERE.glob("*.py"), *HERE.glob("*/__init__.py")]
+
+
+def _assigns_task(path: Path) -> bool:
+    return re.search(r"^TASK\b", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+
+
+def load_task(name: str, settings: Mapping[str, Any] | None = None) -> Task:
+    """The task ``name``, imported when it is first asked for.
+
+    Args:
+        name: one of ``own_tasks``, or ``module:name``, whose module is importable or a path that ends in ``.py``; one
+            that is relative is so to the project's root.
+        settings: what a family of tasks makes it from, a block's key ``custom``; None: it is no family's.
+
+    Raises:
+        UserError: there is no such task; or ``settings`` are missing, unasked for or wrong; one line.
+    """
+    if ":" in name:
+        found, at = find(name), name
+    elif name in own_tasks():
+        found, at = importlib.import_module(f"pipeline.tasks.{name}").TASK, f"pipeline.tasks.{name}:TASK"
+    else:
+        raise UserError(
+            f"given {name!r}, allowed: {', '.join(own_tasks())}; of your own: module:name or path/to/file.py:name"
+        )
+    if isinstance(found, TaskFamily):
+        return _made(found, settings, name)
+    if not isinstance(found, Task):
+        raise UserError(f"given {name!r}, allowed: a pipeline.tasks.api.Task; {at} is of type {type(found).__name__}")
+    if settings is not None:
+        raise UserError(
+            f"given {name!r} with a block custom, allowed: custom where a task is made from it, and only there"
+        )
+    return found
+
+
+def _made(family: TaskFamily, settings: Mapping[str, Any] | None, name: str) -> Task:
+    if settings is None:
+        raise UserError(f"given {name!r} alone, allowed: with a block custom, which it is made from")
+    try:
+        return family.make(family.settings.model_validate(dict(settings)))
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in ("custom", *first["loc"]))
+        raise UserError(f"{key}: given {first['input']!r}: {first['msg']}") from None
+
+
+def find(reference: str) -> Any:
+    """What ``module:name`` names; raises ``UserError``."""
+    module, _, name = reference.rpartition(":")
+    imported = _imported(module, reference)
+    if not hasattr(imported, name):
+        raise UserError(f"given {reference!r}, allowed: a name in {module}, which has no {name!r}")
+    return getattr(imported, name)
+
+
+def _imported(module: str, reference: str) -> ModuleType:
+    try:
+        if not module.endswith(".py"):
+            return importlib.import_module(module)
+        path = (ROOT / Path(module).expanduser()).resolve()
+        # by its bare name, as worker processes find it again
+        if str(path.parent) not in sys.path:
+            sys.path.append(str(path.parent))
+        imported = importlib.import_module(path.stem)
+    except Exception as error:  # whatever the module does when it is imported
+        raise UserError(f"given {reference!r}, which cannot be imported: {' '.join(str(error).split())}") from error
+    if Path(imported.__file__ or "").resolve() != path:
+        raise UserError(
+            f"given {reference!r}, allowed: a file of another name; {path.stem} is {imported.__file__} here"
+        )
+    return imported
+
+
+def file_of(name: str) -> str:
+    """The file that defines the task ``name``: relative to the project's root, or absolute where it is outside.
+
+    Args:
+        name: of a task that there is, or of anything else that ``find`` finds.
+    """
+    if ":" not in name:
+        path = HERE / f"{name}.py"
+        return str((path if path.exists() else HERE / name / "__init__.py").relative_to(ROOT))
+    module = name.rpartition(":")[0]
+    spec = None if module.endswith(".py") else importlib.util.find_spec(module)
+    path = (ROOT / Path(module if spec is None or spec.origin is None else spec.origin).expanduser()).resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

@@ -1,0 +1,138 @@
+"""Blocks of robot tasks: any name, the task that they say, and inputs that depend on that task's code alone."""
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.settings import schema
+from pipeline.settings.inputs import FOLDER, outdated_outside, resolved_inputs
+from pipeline.tasks.loader import file_of, own_tasks
+from pipeline.utils import code_deps
+from pipeline.utils.atomic import write_text
+from pipeline.utils.code_deps import ROOT, code_of
+from tests.settings.params import TEXT, changed, dumped, raw, refused, replaced
+from tests.settings.test_inputs import at
+
+DATA = {"dataset": "pusht_human", "observation": "pose"}
+NARROW = {"task": "pusht", "data": DATA, "select": {"evaluation": "narrow_b"}}
+CACHED = (code_deps.digest, code_deps.imports_of, code_deps._tree)
+READS = ("pretrain", "evaluate_rollouts", "fetch")
+
+
+def parsed(text: str) -> schema.Settings:
+    return schema.parse(text, "params.yaml")
+
+
+def test_a_block_of_any_name_is_about_the_task_that_it_says() -> None:
+    narrow = parsed(changed("lab.narrow", NARROW)).lab.task("narrow")
+    assert narrow.load_task() is parsed(TEXT).lab.task("pusht").load_task()
+    assert narrow.pretrain.lr == raw()["lab"]["robot"]["pretrain"]["lr"]  # as for every block, and not that of pusht
+    values = raw()
+    values["narrow"] = {"task": "pusht"}
+    values["lab"]["narrow"] = {key: NARROW[key] for key in ("data", "select")}
+    values["lab"]["lists"]["tasks"].append("narrow")
+    assert parsed(dumped(values)).lab.chosen()["narrow"] == narrow
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "line"),
+    [
+        ("narrow", {"data": {}}, "narrow: unknown key; .*; or a new name, of small letters, digits and _, for a block"),
+        ("lab.Narrow-1", NARROW, "lab.Narrow-1: unknown key; .*; or a new name, of small letters, digits and _"),
+        ("lab.narrow", NARROW | {"task": "juggling"}, "lab.narrow.task: given 'juggling', allowed: can, kitchen, "),
+        ("lab.narrow", NARROW | {"custom": {"a": 1}}, "lab.narrow.task: given 'pusht' with a block custom, allowed: "),
+        (
+            "lab.narrow",
+            NARROW | {"data": {"dataset": "lift_ph"}},
+            "dataset: given 'lift_ph', allowed for narrow: pusht_",
+        ),
+        ("lab.narrow", {"task": "kitchen"}, "lab.narrow.data.dataset: missing"),
+        (
+            "lab.pusht.data.observation",
+            "state",
+            "observation: given 'state', allowed for pusht: keypoints",
+        ),
+        ("lab.kitchen.select", {"evaluation": "lift"}, "evaluation: given 'lift', allowed for kitchen: kitchen"),
+        ("lab.pusht.evaluation.options", {"reset_order": "best"}, "reset_order: given 'best', allowed: exact, legacy"),
+        ("lab.pusht.evaluation.options", {"order": "exact"}, "options.order: unknown key; .*allowed: reset_order"),
+        ("lab.kitchen.evaluation.options", {"a": 1}, "options: given a, allowed: none; Franka Kitchen has no options"),
+        (
+            "lab.pusht_image.data.dataset",
+            "pusht_human",
+            "'pusht_human', allowed where images are seen: pusht_human_im",
+        ),
+        ("lab.lists.tasks", ["juggling"], "tasks: given 'juggling', allowed: .*pusht, .*, or a new block of that name"),
+    ],
+)
+def test_what_a_task_does_not_have_is_refused(key: str, value: object, line: str) -> None:
+    assert re.search(line, refused(changed(key, value)))
+
+
+def test_a_block_that_was_a_task_of_its_own_still_means_the_same() -> None:
+    assert parsed(replaced("  task: pusht  ", "  # task:     ")).lab == parsed(TEXT).lab
+
+
+def inputs_of(settings: schema.Settings, task: str) -> dict[str, Any]:
+    """The inputs of all stages of ``task``, and of its expert's demonstrations, by their files' names."""
+    found = {path.stem: text for path, text in resolved_inputs(settings).items() if "code" in json.loads(text)}
+    names = [name for name in found if task in name.partition("-")[2].split("-")]
+    assert {f"{stage}-{task}" for stage in READS} <= set(names)
+    return {name: found[name] for name in names}
+
+
+@pytest.fixture
+def edited(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+    """Files that count as edited."""
+    files: list[str] = []
+    digest = code_deps.digest
+    monkeypatch.setattr(code_deps, "digest", lambda file: f"edited {digest(file)}" if file in files else digest(file))
+    yield files
+    for cached in CACHED:
+        cached.cache_clear()
+
+
+def test_editing_a_task_makes_its_own_stages_stale_and_none_of_another_nor_of_images(edited: list[str]) -> None:
+    settings = at("lab")
+    blocks = [*own_tasks(), "cifar10"]
+    before = {block: images_or(settings, block) for block in blocks}
+    for task in own_tasks():
+        shared = {file for other in own_tasks() if other != task for file in code_of(file_of(other))}
+        own = [file for file in code_of(file_of(task)) if file not in shared]
+        assert file_of(task) in own
+        edited[:] = own
+        stale = [block for block in blocks if images_or(settings, block) != before[block]]
+        assert stale == [task]
+        assert all(text != before[task][name] for name, text in inputs_of(settings, task).items())
+
+
+def images_or(settings: schema.Settings, block: str) -> dict[str, Any]:
+    if block in own_tasks():
+        return inputs_of(settings, block)
+    return {path.stem: text for path, text in resolved_inputs(settings).items() if block in path.stem.split("-")}
+
+
+def test_the_file_of_a_task_outside_the_project_counts(tmp_path: Path) -> None:
+    path = tmp_path / "a_task_outside.py"
+    block = NARROW | {"task": f"{path}:TASK"}
+    path.write_text("from pipeline.tasks.pusht import TASK\n", encoding="utf-8")
+    settings = at("lab", changed("lab.narrow", block)).model_copy(update={"tasks": ["narrow"]})
+    before = inputs_of(settings, "narrow")
+    code = json.loads(before["pretrain-narrow"])["code"]
+    assert path.name in code and file_of("pusht") in code
+    path.write_text("from pipeline.tasks.pusht import TASK\n\nNOISE = 0.1\n", encoding="utf-8")
+    for cached in CACHED:
+        cached.cache_clear()
+    assert inputs_of(settings, "narrow") != before
+    for name, text in before.items():
+        write_text(tmp_path / FOLDER / "lab" / f"{name}.json", text)
+    narrow = parsed(changed("lab.narrow", block))
+    assert outdated_outside(narrow, tmp_path) == [path.name] and outdated_outside(parsed(TEXT), tmp_path) == []
+    for name, text in inputs_of(settings, "narrow").items():
+        write_text(tmp_path / FOLDER / "lab" / f"{name}.json", text)
+    assert outdated_outside(narrow, tmp_path) == []
+    assert str(tmp_path) not in json.dumps({name: json.loads(text)["code"] for name, text in before.items()})
+    assert ROOT not in path.parents
