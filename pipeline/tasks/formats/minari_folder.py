@@ -14,7 +14,7 @@ import numpy as np
 from pipeline.tasks.formats.recording import Array, Feature, Recording, Rows, one_line
 from pipeline.utils.errors import UserError
 
-METADATA = "metadata.json"
+METADATA, REWARDS = "metadata.json", "rewards"
 
 
 def open_minari(folder: Path) -> Recording:
@@ -39,7 +39,8 @@ def open_minari(folder: Path) -> Recording:
         folder,
         "minari",
         f"Minari ({dataset.storage.metadata['data_format']})",
-        {key: feature for name, space in spaces.items() for key, feature in _features(name, space)},
+        {REWARDS: Feature((), "float64")}
+        | {key: feature for name, space in spaces.items() for key, feature in _features(name, space)},
         {f"{path}: episode {index}": partial(_rows, dataset, path, index) for index in indices},
         one_by_one=True,
         facts={"data set": str(robot)} if robot else {},
@@ -76,6 +77,7 @@ def _rows(dataset: Any, path: Path, index: int, keys: Sequence[str]) -> Rows:
     except Exception as error:  # as above
         raise UserError(f"{path}: episode {index} cannot be read: {one_line(error)}") from error
     arrays = dict([*_arrays("observations", episode.observations), *_arrays("actions", episode.actions)])
+    arrays[REWARDS] = np.asarray(episode.rewards)
     for key in keys:
         # Minari's Arrow storage reads the first record batch of an episode and drops what follows.
         if len(arrays[key]) != steps + key.startswith("observations"):

@@ -155,11 +155,11 @@ def _check_statistics(recording: Recording, keys: Sequence[str], rows: NDArray[n
             continue
         low, high = recording.limits[key]
         found = rows[:, columns].min(0), rows[:, columns].max(0)
-        tolerance = 1e-4 * np.maximum(1.0, np.maximum(np.abs(low), np.abs(high)))
-        if low.shape != found[0].shape:
+        if not low.shape == high.shape == found[0].shape:
             raise UserError(
                 f"{recording.statistics}: {key} has statistics of {low.size} components, the data {found[0].size}"
             )
+        tolerance = 1e-4 * np.maximum(1.0, np.maximum(np.abs(low), np.abs(high)))
         fits = (np.abs(found[0] - low) <= tolerance) & (np.abs(found[1] - high) <= tolerance)
         if not fits.all():
             i = int(fits.argmin())

@@ -11,6 +11,7 @@ from pipeline.utils.errors import UserError
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
 """Keys that LeRobot adds, which nobody observes or does."""
+REWARDS = ("reward", "rewards", "next.reward")
 ALMOST_ALL = 0.95
 """Share of steps in which two things must agree to be taken for the same."""
 
@@ -38,12 +39,14 @@ class Survey:
         unreadable: why each other one could not be.
         components: of every key that holds vectors, in order.
         findings: what is worth a look before training, a line each.
+        returns: the sum of rewards of each episode that could be read; empty where rewards are not recorded.
     """
 
     lengths: tuple[int, ...]
     unreadable: tuple[str, ...]
     components: tuple[Component, ...]
     findings: tuple[str, ...]
+    returns: tuple[float, ...] = ()
 
 
 def survey(recording: Recording, action: str | None) -> Survey:
@@ -76,7 +79,9 @@ def survey(recording: Recording, action: str | None) -> Survey:
         *(_about_actions(action, whole, episodes) if action else ()),
     ]
     lengths = tuple(len(episode[keys[0]]) for episode in episodes)
-    return Survey(lengths, tuple(unreadable), components, tuple(findings))
+    rewards = next((key for key in REWARDS if key in keys), None)
+    returns = tuple(float(episode[rewards].sum()) for episode in episodes) if rewards else ()
+    return Survey(lengths, tuple(unreadable), components, tuple(findings), returns)
 
 
 def _numbers(name: str, read: Callable[[Sequence[str]], Rows], keys: Sequence[str]) -> dict[str, Numbers]:
