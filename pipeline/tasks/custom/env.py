@@ -18,6 +18,8 @@ LONGEST_VECTOR = 1000
 """Numbers above which an observation is taken for a picture."""
 
 WHERE = "custom.environment"
+PREFIX = "robosuite/"
+"""What ids of robosuite's environments begin with."""
 
 
 class GymnasiumEnv:
@@ -97,6 +99,8 @@ def make(settings: Environment) -> Any:
     Raises:
         UserError: its module cannot be imported, its id is unknown, or it cannot be made of its arguments.
     """
+    if settings.id.startswith(PREFIX):
+        return _made_by_robosuite(settings)
     import gymnasium
 
     if settings.module:
@@ -112,6 +116,15 @@ def make(settings: Environment) -> Any:
         remedy = "" if settings.module else f"; {WHERE}.module may name a module that makes it known"
         raise UserError(f"{WHERE}.id: given {settings.id!r}, which is unknown: {_line(error)}{remedy}") from error
     except Exception as error:  # whatever it does when it is made
+        raise UserError(f"{WHERE}: {settings.id} cannot be made: {_line(error)}") from error
+
+
+def _made_by_robosuite(settings: Environment) -> Any:
+    from pipeline.tasks.custom.robosuite import Robosuite
+
+    try:
+        return Robosuite(settings.id.removeprefix(PREFIX), settings.arguments)
+    except Exception as error:  # robosuite has no exceptions of its own
         raise UserError(f"{WHERE}: {settings.id} cannot be made: {_line(error)}") from error
 
 

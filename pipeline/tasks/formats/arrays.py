@@ -22,6 +22,13 @@ from pipeline.utils.errors import UserError
 ENDS = "episode_ends"
 
 
+def open_arrays(path: Path) -> Recording:
+    """Open an npz file or a zarr store, told by what it holds; raises ``UserError`` as each, or where it is absent."""
+    if not path.exists():
+        raise UserError(f"{path}: does not exist; expected a zarr folder, zarr zip or npz file")
+    return open_zarr(path) if path.is_dir() or not is_npz(path) else open_npz(path)
+
+
 def open_npz(path: Path) -> Recording:
     """Open an npz file.
 

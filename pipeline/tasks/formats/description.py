@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
-from pipeline.tasks.formats.reading import read_demonstrations
 from pipeline.tasks.formats.recording import Recording
 from pipeline.tasks.formats.survey import BOOKKEEPING, REWARDS, Survey, survey
+from pipeline.tasks.formats.vectors import read_demonstrations
 from pipeline.utils.errors import UserError
 
 ACTIONS = ("action", "actions")
@@ -94,7 +94,8 @@ def block(recording: Recording, seen: Survey, given: Path, observation: Sequence
     if recording.environment:
         steps = recording.environment.get("max_steps", max(seen.lengths))
         custom["environment"] = {**recording.environment, **_observed(recording, observation), "max_steps": steps}
-        custom["environment"]["returns"] = _returns(seen)
+        if "success" not in recording.environment:
+            custom["environment"]["returns"] = _returns(seen)
         told |= {"select": {"evaluation": name}, "evaluation": {"max_steps": steps}}
     text = io.StringIO()
     yaml = YAML()

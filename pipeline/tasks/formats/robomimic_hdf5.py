@@ -14,8 +14,8 @@ from typing import Any
 from pipeline.tasks.formats.recording import Feature, Recording, Rows, one_line
 from pipeline.utils.errors import UserError
 
-GYMNASIUM = 2
-"""What ``env_args.type`` says of gym's environments; 1 is robosuite."""
+PREFIXES = {1: "robosuite/", 2: ""}
+"""What ids of environments begin with in a block of params.yaml, by ``env_args.type``: robosuite's and gymnasium's."""
 
 
 def open_robomimic(path: Path) -> Recording:
@@ -45,8 +45,8 @@ def open_robomimic(path: Path) -> Recording:
         {f"{path}: data/{name}": partial(_rows, path, f"data/{name}") for name in names},
         one_by_one=True,
         rate=float(arguments["control_freq"]) if "control_freq" in arguments else None,
-        facts={"environment": str(recipe["env_name"])} if "env_name" in recipe else {},
-        environment={"id": recipe["env_name"], "arguments": arguments} if recipe.get("type") == GYMNASIUM else None,
+        facts={key: str(recipe[key]) for key in ("env_name", "env_version") if key in recipe},
+        environment=_environment(recipe),
     )
 
 
@@ -60,6 +60,15 @@ def _recipe(path: Path, text: Any) -> Mapping[str, Any]:
             f"{path}: attribute env_args of group data is {recipe!r}, expected a JSON object with env_kwargs"
         )
     return recipe
+
+
+def _environment(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The block ``environment`` of params.yaml; None: it is of a kind that is not simulated here."""
+    prefix = PREFIXES.get(recipe.get("type", 0))
+    if prefix is None or "env_name" not in recipe:
+        return None
+    success = {"success": "success"} if prefix else {}
+    return {"id": prefix + recipe["env_name"], "arguments": recipe.get("env_kwargs", {}), **success}
 
 
 def _number(name: str) -> tuple[int, str]:

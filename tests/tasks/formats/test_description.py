@@ -9,7 +9,8 @@ from ruamel.yaml import YAML
 
 from pipeline.tasks.custom.settings import CustomSettings
 from pipeline.tasks.formats.description import describe, suggested_keys
-from pipeline.tasks.formats.reading import open_recording, read_demonstrations
+from pipeline.tasks.formats.reading import open_recording
+from pipeline.tasks.formats.vectors import read_demonstrations
 from tests.tasks.formats.files import WRITERS, episodes, write_npz, write_v3
 
 

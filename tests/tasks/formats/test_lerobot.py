@@ -12,7 +12,8 @@ import pytest
 from pyarrow import parquet
 
 from pipeline.tasks.formats.lerobot_writer import write_lerobot
-from pipeline.tasks.formats.reading import open_recording, read_demonstrations
+from pipeline.tasks.formats.reading import open_recording
+from pipeline.tasks.formats.vectors import read_demonstrations
 from pipeline.utils.errors import UserError
 from tests.tasks.formats.files import LENGTHS, episodes, write_lines, write_v2, write_v3
 

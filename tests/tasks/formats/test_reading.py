@@ -12,7 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from pipeline.tasks.demonstrations import Demonstrations
-from pipeline.tasks.formats.reading import open_recording, read_demonstrations, require_windows
+from pipeline.tasks.formats.reading import open_recording
+from pipeline.tasks.formats.vectors import read_demonstrations, require_windows
 from pipeline.utils.errors import UserError
 from tests.tasks.formats.files import (
     LENGTHS,
@@ -147,7 +148,9 @@ def test_robomimic_keeps_the_recipe_and_counts_demonstrations_by_number(tmp_path
     path = write_robomimic(tmp_path, episodes(range(1, 13)))
     assert tuple(np.diff(read("robomimic", path).episode_ends, prepend=0)) == tuple(range(1, 13))
     assert open_recording(path).rate == 20
-    assert open_recording(path).environment is None
+    assert open_recording(path).environment == {
+        "id": "robosuite/Lift", "arguments": {"control_freq": 20}, "success": "success",
+    }  # fmt: skip
     path = write_robomimic(tmp_path, episodes(), env_name="Reacher-v5", type=2, env_kwargs={"width": 5})
     assert open_recording(path).environment == {"id": "Reacher-v5", "arguments": {"width": 5}}
 
@@ -198,11 +201,10 @@ def test_the_one_folder_of_an_archive_is_taken(tmp_path: Path) -> None:
 
 
 def test_episodes_shorter_than_a_prediction_are_counted(tmp_path: Path) -> None:
-    path = write_npz(tmp_path, episodes())
-    demonstrations = read("npz", path)
-    require_windows(path, demonstrations, 5)
-    with pytest.raises(UserError, match=r"2 of 3 episodes are shorter than data\.horizon = 8; the shortest, number 2,"):
-        require_windows(path, demonstrations, 8)
+    demonstrations = read("npz", write_npz(tmp_path, episodes()))
+    require_windows(demonstrations, 5)
+    with pytest.raises(UserError, match=r"data\.horizon: given 8, 2 of 3 episodes are shorter; the shortest, number"):
+        require_windows(demonstrations, 8)
 
 
 @pytest.mark.skipif("FLOWTUNE_MIRROR" not in os.environ, reason="needs the public data: set FLOWTUNE_MIRROR")
