@@ -133,7 +133,8 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
             here.run.log({f"{entry.evaluation}_{name}": score for name, score in scores.items()})
         here.run.table(episodes, stem)
         if settings.evaluation.videos and main_row:
-            for entry in entries:
+            drawn = [entry for entry in entries if about.evaluations(task)[entry.evaluation].renders]
+            for entry in drawn:
                 folder = here.resume / "videos"
                 of_entry = results[entry.evaluation], entry, simulated[entry.evaluation]
                 for path in write_videos(folder, acting, *of_entry, settings.evaluation.policy_batch_size):

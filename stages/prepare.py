@@ -27,6 +27,8 @@ def main() -> None:
             data = prepare_frames(dataset.images(files.demonstrations), settings.data, settings.seed, files.frames)
         else:
             demonstrations = dataset.read(files.demonstrations)
+            if task.check:
+                task.check(demonstrations, settings.data.horizon)
             data = prepare(demonstrations, settings.data, observation.encode, settings.seed, task.least_variation)
             write_no_frames(files.frames)
         data.save(files.prepared)

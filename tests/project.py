@@ -263,6 +263,7 @@ def make_project(root: Path) -> Project:
     with (root / "params.yaml").open("w", encoding="utf-8") as file:
         yaml.dump({"scale": "starter", **choice, "starter": block, "lab": block, "paper": block}, file)
     _save_often(root / "pipeline" / "training" / "loop.py")
+    (root / "data" / "recordings").mkdir(parents=True)
     demonstrations = root / "data" / "demonstrations"
     write_demonstrations(demonstrations / "pusht_starter.npz")
     for checksum in (ROOT / "data" / "demonstrations").glob("*.sha256"):  # fetch depends on those of all tasks

@@ -39,12 +39,19 @@ WITHIN = {
     ),
     "tasks": (
         "types", "windows", "normalizer", "transfer", "fetching", "archive", "demonstrations", "vector", "datasets",
-        "download", "api", "loader", "pusht", "kitchen", "robomimic", "lift", "can", "square", "transport", "toys",
+        "formats", "download", "api", "loader", "pusht", "kitchen", "robomimic",
+        "custom", "lift", "can", "square", "transport", "toys",
         "images", "cifar10", "image_sources", "inception",
     ),
+    "tasks/formats": (
+        "recording", "arrays", "lerobot", "lerobot_writer", "minari_folder", "robomimic_hdf5", "reading", "vectors",
+        "survey",
+        "description",
+    ),
+    "tasks/custom": ("settings", "robosuite", "env", "check"),
     "tasks/pusht": ("env", "camera", "files", "images"),
     "tasks/kitchen": ("env", "log", "files"),
-    "tasks/robomimic": ("simulator", "rotation", "actions", "settings", "env", "files", "task"),
+    "tasks/robomimic": ("simulator", "camera", "rotation", "actions", "settings", "env", "files", "task"),
     "experts": (
         "episode", "collect", "arm", "kitchen_skills", "kitchen", "waypoints", "robomimic_episode",
         "robomimic_lift_can", "robomimic_square", "robomimic_transport", "registry",

@@ -219,6 +219,8 @@ def built(annotation: Any, value: Any) -> Any:
         return {name: built(get_args(annotation)[1], inner) for name, inner in value.items()}
     if get_origin(annotation) in (Union, UnionType) and isinstance(value, dict):
         kinds = [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, Block)]
+        if not kinds:  # keys of a task's own
+            return value
         (fitting,) = [kind for kind in kinds if len(kinds) == 1 or value["kind"] in _literal(kind)]
         return built(fitting, value)
     if hasattr(annotation, "__metadata__"):

@@ -71,11 +71,13 @@ class EnvSpec:
         max_steps: steps of an episode in the literature.
         reset_arguments: (seed, the task's options) → keywords of ``Env.reset``. Equal ones start equal episodes, to
             the bit.
+        renders: whether its environments draw themselves, ``render() -> (H, W, 3) uint8``, for videos.
     """
 
     make: Callable[[int], Env]
     max_steps: int
     reset_arguments: Callable[[int, Any], Mapping[str, Any]] = seeded
+    renders: bool = True
 
     def evaluation(self, options: BaseModel | None = None, max_steps: int | None = None) -> Evaluation:
         """What a rollout needs of it, with a task's ``options``; ``max_steps``: those of the literature."""
@@ -122,6 +124,8 @@ class Task:
         action_bounds: the lowest and the highest action, each (action_dim,); None: nobody says.
         robots, objects: how many it is about, where somebody has counted.
         paper: None: it is not in the paper.
+        check: (demonstrations, ``data.horizon``) → refuses, by a ``UserError``, those that cannot be learned from or
+            are not of its environments, before anything is trained; None: it refuses none.
         expert: a scripted expert, ``module:name`` of a ``pipeline.experts.episode.Expert``; empty: there is none.
     """
 
@@ -137,6 +141,7 @@ class Task:
     robots: int | None = None
     objects: int | None = None
     paper: PaperFacts | None = None
+    check: Callable[[Demonstrations, int], None] | None = None
     expert: str = ""
 
     @property

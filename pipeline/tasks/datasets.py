@@ -30,8 +30,8 @@ class Publication:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: published ones have ``publications``, those of this project or of this machine ``shipped`` or
-    ``made``.
+    """A data set: published ones have ``publications``, those of this project ``shipped`` or ``made``, those of this
+    machine ``local``.
 
     Attributes:
         title: what it is, in a few words.
@@ -44,6 +44,7 @@ class Dataset:
         content_sha256: ``Demonstrations.content_sha256`` of the right contents, whatever they were packed in.
         shipped: the file in this repository, with ``<file>.sha256`` beside it in the format of ``sha256sum``.
         made: the file that the command ``make_it`` leaves, likewise.
+        local: a file or folder of this machine. local_sha256: of the file, if it is known.
         images: as ``read``, with the images that go with the steps; None: it has none.
     """
 
@@ -58,6 +59,8 @@ class Dataset:
     shipped: Path | None = None
     made: Path | None = None
     make_it: str = ""
+    local: Path | None = None
+    local_sha256: str | None = None
     images: Callable[[Path], ImageDemonstrations] | None = None
 
 

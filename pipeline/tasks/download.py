@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.tasks import archive
 from pipeline.tasks.datasets import Dataset, Publication
-from pipeline.tasks.fetching import Form, check_digest, fetch_published, first_of
+from pipeline.tasks.fetching import Form, check_digest, fetch_published, first_of, replacing_path
 from pipeline.utils.errors import UserError
 
 
@@ -35,8 +35,11 @@ def fetch(
         ``destination``.
 
     Raises:
-        UserError: no source gave it: each is named with the reason, and what to do.
+        UserError: no source gave it: each is named with the reason, and what to do; of one on this machine, what is
+            wrong with it.
     """
+    if data_set.local:
+        return _copy_local(data_set, data_set.local, destination)
     if own := data_set.shipped or data_set.made:
         remedy = "Restore the file and its .sha256 from the repository"
         if data_set.made:
@@ -47,6 +50,21 @@ def fetch(
         for publication in data_set.publications
     ]
     return fetch_published(name, forms, destination, mirror, sleep)
+
+
+def _copy_local(data_set: Dataset, local: Path, destination: Path) -> Path:
+    """Copy a file or folder of this machine, once it has been read there."""
+    if data_set.local_sha256 and local.is_dir():
+        raise UserError(f"{local}: is a folder, but a sha256 is given, which is of a file")
+    data_set.read(local)
+    if data_set.local_sha256:
+        check_digest(local, data_set.local_sha256)
+    with replacing_path(destination) as fresh:
+        if local.is_dir():
+            archive.copy_folder(local, fresh, data_set.members)
+        else:
+            shutil.copyfile(local, fresh)
+    return destination
 
 
 def _place_own(data_set: Dataset, file: Path, fresh: Path) -> None:

@@ -78,7 +78,7 @@ def first_of(
     failures = list(passed_over)
     for label, place in sources:
         try:
-            with _replacing(destination) as fresh:
+            with replacing_path(destination) as fresh:
                 place(fresh)
             return destination
         except (UserError, OSError) as error:
@@ -114,7 +114,7 @@ def _download(form: Form, url: str, part: Path, sleep: Callable[[float], None], 
 
 
 @contextmanager
-def _replacing(destination: Path) -> Iterator[Path]:
+def replacing_path(destination: Path) -> Iterator[Path]:
     """Yield a path beside ``destination`` for a new file or folder, which takes its place on success.
 
     What a killed process left is removed: the names are fixed, since one stage at a time writes ``destination``.

@@ -24,25 +24,32 @@ FORMER = {"pusht_image": "pusht"}
 
 @cache
 def own_tasks() -> tuple[str, ...]:
-    """Names of this project's tasks, the modules in this folder that assign ``TASK``."""
-    found = {path.stem if path.name != "__init__.py" else path.parent.name: path for path in _modules()}
-    return tuple(sorted(name for name, path in found.items() if _assigns_task(path)))
+    """Names of this project's tasks, the modules in this folder that assign a task to ``TASK``."""
+    return tuple(name for name, kind in _assigned().items() if kind != TaskFamily.__name__)
 
 
-def _modules() -> list[Path]:
-    return [*HERE.glob("*.py"), *HERE.glob("*/__init__.py")]
+@cache
+def own_families() -> tuple[str, ...]:
+    """Names of this project's families of tasks, the modules in this folder that assign one to ``TASK``."""
+    return tuple(name for name, kind in _assigned().items() if kind == TaskFamily.__name__)
 
 
-def _assigns_task(path: Path) -> bool:
-    return re.search(r"^TASK\b", path.read_text(encoding="utf-8"), re.MULTILINE) is not None
+def _assigned() -> dict[str, str]:
+    """Module of this folder → what it calls to make its ``TASK``; none is imported for that."""
+    found = {}
+    for path in sorted([*HERE.glob("*.py"), *HERE.glob("*/__init__.py")]):
+        made = re.search(r"^TASK\b.*=\s*(\w*)", path.read_text(encoding="utf-8"), re.MULTILINE)
+        if made:
+            found[path.stem if path.name != "__init__.py" else path.parent.name] = made.group(1)
+    return dict(sorted(found.items()))
 
 
 def load_task(name: str, settings: Mapping[str, Any] | None = None) -> Task:
     """The task ``name``, imported when it is first asked for.
 
     Args:
-        name: one of ``own_tasks``, or ``module:name``, whose module is importable or a path that ends in ``.py``; one
-            that is relative is so to the project's root.
+        name: one of ``own_tasks`` or ``own_families``, or ``module:name``, whose module is importable or a path that
+            ends in ``.py``; one that is relative is so to the project's root.
         settings: what a family of tasks makes it from, a block's key ``custom``; None: it is no family's.
 
     Raises:
@@ -50,11 +57,12 @@ def load_task(name: str, settings: Mapping[str, Any] | None = None) -> Task:
     """
     if ":" in name:
         found, at = find(name), name
-    elif name in own_tasks():
+    elif name in (*own_tasks(), *own_families()):
         found, at = importlib.import_module(f"pipeline.tasks.{name}").TASK, f"pipeline.tasks.{name}:TASK"
     else:
         raise UserError(
-            f"given {name!r}, allowed: {', '.join(own_tasks())}; of your own: module:name or path/to/file.py:name"
+            f"given {name!r}, allowed: {', '.join((*own_tasks(), *own_families()))}; of your own: module:name or "
+            "path/to/file.py:name"
         )
     if isinstance(found, TaskFamily):
         return _made(found, settings, name)

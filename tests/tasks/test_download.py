@@ -170,7 +170,7 @@ def test_a_wrong_download_is_not_kept(toy: Dataset, server: Server, destination:
 
 @pytest.mark.parametrize(
     ("defect", "message"),
-    [("episode_ends", "array meta/episode_ends is missing"), ("nan", "array data/action holds NaN")],
+    [("episode_ends", "array meta/episode_ends is missing"), ("nan", "episode 0: action holds NaN")],
 )
 def test_defects_inside_the_set_name_the_source(
     toy: Dataset, store: Path, mirror: Path, server: Server, destination: Path, defect: str, message: str

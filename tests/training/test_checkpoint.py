@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.settings.schema import DataSettings, MlpSettings
-from pipeline.tasks.loader import own_tasks
+from pipeline.tasks.loader import own_families, own_tasks
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.checkpoint import (
     Record,
@@ -144,8 +144,9 @@ def test_a_model_of_an_unknown_task_is_refused(tmp_path: Path) -> None:
         "data": DATA.model_dump(), "net": NET.model_dump(), "figures": {},
     }  # fmt: skip
     save_file(model().state_dict(), path, metadata={"flowtune": json.dumps(header)})
+    allowed = ", ".join((*own_tasks(), *own_families()))
     assert refusal(path) == (
-        f"a model of task 'juggling': given 'juggling', allowed: {', '.join(own_tasks())}; of your own: module:name or "
+        f"a model of task 'juggling': given 'juggling', allowed: {allowed}; of your own: module:name or "
         "path/to/file.py:name"
     )
 

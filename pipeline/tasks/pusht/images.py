@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 from zarr.storage import ZipStore
 
 from pipeline.tasks.demonstrations import Demonstrations
-from pipeline.tasks.pusht.files import read_pusht, require_whole
+from pipeline.tasks.formats.arrays import require_whole
+from pipeline.tasks.pusht.files import read_pusht
 from pipeline.utils.errors import UserError
 
 IMAGE = "data/img"

@@ -9,13 +9,13 @@ Action of a policy, 10 per arm: the grip site's target position (3) in metres, i
 ``rotation.py``), both in the world's frame, and the gripper, -1 open to +1 closed; held for 0.05 s.
 """
 
-import atexit
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.tasks.robomimic.actions import POLICY_ACTION, file_actions
+from pipeline.tasks.robomimic.camera import Camera
 from pipeline.tasks.robomimic.simulator import (
     ARM_OBSERVATION,
     ARMS,
@@ -59,9 +59,7 @@ class Robomimic:
             frame_size: width and height of rendered frames in pixels.
         """
         self._simulator = make_simulator(task)
-        self._frame_size = frame_size
-        self._renderer: Any = None
-        self._drawn: Any = None  # the model that the renderer was made for
+        self._camera = Camera(self._simulator, frame_size)
         self._task: Task = task
         self._max_steps = MAX_STEPS[task] if max_steps is None else max_steps
         self._steps = 0
@@ -102,23 +100,8 @@ class Robomimic:
         return Transition(raw_observation(observation, self._task), float(success), success, done)
 
     def render(self) -> NDArray[np.uint8]:
-        """Draw the scene from the task's camera: (frame_size, frame_size, 3). Only this needs OpenGL (EGL on Linux)."""
-        import mujoco
-
-        sim = self._simulator.env.sim
-        model = sim.model._model
-        if self._drawn is not model:  # a reset may have replaced it
-            if self._renderer is not None:
-                self._renderer.close()
-            # Shadow maps and several samples a pixel take a processor seconds a frame.
-            model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
-            self._renderer, self._drawn = mujoco.Renderer(model, self._frame_size, self._frame_size), model
-            atexit.register(self._renderer.close)  # to run before MuJoCo's own handler shuts EGL down
-        visible = mujoco.MjvOption()
-        visible.geomgroup[0] = 0  # what collides; group 1 is what is seen
-        self._renderer.update_scene(sim.data._data, "agentview", visible)
-        frame: NDArray[np.uint8] = self._renderer.render()
-        return frame
+        """Draw the scene from the task's camera: (frame_size, frame_size, 3)."""
+        return self._camera.frame()
 
 
 def raw_observation(observation: dict[str, np.ndarray], task: Task) -> NDArray[np.float64]:

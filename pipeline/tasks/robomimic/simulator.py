@@ -9,7 +9,7 @@ import importlib
 import logging
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
 from functools import partial
 from io import StringIO
@@ -31,8 +31,13 @@ ARM_OBSERVATION = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": 2}  # of each ar
 ENV_VERSION = "1.4.1"  # of robosuite
 CONTROL_FREQUENCY = 20  # control steps per simulated second
 
-_DRAWN_MODELS = ("Lift", "TwoArmTransport")  # the cube's size and the hammer's are drawn with each episode
+_FIXED_MODELS = ("PickPlaceCan", "NutAssemblySquare")  # of others sizes are drawn with each episode, or may be
 _ROBOSUITE_TYPE = 1  # robomimic.envs.env_base.EnvType.ROBOSUITE_TYPE
+
+
+def recipe(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """Return ``env_args`` of robosuite's environment ``name`` in the version that is installed."""
+    return {"env_name": name, "env_version": ENV_VERSION, "type": _ROBOSUITE_TYPE, "env_kwargs": dict(arguments)}
 
 
 def env_arguments(task: Task) -> dict[str, Any]:
@@ -70,11 +75,16 @@ def env_arguments(task: Task) -> dict[str, Any]:
     }
     if ARMS[task] == 2:
         arguments["env_configuration"] = "single-arm-opposed"
-    return {"env_name": ENV_NAME[task], "env_version": ENV_VERSION, "type": _ROBOSUITE_TYPE, "env_kwargs": arguments}
+    return recipe(ENV_NAME[task], arguments)
 
 
 def make_simulator(task: Task) -> Any:
-    """Make the simulator of ``task`` as robomimic does: an ``EnvRobosuite``, whose ``env`` is robosuite's own.
+    """Make the simulator of ``task``, see ``make_simulator_of``."""
+    return make_simulator_of(env_arguments(task))
+
+
+def make_simulator_of(arguments: Mapping[str, Any]) -> Any:
+    """Make a simulator by ``env_args`` as robomimic does: an ``EnvRobosuite``, whose ``env`` is robosuite's own.
 
     Its steps lead to the same states as robosuite's, bit for bit, in about half the time, and its observations are
     those of the state reached, as in the public files (robosuite's own lag behind it by one physics step of 2 ms).
@@ -84,7 +94,7 @@ def make_simulator(task: Task) -> Any:
 
     with redirect_stdout(StringIO()), drawing_from(0):  # "Created environment with name ..."
         _declare_modalities()
-        simulator = env_utils.create_env_from_metadata(env_meta=env_arguments(task))
+        simulator = env_utils.create_env_from_metadata(env_meta=dict(arguments))
     simulator.env.step = partial(_step, simulator.env)
     return simulator
 
@@ -96,7 +106,7 @@ def reset_by_seed(simulator: Any, seed: int) -> dict[str, np.ndarray]:
     seeded for that and restored. The model is rebuilt (0.2 to 0.4 s) only where it depends on the draws.
     """
     env = simulator.env
-    env.hard_reset = type(env).__name__ in _DRAWN_MODELS or getattr(env, "_model_is_stored", False)
+    env.hard_reset = type(env).__name__ not in _FIXED_MODELS or getattr(env, "_model_is_stored", False)
     with drawing_from(seed):
         observation: dict[str, np.ndarray] = simulator.reset()
     env._model_is_stored = False

@@ -1,0 +1,94 @@
+"""A task described in params.yaml alone: any gymnasium environment, or none, and data sets of any known format."""
+
+from functools import partial
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.tasks.api import Dataset, Demonstrations, EnvSpec, Observation, Publication, Task, TaskFamily
+from pipeline.tasks.custom.env import GymnasiumEnv
+from pipeline.tasks.custom.settings import CustomSettings, Environment, Source
+from pipeline.tasks.formats.lerobot import INFO
+from pipeline.utils.errors import UserError
+
+NUMBERS = ("meta", "data")
+"""Folders of a LeRobotDataset without its cameras' videos."""
+
+
+def make_task(settings: CustomSettings) -> Task:
+    """The task that a block ``custom`` describes. Nothing is read and no simulator imported before it is needed."""
+    environment, (observed, action) = settings.environment, settings.dims
+    envs = {}
+    if environment:
+        drawn = environment.render_mode is not None
+        envs = {"": EnvSpec(partial(GymnasiumEnv, environment), environment.max_steps, renders=drawn)}
+    return Task(
+        title=environment.id if environment else next(iter(settings.datasets)),
+        datasets={name: _dataset(name, source) for name, source in settings.datasets.items()},
+        observations={"state": Observation(observed, as_they_are)},
+        action_dim=action,
+        envs=envs,
+        check=partial(check_demonstrations, environment),
+    )
+
+
+def as_they_are(states: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Raw states (…, S) as they are observed."""
+    return np.asarray(states, dtype=np.float32)
+
+
+def check_demonstrations(environment: Environment | None, demonstrations: Demonstrations, horizon: int) -> None:
+    """Refuse episodes shorter than ``horizon`` actions, and demonstrations that are not of ``environment``.
+
+    Raises:
+        UserError: as ``require_windows`` and ``check_fit``.
+    """
+    from pipeline.tasks.custom.check import check_fit
+    from pipeline.tasks.formats.vectors import require_windows
+
+    require_windows(demonstrations, horizon)
+    if environment:
+        check_fit(environment, demonstrations)
+
+
+def _dataset(name: str, source: Source) -> Dataset:
+    published: tuple[Publication, ...] = ()
+    local = Path(source.path) if source.path else None
+    if source.url:
+        file = PurePosixPath(urlsplit(source.url).path).name or name
+        published = (Publication(file, sha256=source.sha256, url=source.url),)
+    return Dataset(
+        title=source.title or name,
+        licence=source.licence,
+        citation=source.citation or "not stated",
+        read=partial(_read, name, source),
+        publications=published,
+        members=NUMBERS if local and (local / INFO).is_file() else None,
+        local=local,
+        local_sha256=source.sha256,
+    )
+
+
+def _read(name: str, source: Source, path: Path) -> Demonstrations:
+    """Read the data set at ``path``, where it may have been copied or unpacked to.
+
+    Raises:
+        UserError: as ``read_demonstrations``; or its keys have other sizes than ``source`` says.
+    """
+    from pipeline.tasks.formats.reading import open_recording
+    from pipeline.tasks.formats.vectors import read_demonstrations
+
+    recording = open_recording(path, source.format)
+    for what, keys in (("observation", source.observation), ("action", source.action)):
+        recording.require(what, list(keys))
+        for key, size in keys.items():
+            if recording.features[key].size != size:
+                found = f"{recording.features[key].size} numbers a step in {path}"
+                raise UserError(f"custom.datasets.{name}.{what}.{key}: given {size}, allowed: {found}")
+    (action,) = source.action
+    return read_demonstrations(recording, list(source.observation), action)
+
+
+TASK = TaskFamily(CustomSettings, make_task)

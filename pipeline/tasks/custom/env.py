@@ -1,0 +1,178 @@
+"""Any gymnasium environment as this project's rollouts want it: flat observations, scores from 0 to 1, one seed."""
+
+import contextlib
+import importlib
+import io
+import os
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.tasks.custom.settings import Environment
+from pipeline.tasks.vector import Transition
+from pipeline.utils.errors import UserError
+
+LONGEST_VECTOR = 1000
+"""Numbers above which an observation is taken for a picture."""
+
+WHERE = "custom.environment"
+PREFIX = "robosuite/"
+"""What ids of robosuite's environments begin with."""
+
+
+class GymnasiumEnv:
+    """One environment, ``pipeline.tasks.vector.Env``.
+
+    With ``success``, the score is 1 in the step that solves the task, and ends the episode; with ``returns``, it is 0
+    until the last step, and there the episode's return on the scale that they give: an episode's best score is that of
+    its end. Actions are clipped to the environment's bounds.
+
+    Attributes:
+        observation_dim: numbers observed. low, high: (A,) the bounds of actions, infinite where there are none.
+    """
+
+    def __init__(self, settings: Environment, max_steps: int) -> None:
+        """Make it, to end its episodes after ``max_steps`` control steps unless it does so itself.
+
+        Raises:
+            UserError: it cannot be made, or it has other observations than ``settings`` say, or no box of actions.
+        """
+        self._settings = settings
+        self._env = make(settings)
+        self.observation_dim = _dim(self._env.observation_space, settings)
+        self._actions: Any = self._env.action_space
+        if not hasattr(self._actions, "low") or np.dtype(self._actions.dtype).kind != "f":
+            raise UserError(f"{WHERE}.id: {settings.id} has actions {self._actions}, allowed: a Box of real numbers")
+        self.low, self.high = self._actions.low.ravel(), self._actions.high.ravel()
+        self._max_steps = max_steps
+        self._steps, self._return = 0, 0.0
+
+    def reset(self, seed: int) -> NDArray[np.float64]:
+        """Start the episode of this seed and return its first observation (D,)."""
+        observation, _ = self._env.reset(seed=seed)
+        self._steps, self._return = 0, 0.0
+        return flat(observation, self._settings.observation)
+
+    def step(self, action: NDArray[np.floating]) -> Transition:
+        """Hold ``action`` (A,) for one control step.
+
+        Raises:
+            UserError: ``info`` has no such key as ``success`` says.
+        """
+        bounded = np.clip(np.asarray(action), self.low, self.high).astype(self._actions.dtype)
+        observation, reward, terminated, truncated, info = self._env.step(bounded.reshape(self._actions.shape))
+        self._steps += 1
+        self._return += float(reward)
+        success = self._settings.success is not None and self._solved(info)
+        done = bool(success or terminated or truncated or self._steps >= self._max_steps)
+        score = float(success) if self._settings.returns is None else self._scaled() if done else 0.0
+        return Transition(flat(observation, self._settings.observation), score, success, done)
+
+    def render(self) -> NDArray[np.uint8]:
+        """Draw the scene: (H, W, 3).
+
+        Raises:
+            UserError: the environment draws none.
+        """
+        os.environ.setdefault("MUJOCO_GL", "egl")
+        frame = self._env.render()
+        if not isinstance(frame, np.ndarray) or frame.ndim != 3:
+            raise UserError(f"{WHERE}.render_mode: {self._settings.id} draws {type(frame).__name__}, not (H, W, 3)")
+        return frame.astype(np.uint8)
+
+    def _solved(self, info: dict[str, Any]) -> bool:
+        if self._settings.success not in info:
+            allowed = ", ".join(map(str, info)) or "nothing"
+            raise UserError(f"{WHERE}.success: given {self._settings.success!r}, allowed: a key of info: {allowed}")
+        return bool(info[self._settings.success])
+
+    def _scaled(self) -> float:
+        low, high = self._settings.returns or (0.0, 1.0)
+        return float(np.clip((self._return - low) / (high - low), 0.0, 1.0))
+
+
+def make(settings: Environment) -> Any:
+    """The gymnasium environment; its own limit of steps is left out.
+
+    Raises:
+        UserError: its module cannot be imported, its id is unknown, or it cannot be made of its arguments.
+    """
+    if settings.id.startswith(PREFIX):
+        return _made_by_robosuite(settings)
+    import gymnasium
+
+    if settings.module:
+        try:
+            with contextlib.redirect_stderr(io.StringIO()):  # some advertise others of theirs
+                importlib.import_module(settings.module)
+        except Exception as error:  # whatever the module does when it is imported
+            raise UserError(f"{WHERE}.module: {settings.module!r} cannot be imported: {_line(error)}") from error
+    arguments = {"render_mode": settings.render_mode} | settings.arguments
+    try:
+        return gymnasium.make(settings.id, max_episode_steps=-1, disable_env_checker=True, **arguments)
+    except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as error:
+        remedy = "" if settings.module else f"; {WHERE}.module may name a module that makes it known"
+        raise UserError(f"{WHERE}.id: given {settings.id!r}, which is unknown: {_line(error)}{remedy}") from error
+    except Exception as error:  # whatever it does when it is made
+        raise UserError(f"{WHERE}: {settings.id} cannot be made: {_line(error)}") from error
+
+
+def _made_by_robosuite(settings: Environment) -> Any:
+    from pipeline.tasks.custom.robosuite import Robosuite
+
+    try:
+        return Robosuite(settings.id.removeprefix(PREFIX), settings.arguments)
+    except Exception as error:  # robosuite has no exceptions of its own
+        raise UserError(f"{WHERE}: {settings.id} cannot be made: {_line(error)}") from error
+
+
+def _dim(space: Any, settings: Environment) -> int:
+    """How many numbers the observations have; raises ``UserError`` where they are others than ``settings`` say."""
+    where, keys = f"{WHERE}.observation", settings.observation
+    there = list(_leaves(space))
+    if not keys and [name for name, _ in there] != [""]:
+        names = ", ".join(name for name, _ in there)
+        raise UserError(f"{where}: given none, allowed: keys of the observations of {settings.id}: {names}")
+    spaces = dict(there)
+    for key in keys or [""]:
+        if key not in spaces:
+            allowed = "none, they are one array" if list(spaces) == [""] else f"keys of them: {', '.join(spaces)}"
+            raise UserError(f"{where}: given {key!r}, which observations of {settings.id} lack; allowed: {allowed}")
+        size = _size(spaces[key])
+        if not 0 < size <= LONGEST_VECTOR:
+            raise UserError(f"{where}: {key or 'the observation'} of {settings.id} is {spaces[key]}, no vector")
+    return sum(_size(spaces[key]) for key in keys or [""])
+
+
+def _leaves(space: Any, name: str = "") -> Iterable[tuple[str, Any]]:
+    """The parts of a space that are no dictionaries, by their path."""
+    if not hasattr(space, "items"):
+        yield name, space
+        return
+    for key, part in space.items():
+        yield from _leaves(part, f"{name}/{key}".removeprefix("/"))
+
+
+def _size(space: Any) -> int:
+    """Numbers in an observation; 0 where it has none, or no fixed number of them."""
+    if space.shape is None or space.dtype is None or np.dtype(space.dtype).kind not in "biuf":
+        return 0
+    return int(np.prod(space.shape))
+
+
+def flat(observation: Any, keys: Sequence[str]) -> NDArray[np.float64]:
+    """One vector (D,) of an observation, or of those under ``keys`` in it, in their order."""
+    parts = [_at(observation, key) for key in keys] if keys else [observation]
+    return np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in parts])
+
+
+def _at(observation: Any, key: str) -> Any:
+    for part in key.split("/"):
+        observation = observation[part]
+    return observation
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__

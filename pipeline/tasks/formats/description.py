@@ -1,0 +1,122 @@
+"""Describe a data set in text: what it holds, what is worth a look, and the params.yaml block that learns from it."""
+
+import io
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ruamel.yaml import YAML
+
+from pipeline.tasks.formats.recording import Recording
+from pipeline.tasks.formats.survey import BOOKKEEPING, REWARDS, Survey, survey
+from pipeline.tasks.formats.vectors import read_demonstrations
+from pipeline.utils.errors import UserError
+
+ACTIONS = ("action", "actions")
+OBSERVED = {"lerobot": "observation.", "robomimic": "obs/", "minari": "observations"}
+"""What the keys of observations begin with in each format that says so."""
+USUAL = ("state", "obs", "observation", "observations")
+
+
+def describe(recording: Recording, given: Path) -> str:
+    """The whole text; ``given`` is the path as the user spells it.
+
+    Raises:
+        UserError: no episode can be read.
+    """
+    observation, action = suggested_keys(recording)
+    seen = survey(recording, action)
+    parts = ["\n".join(_summary(recording, seen)), "\n".join(_ranges(recording, seen))]
+    findings = list(seen.findings)
+    if action and observation:
+        try:
+            read_demonstrations(recording, observation, action)
+        except UserError as error:
+            findings.append(f"it cannot be learned from as it is: {error}")
+    if findings:
+        parts.append("\n".join(["Worth a look:", *(f"- {line}" for line in findings)]))
+    if action and observation:
+        parts.append(f"For params.yaml:\n\n{block(recording, seen, given, observation, action)}")
+    else:
+        parts.append("No key holds actions beside observations to learn from.")
+    return "\n\n".join(parts)
+
+
+def suggested_keys(recording: Recording) -> tuple[list[str], str | None]:
+    """Keys that are most likely meant: those observed, and that of the actions."""
+    vectors = [key for key, feature in recording.features.items() if feature.is_vector]
+    action = next((key for key in ACTIONS if key in vectors), None)
+    others = [key for key in vectors if key not in (action, *BOOKKEEPING, *REWARDS)]
+    if recording.format in OBSERVED:
+        return [key for key in others if key.startswith(OBSERVED[recording.format])], action
+    return [key for key in others if key in USUAL][:1] or others, action
+
+
+def _summary(recording: Recording, seen: Survey) -> Iterator[str]:
+    lengths, rate = seen.lengths, recording.rate
+    span = f"{min(lengths)} to {max(lengths)}" if min(lengths) < max(lengths) else str(lengths[0])
+    seconds = f", {rate:g} Hz, {min(lengths) / rate:.1f} to {max(lengths) / rate:.1f} s" if rate else ""
+    yield (
+        f"{recording.path}: {recording.title}, {len(lengths)} episodes of {span} steps (median {np.median(lengths):g}),"
+        f" {sum(lengths)} steps{seconds}"
+    )
+    yield from (f"{name}: {text}" for name, text in recording.facts.items())
+    if seen.unreadable:
+        yield f"left out: {len(seen.unreadable)} episodes, the first since {seen.unreadable[0]}"
+
+
+def _ranges(recording: Recording, seen: Survey) -> Iterator[str]:
+    shown = [component for component in seen.components if component.key not in BOOKKEEPING]
+    names = [f"{c.key}[{c.index}] {c.name}".rstrip() for c in shown]
+    width = max(map(len, names), default=0)
+    yield f"{'component':{width}}  {'least':>11}  {'greatest':>11}"
+    for name, component in zip(names, shown, strict=True):
+        yield f"{name:{width}}  {component.least:11.4g}  {component.greatest:11.4g}"
+    for key, feature in recording.features.items():
+        if not feature.is_vector:
+            yield f"{key}: {feature.dtype} {' x '.join(map(str, feature.shape))}, no vector"
+
+
+def block(recording: Recording, seen: Survey, given: Path, observation: Sequence[str], action: str) -> str:
+    """The block of params.yaml for a task learned from the data set, as YAML with comments."""
+    name = re.sub(r"\W+", "_", given.resolve().stem.lower()).strip("_") or "robot"
+    name = name if name[0].isalpha() else f"robot_{name}"
+    source = {
+        "path": str(given),
+        "format": recording.format,
+        "observation": {key: recording.features[key].size for key in observation},
+        "action": {action: recording.features[action].size},
+    }
+    custom: dict[str, Any] = {"datasets": {"recorded": source}}
+    told: dict[str, Any] = {"task": "custom", "custom": custom, "data": {"dataset": "recorded"}}
+    if recording.environment:
+        steps = recording.environment.get("max_steps", max(seen.lengths))
+        custom["environment"] = {**recording.environment, **_observed(recording, observation), "max_steps": steps}
+        if "success" not in recording.environment:
+            custom["environment"]["returns"] = _returns(seen)
+        told |= {"select": {"evaluation": name}, "evaluation": {"max_steps": steps}}
+    text = io.StringIO()
+    yaml = YAML()
+    yaml.default_flow_style = None
+    yaml.width = 1000
+    yaml.dump({name: told}, text)
+    if recording.environment:
+        remark = "# returns: those that score 0 and 1, here the demonstrations'; or success: a key of info"
+    else:
+        remark = "# no environment: an offline task; custom.environment may name one: README, Your own robot"
+    return f"{remark}\n{text.getvalue()}".rstrip()
+
+
+def _observed(recording: Recording, observation: Sequence[str]) -> dict[str, list[str]]:
+    """The keys of a dictionary observation, as the environment calls them."""
+    start = OBSERVED.get(recording.format, "")
+    inner = [key.removeprefix(start).removeprefix("/") for key in observation]
+    return {"observation": inner} if all(inner) else {}
+
+
+def _returns(seen: Survey) -> list[float]:
+    """The least and greatest return of an episode; 0 and 1 where rewards are not recorded or all the same."""
+    low, high = (min(seen.returns), max(seen.returns)) if seen.returns else (0.0, 0.0)
+    return [round(low, 3), round(high, 3)] if round(low, 3) < round(high, 3) else [0.0, 1.0]

@@ -1,0 +1,109 @@
+"""Demonstrations out of a recording: the vectors under the keys that the caller chooses, all checked."""
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.tasks.demonstrations import Demonstrations, read_episodes
+from pipeline.tasks.formats.recording import Recording, Rows
+from pipeline.utils.errors import UserError
+
+
+def read_demonstrations(recording: Recording, observation: Sequence[str], action: str) -> Demonstrations:
+    """Read the observations under the keys ``observation``, one after the other, and the actions under ``action``.
+
+    Where episodes are stored one by one, those that cannot be used are left out with a warning. Arrays of several
+    dimensions are flattened, integers and truth values become numbers.
+
+    Raises:
+        UserError: a key is absent or no vector; rows differ in number, are not finite, or too large for float32; no
+            episode is usable; the data set's own statistics are not those of its data.
+    """
+    recording.require("observation", observation)
+    recording.require("action", [action])
+
+    def reading(name: str, read: Callable[[Sequence[str]], Rows]) -> Callable[[], tuple[NDArray[np.float32], ...]]:
+        def vectors() -> tuple[NDArray[np.float32], ...]:
+            rows = read(list(dict.fromkeys([*observation, action])))
+            lengths = {key: len(array) for key, array in rows.items()}
+            if len(set(lengths.values())) != 1 or not lengths[action]:
+                raise UserError(f"{name} has different numbers of rows, or none: {_listed(lengths)}")
+            states = [_vectors(recording, name, key, rows) for key in observation]
+            return np.concatenate(states, axis=1), _vectors(recording, name, action, rows)
+
+        return vectors
+
+    readers = {name: reading(name, read) for name, read in recording.episodes.items()}
+    if recording.one_by_one:
+        episodes = list(read_episodes(recording.path, readers).values())
+    else:
+        episodes = [read() for read in readers.values()]
+    demonstrations = Demonstrations(
+        state=np.concatenate([state for state, _ in episodes]),
+        action=np.concatenate([action for _, action in episodes]),
+        episode_ends=np.cumsum([len(action) for _, action in episodes], dtype=np.int64),
+    )
+    if len(episodes) == len(readers):
+        _check_statistics(recording, observation, demonstrations.state)
+        _check_statistics(recording, [action], demonstrations.action)
+    return demonstrations
+
+
+def _listed(lengths: dict[str, int]) -> str:
+    return ", ".join(f"{key} {length}" for key, length in lengths.items())
+
+
+def _vectors(recording: Recording, name: str, key: str, rows: Rows) -> NDArray[np.float32]:
+    """Rows (T, …) of one key → (T, D)."""
+    array, feature = rows[key], recording.features[key]
+    if array.dtype.kind not in "biuf" or array.shape[1:] != feature.shape:
+        raise UserError(f"{name}: {key} is {array.dtype} {array.shape}, expected {feature.dtype} (T, *{feature.shape})")
+    with np.errstate(over="ignore"):  # what is too large becomes infinite and is found below
+        vectors = array.reshape(len(array), -1).astype(np.float32)
+    finite = np.isfinite(vectors).all(axis=1)
+    if not finite.all():
+        bad = int((~finite).sum())
+        where = f"first at step {finite.argmin()} (steps affected: {bad})"
+        raise UserError(f"{name}: {key} holds NaN, infinity or numbers beyond float32, {where}")
+    return vectors
+
+
+def _check_statistics(recording: Recording, keys: Sequence[str], rows: NDArray[np.float32]) -> None:
+    """Compare what the data reach with what the data set's own statistics say that they reach."""
+    column = 0
+    for key in keys:
+        columns = slice(column, column := column + recording.features[key].size)
+        if key not in recording.limits:
+            continue
+        low, high = recording.limits[key]
+        found = rows[:, columns].min(0), rows[:, columns].max(0)
+        if not low.shape == high.shape == found[0].shape:
+            raise UserError(
+                f"{recording.statistics}: {key} has statistics of {low.size} components, the data {found[0].size}"
+            )
+        tolerance = 1e-4 * np.maximum(1.0, np.maximum(np.abs(low), np.abs(high)))
+        fits = (np.abs(found[0] - low) <= tolerance) & (np.abs(found[1] - high) <= tolerance)
+        if not fits.all():
+            i = int(fits.argmin())
+            told, reached = f"{low[i]:.6g} to {high[i]:.6g}", f"{found[0][i]:.6g} to {found[1][i]:.6g}"
+            raise UserError(
+                f"{recording.statistics}: says component {i} of {key} reaches {told}, but the data reach {reached};"
+                " it is of other data, or data are missing: fetch the data set anew, or remove that file"
+            )
+
+
+def require_windows(demonstrations: Demonstrations, horizon: int) -> None:
+    """Refuse episodes shorter than the actions that a policy predicts.
+
+    Args:
+        horizon: ``data.horizon`` of params.yaml.
+
+    Raises:
+        UserError: naming how many there are, and the shortest.
+    """
+    lengths = np.diff(demonstrations.episode_ends, prepend=0)
+    short = int((lengths < horizon).sum())
+    if short:
+        shortest = f"the shortest, number {lengths.argmin()}, has {lengths.min()} steps"
+        raise UserError(f"data.horizon: given {horizon}, {short} of {len(lengths)} episodes are shorter; {shortest}")
