@@ -40,7 +40,8 @@ def main() -> None:
         trained = train_extractor(
             torch.from_numpy(images.images),
             torch.from_numpy(images.labels),
-            **settings.extractor.model_dump(),
+            **here.settled(settings.extractor).model_dump(),
+            flip=settings.data.flip,
             seed=settings.seed,
             log=here.run.log,
             state_path=here.resume / "state.pt",

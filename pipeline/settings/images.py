@@ -144,9 +144,12 @@ class ExtractorSettings(Block):
     channels: Count
     features: Count
     held_out: Fraction
+    shift: Natural
     steps: Count
     batch_size: Count
     lr: Positive
+    weight_decay: NonNegative
+    precision: PrecisionSetting
 
 
 class FidSettings(Block):
