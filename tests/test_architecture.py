@@ -62,7 +62,8 @@ WITHIN = {
     ),
     "perf": (
         "gradients", "certificates", "contest", "growth", "common_training", "updates", "solves", "pairs", "vectors",
-        "robomimic_loop", "simulation", "loading", "startup", "suite", "peak", "profiles",
+        "robomimic_loop", "simulation", "loading", "startup", "suite", "peak", "profiles", "training_step",
+        "image_nets",
     ),
     "reporting": (
         "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision", "gap",

@@ -16,6 +16,7 @@ from pipeline.settings.blocks import (
     Natural,
     NonNegative,
     Optimization,
+    PatchedUnet2dSettings,
     Positive,
     PretrainSettings,
     ResidualSolve,
@@ -240,6 +241,10 @@ class ImageTaskSettings(Block):
         for name, net in [("net", self.net), ("residual.net", self.residual.net)]:
             if isinstance(net, Unet2dSettings):
                 levels, side = len(net.multipliers), self.shape[1]
+                if isinstance(net, PatchedUnet2dSettings):
+                    if side % net.patch:
+                        raise ValueError(f"{name}.patch: given {net.patch}, allowed: divisors of {side} pixels")
+                    side //= net.patch
                 if side % 2 ** (levels - 1):
                     raise ValueError(
                         f"{name}.multipliers: given {net.multipliers}, allowed: as many as halve {side} pixels evenly"

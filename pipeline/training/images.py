@@ -42,7 +42,7 @@ def mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """``images`` (B, C, H, W), each moved by up to ``pixels`` along both axes; what comes in from outside is reflected."""
+    """``images`` (B, C, H, W), each moved by up to ``pixels`` along both axes; the edges are reflected."""
     moves = torch.randint(-pixels, pixels + 1, (2, len(images), 1), generator=generator)
     rows, columns = (
         _reflected(torch.arange(side) + move, side).to(images.device)
