@@ -24,6 +24,7 @@ from pipeline.training.loop import evenly_spaced, train
 from pipeline.training.recipe import maximum_likelihood, within_budget
 from pipeline.utils.hardware import use_threads
 from pipeline.utils.seeding import Generators
+from pipeline.utils.shipped import Shipment
 
 
 def main() -> None:
@@ -40,12 +41,11 @@ def main() -> None:
     use_threads(settings.threads)
 
     label = f"finetune_images-{arguments.scale}-{arguments.task}-{nfe}"
-    with stage(
-        inputs,
-        label,
-        deps=[files.base, files.images, files.extractor],
-        outs=[files.model("ft_fm", nfe), files.history("ft_fm", nfe)],
-    ) as here:
+    deps, outs = [files.base, files.images, files.extractor], [files.model("ft_fm", nfe), files.history("ft_fm", nfe)]
+    shipment = Shipment(arguments.scale, arguments.task, f"finetune_images-nfe{nfe}", inputs.params, deps, outs)
+    with stage(inputs, label, deps=deps, outs=outs) as here:
+        if shipment.unpack(here.main):
+            return
         images = torch.from_numpy(load_images(files.images).images)
         model, base = load_image_model(files.base)
         assert isinstance(model, FlowModel)
@@ -113,6 +113,7 @@ def main() -> None:
             selected=False,
         )
         here.run.artifact(files.history("ft_fm", nfe))
+        shipment.note()
 
 
 if __name__ == "__main__":

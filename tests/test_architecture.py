@@ -17,7 +17,7 @@ ORDER = (
 WITHIN = {
     "utils": (
         "errors", "atomic", "seeding", "code_deps", "platform", "handover", "hardware", "memory", "environment",
-        "precision", "processes", "provenance",
+        "precision", "processes", "provenance", "shipped",
     ),
     "settings": (
         "source", "names", "messages", "blocks", "shapes", "images", "robots", "toys", "layers", "schema", "locks",
@@ -52,7 +52,7 @@ WITHIN = {
         "statistics", "intervals", "policy", "residual_policy", "diffusion_policy", "image_policy",
         "baselines", "diversity", "rollouts", "video", "demonstrate",
         "protocol", "precision", "gap", "robustness", "certify", "toy_flows", "toy_systems", "figure_1",
-        "image_models", "features", "fid", "generation",
+        "image_models", "features", "fid", "sample_metrics", "generation",
     ),
     "training": (
         "data", "resume", "frames", "checkpoint", "journal", "loop", "sight", "sources", "teacher", "pretrain",

@@ -32,7 +32,8 @@ ImageTask = Literal["digits", "cifar10"]
 ImageMethod = Literal["ddpm", "vp_fm", "ve_fm", "ot_fm", "si", "i_cfm", "ot_cfm"]
 """Trained from scratch, each by its path and coupling."""
 Features = Literal["embedded", "inception"]
-ImageSolver = Annotated[str, StringConstraints(pattern=r"^(euler-([1-9][0-9]{0,2}|1000)|dopri5)$")]
+SOLVER = r"^(euler-([1-9][0-9]{0,2}|1000)|dopri5)$"
+ImageSolver = Annotated[str, StringConstraints(pattern=SOLVER)]
 RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
 
 SHAPES: dict[ImageTask, tuple[int, int, int]] = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
@@ -160,6 +161,7 @@ class FidSettings(Block):
     batch: Count
     solvers: Annotated[list[ImageSolver], Field(min_length=1)]
     tolerance: Positive
+    sample_metrics: bool
     halves: Annotated[int, Field(ge=2)]
     shown: Count
 
@@ -181,6 +183,7 @@ class ImageTaskSettings(Block):
     threads: Count
     processes: Count
     data: ImageDataSettings
+    intermediate: Literal["all", "i_cfm"]
     net: ImageNetSettings
     extractor: ExtractorSettings
     pretrain: ImagePretrainSettings
