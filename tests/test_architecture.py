@@ -63,7 +63,7 @@ WITHIN = {
     "perf": (
         "gradients", "certificates", "contest", "growth", "common_training", "updates", "solves", "pairs", "vectors",
         "robomimic_loop", "simulation", "loading", "startup", "suite", "peak", "profiles", "training_step",
-        "image_nets",
+        "image_nets", "trainings", "forecast",
     ),
     "reporting": (
         "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision", "gap",
