@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.evaluation.image_models import FlowModel
 from pipeline.nets.lora import merge_lora
 from pipeline.orchestration.stage import in_processes, program, stage
+from pipeline.reporting.image_figures import sample_grid
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import load_images
@@ -73,6 +74,9 @@ def main() -> None:
             trained, model.field = model.field, net
             rule, keep = settings.select, here.resume / f"distances-{step}"
             found = judge.measure(model, f"euler-{nfe}", rule.n_samples, rule.seeds(), keep, f"step {step}")
+            picture = here.resume / f"samples-{step:07d}.png"
+            sample_grid(model, f"euler-{nfe}", settings.shape, settings.seed, picture)
+            here.run.artifact(picture, "samples")
             model.field = trained
             return summary(found)
 

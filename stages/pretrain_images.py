@@ -10,11 +10,11 @@ from torch import nn
 
 from pipeline.evaluation.image_models import FieldModel
 from pipeline.orchestration.stage import in_processes, program, stage
-from pipeline.reporting.image_figures import image_grid
+from pipeline.reporting.image_figures import sample_grid
 from pipeline.settings.images import ImageMethod
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles
-from pipeline.tasks.images import as_bytes, load_images
+from pipeline.tasks.images import load_images
 from pipeline.training.image_checkpoint import ImageRecord, build_image_model, save_image_model
 from pipeline.training.image_methods import pretraining
 from pipeline.training.images import ImageBatches
@@ -24,7 +24,6 @@ from pipeline.utils.hardware import use_threads
 from pipeline.utils.seeding import Generators
 from pipeline.utils.shipped import Shipment
 
-_SHOWN = 64
 _SHOWN_BY = "euler-16"
 
 
@@ -67,7 +66,6 @@ def main() -> None:
         objective = pretraining(method, model.field, recipe, generators)
         checkpoints = here.resume / "checkpoints"
         kept_along = method == "i_cfm" or settings.intermediate == "all"
-        noise = torch.randn(_SHOWN, *settings.shape, generator=Generators(settings.seed)["shown noise"])
 
         def keep(step: int, net: nn.Module) -> bool:
             model.field = net
@@ -75,10 +73,8 @@ def main() -> None:
             made = replace(record, train_steps=step, updates=float(step), precision=precision)
             if kept_along or step == recipe.steps:
                 save_image_model(checkpoints / f"step-{step:07d}.safetensors", model, made)
-            with torch.no_grad():
-                shown, _ = model.sample(noise, _SHOWN_BY, torch.Generator().manual_seed(settings.seed))
             picture = here.resume / f"samples-{step:07d}.png"
-            image_grid(as_bytes(shown).cpu().numpy(), 8, picture)
+            sample_grid(model, _SHOWN_BY, settings.shape, settings.seed, picture)
             here.run.artifact(picture, "samples")
             return True
 
