@@ -56,7 +56,8 @@ def checked_settings(root: Path) -> schema.Settings:
     """What must hold before DVC starts, and the settings it starts with.
 
     Raises:
-        UserError: params.yaml is wrong, or a file stands where the reports belong.
+        UserError: params.yaml is wrong, a file stands where the reports belong, or a task's file that changed cannot be
+            told by ``resolve``.
     """
     settings = schema.load(root / "params.yaml")
     for mended in lockguard.mend(root):
@@ -66,8 +67,20 @@ def checked_settings(root: Path) -> schema.Settings:
     make_folder(root / "reports" / settings.scale)  # a file in its place would make DVC stumble
     if changed := outdated_outside(settings, root):
         print(f"{', '.join(changed)} changed; the inputs of stages are made anew")
-        _run(["dvc", "repro", "--quiet", "--force", "--single-item", "resolve"], root)
+        _resolve_anew(root)
     return settings
+
+
+def _resolve_anew(root: Path) -> None:
+    """Run ``resolve`` though DVC sees no reason to.
+
+    Raises:
+        UserError: it failed.
+    """
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+    command = [sys.executable, "-m", "dvc", "repro", "--quiet", "--force", "--single-item", "resolve"]
+    if subprocess.run(command, cwd=root, env=os.environ | {"PATH": path}, check=False).returncode:
+        raise UserError("resolve failed; see above")
 
 
 def repro(scale: str | None, jobs: int | None) -> int:
@@ -135,9 +148,7 @@ def _run(module: list[str], folder: Path) -> None:
         KeyboardInterrupt: SIGINT came, to it too; it has ended.
     """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    programs = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PATH": os.pathsep.join(programs)}
-    env[STARTER] = str(os.getpid())
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), STARTER: str(os.getpid())}
     with subprocess.Popen([sys.executable, "-m", *module], cwd=folder, env=env) as process:
         try:
             process.wait()

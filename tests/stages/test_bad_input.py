@@ -127,7 +127,7 @@ def from_mirror(project: Project, tmp_path: Path) -> Iterator[tuple[Project, Pat
     mirror.mkdir()
     with ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
-        download = project.root / "pipeline" / "tasks" / "download.py"
+        download = project.root / "pipeline" / "tasks" / "pusht" / "__init__.py"
         address = f"http://127.0.0.1:{server.server_port}"
         text = download.read_text(encoding="utf-8")
         assert "https://diffusion-policy.cs.columbia.edu" in text

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.project import Project, executed
+from tests.tasks.test_loader import put_outside
 
 COUPLING = "pipeline/flow/coupling.py"
 
@@ -82,3 +83,20 @@ def test_a_scale_whose_lock_is_put_away_is_refused(project: Project) -> None:
     refused = project.run("stages.resolve")
     assert refused.returncode == 2
     assert "`python -m pipeline.settings.scale starter` changes both" in refused.stderr
+
+
+def test_make_repro_sees_that_the_file_of_a_task_outside_the_library_changed(sources: Project, tmp_path: Path) -> None:
+    project, path = sources.copy(tmp_path / "project"), put_outside(tmp_path)
+    block = project.value("starter.pusht")
+    block |= {"task": f"{path}:TASK", "evaluation": block["evaluation"] | {"options": {}}}
+    block["data"] |= {"dataset": "starts", "observation": "place"}
+    block["select"] |= {"evaluation": "reach"}
+    for key, value in (("starter.reach", block), ("starter.lists.tasks", ["reach"]), ("tasks", ["reach"])):
+        project.params(key, value)
+    project.keep_stages("resolve", "fetch")
+    project.check("pipeline.orchestration.repro")
+    assert "Running stage" not in project.check("pipeline.orchestration.repro").stdout
+    path.write_text(path.read_text(encoding="utf-8").replace("0.1 * np.clip", "0.2 * np.clip"), encoding="utf-8")
+    said = project.check("pipeline.orchestration.repro").stdout
+    assert f"{path.name} changed; the inputs of stages are made anew" in said
+    assert "Running stage 'fetch@starter-reach'" in said
