@@ -110,8 +110,9 @@ def trial(name: str, core_minutes: float, lr: float) -> Iterator[dict[str, objec
         pretraining(METHOD, build(name), short, Generators(0)), images, short, Generators(0), 2 * STEPS
     )
     steps_file = keep / "steps"  # those that it began with go on after a kill
-    steps = int(steps_file.read_text("utf-8")) if steps_file.exists() else int(60 * core_minutes / cost.core_seconds)
-    write_text(steps_file, str(steps))
+    if not steps_file.exists():
+        write_text(steps_file, str(int(60 * core_minutes / cost.core_seconds)))
+    steps = int(steps_file.read_text(encoding="utf-8"))
     whole, generators = short.model_copy(update={"steps": steps, "warmup": steps // 20}), Generators(0)
     torch.manual_seed(0)
     objective = pretraining(METHOD, build(name), whole, generators)
