@@ -11,8 +11,8 @@ from pipeline.settings.kinds import KINDS
 from pipeline.utils.code_deps import ROOT, code_of, imports_of
 
 ORDER = (
-    "utils", "ode", "stability", "tasks", "settings", "nets", "flow", "experts", "evaluation", "training", "reporting",
-    "perf", "tracking", "orchestration",
+    "utils", "ode", "stability", "tasks", "settings", "nets", "flow", "experts", "evaluation", "training", "deployment",
+    "reporting", "perf", "tracking", "orchestration",
 )  # fmt: skip
 WITHIN = {
     "utils": (
@@ -68,9 +68,10 @@ WITHIN = {
         "recipe", "guard", "watch", "fine_tune", "selection", "study", "residual", "residual_checkpoint", "toys",
         "diffusion", "images", "image_methods", "image_checkpoint", "extractor", "image_judge",
     ),
+    "deployment": ("controller", "onnx_export"),
     "perf": (
-        "gradients", "certificates", "contest", "growth", "common_training", "updates", "solves", "pairs", "vectors",
-        "robomimic_loop", "simulation", "loading", "startup", "suite", "peak", "profiles",
+        "gradients", "certificates", "contest", "growth", "common_training", "updates", "solves", "plans", "pairs",
+        "vectors", "robomimic_loop", "simulation", "loading", "startup", "suite", "peak", "profiles",
     ),
     "reporting": (
         "titles", "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision",
@@ -79,8 +80,8 @@ WITHIN = {
     ),
     "tracking": ("run", "queue", "store", "recorder"),
     "orchestration": (
-        "restore", "lockguard", "stage", "output", "children", "preload", "plan", "needs", "partial", "executor",
-        "repro", "prefect_flows", "ui",
+        "restore", "lockguard", "stage", "output", "program_server", "plan", "needs", "partial", "executor", "repro",
+        "prefect_flows", "ui",
     ),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""

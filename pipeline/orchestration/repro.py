@@ -104,7 +104,7 @@ def _bring_up_to_date(file: str, jobs: Callable[[], int], scale: str, partial_fo
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     os.environ.setdefault("FLOWTUNE_RUN", identity(os.getpid()))
     try:
-        code = executor.run(file, jobs, unmade)
+        code = executor.bring_up_to_date(file, jobs, unmade)
         if code == 0:
             remove_partial(ROOT, scale, partial_folder)
         elif unmade.exists():
