@@ -109,16 +109,27 @@ def resolved_inputs(settings: Settings) -> dict[Path, str]:
             files[FOLDER / scale / EXECUTION_FILE] = _dump(
                 chosen(tree, [f"{task}.{key}" for task in tasks for key in EXECUTION])
             )
-    for task in own_tasks():
-        if load_task(task).expert:
-            path = FOLDER / "demonstrations" / f"demonstrate_expert-{task}.json"
-            files[path] = _text("demonstrate_expert", scripted(task))
+    experts = {task: scripted(task) for task in own_tasks() if load_task(task).expert}
+    for scale in _scales(settings):
+        blocks = {name: block for name, block in settings.block(scale).robots.items() if block.custom}
+        for name, block in blocks.items():
+            if block.load_task().expert:
+                experts[f"{scale}-{name}"] = scripted(name, block)
+    for name, depends in experts.items():
+        files[FOLDER / "demonstrations" / f"demonstrate_expert-{name}.json"] = _text("demonstrate_expert", depends)
     return files
 
 
-def scripted(task: str) -> dict[str, Any]:
-    """What a scripted expert's demonstrations depend on, beside the arguments of the program that makes them."""
-    return {task: {"task": task, "expert": load_task(task).expert}}
+def scripted(name: str, block: TaskSettings | None = None) -> dict[str, Any]:
+    """What a scripted expert's demonstrations depend on, beside the arguments of the program that makes them.
+
+    Args:
+        name: of a task, or of the ``block`` of params.yaml that describes one.
+    """
+    if block is None:
+        return {name: {"task": name, "expert": load_task(name).expert}}
+    custom = {key: value for key, value in (block.custom or {}).items() if key != "datasets"}
+    return {name: {"task": block.task, "expert": block.load_task().expert, "custom": custom}}
 
 
 def _scales(settings: Settings) -> list[str]:
@@ -205,6 +216,8 @@ def built(annotation: Any, value: Any) -> Any:
         return {name: built(get_args(annotation)[1], inner) for name, inner in value.items()}
     if get_origin(annotation) in (Union, UnionType) and isinstance(value, dict):
         kinds = [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, Block)]
+        if not kinds:  # keys of a task's own
+            return value
         (fitting,) = [kind for kind in kinds if len(kinds) == 1 or value["kind"] in _literal(kind)]
         return built(fitting, value)
     if hasattr(annotation, "__metadata__"):

@@ -24,9 +24,9 @@ from pipeline.settings.toys import GapSettings, ToySettings
 from pipeline.tasks.loader import FORMER, own_tasks
 from pipeline.utils.errors import UserError
 
-Scale = Literal["starter", "lab", "paper"]
+Scale = Literal["starter", "lab", "paper", "metaworld"]
 
-LISTS = ("tasks", "nfe", "residual", "robustness", "diffusion", "baselines", "images", "image_nfe")
+LISTS = ("tasks", "nfe", "residual", "robustness", "diffusion", "baselines", "images", "image_nfe", "theory")
 """Top-level keys that say what is made; each scale's own stand in its block ``lists``."""
 
 MODELS: dict[str, type[Block]] = {
