@@ -1,5 +1,5 @@
 # make repro          every table and figure of the current scale, from the data up; what is up to date is not run again
-# make repro SCALE=lab   the same at another scale (starter, lab, paper), which becomes the current one in params.yaml
+# make repro SCALE=lab   the same at another scale (starter, lab, paper, metaworld), which becomes the current one in params.yaml
 # make repro JOBS=1   one stage at a time, with its progress bar; else as many side by side as cores and GPU have room for
 # make study          the coupling study at scale lab, hours of it, a cell at a time; what is there is not made again
 # make bench        times against other tools; for a machine that does nothing else meanwhile

@@ -63,7 +63,9 @@ def test_switching_the_scale_of_a_wrong_file_leaves_it_alone(tmp_path: Path, tex
 def test_switching_to_an_unknown_scale_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(TEXT, encoding="utf-8")
-    with pytest.raises(UserError, match=r"^params\.yaml: scale: given 'huge', allowed: starter, lab, paper, metaworld$"):
+    with pytest.raises(
+        UserError, match=r"^params\.yaml: scale: given 'huge', allowed: starter, lab, paper, metaworld$"
+    ):
         set_scale(path, "huge")
 
 
@@ -73,4 +75,6 @@ def test_the_program_prints_the_line_and_fails(
     (tmp_path / "params.yaml").write_text(TEXT, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert main(["huge"]) == 2
-    assert capsys.readouterr().err == "error: params.yaml: scale: given 'huge', allowed: starter, lab, paper, metaworld\n"
+    assert (
+        capsys.readouterr().err == "error: params.yaml: scale: given 'huge', allowed: starter, lab, paper, metaworld\n"
+    )

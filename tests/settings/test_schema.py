@@ -91,6 +91,12 @@ RESIDUAL = "pusht.residual.resft_fm-nfe4"
             "robustness: given fm-nfe8, allowed: fm-nfe1, ft_fm-nfe1, fm-nfe16, ft_fm-nfe16, resft_fm-nfe4, "
             "resft_fm-nfe16, resft_fm_unet-nfe16, by nfe and residual",
         ),
+        ("theory: [starter] ", "theory: [lab] ", "theory: given ['lab'], allowed: [starter], the scale, or []"),
+        (
+            "robustness: [fm-nfe16, ft_fm-nfe16, resft_fm-nfe4, resft_fm-nfe16] #",
+            "robustness: [] #",
+            "robustness: given [], allowed: at least one row, or theory: []",
+        ),
         (
             "residual: [resft_fm-nfe4,",
             "residual: [resft_fm-nfe8,",
