@@ -17,7 +17,7 @@ ORDER = (
 WITHIN = {
     "utils": (
         "errors", "atomic", "seeding", "code_deps", "platform", "handover", "hardware", "memory", "environment",
-        "precision", "processes", "provenance",
+        "precision", "processes", "provenance", "shipped",
     ),
     "settings": (
         "source", "names", "messages", "blocks", "shapes", "images", "robots", "toys", "layers", "schema", "locks",
@@ -60,7 +60,7 @@ WITHIN = {
         "statistics", "intervals", "policy", "residual_policy", "diffusion_policy", "image_policy",
         "baselines", "diversity", "rollouts", "video", "demonstrate",
         "protocol", "precision", "gap", "robustness", "certify", "toy_flows", "toy_systems", "figure_1",
-        "image_models", "features", "fid", "generation",
+        "image_models", "features", "fid", "sample_metrics", "generation",
     ),
     "training": (
         "data", "resume", "frames", "checkpoint", "journal", "loop", "sight", "sources", "teacher", "pretrain",
@@ -71,7 +71,8 @@ WITHIN = {
     "deployment": ("controller", "onnx_export"),
     "perf": (
         "gradients", "certificates", "contest", "growth", "common_training", "updates", "solves", "plans", "pairs",
-        "vectors", "robomimic_loop", "simulation", "loading", "startup", "suite", "peak", "profiles",
+        "vectors", "robomimic_loop", "simulation", "loading", "startup", "suite", "peak", "profiles", "training_step",
+        "image_nets", "trainings", "forecast",
     ),
     "reporting": (
         "titles", "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision",

@@ -65,16 +65,15 @@ class Engine:
         """Of the project in ``root``, with the environment that DVC starts in, and the group that stages belong to."""
         table = read_table()
         needs = {name: need_of(programs_of(command), table) for name, command in plan.commands.items()}
-        socket = root / ".flowtune" / "programs.sock"
-        self._room, self._root = Room(needs), root
+        self._room, self._root, self._socket = Room(needs), root, root / ".flowtune" / "programs.sock"
         self._env = {"PYTHONUNBUFFERED": "1"} | PATIENT_THREADS | dict(env)
         self._stages, self._servers = stages or processes.Group(), processes.Group()
         self._starting, self._running = threading.Lock(), set[str]()
         lockguard.guard(root, os.getpid())
         if platform.FORK_IS_SAFE:
-            server = [sys.executable, "-m", "pipeline.orchestration.program_server", str(socket)]
+            server = [sys.executable, "-m", "pipeline.orchestration.program_server", str(self._socket)]
             self._servers.start(server, cwd=root, env=self._env)
-            self._env[SERVER] = str(socket)
+            self._env[SERVER] = str(self._socket)
 
     def __enter__(self) -> Self:
         return self
@@ -91,6 +90,7 @@ class Engine:
         """Interrupt what runs, as Ctrl-C in a terminal does, and wait until it is gone; nothing starts any more."""
         self._stages.stop(signal.SIGINT)
         self._servers.stop()
+        self._socket.unlink(missing_ok=True)
 
     def run_stage(self, name: str, say: Say) -> None:
         """Bring a stage up to date, whose inputs are, with its output said piece by piece.

@@ -132,6 +132,7 @@ def test_what_a_program_imports_is_imported_once_for_all_stages(tmp_path: Path, 
     output = project.check("pipeline.orchestration.executor", "--jobs", jobs).stdout
     assert executed(output) == ["a", "b", "c"]
     assert output.count("exec python") == 3
+    assert not (project.root / ".flowtune" / "programs.sock").exists()
     imports = (project.root / "imports").read_text(encoding="utf-8").split()
     # by the server, and by the processes that the programs spawn
     assert len(imports) == len(set(imports)) == 4
