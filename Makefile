@@ -1,5 +1,5 @@
 # make repro          every table and figure of the current scale, from the data up; what is up to date is not run again
-# make repro SCALE=lab   the same at another scale (starter, lab, paper), which becomes the current one in params.yaml
+# make repro SCALE=lab   the same at another scale (starter, lab, paper, metaworld), which becomes the current one in params.yaml
 # make repro JOBS=1   one stage at a time, with its progress bar; else as many side by side as cores and GPU have room for
 # make study          the coupling study at scale lab, hours of it, a cell at a time; what is there is not made again
 # make bench        times against other tools; for a machine that does nothing else meanwhile
@@ -8,11 +8,16 @@
 # make ui             MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200; Ctrl-C stops both
 # make env            the Python environment in .venv, which all of the above build first
 # make env-export     that, and what `python -m stages.export` needs: ONNX
-# make lock           requirements.lock and requirements-export.lock anew from pyproject.toml
+# make env-metaworld  that, and the simulator of SCALE=metaworld
+# make lock           requirements.lock, and those of the two groups above, anew from pyproject.toml
 SCALE ?=
 JOBS ?=
 .DEFAULT_GOAL := help
-.PHONY: help env env-export repro study bench faults test lint ui lock
+.PHONY: help env repro study bench faults test lint ui lock
+
+# optional groups of pyproject.toml, each with a lock of its own
+OPTIONAL := export metaworld
+.PHONY: $(OPTIONAL:%=env-%)
 
 # the first of these that runs and is 3.11 or 3.12; PYTHON=… chooses another
 CANDIDATES := $(or $(PYTHON),python3 python3.12 python3.11 python)
@@ -55,11 +60,12 @@ CHOOSE_CACHE = { test "$$uv" != .tools/bin/uv && mkdir -p "$$($$uv cache dir)" 2
 	"$$uv" pip sync --quiet --compile-bytecode --python .venv requirements.lock && \
 	.venv/bin/python -c "from pipeline.utils import environment as e; e.remember_for_dvc(e.project_root())" && touch $@
 
-env-export: .venv/.export
+$(OPTIONAL:%=env-%): env-%: .venv/.%
 
-.venv/.export: .venv/.synced requirements-export.lock
-	@uv=$(UV); $(CHOOSE_CACHE) && "$$uv" pip install --quiet --compile-bytecode --python .venv --require-hashes \
-	  -r requirements-export.lock && touch $@
+# A lock has all that is needed; what a package says that it needs is overridden in pyproject.toml.
+$(OPTIONAL:%=.venv/.%): .venv/.%: .venv/.synced requirements-%.lock
+	@uv=$(UV); $(CHOOSE_CACHE) && "$$uv" pip install --quiet --compile-bytecode --python .venv --require-hashes --no-deps \
+	  -r requirements-$*.lock && touch $@
 
 repro: env
 	@python -m pipeline.orchestration.repro $(SCALE) $(if $(JOBS),--jobs $(JOBS))
@@ -86,5 +92,5 @@ COMPILE = "$$uv" pip compile --universal --python-version 3.11 --generate-hashes
 	  --no-header --quiet
 
 lock:
-	@uv=$(UV); $(COMPILE) pyproject.toml --group dev --group peers -o requirements.lock && \
-	  $(COMPILE) --group export --constraint requirements.lock -o requirements-export.lock
+	@uv=$(UV); $(COMPILE) pyproject.toml --group dev --group peers -o requirements.lock && for group in $(OPTIONAL); do \
+	  $(COMPILE) --group $$group --constraint requirements.lock -o requirements-$$group.lock || exit; done

@@ -5,7 +5,12 @@ The small sets that are shipped are made anew by
     python -m stages.demonstrate_expert --task kitchen --seeds 300000:300100 --most 100 \
         --out data/demonstrations/kitchen_starter.zip
 
-in the task's public format, with ``<out>.sha256`` beside. An interrupted run goes on where it was when started again
+in the task's public format, with ``<out>.sha256`` beside. Of a task that is a block of params.yaml,
+
+    python -m stages.demonstrate_expert --scale metaworld --task pick_place --seeds 300000:300100 --most 75 \
+        --out data/demonstrations/metaworld_pick_place_starter.zip
+
+lets its ``custom.expert`` play, and writes a LeRobotDataset. An interrupted run goes on where it was when started again
 with the same arguments.
 """
 
@@ -21,6 +26,7 @@ from pipeline.experts.collect import collect
 from pipeline.experts.episode import ExpertEpisode
 from pipeline.experts.registry import expert
 from pipeline.orchestration.stage import program, stage
+from pipeline.settings import schema
 from pipeline.settings.inputs import inputs_of, scripted
 from pipeline.utils.atomic import write_text
 from pipeline.utils.errors import UserError
@@ -32,6 +38,9 @@ FIRST_SEED = 300_000
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--task", required=True)
+    parser.add_argument(
+        "--scale", help="of the block of params.yaml that --task names; without it, --task is a task's name"
+    )
     parser.add_argument("--seeds", required=True, help="FIRST:END, END excluded; neither test nor validation seeds")
     parser.add_argument("--most", type=int, default=200, help="keep at most so many episodes, the first by seed")
     parser.add_argument("--out", type=Path, required=True)
@@ -44,10 +53,12 @@ def main() -> None:
     task, out = arguments.task, arguments.out
     checksum = out.with_name(out.name + ".sha256")
 
-    chosen = expert(task)
+    block = schema.load().block(arguments.scale).task(task) if arguments.scale else None
+    chosen = expert(block.task, block.custom) if block else expert(task)
+    depends = {**scripted(task, block), "seeds": arguments.seeds, "most": arguments.most}
     with stage(
-        inputs_of("stages/demonstrate_expert.py", {**scripted(task), "seeds": arguments.seeds, "most": arguments.most}),
-        f"demonstrate_expert-{task}",
+        inputs_of("stages/demonstrate_expert.py", depends),
+        f"demonstrate_expert-{arguments.scale}-{task}" if block else f"demonstrate_expert-{task}",
         deps=[],
         outs=[out, checksum, *([arguments.report] if arguments.report else [])],
     ) as here:

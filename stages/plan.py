@@ -18,6 +18,7 @@ from pipeline.perf.contest import machine
 from pipeline.perf.forecast import Forecast, forecasts
 from pipeline.settings import schema
 from pipeline.settings.layers import Scale
+from pipeline.utils.errors import UserError
 
 HEAD = ("task", "training", "steps", "batch", "precision", "ms a step", "hours", "core hours", "memory, GB", "")
 
@@ -28,8 +29,10 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="*", help="robot tasks; by default all of the scale's list")
     parser.add_argument("--images", nargs="*", help="image tasks; by default those of the scale's list")
     parser.add_argument("--steps", type=int, default=3, help="steps to measure of each training")
-    parser.add_argument("--rows", type=int, help="measure with batches of at most this size, and scale the time up")
+    parser.add_argument("--rows", type=int, help="measure batches of at most this size, at least 2, and extrapolate")
     arguments = parser.parse_args()
+    if arguments.steps < 1 or (arguments.rows or 2) < 2:
+        raise UserError("--steps: allowed: 1 or more; --rows: 2 or more")
     settings = schema.load(Path("params.yaml")).block(arguments.scale)
     lists = {"tasks": arguments.tasks, "images": arguments.images}
     settings = settings.model_copy(update={name: given for name, given in lists.items() if given is not None})

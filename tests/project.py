@@ -12,7 +12,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from ruamel.yaml import YAML
@@ -254,14 +254,14 @@ def make_project(root: Path) -> Project:
             key: starter["digits"]["finetune"][key] | TINY_IMAGE_RECIPE | TINY_COUPLINGS[key] for key in TINY_COUPLINGS
         }
     }
-    choice |= {"images": ["digits"], "image_nfe": [1, 2]}
+    choice |= {"images": ["digits"], "image_nfe": [1, 2], "theory": ["starter"]}
     small = {"digits": _merged(digits, TINY_DIGITS)}
     small |= {"gap": _merged(starter["gap"], TINY_GAP), "toys": _merged(starter["toys"], TINY_TOYS)}
     block = {"lists": choice, **small, "pusht": tiny}
     yaml = YAML(typ="safe")
     yaml.representer.ignore_aliases = lambda _: True
     with (root / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump({"scale": "starter", **choice, "starter": block, "lab": block, "paper": block}, file)
+        yaml.dump({"scale": "starter", **choice, **dict.fromkeys(get_args(schema.Scale), block)}, file)
     _save_often(root / "pipeline" / "training" / "loop.py")
     (root / "data" / "recordings").mkdir(parents=True)
     demonstrations = root / "data" / "demonstrations"

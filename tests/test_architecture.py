@@ -54,7 +54,7 @@ WITHIN = {
     "tasks/robomimic": ("simulator", "camera", "rotation", "actions", "settings", "env", "files", "task"),
     "experts": (
         "episode", "collect", "arm", "kitchen_skills", "kitchen", "waypoints", "robomimic_episode",
-        "robomimic_lift_can", "robomimic_square", "robomimic_transport", "registry",
+        "robomimic_lift_can", "robomimic_square", "robomimic_transport", "gymnasium_policy", "registry",
     ),
     "evaluation": (
         "statistics", "intervals", "policy", "residual_policy", "diffusion_policy", "image_policy",

@@ -38,6 +38,7 @@ def test_make_alone_says_what_there_is(root: Path) -> None:
         "ui",
         "env",
         "env-export",
+        "env-metaworld",
         "lock",
     ]
     assert not (root / ".venv").exists()

@@ -173,7 +173,7 @@ def _jobs(given: str | None) -> int | None:
 def main() -> int:
     """``python -m pipeline.orchestration.repro [--jobs N] [SCALE]``, or ``--study`` for the coupling study."""
     parser = argparse.ArgumentParser(prog="pipeline.orchestration.repro")
-    parser.add_argument("scale", nargs="?", help="starter, lab or paper; default: the one in params.yaml")
+    parser.add_argument("scale", nargs="?", help="starter, lab, paper or metaworld; default: the one in params.yaml")
     parser.add_argument("--jobs", help="stages at a time; default: as many as there are cores")
     parser.add_argument("--study", action="store_true", help="the coupling study instead")
     arguments = parser.parse_args()

@@ -52,8 +52,9 @@ def forecasts(settings: ScaleSettings, measured_steps: int, rows: int | None = N
     """One for each training, then for the images of each image task, as they are measured.
 
     Args:
-        measured_steps: of each training. rows: batch that is measured in place of a larger one, whose time is then
-            taken to be in proportion; for nets too large for this device.
+        measured_steps: of each training.
+        rows: batch, at least 2, that is measured in place of larger ones, with a quarter of it, and extrapolated from,
+            for nets too large for this device; memory is that of what is measured.
     """
     precision, costs = native(), dict[tuple[str, str], StepCost | None]()
     solves = {str(image): _solve(settings.image_task(image), precision, rows) for image in settings.images}
@@ -93,11 +94,26 @@ def _measured(training: Training, steps: int, rows: int | None, threads: int) ->
     generators = Generators(0)
     objective, batches = training.build(generators)
     size = max(1, training.optimization.batch_size // training.processes)
-    measured = min(size, rows or size)
-    optimization = training.optimization.model_copy(update={"batch_size": measured, "warmup": 0})
-    cost = measure_steps(objective, batches, optimization, generators, steps)
-    share = size / measured
-    return replace(cost, seconds=share * cost.seconds, core_seconds=share * cost.core_seconds)
+
+    def cost(batch: int) -> StepCost:
+        optimization = training.optimization.model_copy(update={"batch_size": batch, "warmup": 0})
+        return measure_steps(objective, batches, optimization, generators, steps)
+
+    if rows is None or size <= rows:
+        return cost(size)
+    few, more = cost(max(1, rows // 4)), cost(rows)
+    return replace(
+        more,
+        seconds=_extrapolated(few.seconds, more.seconds, rows, size),
+        core_seconds=_extrapolated(few.core_seconds, more.core_seconds, rows, size),
+    )
+
+
+def _extrapolated(few: float, more: float, rows: int, size: int) -> float:
+    """The cost of ``size`` rows on the line through those of ``rows`` // 4 and ``rows``: what the optimiser spends on
+    the weights does not grow with the batch."""
+    slope = max(0.0, more - few) / (rows - max(1, rows // 4))
+    return more + slope * (size - rows)
 
 
 def _threads(settings: ScaleSettings, task: str) -> int:

@@ -65,7 +65,9 @@ CANDIDATES = {
     "p1-c32-attention": unet(32, [1, 2, 2], 1, [8]),
     "p2-c32": unet(32, [1, 2, 2], 2, []),
     "p2-c32-attention": unet(32, [1, 2, 2], 2, [8]),
-    "p2-c32-narrow": unet(32, [1, 1, 2], 2, [8]),
+    "p2-c32-narrow": unet(32, [1, 1, 2], 2, []),
+    "p2-c32-narrow-attention4": unet(32, [1, 1, 2], 2, [4]),
+    "p2-c32-narrow-attention8": unet(32, [1, 1, 2], 2, [8]),
     "p2-c32-blocks2": unet(32, [1, 2, 2], 2, [], blocks=2),
     "p2-c48": unet(48, [1, 2, 2], 2, []),
     "p4-c64": unet(64, [1, 1], 4, []),
@@ -108,8 +110,9 @@ def trial(name: str, core_minutes: float, lr: float) -> Iterator[dict[str, objec
         pretraining(METHOD, build(name), short, Generators(0)), images, short, Generators(0), 2 * STEPS
     )
     steps_file = keep / "steps"  # those that it began with go on after a kill
-    steps = int(steps_file.read_text("utf-8")) if steps_file.exists() else int(60 * core_minutes / cost.core_seconds)
-    write_text(steps_file, str(steps))
+    if not steps_file.exists():
+        write_text(steps_file, str(int(60 * core_minutes / cost.core_seconds)))
+    steps = int(steps_file.read_text(encoding="utf-8"))
     whole, generators = short.model_copy(update={"steps": steps, "warmup": steps // 20}), Generators(0)
     torch.manual_seed(0)
     objective = pretraining(METHOD, build(name), whole, generators)
@@ -181,6 +184,7 @@ def _cell(value: object) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs="+", choices=list(CANDIDATES), help="measure the speed of these alone")
     parser.add_argument("--trial", choices=list(CANDIDATES), help="train this net; without: measure the speed of all")
     parser.add_argument("--core-minutes", type=float, default=10.0, help="of a trial")
     parser.add_argument("--lr", type=float, default=MORE_LR, help="of a trial")
@@ -192,7 +196,7 @@ def main() -> None:
         add(folder / "image_nets_trials.csv", rows, ["net", "precision", "lr", "core_minutes", "nfe", "hardware"])
     else:
         precisions: list[Precision] = ["fp32", *(["bf16"] if native() == "bf16" else [])]  # type: ignore[list-item]
-        rows = list(measure(list(CANDIDATES), precisions, [64, 128]))
+        rows = list(measure(arguments.only or list(CANDIDATES), precisions, [64, 128]))
         key = ["net", "precision", "memory_format", "batch_size", "hardware"]
         add(folder / "image_nets_tried.csv", rows, key)
     report(folder)

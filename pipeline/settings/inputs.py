@@ -109,16 +109,27 @@ def resolved_inputs(settings: Settings) -> dict[Path, str]:
             files[FOLDER / scale / EXECUTION_FILE] = _dump(
                 chosen(tree, [f"{task}.{key}" for task in tasks for key in EXECUTION])
             )
-    for task in own_tasks():
-        if load_task(task).expert:
-            path = FOLDER / "demonstrations" / f"demonstrate_expert-{task}.json"
-            files[path] = _text("demonstrate_expert", scripted(task))
+    experts = {task: scripted(task) for task in own_tasks() if load_task(task).expert}
+    for scale in _scales(settings):
+        blocks = {name: block for name, block in settings.block(scale).robots.items() if block.custom}
+        for name, block in blocks.items():
+            if block.load_task().expert:
+                experts[f"{scale}-{name}"] = scripted(name, block)
+    for name, depends in experts.items():
+        files[FOLDER / "demonstrations" / f"demonstrate_expert-{name}.json"] = _text("demonstrate_expert", depends)
     return files
 
 
-def scripted(task: str) -> dict[str, Any]:
-    """What a scripted expert's demonstrations depend on, beside the arguments of the program that makes them."""
-    return {task: {"task": task, "expert": load_task(task).expert}}
+def scripted(name: str, block: TaskSettings | None = None) -> dict[str, Any]:
+    """What a scripted expert's demonstrations depend on, beside the arguments of the program that makes them.
+
+    Args:
+        name: of a task, or of the ``block`` of params.yaml that describes one.
+    """
+    if block is None:
+        return {name: {"task": name, "expert": load_task(name).expert}}
+    custom = {key: value for key, value in (block.custom or {}).items() if key != "datasets"}
+    return {name: {"task": block.task, "expert": block.load_task().expert, "custom": custom}}
 
 
 def _scales(settings: Settings) -> list[str]:

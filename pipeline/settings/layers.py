@@ -3,7 +3,8 @@
 Four blocks say what a task's settings are, and a later one wins: ``robot`` (of image tasks: ``image``), the same block
 of the scale, the task's own, the scale's of that task. ``common`` says the rest. ``gap`` and ``toys`` have two blocks,
 their own and the scale's. Among recipes, ``every`` is said of all of them. A net of another ``kind`` replaces the one
-before. A robot task's block may have any name, if one of its layers says ``task``, which it is about.
+before. A robot task's block may have any name, if one of its layers says ``task``, which it is about; where a scale's
+``robot`` says so, each name that the scale lists is one, and need have no block. In texts ``{block}`` stands for it.
 """
 
 import re
@@ -24,9 +25,9 @@ from pipeline.settings.toys import GapSettings, ToySettings
 from pipeline.tasks.loader import FORMER, own_tasks
 from pipeline.utils.errors import UserError
 
-Scale = Literal["starter", "lab", "paper"]
+Scale = Literal["starter", "lab", "paper", "metaworld"]
 
-LISTS = ("tasks", "nfe", "residual", "robustness", "diffusion", "baselines", "images", "image_nfe")
+LISTS = ("tasks", "nfe", "residual", "robustness", "diffusion", "baselines", "images", "image_nfe", "theory")
 """Top-level keys that say what is made; each scale's own stand in its block ``lists``."""
 
 MODELS: dict[str, type[Block]] = {
@@ -83,9 +84,17 @@ def robot_blocks(file: Node) -> list[str]:
         name
         for block in blocks
         for name, node in block.value.items()
-        if name in known or (node.is_block and "task" in node.value and name not in _RESERVED and _NAME.fullmatch(name))
+        if name in known or (node.is_block and "task" in node.value)
     ]
-    return list(dict.fromkeys([*named, *known]))
+    for block in blocks:
+        if "task" in _inside(block, "robot"):
+            named += _names(_inside(block, "lists").get("tasks"))
+    allowed = [name for name in named if name in known or (name not in _RESERVED and _NAME.fullmatch(name))]
+    return list(dict.fromkeys([*allowed, *known]))
+
+
+def _names(listed: Node | None) -> list[str]:
+    return [name for name in listed.value if isinstance(name, str)] if listed and isinstance(listed.value, list) else []
 
 
 def _require_known(block: Node, known: Known, name: str) -> None:
@@ -132,8 +141,19 @@ def _resolve_scale(file: Node, block: Node) -> Node:
     for name in _made_at(file, block, lists):
         places = [(file, group_of(name)), (block, group_of(name)), (file, name), (block, name)]
         layers = [above.value[key] for above, key in places if key in above.value]
-        found[name] = _resolve_block(layers or [Node({}, block.place)], MODELS.get(name, TaskSettings), common)
+        whole = _resolve_block(layers or [Node({}, block.place)], MODELS.get(name, TaskSettings), common)
+        found[name] = _called(whole, name) if group_of(name) == "robot" else whole
     return Node(found, block.place)
+
+
+def _called(node: Node, name: str) -> Node:
+    """``node`` with its block's name in texts: ``{block}``, with hyphens ``{block-}``, in camel case ``{Block}``."""
+    if node.is_block:
+        return Node({key: _called(inner, name) for key, inner in node.value.items()}, node.place)
+    if not isinstance(node.value, str):
+        return node
+    forms = {"{block}": name, "{block-}": name.replace("_", "-"), "{Block}": name.title().replace("_", "")}
+    return Node(reduce(lambda text, form: text.replace(form, forms[form]), forms, node.value), node.place)
 
 
 def group_of(name: str) -> str:

@@ -93,14 +93,15 @@ class ScaleSettings(Block):
 
     tasks: Annotated[list[str], Field(min_length=1)]
     nfe: Annotated[list[Count], Field(min_length=1)]
-    residual: Annotated[list[ResidualRow], Field(min_length=1)]
-    robustness: Annotated[list[Row], Field(min_length=1)]
+    residual: list[ResidualRow]
+    robustness: list[Row]
     diffusion: list[DiffusionRow]
     baselines: list[Baseline]
     gap: GapSettings
     toys: ToySettings
     images: Annotated[list[ImageTask], Field(max_length=1)]
     image_nfe: list[Count]
+    theory: list[Scale]
     digits: ImageTaskSettings | None = None
     cifar10: ImageTaskSettings | None = None
 
@@ -174,15 +175,17 @@ class Settings(Block):
     scale: Scale
     tasks: Annotated[list[str], Field(min_length=1)]
     nfe: Annotated[list[Count], Field(min_length=1)]
-    residual: Annotated[list[ResidualRow], Field(min_length=1)]
-    robustness: Annotated[list[Row], Field(min_length=1)]
+    residual: list[ResidualRow]
+    robustness: list[Row]
     diffusion: list[DiffusionRow]
     baselines: list[Baseline]
     images: Annotated[list[ImageTask], Field(max_length=1)]
     image_nfe: list[Count]
+    theory: list[Scale]
     starter: ScaleSettings
     lab: ScaleSettings
     paper: ScaleSettings
+    metaworld: ScaleSettings
 
     @model_validator(mode="after")
     def _rows_have_settings(self) -> "Settings":
@@ -213,9 +216,18 @@ class Settings(Block):
         for row in self.robustness:
             if row not in models:
                 raise ValueError(f"robustness: given {row}, allowed: {', '.join(models)}, by nfe and residual")
-        if not self.robustness[0].startswith("fm-"):
+        if self.robustness and not self.robustness[0].startswith("fm-"):
             first = self.robustness[0]
             raise ValueError(f"robustness: given {first} first, allowed: a row of fm, to which all are compared")
+        return self
+
+    @model_validator(mode="after")
+    def _theory_is_of_this_scale(self) -> "Settings":
+        if self.theory not in ([], [self.scale]):
+            raise ValueError(f"theory: given {self.theory}, allowed: [{self.scale}], the scale, or []")
+        for name in ("residual", "robustness"):
+            if self.theory and not getattr(self, name):
+                raise ValueError(f"{name}: given [], allowed: at least one row, or theory: []")
         return self
 
     def block(self, scale: str) -> ScaleSettings:

@@ -126,7 +126,8 @@ class Task:
         paper: None: it is not in the paper.
         check: (demonstrations, ``data.horizon``) → refuses, by a ``UserError``, those that cannot be learned from or
             are not of its environments, before anything is trained; None: it refuses none.
-        expert: a scripted expert, ``module:name`` of a ``pipeline.experts.episode.Expert``; empty: there is none.
+        expert: a scripted expert, ``module:name`` of a ``pipeline.experts.episode.Expert``; of a task made from a
+            block's key ``custom``, of a function of it that returns one. Empty: there is none.
     """
 
     title: str

@@ -1,4 +1,4 @@
-"""Taking the wanted part of a data set out of a zip archive or a folder, without trusting the archive."""
+"""Zip archives of data sets: taking the wanted part out of one, without trusting it, or of a folder; packing one."""
 
 import shutil
 import stat
@@ -6,8 +6,10 @@ import zipfile
 import zlib
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from pipeline.utils.atomic import replacing
 from pipeline.utils.errors import UserError
 
+EPOCH = (1980, 1, 1, 0, 0, 0)
 MAX_UNPACKED_BYTES = 4 * 1024**3  # two orders of magnitude above the largest archive fetched, far below a full disk
 
 
@@ -56,6 +58,16 @@ def copy_folder(source: Path, folder: Path, members: tuple[str, ...] | None = No
         target = folder / path.relative_to(source)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path, target)
+
+
+def pack(folder: Path, archive: Path) -> None:
+    """Write the files below ``folder`` to the zip ``archive``, whole or unchanged; equal files give equal bytes."""
+    with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w") as file:
+        for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+            entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)
+            entry.compress_type = zipfile.ZIP_DEFLATED
+            entry.external_attr = 0o644 << 16
+            file.writestr(entry, path.read_bytes())
 
 
 def _select(

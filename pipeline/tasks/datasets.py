@@ -44,7 +44,8 @@ class Dataset:
         content_sha256: ``Demonstrations.content_sha256`` of the right contents, whatever they were packed in.
         shipped: the file in this repository, with ``<file>.sha256`` beside it in the format of ``sha256sum``.
         made: the file that the command ``make_it`` leaves, likewise.
-        local: a file or folder of this machine. local_sha256: of the file, if it is known.
+        local: a file or folder of this machine. local_sha256: of the file, if it is known; else what ``<file>.sha256``
+            beside it says, if that is there.
         images: as ``read``, with the images that go with the steps; None: it has none.
     """
 

@@ -53,14 +53,19 @@ def fetch(
 
 
 def _copy_local(data_set: Dataset, local: Path, destination: Path) -> Path:
-    """Copy a file or folder of this machine, once it has been read there."""
+    """Copy a file or folder of this machine, once it has been read there, or unpack a zip archive."""
     if data_set.local_sha256 and local.is_dir():
         raise UserError(f"{local}: is a folder, but a sha256 is given, which is of a file")
-    data_set.read(local)
-    if data_set.local_sha256:
-        check_digest(local, data_set.local_sha256)
+    packed = local.suffix == ".zip" and local.is_file()
+    if not packed:
+        data_set.read(local)
+    if expected := data_set.local_sha256 or _noted(local):
+        check_digest(local, expected)
     with replacing_path(destination) as fresh:
-        if local.is_dir():
+        if packed:
+            archive.unpack(local, fresh)
+            data_set.read(fresh)
+        elif local.is_dir():
             archive.copy_folder(local, fresh, data_set.members)
         else:
             shutil.copyfile(local, fresh)
@@ -68,13 +73,20 @@ def _copy_local(data_set: Dataset, local: Path, destination: Path) -> Path:
 
 
 def _place_own(data_set: Dataset, file: Path, fresh: Path) -> None:
+    check_digest(file, _noted(file, needed=True))
+    shutil.copyfile(file, fresh)
+    _check_content(data_set, fresh)
+
+
+def _noted(file: Path, needed: bool = False) -> str:
+    """The sha256 that ``<file>.sha256`` beside it says; empty where that is absent and not ``needed``."""
     note = file.with_name(f"{file.name}.sha256")
+    if not needed and not note.is_file():
+        return ""
     words = note.read_text(encoding="utf-8").split()
     if not words:
         raise UserError(f"{note}: is empty, expected the file's sha256")
-    check_digest(file, words[0])
-    shutil.copyfile(file, fresh)
-    _check_content(data_set, fresh)
+    return words[0]
 
 
 def _place(data_set: Dataset, publication: Publication, path: Path, fresh: Path) -> None:

@@ -83,7 +83,12 @@ def _made(family: TaskFamily, settings: Mapping[str, Any] | None, name: str) -> 
     except ValidationError as error:
         first = error.errors()[0]
         key = ".".join(str(part) for part in ("custom", *first["loc"]))
-        raise UserError(f"{key}: given {first['input']!r}: {first['msg']}") from None
+        told = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+        if first["type"] == "missing":
+            told = "missing"
+        elif "allowed: " not in told:
+            told = f"given {first['input']!r}, allowed: {told}"
+        raise UserError(f"{key}: {told}") from None
 
 
 def find(reference: str) -> Any:

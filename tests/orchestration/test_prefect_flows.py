@@ -96,12 +96,12 @@ def test_a_failed_stage_stops_only_what_depends_on_it_and_the_next_run_completes
 
 def test_wrong_settings_fail_before_dvc_starts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(_: Path) -> None:
-        raise UserError("params.yaml: scale: given huge, allowed: starter, lab, paper")
+        raise UserError("params.yaml: scale: given huge, allowed: starter, lab, paper, metaworld")
 
     monkeypatch.setattr(prefect_flows, "checked_settings", refuse)
     state = prefect_flows.tables("table2", return_state=True)
     assert state.is_failed()
-    assert state.message == "params.yaml: scale: given huge, allowed: starter, lab, paper"
+    assert state.message == "params.yaml: scale: given huge, allowed: starter, lab, paper, metaworld"
     assert not (root / "checked.txt").exists()
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pipeline.perf.forecast import Forecast, forecasts
+from pipeline.perf.forecast import Forecast, _extrapolated, forecasts
 from pipeline.perf.trainings import trainings
 from pipeline.settings import schema
 from pipeline.settings.layers import Scale
@@ -16,6 +16,10 @@ from pipeline.utils.seeding import Generators
 
 def block(scale: Scale) -> ScaleSettings:
     return schema.load(ROOT / "params.yaml").block(scale)
+
+
+def test_what_does_not_grow_with_the_batch_is_not_multiplied() -> None:
+    assert _extrapolated(2.0 + 2 * 0.5, 2.0 + 8 * 0.5, rows=8, size=64) == pytest.approx(2.0 + 64 * 0.5)
 
 
 def without_tasks(settings: ScaleSettings) -> ScaleSettings:

@@ -14,6 +14,7 @@ from pipeline.tasks.loader import file_of, own_tasks
 from pipeline.utils import code_deps
 from pipeline.utils.atomic import write_text
 from pipeline.utils.code_deps import ROOT, code_of
+from pipeline.utils.errors import UserError
 from tests.settings.params import TEXT, changed, dumped, raw, refused, replaced
 from tests.settings.test_inputs import at
 
@@ -36,6 +37,20 @@ def test_a_block_of_any_name_is_about_the_task_that_it_says() -> None:
     values["lab"]["narrow"] = {key: NARROW[key] for key in ("data", "select")}
     values["lab"]["lists"]["tasks"].append("narrow")
     assert parsed(dumped(values)).lab.chosen()["narrow"] == narrow
+
+
+def test_where_a_scales_robot_says_the_task_a_name_that_is_listed_is_a_block_and_stands_in_texts() -> None:
+    values = raw()
+    robot = {**values["lab"]["robot"], "task": "pusht", "data": DATA, "title": "{Block} of {block-}"}
+    robot["select"] = robot["select"] | {"evaluation": "{block}_b"}
+    lists = values["metaworld"]["lists"] | {"tasks": ["one_arm", "pusht"], "nfe": [1]}
+    values["metaworld"] = {"lists": lists, "robot": robot}
+    found = parsed(dumped(values)).metaworld
+    assert (found.task("one_arm").title, found.task("one_arm").select.evaluation) == ("OneArm of one-arm", "one_arm_b")
+    assert found.task("one_arm").load_task() is found.task("pusht").load_task()
+    lists["tasks"] = ["One-arm"]
+    with pytest.raises(UserError, match="tasks: given 'One-arm', allowed: "):
+        parsed(dumped(values))
 
 
 @pytest.mark.parametrize(

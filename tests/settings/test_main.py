@@ -51,7 +51,7 @@ def test_tasks_images_and_toys_are_printed(
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
-        (("huge", "pusht"), "error: scale: given 'huge', allowed: starter, lab, paper\n"),
+        (("huge", "pusht"), "error: scale: given 'huge', allowed: starter, lab, paper, metaworld\n"),
         (("starter", "kitchen"), "error: task: given 'kitchen', allowed at scale starter: pusht, digits, gap, toys\n"),
         (
             ("starter", "gap", "trains"),

@@ -18,7 +18,9 @@ def test_switching_the_scale_changes_its_lists_and_back_restores_every_byte(tmp_
     set_scale(path, "lab")
     lines = zip(text.splitlines(), path.read_text(encoding="utf-8").splitlines(), strict=True)
     changed = [(old, new) for old, new in lines if old != new]
-    assert [old.split(":")[0] for old, _ in changed] == ["scale", "tasks", "nfe", "residual", "robustness", "images"]
+    assert [old.split(":")[0] for old, _ in changed] == [
+        *("scale", "tasks", "nfe", "residual", "robustness", "images", "theory")
+    ]
     assert [old.split("#")[1] for old, _ in changed] == [new.split("#")[1] for _, new in changed]
     loaded = schema.load(path)
     assert loaded.scale == "lab" and all(getattr(loaded, key) == getattr(loaded.lab, key) for key in LISTS)
@@ -45,7 +47,7 @@ def test_lists_that_are_wrong_for_the_scale_are_replaced_by_those_of_another(tmp
             replaced("{tasks: [pusht, pusht_image, kitchen, lift", "{task: [pusht, pusht_image, kitchen, lift"),
             ": lab.lists.task: unknown key; did you mean tasks? allowed: tasks, nfe, residual, ",
         ),
-        (replaced("baselines: [random, nearest_demo]}\n  robot:", "}\n  robot:"), "lab.baselines: missing"),
+        (replaced(", theory: [lab]}", "}"), "lab.theory: missing"),
         (replaced("\nlab:", "\nlap:"), ": lap: unknown key; did you mean lab? allowed: "),
     ],
 )
@@ -61,7 +63,9 @@ def test_switching_the_scale_of_a_wrong_file_leaves_it_alone(tmp_path: Path, tex
 def test_switching_to_an_unknown_scale_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     path.write_text(TEXT, encoding="utf-8")
-    with pytest.raises(UserError, match=r"^params\.yaml: scale: given 'huge', allowed: starter, lab, paper$"):
+    with pytest.raises(
+        UserError, match=r"^params\.yaml: scale: given 'huge', allowed: starter, lab, paper, metaworld$"
+    ):
         set_scale(path, "huge")
 
 
@@ -71,4 +75,6 @@ def test_the_program_prints_the_line_and_fails(
     (tmp_path / "params.yaml").write_text(TEXT, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     assert main(["huge"]) == 2
-    assert capsys.readouterr().err == "error: params.yaml: scale: given 'huge', allowed: starter, lab, paper\n"
+    assert (
+        capsys.readouterr().err == "error: params.yaml: scale: given 'huge', allowed: starter, lab, paper, metaworld\n"
+    )

@@ -41,7 +41,7 @@ RESIDUAL = "pusht.residual.resft_fm-nfe4"
         ("lr: 1.5e-3", "lr: ", "starter.pusht.pretrain.lr: given nothing, allowed: a number"),
         ("  ema_decay: 0.99 ", "  ema_decay: 1 ", "common.ema_decay: given 1, allowed: less than 1"),
         ("  seed: 0 ", "  seed: 4294967296 ", "common.seed: given 4294967296, allowed: less than 4,294,967,296"),
-        ("scale: starter", "scale: huge", "scale: given 'huge', allowed: starter, lab, paper"),
+        ("scale: starter", "scale: huge", "scale: given 'huge', allowed: starter, lab, paper, metaworld"),
         ("    steps: 10000\n", "    steps: true\n", "robot.pretrain.steps: given true, allowed: a whole number"),
         ("{steps: 6000", "{steps: 6000.5", "starter.pusht.pretrain.steps: given 6000.5, allowed: a whole number"),
         (
@@ -90,6 +90,12 @@ RESIDUAL = "pusht.residual.resft_fm-nfe4"
             "robustness: [fm-nfe8,",
             "robustness: given fm-nfe8, allowed: fm-nfe1, ft_fm-nfe1, fm-nfe16, ft_fm-nfe16, resft_fm-nfe4, "
             "resft_fm-nfe16, resft_fm_unet-nfe16, by nfe and residual",
+        ),
+        ("theory: [starter] ", "theory: [lab] ", "theory: given ['lab'], allowed: [starter], the scale, or []"),
+        (
+            "robustness: [fm-nfe16, ft_fm-nfe16, resft_fm-nfe4, resft_fm-nfe16] #",
+            "robustness: [] #",
+            "robustness: given [], allowed: at least one row, or theory: []",
         ),
         (
             "residual: [resft_fm-nfe4,",
@@ -219,7 +225,7 @@ def test_any_value_in_any_place_loads_or_fails_with_one_line(keys: tuple[str, ..
     except UserError as error:
         assert "\n" not in str(error)
         assert str(error).startswith("params.yaml:")
-        assert "allowed: " in str(error) or "missing" in str(error)
+        assert "allowed" in str(error) or "missing" in str(error)
 
 
 def test_solvers_gradients_and_covariances_are_those_that_exist() -> None:
@@ -233,7 +239,7 @@ def test_solvers_gradients_and_covariances_are_those_that_exist() -> None:
 
 def test_unknown_scale_and_task_are_refused() -> None:
     loaded = schema.load(ROOT / "params.yaml")
-    with pytest.raises(UserError, match=r"^scale: given 'huge', allowed: starter, lab, paper$"):
+    with pytest.raises(UserError, match=r"^scale: given 'huge', allowed: starter, lab, paper, metaworld$"):
         loaded.block("huge")
     with pytest.raises(
         UserError,

@@ -53,7 +53,7 @@ SETTINGS = [
     (f"{NFE1}.lr", -1e-3, rf"{NFE1}.lr: given -0.001, allowed: greater than 0"),
     (f"{NFE1}.steps", 1.5, rf"{NFE1}.steps: given 1.5, allowed: a whole number"),
     (f"{NFE1}.coupling", "neares", rf"{NFE1}.coupling: given 'neares', allowed: independent, .*, nearest, .*"),
-    ("scale", "nowhere", r"scale: given 'nowhere', allowed: starter, lab, paper"),
+    ("scale", "nowhere", r"scale: given 'nowhere', allowed: starter, lab, paper, metaworld"),
     ("nfe", [1, 3], r"nfe: given 3, allowed: numbers with a block starter.pusht.finetune.nfe<k>, which are 1, 2"),
     (
         "starter.pusht.data.n_action_steps",
@@ -71,7 +71,7 @@ def test_a_wrong_setting(project: Project, program: str, key: str, value: object
 
 
 def test_an_unknown_scale_on_the_command_line(project: Project) -> None:
-    line = "error: params.yaml: scale: given 'nowhere', allowed: starter, lab, paper"
+    line = "error: params.yaml: scale: given 'nowhere', allowed: starter, lab, paper, metaworld"
     assert refused(project, "pipeline.orchestration.repro", "nowhere") == line
 
 

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pipeline.tasks import archive
+from pipeline.tasks.formats.lerobot import open_lerobot
+from pipeline.tasks.formats.vectors import read_demonstrations
 from tests.project import ROOT, Project
 
 TINY = '''
@@ -51,6 +54,23 @@ from pipeline.tasks.api import Task
 
 TASK = Task("Tiny", {}, {}, 3, expert="pipeline.experts.tiny:EXPERT")
 """
+BLOCK = """
+  reaching:
+    task: custom
+    data: {dataset: made}
+    select: {evaluation: reaching}
+    custom:
+      environment: {id: Reacher-v5, module: null, seed_argument: null, success: null, returns: [-9, -5], max_steps: 5}
+      expert: {policy: "still:Still"}
+      datasets:
+        metaworld_expert: {path: none}
+        made: {path: made.zip, observation: {observation.state: 39}, action: {action: 4}}
+"""
+STILL = """
+class Still:
+    def get_action(self, observation):
+        return [0.0, 0.0]
+"""
 SEEDS = range(300_000, 300_012)
 COMMAND = ("stages.demonstrate_expert", "--task", "tiny", "--seeds", "300000:300012", "--most", "4")
 
@@ -89,6 +109,18 @@ def test_it_keeps_the_first_solved_episodes_and_says_how_many_there_were(project
     assert re.fullmatch(
         r"[0-9a-f]{64}  tiny\.npz\n", (project.root / "made" / "tiny.npz.sha256").read_text(encoding="utf-8")
     )
+
+
+def test_a_block_of_params_names_its_expert(project: Project) -> None:
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (project.root / "params.yaml").write_text(text + BLOCK, encoding="utf-8")  # its last block is scale metaworld
+    (project.root / "still.py").write_text(STILL, encoding="utf-8")
+    seeds = ("--seeds", "300000:300003", "--most", "2", "--out", "made.zip", "--workers", "0")
+    told = project.check("stages.demonstrate_expert", "--scale", "metaworld", "--task", "reaching", *seeds)
+    assert told.stdout.startswith("3 of 3 episodes solved") and told.stdout.endswith("2 kept, 10 steps → made.zip\n")
+    archive.unpack(project.root / "made.zip", project.root / "made")
+    made = read_demonstrations(open_lerobot(project.root / "made"), ["observation.state"], "action")
+    assert made.state.shape == (10, 10) and made.action.shape == (10, 2) and list(made.episode_ends) == [5, 10]
 
 
 def test_workers_change_nothing(project: Project) -> None:

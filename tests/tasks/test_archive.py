@@ -94,3 +94,14 @@ def test_damaged_archives_are_named(tmp_path: Path) -> None:
     make_zip(zipped, {"a": b""})
     with pytest.raises(UserError, match="holds none of the files expected under pusht"):
         archive.unpack(zipped, tmp_path / "out3", "pusht")
+
+
+def test_what_is_packed_is_unpacked_and_equal_files_give_equal_bytes(tmp_path: Path) -> None:
+    for folder in ("one", "two"):
+        for name in ("b/c", "a") if folder == "one" else ("a", "b/c"):
+            (tmp_path / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (tmp_path / folder / name).write_bytes(name.encode())
+        archive.pack(tmp_path / folder, tmp_path / f"{folder}.zip")
+    assert (tmp_path / "one.zip").read_bytes() == (tmp_path / "two.zip").read_bytes()
+    archive.unpack(tmp_path / "one.zip", tmp_path / "out")
+    assert files(tmp_path / "out") == {"a", "b/c"}

@@ -1,6 +1,7 @@
 """What every task must do, whoever wrote it: ``FLOWTUNE_TASK=module:name pytest tests/tasks/test_conformance.py``.
 
-The variable names one task, as a block's key ``task`` in params.yaml does; without it, all of this project's are tried.
+The variable names one task, as a block's key ``task`` in params.yaml does, or a block with its scale, such as
+``metaworld.push``; without it, all of this project's are tried, and a block of another's environment.
 """
 
 import os
@@ -8,6 +9,7 @@ import pickle
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -15,30 +17,40 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.experts.episode import Expert
+from pipeline.settings import schema
 from pipeline.tasks.api import Env, EnvSpec, Task, Transition
 from pipeline.tasks.demonstrations import Demonstrations
+from pipeline.tasks.download import fetch
 from pipeline.tasks.loader import find, load_task, own_tasks
 from pipeline.tasks.normalizer import Normalizer
+from tests.project import ROOT
 
 SEED, OTHER_SEED = 300_000, 300_001
 STEPS = 6
 
-NAMES = [os.environ["FLOWTUNE_TASK"]] if "FLOWTUNE_TASK" in os.environ else list(own_tasks())
+BLOCKS = {"metaworld.pick_place": "metaworld"}
+"""Blocks of params.yaml, and the optional group of packages that has their simulator."""
+
+NAMES = [os.environ["FLOWTUNE_TASK"]] if "FLOWTUNE_TASK" in os.environ else [*own_tasks(), *BLOCKS]
 
 
 @pytest.fixture(scope="module", params=NAMES)
 def task(request: pytest.FixtureRequest) -> Task:
-    return load_task(request.param)
+    scale, _, block = request.param.partition(".")
+    if request.param in BLOCKS:
+        pytest.importorskip(BLOCKS[request.param], reason=f"`make env-{BLOCKS[request.param]}` installs it")
+    settings = schema.load(ROOT / "params.yaml") if scale in get_args(schema.Scale) else None
+    return settings.block(scale).task(block).load_task() if settings else load_task(request.param)
 
 
 @pytest.fixture(scope="module")
-def demonstrations(task: Task) -> Demonstrations:
+def demonstrations(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Demonstrations:
     """Those of the first data set whose file is on this machine."""
-    for data_set in task.datasets.values():
-        file = data_set.shipped or data_set.made
+    for name, data_set in task.datasets.items():
+        file = data_set.shipped or data_set.made or data_set.local
         if file is not None and Path(file).exists():
-            return data_set.read(file)
-    pytest.skip("none of the task's data sets is on this machine; one with a file under shipped or made would be read")
+            return data_set.read(fetch(name, data_set, tmp_path_factory.mktemp("fetched") / "set"))
+    pytest.skip("none of the task's data sets is on this machine; one with a file here would be read")
 
 
 def environments(task: Task) -> Iterator[tuple[EnvSpec, Env]]:
@@ -67,7 +79,8 @@ def test_it_says_what_it_is(task: Task) -> None:
         assert task.paper.dataset in task.datasets
         assert set(task.paper.columns) <= set(task.envs) and set(task.paper.observations) <= set(task.observations)
     if task.expert:
-        assert isinstance(find(task.expert), Expert)
+        found = find(task.expert)
+        assert isinstance(found, Expert) or callable(found), "an expert, or what makes one of a block custom"
 
 
 def test_an_offline_task_says_so(task: Task) -> None:

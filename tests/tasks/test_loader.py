@@ -89,7 +89,7 @@ def test_a_task_of_a_file_outside_the_project_is_found_by_its_path_and_then_by_i
         ("{mine}:TASKS", None, "given '.*:TASKS', allowed: a name in .*a_robot_of_mine.py, which has no 'TASKS'"),
         ("{mine}:NUMBER", None, r"allowed: a pipeline\.tasks\.api\.Task; .*:NUMBER is of type int"),
         ("{mine}:FAMILY", None, "given '.*' alone, allowed: with a block custom, which it is made from"),
-        ("{mine}:FAMILY", {"components": "two"}, "^custom.components: given 'two': "),
+        ("{mine}:FAMILY", {"components": "two"}, "^custom.components: given 'two', allowed: "),
         ("{mine}:FAMILY", {}, "^custom.components: "),
         ("{mine}:TASK", {"components": 2}, "given '.*' with a block custom, allowed: custom where a task is made from"),
         ("{folder}/json.py:TASK", None, r"allowed: a file of another name; json is .*json/__init__\.py"),

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from pipeline.tasks.images import as_float
-from pipeline.training.images import ImageBatches
+from pipeline.training.images import ImageBatches, shifted
 from pipeline.training.loop import Batches
 
 
@@ -30,6 +30,14 @@ def test_flips_mirror_about_half_of_the_same_rows(images: Tensor) -> None:
     mirrored = (data == plain.flip(-1)).flatten(1).all(1)
     assert (kept ^ mirrored).all()
     assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.05)  # 4.5 standard errors
+
+
+def test_shifts_move_whole_images_by_as_much_as_is_allowed(images: Tensor) -> None:
+    moved = shifted(images, 1, torch.Generator().manual_seed(2))
+    padded = torch.nn.functional.pad(images.float(), (1, 1, 1, 1), mode="reflect").to(torch.uint8)
+    places = [(dy, dx) for dy in range(3) for dx in range(3)]
+    same = torch.stack([(padded[:, :, dy : dy + 4, dx : dx + 4] == moved).flatten(1).all(1) for dy, dx in places])
+    assert same.any(0).all() and same.any(1).all(), "each image is one of the nine moves, and all nine occur"
 
 
 def test_a_batch_is_its_generators_alone(images: Tensor) -> None:

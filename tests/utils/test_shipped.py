@@ -36,7 +36,7 @@ def test_they_take_the_place_of_training(capsys: pytest.CaptureFixture[str]) -> 
     assert stage().unpack()
     assert "taken in place of training" in capsys.readouterr().out
     assert sorted(path.name for path in MODELS.iterdir()) == ["step-0.st", "step-1.st"]
-    assert ((MODELS / "step-1.st").read_text("utf-8"), LOG.read_text("utf-8")) == ("late", "log")
+    assert ((MODELS / "step-1.st").read_text(encoding="utf-8"), LOG.read_text(encoding="utf-8")) == ("late", "log")
     assert not stage("another").unpack()
 
 
@@ -62,7 +62,7 @@ def test_the_same_content_is_shipped_once() -> None:
     assert dict(ship("lab", "cifar10"))["select"] == []
     base.unlink()
     assert Shipment("lab", "cifar10", "select", {}, [MODELS], [base]).unpack()
-    assert base.read_text("utf-8") == "late"
+    assert base.read_text(encoding="utf-8") == "late"
 
 
 def test_what_is_not_as_its_stage_left_it_is_not_shipped(monkeypatch: pytest.MonkeyPatch) -> None:

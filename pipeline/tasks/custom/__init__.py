@@ -31,6 +31,7 @@ def make_task(settings: CustomSettings) -> Task:
         action_dim=action,
         envs=envs,
         check=partial(check_demonstrations, environment),
+        expert="pipeline.experts.gymnasium_policy:policy_expert" if settings.expert else "",
     )
 
 

@@ -31,6 +31,8 @@ class GymnasiumEnv:
 
     Attributes:
         observation_dim: numbers observed. low, high: (A,) the bounds of actions, infinite where there are none.
+        rate: control steps a second, as far as the environment says so; else 1.
+        observed: the environment's own observation, whole.
     """
 
     def __init__(self, settings: Environment, max_steps: int) -> None:
@@ -40,7 +42,9 @@ class GymnasiumEnv:
             UserError: it cannot be made, or it has other observations than ``settings`` say, or no box of actions.
         """
         self._settings = settings
-        self._env = make(settings)
+        self._env = make(settings, 0)
+        self.rate = float(getattr(self._env, "metadata", {}).get("render_fps") or 1)
+        self.observed: Any = None
         self.observation_dim = _dim(self._env.observation_space, settings)
         self._actions: Any = self._env.action_space
         if not hasattr(self._actions, "low") or np.dtype(self._actions.dtype).kind != "f":
@@ -51,9 +55,12 @@ class GymnasiumEnv:
 
     def reset(self, seed: int) -> NDArray[np.float64]:
         """Start the episode of this seed and return its first observation (D,)."""
-        observation, _ = self._env.reset(seed=seed)
+        if self._settings.seed_argument:
+            self._env.close()
+            self._env = make(self._settings, seed)
+        self.observed, _ = self._env.reset(seed=seed)
         self._steps, self._return = 0, 0.0
-        return flat(observation, self._settings.observation)
+        return flat(self.observed, self._settings.observation)
 
     def step(self, action: NDArray[np.floating]) -> Transition:
         """Hold ``action`` (A,) for one control step.
@@ -62,13 +69,13 @@ class GymnasiumEnv:
             UserError: ``info`` has no such key as ``success`` says.
         """
         bounded = np.clip(np.asarray(action), self.low, self.high).astype(self._actions.dtype)
-        observation, reward, terminated, truncated, info = self._env.step(bounded.reshape(self._actions.shape))
+        self.observed, reward, terminated, truncated, info = self._env.step(bounded.reshape(self._actions.shape))
         self._steps += 1
         self._return += float(reward)
         success = self._settings.success is not None and self._solved(info)
         done = bool(success or terminated or truncated or self._steps >= self._max_steps)
         score = float(success) if self._settings.returns is None else self._scaled() if done else 0.0
-        return Transition(flat(observation, self._settings.observation), score, success, done)
+        return Transition(flat(self.observed, self._settings.observation), score, success, done)
 
     def render(self) -> NDArray[np.uint8]:
         """Draw the scene: (H, W, 3).
@@ -93,8 +100,11 @@ class GymnasiumEnv:
         return float(np.clip((self._return - low) / (high - low), 0.0, 1.0))
 
 
-def make(settings: Environment) -> Any:
+def make(settings: Environment, seed: int) -> Any:
     """The gymnasium environment; its own limit of steps is left out.
+
+    Args:
+        seed: of the first episode, where the environment is made of it.
 
     Raises:
         UserError: its module cannot be imported, its id is unknown, or it cannot be made of its arguments.
@@ -109,7 +119,8 @@ def make(settings: Environment) -> Any:
                 importlib.import_module(settings.module)
         except Exception as error:  # whatever the module does when it is imported
             raise UserError(f"{WHERE}.module: {settings.module!r} cannot be imported: {_line(error)}") from error
-    arguments = {"render_mode": settings.render_mode} | settings.arguments
+    arguments = {"render_mode": settings.render_mode} if settings.render_mode else {}
+    arguments |= settings.arguments | ({settings.seed_argument: seed} if settings.seed_argument else {})
     try:
         return gymnasium.make(settings.id, max_episode_steps=-1, disable_env_checker=True, **arguments)
     except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as error:

@@ -16,7 +16,7 @@ class Source(_Model):
     """One data set. ``python -m stages.inspect PATH`` prints what belongs here.
 
     Attributes:
-        path: the file or folder, absolute or from the project's root.
+        path: the file, the folder or a zip archive of it, absolute or from the project's root.
         url: the address of a file or a zip archive; one of both is given.
         sha256: of the file; needed for a url.
         format: as ``pipeline.tasks.formats.reading.FORMATS`` calls it; auto: what the data say.
@@ -56,6 +56,8 @@ class Environment(_Model):
         id: what ``gymnasium.make`` knows it by.
         module: imported before, where that is what makes the id known.
         arguments: keyword arguments of ``gymnasium.make``.
+        seed_argument: the keyword argument that is an episode's seed, of an environment that draws its initial state
+            when it is made and not when it is reset; it is made anew for each episode.
         observation: keys of dictionary observations, flattened one after the other as those of the data are; a key
             inside another is ``outer/inner``. Empty where observations are one array.
         success: the key of a step's ``info`` that says whether the task is solved, which ends the episode; the score is
@@ -68,6 +70,7 @@ class Environment(_Model):
     id: Text
     module: Text | None = None
     arguments: dict[str, Any] = Field(default_factory=dict)
+    seed_argument: Text | None = None
     observation: list[str] = Field(default_factory=list)
     success: Text | None = None
     returns: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
@@ -83,21 +86,42 @@ class Environment(_Model):
         return self
 
 
+class ScriptedExpert(_Model):
+    """Who can demonstrate the task in its environment: ``python -m stages.demonstrate_expert``.
+
+    Attributes:
+        policy: ``module:name`` of a class without arguments; each episode has an object of it, whose method
+            ``get_action`` maps the environment's observation to an action.
+        action_noise: standard deviation of the Gaussian noise on each component of an action, executed and recorded.
+    """
+
+    policy: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
+    action_noise: Annotated[float, Field(ge=0)] = 0.0
+
+
 class CustomSettings(_Model):
     """The block as a whole.
 
     Attributes:
         datasets: by names of their own, of which ``data.dataset`` chooses one; their dimensions are the same.
         environment: None: an offline task.
+        expert: None: nobody demonstrates it here.
     """
 
     datasets: Annotated[dict[str, Source], Field(min_length=1)]
     environment: Environment | None = None
+    expert: ScriptedExpert | None = None
 
     @property
     def dims(self) -> tuple[int, int]:
         """Numbers a step of the observation and of the action."""
         return next(iter(self.datasets.values())).dims
+
+    @model_validator(mode="after")
+    def _expert_has_where_to_act(self) -> "CustomSettings":
+        if self.expert and not self.environment:
+            raise ValueError("expert: allowed: with an environment, in which it acts")
+        return self
 
     @model_validator(mode="after")
     def _fit(self) -> "CustomSettings":

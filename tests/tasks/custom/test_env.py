@@ -208,3 +208,53 @@ def test_data_of_another_environment_are_refused() -> None:
     state = mine.state + np.array([9, 0, 0, 0], np.float32)
     with pytest.warns(UserWarning, match="1 of 4 observed numbers are far from all demonstrated when"):
         check_fit(settings(), Demonstrations(state, mine.action, mine.episode_ends))
+
+
+class Made(gymnasium.Env[Any, Any]):
+    """A point on a line that is moved to its goal, which is drawn when it is made; observed beyond what it says."""
+
+    observation_space = gymnasium.spaces.Box(-0.1, 0.1, (2,), np.float64)
+    action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
+
+    def __init__(self, seed: int) -> None:
+        self._goal, self._point = float(np.random.default_rng(seed).uniform(-1, 1)), 0.0
+
+    def reset(self, **_: Any) -> tuple[Any, dict[str, Any]]:
+        self._point = 0.0
+        return np.array([self._goal, 0.0]), {}
+
+    def step(self, action: NDArray[np.float32]) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self._point += STEP * float(action[0])
+        observed = np.array([self._goal, self._point])
+        return observed, 0.0, False, False, {"success": float(abs(self._goal - self._point) < 0.05)}
+
+
+gymnasium.register("Made-v0", Made)
+MADE = {"id": "Made-v0", "seed_argument": "seed", "success": "success", "max_steps": 40, "render_mode": None}
+
+
+def test_an_environment_that_draws_when_it_is_made_is_made_of_each_seed() -> None:
+    made = Environment.model_validate(MADE)
+    env, other = GymnasiumEnv(made, 40), GymnasiumEnv(made, 40)
+    starts = [env.reset(seed) for seed in (3, 4, 3)]
+    np.testing.assert_array_equal(starts[0], starts[2])
+    np.testing.assert_array_equal(starts[0], other.reset(3))
+    assert starts[0][0] != starts[1][0]
+    with pytest.raises(UserError, match=r"cannot be made: .*seed"):
+        GymnasiumEnv(made.model_copy(update={"seed_argument": None}), 40)
+
+
+def test_observations_may_leave_the_bounds_of_their_space() -> None:
+    made = Environment.model_validate(MADE)
+    env = GymnasiumEnv(made, 40)
+    episodes = []
+    for seed in range(20):
+        states = [env.reset(seed)]
+        while not (transition := env.step(np.sign(states[-1][:1] - states[-1][1:]))).done:
+            states.append(transition.observation)
+        assert transition.success
+        episodes.append(np.stack(states).astype(np.float32))
+    states = np.concatenate(episodes)
+    assert np.abs(states).max() > 0.9
+    actions = np.sign(states[:, :1] - states[:, 1:])
+    check_fit(made, Demonstrations(states, actions, np.cumsum([len(episode) for episode in episodes])))

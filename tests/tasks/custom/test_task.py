@@ -8,10 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from pipeline.tasks import archive
 from pipeline.tasks.api import Task
 from pipeline.tasks.download import fetch
 from pipeline.tasks.loader import load_task
 from pipeline.utils.errors import UserError
+from tests.project import write_checksum
 from tests.tasks.formats.files import LENGTHS, WRITERS, episodes, write_npz, write_v3
 from tests.tasks.http_server import serving
 
@@ -48,6 +50,18 @@ def test_videos_stay_where_they_are(tmp_path: Path) -> None:
     changes = {"observation": {"observation.state": 4}}
     fetched(load_task("custom", block(path, **changes)), tmp_path / "mine")
     assert sorted(inner.name for inner in (tmp_path / "mine").iterdir()) == ["data", "meta"]
+
+
+def test_a_zip_archive_of_this_machine_is_unpacked_if_it_is_the_one_that_was_written(tmp_path: Path) -> None:
+    archive.pack(write_v3(tmp_path, episodes()), tmp_path / "set.zip")
+    task = load_task("custom", block(tmp_path / "set.zip", observation={"observation.state": 4}))
+    assert len(fetched(task, tmp_path / "mine").state) == sum(LENGTHS)
+    write_checksum(tmp_path / "set.zip")
+    fetched(task, tmp_path / "again")
+    (tmp_path / "set.zip.sha256").write_text("0" * 64, encoding="utf-8")
+    with pytest.raises(UserError, match="wrong checksum: sha256"):
+        fetched(task, tmp_path / "other")
+    assert not (tmp_path / "other").exists()
 
 
 def test_a_data_set_is_downloaded_by_its_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,6 +135,7 @@ def test_wrong_blocks_are_one_line() -> None:
         ({}, r"custom\.datasets: "),
         (block(Path("a"), observation={"state": "four"}), r"custom\.datasets\.mine\.observation\.state: given 'four'"),
         (block(Path("a")) | {"environment": REACHER | {"success": "ok"}}, r"custom\.environment: "),
+        (block(Path("a")) | {"expert": {"policy": "a:b"}}, "expert: allowed: with an environment"),
     ):
         with pytest.raises(UserError, match=message):
             load_task("custom", json.loads(json.dumps(given)))
