@@ -26,7 +26,7 @@ from pipeline.utils.errors import UserError
 
 Scale = Literal["starter", "lab", "paper"]
 
-LISTS = ("tasks", "nfe", "residual", "robustness", "diffusion", "baselines", "images", "image_nfe")
+LISTS = ("tasks", "nfe", "residual", "robustness", "diffusion", "baselines", "images", "image_nfe", "offline")
 """Top-level keys that say what is made; each scale's own stand in its block ``lists``."""
 
 MODELS: dict[str, type[Block]] = {

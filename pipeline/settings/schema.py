@@ -82,7 +82,7 @@ __all__ = [  # with the settings of this file, those of the files that it is mad
     "VisionSettings",
 ]
 
-Baseline = Literal["random", "nearest_demo"]
+Baseline = Literal["random", "nearest_demo", "persistence"]
 
 
 class ScaleSettings(Block):
@@ -92,6 +92,7 @@ class ScaleSettings(Block):
     __pydantic_extra__: dict[str, TaskSettings] = Field(init=False)
 
     tasks: Annotated[list[str], Field(min_length=1)]
+    offline: list[str]
     nfe: Annotated[list[Count], Field(min_length=1)]
     residual: Annotated[list[ResidualRow], Field(min_length=1)]
     robustness: Annotated[list[Row], Field(min_length=1)]
@@ -173,6 +174,7 @@ class ScaleSettings(Block):
 class Settings(Block):
     scale: Scale
     tasks: Annotated[list[str], Field(min_length=1)]
+    offline: list[str]
     nfe: Annotated[list[Count], Field(min_length=1)]
     residual: Annotated[list[ResidualRow], Field(min_length=1)]
     robustness: Annotated[list[Row], Field(min_length=1)]
@@ -201,6 +203,7 @@ class Settings(Block):
                         f"residual: given {row}, allowed: blocks of {self.scale}.{task}.residual, "
                         f"which are {', '.join(block.task(task).residual)}"
                     )
+        self._require_offline(block)
         for image_task in self.images:
             if image_task not in block.images:
                 allowed = ", ".join(block.images)
@@ -217,6 +220,17 @@ class Settings(Block):
             first = self.robustness[0]
             raise ValueError(f"robustness: given {first} first, allowed: a row of fm, to which all are compared")
         return self
+
+    def _require_offline(self, block: ScaleSettings) -> None:
+        """Refuse a list ``offline`` that is not of the tasks without environments, and what only they can be asked."""
+        offline = [task for task in self.tasks if block.task(task).load_task().offline]
+        if set(self.offline) != set(offline):
+            raise ValueError(f"offline: given {self.offline}, allowed: {offline}, those of tasks without environments")
+        simulated = [task for task in self.tasks if task not in offline]
+        if "persistence" in self.baselines and simulated:
+            raise ValueError(
+                f"baselines: given persistence, allowed: only where no task has environments, as {simulated[0]} does"
+            )
 
     def block(self, scale: str) -> ScaleSettings:
         """The settings of one scale.
