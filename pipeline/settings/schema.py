@@ -194,8 +194,8 @@ class Settings(Block):
                 raise ValueError(f"{name}: given {given}, allowed: each value once")
         block = self.block(self.scale)
         for task in self.tasks:
-            if task not in block.tasks:
-                raise ValueError(f"tasks: given {task}, allowed at scale {self.scale}: {', '.join(block.tasks)}")
+            if task not in block.robots:
+                raise ValueError(f"tasks: given {task}, allowed at scale {self.scale}: {', '.join(block.robots)}")
             _require_recipes("nfe", self.nfe, f"{self.scale}.{task}", block.task(task).finetune)
             for row in self.residual:
                 if row not in block.task(task).residual:
