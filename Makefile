@@ -7,11 +7,12 @@
 # make test | lint    tests | formatting, lint and types
 # make ui             MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200; Ctrl-C stops both
 # make env            the Python environment in .venv, which all of the above build first
-# make lock           requirements.lock anew from pyproject.toml
+# make env-export     that, and what `python -m stages.export` needs: ONNX
+# make lock           requirements.lock and requirements-export.lock anew from pyproject.toml
 SCALE ?=
 JOBS ?=
 .DEFAULT_GOAL := help
-.PHONY: help env repro study bench faults test lint ui lock
+.PHONY: help env env-export repro study bench faults test lint ui lock
 
 # the first of these that runs and is 3.11 or 3.12; PYTHON=… chooses another
 CANDIDATES := $(or $(PYTHON),python3 python3.12 python3.11 python)
@@ -38,18 +39,27 @@ env: .venv/.synced
 
 # uv builds the environment; where there is none, it comes from the package registry into .tools, for this project alone,
 # with its cache. One that is there shares its own cache with other projects.
+UV = $$(command -v uv || echo .tools/bin/uv)
+CHOOSE_CACHE = { test "$$uv" != .tools/bin/uv && mkdir -p "$$($$uv cache dir)" 2>/dev/null && test -w "$$($$uv cache dir)" || \
+	  export UV_CACHE_DIR="$${UV_CACHE_DIR:-.tools/cache}"; }
+
 # Bytecode is compiled at once: where Python is told to write none, each stage would compile all that it imports anew.
 .venv/.synced: requirements.lock
 	@unset PYTHONPATH; python=$$($(FIND_PYTHON)); test -n "$$python" || { echo "error: python3 3.11 or 3.12 is needed and was not found;" \
 	  "install one and say where it is with: make $(MAKECMDGOALS) PYTHON=/path/to/python3.12" >&2; exit 2; }; \
 	uv=$$(command -v uv) || { uv=.tools/bin/uv; test -x $$uv || \
 	  { "$$python" -m venv .tools && .tools/bin/python -m pip install --quiet --no-cache-dir --disable-pip-version-check uv; }; } && \
-	{ test "$$uv" != .tools/bin/uv && mkdir -p "$$($$uv cache dir)" 2>/dev/null && test -w "$$($$uv cache dir)" || \
-	  export UV_CACHE_DIR="$${UV_CACHE_DIR:-.tools/cache}"; } && \
+	$(CHOOSE_CACHE) && \
 	{ test -x .venv/bin/python && .venv/bin/python -c "$(SUPPORTED)" || \
 	  "$$uv" venv --quiet --clear --python "$$(command -v "$$python")" .venv; } && \
 	"$$uv" pip sync --quiet --compile-bytecode --python .venv requirements.lock && \
 	.venv/bin/python -c "from pipeline.utils import environment as e; e.remember_for_dvc(e.project_root())" && touch $@
+
+env-export: .venv/.export
+
+.venv/.export: .venv/.synced requirements-export.lock
+	@uv=$(UV); $(CHOOSE_CACHE) && "$$uv" pip install --quiet --compile-bytecode --python .venv --require-hashes \
+	  -r requirements-export.lock && touch $@
 
 repro: env
 	@python -m pipeline.orchestration.repro $(SCALE) $(if $(JOBS),--jobs $(JOBS))
@@ -72,6 +82,9 @@ lint: env
 ui: env
 	@exec python -m pipeline.orchestration.ui
 
+COMPILE = "$$uv" pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
+	  --no-header --quiet
+
 lock:
-	@uv=$$(command -v uv || echo .tools/bin/uv); $$uv pip compile pyproject.toml --group dev --group peers --universal \
-	  --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate --no-header --quiet -o requirements.lock
+	@uv=$(UV); $(COMPILE) pyproject.toml --group dev --group peers -o requirements.lock && \
+	  $(COMPILE) --group export --constraint requirements.lock -o requirements-export.lock

@@ -5,7 +5,8 @@ import signal
 import sys
 from pathlib import Path
 
-from pipeline.utils.handover import run_by_engine
+from pipeline.orchestration import lockguard, restore
+from pipeline.utils.handover import run_by_server
 from pipeline.utils.platform import die_with_parent, die_with_starter
 
 # Under DVC a stage dies with the process that started it, so that a killed `dvc repro` leaves no orphan that goes on
@@ -15,10 +16,9 @@ if "DVC_STAGE" in os.environ:
     die_with_parent(os.getppid(), signal.SIGKILL)
     if os.getpgid(os.getppid()) != os.getpgrp():  # DVC was killed before: it would be in the same process group
         sys.exit("error: the DVC that started this stage is gone")
+    if sys.argv[:1] == ["-m"]:  # this is the program, and none of those that it starts
+        root = Path(__file__).resolve().parents[1]
+        restore.note_stage(root, os.environ["DVC_STAGE"])
+        lockguard.guard(root, os.getppid())
 # `make repro` and Prefect flows run it in a process that has imported everything.
-run_by_engine()
-if "DVC_STAGE" in os.environ and sys.argv[:1] == ["-m"]:
-    from pipeline.orchestration import lockguard, restore
-
-    restore.note_stage(Path(__file__).resolve().parents[1], os.environ["DVC_STAGE"])
-    lockguard.guard(Path(__file__).resolve().parents[1], os.getppid())
+run_by_server()

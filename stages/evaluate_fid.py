@@ -2,78 +2,142 @@
 
 A fine-tuned model makes the images of its own number of evaluations; that of the most also those of more, and of the
 adaptive solver. ``untrained`` is i_cfm's net before its first step, a yardstick.
+
+In test mode it takes any checkpoint of its scale's images, once those and their classifier are there
+(`dvc repro train_extractor@lab-cifar10`):
+
+    python -m stages.evaluate_fid --checkpoint FILE --solver euler-4 --seeds 100000 --out distances.csv
 """
 
 import argparse
-from typing import get_args
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any, get_args
 
 import pandas as pd
 
+from pipeline.evaluation.generation import Distance
 from pipeline.evaluation.image_models import fixed_nfe
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.tables import write_table
-from pipeline.settings.images import ImageMethod
+from pipeline.settings.images import SOLVER, ImageMethod, ImageTaskSettings
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles, fingerprint
 from pipeline.training.image_checkpoint import load_image_model
-from pipeline.training.image_judge import make_judge
+from pipeline.training.image_judge import Judge, make_judge
+from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--scale", required=True)
-    parser.add_argument("--task", required=True)
-    parser.add_argument("--method", required=True, choices=["untrained", *get_args(ImageMethod), "ft_fm", "resft_fm"])
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    as_stage = parser.add_argument_group("as a stage")
+    as_stage.add_argument("--scale")
+    as_stage.add_argument("--task")
+    as_stage.add_argument("--method", choices=["untrained", *get_args(ImageMethod), "ft_fm", "resft_fm"])
+    test = parser.add_argument_group("test mode")
+    test.add_argument("--checkpoint", type=Path, help="an image model; turns test mode on")
+    test.add_argument("--solver", action="append", help="euler-<steps> or dopri5; may be given several times")
+    test.add_argument("--n-samples", type=int, help="images of each distance; by default as in params.yaml")
+    test.add_argument("--seeds", type=int, nargs="+", help="sampling seeds; by default those of the table")
+    test.add_argument("--out", type=Path, default=Path("distances.csv"))
     arguments = parser.parse_args()
-    method = arguments.method
-    files = ImageFiles(arguments.scale, arguments.task)
+    if arguments.checkpoint and arguments.solver:
+        test_mode(arguments)
+    elif arguments.scale and arguments.task and arguments.method:
+        as_dvc_stage(arguments.scale, arguments.task, arguments.method)
+    else:
+        parser.error("give --checkpoint and --solver (test mode), or --scale, --task and --method (as a stage)")
+
+
+def as_dvc_stage(scale: str, task: str, method: str) -> None:
+    files = ImageFiles(scale, task)
     kind = "evaluate_untrained" if method == "untrained" else "evaluate_fid"
-    inputs = read_inputs(kind, arguments.scale, arguments.task)
-    settings = inputs.settings.image_task(arguments.task)
+    inputs = read_inputs(kind, scale, task)
+    settings = inputs.settings.image_task(task)
     use_threads(settings.threads)
 
     models = files.models(method, settings, inputs.settings.image_nfe if method == "ft_fm" else ())
-    label = f"evaluate_fid-{arguments.scale}-{arguments.task}-{method}"
     with stage(
         inputs,
-        label,
+        f"evaluate_fid-{scale}-{task}-{method}",
         also={"method": method},
         deps=[files.images, files.extractor, *models.values()],
         outs=[files.distances(method)],
     ) as here:
-        judge = make_judge(files, settings)
-        fid = settings.fid
+        judge = make_judge(files, settings, sample_metrics=settings.fid.sample_metrics)
         rows = []
-        for solver in fid.solvers:
-            tuned = tuned_for(solver, list(models))
-            model, record = load_image_model(models[tuned], fid.tolerance)
-            asked = fixed_nfe(solver)
-            if asked is not None and asked < model.least_nfe:
-                continue
-            keep = here.resume / solver
-            for seed, found in judge.measure(model, solver, fid.n_samples, fid.seeds(), keep, method).items():
-                rows.append(
-                    {
-                        "scale": arguments.scale,
-                        "dataset": settings.data.dataset,
-                        "method": method,
-                        "finetuned_nfe": record.nfe,
-                        "solver": solver if asked is None else model.fixed_solver,
-                        "nfe": found.nfe,
-                        "sampling_seed": seed,
-                        "n_samples": found.n_samples,
-                        "features": fid.features,
-                        "distance": found.distance,
-                        "train_steps": record.train_steps,
-                        "train_seed": record.train_seed,
-                        "checkpoint": fingerprint(models[tuned]),
-                        "precision": record.precision,
-                    }
-                )
-                here.run.log({f"{solver}-distance": found.distance, f"{solver}-nfe": found.nfe}, seed)
+        for solver in settings.fid.solvers:
+            path = models[tuned_for(solver, list(models))]
+            of_solver = distances(path, method, solver, judge, settings, settings.fid.seeds(), here.resume / solver)
+            for row in of_solver:
+                here.run.log({f"{solver}-distance": row["distance"], f"{solver}-nfe": row["nfe"]}, row["sampling_seed"])
+            rows += of_solver
         write_table(files.distances(method), pd.DataFrame(rows))
         here.run.artifact(files.distances(method))
+
+
+def test_mode(arguments: argparse.Namespace) -> None:
+    _, record = load_image_model(arguments.checkpoint)
+    files = ImageFiles(record.scale, record.task)
+    settings = read_inputs("evaluate_fid", record.scale, record.task).settings.image_task(record.task)
+    use_threads(settings.threads)
+    n_samples = arguments.n_samples or settings.fid.n_samples
+    settings = settings.model_copy(update={"fid": settings.fid.model_copy(update={"n_samples": n_samples})})
+    judge = make_judge(files, settings, sample_metrics=settings.fid.sample_metrics)
+    seeds = arguments.seeds or settings.fid.seeds()
+    rows = []
+    for solver in arguments.solver:
+        if not re.fullmatch(SOLVER, solver):
+            raise UserError(f"--solver: given {solver!r}, allowed: euler-1 to euler-1000, dopri5")
+        rows += distances(arguments.checkpoint, record.method, solver, judge, settings, seeds, None)
+    write_table(arguments.out, pd.DataFrame(rows))
+    for row in rows:
+        print(f"{row['solver']} NFE {row['nfe']:g}, seed {row['sampling_seed']}: {row['distance']:.4f}")
+
+
+def distances(
+    path: Path,
+    method: str,
+    solver: str,
+    judge: Judge,
+    settings: ImageTaskSettings,
+    seeds: Iterable[int],
+    keep: Path | None,
+) -> list[dict[str, Any]]:
+    """The rows of one model file and solver, one for each sampling seed; none where the solver has too few steps."""
+    model, record = load_image_model(path, settings.fid.tolerance)
+    asked = fixed_nfe(solver)
+    if asked is not None and asked < model.least_nfe:
+        return []
+    return [
+        {
+            "scale": record.scale,
+            "dataset": settings.data.dataset,
+            "method": method,
+            "finetuned_nfe": record.nfe,
+            "solver": solver if asked is None else model.fixed_solver,
+            "nfe": found.nfe,
+            "sampling_seed": seed,
+            "n_samples": found.n_samples,
+            "features": settings.fid.features,
+            "distance": found.distance,
+            "train_steps": record.train_steps,
+            "train_seed": record.train_seed,
+            "checkpoint": fingerprint(path),
+            "precision": record.precision,
+            **_metrics(found),
+        }
+        for seed, found in judge.measure(model, solver, settings.fid.n_samples, seeds, keep, method).items()
+    ]
+
+
+def _metrics(found: Distance) -> dict[str, float]:
+    if found.metrics is None:
+        return {}
+    metrics = found.metrics
+    return {"kid": metrics.kid, "sample_precision": metrics.precision, "sample_recall": metrics.recall}
 
 
 def tuned_for(solver: str, available: list[int]) -> int:

@@ -20,6 +20,7 @@ from pipeline.training.loop import train
 from pipeline.training.residual import residual_training
 from pipeline.utils.hardware import use_threads
 from pipeline.utils.seeding import Generators
+from pipeline.utils.shipped import Shipment
 
 
 def main() -> None:
@@ -35,12 +36,11 @@ def main() -> None:
     recipe = settings.residual
 
     label = f"finetune_image_residual-{arguments.scale}-{arguments.task}"
-    with stage(
-        inputs,
-        label,
-        deps=[files.base, files.images],
-        outs=[files.model("resft_fm", recipe.nfe), files.training_log("resft_fm")],
-    ) as here:
+    deps, outs = [files.base, files.images], [files.model("resft_fm", recipe.nfe), files.training_log("resft_fm")]
+    shipment = Shipment(arguments.scale, arguments.task, "finetune_image_residual", inputs.params, deps, outs)
+    with stage(inputs, label, deps=deps, outs=outs) as here:
+        if shipment.unpack(here.main):
+            return
         images = torch.from_numpy(load_images(files.images).images)
         base, base_record = load_image_model(files.base)
         training = here.settled(recipe)
@@ -81,6 +81,7 @@ def main() -> None:
         model.residual = net
         save_image_model(files.model("resft_fm", recipe.nfe), model, record)
         log.write_csv(files.training_log("resft_fm"), scale=arguments.scale, task=arguments.task, method="resft_fm")
+        shipment.note()
 
 
 if __name__ == "__main__":

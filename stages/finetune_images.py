@@ -12,6 +12,7 @@ from torch import nn
 from pipeline.evaluation.image_models import FlowModel
 from pipeline.nets.lora import merge_lora
 from pipeline.orchestration.stage import in_processes, program, stage
+from pipeline.reporting.image_figures import sample_grid
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import load_images
@@ -24,6 +25,7 @@ from pipeline.training.loop import evenly_spaced, train
 from pipeline.training.recipe import maximum_likelihood, within_budget
 from pipeline.utils.hardware import use_threads
 from pipeline.utils.seeding import Generators
+from pipeline.utils.shipped import Shipment
 
 
 def main() -> None:
@@ -40,12 +42,11 @@ def main() -> None:
     use_threads(settings.threads)
 
     label = f"finetune_images-{arguments.scale}-{arguments.task}-{nfe}"
-    with stage(
-        inputs,
-        label,
-        deps=[files.base, files.images, files.extractor],
-        outs=[files.model("ft_fm", nfe), files.history("ft_fm", nfe)],
-    ) as here:
+    deps, outs = [files.base, files.images, files.extractor], [files.model("ft_fm", nfe), files.history("ft_fm", nfe)]
+    shipment = Shipment(arguments.scale, arguments.task, f"finetune_images-nfe{nfe}", inputs.params, deps, outs)
+    with stage(inputs, label, deps=deps, outs=outs) as here:
+        if shipment.unpack(here.main):
+            return
         images = torch.from_numpy(load_images(files.images).images)
         model, base = load_image_model(files.base)
         assert isinstance(model, FlowModel)
@@ -73,6 +74,9 @@ def main() -> None:
             trained, model.field = model.field, net
             rule, keep = settings.select, here.resume / f"distances-{step}"
             found = judge.measure(model, f"euler-{nfe}", rule.n_samples, rule.seeds(), keep, f"step {step}")
+            picture = here.resume / f"samples-{step:07d}.png"
+            sample_grid(model, f"euler-{nfe}", settings.shape, settings.seed, picture)
+            here.run.artifact(picture, "samples")
             model.field = trained
             return summary(found)
 
@@ -113,6 +117,7 @@ def main() -> None:
             selected=False,
         )
         here.run.artifact(files.history("ft_fm", nfe))
+        shipment.note()
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from torch import nn
 
 from pipeline.evaluation.image_models import FieldModel
 from pipeline.orchestration.stage import in_processes, program, stage
-from pipeline.reporting.image_figures import image_grid
+from pipeline.reporting.image_figures import sample_grid
 from pipeline.settings.images import ImageMethod
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles
-from pipeline.tasks.images import as_bytes, load_images
+from pipeline.tasks.images import load_images
 from pipeline.training.image_checkpoint import ImageRecord, build_image_model, save_image_model
 from pipeline.training.image_methods import pretraining
 from pipeline.training.images import ImageBatches
@@ -22,8 +22,8 @@ from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import evenly_spaced, train
 from pipeline.utils.hardware import use_threads
 from pipeline.utils.seeding import Generators
+from pipeline.utils.shipped import Shipment
 
-_SHOWN = 64
 _SHOWN_BY = "euler-16"
 
 
@@ -41,13 +41,11 @@ def main() -> None:
     use_threads(settings.threads)
 
     label = f"pretrain_images-{arguments.scale}-{arguments.task}-{method}"
-    with stage(
-        inputs,
-        label,
-        also={"method": method},
-        deps=[files.images],
-        outs=[files.pretrained(method), files.training_log(method)],
-    ) as here:
+    deps, outs = [files.images], [files.pretrained(method), files.training_log(method)]
+    shipment = Shipment(arguments.scale, arguments.task, f"pretrain_images-{method}", inputs.params, deps, outs)
+    with stage(inputs, label, also={"method": method}, deps=deps, outs=outs) as here:
+        if shipment.unpack(here.main):
+            return
         record = ImageRecord(
             scale=arguments.scale,
             task=arguments.task,
@@ -67,17 +65,16 @@ def main() -> None:
         here.run.tag("precision", recipe.precision)
         objective = pretraining(method, model.field, recipe, generators)
         checkpoints = here.resume / "checkpoints"
-        noise = torch.randn(_SHOWN, *settings.shape, generator=Generators(settings.seed)["shown noise"])
+        kept_along = method == "i_cfm" or settings.intermediate == "all"
 
         def keep(step: int, net: nn.Module) -> bool:
             model.field = net
             precision = recipe.precision if step else ""  # nothing is trained before the first step
             made = replace(record, train_steps=step, updates=float(step), precision=precision)
-            save_image_model(checkpoints / f"step-{step:07d}.safetensors", model, made)
-            with torch.no_grad():
-                shown, _ = model.sample(noise, _SHOWN_BY, torch.Generator().manual_seed(settings.seed))
+            if kept_along or step == recipe.steps:
+                save_image_model(checkpoints / f"step-{step:07d}.safetensors", model, made)
             picture = here.resume / f"samples-{step:07d}.png"
-            image_grid(as_bytes(shown).cpu().numpy(), 8, picture)
+            sample_grid(model, _SHOWN_BY, settings.shape, settings.seed, picture)
             here.run.artifact(picture, "samples")
             return True
 
@@ -99,6 +96,7 @@ def main() -> None:
             shutil.rmtree(files.pretrained(method))
         shutil.copytree(checkpoints, files.pretrained(method))
         log.write_csv(files.training_log(method), scale=arguments.scale, task=arguments.task, method=method)
+        shipment.note()
 
 
 if __name__ == "__main__":

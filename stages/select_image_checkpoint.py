@@ -18,6 +18,7 @@ from pipeline.training.image_checkpoint import load_image_model
 from pipeline.training.image_judge import make_judge, summary
 from pipeline.utils.atomic import write_text
 from pipeline.utils.hardware import use_threads
+from pipeline.utils.shipped import Shipment
 
 
 def main() -> None:
@@ -32,12 +33,12 @@ def main() -> None:
     rule = settings.select
 
     label = f"select_image_checkpoint-{arguments.scale}-{arguments.task}"
-    with stage(
-        inputs,
-        label,
-        deps=[files.images, files.extractor, files.pretrained("i_cfm")],
-        outs=[files.base, files.selection, files.history("i_cfm")],
-    ) as here:
+    deps = [files.images, files.extractor, files.pretrained("i_cfm")]
+    outs = [files.base, files.selection, files.history("i_cfm")]
+    shipment = Shipment(arguments.scale, arguments.task, "select_image_checkpoint", inputs.params, deps, outs)
+    with stage(inputs, label, deps=deps, outs=outs) as here:
+        if shipment.unpack():
+            return
         judge = make_judge(files, settings)
         rows: list[dict[str, object]] = []
         scores: dict[Path, float] = {}
@@ -78,6 +79,7 @@ def main() -> None:
         writer.writerows(complete)
         write_text(files.history("i_cfm"), text.getvalue())
         here.run.artifact(files.selection)
+        shipment.note()
 
 
 if __name__ == "__main__":

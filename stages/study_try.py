@@ -70,7 +70,8 @@ def main() -> None:
 
     out = ScaleReports(scale).folder / "coupling_study_tried.csv"
     label = f"try-{scale}-{task}-{row}-{nfe}-seed{seed}"
-    params = settings.model_dump(include={"seed", "threads", "pretrain", "select", "evaluation", "study", "finetune"})
+    read = {"task", "custom", "seed", "threads", "pretrain", "select", "evaluation", "study", "finetune"}
+    params = settings.model_dump(include=read)
     inputs = inputs_of("stages/study_try.py", params)
     with stage(inputs, label, deps=[base_file, files.prepared], outs=[out]) as here:
         data = PreparedData.load(files.prepared)

@@ -18,6 +18,7 @@ from pipeline.tasks.images import load_images
 from pipeline.training.extractor import train_extractor
 from pipeline.training.image_judge import features_of
 from pipeline.utils.hardware import use_threads
+from pipeline.utils.shipped import Shipment
 
 
 def main() -> None:
@@ -30,17 +31,17 @@ def main() -> None:
     settings = inputs.settings.image_task(arguments.task)
     use_threads(settings.threads)
 
-    with stage(
-        inputs,
-        f"train_extractor-{arguments.scale}-{arguments.task}",
-        deps=[files.images],
-        outs=[files.extractor, files.halves],
-    ) as here:
+    deps, outs = [files.images], [files.extractor, files.halves]
+    shipment = Shipment(arguments.scale, arguments.task, "train_extractor", inputs.params, deps, outs)
+    with stage(inputs, f"train_extractor-{arguments.scale}-{arguments.task}", deps=deps, outs=outs) as here:
+        if shipment.unpack():
+            return
         images = load_images(files.images)
         trained = train_extractor(
             torch.from_numpy(images.images),
             torch.from_numpy(images.labels),
-            **settings.extractor.model_dump(),
+            **here.settled(settings.extractor).model_dump(),
+            flip=settings.data.flip,
             seed=settings.seed,
             log=here.run.log,
             state_path=here.resume / "state.pt",
@@ -56,6 +57,7 @@ def main() -> None:
         table.insert(4, "features", settings.fid.features)
         write_table(files.halves, table)
         here.run.artifact(files.halves)
+        shipment.note()
 
 
 if __name__ == "__main__":

@@ -11,13 +11,13 @@ from pipeline.settings.kinds import KINDS
 from pipeline.utils.code_deps import ROOT, code_of, imports_of
 
 ORDER = (
-    "utils", "ode", "stability", "tasks", "settings", "nets", "flow", "experts", "evaluation", "training", "reporting",
-    "perf", "tracking", "orchestration",
+    "utils", "ode", "stability", "tasks", "settings", "nets", "flow", "experts", "evaluation", "training", "deployment",
+    "reporting", "perf", "tracking", "orchestration",
 )  # fmt: skip
 WITHIN = {
     "utils": (
         "errors", "atomic", "seeding", "code_deps", "platform", "handover", "hardware", "memory", "environment",
-        "precision", "processes", "provenance",
+        "precision", "processes", "provenance", "shipped",
     ),
     "settings": (
         "source", "names", "messages", "blocks", "shapes", "images", "robots", "toys", "layers", "schema", "locks",
@@ -61,7 +61,7 @@ WITHIN = {
         "baselines", "diversity", "rollouts", "video", "demonstrate",
         "protocol", "offline_scores", "offline",
         "precision", "gap", "robustness", "certify", "toy_flows", "toy_systems", "figure_1",
-        "image_models", "features", "fid", "generation",
+        "image_models", "features", "fid", "sample_metrics", "generation",
     ),
     "training": (
         "data", "resume", "frames", "checkpoint", "journal", "loop", "sight", "sources", "teacher", "pretrain",
@@ -69,9 +69,11 @@ WITHIN = {
         "recipe", "guard", "watch", "fine_tune", "selection", "study", "residual", "residual_checkpoint", "toys",
         "diffusion", "acting", "images", "image_methods", "image_checkpoint", "extractor", "image_judge",
     ),
+    "deployment": ("controller", "onnx_export"),
     "perf": (
-        "gradients", "certificates", "contest", "growth", "common_training", "updates", "solves", "pairs", "vectors",
-        "robomimic_loop", "simulation", "loading", "startup", "suite", "peak", "profiles",
+        "gradients", "certificates", "contest", "growth", "common_training", "updates", "solves", "plans", "pairs",
+        "vectors", "robomimic_loop", "simulation", "loading", "startup", "suite", "peak", "profiles", "training_step",
+        "image_nets", "trainings", "forecast",
     ),
     "reporting": (
         "titles", "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision",
@@ -81,8 +83,8 @@ WITHIN = {
     ),
     "tracking": ("run", "queue", "store", "recorder"),
     "orchestration": (
-        "restore", "lockguard", "stage", "output", "children", "preload", "plan", "needs", "partial", "executor",
-        "repro", "prefect_flows", "ui",
+        "restore", "lockguard", "stage", "output", "program_server", "plan", "needs", "partial", "executor", "repro",
+        "prefect_flows", "ui",
     ),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""

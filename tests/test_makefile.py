@@ -37,6 +37,7 @@ def test_make_alone_says_what_there_is(root: Path) -> None:
         "test",
         "ui",
         "env",
+        "env-export",
         "lock",
     ]
     assert not (root / ".venv").exists()

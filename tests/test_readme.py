@@ -24,3 +24,12 @@ def test_the_example_of_a_policy_of_your_own_prints_what_stands_below_it() -> No
     assert figures[0] == pytest.approx(figures[1], abs=0.1)
     *_, spread, best = figures[0]
     assert spread > 0.75 and best < 0.15
+
+
+def test_the_loop_of_your_own_runs_an_episode_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    section = README.split("In a loop of your own")[1]
+    (program, *_) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    names: dict[str, object] = {}
+    exec(compile(program, "README.md", "exec"), names)
+    assert names["terminated"] or names["truncated"]

@@ -24,6 +24,7 @@ from tqdm import tqdm
 
 from pipeline.evaluation.features import ImageFeatures
 from pipeline.evaluation.fid import FeatureStatistics, frechet_distance, read_arrays, require_count, write_arrays
+from pipeline.evaluation.sample_metrics import SampleMetrics, sample_metrics
 from pipeline.nets.modes import evaluating
 from pipeline.tasks.images import as_bytes
 from pipeline.utils.seeding import derive
@@ -49,11 +50,13 @@ class Distance:
 
     Attributes:
         distance: FID or FD, as the features say. nfe: mean function evaluations a sample. n_samples: images generated.
+        metrics: beside the distance, where asked for.
     """
 
     distance: float
     nfe: float
     n_samples: int
+    metrics: SampleMetrics | None = None
 
 
 def measure_distance(
@@ -66,6 +69,7 @@ def measure_distance(
     seed: int,
     features: ImageFeatures,
     reference: FeatureStatistics,
+    real: Tensor | None = None,
     keep: Path | None = None,
     title: str = "generate",
 ) -> Distance:
@@ -73,6 +77,7 @@ def measure_distance(
 
     Args:
         batch: images of a block; changes results, see above.
+        real: features (n_samples, D) of real images, to measure KID, precision and recall against; None: not measured.
         keep: file that the statistics so far are kept in, every ``SAVE_EVERY_S`` seconds and at the end, and that a
             second call goes on from. It belongs to one model: choose its path by it, and delete it once the result is
             written. A damaged one is begun anew.
@@ -85,7 +90,8 @@ def measure_distance(
     """
     require_count("n_samples", n_samples, features)
     settings = {"solver": solver, "shape": shape, "n_samples": n_samples, "batch": batch, "seed": seed}
-    run = _Run(keep, json.dumps(settings | {"features": features.identity}), features.dimension)
+    described = settings | {"features": features.identity} | ({} if real is None else {"kept": "features"})
+    run = _Run(keep, json.dumps(described), features.dimension, keep_features=real is not None)
     blocks = image_blocks(
         sampler, solver, shape=shape, n_samples=n_samples, batch=batch, seed=seed, start=run.next_block
     )
@@ -95,7 +101,8 @@ def measure_distance(
             run.add(features(images), nfe)
             bar.update(len(images))
     run.save()
-    return Distance(frechet_distance(run.statistics, reference), run.evaluations / n_samples, n_samples)
+    metrics = None if real is None else sample_metrics(run.features, real)
+    return Distance(frechet_distance(run.statistics, reference), run.evaluations / n_samples, n_samples, metrics)
 
 
 @torch.no_grad()
@@ -127,16 +134,20 @@ def image_blocks(
 class _Run:
     """What has been accumulated so far; with a ``path``, kept there.
 
+    Args:
+        keep_features: whether each image's are, as ``features`` (N, D), float32, beside their statistics.
+
     Raises:
         ValueError: the file is of a run with other ``settings``.
     """
 
-    def __init__(self, path: Path | None, settings: str, dimension: int) -> None:
+    def __init__(self, path: Path | None, settings: str, dimension: int, keep_features: bool = False) -> None:
         self.path = path
         self.settings = settings
         self.next_block = 0
         self.evaluations = 0.0  # over all samples
         self.statistics = FeatureStatistics(dimension)
+        self._parts = [torch.empty(0, dimension)] if keep_features else []
         self._saved_at = time.monotonic()
         if path and (arrays := read_arrays(path)):
             if str(arrays["settings"]) != settings:
@@ -144,10 +155,17 @@ class _Run:
             self.next_block = int(arrays["next_block"])
             self.evaluations = float(arrays["evaluations"])
             self.statistics = FeatureStatistics.of(arrays)
+            self._parts = [torch.from_numpy(arrays["features"])] if keep_features else []
+
+    @property
+    def features(self) -> Tensor:
+        return torch.cat(self._parts)
 
     def add(self, features: Tensor, nfe: float) -> None:
         """Add the next block."""
         self.statistics.update(features)
+        if self._parts:
+            self._parts.append(features.float())
         self.evaluations += nfe * len(features)
         self.next_block += 1
         if time.monotonic() - self._saved_at > SAVE_EVERY_S:
@@ -157,5 +175,6 @@ class _Run:
         if self.path is None:
             return
         numbers = {"next_block": self.next_block, "evaluations": self.evaluations, "settings": self.settings}
-        write_arrays(self.path, self.statistics.arrays() | {key: np.array(value) for key, value in numbers.items()})
+        arrays = self.statistics.arrays() | {key: np.array(value) for key, value in numbers.items()}
+        write_arrays(self.path, arrays | ({"features": self.features.numpy()} if self._parts else {}))
         self._saved_at = time.monotonic()

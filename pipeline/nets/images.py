@@ -6,8 +6,8 @@ from math import prod
 from torch import nn
 
 from pipeline.nets.mlp import MLP
-from pipeline.nets.unet2d import Unet2D
-from pipeline.settings.blocks import ImageNetSettings, MlpSettings
+from pipeline.nets.unet2d import PatchedUnet2D, Unet2D
+from pipeline.settings.blocks import ImageNetSettings, MlpSettings, PatchedUnet2dSettings
 
 
 def build_image_net(settings: ImageNetSettings, shape: tuple[int, int, int]) -> nn.Module:
@@ -24,4 +24,4 @@ def build_image_net(settings: ImageNetSettings, shape: tuple[int, int, int]) -> 
         with warnings.catch_warnings():  # PyTorch remarks on the weights of no condition, which are none
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             return MLP(1, prod(shape), 0, **options)
-    return Unet2D(shape, **options)
+    return (PatchedUnet2D if isinstance(settings, PatchedUnet2dSettings) else Unet2D)(shape, **options)

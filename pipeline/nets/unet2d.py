@@ -1,9 +1,11 @@
 """The image U-Net of Dhariwal & Nichol (2021), as flow matching has used it since TorchCFM (Tong et al. 2024)."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import pixel_shuffle, pixel_unshuffle
 
 from pipeline.utils.errors import UserError
 
@@ -86,6 +88,32 @@ class Unet2D(nn.Module):
             raise ValueError(f"condition: given {tuple(condition.shape)}, allowed: (B, 0), since Unet2D takes none")
         (velocity,) = self.net(x, self.time_scale * t, return_dict=False)
         return velocity
+
+
+class PatchedUnet2D(Unet2D):
+    """``Unet2D`` on images folded into squares: ``patch`` × ``patch`` pixels become the channels of one.
+
+    Half the side costs a quarter of the products at equal channels, and CPUs are faster at many channels than at many
+    pixels. The images stay whole: the velocity is unfolded at the end (Hoogeboom et al. 2023, simple diffusion).
+
+    Args:
+        shape: (C, H, W) of one image. patch: divides H and W.
+        options: of ``Unet2D``, for images of H / patch × W / patch.
+
+    Raises:
+        UserError: the sizes do not fit together.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], *, patch: int, **options: Any) -> None:
+        channels, height, width = shape
+        if height % patch or width % patch:
+            raise UserError(f"patch: given {patch}, allowed: divisors of the images' sides {height} and {width}")
+        super().__init__((channels * patch**2, height // patch, width // patch), **options)
+        self.patch = patch
+
+    def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
+        """As ``Unet2D.forward``."""
+        return pixel_shuffle(super().forward(t, pixel_unshuffle(x, self.patch), condition), self.patch)
 
 
 def _check_levels(height: int, width: int, multipliers: Sequence[int]) -> None:

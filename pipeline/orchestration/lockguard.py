@@ -122,7 +122,7 @@ def watch(root: Path, dvc: int) -> None:
     with (root / KEPT / f"{dvc}.guard").open("w", encoding="utf-8") as file:
         platform.lock(file)
         platform.wait_for_end(dvc)
-        # The next DVC waits for this lock; processes that an engine has forked have it until they are gone too.
+        # The next DVC waits for this lock.
         with (root / ".dvc" / "tmp" / "lock").open("a", encoding="utf-8") as whole:
             platform.lock(whole, wait=True)
             mend(root, dvc)

@@ -8,9 +8,9 @@ memory, the processes that a stage starts included. Rows of what was not run her
 import argparse
 import csv
 import io
+import os
 import shlex
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
@@ -25,7 +25,6 @@ from pipeline.utils.memory import resident
 
 TABLE = Path(__file__).with_suffix(".csv")
 
-RECHECK_SECONDS = 2.0
 MB, GB = 10**6, 10**9
 
 
@@ -71,29 +70,21 @@ class Room:
     def __init__(self, needs: Mapping[str, int]) -> None:
         """Of stages that need so many bytes each, by name."""
         self._needs = needs
-        self._looked: dict[str, tuple[float, set[str], str | None]] = {}
 
-    def lack(self, name: str, running: Mapping[str, int]) -> str | None:
+    def lack(self, name: str, running: Collection[str]) -> str | None:
         """Say why stage ``name`` has to wait for memory; None if it may start, as it may whenever it is alone.
 
         Args:
-            running: the stages at work and the pids of their processes, which may have yet to take what they need.
+            running: the stages at work below this process, which may have yet to take what they need.
         """
         if not running or not self._needs[name]:
             return None
-        at, beside, answer = self._looked.get(name, (0.0, set(), None))
-        if beside != set(running) or time.monotonic() > at + RECHECK_SECONDS:
-            answer = self._asked(name, running)
-            self._looked[name] = time.monotonic(), set(running), answer
-        return answer
-
-    def _asked(self, name: str, running: Mapping[str, int]) -> str | None:
-        yet = sum(max(0, self._needs[other] - resident(pid)) for other, pid in running.items())
+        yet = max(0, sum(self._needs[other] for other in running) - resident(os.getpid()))
         free = free_memory() - yet
         if self._needs[name] <= free:
             return None
         needs, left = (f"{size / GB:.1f} GB" for size in (self._needs[name], max(0, free)))
-        return f"waits for memory: it needs {needs}, and {left} are left beside {', '.join(running)}"
+        return f"waits for memory: it needs {needs}, and {left} are left beside {', '.join(sorted(running))}"
 
 
 def _kind(program: Program) -> tuple[str, str, str]:

@@ -4,14 +4,11 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from pipeline.orchestration.plan import Plan
 from pipeline.utils.atomic import make_folder, write_text
-
-if TYPE_CHECKING:
-    from dvc.stage import Stage
 
 TABLES = ("tabulate", "report_stability", "draw", "tabulate_images", "study_table")
 """Stages that make the most of what is there; each after those whose outputs it reads."""
@@ -20,13 +17,11 @@ Run = Callable[[list[str], Path], object]
 """Run a module of this project with arguments, in a folder."""
 
 
-def write_unmade(path: Path, root: Path, failed: Iterable["Stage"], not_run: Iterable["Stage"]) -> None:
+def write_unmade(path: Path, plan: Plan, failed: Sequence[str], not_run: Sequence[str]) -> None:
     """Write to ``path`` the outputs that stages would have made anew, and the commands of those not run."""
-    failed, not_run = list(failed), list(not_run)
-    outs = [Path(out.fs_path) for stage in (*failed, *not_run) for out in stage.outs]
     unmade = {
-        "outs": [out.relative_to(root).as_posix() for out in outs],
-        "commands": {stage.name: stage.cmd for stage in not_run},
+        "outs": [out for name in (*failed, *not_run) for out in plan.outs[name]],
+        "commands": {name.rpartition(":")[2]: plan.commands[name] for name in not_run},
     }
     write_text(path, json.dumps(unmade, indent=1))
 

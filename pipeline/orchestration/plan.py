@@ -1,14 +1,19 @@
 """Read DVC's graph: its stages in order, which of them are out of date, and which a table needs."""
 
+import json
+import logging
 import re
+import sqlite3
+import subprocess
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from pipeline.utils import platform
+from pipeline.utils.errors import UserError
 
 if TYPE_CHECKING:
     from dvc.repo import Repo
@@ -41,14 +46,16 @@ class Plan:
     """The stages that are to be brought up to date.
 
     Attributes:
-        stages: by name, with all that they need.
-        inputs: of each stage, by urgency (see ``by_urgency``).
+        inputs: of each stage, all that it needs included, by urgency (see ``by_urgency``).
         stale: those out of date, and those that read from such, which may turn out to be up to date.
+        commands: what each stage runs, a line a command.
+        outs: the files that each makes, relative to the root.
     """
 
-    stages: Mapping[str, "Stage"]
     inputs: Inputs
     stale: frozenset[str]
+    commands: Mapping[str, str]
+    outs: Mapping[str, Sequence[str]]
 
     @property
     def stale_inputs(self) -> Inputs:
@@ -60,43 +67,26 @@ class Plan:
         }
 
 
-class AwaitedLock:
-    """DVC's lock of a repository, had as soon as it is free: DVC looks twice a second, and has it often."""
+def ask_plan(root: Path, file: str = "dvc.yaml", target: str = ALL, env: Mapping[str, str] | None = None) -> Plan:
+    """``read_plan`` in a process of its own, which imports DVC and ends.
 
-    def __init__(self, lockfile: str) -> None:
-        self.lockfile = lockfile
-        self._file: IO[str] | None = None
-
-    def lock(self) -> None:
-        self._file = Path(self.lockfile).open("a", encoding="utf-8")  # noqa: SIM115 until unlocked
-        platform.lock(self._file, wait=True)
-
-    def unlock(self) -> None:
-        assert self._file
-        self._file = self._file.close()
-
-    @property
-    def is_locked(self) -> bool:
-        return self._file is not None
-
-    def __enter__(self) -> None:
-        self.lock()
-
-    def __exit__(self, *_: object) -> None:
-        self.unlock()
+    Raises:
+        UserError: there is no plan; the message is DVC's.
+    """
+    command = [sys.executable, "-m", "pipeline.orchestration.plan", file, target]
+    told = subprocess.run(command, cwd=root, env=env, capture_output=True, encoding="utf-8", check=False)
+    if told.returncode:
+        raise UserError(told.stderr.strip() or f"{root / file}: DVC ended with exit code {told.returncode}")
+    plan = json.loads(told.stdout)
+    return Plan(**plan | {"stale": frozenset(plan["stale"])})
 
 
 @contextmanager
 def repository(root: Path) -> Iterator["Repo"]:
     """DVC's repository in ``root``, which must be the current folder; it waits where another DVC is at work."""
-    from dvc.lock import Lock
     from dvc.repo import Repo
-    from tqdm import tqdm
 
-    tqdm.monitor_interval = 0  # the monitor would be a thread in a process that forks
     with Repo(str(root), _wait_for_lock=True) as repo:
-        if type(repo.lock) is Lock:
-            repo.lock = AwaitedLock(repo.lock.lockfile)
         yield repo
 
 
@@ -116,10 +106,15 @@ def read_plan(repo: "Repo", file: str = "dvc.yaml", target: str = ALL) -> Plan:
             if not stale.isdisjoint(others) or stage.changed():
                 stale.add(stage)
     inputs = {stage.addressing: [other.addressing for other in others] for stage, others in graph.items()}
+    root = Path(repo.root_dir)
     return Plan(
-        {stage.addressing: stage for stage in graph},
         {name: inputs[name] for name in by_urgency(inputs)},
         frozenset(stage.addressing for stage in stale),
+        {stage.addressing: "\n".join(stage.cmd) if isinstance(stage.cmd, list) else stage.cmd or "" for stage in graph},
+        {
+            stage.addressing: [Path(out.fs_path).relative_to(root).as_posix() for out in stage.outs if out.is_in_repo]
+            for stage in graph
+        },
     )
 
 
@@ -160,8 +155,32 @@ def by_urgency(inputs: Inputs) -> list[str]:
     return sorted(inputs, key=lambda name: (name not in main, -chain[name]))
 
 
-def programs_of(stage: "Stage") -> list[Program]:
-    """The programs of this project that ``stage`` runs."""
-    commands = stage.cmd if isinstance(stage.cmd, list) else (stage.cmd or "").splitlines()
-    found = map(_COMMAND.fullmatch, commands)
+def programs_of(command: str) -> list[Program]:
+    """The programs of this project that the lines of ``command`` run."""
+    found = map(_COMMAND.fullmatch, command.splitlines())
     return [Program(match[1], match[2].split()) for match in found if match]
+
+
+def main() -> int:
+    """``python -m pipeline.orchestration.plan FILE TARGET``: the plan as JSON, or why there is none on stderr."""
+    from dvc.exceptions import DvcException
+
+    file, target = sys.argv[1:]
+    try:
+        with repository(Path.cwd()) as repo:
+            plan = read_plan(repo, file, target)
+    except ValueError as error:
+        print(f"error: {Path(file).resolve()}: {error}", file=sys.stderr)
+        return 255
+    except DvcException:
+        logging.getLogger("dvc").exception("")  # in DVC's words, which show the lines of dvc.yaml
+        return 255
+    except (OSError, sqlite3.Error) as error:  # a full disk, a folder that may not be written
+        print(f"error: DVC cannot keep its notes in {Path('.dvc').resolve()}: {error}", file=sys.stderr)
+        return 255
+    print(json.dumps(asdict(plan) | {"stale": sorted(plan.stale)}))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,20 +1,17 @@
 """Prefect flows: the DVC stages as tasks that can be watched, retried and read one by one.
 
-A flow starts an engine (``pipeline.orchestration.executor``), and its tasks call for their stages there. Everything
-here can be done without Prefect: ``tables`` is ``dvc repro``, ``sweep`` is a series of ``dvc exp run -S``.
+Tasks start their stages by the engine (``pipeline.orchestration.executor``). Everything here can be done without
+Prefect: ``tables`` is ``dvc repro``, ``sweep`` is a series of ``dvc exp run -S``.
 """
 
 import itertools
-import json
+import logging
 import os
 import re
 import sys
-import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from subprocess import Popen
 from typing import Any, Literal
 
 import prefect
@@ -27,139 +24,85 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Completed, Failed
 from prefect.types.entrypoint import EntrypointType
 
-from pipeline.orchestration.executor import PLAN
-from pipeline.orchestration.plan import Inputs
+from pipeline.orchestration.executor import SELDOM, Engine, StageError
+from pipeline.orchestration.plan import Plan, ask_plan
 from pipeline.orchestration.repro import checked_settings, repro_lock
-from pipeline.utils import handover, processes
 from pipeline.utils.environment import project_root
 from pipeline.utils.errors import UserError
+from pipeline.utils.processes import Group
 
 RETRY_DELAY_SECONDS = 2
 HASHES = r"params\.yaml|pipeline|stages|data/.*"
 """Columns of ``dvc exp show`` that hold hashes of files."""
 
-
-class StageError(Exception):
-    """Stages that failed, or could not run; the message lists them."""
-
-
-class _Commands:
-    """The processes of this flow run; none starts once the flow is being stopped."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._running: set[Popen[str]] = set()
-        self.stopped = False
-
-    def start(self, module: Sequence[str], root: Path) -> Popen[str]:
-        """Start a module with its arguments; its output comes from the ``stdout`` pipe.
-
-        Raises:
-            StageError: the flow is being stopped.
-        """
-        with self._lock:
-            if self.stopped:
-                raise StageError("stopped before it began")
-            process = processes.start([sys.executable, "-m", *module], cwd=root, env=_environment(root))
-            self._running.add(process)
-        return process
-
-    def stop(self) -> None:
-        with self._lock:
-            self.stopped = True
-            running = set(self._running)
-        processes.stop(running)
-
-
-_commands = _Commands()
-
-
-@contextmanager
-def _engine(target: str, root: Path) -> Iterator[tuple[Inputs, frozenset[str]]]:
-    """An engine that runs stages while the body runs: the inputs of each stage of ``target``, and which are stale.
-
-    Raises:
-        UserError: DVC cannot read the stages, or none makes ``target``.
-    """
-    process = _commands.start(["pipeline.orchestration.executor", "--serve", target], root)
-    assert process.stdout is not None
-    try:
-        said = deque[str](maxlen=1)
-        for line in process.stdout:
-            if line.startswith(PLAN):
-                plan = json.loads(line.removeprefix(PLAN))
-                break
-            said.append(line.strip())
-        else:
-            raise UserError(f"{''.join(said)} (exit code {process.wait()})")
-        threading.Thread(target=said.extend, args=(process.stdout,), daemon=True).start()  # or it would wait for us
-        yield plan["inputs"], frozenset(plan["stale"])
-    finally:
-        processes.stop([process])
-
-
-def _log(lines: Iterable[str]) -> None:
-    logger = get_run_logger()
-    for line in lines:
-        if text := line.rstrip():
-            logger.info(text)
+_processes = Group()
+"""Those of this flow run."""
 
 
 @task(
     task_run_name="{name}",
     retries=1,
     retry_delay_seconds=RETRY_DELAY_SECONDS,
-    retry_condition_fn=lambda *_: not _commands.stopped,
+    retry_condition_fn=lambda *_: not _processes.stopped,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def run_stage(name: str, root: Path, current: bool) -> None:
-    """Bring one DVC stage up to date, whose inputs are; nothing is to be done for one that is ``current``.
+def run_stage(name: str, engine: Engine | None) -> State[None]:
+    """Bring one DVC stage up to date, whose inputs are; None in place of an engine: it is.
 
     Its output is the task's log, line by line.
-
-    Raises:
-        StageError: it failed, or the engine is gone.
     """
-    if current:
+    if not engine:
         get_run_logger().info("Stage '%s' didn't change, skipping", name)
-        return
-    source, sink = os.pipe()
-    with os.fdopen(source, encoding="utf-8", errors="replace") as lines, Path(os.devnull).open("rb") as nothing:
-        try:
-            connection = handover.call(handover.socket_of(root), {"stage": name}, (nothing.fileno(), sink, sink))
-        except OSError as error:
-            raise StageError(f"{name}: its engine is gone: {error}") from None
-        finally:
-            os.close(sink)
-        assert connection
-        _log(lines)
-    if code := handover.exit_code(connection):
-        raise StageError(f"{name}: exit code {code}; its output is in this task's log")
-    if code is None:
-        raise StageError(f"{name}: its engine is gone")
+        return Completed()
+    return _state_after(lambda: engine.run_stage(name, _log))
+
+
+def _state_after(work: Callable[[], object]) -> State[None]:
+    """Do ``work``; a ``StageError`` is a failed state, since Prefect logs the traceback of an exception."""
+    try:
+        work()
+    except StageError as error:
+        return Failed(message=str(error))
+    return Completed()
+
+
+def _without_empty_traceback(record: logging.LogRecord) -> bool:
+    """Take the traceback from a record about a failed state, of which Prefect logs one that is none."""
+    if record.exc_info and not record.exc_info[0]:
+        record.exc_info = None
+    return True
+
+
+logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
+
+
+def _log(text: str) -> None:
+    if text.strip():
+        get_run_logger().info(text.rstrip())
 
 
 @task(task_run_name="{overrides}", cache_policy=NO_CACHE, persist_result=False)
-def run_experiment(overrides: list[str], root: Path) -> None:
+def run_experiment(overrides: list[str], root: Path) -> State[None]:
     """Run the pipeline once with ``overrides``, in a copy of the workspace: params.yaml here stays as it is."""
-    _run(["dvc", "exp", "run", "--temp", *(part for item in overrides for part in ("-S", item))], root)
+    options = [part for item in overrides for part in ("-S", item)]
+    return _state_after(lambda: _dvc(["exp", "run", "--temp", *options], root))
 
 
-def _run(module: Sequence[str], root: Path) -> None:
-    """Run a module with its arguments, its output line by line in the Prefect log.
+def _dvc(arguments: Sequence[str], root: Path) -> None:
+    """Run DVC, its output line by line in the Prefect log.
 
     Raises:
-        StageError: it ended with another exit code than 0.
+        StageError: it ended with another exit code than 0, or the flow is being stopped.
     """
-    process = _commands.start(module, root)
-    try:
-        assert process.stdout is not None
-        _log(process.stdout)
-        if code := process.wait():
-            raise StageError(f"{' '.join(module)}: exit code {code}; its output is in this task's log")
-    finally:
-        processes.stop([process])
+    process = _processes.start([sys.executable, "-m", "dvc", *arguments], cwd=root, env=_environment(root))
+    if not process:
+        raise StageError("stopped before it began")
+    assert process.stdout is not None
+    for line in process.stdout:
+        _log(line)
+    if code := process.wait():
+        raise StageError(f"dvc {' '.join(arguments)}: exit code {code}; its output is in this task's log")
 
 
 @flow(name="tables")
@@ -173,8 +116,9 @@ def tables(target: Literal["table1", "table2", "all"] = "table2", parallel: int 
     def work(root: Path) -> None:
         if parallel < 1:
             raise UserError(f"parallel: given {parallel}, allowed: at least 1")
-        with _engine(target, root) as (inputs, stale):
-            _make(inputs, stale, root, parallel)
+        plan = _planned(target, root)
+        with Engine(plan, root, _environment(root), _processes) as engine:
+            _make(plan, engine, parallel)
 
     return _conclude(work)
 
@@ -191,7 +135,7 @@ def sweep(overrides: list[str]) -> State[None]:
 
     def work(root: Path) -> None:
         states = [(point, run_experiment(point, root, return_state=True)) for point in combinations(overrides)]
-        _run(["dvc", "exp", "show", "--md", "--only-changed", "--drop", HASHES, "--no-pager"], root)
+        _dvc(["exp", "show", "--md", "--only-changed", "--drop", HASHES, "--no-pager"], root)
         if failed := [", ".join(point) for point, state in states if not state.is_completed()]:
             raise StageError(f"failed: {'; '.join(failed)}")
 
@@ -203,7 +147,7 @@ def _conclude(work: Callable[[Path], None]) -> State[None]:
     root = project_root()
     try:
         checked_settings(root)
-        with repro_lock(root), _stopping_commands():
+        with repro_lock(root), _stopping_processes():
             work(root)
     except (UserError, StageError) as error:
         get_run_logger().error(str(error))
@@ -229,31 +173,39 @@ def combinations(overrides: Iterable[str]) -> list[list[str]]:
     return [list(point) for point in itertools.product(*axes)]
 
 
+def _planned(target: str, root: Path) -> Plan:
+    try:
+        return ask_plan(root, target=target, env=_environment(root))
+    except UserError as error:
+        raise UserError(f"{root / 'dvc.yaml'}: {' '.join(str(error).split())}") from None
+
+
 @contextmanager
-def _stopping_commands() -> Iterator[None]:
+def _stopping_processes() -> Iterator[None]:
     """Leave no process behind when the flow is cancelled: that reaches it as an exception."""
-    _commands.stopped = False
+    _processes.stopped = False
     try:
         yield
     except BaseException:
-        _commands.stop()
+        _processes.stop()
         raise
 
 
-def _make(inputs: Inputs, stale: frozenset[str], root: Path, parallel: int) -> None:
-    """Run every stage that is ``stale`` and the inputs of which could be made, in the order given.
+def _make(plan: Plan, engine: Engine, parallel: int) -> None:
+    """Run every stage that is stale and the inputs of which could be made, in the order planned.
 
     Raises:
         StageError: stages failed.
     """
-    futures: dict[str, PrefectFuture[None]] = {}
+    futures: dict[str, PrefectFuture[State[None]]] = {}
     completed: dict[str, bool] = {}
     while True:
-        for name, needed in inputs.items():
+        for name, needed in plan.inputs.items():
             ready = name not in futures and all(completed.get(other, False) for other in needed)
             if ready and len(futures) - len(completed) < parallel:
                 made = [futures[other] for other in needed]
-                futures[name] = run_stage.submit(name, root, name not in stale, wait_for=made, return_state=False)
+                current = name not in plan.stale
+                futures[name] = run_stage.submit(name, None if current else engine, wait_for=made, return_state=False)
         running = {future: name for name, future in futures.items() if name not in completed}
         if not running:
             break
@@ -261,7 +213,7 @@ def _make(inputs: Inputs, stale: frozenset[str], root: Path, parallel: int) -> N
         future.wait()  # the callback behind as_completed may come before the final state
         completed[running[future]] = future.state.is_completed()
     if failed := [name for name, success in completed.items() if not success]:
-        missing = [name for name in inputs if name not in completed]
+        missing = [name for name in plan.inputs if name not in completed]
         raise StageError(f"failed: {', '.join(failed)}" + (f"; not run: {', '.join(missing)}" if missing else ""))
 
 
@@ -272,7 +224,7 @@ def _environment(root: Path) -> dict[str, str]:
         "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
         "FLOWTUNE_ROOT": str(root),
         "FLOWTUNE_RUN": f"prefect-{run_id}",
-        "PYTHONUNBUFFERED": "1",
+        **SELDOM,
     }
 
 

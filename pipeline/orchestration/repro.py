@@ -13,6 +13,7 @@ from pipeline.orchestration import executor, lockguard
 from pipeline.orchestration.partial import make_partial, remove_partial
 from pipeline.orchestration.restore import put_back
 from pipeline.settings import schema
+from pipeline.settings.inputs import outdated_outside
 from pipeline.settings.locks import lock_files
 from pipeline.settings.scale import set_scale
 from pipeline.tracking.store import drain
@@ -63,6 +64,9 @@ def checked_settings(root: Path) -> schema.Settings:
         print(f"{mended.relative_to(root)}: {what}", file=sys.stderr)
     put_back(root)
     make_folder(root / "reports" / settings.scale)  # a file in its place would make DVC stumble
+    if changed := outdated_outside(settings, root):
+        print(f"{', '.join(changed)} changed; the inputs of stages are made anew")
+        _run(["dvc", "repro", "--quiet", "--force", "--single-item", "resolve"], root)
     return settings
 
 
@@ -104,7 +108,7 @@ def _bring_up_to_date(file: str, jobs: Callable[[], int], scale: str, partial_fo
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     os.environ.setdefault("FLOWTUNE_RUN", identity(os.getpid()))
     try:
-        code = executor.run(file, jobs, unmade)
+        code = executor.bring_up_to_date(file, jobs, unmade)
         if code == 0:
             remove_partial(ROOT, scale, partial_folder)
         elif unmade.exists():
@@ -131,7 +135,9 @@ def _run(module: list[str], folder: Path) -> None:
         KeyboardInterrupt: SIGINT came, to it too; it has ended.
     """
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
-    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), STARTER: str(os.getpid())}
+    programs = [str(Path(sys.executable).parent), os.environ.get("PATH", "")]
+    env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PATH": os.pathsep.join(programs)}
+    env[STARTER] = str(os.getpid())
     with subprocess.Popen([sys.executable, "-m", *module], cwd=folder, env=env) as process:
         try:
             process.wait()

@@ -44,6 +44,11 @@ def note_stage(root: Path, stage: str) -> None:
             _note(root, stage, re.findall(r"^    - path: (reports/\S+)$", outs, re.MULTILINE))
 
 
+def forget_note(root: Path, stage: str) -> None:
+    """Forget what ``note_stage`` noted: the stage has made it, or it was up to date."""
+    _place(root, stage).unlink(missing_ok=True)
+
+
 def _note(root: Path, label: str, reports: list[str]) -> Path:
     note = _place(root, label)
     note.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What is waited for before anything is computed: DVC finding nothing to do, and the imports of a stage."""
+"""What is waited for beside the computation: DVC finding nothing to do, its part of a stage, and a stage's imports."""
 
 import subprocess
 import sys
@@ -7,8 +7,10 @@ from functools import partial
 from pathlib import Path
 
 from pipeline.perf.contest import Contest, DiffersError, Floor, Seconds, median_seconds, timed
+from pipeline.settings.schema import load
 
 NOTHING_TO_DO_S = 3.0
+STAGE_OVERHEAD_S = 1.0
 IMPORTS_S = 2.5
 PROGRAMS = {
     "stages.pretrain": "torch",
@@ -34,10 +36,24 @@ def contests() -> Iterator[Contest]:
     for name, module in (("dvc", ["dvc", "repro"]), ("make", ["pipeline.orchestration.repro"])):
         repro = partial(_run, [sys.executable, "-m", *module])
         yield _limited(f"{name} repro with nothing to do", NOTHING_TO_DO_S, repro, _up_to_date, collecting, warm_ups=0)
+    yield _overhead_of_a_stage()
     for program, packages in PROGRAMS.items():
         help_text = partial(_run, [sys.executable, "-m", program, "--help"])
         floor = _imported(packages)
         yield _limited(f"imports of {program}", IMPORTS_S, help_text, lambda: "prints its help", floor)
+
+
+def _overhead_of_a_stage() -> Contest:
+    """What ``dvc repro`` of one stage takes longer than its program, which makes the same files again."""
+    stage, scale = "tabulate_settings", load().scale
+    repro = partial(_run, [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", f"{stage}@{scale}"])
+    program = partial(_run, [sys.executable, "-m", f"stages.{stage}", "--scale", scale])
+
+    def turns(count: int) -> list[Seconds]:
+        return [(timed(repro) - timed(program), STAGE_OVERHEAD_S) for _ in range(count)]
+
+    limit = f"limit of {STAGE_OVERHEAD_S:g} s"
+    return Contest(f"dvc repro of {stage}, its program apart", limit, 1.0, _up_to_date, turns, 5)
 
 
 def _imported(packages: str) -> Floor:

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
-from pipeline.perf import loading, pairs, simulation, solves, startup, updates
+from pipeline.perf import loading, pairs, plans, simulation, solves, startup, updates
 from pipeline.perf.contest import Contest, DiffersError, Row, hold, machine
 from pipeline.reporting.figures import STYLE, save_figure
 from pipeline.utils.atomic import write_text
@@ -38,6 +38,7 @@ FAMILIES: tuple[Callable[[], Iterator[Contest]], ...] = (
     updates.mle_contests,
     solves.adaptive_contests,
     solves.sampling_contests,
+    plans.contests,
     simulation.step_contests,
     simulation.pusht_contests,
     simulation.mujoco_contests,
@@ -179,6 +180,7 @@ average of the machine before the start {load:.1f}. Other machines' rows are of 
 - Training: ours is this project's training loop in the precision of `auto`: bf16 on machines with instructions
   for it, else fp32 (the last run's: {precision}); the peer trains in float32, as the scripts of diffusers, LeRobot and
   TorchCFM do. Losses of both are compared in float32, and ours in bf16 where it is trained in that.
+- Plans in onnxruntime are timed where `make env-export` has installed it, both sides on one thread.
 - Sampling in bfloat16 is timed only on machines with instructions for it.
 - Rollouts: same policy, same seeds; every observation that the policy is shown must be equal to the bit. The time
   includes the start of the simulation processes. Ours has two of them and one thread for the policy, as `params.yaml`

@@ -7,15 +7,19 @@ import imageio.v3 as iio
 import matplotlib as mpl
 import numpy as np
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
+from pipeline.evaluation.image_models import ImageModel
 from pipeline.reporting.figures import STYLE, legend_below, save_figure
 from pipeline.reporting.table1 import DISTANCE_NAMES, IMAGE_METHODS, one_of, require_columns, span
+from pipeline.tasks.images import as_bytes
 from pipeline.utils.atomic import replacing
 from pipeline.utils.errors import UserError
+from pipeline.utils.seeding import Generators
 
 IMAGE_HISTORY_HEADER = (
     "scale,dataset,method,nfe,train_seed,step,updates,distance,distance_low,distance_high,"
@@ -30,6 +34,7 @@ _LOOKS = {"i_cfm": ("#0072B2", "o", "--"), "ft_fm": ("#D55E00", "s", "-")}
 _LABELS = {"i_cfm": "I-CFM", "ft_fm": "FT-FM"}
 _PANELS_IN_A_ROW = 4
 _GAP = 2  # white pixels between images
+_SHOWN = 64
 _LEGIBLE = 64  # pixels: smaller images are enlarged to about this side
 
 
@@ -145,6 +150,18 @@ def image_grid(images: Images, columns: int, path: Path) -> None:
     """
     with replacing(path) as temporary:
         iio.imwrite(temporary, tile(images, columns), extension=".png")
+
+
+@torch.no_grad()
+def sample_grid(model: ImageModel, solver: str, shape: tuple[int, int, int], seed: int, path: Path) -> None:
+    """Write 64 samples of ``model`` as one PNG, always from the same noise, to be looked at as training goes.
+
+    Args:
+        shape: (C, H, W) of an image. seed: of the noise.
+    """
+    noise = torch.randn(_SHOWN, *shape, generator=Generators(seed)["shown noise"])
+    shown, _ = model.sample(noise, solver, torch.Generator().manual_seed(seed))
+    image_grid(as_bytes(shown).cpu().numpy(), round(_SHOWN**0.5), path)
 
 
 def tile(images: Images, columns: int) -> NDArray[np.uint8]:

@@ -23,6 +23,8 @@ TABLE1_HEADER = (
     "method,solver,nfe,finetuned_nfe,distance,distance_low,distance_high,features,n_samples,scale,dataset,"
     "train_steps,train_seeds,sampling_seeds,paper_fid,paper_nfe,paper_comparable,precision"
 )
+SAMPLE_METRICS = ("kid", "sample_precision", "sample_recall")
+"""Columns that both tables have at the end where they were measured, see ``pipeline.evaluation.sample_metrics``."""
 
 IMAGE_METHODS = {
     "untrained": "Untrained net",
@@ -99,7 +101,8 @@ def table1_rows(distances: pd.DataFrame) -> pd.DataFrame:
     rows = [_row(of_row) for _, of_row in groups]
     order = list(IMAGE_METHODS)
     rows.sort(key=lambda row: (order.index(row["method"]), row["solver"] == ADAPTIVE, row["nfe"], row["finetuned_nfe"]))
-    return pd.DataFrame(rows, columns=TABLE1_HEADER.split(",")).round(6)
+    measured = [name for name in SAMPLE_METRICS if name in distances.columns]
+    return pd.DataFrame(rows, columns=[*TABLE1_HEADER.split(","), *measured]).round(6)
 
 
 def _row(of_row: pd.DataFrame) -> dict:
@@ -128,6 +131,7 @@ def _row(of_row: pd.DataFrame) -> dict:
         "paper_fid": fid,
         "paper_nfe": paper_nfe,
         "paper_comparable": as_paper and math.isfinite(fid),
+        **{name: of_row[name].mean() for name in SAMPLE_METRICS if name in of_row.columns},
     }
 
 

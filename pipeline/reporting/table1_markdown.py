@@ -10,6 +10,7 @@ from pipeline.reporting.table1 import (
     DISTANCE_NAMES,
     IMAGE_METHODS,
     PAPER,
+    SAMPLE_METRICS,
     Halves,
     one_of,
     shown_cells,
@@ -72,6 +73,7 @@ def table1_markdown(
         _paper_note(table, cells, name),
         _wide_table(cells, columns, halves),
         _yardsticks(halves),
+        _sample_metrics(table, cells, columns),
         _models(cells, columns),
         _missing(cells, expected, halves),
         "## Checks",
@@ -164,6 +166,29 @@ def _yardsticks(halves: Halves | None) -> str:
         f"each, mean ± standard deviation over {halves.splits} random splits. No solver has a part in it: "
         "it is about what images as good as real ones would get, with as few of them."
     )
+
+
+_HOW_TO_READ_METRICS = """\
+**Kernel distance × 1000, precision, recall** in the same features, means over sampling seeds. The kernel distance (KID)
+is lower for better images and has no bias by their number; *precision* is the share of generated images among the real
+ones, *recall* the share of real images among the generated, of as many real images."""
+
+
+def _sample_metrics(table: pd.DataFrame, cells: Cells, columns: Sequence[str]) -> str:
+    measured = [name for name in SAMPLE_METRICS if name in table.columns]
+    if not measured:
+        return ""
+    lines = [["Method", *map(_column_name, columns)], ["---"] * (len(columns) + 1)]
+    for method in dict.fromkeys(table["method"]):
+        shown = [cells.get((method, solver)) for solver in columns]
+        lines.append([IMAGE_METHODS[method], *["—" if row is None else _metrics_cell(row) for row in shown]])
+    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return f"{_HOW_TO_READ_METRICS}\n\n{rows}"
+
+
+def _metrics_cell(row: pd.Series) -> str:
+    kid, precision, recall = (row[name] for name in SAMPLE_METRICS)
+    return "—" if np.isnan(kid) else f"{1000 * kid:.2f}, {precision:.3f}, {recall:.3f}"
 
 
 def _models(cells: Cells, columns: Sequence[str]) -> str:

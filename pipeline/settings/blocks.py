@@ -121,8 +121,13 @@ class Unet2dSettings(Block):
         return self
 
 
+class PatchedUnet2dSettings(Unet2dSettings):
+    kind: Literal["patched_unet2d"]  # type: ignore[assignment]
+    patch: Count
+
+
 NetSettings = Annotated[MlpSettings | Unet1dSettings | Transformer1dSettings, Field(discriminator="kind")]
-ImageNetSettings = Annotated[MlpSettings | Unet2dSettings, Field(discriminator="kind")]
+ImageNetSettings = Annotated[MlpSettings | Unet2dSettings | PatchedUnet2dSettings, Field(discriminator="kind")]
 
 
 class Optimization(Block):

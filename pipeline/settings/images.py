@@ -16,6 +16,7 @@ from pipeline.settings.blocks import (
     Natural,
     NonNegative,
     Optimization,
+    PatchedUnet2dSettings,
     Positive,
     PretrainSettings,
     ResidualSolve,
@@ -31,7 +32,8 @@ ImageTask = Literal["digits", "cifar10"]
 ImageMethod = Literal["ddpm", "vp_fm", "ve_fm", "ot_fm", "si", "i_cfm", "ot_cfm"]
 """Trained from scratch, each by its path and coupling."""
 Features = Literal["embedded", "inception"]
-ImageSolver = Annotated[str, StringConstraints(pattern=r"^(euler-([1-9][0-9]{0,2}|1000)|dopri5)$")]
+SOLVER = r"^(euler-([1-9][0-9]{0,2}|1000)|dopri5)$"
+ImageSolver = Annotated[str, StringConstraints(pattern=SOLVER)]
 RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
 
 SHAPES: dict[ImageTask, tuple[int, int, int]] = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
@@ -144,9 +146,12 @@ class ExtractorSettings(Block):
     channels: Count
     features: Count
     held_out: Fraction
+    shift: Natural
     steps: Count
     batch_size: Count
     lr: Positive
+    weight_decay: NonNegative
+    precision: PrecisionSetting
 
 
 class FidSettings(Block):
@@ -156,6 +161,7 @@ class FidSettings(Block):
     batch: Count
     solvers: Annotated[list[ImageSolver], Field(min_length=1)]
     tolerance: Positive
+    sample_metrics: bool
     halves: Annotated[int, Field(ge=2)]
     shown: Count
 
@@ -177,6 +183,7 @@ class ImageTaskSettings(Block):
     threads: Count
     processes: Count
     data: ImageDataSettings
+    intermediate: Literal["all", "i_cfm"]
     net: ImageNetSettings
     extractor: ExtractorSettings
     pretrain: ImagePretrainSettings
@@ -237,6 +244,10 @@ class ImageTaskSettings(Block):
         for name, net in [("net", self.net), ("residual.net", self.residual.net)]:
             if isinstance(net, Unet2dSettings):
                 levels, side = len(net.multipliers), self.shape[1]
+                if isinstance(net, PatchedUnet2dSettings):
+                    if side % net.patch:
+                        raise ValueError(f"{name}.patch: given {net.patch}, allowed: divisors of {side} pixels")
+                    side //= net.patch
                 if side % 2 ** (levels - 1):
                     raise ValueError(
                         f"{name}.multipliers: given {net.multipliers}, allowed: as many as halve {side} pixels evenly"

@@ -177,9 +177,23 @@ def _text(program: str, settings: Mapping[str, Any]) -> str:
 
 def _code(program: str, settings: Mapping[str, Any]) -> dict[str, str]:
     """Digests of what ``program`` runs, the code of the tasks and experts that ``settings`` name among it."""
-    blocks = [value for value in settings.values() if isinstance(value, Mapping)]
+    blocks = [settings, *(value for value in settings.values() if isinstance(value, Mapping))]
     named = [block[key] for block in blocks for key in ("task", "expert") if isinstance(block.get(key), str)]
     return digests_of(program, *map(file_of, named))
+
+
+def outdated_outside(settings: Settings, root: Path) -> list[str]:
+    """Files of tasks outside the library that say something else than the inputs in the project ``root`` were made of.
+
+    DVC cannot see such a file among the dependencies of ``resolve``.
+    """
+    blocks = [block for scale in _scales(settings) for block in settings.block(scale).robots.values()]
+    files = {file for file in (file_of(block.task) for block in blocks) if not file.startswith("pipeline/")}
+    if not files:
+        return []
+    now = {name: each for name, each in digests_of(*files).items() if not name.startswith("pipeline/")}
+    made_of = [json.loads(path.read_text(encoding="utf-8")).get("code", {}) for path in (root / FOLDER).rglob("*.json")]
+    return sorted(name for name, each in now.items() if any(code.get(name, each) != each for code in made_of))
 
 
 def _dump(value: Mapping[str, Any]) -> str:
@@ -205,6 +219,8 @@ def built(annotation: Any, value: Any) -> Any:
         return {name: built(get_args(annotation)[1], inner) for name, inner in value.items()}
     if get_origin(annotation) in (Union, UnionType) and isinstance(value, dict):
         kinds = [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, Block)]
+        if not kinds:  # keys of a task's own
+            return value
         (fitting,) = [kind for kind in kinds if len(kinds) == 1 or value["kind"] in _literal(kind)]
         return built(fitting, value)
     if hasattr(annotation, "__metadata__"):

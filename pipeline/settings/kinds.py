@@ -54,7 +54,7 @@ _TRAINED = "seed threads processes data net"
 _EPISODES = "evaluation.max_steps evaluation.options evaluation.policy_batch_size"
 _ROW = f"seed threads data net evaluation.repeats {_EPISODES}"
 _JUDGED = "seed threads data fid.features fid.batch"
-_DISTANCES = f"{_JUDGED} fid.n_samples fid.sampling_seeds fid.solvers fid.tolerance pretrain.steps"
+_DISTANCES = f"{_JUDGED} fid.n_samples fid.sampling_seeds fid.solvers fid.tolerance fid.sample_metrics pretrain.steps"
 _TITLES = " ".join(f"{{tasks}}.{key}" for key in (*_TASK.split(), "title"))
 _PRECISIONS = " ".join(
     f"{{tasks}}.{training}.precision" for training in ("pretrain", "diffusion", "finetune.*", "residual.*")
@@ -86,7 +86,7 @@ KINDS = {
     "measure_gap": _table("measure_gap", "gap"),
     "fetch_images": _image("fetch_images", "data.dataset fid.features"),
     "train_extractor": _image("train_extractor", "seed threads data extractor fid.features fid.halves"),
-    "pretrain_images": _image("pretrain_images", f"{_TRAINED} pretrain"),
+    "pretrain_images": _image("pretrain_images", f"{_TRAINED} intermediate pretrain"),
     "select_image_checkpoint": _image("select_image_checkpoint", f"{_JUDGED} select", lists="image_nfe"),
     "finetune_images": _image(
         "finetune_images", f"{_TRAINED} {_JUDGED} pretrain select finetune.nfe{{image_nfe}}", "image_nfe"

@@ -49,7 +49,7 @@ def load_task(name: str, settings: Mapping[str, Any] | None = None) -> Task:
 
     Args:
         name: one of ``own_tasks`` or ``own_families``, or ``module:name``, whose module is importable or a path that
-            ends in ``.py``.
+            ends in ``.py``; one that is relative is so to the project's root.
         settings: what a family of tasks makes it from, a block's key ``custom``; None: it is no family's.
 
     Raises:
@@ -99,7 +99,7 @@ def _imported(module: str, reference: str) -> ModuleType:
     try:
         if not module.endswith(".py"):
             return importlib.import_module(module)
-        path = Path(module).expanduser().resolve()
+        path = (ROOT / Path(module).expanduser()).resolve()
         # by its bare name, as worker processes find it again
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
@@ -124,5 +124,5 @@ def file_of(name: str) -> str:
         return str((path if path.exists() else HERE / name / "__init__.py").relative_to(ROOT))
     module = name.rpartition(":")[0]
     spec = None if module.endswith(".py") else importlib.util.find_spec(module)
-    path = Path(module if spec is None or spec.origin is None else spec.origin).expanduser().resolve()
+    path = (ROOT / Path(module if spec is None or spec.origin is None else spec.origin).expanduser()).resolve()
     return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)

@@ -10,8 +10,10 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.evaluation.features import Architecture, EmbeddedNet, require_uint8
 from pipeline.settings.schema import Optimization
+from pipeline.training.images import mirrored, shifted
 from pipeline.training.loop import Batches, Log, Objective, train
 from pipeline.utils.errors import UserError
+from pipeline.utils.precision import Precision
 from pipeline.utils.seeding import Generators, derive
 
 _ROWS = 1024  # images classified at once
@@ -36,6 +38,24 @@ class Classification(Objective):
 
 
 @dataclass(frozen=True)
+class AugmentedBatches(Batches):
+    """Random batches of labelled images, each mirrored and moved at random.
+
+    Attributes:
+        flip: whether each is mirrored with probability 1/2. shift: pixels that it is moved by at most.
+    """
+
+    flip: bool = False
+    shift: int = 0
+
+    def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Labels (B, 1) and images (B, C, H, W), uint8."""
+        labels, images = super().draw(size, generator)
+        images = mirrored(images, generator) if self.flip else images
+        return labels, shifted(images, self.shift, generator) if self.shift else images
+
+
+@dataclass(frozen=True)
 class TrainedExtractor:
     """A trained classifier, on the CPU, and the share of images never trained on that it classifies rightly."""
 
@@ -54,6 +74,10 @@ def train_extractor(
     lr: float,
     seed: int,
     held_out: float = 0.1,
+    flip: bool = False,
+    shift: int = 0,
+    weight_decay: float = 1e-4,
+    precision: Precision = "fp32",
     log: Log = lambda _metrics, _step: None,
     state_path: Path | None = None,
 ) -> TrainedExtractor:
@@ -63,7 +87,7 @@ def train_extractor(
 
     Args:
         images: (N, C, H, W) uint8. labels: (N,) integers from 0.
-        channels, features: as in ``Architecture``.
+        channels, features: as in ``Architecture``. flip, shift: as in ``AugmentedBatches``.
 
     Raises:
         UserError: images that are not uint8; no image is left for training or for the test.
@@ -87,13 +111,13 @@ def train_extractor(
         steps=steps,
         batch_size=batch_size,
         lr=lr,
-        weight_decay=1e-4,
+        weight_decay=weight_decay,
         warmup=min(100, steps),
         max_grad_norm=1.0,
         ema_decay=0.0,
-        precision="fp32",
+        precision=precision,
     )
-    batches = Batches(labels[training, None], images[training])
+    batches = AugmentedBatches(labels[training, None], images[training], flip, shift)
     generators = Generators(seed, "extractor")
     trained = train(
         Classification(net), batches, optimization, generators, log=log, state_path=state_path, title="extractor"

@@ -4,11 +4,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from torch import Tensor
+
 from pipeline.evaluation.features import ImageFeatures, embedded_features, inception_features
 from pipeline.evaluation.fid import FeatureStatistics, reference_statistics
 from pipeline.evaluation.generation import Distance, measure_distance
 from pipeline.evaluation.image_models import ImageModel
 from pipeline.evaluation.intervals import t_interval
+from pipeline.evaluation.sample_metrics import real_sample
 from pipeline.settings.images import ImageTaskSettings
 from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import load_images
@@ -19,21 +22,23 @@ class Judge:
     """The data's statistics in the feature space of one task.
 
     Attributes:
-        batch: images of a solve.
+        batch: images of a solve. real: features of real images, where more than the distance is to be measured.
     """
 
     features: ImageFeatures
     reference: FeatureStatistics
     shape: tuple[int, int, int]
     batch: int
+    real: Tensor | None = None
 
     def measure(
-        self, model: ImageModel, solver: str, n_samples: int, seeds: Iterable[int], keep: Path, title: str
+        self, model: ImageModel, solver: str, n_samples: int, seeds: Iterable[int], keep: Path | None, title: str
     ) -> dict[int, Distance]:
         """The distance of ``n_samples`` images by ``solver``, for each sampling seed.
 
         Args:
-            keep: the folder that an interrupted measurement is taken up from. title: of the progress bar.
+            keep: the folder that an interrupted measurement is taken up from; None: it begins anew.
+            title: of the progress bar.
         """
         model.to(self.features.device)
         return {
@@ -46,22 +51,28 @@ class Judge:
                 seed=seed,
                 features=self.features,
                 reference=self.reference,
-                keep=keep / f"{solver}-{seed}.statistics",
+                real=self.real,
+                keep=keep / f"{solver}-{seed}.statistics" if keep else None,
                 title=f"{title} {solver} seed {seed}",
             )
             for seed in seeds
         }
 
 
-def make_judge(files: ImageFiles, settings: ImageTaskSettings) -> Judge:
+def make_judge(files: ImageFiles, settings: ImageTaskSettings, sample_metrics: bool = False) -> Judge:
     """The judge that ``fid`` in the settings asks for.
+
+    Args:
+        sample_metrics: whether KID, precision and recall of ``fid.n_samples`` images are measured beside the distance.
 
     Raises:
         UserError: the images, the trained extractor or the weights of Inception are missing or damaged.
     """
     features = features_of(files, settings)
-    reference = reference_statistics(load_images(files.images).images, features, files.folder / "statistics")
-    return Judge(features, reference, settings.shape, settings.fid.batch)
+    images = load_images(files.images).images
+    reference = reference_statistics(images, features, files.folder / "statistics")
+    real = real_sample(images, features, settings.fid.n_samples) if sample_metrics else None
+    return Judge(features, reference, settings.shape, settings.fid.batch, real)
 
 
 def features_of(files: ImageFiles, settings: ImageTaskSettings) -> ImageFeatures:

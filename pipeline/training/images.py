@@ -31,8 +31,27 @@ class ImageBatches:
         """An empty condition (B, 0) and ``size`` random images (B, C, H, W), float32 in [−1, 1]."""
         device = self.images.device
         images = self.images[torch.randint(len(self.images), (size,), generator=generator).to(device)]
-        if self.flip:
-            mirrored = torch.randint(2, (size, 1, 1, 1), generator=generator).to(device)
-            images = torch.where(mirrored.bool(), images.flip(-1), images)
-        data = as_float(images)
+        data = as_float(mirrored(images, generator) if self.flip else images)
         return data.new_empty(size, 0), data
+
+
+def mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
+    """``images`` (B, C, H, W), each mirrored left to right with probability 1/2."""
+    chosen = torch.randint(2, (len(images), 1, 1, 1), generator=generator).to(images.device)
+    return torch.where(chosen.bool(), images.flip(-1), images)
+
+
+def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
+    """``images`` (B, C, H, W), each moved by up to ``pixels`` along both axes; the edges are reflected."""
+    moves = torch.randint(-pixels, pixels + 1, (2, len(images), 1), generator=generator)
+    rows, columns = (
+        _reflected(torch.arange(side) + move, side).to(images.device)
+        for side, move in zip(images.shape[2:], moves, strict=True)
+    )
+    each = torch.arange(len(images), device=images.device)[:, None, None]
+    return images.movedim(1, -1)[each, rows[:, :, None], columns[:, None, :]].movedim(-1, 1).contiguous()
+
+
+def _reflected(places: Tensor, side: int) -> Tensor:
+    """``places`` on a line, those outside 0 … ``side`` − 1 reflected at its ends."""
+    return (side - 1) - ((side - 1) - places.abs()).abs()

@@ -10,6 +10,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -20,6 +21,8 @@ from pipeline.utils import platform
 
 GRACE_SECONDS = 10  # between SIGTERM and SIGKILL
 EMPTY_POLL_SECONDS = 0.05
+
+_ENDING = {signal.SIGTERM, signal.SIGINT}
 
 _SUPERVISOR = """
 import sys
@@ -32,7 +35,7 @@ sys.exit(_supervise(int(sys.argv[1]), sys.argv[2:]))
 def start(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
     """Start ``command`` supervised; its stdout and stderr come line by line from the ``stdout`` pipe.
 
-    Ending the returned process with SIGTERM ends the command's whole process group: SIGTERM, then SIGKILL after
+    SIGTERM or SIGINT to the returned process goes to the command's whole process group, SIGKILL follows after
     ``GRACE_SECONDS``. The return code is the command's, or 128 + n if signal n killed it.
 
     The kernel ties the supervisor to the calling *thread*: call this from one that stays until the command has ended.
@@ -52,13 +55,42 @@ def start(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subpr
     )
 
 
-def stop(processes: Iterable[subprocess.Popen[str]]) -> None:
-    """End processes made by ``start``, all at once, and wait until they and what they started are gone."""
+def stop(processes: Iterable[subprocess.Popen[str]], number: int = signal.SIGTERM) -> None:
+    """End processes made by ``start``, all at once, and wait until they and what they started are gone.
+
+    Args:
+        number: the signal to end them by, SIGTERM or SIGINT.
+    """
     processes = list(processes)
     for process in processes:
-        process.terminate()
+        process.send_signal(number)
     for process in processes:
         process.wait()
+
+
+class Group:
+    """Processes of several threads that are stopped together; none starts afterwards."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._running: set[subprocess.Popen[str]] = set()
+        self.stopped = False
+
+    def start(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str] | None:
+        """As ``start`` of this module; None once the group was stopped."""
+        with self._lock:
+            if self.stopped:
+                return None
+            self._running = {process for process in self._running if process.returncode is None}
+            process = start(command, cwd=cwd, env=env)
+            self._running.add(process)
+        return process
+
+    def stop(self, number: int = signal.SIGTERM) -> None:
+        """Stop what runs, as ``stop`` of this module does."""
+        with self._lock:
+            self.stopped = True
+        stop(self._running, number)
 
 
 def identity(pid: int) -> str:
@@ -90,7 +122,7 @@ def _signal_group(group: int, signum: int) -> None:
 
 
 def _prepare_child(supervisor: int) -> None:
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})  # the mask is inherited
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)  # the mask is inherited
     if platform.LINUX:  # elsewhere nothing outlives the exec that follows: a supervisor that is killed leaves a command
         platform.die_with_parent(supervisor)
 
@@ -106,24 +138,25 @@ def _wait_for_adopted(group: int) -> None:
 
 def _supervise(parent: int, command: Sequence[str]) -> int:
     """Run ``command`` to its end, or end it when told to; return its exit code once its process group is empty."""
-    # A SIGTERM before the handlers stand would end the supervisor alone: it waits until they do.
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
+    # A signal before the handlers stand would end the supervisor alone: it waits until they do.
+    signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     platform.die_with_parent(parent)
     platform.adopt_orphans()  # what the command leaves behind can then be waited for
     child = subprocess.Popen(command, start_new_session=True, preexec_fn=partial(_prepare_child, os.getpid()))
 
-    def end(*_: object) -> None:
-        _signal_group(child.pid, signal.SIGTERM)
+    def end(number: int, _: object = None) -> None:
+        _signal_group(child.pid, number)
         signal.alarm(GRACE_SECONDS)
 
-    signal.signal(signal.SIGTERM, end)
+    for number in _ENDING:
+        signal.signal(number, end)
     signal.signal(signal.SIGALRM, lambda *_: _signal_group(child.pid, signal.SIGKILL))
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)
 
     pid, status = 0, 0
     while pid != child.pid:
         pid, status = os.waitpid(-1, 0)
-    end()
+    end(signal.SIGTERM)
     with suppress(ChildProcessError):
         while True:
             os.waitpid(-child.pid, 0)

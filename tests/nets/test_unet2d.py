@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from pipeline.evaluation.residual_policy import solve_residual
 from pipeline.nets.residual import PlainResidual
-from pipeline.nets.unet2d import Unet2D
+from pipeline.nets.unet2d import PatchedUnet2D, Unet2D
 from pipeline.utils.errors import UserError
 
 SMALL: dict[str, Any] = {
@@ -135,3 +135,15 @@ def test_it_compiles_as_one_graph() -> None:
     net = awake(unet())
     compiled = torch.compile(deepcopy(net), backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(*inputs()), net(*inputs()))
+
+
+@torch.no_grad()
+def test_a_patched_net_sees_squares_of_pixels_as_channels() -> None:
+    net = PatchedUnet2D(SHAPE, patch=2, **SMALL | {"attention": (2,)})
+    t, x, _ = inputs()
+    assert torch.equal(net(t, x), torch.zeros_like(x))
+    net.net.get_submodule("conv_out").bias.copy_(torch.arange(12.0))
+    assert torch.equal(net(t, x)[0, :, :2, :2].flatten(), torch.arange(12.0))
+    assert torch.equal(net(t, x)[:, :, :2, :2], net(t, x)[:, :, 6:, 4:6])
+    with pytest.raises(UserError, match=r"^patch: given 3, allowed: divisors of the images' sides 8 and 8$"):
+        PatchedUnet2D(SHAPE, patch=3, **SMALL)

@@ -4,7 +4,6 @@ import json
 import os
 import re
 import signal
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +12,7 @@ import pytest
 from ruamel.yaml import YAML
 
 from pipeline.orchestration import repro
-from pipeline.orchestration.output import Pipe, Screen
+from pipeline.orchestration.output import Screen
 from pipeline.utils.errors import UserError
 from tests.project import ROOT, Project, executed, wait_for
 
@@ -30,8 +29,6 @@ import os, sys, time
 from pathlib import Path
 
 own, other = sys.argv[1:]
-driver = Path(f"/proc/{os.getppid()}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
-print("threads beside which it was forked:", len(list(Path(f"/proc/{driver}/task").iterdir())))
 here, there = Path(f"{own}.here"), Path(f"{other}.here")
 here.touch()
 end = time.monotonic() + float(os.environ["PATIENCE"])
@@ -70,7 +67,6 @@ def test_stages_that_do_not_need_each_other_overlap_and_leave_what_dvc_leaves(pr
     output = project.check(*DRIVER).stdout
 
     assert sorted(executed(output)) == ["after", "left", "right"]
-    assert output.count("| threads beside which it was forked: 1\n") == 2
     one_by_one.check("dvc", "repro")
     locks = [YAML(typ="safe").load(p.root / "dvc.lock") for p in (project, one_by_one)]
     assert locks[0] == locks[1]
@@ -112,7 +108,7 @@ if __name__ == "__main__":
 """
 
 
-ENTRY = "from pipeline.utils.handover import run_by_engine\nrun_by_engine()\n"
+ENTRY = "from pipeline.utils.handover import run_by_server\nrun_by_server()\n"
 
 
 def importing(root: Path, *last: str) -> Project:
@@ -136,8 +132,9 @@ def test_what_a_program_imports_is_imported_once_for_all_stages(tmp_path: Path, 
     output = project.check("pipeline.orchestration.executor", "--jobs", jobs).stdout
     assert executed(output) == ["a", "b", "c"]
     assert output.count("exec python") == 3
+    assert not (project.root / ".flowtune" / "programs.sock").exists()
     imports = (project.root / "imports").read_text(encoding="utf-8").split()
-    # here, and in the processes that the programs spawn
+    # by the server, and by the processes that the programs spawn
     assert len(imports) == len(set(imports)) == 4
     assert [(project.root / f"{name}.txt").read_text(encoding="utf-8") for name in "abc"] == ["1", "1", "1"]
 
@@ -176,8 +173,8 @@ def test_a_program_that_fails_shows_where_and_its_stage_fails(tmp_path: Path) ->
     project = importing(tmp_path / "project", "fail")
     result = project.run(*DRIVER)
     assert result.returncode == 1
-    assert "b | ValueError: on purpose\n" in result.stderr
-    assert "failed to run: exec python -m stages.program b.txt fail, exited with 1" in result.stderr
+    assert "b | ValueError: on purpose\n" in result.stdout
+    assert "failed to run: exec python -m stages.program b.txt fail, exited with 1" in result.stdout
     assert result.stderr.splitlines()[-2:] == ["failed: b", "not run: c"]
 
 
@@ -211,33 +208,14 @@ def test_an_interrupt_ends_every_stage(project: Project, jobs: str) -> None:
     assert not (project.root / "dvc.lock").exists()
 
 
-class Heard(Screen):
-    """A screen that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.lines: list[str] = []
-        self.bars: list[str] = []
-
-    def line(self, _: str, text: str, stream: object) -> None:
-        assert stream is sys.stderr
-        self.lines.append(text)
-
-    def progress(self, _: str, text: str, stream: object, *, whole: bool) -> None:  # noqa: ARG002
-        self.bars.append(text)
-
-
-def test_output_is_cut_into_lines_and_progress() -> None:
-    heard = Heard()
-    pipe = Pipe("stage", sys.stderr, heard)
-    snowman = "☃".encode()
-    for part in (b"one\ntw", b"o\n\r 10%", b"\r 20%\x1b[A\r100%\n" + snowman[:1], snowman[1:] + b"\n\n\nend"):
-        os.write(pipe.sink, part)
-        assert pipe.pump()
-    os.close(pipe.sink)
-    assert not pipe.pump()
-    pipe.close()
-    assert heard.lines == ["one", "two", "100%", "☃", "end"]
-    assert [bar.strip() for bar in heard.bars if "%" in bar] == ["10%", "10%", "20%"]
+def test_output_is_shown_by_lines_and_progress_at_times(capsys: pytest.CaptureFixture[str]) -> None:
+    with Screen() as screen:
+        for piece in ("one\n", "\r", " 10%\r", " 20%\x1b[A\r", "100%\n", "\n", "☃"):
+            screen.show("stage", piece)
+        screen.show("other", " 5%\r")
+    assert capsys.readouterr().out.splitlines() == [
+        "stage | one", "stage |  10%", "stage | 100%", "stage | ☃", "other |  5%"
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "many", ""])
@@ -269,7 +247,7 @@ import pipeline.orchestration.needs
 import pipeline.orchestration.executor
 
 pipeline.orchestration.needs.free_memory = lambda: 10**9
-pipeline.orchestration.needs.need_of = lambda programs, table: 6 * 10**8
+pipeline.orchestration.executor.need_of = lambda programs, table: 6 * 10**8
 sys.exit(pipeline.orchestration.executor.main())
 """
 
@@ -278,7 +256,7 @@ def test_stages_that_memory_is_short_for_run_one_by_one_and_say_why(project: Pro
     (project.root / "short.py").write_text(SHORT_OF_MEMORY, encoding="utf-8")
     result = project.check("short", "--jobs", "2", PATIENCE="0")
     assert sorted(executed(result.stdout)) == ["after", "left", "right"]
-    (line,) = [line for line in result.stderr.splitlines() if "waits" in line]
+    (line,) = [line for line in result.stdout.splitlines() if "waits" in line]
     assert re.fullmatch(
         r"(left|right) \| waits for memory: it needs 0\.6 GB, and 0\.[45] GB are left beside (left|right)", line
     )

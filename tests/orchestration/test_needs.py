@@ -55,10 +55,9 @@ class Machine:
     """Free memory, and what the processes at work hold of it."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.free, self.held = 0.0, dict[int, float]()
+        self.free = self.held = 0.0
         monkeypatch.setattr(needs, "free_memory", lambda: int(self.free * GB))
-        monkeypatch.setattr(needs, "resident", lambda pid: int(self.held[pid] * GB))
-        monkeypatch.setattr(needs, "RECHECK_SECONDS", -1.0)
+        monkeypatch.setattr(needs, "resident", lambda _: int(self.held * GB))
 
 
 def test_a_stage_waits_until_there_is_memory_beside_what_others_have_yet_to_take(
@@ -66,14 +65,14 @@ def test_a_stage_waits_until_there_is_memory_beside_what_others_have_yet_to_take
 ) -> None:
     machine = Machine(monkeypatch)
     room = Room({"large": 2 * GB, "small": GB // 2, "free": 0})
-    assert room.lack("large", {}) is None  # alone it starts whatever there is
-    running = {"large": 7}
-    machine.free, machine.held = 2.0, {7: 0.2}  # 1.8 GB of the two are as good as taken
+    assert room.lack("large", []) is None  # alone it starts whatever there is
+    running = ["large"]
+    machine.free, machine.held = 2.0, 0.2  # 1.8 GB of the two are as good as taken
     assert room.lack("small", running) == "waits for memory: it needs 0.5 GB, and 0.2 GB are left beside large"
     assert room.lack("free", running) is None
-    machine.free, machine.held = 0.6, {7: 2.5}  # more than ever measured
+    machine.free, machine.held = 0.6, 2.5  # more than ever measured
     assert room.lack("small", running) is None
-    machine.free, machine.held = 0.1, {7: 0.2}
+    machine.free, machine.held = 0.1, 0.2
     assert "and 0.0 GB are left" in str(room.lack("small", running))
 
 

@@ -9,12 +9,14 @@ import pytest
 from pipeline.orchestration.plan import (
     FINAL_STAGES,
     Program,
+    ask_plan,
     by_urgency,
     programs_of,
     read_graph,
     read_plan,
     repository,
 )
+from pipeline.utils.errors import UserError
 from tests.project import ROOT
 
 DVC_YAML = """
@@ -49,6 +51,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     study = "stages: {cell: {cmd: sleep 3600, outs: [cell.txt]}}"  # a pipeline of its own
     (tmp_path / "study" / "dvc.yaml").write_text(study, encoding="utf-8")
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("DVC_SITE_CACHE_DIR", str(tmp_path / "site"))
     monkeypatch.chdir(tmp_path)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], check=True)
@@ -71,8 +74,16 @@ def test_a_stage_that_reads_from_one_out_of_date_may_be_out_of_date(root: Path) 
         assert plan.stale == TABLE2.keys() - {"check"}
         assert plan.stale_inputs["prepare@one"] == []
         assert plan.stale_inputs["tabulate@one"] == ["prepare@one"]
-        assert programs_of(plan.stages["prepare@one"]) == [Program("stages.prepare", ["--task", "one"])]
-        assert programs_of(plan.stages["check"]) == []
+    assert programs_of(plan.commands["prepare@one"]) == [Program("stages.prepare", ["--task", "one"])]
+    assert programs_of(plan.commands["check"]) == []
+    assert plan.outs["tabulate@two"] == ["table-two.txt"]
+    assert ask_plan(root) == plan
+
+
+def test_what_dvc_cannot_read_is_its_own_words(root: Path) -> None:
+    (root / "dvc.yaml").write_text("stages: {check: {command: ls}}", encoding="utf-8")
+    with pytest.raises(UserError, match=r"dvc\.yaml.*(?s:.*)command"):
+        ask_plan(root)
 
 
 def test_table1_and_table2_need_nothing_of_each_other() -> None:

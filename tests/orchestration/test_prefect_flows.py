@@ -73,12 +73,16 @@ def test_a_target_that_nothing_makes_is_one_line() -> None:
     assert "no stage makes table1; it needs one of tabulate_images, draw_images" in (state.message or "")
 
 
-def test_a_failed_stage_stops_only_what_depends_on_it_and_the_next_run_completes(root: Path) -> None:
+def test_a_failed_stage_stops_only_what_depends_on_it_and_the_next_run_completes(
+    root: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (root / "broken-one").touch()
     state = prefect_flows.tables("table2", parallel=2, return_state=True)
 
     assert state.is_failed()
     assert state.message == "failed: prepare@starter-one; not run: tabulate@starter-one"
+    assert "prepare@starter-one: exit code" in caplog.text
+    assert "Traceback" not in caplog.text and "NoneType" not in caplog.text
     assert (root / "table-two.txt").read_text(encoding="utf-8") == "ok\n"
     assert not (root / "table-one.txt").exists()
     assert not (root / "unrelated.txt").exists()

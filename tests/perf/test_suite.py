@@ -9,7 +9,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.perf import loading, pairs, simulation, solves, suite, updates
+from pipeline.perf import loading, pairs, plans, simulation, solves, suite, updates
 from pipeline.perf.contest import Contest, DiffersError, Row, hold, machine
 from pipeline.settings.blocks import Unet1dSettings
 from pipeline.tasks.loader import load_task
@@ -25,6 +25,7 @@ FAMILIES = {
     "pairs": partial(pairs.contests, (8,)),
     "dopri5": partial(solves.adaptive_contests, 2, 0.01),
     "sampling": partial(solves.sampling_contests, ((2, SMALL, 1),)),
+    "plans": partial(plans.contests, (2,), 1),
     "step": partial(simulation.step_contests, 20),
     "pusht": partial(simulation.pusht_contests, 1, 1),
     "windows": loading.contests,
@@ -35,12 +36,14 @@ FAMILIES = {
 def test_both_sides_compute_the_same_and_are_timed_and_so_is_the_floor(family: str) -> None:
     if family in ("unet2d", "pairs"):
         pytest.importorskip("torchcfm")
+    if family == "plans":
+        pytest.importorskip("onnxruntime", reason="`make env-export` installs it")
     held = [hold(replace(contest, count=1, aim=0.0)) for contest in FAMILIES[family]()]
     assert held
     for row in held:
         assert row.ours_ms > 0
         assert row.peer_ms > 0
-        assert (row.floor_ms > 0) == (family not in ("pairs", "dopri5", "step") and "its own" not in row.peer)
+        assert (row.floor_ms > 0) == (family not in ("pairs", "dopri5", "step", "plans") and "its own" not in row.peer)
         assert "equal" in row.same_result or "within" in row.same_result or "error" in row.same_result
 
 

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from pipeline.settings import schema
-from pipeline.settings.inputs import resolved_inputs
+from pipeline.settings.inputs import FOLDER, outdated_outside, resolved_inputs
 from pipeline.tasks.loader import file_of, own_tasks
 from pipeline.utils import code_deps
+from pipeline.utils.atomic import write_text
 from pipeline.utils.code_deps import ROOT, code_of
 from tests.settings.params import TEXT, changed, dumped, raw, refused, replaced
 from tests.settings.test_inputs import at
@@ -126,5 +127,12 @@ def test_the_file_of_a_task_outside_the_project_counts(tmp_path: Path) -> None:
     for cached in CACHED:
         cached.cache_clear()
     assert inputs_of(settings, "narrow") != before
+    for name, text in before.items():
+        write_text(tmp_path / FOLDER / "lab" / f"{name}.json", text)
+    narrow = parsed(changed("lab.narrow", block))
+    assert outdated_outside(narrow, tmp_path) == [path.name] and outdated_outside(parsed(TEXT), tmp_path) == []
+    for name, text in inputs_of(settings, "narrow").items():
+        write_text(tmp_path / FOLDER / "lab" / f"{name}.json", text)
+    assert outdated_outside(narrow, tmp_path) == []
     assert str(tmp_path) not in json.dumps({name: json.loads(text)["code"] for name, text in before.items()})
     assert ROOT not in path.parents

@@ -32,9 +32,9 @@ def project(tmp_path: Path) -> Project:
 
 
 def test_images_are_fetched_learned_judged_and_shown(project: Project) -> None:
-    def run(stage: str, *arguments: str) -> None:
+    def run(stage: str, *arguments: str) -> str:
         where = ("--scale", "starter", "--task", "cifar10")
-        project.check(f"stages.{stage}", *where, *arguments, FLOWTUNE_MIRROR=str(MIRROR))
+        return project.check(f"stages.{stage}", *where, *arguments, FLOWTUNE_MIRROR=str(MIRROR)).stdout
 
     run("fetch_images")
     run("train_extractor")
@@ -55,3 +55,18 @@ def test_images_are_fetched_learned_judged_and_shown(project: Project) -> None:
     assert "73 of 50 000 training images are JPEG decodes" in text
     assert "DDPM" in text.partition("issing")[2]
     assert (reports / "figure_e2.png").stat().st_size > 0
+
+    made = project.root / "data" / "starter" / "cifar10"
+    before = {path: path.read_bytes() for name in ("i_cfm", "ft_fm") for path in sorted((made / name).iterdir())}
+    run("ship")
+    for path in before:
+        path.unlink()
+    for arguments in (("pretrain_images", "--method", "i_cfm"), ("finetune_images", "--nfe", "1")):
+        assert "taken in place of training" in run(*arguments)
+    there = {path: path.read_bytes() for path in before if path.exists()}
+    assert there == {path: content for path, content in before.items() if path.name != "nfe2.safetensors"}
+    of_table = pd.read_csv(reports / "images" / "cifar10-i_cfm.csv").query("solver == 'euler-1' or nfe == 1").iloc[0]
+    checkpoint = "data/checkpoints/starter/cifar10/i_cfm/step-0000012.safetensors"
+    project.check("stages.evaluate_fid", "--checkpoint", checkpoint, "--solver", "euler-1", "--out", "distances.csv")
+    again = pd.read_csv(project.root / "distances.csv").iloc[0]
+    assert (again["checkpoint"], again["distance"]) == (of_table["checkpoint"], of_table["distance"])

@@ -17,6 +17,7 @@ from pipeline.settings import schema
 from pipeline.settings.inputs import resolved_inputs
 from pipeline.utils.atomic import write_text
 from pipeline.utils.code_deps import ROOT
+from tests.tasks.test_loader import put_outside
 
 LAB: dict[str, Any] = schema.load(ROOT / "params.yaml").lab.model_dump(exclude_none=True)
 FEW = {"steps": 4, "batch_size": 4, "warmup": 1}
@@ -49,12 +50,19 @@ def tiny(task: str) -> dict[str, Any]:
     return settings | {"threads": 1}
 
 
+def of_a_file(path: Path, block: str) -> dict[str, Any]:
+    """The tiny settings of the ``block`` about the task of the file ``path``."""
+    settings = tiny("lift") | {"task": f"{path}:TASK", "select": tiny("lift")["select"] | {"evaluation": block}}
+    settings["data"] |= {"dataset": "starts", "observation": "place"}
+    return settings
+
+
 def run(monkeypatch: pytest.MonkeyPatch, stage: str, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", [stage, "--scale", "lab", *arguments])
     importlib.import_module(f"stages.{stage}").main()
 
 
-@pytest.mark.parametrize("task", [task for task in LAB["tasks"] if task != "pusht"])
+@pytest.mark.parametrize("task", [*(task for task in LAB["tasks"] if task != "pusht"), "reach"])
 def test_a_task_goes_from_demonstrations_to_rows(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -65,9 +73,10 @@ def test_a_task_goes_from_demonstrations_to_rows(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLOWTUNE_TRACKING", "off")
     settings = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    block = tiny(task) if task in LAB else of_a_file(put_outside(tmp_path), task)
     choice = {"tasks": [task], "nfe": [1], "residual": ["resft_fm-nfe16"], "robustness": ["fm-nfe1"], "images": []}
     settings |= choice | {"scale": "lab"}
-    settings["lab"] |= {"lists": settings["lab"]["lists"] | choice, task: tiny(task)}
+    settings["lab"] |= {"lists": settings["lab"]["lists"] | choice, task: block}
     yaml = YAML(typ="safe")
     yaml.representer.ignore_aliases = lambda _: True
     with Path("params.yaml").open("w", encoding="utf-8") as file:

@@ -94,7 +94,7 @@ def test_observations_have_their_dimensions_whatever_the_batch(task: Task, demon
         encoded = kind.encode(states)
         assert encoded.shape == (6, kind.dim) and encoded.dtype == np.float32
         np.testing.assert_array_equal(kind.encode(states.reshape(2, 3, -1)), encoded.reshape(2, 3, -1))
-        np.testing.assert_array_equal(kind.encode(states[0]), encoded[0])
+        np.testing.assert_array_equal(np.stack([kind.encode(state) for state in states]), encoded)
         if kind.render:
             images = kind.render(states)
             assert images.dtype == np.uint8 and images.shape[0] == 6 and images.shape[3] == 3

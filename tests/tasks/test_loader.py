@@ -1,17 +1,25 @@
 """Finding tasks: this project's by name, others by module or file, families by their settings."""
 
+import hashlib
+import inspect
+import os
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from pipeline.tasks.loader import file_of, load_task, own_tasks
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
+from tests.project import write_checksum
+from tests.tasks import test_conformance
 
 SIMULATORS = {"gymnasium", "gym_pusht", "pymunk", "mujoco", "robosuite", "robomimic", "minari", "zarr", "h5py", "torch"}
+CONFORMANCE = "tests/tasks/test_conformance.py"
 MINE = """
 from pydantic import BaseModel, ConfigDict
 
@@ -31,6 +39,15 @@ TASK = Task("Mine", {}, {}, 3)
 FAMILY = TaskFamily(Size, make)
 NUMBER = 3
 """
+
+
+def put_outside(folder: Path) -> Path:
+    """A task that is one file outside the project, and its data set, in ``folder``."""
+    path = Path(shutil.copy(ROOT / "tests" / "tasks" / "a_point.py", folder / "point_of_mine.py"))
+    starts = folder / "starts.txt"
+    np.savetxt(starts, np.random.default_rng(0).uniform(-1, 1, (6, 2)))
+    write_checksum(starts)
+    return path
 
 
 @pytest.fixture(scope="module")
@@ -83,3 +100,42 @@ def test_whatever_is_wrong_is_one_line(name: str, settings: dict[str, object] | 
     with pytest.raises(UserError, match=line) as raised:
         load_task(name.format(mine=mine, folder=mine.parent), settings)
     assert "\n" not in str(raised.value)
+
+
+def test_the_conformance_suite_is_run_on_a_task_of_ones_own_as_the_readme_says(tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/tasks/test_conformance.py"],
+        cwd=ROOT,
+        env=os.environ | {"FLOWTUNE_TASK": f"{put_outside(tmp_path)}:TASK"},
+        capture_output=True,
+        encoding="utf-8",
+        check=False,
+    )
+    assert done.returncode == 0 and "8 passed" in done.stdout, done.stdout
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("action_dim=2", "action_dim=3"),
+        ("np.random.default_rng(seed)", "np.random.default_rng()"),
+        ("Observation(2, encode)", "Observation(2, lambda states: encode(states - states.max()))"),
+        ("EnvSpec(Point, 20)", "EnvSpec(lambda steps: Point(steps), 20)"),
+        ("self.steps >= self.max_steps", "self.steps >= 20"),
+        ("action_bounds=((-1, -1), (1, 1))", "action_bounds=((0, 0), (1, 1))"),
+        ("max(0.0, 1 - distance)", "1 - 9 * distance"),
+    ],
+)
+def test_the_conformance_suite_finds_out_a_bad_task(old: str, new: str, tmp_path: Path) -> None:
+    path = put_outside(tmp_path)
+    text = path.read_text(encoding="utf-8")
+    assert old in text
+    name = f"bad_{hashlib.sha256(new.encode()).hexdigest()[:8]}"
+    path.with_name(f"{name}.py").write_text(text.replace(old, new, 1), encoding="utf-8")
+    task = load_task(f"{path.with_name(name)}.py:TASK")
+    demonstrations = task.datasets["starts"].read(tmp_path / "starts.txt")
+    checks = [check for check in vars(test_conformance).values() if getattr(check, "__name__", "").startswith("test_")]
+    assert len(checks) == 8
+    with pytest.raises((AssertionError, pickle.PicklingError, AttributeError)):
+        for check in checks:
+            check(*(task, demonstrations)[: len(inspect.signature(check).parameters)])

@@ -162,7 +162,7 @@ def test_a_block_that_does_not_fit_the_environment_is_one_line(changes: dict[str
 
 
 def test_a_module_that_fails_when_it_is_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "broken_robot.py").write_text("raise OSError('no driver\\nfound')\n")
+    (tmp_path / "broken_robot.py").write_text("raise OSError('no driver\\nfound')\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match=r"module: 'broken_robot' cannot be imported: no driver found"):
         GymnasiumEnv(settings(module="broken_robot"), 40)

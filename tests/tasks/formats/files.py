@@ -104,11 +104,11 @@ def write_v3(folder: Path, given: Sequence[Arrays]) -> Path:
 def write_v2(folder: Path, given: Sequence[Arrays]) -> Path:
     """LeRobotDataset v2.1, out of v3.0: a file an episode, JSON lines for lists."""
     path = write_v3(folder, given)
-    info = json.loads((path / "meta/info.json").read_text())
+    info = json.loads((path / "meta/info.json").read_text(encoding="utf-8"))
     info["codebase_version"] = "v2.1"
     info["data_path"] = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet"
     info["features"]["action"]["names"] = {"motors": ["x", "y"]}
-    (path / "meta/info.json").write_text(json.dumps(info))
+    (path / "meta/info.json").write_text(json.dumps(info), encoding="utf-8")
     whole = parquet.ParquetFile(path / "data/chunk-000/file-000.parquet")
     listed = parquet.read_table(path / "meta/episodes").to_pylist()
     for i in range(whole.num_row_groups):

@@ -55,7 +55,7 @@ def test_what_is_there_is_told(tmp_path: Path) -> None:
 def test_what_stands_in_the_way_is_told(tmp_path: Path) -> None:
     path = write_v3(tmp_path, episodes())
     stats = path / "meta/stats.json"
-    stats.write_text(stats.read_text().replace('"min": [', '"min": [-7, '))
+    stats.write_text(stats.read_text(encoding="utf-8").replace('"min": [', '"min": [-7, '), encoding="utf-8")
     assert "- it cannot be learned from as it is: " in describe(open_recording(path), path)
     (tmp_path / "poses").mkdir()
     path = write_npz(tmp_path / "poses", [{"action": episode["state"]} for episode in episodes()])

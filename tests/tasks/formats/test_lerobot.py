@@ -55,7 +55,7 @@ def test_tasks_in_json_lines_are_read_in_version_3_too(tmp_path: Path) -> None:
 
 def test_equal_episodes_are_written_as_equal_bytes_over_what_was_there(tmp_path: Path) -> None:
     first, second = (write_v3(tmp_path / name, episodes()) for name in "ab")
-    (second / "stale.txt").write_text("old")
+    (second / "stale.txt").write_text("old", encoding="utf-8")
     write_v3(tmp_path / "b", episodes())
     files = {path.relative_to(first) for path in first.rglob("*") if path.is_file()}
     assert files == {path.relative_to(second) for path in second.rglob("*") if path.is_file()}
@@ -64,7 +64,7 @@ def test_equal_episodes_are_written_as_equal_bytes_over_what_was_there(tmp_path:
 
 def test_written_columns_are_those_that_lerobot_reads(tmp_path: Path) -> None:
     path = write_v3(tmp_path, episodes())
-    info = json.loads((path / "meta/info.json").read_text())
+    info = json.loads((path / "meta/info.json").read_text(encoding="utf-8"))
     table = parquet.ParquetFile(path / DATA)
     assert table.num_row_groups == info["total_episodes"] == len(LENGTHS)
     columns = table.read().to_pydict()
@@ -108,9 +108,9 @@ def test_a_half_written_episode_of_version_2_is_left_out(tmp_path: Path) -> None
 
 
 def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    value = json.loads(path.read_text())
+    value = json.loads(path.read_text(encoding="utf-8"))
     change(value)
-    path.write_text(json.dumps(value))
+    path.write_text(json.dumps(value), encoding="utf-8")
 
 
 @pytest.mark.parametrize(

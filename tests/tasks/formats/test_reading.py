@@ -183,8 +183,8 @@ def test_an_episode_without_a_key_is_left_out(tmp_path: Path) -> None:
 def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not exist; expected a folder \(LeRobotDataset"):
         open_recording(tmp_path / "absent")
-    (tmp_path / "notes.txt").write_text("none")
-    (tmp_path / "more.txt").write_text("none")
+    (tmp_path / "notes.txt").write_text("none", encoding="utf-8")
+    (tmp_path / "more.txt").write_text("none", encoding="utf-8")
     with pytest.raises(UserError, match="holds no data set of a known format"):
         open_recording(tmp_path)
     with pytest.raises(UserError, match="is of no known format"):

@@ -1,4 +1,4 @@
-"""Programs handed over to a process that has imported what they need, as DVC starts them."""
+"""Programs handed over to a server that has imported what they need, as DVC starts them."""
 
 import os
 import signal
@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.orchestration.executor import PLAN
-from pipeline.utils.handover import ENGINE, call, exit_code, socket_of
+from pipeline.utils.handover import SERVER
 from tests.orchestration.test_executor import importing
 from tests.project import Project, wait_for
 
@@ -28,21 +27,17 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
-    """A project with an engine at work, in a folder of a name too long for the address of a socket."""
+    """A project with a server at work, in a folder of a name too long for the address of a socket."""
     project = importing(tmp_path / ("long" * 25))
     (project.root / "stages" / "waiting.py").write_text(WAITING, encoding="utf-8")
-    engine = project.start("pipeline.orchestration.executor", "--serve", "all")
-    assert engine.stdout
-    assert (
-        engine.stdout.readline()
-        == f'{PLAN}{{"inputs": {{"a": [], "b": ["a"], "c": ["b"]}}, "stale": ["a", "b", "c"]}}\n'
-    )
-    project.env[ENGINE] = str(socket_of(project.root))
+    socket = project.root / ".flowtune" / "programs.sock"
+    server = project.start("pipeline.orchestration.program_server", str(socket))
+    wait_for(socket.exists, "the server to listen", seconds=60)
+    project.env[SERVER] = str(socket)
     yield project
-    engine.terminate()
-    engine.wait(60)
-    assert engine.returncode == 0 and not project.processes()
-    assert not socket_of(project.root).exists()
+    server.terminate()
+    server.wait(60)
+    assert not project.processes()
 
 
 def imports(project: Project) -> int:
@@ -56,8 +51,8 @@ def test_exit_codes_and_output_are_the_programs_own(project: Project) -> None:
     assert failed.returncode == 1 and failed.stderr.endswith("ValueError: on purpose\n")
     missing = project.run("stages.missing")
     assert missing.returncode == 1 and "stages.missing" in missing.stderr
-    assert imports(project) == 2  # in the engine, and in the process that the program spawned
-    project.check("stages.program", "a.txt", **{ENGINE: "/nowhere/engine.sock"})
+    assert imports(project) == 2  # in the server, and in the process that the program spawned
+    project.check("stages.program", "a.txt", **{SERVER: "/nowhere/programs.sock"})
     assert imports(project) == 4
 
 
@@ -66,20 +61,8 @@ def test_a_program_is_interrupted_with_its_caller_and_dies_with_it(project: Proj
         (project.root / "at work").unlink(missing_ok=True)
         caller = project.start("stages.waiting")
         wait_for((project.root / "at work").exists, "the program to be at work", seconds=60)
-        assert len(project.processes()) == 3  # the engine, too
+        assert len(project.processes()) == 3  # the server, too
         os.kill(caller.pid, number)
         out, _ = caller.communicate(timeout=60)
         assert (out, caller.returncode) == ("working\n", code)
         wait_for(lambda: len(project.processes()) == 1, "the program to end", seconds=60)
-
-
-def test_a_stage_that_is_called_for_is_made(project: Project) -> None:
-    codes = {}
-    for name in ("a", "c"):
-        with (project.root / f"{name}.log").open("wb") as log:
-            connection = call(socket_of(project.root), {"stage": name}, (0, log.fileno(), log.fileno()))
-        assert connection
-        codes[name] = exit_code(connection)
-    assert codes == {"a": 0, "c": 1}  # of which what it reads is not there
-    assert "Running stage 'a'" in (project.root / "a.log").read_text(encoding="utf-8")
-    assert "failed to reproduce 'c'" in (project.root / "c.log").read_text(encoding="utf-8")

@@ -1,0 +1,164 @@
+"""Act by a model file in any control loop, one observation at a time, as the evaluation acts."""
+
+from collections import deque
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from pipeline.evaluation.diffusion_policy import DiffusionPolicy, Sampler
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.evaluation.rollouts import BLOCK, Policy
+from pipeline.settings.paths import SAMPLERS
+from pipeline.training.checkpoint import Record
+from pipeline.training.residual_checkpoint import load_model
+from pipeline.utils.errors import UserError
+
+MOST_COMPONENTS = 4096
+"""Raw observations that encodings are tried on are no longer than this."""
+
+
+class Controller:
+    """Receding-horizon control of one robot: keeps the observation history and the chunk that is being executed.
+
+    After ``reset(seed, repeat)`` it acts as the rollout's episode of that seed and repeat: to the bit if ``batch_size``
+    is the rollout's ``policy_batch_size``, since a net's output for a row changes in its last bits with the size of the
+    batch, and else up to such rounding. (Of nets of a few units, even the row's place in the batch changes them.)
+
+    Args:
+        policy: what plans. observation_dim: S, components of a raw observation.
+        batch_size: rows of every call of the policy, of which the first is used; 1 is the fastest.
+
+    Attributes:
+        n_obs_steps, n_action_steps: observations that a plan sees; its actions that are executed before the next.
+    """
+
+    def __init__(self, policy: Policy, observation_dim: int, *, batch_size: int = BLOCK) -> None:
+        self.n_obs_steps = policy.n_obs_steps
+        self.n_action_steps = policy.n_action_steps
+        self._policy = policy
+        self._observation_dim = observation_dim
+        self._batch_size = batch_size
+        self._generator: np.random.Generator | None = None
+        self._history: deque[NDArray[np.float64]] = deque(maxlen=policy.n_obs_steps)
+        self._chunk: deque[NDArray[np.float32]] = deque()
+
+    def reset(self, seed: int, repeat: int = 0) -> None:
+        """Begin an episode: forget the last one, and draw all noise from a generator keyed by (seed, repeat).
+
+        Raises:
+            UserError: one of them is negative.
+        """
+        if min(seed, repeat) < 0:
+            raise UserError(f"reset: given seed {seed} and repeat {repeat}, allowed: 0 or more")
+        self._generator = np.random.default_rng([seed, repeat])
+        self._history.clear()
+        self._chunk.clear()
+
+    def act(self, observation: ArrayLike) -> NDArray[np.float32]:
+        """The action (A,), in environment units, for a control step.
+
+        To be called once a step, with what is observed before it: plans look at the last ``n_obs_steps`` observations,
+        of which the first of an episode stands for those before it.
+
+        Args:
+            observation: raw, (S,), as the task's environment gives it.
+
+        Raises:
+            UserError: no episode has begun, or the observation is not S finite numbers.
+            FloatingPointError: the policy returned actions that are not finite.
+        """
+        if self._generator is None:
+            raise UserError("act: called before reset(seed), which begins an episode")
+        seen = self._checked(observation)
+        self._history.extend([seen] if self._history else [seen] * self.n_obs_steps)
+        if not self._chunk:
+            self._chunk.extend(self._plan(self._generator))
+        return self._chunk.popleft()
+
+    def _checked(self, observation: ArrayLike) -> NDArray[np.float64]:
+        try:
+            seen = np.array(observation, dtype=np.float64)
+        except (TypeError, ValueError):
+            raise UserError(
+                f"observation: given {type(observation).__name__}, allowed: {self._observation_dim} numbers"
+            ) from None
+        if seen.shape != (self._observation_dim,):
+            raise UserError(f"observation: given shape {seen.shape}, allowed: ({self._observation_dim},)")
+        if not np.isfinite(seen).all():
+            raise UserError(f"observation: given {seen.tolist()}, allowed: finite numbers")
+        return seen
+
+    def _plan(self, generator: np.random.Generator) -> NDArray[np.float32]:
+        """The next chunk, (n_action_steps, A)."""
+        noise = generator.standard_normal(self._policy.noise_shape, dtype=np.float32)
+        history = np.stack(self._history).astype(np.float32)
+        actions = self._policy.act(self._alone(history), self._alone(noise))[0, : self.n_action_steps]
+        if not np.isfinite(actions).all():
+            raise FloatingPointError("the policy returned actions that are not finite")
+        return actions
+
+    def _alone(self, row: NDArray[np.float32]) -> NDArray[np.float32]:
+        """A batch with ``row`` first and zeros below it."""
+        batch = np.zeros((self._batch_size, *row.shape), np.float32)
+        batch[0] = row
+        return batch
+
+
+def load_policy(
+    file: str | Path, nfe: int | None = None, *, sampler: Sampler | None = None, batch_size: int = BLOCK
+) -> Controller:
+    """The controller that acts by a model file, on the GPU where there is one; call its ``reset(seed)`` first.
+
+    Policies of images take the simulator's state, as in the evaluation, and draw what the camera sees themselves.
+
+    Args:
+        file: a checkpoint of this project: of a flow, straight or with a residual, or of a diffusion.
+        nfe: function evaluations of a plan; by default those that the model was fine-tuned for.
+        sampler: of a diffusion's model alone; by default ``ddpm``.
+        batch_size: see ``Controller``.
+
+    Raises:
+        UserError: no such file or no checkpoint; ``nfe`` is neither given nor the model's, or not one that it can
+            spend; ``sampler`` is given for a flow.
+    """
+    policy, nfe, _ = load_for_use(Path(file), nfe, sampler)
+    if batch_size < 1:
+        raise UserError(f"batch_size: given {batch_size}, allowed: 1 or more")
+    policy = policy.to("cuda" if torch.cuda.is_available() else "cpu")
+    return Controller(policy.acting(nfe), raw_observation_dim(policy), batch_size=batch_size)
+
+
+def load_for_use(file: Path, nfe: int | None, sampler: Sampler | None) -> tuple[FlowPolicy, int, Record]:
+    """The policy of a model file as it samples, how many evaluations that takes, and the file's record.
+
+    Arguments and errors: as ``load_policy``.
+    """
+    policy, record = load_model(file)
+    if sampler and (record.method not in SAMPLERS or sampler not in SAMPLERS):
+        allowed = ", ".join(SAMPLERS) if record.method in SAMPLERS else "none, since it is a flow"
+        raise UserError(f"sampler: given {sampler!r}, allowed for {file}: {allowed}")
+    if record.method in SAMPLERS:
+        policy = DiffusionPolicy(policy, sampler or "ddpm").eval()
+    if nfe is None and not record.nfe:
+        raise UserError(f"nfe: not given, and {file} has none of its own: it was not fine-tuned for one")
+    nfe = record.nfe if nfe is None else nfe
+    policy.acting(nfe)  # says if it cannot
+    return policy, nfe, record
+
+
+def raw_observation_dim(policy: FlowPolicy) -> int:
+    """S, components of a raw observation: the least that the policy's encoding accepts and makes its D of.
+
+    Raises:
+        ValueError: there is none up to ``MOST_COMPONENTS``.
+    """
+    encoded = len(policy.observation_normalizer.offset)
+    for size in range(1, MOST_COMPONENTS + 1):
+        try:
+            if policy.observe(np.zeros((1, size), np.float32)).shape == (1, encoded):
+                return size
+        except (ValueError, IndexError):  # too short, or not the length that it wants
+            continue
+    raise ValueError(f"the encoding makes {encoded} components of no raw observation of up to {MOST_COMPONENTS}")

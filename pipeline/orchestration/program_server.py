@@ -1,0 +1,162 @@
+"""Run programs of stages in processes forked from this one, which has imported what they need.
+
+Python imports torch and what else a stage needs in seconds, the same anew for each of dozens. DVC starts each program
+as ever; ``stages/__init__.py`` then hands it over (``pipeline.utils.handover``) to this server. A program whose files
+have changed since the server imported them runs by itself.
+
+``python -m pipeline.orchestration.program_server SOCKET`` serves until it is killed; its programs die with it.
+"""
+
+import importlib
+import json
+import multiprocessing
+import os
+import runpy
+import selectors
+import signal
+import socket
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from pipeline.utils.handover import ACCEPTED, CODE, LENGTH
+from pipeline.utils.platform import die_with_parent, name_process, socket_address
+
+REQUEST_SECONDS = 5.0  # a caller sends all of a request at once
+_MONITOR_SECONDS = 10  # tqdm's own
+
+
+class Server:
+    """A Unix socket at which programs of stages call."""
+
+    def __init__(self, path: Path) -> None:
+        """Listen at ``path``.
+
+        Raises:
+            OSError: the socket cannot be made.
+        """
+        self._began = time.time_ns()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)
+        self._listener = socket.socket(socket.AF_UNIX)
+        with socket_address(path) as where:
+            self._listener.bind(where)
+        self._listener.listen()
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
+
+    def serve(self) -> None:
+        """Answer calls for ever."""
+        while True:
+            for key, _ in self._selector.select():
+                key.data()
+
+    def _accept(self) -> None:
+        connection, _ = self._listener.accept()
+        with suppress(OSError, ValueError):  # the caller is gone
+            connection.settimeout(REQUEST_SECONDS)
+            head, stdio, _, _ = socket.recv_fds(connection, LENGTH.size, 3)
+            try:
+                with connection.makefile("rb") as file:
+                    request = json.loads(file.read(*LENGTH.unpack(head.ljust(LENGTH.size, b"\0"))))
+                if request["python"] == sys.executable and self._is_current():
+                    self._run(connection, stdio, request)
+                    return
+            finally:
+                for descriptor in stdio:
+                    os.close(descriptor)
+        connection.close()
+
+    def _run(self, connection: socket.socket, stdio: Sequence[int], request: dict[str, Any]) -> None:
+        """Start a program; pass on its caller's signals, and its exit code to the caller."""
+        with suppress(Exception):  # a module that cannot be imported says so when it runs
+            importlib.import_module(request["module"])
+        process = multiprocessing.get_context("fork").Process(
+            target=_live, args=(os.getpid(), stdio), kwargs=request, daemon=True
+        )
+        process.start()
+        connection.sendall(ACCEPTED)
+
+        def hear() -> None:
+            number = b""
+            with suppress(OSError):
+                number = connection.recv(1)
+            if not number:  # the caller was killed
+                self._selector.unregister(connection)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid or 0, number[0] if number else signal.SIGKILL)
+
+        def end() -> None:
+            process.join()
+            self._selector.unregister(process.sentinel)
+            with suppress(KeyError):
+                self._selector.unregister(connection)
+            with suppress(OSError):
+                connection.sendall(CODE.pack(process.exitcode or 0))
+            connection.close()
+            process.close()
+
+        self._selector.register(connection, selectors.EVENT_READ, hear)
+        self._selector.register(process.sentinel, selectors.EVENT_READ, end)
+
+    def _is_current(self) -> bool:
+        """Whether what was imported of this project still is what its files say."""
+        files = [
+            module.__file__
+            for name, module in list(sys.modules.items())
+            if name.split(".")[0] in ("pipeline", "stages") and getattr(module, "__file__", None)
+        ]
+        try:
+            # not its time of modification, which copying may set to any
+            return all(Path(file).stat().st_ctime_ns < self._began for file in files if file)
+        except FileNotFoundError:
+            return False
+
+
+def _live(
+    server: int,
+    stdio: Sequence[int],
+    *,
+    module: str,
+    arguments: Sequence[str],
+    folder: str,
+    environment: Mapping[str, str],
+    **_: object,
+) -> None:
+    """The life of a process that a program runs in; it exits as the program does."""
+    from tqdm import tqdm  # not above: it reads the environment
+
+    os.setpgid(0, 0)
+    die_with_parent(server, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    multiprocessing.current_process().daemon = False  # or it may not have children
+    for number, descriptor in enumerate(stdio):
+        os.dup2(descriptor, number)
+        os.close(descriptor)
+    name_process(module.rpartition(".")[2])
+    os.chdir(folder)
+    os.environ.clear()
+    os.environ.update(environment)
+    sys.modules.pop(module, None)  # it is imported now, in this process
+    tqdm.monitor_interval = _MONITOR_SECONDS
+    sys.argv[1:] = arguments
+    try:
+        runpy.run_module(module, run_name="__main__", alter_sys=True)
+    except Exception:
+        sys.excepthook(*sys.exc_info())
+        sys.exit(1)
+
+
+def main() -> None:
+    from tqdm import tqdm
+
+    tqdm.monitor_interval = 0  # the monitor would be a thread in a process that forks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # each program gets its own from its caller
+    Server(Path(sys.argv[1])).serve()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Every training of a scale, built as its stage builds it but on made-up data: measured before anything is run."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import cast, get_args
+
+import torch
+from torch import nn
+
+from pipeline.evaluation.features import Architecture, EmbeddedNet
+from pipeline.evaluation.image_models import FieldModel, FlowModel, ResidualModel
+from pipeline.evaluation.image_policy import ImagePolicy
+from pipeline.nets.residual import Residual
+from pipeline.nets.vision import pack
+from pipeline.settings.blocks import Optimization
+from pipeline.settings.images import ImageMethod, ImageTaskSettings
+from pipeline.settings.paths import split_row
+from pipeline.settings.schema import ScaleSettings, TaskSettings
+from pipeline.training.checkpoint import Record, build_policy
+from pipeline.training.diffusion import NoisePrediction
+from pipeline.training.extractor import AugmentedBatches, Classification
+from pipeline.training.image_checkpoint import ImageRecord, build_image_model
+from pipeline.training.image_methods import pretraining, windows_of
+from pipeline.training.images import ImageBatches
+from pipeline.training.loop import Batches, BatchSource, Objective
+from pipeline.training.recipe import equal_compute, flow_matching, maximum_likelihood, within_budget
+from pipeline.training.residual import residual_training, teacher_nfe
+from pipeline.training.residual_checkpoint import make_residual_policy
+from pipeline.utils.precision import Precision
+from pipeline.utils.seeding import Generators
+
+IMAGES = {"digits": 1797, "cifar10": 50_000}
+"""Training images of each data set."""
+
+_FEW = 2  # windows or images of solves made ahead, which are made while a training is built
+_MADE_UP = 256  # windows or images to draw batches from
+
+Build = Callable[[Generators], tuple[Objective, BatchSource]]
+
+
+@dataclass(frozen=True)
+class Training:
+    """One training.
+
+    Attributes:
+        task, name: what it makes. like: trainings of a task that share it cost the same a step.
+        optimization: steps, batch size and precision, never ``auto``. processes: that batches are split among.
+        build: what is trained, untrained, and made-up batches.
+        solves: evaluations of single windows or images, of the base net, that are made ahead; None: it is not known
+            before the data is there.
+    """
+
+    task: str
+    name: str
+    like: str
+    optimization: Optimization
+    processes: int
+    build: Build
+    solves: int | None = 0
+
+
+def trainings(settings: ScaleSettings, precision: Precision) -> Iterator[Training]:
+    """All trainings of the tasks and images of a scale; ``precision`` is what ``auto`` is here."""
+    for task in settings.tasks:
+        yield from _robot(task, settings.task(task).with_auto(precision), settings)
+    for image in settings.images:
+        yield from _images(image, settings.image_task(image).with_auto(precision), settings.image_nfe)
+
+
+def _robot(task: str, settings: TaskSettings, scale: ScaleSettings) -> Iterator[Training]:
+    record = Record("", task, "fm", 0, 0, settings.seed, settings.data, settings.net, figures={})
+    policy = build_policy(record)
+    condition_dim = policy.n_obs_steps * len(policy.observation_normalizer.offset)
+    action = torch.randn(_MADE_UP, policy.horizon, policy.action_dim)
+    windows = Batches(torch.randn(_MADE_UP, condition_dim), action)
+
+    def from_scratch() -> tuple[nn.Module, BatchSource]:
+        fresh = build_policy(record)
+        if not isinstance(fresh, ImagePolicy):
+            return fresh.net, windows
+        crop, numbers = fresh.observe.encoder.crop, len(fresh.observation_normalizer.offset)
+        images = torch.randint(256, (_MADE_UP, fresh.n_obs_steps, crop, crop, 3), dtype=torch.uint8)
+        beside = torch.randn(_MADE_UP, fresh.n_obs_steps, numbers - fresh.observe.encoder.features)
+        return fresh.seeing(), Batches(pack(images, beside), action)
+
+    def pretrain(generators: Generators) -> tuple[Objective, BatchSource]:
+        net, batches = from_scratch()
+        return flow_matching(net, settings.pretrain, generators), batches
+
+    def diffusion(generators: Generators) -> tuple[Objective, BatchSource]:
+        net, batches = from_scratch()
+        return NoisePrediction(net, generators), batches
+
+    def continued(generators: Generators) -> tuple[Objective, BatchSource]:
+        return flow_matching(build_policy(record).net, settings.pretrain, generators), windows
+
+    def of(name: str, like: str, optimization: Optimization, build: Build, solves: int | None = 0) -> Training:
+        return Training(task, name, like, optimization, settings.processes, build, solves)
+
+    yield of("pretrain", "pretrain", settings.pretrain, pretrain)
+    if scale.diffusion:
+        yield of("pretrain_diffusion", "diffusion", settings.diffusion, diffusion)
+    for nfe in scale.nfe:
+        recipe = settings.finetune[f"nfe{nfe}"]
+
+        def finetune(generators: Generators, nfe: int = nfe) -> tuple[Objective, BatchSource]:
+            recipe, field = settings.finetune[f"nfe{nfe}"], build_policy(record).net
+            few = _few(windows) if recipe.solves_ahead else windows
+            return maximum_likelihood(field, recipe, nfe, settings.pretrain, generators, few)
+
+        if not recipe.solves_ahead:  # else the steps of fm depend on how many windows there are
+            yield of(f"fm nfe{nfe}", "fm", equal_compute(recipe, settings.pretrain, nfe, 0), continued)
+        yield of(f"ft_fm nfe{nfe}", f"ft_fm nfe{nfe}", recipe, finetune, None if recipe.solves_ahead else 0)
+    for row in scale.residual:
+        residual, nfe = settings.residual_recipe(row), split_row(row)[1]
+
+        def tune(generators: Generators, row: str = row, nfe: int = nfe) -> tuple[Objective, BatchSource]:
+            recipe, base = settings.residual_recipe(row), build_policy(record)
+            behind = make_residual_policy(base, recipe, settings.seed).residual
+            few = _few(windows) if recipe.solves_ahead else windows
+            return residual_training(behind, base.net, recipe, nfe, generators, few)
+
+        yield of(row, row, residual, tune, None if residual.solves_ahead else 0)
+
+
+def _images(task: str, settings: ImageTaskSettings, nfes: list[int]) -> Iterator[Training]:
+    data, count, shape = settings.data.dataset, IMAGES[settings.data.dataset], settings.shape
+    images = torch.randint(256, (_MADE_UP, *shape), dtype=torch.uint8)
+    batches = ImageBatches(images, settings.data.flip)
+    start = ImageRecord("", data, "i_cfm", "i_cfm", 0, 0, 0.0, settings.seed, settings.net, settings.pretrain)
+
+    def of(name: str, like: str, optimization: Optimization, build: Build, solves: int = 0) -> Training:
+        return Training(task, name, like, optimization, settings.processes, build, solves)
+
+    if settings.fid.features == "embedded":
+        yield replace(of("extractor", "extractor", _extractor(settings), _classifier(settings, images)), processes=1)
+    for method in get_args(ImageMethod):
+
+        def pretrain(generators: Generators, method: ImageMethod = method) -> tuple[Objective, BatchSource]:
+            model = build_image_model(replace(start, method=method, start=method))
+            assert isinstance(model, FieldModel)
+            return pretraining(method, model.field, settings.pretrain, generators), batches
+
+        like = method if method in ("ddpm", "ot_cfm") else "pretrain"
+        yield of(f"pretrain {method}", like, settings.pretrain, pretrain)
+
+    matching = settings.pretrain.matching()
+    compute = settings.pretrain.steps - settings.select.latest
+    for nfe in nfes:
+        recipe = within_budget(settings.finetune[f"nfe{nfe}"].recipe(), nfe, compute, matching, count)
+        made = count * recipe.precomputed_pairs * recipe.reflow_nfe if recipe.solves_ahead else 0
+
+        def finetune(generators: Generators, nfe: int = nfe) -> tuple[Objective, BatchSource]:
+            recipe, model = settings.finetune[f"nfe{nfe}"].recipe(), build_image_model(start)
+            assert isinstance(model, FlowModel)
+            windows = windows_of(images[:_FEW], recipe)
+            objective, pairs = maximum_likelihood(model.field, recipe, nfe, matching, generators, windows)
+            return objective, pairs if recipe.solves_ahead else batches
+
+        yield of(f"ft_fm nfe{nfe}", f"ft_fm nfe{nfe}", recipe, finetune, made)
+
+    def residual(generators: Generators) -> tuple[Objective, BatchSource]:
+        recipe = settings.residual
+        model = build_image_model(replace(start, residual=recipe))
+        assert isinstance(model, ResidualModel)
+        windows = windows_of(images[:_FEW], recipe)
+        behind, base = cast(Residual, model.residual), model.base.field
+        objective, pairs = residual_training(behind, base, recipe, recipe.nfe, generators, windows)
+        return objective, pairs if recipe.solves_ahead else batches
+
+    made = count * settings.residual.precomputed_pairs * teacher_nfe(settings.residual)
+    yield of("resft_fm", "resft_fm", settings.residual, residual, made)
+
+
+def _extractor(settings: ImageTaskSettings) -> Optimization:
+    own = settings.extractor.model_dump(include={"steps", "batch_size", "lr", "weight_decay", "precision"})
+    return Optimization(**own, warmup=0, max_grad_norm=1.0, ema_decay=0.0)
+
+
+def _classifier(settings: ImageTaskSettings, images: torch.Tensor) -> Build:
+    def build(generators: Generators) -> tuple[Objective, BatchSource]:
+        del generators
+        own = settings.extractor
+        net = EmbeddedNet(Architecture(settings.shape, 10, own.channels, own.features))
+        labels = torch.randint(10, (len(images), 1))
+        return Classification(net), AugmentedBatches(labels, images, settings.data.flip, own.shift)
+
+    return build
+
+
+def _few(windows: Batches) -> Batches:
+    return Batches(windows.condition[:_FEW], windows.data[:_FEW])

@@ -1,0 +1,142 @@
+"""Take results of hours of training from the repository, where the settings and data that made them are the same.
+
+``data/checkpoints/<scale>/<task>`` holds the files that a stage made, and ``<stage>.json`` there what it made them of.
+The stage's program copies them in place of training; DVC then finds the outputs of its lock. Code is not compared: a
+change of it that alters a training's result must remove that stage's ``.json``, and the stage trains anew.
+"""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipeline.utils.atomic import make_folder, write_bytes, write_text
+from pipeline.utils.errors import UserError
+from pipeline.utils.provenance import git_commit, hardware, hash_files
+
+NOTES = Path(".flowtune", "made")
+MAX_BYTES = 8_000_000
+"""Of a file that may be shipped."""
+
+
+@dataclass(frozen=True)
+class Shipment:
+    """What a stage makes, and what of.
+
+    Attributes:
+        scale, task: identifiers. stage: its name within them, such as ``pretrain_images-i_cfm``.
+        settings: all that its result depends on. deps, outs: files and folders read and written.
+    """
+
+    scale: str
+    task: str
+    stage: str
+    settings: Mapping[str, Any]
+    deps: Sequence[Path]
+    outs: Sequence[Path]
+
+    def unpack(self, main: bool = True) -> bool:
+        """Copy the shipped outputs into place, if there are any of these settings and data; whether it did.
+
+        Prints a line that says so, or what differs.
+
+        Args:
+            main: whether this is the process that writes; the others answer the same.
+        """
+        index = folder(self.scale, self.task) / f"{self.stage}.json"
+        if not index.exists():
+            return False
+        shipped = json.loads(index.read_text(encoding="utf-8"))
+        if differing := sorted(_differing(shipped["made_of"], self._made_of())):
+            print(f"{index}: not taken, of another {', '.join(differing)}")
+            return False
+        damaged = [name for name, file in shipped["files"].items() if _sha256(Path(file["from"])) != file["sha256"]]
+        if damaged:
+            print(f"{index}: not taken, {damaged[0]} is damaged or missing")
+            return False
+        if not main:
+            return True
+        for out in self.outs:
+            if out.is_dir():
+                shutil.rmtree(out)
+        for name, file in shipped["files"].items():
+            make_folder(Path(name).parent)
+            write_bytes(Path(name), Path(file["from"]).read_bytes())
+        print(f"{index}: taken in place of training; made by commit {shipped['commit'][:12]} on {shipped['hardware']}")
+        return True
+
+    def note(self) -> None:
+        """Write down what the outputs, just made, were made of, for ``ship``."""
+        files = {path.as_posix(): {"sha256": _sha256(path)} for path in _files(self.outs)}
+        content = {
+            "made_of": self._made_of(),
+            "commit": git_commit(Path()),
+            "hardware": hardware(),
+            "files": files,
+        }
+        write_text(NOTES / self.scale / self.task / f"{self.stage}.json", json.dumps(content, indent=1, sort_keys=True))
+
+    def _made_of(self) -> dict[str, Any]:
+        settings = json.loads(json.dumps(self.settings, default=str))
+        return {"settings": settings, "data": hash_files(self.deps)}
+
+
+def folder(scale: str, task: str) -> Path:
+    """Where the shipped files of a task lie."""
+    return Path("data", "checkpoints", scale, task)
+
+
+def ship(scale: str, task: str) -> Iterator[tuple[str, list[Path]]]:
+    """Copy what stages of ``task`` made here into the repository; each stage with the files that it added.
+
+    A file that is there already under another name is not copied again.
+
+    Raises:
+        UserError: a file is not as its stage left it, or larger than ``MAX_BYTES``.
+    """
+    there = {_sha256(path): path for path in _files([folder(scale, task)])} if folder(scale, task).exists() else {}
+    for note in sorted((NOTES / scale / task).glob("*.json")):
+        content = json.loads(note.read_text(encoding="utf-8"))
+        added: list[Path] = []
+        for name, file in content["files"].items():
+            path = Path(name)
+            if _sha256(path) != file["sha256"]:
+                raise UserError(f"{name}: given another file than {note.stem} made, allowed: that one; run it again")
+            if path.stat().st_size > MAX_BYTES:
+                given = path.stat().st_size
+                raise UserError(f"{name}: given {given} bytes, allowed: at most {MAX_BYTES} in a file that is shipped")
+            if file["sha256"] not in there:
+                place = folder(scale, task) / _place(path)
+                write_bytes(place, path.read_bytes())
+                there[file["sha256"]] = place
+                added.append(place)
+            file["from"] = there[file["sha256"]].as_posix()
+        text = json.dumps(content, indent=1, sort_keys=True) + "\n"
+        write_text(folder(scale, task) / f"{note.stem}.json", text)
+        yield note.stem, added
+
+
+def _place(out: Path) -> Path:
+    """Where a file lies among the shipped ones: data/<scale>/<task>/… under …, reports/<scale>/… under reports/…."""
+    return Path(*out.parts[3:]) if out.parts[0] == "data" else Path("reports", *out.parts[2:])
+
+
+def _files(paths: Sequence[Path]) -> list[Path]:
+    return sorted(f for p in paths for f in (p.rglob("*") if p.is_dir() else [p]) if f.is_file())
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else ""
+
+
+def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The keys in which two trees differ."""
+    for key in {**one, **other}:
+        mine, others = one.get(key), other.get(key)
+        if isinstance(mine, dict) and isinstance(others, dict):
+            yield from _differing(mine, others, f"{prefix}{key}.")
+        elif mine != others:
+            yield f"{prefix}{key}"

@@ -1,0 +1,59 @@
+"""Say what a scale will cost on this device before it is run: ``python -m stages.plan --scale paper``.
+
+Every net and training of the scale is built on made-up data, a few steps of each are taken, and hours and memory are
+predicted from them. Nothing is downloaded or written. Not in it: rollouts in simulators, the reading of camera images,
+certificates, and drawing. Times are of this device as busy as it is now; core hours depend less on that.
+"""
+
+import argparse
+import math
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import torch
+
+from pipeline.orchestration.stage import program
+from pipeline.perf.contest import machine
+from pipeline.perf.forecast import Forecast, forecasts
+from pipeline.settings import schema
+from pipeline.settings.layers import Scale
+
+HEAD = ("task", "training", "steps", "batch", "precision", "ms a step", "hours", "core hours", "memory, GB", "")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", required=True, choices=get_args(Scale))
+    parser.add_argument("--tasks", nargs="*", help="robot tasks; by default all of the scale's list")
+    parser.add_argument("--images", nargs="*", help="image tasks; by default those of the scale's list")
+    parser.add_argument("--steps", type=int, default=3, help="steps to measure of each training")
+    parser.add_argument("--rows", type=int, help="measure with batches of at most this size, and scale the time up")
+    arguments = parser.parse_args()
+    settings = schema.load(Path("params.yaml")).block(arguments.scale)
+    lists = {"tasks": arguments.tasks, "images": arguments.images}
+    settings = settings.model_copy(update={name: given for name, given in lists.items() if given is not None})
+
+    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    print(f"scale {arguments.scale} on {machine()}, {gpu} ({torch.cuda.device_count()} in all)\n")
+    for line in table(forecasts(settings, arguments.steps, arguments.rows)):
+        print(line, flush=True)
+
+
+def table(rows: Iterator[Forecast]) -> Iterator[str]:
+    """The lines of a Markdown table, as the rows come in, and their sum."""
+    yield f"| {' | '.join(HEAD)} |"
+    yield "| --- " * len(HEAD) + "|"
+    hours = core_hours = 0.0
+    for row in rows:
+        memory = f"{row.peak_bytes / 1e9:.1f}" if row.peak_bytes else "—"
+        times = (f"{1000 * row.seconds:.3g}", f"{row.hours:.3g}", f"{row.core_hours:.3g}")
+        cells = (row.task, row.name, str(row.steps), str(row.batch_size), row.precision, *times, memory, row.note)
+        yield f"| {' | '.join(cells)} |"
+        if not math.isnan(row.hours):
+            hours, core_hours = hours + row.hours, core_hours + row.core_hours
+    yield f"| **all** | | | | | | **{hours:.3g}** | **{core_hours:.3g}** | | |"
+
+
+if __name__ == "__main__":
+    program(main)
