@@ -186,8 +186,8 @@ def read_table(path: Path) -> pd.DataFrame:
 def missing_rows(reports: Path, expected: Sequence[Entry]) -> dict[Entry, str]:
     """Those of ``expected`` without episodes, each with the reason."""
     return {
-        entry: f"`{entry.episodes(reports).relative_to(reports)}` was not made: its rollouts, or a stage before them, "
-        "have not finished"
+        entry: f"`{entry.episodes(reports).relative_to(reports)}` was not made: its evaluation, or a stage before it, "
+        "has not finished"
         for entry in expected
         if not entry.episodes(reports).exists()
     }

@@ -76,7 +76,7 @@ KINDS = {
     "evaluate_robustness": _robot("evaluate_robustness", f"threads data net robustness select.evaluation {_EPISODES}"),
     "tabulate": _table("tabulate", f"tasks nfe residual diffusion baselines {_TITLES} {_PRECISIONS}"),
     "tabulate_offline": _each(
-        "offline", "tabulate_offline", f"{_TASK} title", lists="nfe residual robustness diffusion baselines"
+        "offline", "tabulate_offline", f"{_TASK} title", lists="nfe residual diffusion baselines"
     ),
     "tabulate_settings": _table("tabulate_settings", "tasks nfe {tasks}"),
     "report_stability": _table("report_stability", f"tasks offline residual robustness {_TITLES} {_PRECISIONS}"),

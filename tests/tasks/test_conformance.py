@@ -35,10 +35,10 @@ def task(request: pytest.FixtureRequest) -> Task:
 def demonstrations(task: Task) -> Demonstrations:
     """Those of the first data set whose file is on this machine."""
     for data_set in task.datasets.values():
-        file = data_set.shipped or data_set.made
+        file = data_set.shipped or data_set.made or data_set.local
         if file is not None and Path(file).exists():
             return data_set.read(file)
-    pytest.skip("none of the task's data sets is on this machine; one with a file under shipped or made would be read")
+    pytest.skip("none of the task's data sets is on this machine; one with a file under shipped, made or local would be read")
 
 
 def environments(task: Task) -> Iterator[tuple[EnvSpec, Env]]:
