@@ -32,6 +32,8 @@ class Robosuite:
         self._camera = Camera(self._simulator, FRAME_SIZE)
         self.observation_space = dict(reset_by_seed(self._simulator, 0))
         low, high = self._simulator.env.action_spec
+        if not _relative(arguments):  # the bounds are those of relative actions, whatever the controller takes
+            low, high = np.full_like(low, -np.inf), np.full_like(high, np.inf)
         self.action_space = SimpleNamespace(low=low, high=high, shape=low.shape, dtype=np.dtype(np.float64))
 
     def reset(self, seed: int) -> tuple[Observation, dict[str, Any]]:
@@ -46,3 +48,10 @@ class Robosuite:
     def render(self) -> NDArray[np.uint8]:
         """Draw the scene: (256, 256, 3)."""
         return self._camera.frame()
+
+
+def _relative(arguments: Mapping[str, Any]) -> bool:
+    """Whether controllers take actions as changes of where the arm is, as they do where nothing is said."""
+    given = arguments.get("controller_configs", {})
+    controllers = given if isinstance(given, list) else [given]
+    return all(controller.get("control_delta", True) for controller in controllers)

@@ -102,11 +102,12 @@ def block(recording: Recording, seen: Survey, given: Path, observation: Sequence
     yaml.default_flow_style = None
     yaml.width = 1000
     yaml.dump({name: told}, text)
-    if recording.environment:
-        remark = "# returns: those that score 0 and 1, here the demonstrations'; or success: a key of info"
-    else:
-        remark = "# no environment: an offline task; custom.environment may name one: README, Your own robot"
-    return f"{remark}\n{text.getvalue()}".rstrip()
+    remark = ""
+    if not recording.environment:
+        remark = "# no environment: an offline task; custom.environment may name one: README, Your own robot\n"
+    elif "success" not in recording.environment:
+        remark = "# returns: those that score 0 and 1, here the demonstrations'; or success: a key of info\n"
+    return f"{remark}{text.getvalue()}".rstrip()
 
 
 def _observed(recording: Recording, observation: Sequence[str]) -> dict[str, list[str]]:
