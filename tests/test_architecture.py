@@ -44,9 +44,8 @@ WITHIN = {
         "images", "cifar10", "image_sources", "inception",
     ),
     "tasks/formats": (
-        "recording", "arrays", "lerobot", "lerobot_writer", "minari_folder", "robomimic_hdf5", "reading", "vectors",
-        "survey",
-        "description",
+        "recording", "arrays", "cameras", "lerobot", "lerobot_writer", "minari_folder", "robomimic_hdf5", "reading",
+        "vectors", "survey", "description",
     ),
     "tasks/custom": ("settings", "robosuite", "env", "check"),
     "tasks/pusht": ("env", "camera", "files", "images"),

@@ -44,6 +44,13 @@ def refused(project: Project, *arguments: str, **env: str) -> str:
     return lines[0]
 
 
+def test_inspect_of_what_is_no_data_set_is_one_line(project: Project) -> None:
+    assert refused(project, "stages.inspect", "data/nowhere").startswith(
+        "error: data/nowhere: does not exist; expected"
+    )
+    assert "is of no known format" in refused(project, "stages.inspect", "dvc.yaml")
+
+
 SETTINGS = [
     (
         f"{NFE1}.learning_rate",

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.tasks.loader import file_of, load_task, own_tasks
+from pipeline.tasks.loader import file_of, load_task, own_families, own_tasks
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
 from tests.project import write_checksum
@@ -59,11 +59,15 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_the_projects_own_are_found_without_a_list_of_them() -> None:
     assert own_tasks() == ("can", "kitchen", "lift", "pusht", "square", "transport")
-    assert all((ROOT / file_of(name)).is_file() for name in own_tasks())
+    assert own_families() == ("custom",)
+    assert all((ROOT / file_of(name)).is_file() for name in (*own_tasks(), *own_families()))
 
 
 def test_loading_a_task_loads_no_simulator_and_no_reader() -> None:
     program = "import sys; from pipeline.tasks.loader import load_task, own_tasks; [*map(load_task, own_tasks())];"
+    source = {"path": "data/mine", "observation": {"pose": 3}, "action": {"action": 2}}
+    given = {"datasets": {"mine": source}, "environment": {"id": "Walk-v0", "success": "solved", "max_steps": 9}}
+    program += f"load_task('custom', {given});"
     program += f"print(*({SIMULATORS} & set(sys.modules)))"
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, encoding="utf-8", check=True)
     assert done.stdout.split() == []

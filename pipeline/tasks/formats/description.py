@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from ruamel.yaml import YAML
 
+from pipeline.tasks.formats.cameras import video_findings, videos_of
 from pipeline.tasks.formats.recording import Recording
 from pipeline.tasks.formats.survey import BOOKKEEPING, REWARDS, Survey, survey
 from pipeline.tasks.formats.vectors import read_demonstrations
@@ -29,7 +30,7 @@ def describe(recording: Recording, given: Path) -> str:
     observation, action = suggested_keys(recording)
     seen = survey(recording, action)
     parts = ["\n".join(_summary(recording, seen)), "\n".join(_ranges(recording, seen))]
-    findings = list(seen.findings)
+    findings = [*seen.findings, *video_findings(recording, sum(seen.lengths))]
     if action and observation:
         try:
             read_demonstrations(recording, observation, action)
@@ -74,9 +75,11 @@ def _ranges(recording: Recording, seen: Survey) -> Iterator[str]:
     yield f"{'component':{width}}  {'least':>11}  {'greatest':>11}"
     for name, component in zip(names, shown, strict=True):
         yield f"{name:{width}}  {component.least:11.4g}  {component.greatest:11.4g}"
+    videos = videos_of(recording)
     for key, feature in recording.features.items():
         if not feature.is_vector:
-            yield f"{key}: {feature.dtype} {' x '.join(map(str, feature.shape))}, no vector"
+            files = f"; {len(videos[key]) or 'no'} files of it are here" if key in videos else ""
+            yield f"{key}: {feature.dtype} {' x '.join(map(str, feature.shape))}, no vector{files}"
 
 
 def block(recording: Recording, seen: Survey, given: Path, observation: Sequence[str], action: str) -> str:

@@ -1,0 +1,39 @@
+"""The cameras' videos of a LeRobotDataset: whether they are there, and whole. No policy here learns from them yet."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from pipeline.tasks.formats.recording import Recording, one_line
+
+VIDEO = "video"
+
+
+def videos_of(recording: Recording) -> dict[str, list[Path]]:
+    """The files of each camera, by its key, in order: of v3.0 several episodes each, of v2.1 one."""
+    cameras = [key for key, feature in recording.features.items() if feature.dtype == VIDEO]
+    patterns = ("videos/{}/*/*.mp4", "videos/*/{}/*.mp4")
+    return {
+        key: sorted(file for pattern in patterns for file in recording.path.glob(pattern.format(key)))
+        for key in cameras
+    }
+
+
+def video_findings(recording: Recording, n_steps: int) -> Iterator[str]:
+    """What is wrong with the videos that are there, a line a camera: a damaged file, or too few or too many frames.
+
+    Args:
+        n_steps: of the whole data set, each of which has a frame.
+    """
+    from imageio_ffmpeg import count_frames_and_secs
+
+    for key, files in videos_of(recording).items():
+        n_frames = 0
+        for file in files:
+            try:
+                n_frames += count_frames_and_secs(str(file))[0]
+            except (RuntimeError, OSError) as error:
+                yield f"{file} is no whole video: {one_line(error)[:120]}"
+                break
+        else:
+            if files and n_frames != n_steps:
+                yield f"{key} has {n_frames} frames of video for {n_steps} steps"
