@@ -100,6 +100,8 @@ def block(recording: Recording, seen: Survey, given: Path, observation: Sequence
         if "success" not in recording.environment:
             custom["environment"]["returns"] = _returns(seen)
         told |= {"select": {"evaluation": name}, "evaluation": {"max_steps": steps}}
+    else:
+        told["select"] = {"rule": "validation_loss"}
     text = io.StringIO()
     yaml = YAML()
     yaml.default_flow_style = None
@@ -107,7 +109,7 @@ def block(recording: Recording, seen: Survey, given: Path, observation: Sequence
     yaml.dump({name: told}, text)
     remark = ""
     if not recording.environment:
-        remark = "# no environment: an offline task; custom.environment may name one: README, Your own robot\n"
+        remark = "# an offline task, for the lists tasks and offline; or custom.environment names what simulates it\n"
     elif "success" not in recording.environment:
         remark = "# returns: those that score 0 and 1, here the demonstrations'; or success: a key of info\n"
     return f"{remark}{text.getvalue()}".rstrip()

@@ -25,6 +25,7 @@ def test_the_block_reads_the_data_set(tmp_path: Path, form: str) -> None:
     ((block, told),) = block_in(describe(open_recording(path), path)).items()
     source = CustomSettings.model_validate(told["custom"]).datasets[told["data"]["dataset"]]
     assert block.isidentifier() and told["task"] == "custom"
+    assert ("environment" in told["custom"]) == (told["select"] != {"rule": "validation_loss"})
     assert (source.observation, source.action) == ({observation: 4}, {action: 2})
     recording = open_recording(Path(source.path or ""), source.format)
     assert read_demonstrations(recording, list(source.observation), *source.action).state.shape == (24, 4)
