@@ -33,6 +33,7 @@ def test_flips_mirror_about_half_of_the_same_rows(images: Tensor) -> None:
 
 
 def test_shifts_move_whole_images_by_as_much_as_is_allowed(images: Tensor) -> None:
+    images = images.repeat(4, 1, 1, 1)
     moved = shifted(images, 1, torch.Generator().manual_seed(2))
     padded = torch.nn.functional.pad(images.float(), (1, 1, 1, 1), mode="reflect").to(torch.uint8)
     places = [(dy, dx) for dy in range(3) for dx in range(3)]
