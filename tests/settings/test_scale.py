@@ -19,7 +19,7 @@ def test_switching_the_scale_changes_its_lists_and_back_restores_every_byte(tmp_
     lines = zip(text.splitlines(), path.read_text(encoding="utf-8").splitlines(), strict=True)
     changed = [(old, new) for old, new in lines if old != new]
     assert [old.split(":")[0] for old, _ in changed] == [
-        *("scale", "tasks", "nfe", "residual", "robustness", "images", "theory")
+        *("scale", "tasks", "offline", "nfe", "residual", "robustness", "images", "theory")
     ]
     assert [old.split("#")[1] for old, _ in changed] == [new.split("#")[1] for _, new in changed]
     loaded = schema.load(path)

@@ -115,7 +115,7 @@ def test_nan_in_demonstrations(project: Project) -> None:
     np.savez(file, **arrays)
     write_checksum(file)
     line = refused(project, "stages.fetch", *OF_TASK)
-    assert f"{file}: array data/action holds NaN or infinity, first in row 17 (rows affected: 1)" in line
+    assert f"{file}: episode 0: action holds NaN, infinity or numbers beyond float32, first at step 17" in line
 
 
 @pytest.fixture
@@ -161,7 +161,7 @@ def test_a_zarr_without_episode_ends_in_the_mirror(from_mirror: tuple[Project, P
     group.create_array("data/state", data=np.ones((20, 5), dtype=np.float32))
     group.create_array("data/action", data=np.ones((20, 2), dtype=np.float32))
     line = refused(project, "stages.fetch", *OF_TASK, FLOWTUNE_MIRROR=str(mirror), no_proxy="127.0.0.1")
-    assert f"{store}: array meta/episode_ends is missing; Push-T demonstrations hold data/state, data/action" in line
+    assert f"{store}: array meta/episode_ends is missing;" in line
 
 
 def test_a_stage_before_its_input_is_made(project: Project) -> None:

@@ -48,7 +48,14 @@ def test_an_offline_task_goes_from_its_data_to_its_table(
     for name in SIMULATORS:
         monkeypatch.setitem(sys.modules, name, None)
     values = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    choice = {"tasks": [task], "offline": [task], "nfe": [1], "residual": ["resft_fm-nfe16"], "images": []}
+    choice = {
+        "tasks": [task],
+        "offline": [task],
+        "nfe": [1],
+        "residual": ["resft_fm-nfe16"],
+        "images": [],
+        "theory": ["lab"],
+    }
     choice |= {"robustness": ["fm-nfe1"], "diffusion": ["ddim-nfe2"], "baselines": ["nearest_demo", "persistence"]}
     values |= choice | {"scale": "lab"}
     few = tiny(task)

@@ -58,7 +58,7 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_projects_own_are_found_without_a_list_of_them() -> None:
-    assert own_tasks() == ("can", "kitchen", "lift", "pusht", "square", "transport")
+    assert own_tasks() == ("can", "kitchen", "lift", "pusht", "seattle_weather", "square", "transport")
     assert own_families() == ("custom",)
     assert all((ROOT / file_of(name)).is_file() for name in (*own_tasks(), *own_families()))
 
