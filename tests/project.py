@@ -262,7 +262,8 @@ def make_project(root: Path) -> Project:
     yaml = YAML(typ="safe")
     yaml.representer.ignore_aliases = lambda _: True
     with (root / "params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump({"scale": "starter", **choice, **dict.fromkeys(get_args(schema.Scale), block)}, file)
+        scales = {name: block | {"lists": choice | {"theory": [name]}} for name in get_args(schema.Scale)}
+        yaml.dump({"scale": "starter", **choice, **scales}, file)
     _save_often(root / "pipeline" / "training" / "loop.py")
     (root / "data" / "recordings").mkdir(parents=True)
     demonstrations = root / "data" / "demonstrations"

@@ -97,6 +97,8 @@ def try_it(trial: Trial, made: Project, work: Path, seed: int, env: Mapping[str,
             row |= judged(*disturbed(bench, trial, draw, seed), trial)
     except SkippedError as error:
         row["verdict"] = f"skipped: {error}"
+    except EarlierError:
+        row["verdict"] = "skipped: the run ended before the fault came"
     return Row(**row | {"seconds": round(time.monotonic() - began, 1)})
 
 

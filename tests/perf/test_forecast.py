@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from pipeline.perf import forecast
 from pipeline.perf.forecast import Forecast, _extrapolated, forecasts
 from pipeline.perf.trainings import trainings
 from pipeline.settings import schema
@@ -28,6 +29,9 @@ def without_tasks(settings: ScaleSettings) -> ScaleSettings:
 
 def test_starters_images_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(
+        forecast, "_apart", lambda work: work()
+    )  # autograd's threads, of earlier tests, cannot be forked
     made = {row.name: row for row in forecasts(without_tasks(block("starter")), measured_steps=1, rows=8)}
     methods = {f"pretrain {method}" for method in ("ddpm", "vp_fm", "ve_fm", "ot_fm", "si", "i_cfm", "ot_cfm")}
     tuned = {f"ft_fm nfe{nfe}" for nfe in (1, 2, 4, 8)}

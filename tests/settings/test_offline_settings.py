@@ -9,7 +9,7 @@ from pipeline.settings import schema
 from tests.settings.params import dumped, raw, refused
 
 LISTS: dict[str, Any] = {"scale": "lab", "tasks": ["seattle_weather"], "offline": ["seattle_weather"], "images": []}
-LISTS |= {"baselines": ["persistence"], "residual": ["resft_fm-nfe16"], "robustness": ["fm-nfe16"]}
+LISTS |= {"baselines": ["persistence"], "residual": ["resft_fm-nfe16"], "robustness": ["fm-nfe16"], "theory": ["lab"]}
 
 
 def text(**changes: object) -> str:

@@ -60,13 +60,23 @@ BLOCK = """
     data: {dataset: made}
     select: {evaluation: reaching}
     custom:
-      environment: {id: Reacher-v5, module: null, seed_argument: null, success: null, returns: [-9, -5], max_steps: 5}
+      environment: {id: of_a_name/reacher, module: still, seed_argument: null, success: null, returns: [-9, -5], max_steps: 5}
       expert: {policy: "still:Still"}
       datasets:
         metaworld_expert: {path: none}
         made: {path: made.zip, observation: {observation.state: 39}, action: {action: 4}}
 """
 STILL = """
+import gymnasium
+
+
+def reacher(env_name, **options):  # which scale metaworld has for all its tasks
+    return gymnasium.make("Reacher-v5", **options).unwrapped
+
+
+gymnasium.register("of_a_name/reacher", reacher)
+
+
 class Still:
     def get_action(self, observation):
         return [0.0, 0.0]

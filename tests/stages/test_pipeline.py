@@ -272,7 +272,7 @@ def test_a_broken_branch_costs_its_own_rows_only(made: Project, tmp_path: Path) 
 
     assert result.returncode == 1
     told = "error: training diverged: the loss at step 10 is nan; lower lr or clip"
-    assert any(line.endswith(told) for line in result.stderr.splitlines())
+    assert any(line.endswith(told) for line in result.stdout.splitlines())
     assert "Traceback" not in result.stderr
     whole, reports = made.root / "reports" / "starter", project.root / "reports" / "starter" / "partial"
     assert "reports/starter/partial: tables of the rows that are there; reports/starter keeps" in result.stderr

@@ -75,6 +75,7 @@ def test_a_task_goes_from_demonstrations_to_rows(
     settings = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     block = tiny(task) if task in LAB else of_a_file(put_outside(tmp_path), task)
     choice = {"tasks": [task], "nfe": [1], "residual": ["resft_fm-nfe16"], "robustness": ["fm-nfe1"], "images": []}
+    choice |= {"theory": ["lab"]}
     settings |= choice | {"scale": "lab"}
     settings["lab"] |= {"lists": settings["lab"]["lists"] | choice, task: block}
     yaml = YAML(typ="safe")
