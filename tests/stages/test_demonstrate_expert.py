@@ -60,7 +60,8 @@ BLOCK = """
     data: {dataset: made}
     select: {evaluation: reaching}
     custom:
-      environment: {id: of_a_name/reacher, module: still, seed_argument: null, success: null, returns: [-9, -5], max_steps: 5}
+      environment:
+        {id: of_a_name/reacher, module: still, seed_argument: null, success: null, returns: [-9, -5], max_steps: 5}
       expert: {policy: "still:Still"}
       datasets:
         metaworld_expert: {path: none}
