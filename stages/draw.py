@@ -2,12 +2,13 @@
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pandas as pd
 
 from pipeline.orchestration.stage import program, stage
-from pipeline.reporting.figures import figure_2b, score_vs_nfe
+from pipeline.reporting.figures import figure_2b, score_vs_nfe, write_note
 from pipeline.reporting.tables import read_table
 from pipeline.reporting.titles import evaluation_titles, task_titles
 from pipeline.settings.inputs import read_inputs
@@ -31,21 +32,25 @@ def main() -> None:
         outs=[file for picture in pictures for file in (picture, picture.with_suffix(".svg"))],
     ) as here:
         blocks = settings.chosen()
-        score_vs_nfe(read_table(reports.table2), reports.score_vs_nfe, evaluation_titles(blocks))
-        files = histories(arguments.scale, settings)
+        simulated = [task for task in blocks if task not in settings.offline]
+        if simulated:
+            score_vs_nfe(read_table(reports.table2), reports.score_vs_nfe, evaluation_titles(blocks))
+        else:
+            write_note("No task with environments was chosen: see offline/", reports.score_vs_nfe)
+        files = histories(arguments.scale, settings, [*simulated, *settings.offline])
         history = pd.concat([pd.read_csv(path) for path in files], ignore_index=True)
         figure_2b(history, reports.figure_2b, task_titles(blocks))
         for file in pictures:
             here.run.artifact(file)
 
 
-def histories(scale: str, settings: ScaleSettings) -> list[Path]:
-    """Those of Figure 2(b), which is about one task: the first that has any.
+def histories(scale: str, settings: ScaleSettings, tasks: Sequence[str]) -> list[Path]:
+    """Those of Figure 2(b), which is about one task: the first of ``tasks`` that has any.
 
     Raises:
         UserError: none has those of both methods at one NFE.
     """
-    for task in settings.tasks:
+    for task in tasks:
         files = []
         for nfe in settings.nfe:
             pair = [TaskFiles(scale, task).history(method, nfe) for method in ("fm", "ft_fm")]

@@ -5,15 +5,18 @@ from typing import get_args
 
 import torch
 
+from pipeline.evaluation import offline
 from pipeline.evaluation.protocol import evaluation_of, run_acting, test_seeds
 from pipeline.evaluation.robustness import Disturbed
 from pipeline.orchestration.stage import program, stage
+from pipeline.reporting.offline_rows import write_offline_episodes
 from pipeline.reporting.robustness import perturbation
 from pipeline.reporting.rows import mean_scores, write_all_episodes
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import Entry, ScaleReports, TaskFiles, split_row
 from pipeline.settings.schema import Disturbance
 from pipeline.training.checkpoint import require_architecture
+from pipeline.training.data import PreparedData
 from pipeline.training.residual_checkpoint import load_model
 from pipeline.utils.hardware import use_threads
 
@@ -28,26 +31,39 @@ def main() -> None:
     settings = inputs.settings.task(arguments.task)
     method, nfe = split_row(arguments.row)
     use_threads(settings.threads)
-    model = TaskFiles(arguments.scale, arguments.task).model(method, nfe)
-    entry = Entry(settings.select.evaluation, method, nfe, within=arguments.task)
+    files, task = TaskFiles(arguments.scale, arguments.task), settings.load_task()
+    evaluation = arguments.task if task.offline else settings.select.evaluation
+    entry = Entry(evaluation, method, nfe, within=arguments.task)
+    model = files.model(method, nfe)
     out = ScaleReports(arguments.scale).disturbed_episodes(entry)
     with stage(
         inputs,
         f"evaluate_robustness-{arguments.scale}-{entry.stem}",
-        deps=[model],
+        deps=[model, files.prepared],
         outs=[out],
     ) as here:
         policy, record = load_model(model)
         require_architecture(model, record, settings.data, settings.net)
         policy.to("cuda" if torch.cuda.is_available() else "cpu")
+        given = settings.robustness.strengths
+        strengths = {disturbance: given[disturbance] for disturbance in get_args(Disturbance) if disturbance in given}
+        if task.offline:
+            data = PreparedData.load(files.prepared)
+            windows = data.reported_windows(files.prepared)
+            scores = {}
+            for disturbance, strength in strengths.items():
+                disturbed = Disturbed(policy, nfe, disturbance, strength)
+                answers = offline.draw(disturbed, windows, settings.evaluation.policy_batch_size)
+                scores[perturbation(disturbance, strength)] = offline.score(
+                    answers, windows, data.action_normalizer, settings.data.n_action_steps
+                )
+            write_offline_episodes(out, scores, model, record, entry, offline.SAMPLES)
+            return
         results = {}
-        for disturbance in get_args(Disturbance):
-            if disturbance not in settings.robustness.strengths:
-                continue
-            strength = settings.robustness.strengths[disturbance]
+        for disturbance, strength in strengths.items():
             results[entry.evaluation, perturbation(disturbance, strength)] = episodes = run_acting(
                 Disturbed(policy, nfe, disturbance, strength),
-                evaluation_of(settings.load_task(), arguments.task, entry.evaluation, settings.evaluation),
+                evaluation_of(task, arguments.task, entry.evaluation, settings.evaluation),
                 test_seeds(settings.robustness.seeds),
                 settings.evaluation,
                 journal=here.resume / f"{disturbance}.jsonl",

@@ -12,34 +12,26 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from pipeline.evaluation.baselines import NearestDemoPolicy, RandomPolicy, SmallImages, shrunk
-from pipeline.evaluation.diffusion_policy import DiffusionPolicy
-from pipeline.evaluation.image_policy import beside_features
-from pipeline.evaluation.policy import FlowPolicy
+from pipeline.evaluation import offline
 from pipeline.evaluation.protocol import FIRST_TEST_SEED, evaluation_of, run_acting, test_seeds
-from pipeline.evaluation.rollouts import EpisodeResult, Policy
+from pipeline.evaluation.rollouts import UNPERTURBED, EpisodeResult, Policy
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
 from pipeline.evaluation.video import best_median_worst
 from pipeline.evaluation.video import record as record_videos
-from pipeline.nets.vision import joined
 from pipeline.orchestration.stage import program, stage
+from pipeline.reporting.offline_rows import mean_of, offline_metrics, write_offline_episodes
 from pipeline.reporting.rows import mean_scores, metrics, write_row_episodes
-from pipeline.settings.inputs import read_inputs
-from pipeline.settings.paths import BASELINES, SAMPLERS, Entry, ScaleReports, TaskFiles, split_row
-from pipeline.settings.schema import EvaluationSettings, TaskSettings
+from pipeline.settings.inputs import Inputs, read_inputs
+from pipeline.settings.paths import BASELINES, PERSISTENCE, SAMPLERS, Entry, ScaleReports, TaskFiles, split_row
+from pipeline.settings.schema import EvaluationSettings
 from pipeline.tasks.vector import Evaluation
-from pipeline.training.checkpoint import Record, new_record, require_architecture
+from pipeline.training.acting import acting, load_acting
+from pipeline.training.checkpoint import new_record
 from pipeline.training.data import PreparedData
-from pipeline.training.frames import Frames
 from pipeline.training.residual_checkpoint import load_model
 from pipeline.utils.atomic import write_text
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import cores, use_threads
-
-IMAGES = 256
-"""Windows whose images are read at once."""
 
 
 def main() -> None:
@@ -94,6 +86,9 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
     settings = inputs.settings.task(task)
     use_threads(settings.threads)
     about = settings.load_task()
+    if about.offline:
+        on_held_out_episodes(arguments, inputs)
+        return
     simulated = {name: evaluation_of(about, task, name, settings.evaluation) for name in about.evaluations(task)}
     entries = [Entry(name, method, nfe, within=task) for name in simulated]
     stem, reports = entries[0].stem, ScaleReports(scale).folder
@@ -141,6 +136,38 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
                     here.run.artifact(path, "videos")
 
 
+def on_held_out_episodes(arguments: argparse.Namespace, inputs: Inputs) -> None:
+    """The row of an offline task: answers to the recorded windows of episodes that nothing was chosen by."""
+    scale, task, method, nfe = arguments.scale, arguments.task, arguments.method, arguments.nfe
+    settings, files, reports = inputs.settings.task(task), TaskFiles(scale, task), ScaleReports(scale).folder
+    entry, model = Entry(task, method, nfe, within=task), files.model(method, nfe)
+    episodes, metrics_file = entry.episodes(reports), entry.metrics(reports)
+    with stage(
+        inputs,
+        f"evaluate_rollouts-{scale}-{entry.stem}",
+        also={"method": method, "nfe": nfe},
+        deps=[files.prepared] if model == files.prepared else [model, files.prepared],
+        outs=[episodes, metrics_file],
+    ) as here:
+        data = PreparedData.load(files.prepared)
+        windows = data.reported_windows(files.prepared)
+        if method == PERSISTENCE:
+            record, timed, answers = new_record(scale, task, method, settings), None, offline.persisted(windows)
+        else:
+            policy, record = load_acting(model, scale, task, method, nfe, settings)
+            answers = offline.draw(policy, windows, settings.evaluation.policy_batch_size)
+            timed = offline.milliseconds_a_plan(policy, windows)
+        scores = offline.score(answers, windows, data.action_normalizer, settings.data.n_action_steps)
+        repeats = answers.shape[1]
+        write_offline_episodes(episodes, {UNPERTURBED: scores}, model, record, entry, repeats)
+        measured = offline_metrics(scores, record, entry, repeats) | {"ms_per_plan": timed}
+        write_text(metrics_file, json.dumps({task: measured}, indent=2) + "\n")
+        means = mean_of(scores)
+        print(f"{task}, {method} at NFE {nfe}: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
+        here.run.log(means)
+        here.run.table(episodes, entry.stem)
+
+
 def kind_of(method: str) -> str:
     """The stage in dvc.yaml that makes the rows of ``method``."""
     if method in BASELINES:
@@ -148,49 +175,6 @@ def kind_of(method: str) -> str:
     if method in SAMPLERS:
         return "evaluate_diffusion"
     return "evaluate_residual" if method.startswith("resft_fm") else "evaluate_rollouts"
-
-
-def load_acting(
-    model: Path, scale: str, task: str, method: str, nfe: int, settings: TaskSettings
-) -> tuple[Policy, Record]:
-    """What acts in a row of Table 2, and what its model file says of itself."""
-    if method in BASELINES:
-        return baseline(method, scale, task, settings), new_record(scale, task, method, settings)
-    policy, record = load_model(model)
-    require_architecture(model, record, settings.data, settings.net)
-    return acting(policy, method, nfe), record
-
-
-def baseline(method: str, scale: str, task: str, settings: TaskSettings) -> Policy:
-    """The policy of a row that nothing is trained for, from the task's training windows."""
-    files, data = TaskFiles(scale, task), PreparedData.load(TaskFiles(scale, task).prepared)
-    seen, done = settings.data.n_obs_steps, settings.data.n_action_steps
-    if method == "random":
-        return RandomPolicy(data.action, data.action_normalizer, n_obs_steps=seen, n_action_steps=done)
-    observation = settings.load_task().observations[settings.data.observation]
-    observe, normalizer, condition = observation.encode, data.observation_normalizer, data.condition
-    if observation.render:
-        frames = Frames.open(files.frames)
-        images = torch.cat([torch.from_numpy(shrunk(frames.read(w).numpy())) for w in frames.windows.split(IMAGES)])
-        normalizer = beside_features(normalizer, images.shape[-1])
-        condition = joined(images, condition.unflatten(1, (seen, -1)))
-        observe = SmallImages(observation.render, observe)
-    return NearestDemoPolicy(
-        observe,
-        normalizer,
-        data.action_normalizer,
-        condition,
-        data.action,
-        n_obs_steps=seen,
-        n_action_steps=done,
-    )
-
-
-def acting(policy: FlowPolicy, method: str, nfe: int) -> Policy:
-    """``policy`` at ``nfe`` evaluations, on the GPU where there is one; one that predicts noise by ``method``."""
-    if method in SAMPLERS:
-        policy = DiffusionPolicy(policy, "ddpm" if method == "ddpm" else "ddim")
-    return policy.to("cuda" if torch.cuda.is_available() else "cpu").acting(nfe)
 
 
 def test_mode(arguments: argparse.Namespace) -> None:

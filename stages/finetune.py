@@ -30,6 +30,10 @@ from pipeline.training.watch import Watch
 from pipeline.utils.hardware import use_threads
 from pipeline.utils.seeding import Generators
 
+SCORES = ("max_score", "max_score_low", "max_score_high", "success", "success_low", "success_high")
+NO_ROLLOUTS = {**dict.fromkeys(SCORES, math.nan), "n_seeds": 0}
+"""Of an offline task, whose history is the guard's readings on held-out episodes alone."""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
@@ -44,7 +48,7 @@ def main() -> None:
     settings = inputs.settings.task(arguments.task)
     in_processes(settings.processes, "stages/finetune.py")
     use_threads(settings.threads)
-    recipe = settings.finetune[f"nfe{nfe}"]
+    recipe, task = settings.finetune[f"nfe{nfe}"], settings.load_task()
 
     label = f"finetune-{arguments.scale}-{arguments.task}-{method}-{nfe}"
     with stage(
@@ -106,10 +110,10 @@ def main() -> None:
                 add_to_history(step, net, reading)
             return healthy
 
-        def add_to_history(step: int, net: nn.Module, reading: Reading) -> None:
+        def rolled_out(step: int, net: nn.Module) -> dict[str, float]:
             results = run_episodes(
                 policy.with_net(net),
-                evaluation_of(settings.load_task(), arguments.task, settings.select.evaluation, settings.evaluation),
+                evaluation_of(task, arguments.task, settings.select.evaluation, settings.evaluation),
                 nfe,
                 validation_seeds(recipe.history_seeds),
                 settings.evaluation,
@@ -117,17 +121,15 @@ def main() -> None:
             )
             score = mean_interval(np.array([result.max_score for result in results]))
             success = proportion_interval(np.array([result.success for result in results]))
+            numbers = (score.mean, score.low, score.high, success.mean, success.low, success.high, len(results))
+            return dict(zip(NO_ROLLOUTS, numbers, strict=True))
+
+        def add_to_history(step: int, net: nn.Module, reading: Reading) -> None:
             logged = [log.rows[at]["loss"] for at in sorted(log.rows) if at <= step]
             history(
                 {
                     "epoch": step * recipe.batch_size / len(data.action),
-                    "max_score": score.mean,
-                    "max_score_low": score.low,
-                    "max_score_high": score.high,
-                    "success": success.mean,
-                    "success_low": success.low,
-                    "success_high": success.high,
-                    "n_seeds": len(results),
+                    **(NO_ROLLOUTS if task.offline else rolled_out(step, net)),
                     "loss": logged[-1] if logged else math.nan,
                     "spread_ratio": reading.spread_ratio,
                     "best_of_k": reading.diversity.best_of_k,

@@ -29,7 +29,15 @@ def main() -> None:
             demonstrations = dataset.read(files.demonstrations)
             if task.check:
                 task.check(demonstrations, settings.data.horizon)
-            data = prepare(demonstrations, settings.data, observation.encode, settings.seed, task.least_variation)
+            data = prepare(
+                demonstrations,
+                settings.data,
+                observation.encode,
+                settings.seed,
+                task.least_variation,
+                offline=task.offline,
+                series=task.series,
+            )
             write_no_frames(files.frames)
         data.save(files.prepared)
         here.run.log({"windows": len(data.action), "held_out_windows": len(data.held_out_action)})

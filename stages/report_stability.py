@@ -48,7 +48,7 @@ def main() -> None:
 def robustness(settings: ScaleSettings, reports: ScaleReports) -> tuple[pd.DataFrame, list[Entry]]:
     """The table, and the rows that it lacks of tasks that have any."""
     tables, missing = [robustness_table(reports.scale, {}, Entry("", "", 0))], []
-    for task in settings.tasks:
+    for task in [task for task in settings.tasks if task not in settings.offline]:
         evaluation = disturbed_evaluation(reports, task, settings.robustness)
         if evaluation is None:
             continue

@@ -6,7 +6,7 @@ from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.tables import markdown, missing_rows, task_table, write_table
 from pipeline.reporting.titles import evaluation_titles, quoted
 from pipeline.settings.inputs import read_inputs
-from pipeline.settings.paths import Entry, ScaleReports, split_row
+from pipeline.settings.paths import Entry, ScaleReports, listed_models
 from pipeline.utils.atomic import write_text
 
 
@@ -17,16 +17,12 @@ def main() -> None:
     inputs = read_inputs("tabulate", arguments.scale)
     settings = inputs.settings
     reports = ScaleReports(arguments.scale)
-    models: list[tuple[str, int]] = [(method, 0) for method in settings.baselines]
-    models += [split_row(row) for row in settings.diffusion]
-    models += [(method, nfe) for nfe in settings.nfe for method in ("fm", "ft_fm")]
-    models += [split_row(row) for row in settings.residual]
     blocks = settings.chosen()
     rows = [
         Entry(evaluation, method, nfe, within=task)
         for task in blocks
         for evaluation in blocks[task].load_task().evaluations(task)
-        for method, nfe in models
+        for method, nfe in listed_models(settings)
     ]
     asked = {row: settings.task(row.within).precision_of(row.method, row.nfe) for row in rows}
     table_md = reports.table2.with_suffix(".md")

@@ -243,6 +243,7 @@ def make_project(root: Path) -> Project:
     tiny |= {"residual": residuals, "robustness": _merged(tiny["robustness"], {"seeds": 3})}
     choice = {
         "tasks": ["pusht"],
+        "offline": [],
         "nfe": [1, 2],
         "residual": list(RESIDUALS),
         "robustness": ["fm-nfe2", "resft_fm-nfe2"],

@@ -221,7 +221,7 @@ def _plan(policy: Policy, live: Sequence[_LiveEpisode], block: int) -> np.ndarra
     observations = np.stack([episode.observations() for episode in live])
     noise = np.stack([episode.noise() for episode in live])
     starts = range(0, len(live), block)
-    plans = [_act_padded(policy, observations[i : i + block], noise[i : i + block], block) for i in starts]
+    plans = [act_padded(policy, observations[i : i + block], noise[i : i + block], block) for i in starts]
     actions = np.concatenate(plans)[:, : policy.n_action_steps]
     diverged = ~np.isfinite(actions).all(axis=(1, 2))
     if diverged.any():
@@ -231,7 +231,8 @@ def _plan(policy: Policy, live: Sequence[_LiveEpisode], block: int) -> np.ndarra
     return actions
 
 
-def _act_padded(policy: Policy, observations: np.ndarray, noise: np.ndarray, block: int) -> np.ndarray:
+def act_padded(policy: Policy, observations: np.ndarray, noise: np.ndarray, block: int) -> np.ndarray:
+    """``Policy.act`` of at most ``block`` rows, filled up to that number with zeros."""
     rows = len(observations)
     return policy.act(_padded(observations, block), _padded(noise, block))[:rows]
 

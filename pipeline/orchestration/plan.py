@@ -24,7 +24,7 @@ Inputs = Mapping[str, Sequence[str]]
 
 FINAL_STAGES = {
     "table1": ("tabulate_images", "draw_images"),
-    "table2": ("tabulate", "tabulate_settings", "report_stability", "draw", "draw_toys"),
+    "table2": ("tabulate", "tabulate_offline", "tabulate_settings", "report_stability", "draw", "draw_toys"),
 }
 ALL = "all"
 MAIN_ROWS = "evaluate_rollouts"

@@ -16,7 +16,7 @@ from pipeline.settings.blocks import Optimization
 from pipeline.settings.images import ImageMethod, ImageTaskSettings
 from pipeline.settings.paths import split_row
 from pipeline.settings.schema import ScaleSettings, TaskSettings
-from pipeline.training.checkpoint import Record, build_policy
+from pipeline.training.checkpoint import build_policy, new_record
 from pipeline.training.diffusion import NoisePrediction
 from pipeline.training.extractor import AugmentedBatches, Classification
 from pipeline.training.image_checkpoint import ImageRecord, build_image_model
@@ -68,7 +68,7 @@ def trainings(settings: ScaleSettings, precision: Precision) -> Iterator[Trainin
 
 
 def _robot(task: str, settings: TaskSettings, scale: ScaleSettings) -> Iterator[Training]:
-    record = Record("", task, "fm", 0, 0, settings.seed, settings.data, settings.net, figures={})
+    record = new_record("", task, "fm", settings)
     policy = build_policy(record)
     condition_dim = policy.n_obs_steps * len(policy.observation_normalizer.offset)
     action = torch.randn(_MADE_UP, policy.horizon, policy.action_dim)

@@ -44,15 +44,24 @@ _METHODS: dict[str, tuple[str, str, str]] = {
     "ddpm": ("#E69F00", "v", ":"),
     "ddim": ("#56B4E9", "P", ":"),
 }
-_BASELINES = {"random": ("#999999", (0, (1, 1))), "nearest_demo": ("#555555", (0, (5, 2)))}
+_BASELINES: dict[str, tuple[str, Any]] = {
+    "random": ("#999999", (0, (1, 1))),
+    "nearest_demo": ("#555555", (0, (5, 2))),
+    "persistence": ("#111111", (0, (3, 1, 1, 1))),
+}
 """What has no NFE: a level across the panel, in this colour and dash."""
+
+_SCORES = {"max_score": "Max score", "success": "Success rate"}
+_ERRORS = {"reconstruction_error": "Error", "best_of_k": "Error of the best of 16"}
+"""What a history is drawn by, and the axes' names: of tasks with a simulation, and of offline ones."""
 
 _COLUMNS = 5
 """Evaluations side by side; more go below."""
 
 
 def figure_2b(history: pd.DataFrame, path: Path, titles: Mapping[str, str] = NO_TITLES) -> None:
-    """Score, success and diversity while fine-tuning, next to plain FM training from the same checkpoint.
+    """Score, success and diversity while fine-tuning, next to plain FM training from the same checkpoint; of an offline
+    task, errors on held-out episodes in place of score and success.
 
     ``history`` (columns as in ``HISTORY_HEADER``, one task and one training seed) holds the branches ``ft_fm`` and
     ``fm``, both from epoch 0 on. Writes ``path`` with the suffixes ``.png`` and ``.svg``.
@@ -68,27 +77,33 @@ def figure_2b(history: pd.DataFrame, path: Path, titles: Mapping[str, str] = NO_
         if history[column].nunique() != 1:
             raise UserError(f"history: one {column} makes a figure, not {history[column].nunique()}")
     numbers = sorted(history["nfe"].unique())
+    simulated = bool((history["n_seeds"] > 0).any())
+    shown = _SCORES if simulated else _ERRORS
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(1.2 + 3.6 * len(numbers), 7.4), layout="constrained")
         panels = figure.subplots(3, len(numbers), sharex="col", sharey="row", squeeze=False)
         for column, nfe in zip(panels.T, numbers, strict=True):
-            _draw_branches(column, history[history["nfe"] == nfe], nfe)
-        for panel, label in zip(panels[:, 0], ("Max score", "Success rate", "Spread ratio"), strict=True):
+            _draw_branches(column, history[history["nfe"] == nfe], nfe, tuple(shown))
+        for panel, label in zip(panels[:, 0], (*shown.values(), "Spread ratio"), strict=True):
             panel.set_ylabel(label)
+        if simulated:
+            panels[1, 0].yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
         first = history.iloc[0]
-        seeds = _range(history["n_seeds"])
+        points = "Held-out episodes that are not reported on"
+        if simulated:
+            points = f"{_range(history['n_seeds'])} validation seeds per point, bands are 95 % intervals"
         figure.suptitle(
             f"{titles.get(first['task'], first['task'])}: fine-tuning and FM continued, from one checkpoint\n"
             f"scale {first['scale']}, data set {first['dataset']}, training seed {first['train_seed']}\n"
-            f"{seeds} validation seeds per point, bands are 95 % intervals",
+            f"{points}",
             fontsize=10,
         )
         legend_below(figure)
         save_figure(figure, path)
 
 
-def _draw_branches(column: Sequence[Axes], history: pd.DataFrame, nfe: int) -> None:
-    score, success, spread = column
+def _draw_branches(column: Sequence[Axes], history: pd.DataFrame, nfe: int, names: Sequence[str]) -> None:
+    *above, spread = column
     branches = {method: rows.sort_values("epoch") for method, rows in history.groupby("method")}
     for method in ("fm", "ft_fm"):
         if method not in branches:
@@ -98,21 +113,18 @@ def _draw_branches(column: Sequence[Axes], history: pd.DataFrame, nfe: int) -> N
     for method in ("fm", "ft_fm"):
         rows = branches[method]
         epochs = rows["epoch"] / (stretch if method == "fm" else 1.0)
-        _band(score, epochs, rows, "max_score", method)
-        _band(success, epochs, rows, "success", method)
+        for panel, name in zip(above, names, strict=True):
+            _line(panel, epochs, rows[name], method)
+            if f"{name}_low" in rows:
+                low, high = rows[f"{name}_low"], rows[f"{name}_high"]
+                panel.fill_between(epochs, low, high, color=_METHODS[method][0], alpha=0.18, linewidth=0)
         _line(spread, epochs, rows["spread_ratio"], method)
     spread.axhline(1.0, color="#555555", linewidth=0.8)
-    score.set_title(f"NFE {nfe}")
-    success.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+    above[0].set_title(f"NFE {nfe}")
     spread.set_ylim(bottom=0.0)
     spread.xaxis.set_major_locator(MaxNLocator(nbins=6, integer=bool(span >= 1)))
     equal_compute = f"\n(each as much compute as {stretch:.3g} of FM continued)"
     spread.set_xlabel("Fine-tuning epoch" + (equal_compute if abs(stretch - 1) > 0.01 else ""))
-
-
-def _band(panel: Axes, x: pd.Series, rows: pd.DataFrame, name: str, method: str) -> None:
-    _line(panel, x, rows[name], method)
-    panel.fill_between(x, rows[f"{name}_low"], rows[f"{name}_high"], color=_METHODS[method][0], alpha=0.18, linewidth=0)
 
 
 def _line(panel: Axes, x: pd.Series, y: pd.Series, method: str) -> None:
@@ -139,15 +151,12 @@ def score_vs_nfe(table: pd.DataFrame, path: Path, titles: Mapping[str, str] = NO
         pairs = [(panels[2 * band, i], panels[2 * band + 1, i]) for band in range(bands) for i in range(columns)]
         for pair, evaluation in zip(pairs, evaluations, strict=False):
             for panel, name in zip(pair, names, strict=True):
-                _draw_methods(panel, table[table["evaluation"] == evaluation], name)
+                draw_methods(panel, table[table["evaluation"] == evaluation], name)
             pair[0].set_title(titles.get(evaluation, evaluation))
             pair[1].set_xlabel("NFE (function evaluations per action chunk)")
             pair[1].tick_params(labelbottom=True)
         for panel in panels.flat:
-            panel.set_xscale("log", base=2)
-            panel.xaxis.set_major_locator(FixedLocator(numbers))
-            panel.xaxis.set_minor_locator(NullLocator())
-            panel.xaxis.set_major_formatter("{x:.0f}")
+            nfe_axis(panel, numbers)
         for score, success in pairs[::columns]:
             score.set_ylabel("Max score")
             success.set_ylabel("Success rate")
@@ -166,7 +175,16 @@ def score_vs_nfe(table: pd.DataFrame, path: Path, titles: Mapping[str, str] = NO
         save_figure(figure, path)
 
 
-def _draw_methods(panel: Axes, rows: pd.DataFrame, name: str) -> None:
+def nfe_axis(panel: Axes, numbers: Sequence[int]) -> None:
+    """Let the horizontal axis of ``panel`` be logarithmic, with a tick at each of ``numbers``."""
+    panel.set_xscale("log", base=2)
+    panel.xaxis.set_major_locator(FixedLocator(numbers))
+    panel.xaxis.set_minor_locator(NullLocator())
+    panel.xaxis.set_major_formatter("{x:.0f}")
+
+
+def draw_methods(panel: Axes, rows: pd.DataFrame, name: str) -> None:
+    """Draw ``name`` of each method against NFE, with its interval ``name_low``, ``name_high``; baselines as levels."""
     methods = [method for method in _METHODS if method in set(rows["method"])]
     # methods share their NFE: set slightly apart, their bars do not cover each other
     shifts = 2 ** (0.08 * (np.arange(len(methods)) - (len(methods) - 1) / 2))
@@ -205,6 +223,14 @@ def _list(values: pd.Series) -> str:
 def _range(values: pd.Series) -> str:
     low, high = values.min(), values.max()
     return f"{low}" if low == high else f"{low} to {high}"
+
+
+def write_note(text: str, path: Path) -> None:
+    """Draw a ``text`` in place of a figure that there is nothing to draw in."""
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(6.0, 1.2))
+        figure.text(0.5, 0.5, text, ha="center", va="center")
+        save_figure(figure, path)
 
 
 def save_figure(figure: Figure, path: Path) -> None:

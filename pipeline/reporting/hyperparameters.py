@@ -92,7 +92,7 @@ def _d2(settings: TaskSettings) -> dict[str, object]:
     task, paper = settings.load_task(), _told(settings)
     values = (
         *(task.robots, task.objects, task.action_dim, task.datasets[settings.data.dataset].episodes),
-        *(settings.evaluation.max_steps, settings.data.vision is not None),
+        *(None if task.offline else settings.evaluation.max_steps, settings.data.vision is not None),
     )
     return dict(zip(D2_COLUMNS, values, strict=True)) | _paper(D2_COLUMNS, paper.d2 if paper else None)
 

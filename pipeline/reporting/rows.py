@@ -51,7 +51,12 @@ def write_metrics(
 
 def metrics(results: Sequence[EpisodeResult], record: Record, entry: Entry, repeats: int) -> dict[str, object]:
     """What a table needs to know of a row and its episodes cannot tell, and the mean scores."""
-    about: dict[str, object] = {
+    return about(record, entry, n_seeds=len(results) // repeats, repeats=repeats) | mean_scores(results)
+
+
+def about(record: Record, entry: Entry, **counts: int) -> dict[str, object]:
+    """What a table needs to know of a row and its episodes cannot tell; ``counts``: of its episodes."""
+    return {
         "scale": record.scale,
         "task": record.task,
         "evaluation": entry.evaluation,
@@ -60,13 +65,11 @@ def metrics(results: Sequence[EpisodeResult], record: Record, entry: Entry, repe
         "dataset": record.data.dataset,
         "train_steps": record.train_steps,
         "train_seed": record.train_seed,
-        "n_seeds": len(results) // repeats,
-        "repeats": repeats,
+        **counts,
         "spread_ratio": _rounded(record.figures.get("spread_ratio")),
         "best_of_k": _rounded(record.figures.get("best_of_k")),
         "precision": record.precision,
     }
-    return about | mean_scores(results)
 
 
 def mean_scores(results: Sequence[EpisodeResult]) -> dict[str, float]:

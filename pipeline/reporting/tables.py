@@ -35,6 +35,7 @@ TABLE_HEADER = (
 METHOD_NAMES = {
     "random": "Random actions",
     "nearest_demo": "Nearest demonstration",
+    "persistence": "Persistence",
     "ddpm": "DDPM",
     "ddim": "DDIM",
     "fm": "FM continued",
@@ -84,7 +85,7 @@ def task_table(
     rows = []
     for entry, episodes in present.items():
         metrics = read_metrics(reports, entry, episodes)
-        fm = present.get(_reference(entry, present))
+        fm = present.get(reference(entry, present))
         if fm is not None and not episodes["seed"].isin(fm["seed"]).all():
             raise UserError(f"{entry.episodes(reports)}: has seeds that the fm row lacks; evaluate both on the same")
         rows.append(
@@ -94,7 +95,7 @@ def task_table(
     return pd.DataFrame(rows, columns=TABLE_HEADER.split(",")).round(6)
 
 
-def _reference(entry: Entry, present: Collection[Entry]) -> Entry:
+def reference(entry: Entry, present: Collection[Entry]) -> Entry:
     """The FM row that ``entry`` is compared with: that of its NFE; of baselines, which have none, that of the most."""
     numbers = [other.nfe for other in present if (other.evaluation, other.method) == (entry.evaluation, "fm")]
     return replace(entry, method="fm", nfe=entry.nfe or max(numbers, default=0))
@@ -185,8 +186,8 @@ def read_table(path: Path) -> pd.DataFrame:
 def missing_rows(reports: Path, expected: Sequence[Entry]) -> dict[Entry, str]:
     """Those of ``expected`` without episodes, each with the reason."""
     return {
-        entry: f"`{entry.episodes(reports).relative_to(reports)}` was not made: its rollouts, or a stage before them, "
-        "have not finished"
+        entry: f"`{entry.episodes(reports).relative_to(reports)}` was not made: its evaluation, or a stage before it, "
+        "has not finished"
         for entry in expected
         if not entry.episodes(reports).exists()
     }
@@ -229,9 +230,9 @@ def _cells(row: pd.Series, titles: Mapping[str, str]) -> dict[str, str]:
         "Evaluation": titles.get(row["evaluation"], row["evaluation"]),
         "Method": METHOD_NAMES.get(row["method"], row["method"]),
         "NFE": str(row["nfe"]),
-        "Max score": _with_interval(row, "max_score", "max_score_low", "max_score_high", ".3f"),
+        "Max score": with_interval(row, "max_score", "max_score_low", "max_score_high", ".3f"),
         "Success": success.replace("%", " %"),
-        "Against FM": _with_interval(row, "diff_vs_fm", "diff_low", "diff_high", "+.3f"),
+        "Against FM": with_interval(row, "diff_vs_fm", "diff_low", "diff_high", "+.3f"),
         "Best / mean": f"{_number(row['best'])} / {_number(row['mean'])}",
         "Spread": _number(row["spread_ratio"]),
         "Scale": row["scale"],
@@ -249,7 +250,7 @@ def _number(value: float, style: str = ".3f") -> str:
     return "—" if pd.isna(value) else f"{value:{style}}"
 
 
-def _with_interval(row: pd.Series, mean: str, low: str, high: str, style: str) -> str:
+def with_interval(row: pd.Series, mean: str, low: str, high: str, style: str) -> str:
     if pd.isna(row[mean]):
         return "—"
     return f"{row[mean]:{style}} [{_number(row[low], style)}, {_number(row[high], style)}]"

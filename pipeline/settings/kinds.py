@@ -75,11 +75,14 @@ KINDS = {
     "evaluate_baselines": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
     "evaluate_robustness": _robot("evaluate_robustness", f"threads data net robustness select.evaluation {_EPISODES}"),
     "tabulate": _table("tabulate", f"tasks nfe residual diffusion baselines {_TITLES} {_PRECISIONS}"),
+    "tabulate_offline": _each(
+        "offline", "tabulate_offline", f"{_TASK} title", lists="nfe residual diffusion baselines"
+    ),
     "tabulate_settings": _table("tabulate_settings", "tasks nfe {tasks}"),
-    "report_stability": _table("report_stability", f"tasks residual robustness {_TITLES} {_PRECISIONS}"),
+    "report_stability": _table("report_stability", f"tasks offline residual robustness {_TITLES} {_PRECISIONS}"),
     "train_toys": _table("train_toys", "toys"),
     "draw_toys": _table("draw_toys", "toys"),
-    "draw": _table("draw", f"tasks nfe {_TITLES}"),
+    "draw": _table("draw", f"tasks offline nfe {_TITLES}"),
     "measure_gap": _table("measure_gap", "gap"),
     "fetch_images": _image("fetch_images", "data.dataset fid.features"),
     "train_extractor": _image("train_extractor", "seed threads data extractor fid.features fid.halves"),

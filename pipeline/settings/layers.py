@@ -27,7 +27,7 @@ from pipeline.utils.errors import UserError
 
 Scale = Literal["starter", "lab", "paper", "metaworld"]
 
-LISTS = ("tasks", "nfe", "residual", "robustness", "diffusion", "baselines", "images", "image_nfe", "theory")
+LISTS = ("tasks", "nfe", "residual", "robustness", "diffusion", "baselines", "images", "image_nfe", "offline", "theory")
 """Top-level keys that say what is made; each scale's own stand in its block ``lists``."""
 
 MODELS: dict[str, type[Block]] = {

@@ -6,13 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipeline.settings.images import ImageTaskSettings
+from pipeline.settings.schema import ScaleSettings
 from pipeline.utils.errors import UserError
 
 SAMPLERS = ("ddpm", "ddim")
 """Methods of Table 2 that sample the one net that was trained to predict noise."""
 
-BASELINES = ("random", "nearest_demo")
-"""Methods of Table 2 that nothing is trained for."""
+PERSISTENCE = "persistence"
+"""Of offline tasks alone: the last action before a window goes on."""
+
+BASELINES = ("random", "nearest_demo", PERSISTENCE)
+"""Methods that nothing is trained for."""
 
 
 @dataclass(frozen=True)
@@ -255,6 +259,10 @@ class ScaleReports:
     def table2(self) -> Path:
         return self.folder / "table2.csv"
 
+    def offline(self, task: str) -> Path:
+        """The table of an offline task, whose figure has the same name."""
+        return self.folder / "offline" / f"{task}.csv"
+
     @property
     def table_d1(self) -> Path:
         return self.folder / "table_d1.csv"
@@ -292,6 +300,14 @@ class Entry:
 
     def metrics(self, reports: Path) -> Path:
         return reports / "metrics" / f"{self.stem}.json"
+
+
+def listed_models(settings: ScaleSettings) -> list[tuple[str, int]]:
+    """Method and NFE of every row that is asked for of each task, in the order of tables."""
+    models: list[tuple[str, int]] = [(method, 0) for method in settings.baselines]
+    models += [split_row(row) for row in settings.diffusion]
+    models += [(method, nfe) for nfe in settings.nfe for method in ("fm", "ft_fm")]
+    return models + [split_row(row) for row in settings.residual]
 
 
 def split_row(row: str) -> tuple[str, int]:

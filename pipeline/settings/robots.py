@@ -237,6 +237,10 @@ class TaskSettings(Block):
         for key, given, names in self._named(task, block):
             if given not in names:
                 raise ValueError(f"{key}: given {given!r}, allowed for {block}: {', '.join(names)}")
+        if task.offline and self.select.rule != "validation_loss":
+            raise ValueError(
+                f"select.rule: given {self.select.rule!r}, allowed for {block}: validation_loss; it has no environments"
+            )
         self._require_sight(task)
         options = self.evaluation.options
         if options and not task.options:
@@ -257,6 +261,11 @@ class TaskSettings(Block):
             given = "none" if self.data.vision is None else "a block"
             allowed = f"a block where observation is {' or '.join(seen)}, and only there" if seen else "none"
             raise ValueError(f"data.vision: given {given}, allowed: {allowed}")
+        if sees and task.offline:
+            blind = ", ".join(name for name in task.observations if name not in seen)
+            raise ValueError(
+                f"data.observation: given {self.data.observation!r}, allowed without environments: {blind}"
+            )
         if sees and task.datasets[self.data.dataset].images is None:
             with_images = ", ".join(name for name, dataset in task.datasets.items() if dataset.images)
             raise ValueError(f"data.dataset: given {self.data.dataset!r}, allowed where images are seen: {with_images}")

@@ -82,7 +82,7 @@ __all__ = [  # with the settings of this file, those of the files that it is mad
     "VisionSettings",
 ]
 
-Baseline = Literal["random", "nearest_demo"]
+Baseline = Literal["random", "nearest_demo", "persistence"]
 
 
 class ScaleSettings(Block):
@@ -92,6 +92,7 @@ class ScaleSettings(Block):
     __pydantic_extra__: dict[str, TaskSettings] = Field(init=False)
 
     tasks: Annotated[list[str], Field(min_length=1)]
+    offline: list[str]
     nfe: Annotated[list[Count], Field(min_length=1)]
     residual: list[ResidualRow]
     robustness: list[Row]
@@ -174,6 +175,7 @@ class ScaleSettings(Block):
 class Settings(Block):
     scale: Scale
     tasks: Annotated[list[str], Field(min_length=1)]
+    offline: list[str]
     nfe: Annotated[list[Count], Field(min_length=1)]
     residual: list[ResidualRow]
     robustness: list[Row]
@@ -195,8 +197,8 @@ class Settings(Block):
                 raise ValueError(f"{name}: given {given}, allowed: each value once")
         block = self.block(self.scale)
         for task in self.tasks:
-            if task not in block.tasks:
-                raise ValueError(f"tasks: given {task}, allowed at scale {self.scale}: {', '.join(block.tasks)}")
+            if task not in block.robots:
+                raise ValueError(f"tasks: given {task}, allowed at scale {self.scale}: {', '.join(block.robots)}")
             _require_recipes("nfe", self.nfe, f"{self.scale}.{task}", block.task(task).finetune)
             for row in self.residual:
                 if row not in block.task(task).residual:
@@ -204,6 +206,7 @@ class Settings(Block):
                         f"residual: given {row}, allowed: blocks of {self.scale}.{task}.residual, "
                         f"which are {', '.join(block.task(task).residual)}"
                     )
+        self._require_offline(block)
         for image_task in self.images:
             if image_task not in block.images:
                 allowed = ", ".join(block.images)
@@ -229,6 +232,17 @@ class Settings(Block):
             if self.theory and not getattr(self, name):
                 raise ValueError(f"{name}: given [], allowed: at least one row, or theory: []")
         return self
+
+    def _require_offline(self, block: ScaleSettings) -> None:
+        """Refuse a list ``offline`` that is not of the tasks without environments, and what only they can be asked."""
+        offline = [task for task in self.tasks if block.task(task).load_task().offline]
+        if set(self.offline) != set(offline):
+            raise ValueError(f"offline: given {self.offline}, allowed: {offline}, those of tasks without environments")
+        simulated = [task for task in self.tasks if task not in offline]
+        if "persistence" in self.baselines and simulated:
+            raise ValueError(
+                f"baselines: given persistence, allowed: only where no task has environments, as {simulated[0]} does"
+            )
 
     def block(self, scale: str) -> ScaleSettings:
         """The settings of one scale.

@@ -120,6 +120,8 @@ class Task:
             which is evaluated on held-out episodes.
         options: settings of its environments; None: they have none.
         subtasks: parts that an episode can complete, of which the score is the share; 0: it has no parts.
+        series: whether it is a time series, each episode a stretch of it, the earliest first: the last ones are held
+            out, and no window is filled up where an episode ends.
         least_variation: half the range, in raw units, below which an observed component is taken for constant.
         action_bounds: the lowest and the highest action, each (action_dim,); None: nobody says.
         robots, objects: how many it is about, where somebody has counted.
@@ -137,6 +139,7 @@ class Task:
     envs: Mapping[str, EnvSpec] = field(default_factory=dict)
     options: type[Options] | None = None
     subtasks: int = 0
+    series: bool = False
     least_variation: float = 1e-6
     action_bounds: tuple[Sequence[float], Sequence[float]] | None = None
     robots: int | None = None

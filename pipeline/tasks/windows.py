@@ -1,9 +1,12 @@
-"""Training windows cut from demonstrations: a history of observations and the chunk of actions that follows."""
+"""Windows cut from demonstrations: a history of observations and the chunk of actions that follows."""
 
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.tasks.demonstrations import Demonstrations
+from pipeline.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -21,12 +24,15 @@ class Windows:
     episode: NDArray[np.int64]
 
 
-def cut_windows(episode_ends: NDArray[np.int64], n_obs_steps: int, horizon: int) -> Windows:
+def cut_windows(episode_ends: NDArray[np.int64], n_obs_steps: int, horizon: int, *, unpadded: bool = False) -> Windows:
     """One window for each row t of the demonstrations, whose episodes end before the rows ``episode_ends`` (E,).
 
     The observations are those of rows t − n_obs_steps + 1 … t, the actions those of rows t … t +
     horizon − 1, so that the first action answers the newest observation. The repeated last action fills up
     to horizon − 1 places: the policy is asked for a whole prediction in an episode's last steps too.
+
+    Args:
+        unpadded: leaves out the windows in which any row is repeated.
     """
     starts = np.concatenate([[0], episode_ends[:-1]])
     lengths = episode_ends - starts
@@ -35,4 +41,54 @@ def cut_windows(episode_ends: NDArray[np.int64], n_obs_steps: int, horizon: int)
     rows = np.arange(episode_ends[-1])[:, None]
     observation = np.maximum(rows + np.arange(1 - n_obs_steps, 1), first)
     action = np.minimum(rows + np.arange(horizon), last)
-    return Windows(observation.astype(np.int64), action.astype(np.int64), episode.astype(np.int64))
+    kept = np.ones(len(rows), dtype=bool)
+    if unpadded:
+        kept = ((rows - n_obs_steps + 1 >= first) & (rows + horizon - 1 <= last))[:, 0]
+    return Windows(*(array[kept].astype(np.int64) for array in (observation, action, episode)))
+
+
+@dataclass(frozen=True)
+class ReportedWindows:
+    """Windows of the episodes that an offline task's results are reported on; nothing is ever chosen by them.
+
+    Those alone in which no action is filled up, and that have an action before them. In raw units.
+
+    Attributes:
+        state: (W, To, S), oldest first. action: (W, Tp, A). previous: (W, A), the action before the window's first.
+        episode, row: (W,) int64, numbers of the episode and of the step, in the order of the demonstrations.
+    """
+
+    state: NDArray[np.float32]
+    action: NDArray[np.float32]
+    previous: NDArray[np.float32]
+    episode: NDArray[np.int64]
+    row: NDArray[np.int64]
+
+
+def cut_reported(
+    demonstrations: Demonstrations, episodes: NDArray[np.int64], n_obs_steps: int, horizon: int
+) -> ReportedWindows:
+    """The windows of ``episodes`` (numbers), as ``cut_windows`` cuts them.
+
+    Raises:
+        UserError: an episode is too short for one.
+    """
+    ends = demonstrations.episode_ends
+    windows = cut_windows(ends, n_obs_steps, horizon)
+    rows, starts = np.arange(ends[-1]), np.concatenate([[0], ends[:-1]])
+    whole = (rows > starts[windows.episode]) & (rows + horizon <= ends[windows.episode])
+    for episode in episodes:
+        length = ends[episode] - starts[episode]
+        if length <= horizon:
+            raise UserError(
+                f"data.horizon: given {horizon}, allowed: below the {length} steps of episode {episode}, which is held "
+                "out to be reported on"
+            )
+    kept = np.isin(windows.episode, episodes) & whole
+    return ReportedWindows(
+        state=demonstrations.state[windows.observation[kept]],
+        action=demonstrations.action[windows.action[kept]],
+        previous=demonstrations.action[rows[kept] - 1],
+        episode=windows.episode[kept],
+        row=rows[kept].astype(np.int64),
+    )

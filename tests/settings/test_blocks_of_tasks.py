@@ -111,7 +111,7 @@ def edited(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
 
 
 def test_editing_a_task_makes_its_own_stages_stale_and_none_of_another_nor_of_images(edited: list[str]) -> None:
-    settings = at("lab")
+    settings = at("lab").model_copy(update={"tasks": [*own_tasks()]})
     blocks = [*own_tasks(), "cifar10"]
     before = {block: images_or(settings, block) for block in blocks}
     for task in own_tasks():

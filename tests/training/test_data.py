@@ -103,3 +103,50 @@ def test_a_share_that_leaves_nothing_to_train_on_is_refused() -> None:
     settings = SETTINGS.model_copy(update={"validation_fraction": 0.95})
     with pytest.raises(UserError, match=r"^validation_fraction: given 0.95, allowed: a share of the 6 episodes"):
         prepare(demonstrations(), settings, identity, seed=0)
+
+
+def test_of_an_offline_task_the_reported_episodes_choose_nothing_and_train_nothing() -> None:
+    settings = SETTINGS.model_copy(update={"validation_fraction": 0.5, "horizon": 2})
+    data = prepare(demonstrations(), settings, identity, seed=0, offline=True)
+    assert data.reported is not None
+    training, chosen_by = episodes_of(data, held_out=False), episodes_of(data, held_out=True)
+    reported = set(data.reported.episode.tolist())
+    assert [len(episodes) for episodes in (training, chosen_by, reported)] == [3, 1, 2]
+    assert training | chosen_by | reported == set(range(6))
+    given = demonstrations()
+    for i, row in enumerate(data.reported.row):
+        episode = data.reported.episode[i]
+        assert ENDS[episode] - LENGTHS[episode] < row and row + 2 <= ENDS[episode]
+        np.testing.assert_array_equal(data.reported.state[i], given.state[[row - 1, row]])
+        np.testing.assert_array_equal(data.reported.action[i], given.action[[row, row + 1]])
+        np.testing.assert_array_equal(data.reported.previous[i], given.action[row - 1])
+    assert len(data.reported.row) == sum(LENGTHS[episode] - 2 for episode in reported)
+
+
+def test_the_episodes_to_report_on_are_saved(tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"validation_fraction": 0.5, "horizon": 2})
+    data = prepare(demonstrations(), settings, identity, seed=0, offline=True)
+    data.save(tmp_path / "a.npz")
+    loaded = PreparedData.load(tmp_path / "a.npz")
+    assert data.reported is not None and loaded.reported is not None
+    for name, array in vars(data.reported).items():
+        np.testing.assert_array_equal(getattr(loaded.reported, name), array)
+    assert prepare(demonstrations(), SETTINGS, identity, seed=0).reported is None
+
+
+def test_of_a_time_series_the_last_episodes_are_held_out_and_no_window_is_padded() -> None:
+    settings = SETTINGS.model_copy(update={"validation_fraction": 0.5, "horizon": 2})
+    data = prepare(demonstrations(), settings, identity, seed=0, offline=True, series=True)
+    assert data.reported is not None
+    assert (episodes_of(data, held_out=False), episodes_of(data, held_out=True)) == ({0, 1, 2}, {3})
+    assert set(data.reported.episode.tolist()) == {4, 5}
+    assert len(data.action) == sum(LENGTHS[episode] - 2 for episode in range(3))
+
+
+def test_episodes_that_are_too_few_or_too_short_to_report_on_are_refused() -> None:
+    def refused(line: str, **changes: float) -> None:
+        with pytest.raises(UserError, match=line):
+            prepare(demonstrations(), SETTINGS.model_copy(update=changes), identity, seed=0, offline=True)
+
+    refused(r"leaves at least one for training beside two held out$", validation_fraction=0.99)
+    refused(r"^data.horizon: given 8, allowed: below the \d steps of episode \d, which is held out", horizon=8)

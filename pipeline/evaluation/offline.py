@@ -1,0 +1,81 @@
+"""Evaluate a policy where there is no simulation: its answers to the recorded windows of held-out episodes.
+
+As in rollouts, noise is keyed by the window alone and the policy sees batches of one fixed size. So all models are
+compared on the same draws, and the order changes nothing.
+"""
+
+import time
+from statistics import median
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from pipeline.evaluation.offline_scores import EpisodeScores, score_episodes
+from pipeline.evaluation.protocol import FIRST_TEST_SEED
+from pipeline.evaluation.rollouts import Policy, act_padded
+from pipeline.tasks.normalizer import Normalizer
+from pipeline.tasks.windows import ReportedWindows
+
+SAMPLES = 16
+"""Answers to each window, where there is chance in them."""
+_TIMED_CALLS = 30
+
+
+def draw(policy: Policy, windows: ReportedWindows, block: int) -> NDArray[np.float32]:
+    """The answers of ``policy`` to the ``windows``, raw actions (W, K, Tp, A); one to each where there is no chance.
+
+    Args:
+        block: rows of every call of the policy, the missing ones filled with zeros.
+
+    Raises:
+        FloatingPointError: actions that are not finite.
+    """
+    count = _answers(policy)
+    plans = []
+    for start in range(0, len(windows.row) * count, block):
+        place = np.arange(start, min(start + block, len(windows.row) * count))
+        noise = np.stack([_noise(policy, int(windows.row[i // count]), int(i % count)) for i in place])
+        plans.append(act_padded(policy, windows.state[place // count], noise, block))
+    drawn = np.concatenate(plans)
+    if not np.isfinite(drawn).all():
+        raise FloatingPointError("the policy returned actions that are not finite")
+    return drawn.reshape(len(windows.row), count, *drawn.shape[1:])
+
+
+def persisted(windows: ReportedWindows) -> NDArray[np.float32]:
+    """The answer that nothing changes: the action before each window, repeated; as ``draw`` returns them."""
+    horizon = windows.action.shape[1]
+    return np.repeat(windows.previous[:, None, None], horizon, axis=2)
+
+
+def score(
+    drawn: NDArray[np.float32], windows: ReportedWindows, normalizer: Normalizer, n_action_steps: int
+) -> list[EpisodeScores]:
+    """How raw answers (W, K, Tp, A) fit each episode, see ``score_episodes``; ``normalizer``: that of actions."""
+
+    def normalized(actions: NDArray[np.float32]) -> NDArray[np.float32]:
+        return normalizer.normalize(torch.from_numpy(actions)).numpy()
+
+    return score_episodes(normalized(drawn), normalized(windows.action), windows, n_action_steps)
+
+
+def milliseconds_a_plan(policy: Policy, windows: ReportedWindows) -> float:
+    """The median time of an answer to one observation, on this machine."""
+    taken = []
+    noise = _noise(policy, 0, 0)[None]
+    for i in range(_TIMED_CALLS):
+        state = windows.state[i % len(windows.row)][None]
+        begun = time.perf_counter()
+        policy.act(state, noise)
+        taken.append(1000 * (time.perf_counter() - begun))
+    return median(taken[_TIMED_CALLS // 3 :])
+
+
+def _answers(policy: Policy) -> int:
+    return SAMPLES if np.prod(policy.noise_shape) else 1
+
+
+def _noise(policy: Policy, row: int, sample: int) -> NDArray[np.float32]:
+    generator = np.random.default_rng([FIRST_TEST_SEED, row, sample])
+    return generator.standard_normal(policy.noise_shape, dtype=np.float32)

@@ -1,0 +1,64 @@
+"""What acts in a row of a table: a model file at its number of evaluations, or a policy that nothing is trained for."""
+
+from pathlib import Path
+
+import torch
+
+from pipeline.evaluation.baselines import NearestDemoPolicy, RandomPolicy, SmallImages, shrunk
+from pipeline.evaluation.diffusion_policy import DiffusionPolicy
+from pipeline.evaluation.image_policy import beside_features
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.evaluation.rollouts import Policy
+from pipeline.nets.vision import joined
+from pipeline.settings.paths import BASELINES, SAMPLERS, TaskFiles
+from pipeline.settings.schema import TaskSettings
+from pipeline.training.checkpoint import Record, new_record, require_architecture
+from pipeline.training.data import PreparedData
+from pipeline.training.frames import Frames
+from pipeline.training.residual_checkpoint import load_model
+
+IMAGES = 256
+"""Windows whose images are read at once."""
+
+
+def load_acting(
+    model: Path, scale: str, task: str, method: str, nfe: int, settings: TaskSettings
+) -> tuple[Policy, Record]:
+    """What acts in a row of Table 2, and what its model file says of itself."""
+    if method in BASELINES:
+        return baseline(method, scale, task, settings), new_record(scale, task, method, settings)
+    policy, record = load_model(model)
+    require_architecture(model, record, settings.data, settings.net)
+    return acting(policy, method, nfe), record
+
+
+def baseline(method: str, scale: str, task: str, settings: TaskSettings) -> Policy:
+    """The policy of a row that nothing is trained for, from the task's training windows."""
+    files, data = TaskFiles(scale, task), PreparedData.load(TaskFiles(scale, task).prepared)
+    seen, done = settings.data.n_obs_steps, settings.data.n_action_steps
+    if method == "random":
+        return RandomPolicy(data.action, data.action_normalizer, n_obs_steps=seen, n_action_steps=done)
+    observation = settings.load_task().observations[settings.data.observation]
+    observe, normalizer, condition = observation.encode, data.observation_normalizer, data.condition
+    if observation.render:
+        frames = Frames.open(files.frames)
+        images = torch.cat([torch.from_numpy(shrunk(frames.read(w).numpy())) for w in frames.windows.split(IMAGES)])
+        normalizer = beside_features(normalizer, images.shape[-1])
+        condition = joined(images, condition.unflatten(1, (seen, -1)))
+        observe = SmallImages(observation.render, observe)
+    return NearestDemoPolicy(
+        observe,
+        normalizer,
+        data.action_normalizer,
+        condition,
+        data.action,
+        n_obs_steps=seen,
+        n_action_steps=done,
+    )
+
+
+def acting(policy: FlowPolicy, method: str, nfe: int) -> Policy:
+    """``policy`` at ``nfe`` evaluations, on the GPU where there is one; one that predicts noise by ``method``."""
+    if method in SAMPLERS:
+        policy = DiffusionPolicy(policy, "ddpm" if method == "ddpm" else "ddim")
+    return policy.to("cuda" if torch.cuda.is_available() else "cpu").acting(nfe)

@@ -1,0 +1,45 @@
+"""What may and may not be asked for of tasks without environments."""
+
+import re
+from typing import Any
+
+import pytest
+
+from pipeline.settings import schema
+from tests.settings.params import dumped, raw, refused
+
+LISTS: dict[str, Any] = {"scale": "lab", "tasks": ["seattle_weather"], "offline": ["seattle_weather"], "images": []}
+LISTS |= {"baselines": ["persistence"], "residual": ["resft_fm-nfe16"], "robustness": ["fm-nfe16"]}
+
+
+def text(**changes: object) -> str:
+    return dumped(raw() | LISTS | changes)
+
+
+def test_an_offline_task_may_be_all_that_is_chosen() -> None:
+    settings = schema.parse(text(), "params.yaml")
+    assert settings.lab.task(settings.offline[0]).load_task().offline
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({"offline": []}, "offline: given [], allowed: ['seattle_weather'], those of tasks without environments"),
+        (
+            {"tasks": ["pusht"], "baselines": []},
+            "offline: given ['seattle_weather'], allowed: [], those of tasks without environments",
+        ),
+        (
+            {"tasks": ["seattle_weather", "pusht"]},
+            "baselines: given persistence, allowed: only where no task has environments, as pusht does",
+        ),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(changes: dict[str, object], line: str) -> None:
+    assert re.search(re.escape(line), refused(text(**changes)))
+
+
+def test_its_checkpoints_are_not_chosen_in_simulation() -> None:
+    values = raw()
+    values["lab"]["seattle_weather"]["select"]["rule"] = "rollouts"
+    assert "select.rule: given 'rollouts', allowed for seattle_weather: validation_loss" in refused(dumped(values))

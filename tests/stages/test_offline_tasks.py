@@ -1,0 +1,105 @@
+"""Offline tasks from their data to their tables, on tiny settings, while no simulator can be imported."""
+
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from ruamel.yaml import YAML
+
+from pipeline.reporting.offline_table import OFFLINE_HEADER
+from pipeline.settings import schema
+from pipeline.settings.inputs import resolved_inputs
+from pipeline.training.data import PreparedData
+from pipeline.utils.atomic import write_text
+from pipeline.utils.code_deps import ROOT
+from tests.stages.test_robot_tasks import LAB, run, tiny
+from tests.test_architecture import SIMULATORS
+
+ROWS = ["nearest_demo-nfe0", "persistence-nfe0", "ddim-nfe2", "fm-nfe1", "ft_fm-nfe1", "resft_fm-nfe16"]
+SO101 = {"observation": {"observation.state": 6}, "action": {"action": 6}}
+
+
+def arm() -> dict[str, Any]:
+    """A real arm, known by its recordings alone."""
+    mirror = os.environ.get("FLOWTUNE_MIRROR")
+    path = Path(mirror or "", "lerobot_so101_v3")
+    if not mirror or not path.exists():
+        pytest.skip("needs lerobot_so101_v3 in FLOWTUNE_MIRROR")
+    block: dict[str, Any] = json.loads(json.dumps(LAB["pusht"] | {"study": None}))
+    del block["study"], block["evaluation"]["options"]
+    block["data"] |= {"dataset": "so101", "observation": "state", "validation_fraction": 0.5}
+    block["select"] = {"rule": "validation_loss", "nfe": 2, "seeds": 1}
+    return block | {"task": "custom", "custom": {"datasets": {"so101": SO101 | {"path": str(path)}}}}
+
+
+@pytest.mark.parametrize(("task", "settings"), [("seattle_weather", lambda: LAB["seattle_weather"]), ("arm", arm)])
+def test_an_offline_task_goes_from_its_data_to_its_table(
+    task: str, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(LAB, task, settings())
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("FLOWTUNE_TRACKING", "off")
+    for name in SIMULATORS:
+        monkeypatch.setitem(sys.modules, name, None)
+    values = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    choice = {"tasks": [task], "offline": [task], "nfe": [1], "residual": ["resft_fm-nfe16"], "images": []}
+    choice |= {"robustness": ["fm-nfe1"], "diffusion": ["ddim-nfe2"], "baselines": ["nearest_demo", "persistence"]}
+    values |= choice | {"scale": "lab"}
+    few = tiny(task)
+    for recipe in few["finetune"].values():
+        recipe |= {
+            "coupling": "nearest",
+            "candidates": 2,
+        }  # reflow's solves ahead would let FM go on for as many updates
+    values["lab"] |= {"lists": values["lab"]["lists"] | choice, task: few}
+    yaml = YAML(typ="safe")
+    yaml.representer.ignore_aliases = lambda _: True
+    with Path("params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(values, file)
+    for path, text in resolved_inputs(schema.load()).items():
+        write_text(path, text)
+    threads = torch.get_num_threads()
+    try:
+        for stage in ("fetch", "prepare", "pretrain", "select_checkpoint", "pretrain_diffusion"):
+            run(monkeypatch, stage, "--task", task)
+        for method in ("fm", "ft_fm"):
+            run(monkeypatch, "finetune", "--task", task, "--method", method, "--nfe", "1")
+        run(monkeypatch, "finetune_residual", "--task", task, "--row", "resft_fm-nfe16")
+        for row in ROWS:
+            run(monkeypatch, "evaluate_rollouts", "--task", task, "--row", row)
+        run(monkeypatch, "evaluate_robustness", "--task", task, "--row", "fm-nfe1")
+        run(monkeypatch, "tabulate_offline", "--task", task)
+        for stage in ("tabulate", "tabulate_settings", "report_stability", "draw"):
+            run(monkeypatch, stage)
+        first = Path("reports/lab/episodes", f"{task}-ft_fm-nfe1.csv").read_bytes()
+        run(monkeypatch, "evaluate_rollouts", "--task", task, "--row", "ft_fm-nfe1")
+    finally:
+        torch.set_num_threads(threads)
+        capsys.readouterr()
+
+    reports = Path("reports", "lab")
+    assert (reports / "episodes" / f"{task}-ft_fm-nfe1.csv").read_bytes() == first
+    table = pd.read_csv(reports / "offline" / f"{task}.csv")
+    assert tuple(table.columns) == OFFLINE_HEADER
+    plain = table[table["perturbation"] == "none"]
+    assert [f"{method}-nfe{nfe}" for method, nfe in zip(plain["method"], plain["nfe"], strict=True)] == ROWS
+    assert set(table.loc[table["perturbation"] != "none", "perturbation"]) >= {"action_noise=0.1"}
+    data = PreparedData.load(Path("data", "lab", task, "prepared.npz"))
+    assert data.reported is not None and (table["n_windows"] == len(data.reported.row)).all()
+    assert (plain["n_episodes"] == len(np.unique(data.reported.episode))).all()
+    assert plain["error_diff_vs_fm"].notna().tolist() == [row != "fm-nfe1" and row != "ddim-nfe2" for row in ROWS]
+    assert plain["repeats"].tolist() == [1, 1, 16, 16, 16, 16]
+    assert np.isfinite(plain[["error", "best_of_k", "mean_error", "nll", "crps", "spread", "jump"]]).all(axis=None)
+    assert "Missing rows" not in (reports / "offline" / f"{task}.md").read_text(encoding="utf-8")
+    history = pd.read_csv(reports / "history" / f"{task}-ft_fm-nfe1.csv")
+    assert history["max_score"].isna().all() and np.isfinite(history[["best_of_k", "reconstruction_error"]]).all(
+        axis=None
+    )
+    for name in (f"offline/{task}", "figure_2b", "score_vs_nfe"):
+        assert (reports / f"{name}.png").read_bytes().startswith(b"\x89PNG")
