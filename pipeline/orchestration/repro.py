@@ -56,8 +56,7 @@ def checked_settings(root: Path) -> schema.Settings:
     """What must hold before DVC starts, and the settings it starts with.
 
     Raises:
-        UserError: params.yaml is wrong, a file stands where the reports belong, or a task's file that changed cannot be
-            told by ``resolve``.
+        UserError: params.yaml is wrong, a file stands where the reports belong, or ``resolve`` failed.
     """
     settings = schema.load(root / "params.yaml")
     for mended in lockguard.mend(root):
