@@ -18,7 +18,9 @@ import numpy as np
 from ruamel.yaml import YAML
 
 from pipeline.settings import schema
+from pipeline.settings.inputs import resolved_inputs
 from pipeline.tracking import queue
+from pipeline.utils.atomic import write_text
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -259,11 +261,8 @@ def make_project(root: Path) -> Project:
     small = {"digits": _merged(digits, TINY_DIGITS)}
     small |= {"gap": _merged(starter["gap"], TINY_GAP), "toys": _merged(starter["toys"], TINY_TOYS)}
     block = {"lists": choice, **small, "pusht": tiny}
-    yaml = YAML(typ="safe")
-    yaml.representer.ignore_aliases = lambda _: True
-    with (root / "params.yaml").open("w", encoding="utf-8") as file:
-        scales = {name: block | {"lists": choice | {"theory": [name]}} for name in get_args(schema.Scale)}
-        yaml.dump({"scale": "starter", **choice, **scales}, file)
+    scales = {name: block | {"lists": choice | {"theory": [name]}} for name in get_args(schema.Scale)}
+    write_params({"scale": "starter", **choice, **scales}, root)
     _save_often(root / "pipeline" / "training" / "loop.py")
     (root / "data" / "recordings").mkdir(parents=True)
     demonstrations = root / "data" / "demonstrations"
@@ -272,6 +271,21 @@ def make_project(root: Path) -> Project:
         if not (demonstrations / checksum.name).exists():
             shutil.copy(checksum, demonstrations)
     return Project(root)
+
+
+def write_params(values: dict[str, Any], folder: Path) -> None:
+    """Write params.yaml of these plain values into ``folder``."""
+    yaml = YAML(typ="safe")
+    yaml.representer.ignore_aliases = lambda _: True
+    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+        yaml.dump(values, file)
+
+
+def write_settings(values: dict[str, Any]) -> None:
+    """Write params.yaml into the current folder, and what each stage reads of it."""
+    write_params(values, Path())
+    for path, text in resolved_inputs(schema.load()).items():
+        write_text(path, text)
 
 
 def _merged(settings: dict[str, Any], changes: dict[str, Any]) -> dict[str, Any]:

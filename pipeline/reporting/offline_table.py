@@ -15,7 +15,7 @@ import pandas as pd
 from pipeline.evaluation.rollouts import UNPERTURBED
 from pipeline.evaluation.statistics import Interval, mean_interval, paired_difference
 from pipeline.reporting.offline_rows import OFFLINE_COLUMNS
-from pipeline.reporting.tables import METHOD_NAMES, reference, with_interval
+from pipeline.reporting.tables import METHOD_NAMES, number, reference, with_interval
 from pipeline.settings.paths import Entry, ScaleReports
 from pipeline.utils.errors import UserError
 
@@ -168,9 +168,6 @@ def _cells(row: pd.Series) -> dict[str, str]:
 
     def against(name: str) -> str:
         return with_interval(row, f"{name}_diff_vs_fm", f"{name}_diff_low", f"{name}_diff_high", "+.4f")
-
-    def number(value: float, style: str = ".3f") -> str:
-        return "—" if pd.isna(value) else f"{value:{style}}"
 
     return {
         "Method": METHOD_NAMES.get(row["method"], row["method"]),

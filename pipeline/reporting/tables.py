@@ -233,8 +233,8 @@ def _cells(row: pd.Series, titles: Mapping[str, str]) -> dict[str, str]:
         "Max score": with_interval(row, "max_score", "max_score_low", "max_score_high", ".3f"),
         "Success": success.replace("%", " %"),
         "Against FM": with_interval(row, "diff_vs_fm", "diff_low", "diff_high", "+.3f"),
-        "Best / mean": f"{_number(row['best'])} / {_number(row['mean'])}",
-        "Spread": _number(row["spread_ratio"]),
+        "Best / mean": f"{number(row['best'])} / {number(row['mean'])}",
+        "Spread": number(row["spread_ratio"]),
         "Scale": row["scale"],
         "Data set": row["dataset"],
         "Training steps": str(row["train_steps"]),
@@ -246,11 +246,12 @@ def _cells(row: pd.Series, titles: Mapping[str, str]) -> dict[str, str]:
     }
 
 
-def _number(value: float, style: str = ".3f") -> str:
+def number(value: float, style: str = ".3f") -> str:
+    """A number of a Markdown cell; a dash where there is none."""
     return "—" if pd.isna(value) else f"{value:{style}}"
 
 
 def with_interval(row: pd.Series, mean: str, low: str, high: str, style: str) -> str:
     if pd.isna(row[mean]):
         return "—"
-    return f"{row[mean]:{style}} [{_number(row[low], style)}, {_number(row[high], style)}]"
+    return f"{row[mean]:{style}} [{number(row[low], style)}, {number(row[high], style)}]"

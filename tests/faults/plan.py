@@ -3,6 +3,7 @@
 import random
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -141,8 +142,10 @@ def judged(bench: Bench, event: Event, trial: Trial) -> dict[str, object]:
 
 
 def shortened(line: str, bench: Bench) -> str:
-    """A line without where the project happens to lie."""
-    return line.replace(f"{bench.project.root}/", "").replace(str(bench.project.root), ".")[:200]
+    """A line without where the project and its environment happen to lie."""
+    for folder in (bench.project.root, Path(sys.prefix).parent):
+        line = line.replace(f"{folder}/", "").replace(str(folder), ".")
+    return line[:200]
 
 
 @contextmanager

@@ -16,14 +16,12 @@ from minari.data_collector import EpisodeBuffer
 from numpy.typing import NDArray
 from ruamel.yaml import YAML
 
-from pipeline.settings import schema
-from pipeline.settings.inputs import resolved_inputs
 from pipeline.tasks.formats.description import describe
 from pipeline.tasks.formats.reading import open_recording
 from pipeline.tasks.robomimic.simulator import has_egl
-from pipeline.utils.atomic import write_text
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
+from tests.project import write_settings
 
 Controller = Callable[[Any], NDArray[np.float32]]
 FEW: dict[str, Any] = {"steps": 4, "batch_size": 4, "warmup": 1}
@@ -96,12 +94,7 @@ def write_params(block: dict[str, Any]) -> None:
     }
     settings |= CHOICE | {"arm": arm, "scale": "starter"}
     settings["starter"]["lists"] |= CHOICE
-    yaml = YAML(typ="safe")
-    yaml.representer.ignore_aliases = lambda _: True
-    with Path("params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(settings, file)
-    for path, text in resolved_inputs(schema.load()).items():
-        write_text(path, text)
+    write_settings(settings)
 
 
 @pytest.fixture

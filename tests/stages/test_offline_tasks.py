@@ -13,11 +13,9 @@ import torch
 from ruamel.yaml import YAML
 
 from pipeline.reporting.offline_table import OFFLINE_HEADER
-from pipeline.settings import schema
-from pipeline.settings.inputs import resolved_inputs
 from pipeline.training.data import PreparedData
-from pipeline.utils.atomic import write_text
 from pipeline.utils.code_deps import ROOT
+from tests.project import write_settings
 from tests.stages.test_robot_tasks import LAB, run, tiny
 from tests.test_architecture import SIMULATORS
 
@@ -65,12 +63,7 @@ def test_an_offline_task_goes_from_its_data_to_its_table(
             "candidates": 2,
         }  # reflow's solves ahead would let FM go on for as many updates
     values["lab"] |= {"lists": values["lab"]["lists"] | choice, task: few}
-    yaml = YAML(typ="safe")
-    yaml.representer.ignore_aliases = lambda _: True
-    with Path("params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(values, file)
-    for path, text in resolved_inputs(schema.load()).items():
-        write_text(path, text)
+    write_settings(values)
     threads = torch.get_num_threads()
     try:
         for stage in ("fetch", "prepare", "pretrain", "select_checkpoint", "pretrain_diffusion"):

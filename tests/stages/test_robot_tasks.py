@@ -14,9 +14,8 @@ from ruamel.yaml import YAML
 
 from pipeline.evaluation.rollouts import episode_columns
 from pipeline.settings import schema
-from pipeline.settings.inputs import resolved_inputs
-from pipeline.utils.atomic import write_text
 from pipeline.utils.code_deps import ROOT
+from tests.project import write_settings
 from tests.tasks.test_loader import put_outside
 
 LAB: dict[str, Any] = schema.load(ROOT / "params.yaml").lab.model_dump(exclude_none=True)
@@ -78,12 +77,7 @@ def test_a_task_goes_from_demonstrations_to_rows(
     choice |= {"theory": ["lab"]}
     settings |= choice | {"scale": "lab"}
     settings["lab"] |= {"lists": settings["lab"]["lists"] | choice, task: block}
-    yaml = YAML(typ="safe")
-    yaml.representer.ignore_aliases = lambda _: True
-    with Path("params.yaml").open("w", encoding="utf-8") as file:
-        yaml.dump(settings, file)
-    for path, text in resolved_inputs(schema.load()).items():
-        write_text(path, text)
+    write_settings(settings)
     try:
         for stage in ("fetch", "prepare", "pretrain", "select_checkpoint", "pretrain_diffusion"):
             run(monkeypatch, stage, "--task", task)
