@@ -63,7 +63,7 @@ def main() -> None:
         prepared = PreparedData.load(files.prepared)
         data = as_seen(policy, prepared, files.frames, keep=here.resume / "features")
         guard = Guard(policy, data, settings.seed)
-        policy.solver = recipe.solver
+        policy.solver, policy.temperature = recipe.solver, recipe.temperature
         generators = Generators(settings.seed, "finetune", method, nfe)
         windows = Batches(data.condition, data.action)
         pretrain, recipe = here.settled(settings.pretrain), here.settled(recipe)
@@ -161,6 +161,7 @@ def main() -> None:
             nfe=nfe,
             train_steps=base.train_steps + steps,
             solver=recipe.solver,
+            temperature=recipe.temperature,
             figures={"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)},
             precision=recipe.precision,
         )

@@ -56,6 +56,7 @@ def main() -> None:
         prepared = PreparedData.load(files.prepared)
         data = as_seen(base, prepared, files.frames, keep=here.resume / "features")
         guard = Guard(base, data, settings.seed)
+        base.temperature = recipe.temperature
         round_weights(base.net)  # models are stored in half the size; the residual is to correct what is stored
         policy = make_residual_policy(base, recipe, settings.seed)
         generators = Generators(settings.seed, "finetune_residual", arguments.row)
@@ -119,6 +120,7 @@ def main() -> None:
             record,
             method=method,
             nfe=nfe,
+            temperature=recipe.temperature,
             train_steps=record.train_steps + steps,
             figures=figures,
             precision=training.precision,

@@ -48,7 +48,7 @@ class ImagePolicy(FlowPolicy):
         net: v(t (B,), x (B, horizon, A), c (B, n_obs_steps · (F + P))).
         sight: its encoder, the camera, and the numbers beside the image.
         numbers_normalizer, action_normalizer: fitted on training data; P and A components.
-        n_obs_steps, horizon, n_action_steps, solver: as of ``FlowPolicy``.
+        n_obs_steps, horizon, n_action_steps, solver, temperature: as of ``FlowPolicy``.
     """
 
     observe: Sight
@@ -64,6 +64,7 @@ class ImagePolicy(FlowPolicy):
         horizon: int,
         n_action_steps: int,
         solver: str = "euler",
+        temperature: float = 1.0,
     ) -> None:
         super().__init__(
             net,
@@ -74,6 +75,7 @@ class ImagePolicy(FlowPolicy):
             horizon=horizon,
             n_action_steps=n_action_steps,
             solver=solver,
+            temperature=temperature,
         )
 
     def seeing(self) -> ImageConditioned:

@@ -18,7 +18,9 @@ from pipeline.utils.precision import PrecisionSetting, autocast, native
 
 
 class FlowPolicy(nn.Module):
-    """Action chunks by solving x' = v(t, x, c) from noise, c being the encoded, normalised observation history.
+    """Action chunks by solving x' = v(t, x, c) from τ x0, c being the encoded, normalised observation history.
+
+    x0 is standard normal noise and τ the temperature.
 
     Args:
         net: v(t (B,), x (B, horizon, A), c (B, n_obs_steps · D)).
@@ -26,6 +28,7 @@ class FlowPolicy(nn.Module):
         observation_normalizer, action_normalizer: fitted on training data; D and A components.
         n_obs_steps, horizon, n_action_steps: observations seen, actions predicted, actions executed.
         solver: one of ``pipeline.ode.fixed_step.SOLVERS``; a fine-tuned field is good for the solver it was tuned with.
+        temperature: τ, at least 0. Below 1 samples vary less and lie nearer to the mode; 0 makes them deterministic.
     """
 
     def __init__(
@@ -39,6 +42,7 @@ class FlowPolicy(nn.Module):
         horizon: int,
         n_action_steps: int,
         solver: str = "euler",
+        temperature: float = 1.0,
     ) -> None:
         super().__init__()
         self.net = net
@@ -49,6 +53,7 @@ class FlowPolicy(nn.Module):
         self.horizon = horizon
         self.n_action_steps = n_action_steps
         self.solver = solver
+        self.temperature = temperature
 
     @property
     def action_dim(self) -> int:
@@ -71,11 +76,15 @@ class FlowPolicy(nn.Module):
 
     @in_evaluation_mode
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
-        """Normalised actions (B, horizon, A) by ``nfe`` evaluations from ``noise`` of that shape.
+        """Normalised actions (B, horizon, A) by ``nfe`` evaluations from ``temperature`` · ``noise``, of that shape.
 
         condition: (B, C), or (B / K, C) where K successive noises share one.
         """
-        return reconstruct(self.net, noise, condition, uniform_grid(nfe, self.solver), self.solver)
+        return self._solve(condition, noise, nfe)
+
+    def _solve(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
+        start = self.temperature * noise
+        return reconstruct(self.net, start, condition, uniform_grid(nfe, self.solver), self.solver)
 
     def noise_shape(self, nfe: int) -> tuple[int, ...]:
         """Shape of the noise that a plan of ``nfe`` evaluations starts from."""

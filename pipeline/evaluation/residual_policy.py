@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from pipeline.evaluation.policy import ActingPolicy, FlowPolicy
-from pipeline.flow.objective import reconstruct
 from pipeline.nets.modes import in_evaluation_mode
 from pipeline.nets.residual import Residual
-from pipeline.ode.fixed_step import solve, uniform_grid
+from pipeline.ode.fixed_step import solve
 from pipeline.utils.errors import UserError
 
 
@@ -37,6 +36,7 @@ class ResidualPolicy(FlowPolicy):
             horizon=base.horizon,
             n_action_steps=base.n_action_steps,
             solver=base.solver,
+            temperature=base.temperature,
         )
         self.residual: Residual = residual
         self.grid = list(grid)
@@ -55,7 +55,7 @@ class ResidualPolicy(FlowPolicy):
     @in_evaluation_mode
     def anchor(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
         """x(1), where the residual's solve begins; shaped as the noise."""
-        return reconstruct(self.net, noise, condition, uniform_grid(nfe - self.steps, self.solver), self.solver)
+        return self._solve(condition, noise, nfe - self.steps)
 
     def acting(self, nfe: int) -> ActingPolicy:
         """As ``FlowPolicy.acting``.

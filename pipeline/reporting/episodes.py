@@ -109,6 +109,11 @@ def read_metrics(reports: Path, entry: Entry, episodes: pd.DataFrame) -> dict[st
     return metrics
 
 
+def temperature_of(metrics: Mapping[str, object]) -> float:
+    """The temperature that a row was sampled at; metrics made before there was a choice do not say that it is 1."""
+    return float(str(metrics.get("temperature", 1.0)))
+
+
 def trained_in(metrics: Mapping[str, object], asked: str = "") -> str:
     """The precision that a row's model was trained in, fp32 or bf16; empty: it was not trained, or nobody knows.
 

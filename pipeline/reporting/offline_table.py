@@ -14,6 +14,7 @@ import pandas as pd
 
 from pipeline.evaluation.rollouts import UNPERTURBED
 from pipeline.evaluation.statistics import Interval, mean_interval, paired_difference
+from pipeline.reporting.episodes import temperature_of
 from pipeline.reporting.offline_rows import OFFLINE_COLUMNS
 from pipeline.reporting.tables import METHOD_NAMES, number, reference, with_interval
 from pipeline.settings.paths import Entry, ScaleReports
@@ -26,7 +27,7 @@ OFFLINE_HEADER = (
     *("evaluation", "method", "nfe", "perturbation", *ABOUT),
     *(f"{name}{end}" for name in COMPARED for end in ("", "_low", "_high")),
     *(f"{name}{end}" for name in COMPARED for end in ("_diff_vs_fm", "_diff_low", "_diff_high")),
-    *("spread_ratio", "spread", "jump", "jump_recorded", "ms_per_plan", "precision"),
+    *("temperature", "spread_ratio", "spread", "jump", "jump_recorded", "ms_per_plan", "precision"),
 )
 
 _HOW_TO_READ = """\
@@ -41,7 +42,7 @@ NFE, perturbation and windows, on the same draws of noise; below zero, the metho
   the CRPS, which rewards answers that are spread as the record is.
 - *NLL*: negative log-likelihood of a component in nats, Gaussian with the variances that fit best; *CRPS*: continuous
   ranked probability score.
-- *Spread*: standard deviation of the answers, and in brackets its ratio to the base model's at NFE 16 on validation
+- *τ*: temperature, the factor of the noise that solves start from; *spread*: standard deviation of the answers, and in brackets its ratio to the base model's at NFE 16 on validation
   episodes, below which diversity is being lost; *seam*: root mean square step from a plan's last executed action to the
   next plan's first, and in brackets the recorded one.
 - *ms*: median time of a plan for one observation on the machine that evaluated the row."""
@@ -125,6 +126,7 @@ def _row(row: _Found, fm: _Found | None) -> dict[str, object]:
         if fm is not None and row.entry.method != "fm":
             values |= _interval(f"{name}_diff", _difference(row, fm, name), "_vs_fm")
     return values | {
+        "temperature": temperature_of(metrics),
         "spread_ratio": math.nan if metrics["spread_ratio"] is None else metrics["spread_ratio"],
         **{name: episodes[name].mean() for name in ("spread", "jump", "jump_recorded")},
         "ms_per_plan": math.nan if metrics["ms_per_plan"] is None else metrics["ms_per_plan"],
@@ -181,6 +183,7 @@ def _cells(row: pd.Series) -> dict[str, str]:
         "NLL": scored("nll"),
         "CRPS": scored("crps"),
         "CRPS against FM": against("crps"),
+        "τ": number(row["temperature"], "g"),
         "Spread": f"{number(row['spread'])} ({number(row['spread_ratio'], '.2f')})",
         "Seam": f"{number(row['jump'])} ({number(row['jump_recorded'])})",
         "ms": number(row["ms_per_plan"], ".2f"),

@@ -66,6 +66,7 @@ def about(record: Record, entry: Entry, **counts: int) -> dict[str, object]:
         "train_steps": record.train_steps,
         "train_seed": record.train_seed,
         **counts,
+        "temperature": record.temperature,
         "spread_ratio": _rounded(record.figures.get("spread_ratio")),
         "best_of_k": _rounded(record.figures.get("best_of_k")),
         "precision": record.precision,

@@ -11,12 +11,12 @@ import numpy as np
 import pandas as pd
 
 from pipeline.evaluation.statistics import Interval, paired_difference
-from pipeline.reporting.episodes import read_episodes, read_metrics, trained_in
+from pipeline.reporting.episodes import read_episodes, read_metrics, temperature_of, trained_in
 from pipeline.settings.paths import Entry
 
 STUDY_HEADER = (
     "evaluation,scale,dataset,train_steps,coupling,nfe,train_seed,n_seeds,max_score,success,"
-    "diff_vs_fm,diff_low,diff_high,spread_ratio,best_of_k,update_ms,precision"
+    "diff_vs_fm,diff_low,diff_high,temperature,spread_ratio,best_of_k,update_ms,precision"
 )
 
 REFERENCE = "fm_continued"
@@ -108,6 +108,7 @@ def study_table(cells: Sequence[Cell], scale: str, evaluation: str) -> pd.DataFr
                 "diff_vs_fm": difference.mean,
                 "diff_low": difference.low,
                 "diff_high": difference.high,
+                "temperature": temperature_of(cell.metrics),
                 "spread_ratio": cell.metrics["spread_ratio"],
                 "best_of_k": cell.metrics["best_of_k"],
                 "update_ms": cell.metrics.get("update_ms", np.nan),

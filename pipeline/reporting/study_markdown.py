@@ -89,7 +89,7 @@ def _answers_table(answers: pd.DataFrame) -> str:
 
 
 def _cells_table(table: pd.DataFrame) -> str:
-    names = ["Row", "NFE", "Training seed", "Max score", "Success", "Against FM", "Spread", "Best of 16"]
+    names = ["Row", "NFE", "Training seed", "Max score", "Success", "Against FM", "τ", "Spread", "Best of 16"]
     names += ["Training steps", "Precision", "Update, ms"]
     lines = [f"| {' | '.join(names)} |", f"|{' --- |' * len(names)}"]
     for _, row in table.iterrows():
@@ -103,6 +103,7 @@ def _cells_table(table: pd.DataFrame) -> str:
             f"{row['max_score']:.3f}",
             f"{row['success']:.1%}".replace("%", " %"),
             difference,
+            f"{row['temperature']:g}",
             f"{row['spread_ratio']:.2f}",
             f"{row['best_of_k']:.3f}",
             str(row["train_steps"]),

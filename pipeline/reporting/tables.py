@@ -20,7 +20,7 @@ from pipeline.evaluation.statistics import (
     paired_difference,
     proportion_interval,
 )
-from pipeline.reporting.episodes import read_episodes, read_metrics, trained_in
+from pipeline.reporting.episodes import read_episodes, read_metrics, temperature_of, trained_in
 from pipeline.reporting.titles import Quoted
 from pipeline.settings.paths import Entry
 from pipeline.utils.atomic import write_text
@@ -29,7 +29,7 @@ from pipeline.utils.errors import UserError
 TABLE_HEADER = (
     "evaluation,method,nfe,scale,dataset,train_steps,train_seeds,n_seeds,repeats,best,mean,"
     "max_score,max_score_low,max_score_high,success,success_low,success_high,"
-    "diff_vs_fm,diff_low,diff_high,spread_ratio,paper_best,paper_mean,paper_comparable,precision"
+    "diff_vs_fm,diff_low,diff_high,temperature,spread_ratio,paper_best,paper_mean,paper_comparable,precision"
 )
 
 METHOD_NAMES = {
@@ -62,7 +62,8 @@ averaged over episodes; *success* is the share of episodes that reached full sco
 NFE: to that of the most) on the same seeds: with its interval above zero, the method is better than FM trained on for
 equal compute. *Best / mean* is the paper's protocol:
 the best of a seed's repeats, averaged over seeds (— with one repeat) / the max score averaged over all episodes.
-*Spread* is how diverse the action samples are, relative to the base model at NFE 16: near 0, the modes have collapsed.
+*τ* is the temperature: the factor of the noise that solves start from. *Spread* is how diverse the action samples are,
+relative to the base model at NFE 16 and temperature 1: near 0, the modes have collapsed.
 [How to read the reports](../README.md) explains every column and the protocol."""
 
 
@@ -135,6 +136,7 @@ def _row(
         "diff_vs_fm": difference.mean if difference else np.nan,
         "diff_low": difference.low if difference else np.nan,
         "diff_high": difference.high if difference else np.nan,
+        "temperature": temperature_of(metrics) if entry.nfe else np.nan,
         "spread_ratio": np.nan if metrics["spread_ratio"] is None else metrics["spread_ratio"],
         "paper_best": paper[0] if paper else np.nan,
         "paper_mean": paper[1] if paper else np.nan,
@@ -234,6 +236,7 @@ def _cells(row: pd.Series, titles: Mapping[str, str]) -> dict[str, str]:
         "Success": success.replace("%", " %"),
         "Against FM": with_interval(row, "diff_vs_fm", "diff_low", "diff_high", "+.3f"),
         "Best / mean": f"{number(row['best'])} / {number(row['mean'])}",
+        "τ": number(row["temperature"], "g"),
         "Spread": number(row["spread_ratio"]),
         "Scale": row["scale"],
         "Data set": row["dataset"],

@@ -179,6 +179,7 @@ class CoupledOptimization(Optimization):
     condition_weight: NonNegative
     typical_quantile: Fraction
     reflow_nfe: Count
+    reflow_temperature: NonNegative = 1.0  # the default of model files that were made before there was a choice
     inversion_nfe: Annotated[int, Field(ge=4, multiple_of=4)]
     precomputed_pairs: Natural
 
@@ -195,6 +196,7 @@ class FinetuneRecipe(CoupledOptimization):
     lora_rank: Natural
     lora_alpha: Positive
     fm_lr: Positive
+    temperature: NonNegative
     history_points: Count
     history_seeds: SeedCount
     guard_every: Count
@@ -240,6 +242,7 @@ class ResidualRecipe(ResidualSolve):
     """A residual model of actions."""
 
     net: ResidualNetSettings
+    temperature: NonNegative = 1.0  # as reflow_temperature
     guard_every: Count
     collapse_below: BelowOne
     on_collapse: Literal["stop", "warn"]

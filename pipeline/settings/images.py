@@ -88,6 +88,7 @@ class ImageFinetuneRecipe(Block):
     coupling: FinetuneCoupling
     candidates: Count
     reflow_nfe: Count
+    reflow_temperature: NonNegative
     precomputed_pairs: Natural
     fm_weight: NonNegative
     last_steps: Natural
@@ -115,6 +116,7 @@ class ImageFinetuneRecipe(Block):
             lora_rank=0,
             lora_alpha=1.0,
             fm_lr=self.lr,
+            temperature=1.0,
             history_seeds=1,
             guard_every=1,
             collapse_below=0.0,

@@ -227,7 +227,10 @@ class Settings(Block):
     @model_validator(mode="after")
     def _theory_is_of_this_scale(self) -> "Settings":
         if self.theory not in ([], [self.scale]):
-            raise ValueError(f"theory: given {self.theory}, allowed: [{self.scale}], the scale, or []")
+            raise ValueError(
+                f"theory: given {self.theory}, allowed: [{self.scale}], the scale, or []; "
+                f"`python -m pipeline.settings.scale {self.scale}` changes scale and lists"
+            )
         for name in ("residual", "robustness"):
             if self.theory and not getattr(self, name):
                 raise ValueError(f"{name}: given [], allowed: at least one row, or theory: []")

@@ -43,6 +43,7 @@ class Record:
         data, net: the settings that the model was built from.
         figures: measured numbers that belong to the model, such as its spread ratio.
         solver: what it samples by. Files name it only where it is not Euler.
+        temperature: factor of the noise that its samples start from. Files name it only where it is not 1.
         precision: fp32 or bf16, that its last training ran in; empty: of none, or not known, as of older files.
         of: the task itself, as ``load_task`` finds it; empty, and not in the file: the one that has the block's name.
         custom: what that is made from, where it is one of a family.
@@ -58,6 +59,7 @@ class Record:
     net: NetSettings
     figures: dict[str, float]
     solver: str = "euler"
+    temperature: float = 1.0
     precision: str = ""
     of: str = ""
     custom: dict[str, Any] | None = None
@@ -112,6 +114,7 @@ def build_policy(record: Record) -> FlowPolicy:
         horizon=data.horizon,
         n_action_steps=data.n_action_steps,
         solver=record.solver,
+        temperature=record.temperature,
     )
 
 
@@ -134,7 +137,7 @@ def save_policy(path: Path, policy: FlowPolicy, record: Record, *, half: bool = 
         "net": record.net.model_dump(),
     }
     # files made before there was a choice keep their bytes, and results the name of their file
-    for name, default in (("solver", "euler"), ("precision", ""), ("of", ""), ("custom", None)):
+    for name, default in (("solver", "euler"), ("temperature", 1.0), ("precision", ""), ("of", ""), ("custom", None)):
         if header[name] == default:
             del header[name]
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}

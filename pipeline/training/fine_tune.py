@@ -60,6 +60,7 @@ def fine_tune(
     coupling: str | Coupling = "nearest",
     candidates: int = 8,
     teacher_nfe: int = 32,
+    teacher_temperature: float = 1.0,
     solver: Solver = "euler",
     gradient: Gradient = "direct",
     last_steps: int | None = None,
@@ -99,6 +100,8 @@ def fine_tune(
             collapse), or another of ``pipeline.flow.coupling``; or a function as described there.
         candidates: K of ``nearest``: noises tried for each datum.
         teacher_nfe: evaluations of the given field's solve that ``reflow`` and ``inversion`` learn from.
+        teacher_temperature: factor of the noise that ``reflow``'s solve starts from. Below 1 the samples that are
+            learned vary less and are likelier.
         solver: the solver of inference: euler, midpoint, heun or rk4 (1, 2, 2, 4 evaluations a step).
         gradient: direct; checkpointed (the same in less memory); adjoint (inexact, to compare).
         last_steps: steps of the solve, from its end, that the gradient goes through; None: all.
@@ -143,7 +146,8 @@ def fine_tune(
     _check_choice("solver", solver, _SOLVERS)
     _check_choice("gradient", gradient, GRADIENTS)
     _check_choice("covariance", covariance, tuple(COVARIANCES))
-    for name, weight in (("fm_weight", fm_weight), ("energy_weight", energy_weight), ("lora_rank", lora_rank)):
+    at_least_zero = {"fm_weight": fm_weight, "energy_weight": energy_weight, "lora_rank": lora_rank}
+    for name, weight in (at_least_zero | {"teacher_temperature": teacher_temperature}).items():
         if not weight >= 0:
             raise ValueError(f"{name}: given {weight}, allowed: 0 or more")
     _check_choice("on_collapse", on_collapse, ("stop", "warn"))
@@ -168,7 +172,7 @@ def fine_tune(
     path = Path(state_path) if state_path is not None else None
     if path is not None:
         name = coupling if isinstance(coupling, str) else getattr(coupling, "__qualname__", "")
-        chosen = (nfe, name, candidates, teacher_nfe, solver, gradient, last_steps, seed, optimization)
+        chosen = (nfe, name, candidates, teacher_nfe, teacher_temperature, solver, gradient, last_steps, seed, optimization)
         terms = (covariance, fm_weight, energy_weight, lora_rank, lora_alpha)
         claim(path, fingerprint(velocity, repr((chosen, terms))))
         auto = begun_with(kept_precision(path), auto)
@@ -197,6 +201,7 @@ def fine_tune(
         nfe,
         generators,
         teacher_nfe=teacher_nfe if coupling in AHEAD or not isinstance(coupling, str) else None,
+        teacher_temperature=teacher_temperature,
         solver=solver,
         gradient=gradient,
         last_steps=last_steps,
@@ -230,12 +235,19 @@ def fine_tune(
 
 @torch.no_grad()
 def sample(
-    field: nn.Module, noise: Tensor, condition: Tensor | None = None, *, nfe: int, solver: Solver = "euler"
+    field: nn.Module,
+    noise: Tensor,
+    condition: Tensor | None = None,
+    *,
+    nfe: int,
+    solver: Solver = "euler",
+    temperature: float = 1.0,
 ) -> Tensor:
     """Samples by ``nfe`` evaluations of ``field`` in evaluation mode, called as in ``fine_tune``.
 
     Args:
         noise: x0 (B, …), standard normal. condition: (B, …) or None.
+        temperature: factor of the noise; below 1 samples vary less and are likelier.
 
     Returns:
         x1, shaped as the noise.
@@ -246,7 +258,7 @@ def sample(
     _check_choice("solver", solver, _SOLVERS)
     condition = noise.new_empty(len(noise), 0) if condition is None else condition
     with evaluating(field):
-        return reconstruct(_Velocity(field), noise, condition, uniform_grid(nfe, solver), solver)
+        return reconstruct(_Velocity(field), temperature * noise, condition, uniform_grid(nfe, solver), solver)
 
 
 class _Velocity(nn.Module):

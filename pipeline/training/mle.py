@@ -36,6 +36,7 @@ class Reconstruction(Objective):
         generators: stream ``noise`` is drawn from, and those named below.
         teacher_nfe: evaluations of the fine solve, by a frozen copy of ``net`` as it is now, that the couplings
             ``reflow`` and ``inversion`` ask for, see ``pipeline.training.teacher``; None: no copy is kept.
+        teacher_temperature: factor of the noise that ``reflow``'s solve starts from.
         solver: one of ``pipeline.ode.fixed_step.SOLVERS``, that used at inference.
         gradient, last_steps: see ``pipeline.ode.gradient``.
         covariance: of the residual, see ``pipeline.flow.covariance``; None: the identity. What it starts from is
@@ -57,6 +58,7 @@ class Reconstruction(Objective):
         generators: Generators,
         *,
         teacher_nfe: int | None = None,
+        teacher_temperature: float = 1.0,
         solver: str = "euler",
         gradient: Gradient = "direct",
         last_steps: int | None = None,
@@ -81,7 +83,7 @@ class Reconstruction(Objective):
         self.energy_weight = energy_weight
         self.models = replace(NO_MODELS, reconstruct=lambda x, c: reconstruct(net, x, c, self.grid, solver))
         if teacher_nfe is not None:
-            self.teacher = Teacher(net, teacher_nfe)  # a submodule, so that it moves to the device too
+            self.teacher = Teacher(net, teacher_nfe, teacher_temperature)  # a submodule, so that it moves to the device too
             self.models = replace(self.models, teach=self.teacher.teach, invert=self.teacher.invert)
 
     @property

@@ -55,7 +55,7 @@ def maximum_likelihood(
     if ahead:
         batches = solved_ahead(
             recipe.coupling,
-            Teacher(net, teacher_nfe),
+            Teacher(net, teacher_nfe, recipe.reflow_temperature),
             windows,
             recipe.precomputed_pairs,
             generators["pairs"],
@@ -68,6 +68,7 @@ def maximum_likelihood(
         nfe,
         generators,
         teacher_nfe=teacher_nfe if teacher_nfe and not ahead else None,
+        teacher_temperature=recipe.reflow_temperature,
         solver=recipe.solver,
         gradient=recipe.gradient,
         last_steps=recipe.last_steps or None,

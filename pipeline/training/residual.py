@@ -59,7 +59,7 @@ class ResidualReconstruction(Objective):
         self.penalty = _penalty(recipe)
         self.models = replace(NO_MODELS, reconstruct=self._reconstruct)
         if recipe.coupling in AHEAD and not recipe.precomputed_pairs:
-            teacher = self.teacher = Teacher(base, teacher_nfe(recipe))
+            teacher = self.teacher = Teacher(base, teacher_nfe(recipe), recipe.reflow_temperature)
             self.models = replace(self.models, teach=teacher.teach, invert=teacher.invert)
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
@@ -103,7 +103,7 @@ def residual_training(
     options = recipe.model_dump(include={"candidates", "regularization", "condition_weight", "typical_quantile"})
     coupling = make_coupling(recipe.coupling, **options, ahead=ahead)
     if ahead:
-        teacher = Teacher(base, teacher_nfe(recipe))
+        teacher = Teacher(base, teacher_nfe(recipe), recipe.reflow_temperature)
         draws = recipe.precomputed_pairs
         windows = solved_ahead(
             recipe.coupling, teacher, windows, draws, generators["pairs"], precision=recipe.precision, keep=keep

@@ -44,7 +44,7 @@ def save_residual_policy(path: Path, policy: ResidualPolicy, record: Record, rec
         save_policy(plain, policy, record, half=True)
         with safe_open(plain, framework="pt") as file:
             metadata = dict(file.metadata())
-        metadata[_HEADER] = json.dumps(as_stored(recipe.model_dump()), sort_keys=True)
+        metadata[_HEADER] = json.dumps(as_stored(recipe.model_dump(exclude_defaults=True)), sort_keys=True)
         write_bytes(path, _ordered(save(load_file(plain), metadata=metadata)))
 
 

@@ -30,18 +30,21 @@ class Teacher(nn.Module):
 
     Args:
         nfe: evaluations of either solve; a multiple of 4 for ``invert``.
+        temperature: factor τ of the noise that ``teach`` starts from. Below 1 it teaches what the model deems likely:
+            the student learns x0 → φ(τ x0).
     """
 
-    def __init__(self, net: nn.Module, nfe: int) -> None:
+    def __init__(self, net: nn.Module, nfe: int, temperature: float = 1.0) -> None:
         super().__init__()
         self.net = deepcopy(net).requires_grad_(False)
         self.nfe = nfe
+        self.temperature = temperature
 
     @torch.no_grad()
     @in_evaluation_mode
     def teach(self, x0: Tensor, condition: Tensor) -> Tensor:
         """x0 (B, …) → x1."""
-        return reconstruct(self.net, x0, condition, uniform_grid(self.nfe))
+        return reconstruct(self.net, self.temperature * x0, condition, uniform_grid(self.nfe))
 
     @torch.no_grad()
     @in_evaluation_mode

@@ -44,6 +44,7 @@ FILES: dict[str, tuple[Path | Write, dict[str, Any]]] = {
     "shipped, NFE 1": (SHIPPED / "ft_fm-nfe1.safetensors", {"nfe": 1}),
     "shipped, NFE 16": (SHIPPED / "ft_fm-nfe16.safetensors", {}),
     "two poses seen": (lambda path: save_policy(path, model(), RECORD), {}),
+    "cooler": (untrained(temperature=0.5, nfe=2), {}),
     "heun": (untrained(solver="heun", nfe=4), {}),
     "unet": (of_net(UNET), {"nfe": 2}),
     "transformer": (of_net(TRANSFORMER), {"nfe": 2}),

@@ -54,6 +54,16 @@ def test_actions_are_the_euler_solve_in_data_units() -> None:
     assert policy.net.times == [0.0, 0.25, 0.5, 0.75]
 
 
+def test_a_solve_starts_from_the_noise_times_the_temperature() -> None:
+    policy = make_policy()
+    condition, noise = policy.condition(STATES), torch.randn(2, 4, 3, generator=torch.Generator().manual_seed(0))
+    whole = policy.sample(condition, noise / 2, 4)
+    policy.temperature = 0.5
+    assert torch.equal(policy.sample(condition, noise, 4), whole)
+    policy.temperature = 0.0
+    assert torch.equal(policy.sample(condition, noise, 4), policy.sample(condition, -noise, 4))
+
+
 def test_acting_knows_the_shapes_that_rollouts_ask_for() -> None:
     acting = make_policy().acting(nfe=1)
     shapes = (acting.n_obs_steps, acting.horizon, acting.n_action_steps, acting.noise_shape)

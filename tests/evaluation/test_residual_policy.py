@@ -1,5 +1,6 @@
 """Residual policies: what they spend, where they start, and how files of them behave."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save
 
-from pipeline.evaluation.residual_policy import ResidualPolicy
+from pipeline.evaluation.residual_policy import ResidualPolicy, solve_residual
 from pipeline.settings.schema import DataSettings, MlpSettings
 from pipeline.training.checkpoint import Record, build_policy, load_policy, round_weights, save_policy
 from pipeline.training.residual_checkpoint import load_model, make_residual_policy, read_recipe, save_residual_policy
@@ -73,6 +74,16 @@ def test_nfe_counts_the_evaluations_of_both_fields() -> None:
     assert calls == {"base": 5, "residual": 4}
 
 
+def test_the_temperature_is_of_the_bases_solve_and_the_residual_sees_the_noise_itself() -> None:
+    condition, noise = drawn()
+    policy = make_policy()
+    anchor = policy.anchor(condition, noise / 2, 6)
+    policy.temperature = 0.5
+    assert torch.equal(policy.anchor(condition, noise, 6), anchor)
+    expected = solve_residual(policy.residual, anchor, condition, noise, policy.grid)
+    assert torch.equal(policy.sample(condition, noise, 6), expected)
+
+
 def test_the_base_model_needs_an_evaluation() -> None:
     policy = make_policy()
     with pytest.raises(UserError, match=r"^--nfe: given 4, allowed: more than the 4 evaluations of the residual$"):
@@ -95,6 +106,10 @@ def test_a_file_holds_everything_and_plain_models_are_read_as_before(tmp_path: P
     plain = build_policy(RECORD)
     save_policy(tmp_path / "plain.safetensors", plain, RECORD)
     assert not isinstance(load_model(tmp_path / "plain.safetensors")[0], ResidualPolicy)
+    cooler = recipe(sees_noise=True).model_copy(update={"reflow_temperature": 0.5})
+    save_residual_policy(tmp_path / "cooler.safetensors", policy, replace(RECORD, temperature=0.7), cooler)
+    assert read_recipe(tmp_path / "cooler.safetensors") == cooler
+    assert load_model(tmp_path / "cooler.safetensors")[0].temperature == 0.7
     with pytest.raises(UserError, match=r"weights do not fit the architecture"):
         load_policy(tmp_path / "a.safetensors")  # not silently without its residual
 

@@ -82,6 +82,10 @@ def test_a_scale_whose_lock_is_put_away_is_refused(project: Project) -> None:
     project.params("scale", "starter")
     refused = project.run("stages.resolve")
     assert refused.returncode == 2
+    assert "`python -m pipeline.settings.scale starter` changes scale and lists" in refused.stderr
+    project.params("theory", ["starter"])
+    refused = project.run("stages.resolve")
+    assert refused.returncode == 2
     assert "`python -m pipeline.settings.scale starter` changes both" in refused.stderr
 
 

@@ -103,6 +103,14 @@ def test_the_solver_is_kept_and_named_only_where_it_is_not_eulers(tmp_path: Path
     assert load_policy(tmp_path / "euler")[0].solver == "euler"
 
 
+def test_the_temperature_is_kept_and_named_only_where_it_is_not_1(tmp_path: Path) -> None:
+    save_policy(tmp_path / "whole", model(), RECORD)
+    assert "temperature" not in header(tmp_path / "whole")
+    save_policy(tmp_path / "half", model(), replace(RECORD, temperature=0.5))
+    policy, record = load_policy(tmp_path / "half")
+    assert policy.temperature == record.temperature == 0.5
+
+
 def test_a_model_of_an_unknown_solver_is_refused(tmp_path: Path) -> None:
     save_policy(tmp_path / "model", model(), replace(RECORD, solver="leapfrog"))
     assert refusal(tmp_path / "model").startswith("a model of solver 'leapfrog', allowed: euler, midpoint, heun, rk4")

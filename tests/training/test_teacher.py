@@ -57,6 +57,17 @@ def test_reflow_pairs_are_fresh_noise_and_what_the_teacher_makes_of_it() -> None
     assert torch.equal(pair.x0, x0) and torch.equal(pair.x1, x1)
 
 
+def test_a_cooler_teacher_starts_from_less_noise_and_hands_out_the_whole() -> None:
+    """Of a linear field x1 = a x0, so that at temperature τ a student learns τ a x0 from x0."""
+    still = Batches(torch.zeros(7, 1), windows().data)
+    warm, cool = (
+        solved_ahead("reflow", Teacher(Shrink(), 4, at), still, 2, torch.Generator().manual_seed(1)).data.unbind(1)
+        for at in (1.0, 0.25)
+    )
+    assert torch.equal(warm[0], cool[0])
+    assert torch.equal(0.25 * warm[1], cool[1])
+
+
 def test_inversion_ahead_pairs_as_online_and_still_guards() -> None:
     teacher = Teacher(Shrink(), 4)
     batches = windows(400)
