@@ -1,7 +1,7 @@
 # make repro          every table and figure of the current scale, from the data up; what is up to date is not run again
 # make repro SCALE=lab   the same at another scale (starter, lab, paper, metaworld), which becomes the current one in params.yaml
 # make repro JOBS=1   one stage at a time, with its progress bar; else as many side by side as cores and GPU have room for
-# make study          the coupling study at scale lab, hours of it, a cell at a time; what is there is not made again
+# make study          the studies at scale lab, hours of them, a cell at a time; SCALE=metaworld those there
 # make bench        times against other tools; for a machine that does nothing else meanwhile
 # make faults     how runs survive kills, full disks, limits of memory: reports/faults.md; some of it needs root
 # make test | lint    tests | formatting, lint and types
@@ -71,7 +71,7 @@ repro: env
 	@python -m pipeline.orchestration.repro $(SCALE) $(if $(JOBS),--jobs $(JOBS))
 
 study: env
-	@python -m pipeline.orchestration.repro --study
+	@python -m pipeline.orchestration.repro $(SCALE) --study $(if $(JOBS),--jobs $(JOBS))
 
 bench: env
 	@python -m pipeline.perf.suite

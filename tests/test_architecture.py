@@ -58,14 +58,15 @@ WITHIN = {
     "evaluation": (
         "statistics", "intervals", "policy", "residual_policy", "diffusion_policy", "image_policy",
         "baselines", "diversity", "rollouts", "video", "demonstrate",
-        "protocol", "offline_scores", "offline",
+        "protocol", "offline_scores", "offline", "aggregate",
         "precision", "gap", "robustness", "certify", "toy_flows", "toy_systems", "figure_1",
         "image_models", "features", "fid", "sample_metrics", "generation",
     ),
     "training": (
         "data", "resume", "frames", "checkpoint", "journal", "loop", "sight", "sources", "teacher", "pretrain",
-        "outsiders", "mle",
-        "recipe", "guard", "watch", "fine_tune", "selection", "study", "residual", "residual_checkpoint", "toys",
+        "one_step_baselines", "flow_map", "mle",
+        "recipe", "guard", "watch", "fine_tune", "selection", "study", "one_step",
+        "residual", "residual_checkpoint", "toys",
         "diffusion", "acting", "images", "image_methods", "image_checkpoint", "extractor", "image_judge",
     ),
     "deployment": ("controller", "onnx_export"),
@@ -75,7 +76,8 @@ WITHIN = {
         "image_nets", "trainings", "forecast",
     ),
     "reporting": (
-        "titles", "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures", "precision",
+        "titles", "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures",
+        "one_step", "one_step_report", "precision",
         "gap", "robustness", "certificates", "hyperparameters", "figure_1", "figure_1_markdown",
         "offline_rows", "offline_table", "offline_figure",
         "table1", "table1_checks", "table1_markdown", "image_figures",

@@ -114,7 +114,9 @@ def export_onnx(
     }
     plan = Plan(policy, nfe, encode or nn.Identity()).eval()
     with torch.no_grad():
-        plan(*given.values())  # what is made once, such as a sampler's noise levels, is made before operations are traced
+        plan(
+            *given.values()
+        )  # what is made once, such as a sampler's noise levels, is made before operations are traced
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the exporter's, about torch itself
         program: Any = torch.onnx.export(

@@ -10,7 +10,10 @@ from pathlib import Path
 from pipeline.orchestration.plan import Plan
 from pipeline.utils.atomic import make_folder, write_text
 
-TABLES = ("tabulate", "tabulate_offline", "report_stability", "draw", "tabulate_images", "study_table")
+TABLES = (
+    *("tabulate", "tabulate_offline", "report_stability", "draw", "tabulate_images"),
+    *("study_table", "one_step_table"),
+)
 """Stages that make the most of what is there; each after those whose outputs it reads."""
 
 Run = Callable[[list[str], Path], object]

@@ -26,7 +26,7 @@ from pipeline.utils.processes import identity
 ROOT = Path(__file__).resolve().parents[2]
 
 STUDY_SCALE = "lab"
-STUDY_PIPELINE = "reports/lab/study/dvc.yaml"
+"""Whose studies are made where none is named."""
 
 
 @contextmanager
@@ -97,15 +97,22 @@ def repro(scale: str | None, jobs: int | None) -> int:
         return _bring_up_to_date("dvc.yaml", lambda: jobs or fitting_jobs(settings), settings.scale, "partial")
 
 
-def study() -> int:
-    """Bring the coupling study up to date, a cell at a time, at its scale, which becomes the current one.
+def study(scale: str = STUDY_SCALE, jobs: int | None = None) -> int:
+    """Bring the studies of ``scale`` up to date, which becomes the current one.
 
-    Raises as ``repro``.
+    Args:
+        jobs: cells at a time; None: one.
+
+    Raises as ``repro``; a ``UserError`` too where the scale has no studies.
     """
+    pipeline = Path("reports", scale, "study", "dvc.yaml")
+    if not (ROOT / pipeline).exists():
+        have = ", ".join(sorted(path.parts[-3] for path in ROOT.glob("reports/*/study/dvc.yaml")))
+        raise UserError(f"scale: given {scale!r}, allowed for a study: {have}")
     with repro_lock(ROOT):
-        set_scale(ROOT / "params.yaml", STUDY_SCALE)
+        set_scale(ROOT / "params.yaml", scale)
         checked_settings(ROOT)
-        return _bring_up_to_date(STUDY_PIPELINE, lambda: 1, STUDY_SCALE, "partial_study")
+        return _bring_up_to_date(pipeline.as_posix(), lambda: jobs or 1, scale, "partial_study")
 
 
 def _bring_up_to_date(file: str, jobs: Callable[[], int], scale: str, partial_folder: str) -> int:
@@ -170,14 +177,15 @@ def _jobs(given: str | None) -> int | None:
 
 
 def main() -> int:
-    """``python -m pipeline.orchestration.repro [--jobs N] [SCALE]``, or ``--study`` for the coupling study."""
+    """``python -m pipeline.orchestration.repro [--jobs N] [SCALE]``, ``--study`` for studies."""
     parser = argparse.ArgumentParser(prog="pipeline.orchestration.repro")
     parser.add_argument("scale", nargs="?", help="starter, lab, paper or metaworld; default: the one in params.yaml")
     parser.add_argument("--jobs", help="stages at a time; default: as many as there are cores")
-    parser.add_argument("--study", action="store_true", help="the coupling study instead")
+    parser.add_argument("--study", action="store_true", help="its studies instead; default scale: lab")
     arguments = parser.parse_args()
     try:
-        return study() if arguments.study else repro(arguments.scale, _jobs(arguments.jobs))
+        jobs = _jobs(arguments.jobs)
+        return study(arguments.scale or STUDY_SCALE, jobs) if arguments.study else repro(arguments.scale, jobs)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

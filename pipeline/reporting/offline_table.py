@@ -42,7 +42,8 @@ NFE, perturbation and windows, on the same draws of noise; below zero, the metho
   the CRPS, which rewards answers that are spread as the record is.
 - *NLL*: negative log-likelihood of a component in nats, Gaussian with the variances that fit best; *CRPS*: continuous
   ranked probability score.
-- *τ*: temperature, the factor of the noise that solves start from; *spread*: standard deviation of the answers, and in brackets its ratio to the base model's at NFE 16 on validation
+- *τ*: temperature, the factor of the noise that solves start from.
+- *Spread*: standard deviation of the answers, and in brackets its ratio to the base model's at NFE 16 on validation
   episodes, below which diversity is being lost; *seam*: root mean square step from a plan's last executed action to the
   next plan's first, and in brackets the recorded one.
 - *ms*: median time of a plan for one observation on the machine that evaluated the row."""

@@ -36,7 +36,7 @@ ROW_NAMES = {
 """Every row that a study may have, in the order of its tables; those that begin with FT are couplings."""
 
 OWN_NFE = {"regression": 1, "mip": 2}
-"""Outsiders: the only number of evaluations that they have."""
+"""Baselines: the only number of evaluations that they have."""
 
 
 @dataclass(frozen=True)

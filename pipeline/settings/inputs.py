@@ -16,7 +16,7 @@ from typing import Any, Union, get_args, get_origin
 
 from pipeline.settings.blocks import Block
 from pipeline.settings.kinds import EXECUTION, KINDS, STUDY_KINDS, Kind
-from pipeline.settings.robots import TaskSettings
+from pipeline.settings.robots import ONE_STEP_BASELINES, TaskSettings
 from pipeline.settings.schema import LISTS, ScaleSettings, Settings
 from pipeline.tasks.loader import file_of, load_task, own_tasks
 from pipeline.utils.code_deps import digests_of
@@ -104,7 +104,7 @@ def resolved_inputs(settings: Settings) -> dict[Path, str]:
         current = scale == settings.scale
         for path, program, keys in _instances({**(KINDS if current else {}), **STUDY_KINDS}, scale, tree):
             files[path] = _text(program, chosen(tree, keys))
-        tasks = dict.fromkeys([*(tree["tasks"] if current else ()), *tree["studies"]])
+        tasks = dict.fromkeys([*(tree["tasks"] if current else ()), *tree["studies"], *tree["one_step_tasks"]])
         if tasks:
             files[FOLDER / scale / EXECUTION_FILE] = _dump(
                 chosen(tree, [f"{task}.{key}" for task in tasks for key in EXECUTION])
@@ -139,14 +139,26 @@ def _scales(settings: Settings) -> list[str]:
 def resolved(settings: Settings, scale: str) -> dict[str, Any]:
     """All settings of a scale as plain values; of the current one the lists are those at the top of params.yaml.
 
-    Beside them stand ``studies``, the tasks with a study, and ``study_nfe``, the numbers that it has recipes for.
+    Beside them stand ``studies``, the tasks with a coupling study, ``study_nfe``, the numbers that it has recipes for,
+    and of the one-step study ``one_step_tasks``, ``one_step_nfe``, those that ft_fm is tuned for, and
+    ``one_step_baselines``.
     """
     tree = settings.block(scale).model_dump()
     if scale == settings.scale:
         tree |= {name: getattr(settings, name) for name in LISTS}
     studies = {name: block["study"] for name, block in tree.items() if isinstance(block, dict) and block.get("study")}
+    blocks = {name: block for name, block in tree.items() if isinstance(block, dict) and block.get("one_step")}
+    one_step = [name for name, block in blocks.items() if block["one_step"]["train_seeds"]]
     numbers = (key.removeprefix("nfe") for study in studies.values() for key in study["recipes"])
-    return tree | {"studies": list(studies), "study_nfe": [int(number) for number in dict.fromkeys(numbers)]}
+    numbered = [int(number) for number in dict.fromkeys(numbers)]
+    tuned = (key.removeprefix("nfe") for name in one_step for key in blocks[name]["one_step"]["recipes"])
+    return tree | {
+        "studies": list(studies),
+        "study_nfe": numbered,
+        "one_step_tasks": one_step,
+        "one_step_nfe": [int(number) for number in dict.fromkeys(tuned)],
+        "one_step_baselines": list(ONE_STEP_BASELINES),
+    }
 
 
 def _instances(kinds: Mapping[str, Kind], scale: str, tree: Mapping[str, Any]) -> Iterator[tuple[Path, str, list[str]]]:

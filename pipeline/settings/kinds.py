@@ -46,6 +46,13 @@ def _study(program: str, keys: str, *more: str) -> Kind:
     return _each("studies", program, f"{_TASK} {keys}", *more)
 
 
+def _one_step(own: str, *more: str, also: str = "") -> Kind:
+    """A kind of cells of the one-step study. ``own``: its settings there, beside those that all share."""
+    shared = " ".join(f"one_step.{key}" for key in ("budget", "checkpoints", "seeds", "temperatures", own))
+    keys = f"seed threads data net pretrain select.evaluation evaluation.n_seeds {_EPISODES} {shared}{also}"
+    return _each("one_step_tasks", "one_step_cell", f"{_TASK} {keys}", *more)
+
+
 def _table(program: str, keys: str) -> Kind:
     return Kind(program, tuple(keys.split()))
 
@@ -109,6 +116,10 @@ STUDY_KINDS = {
     "flow_matching": _study("study_cell", f"{_CELL} study.fm_lr"),
     "baseline": _study("study_cell", _CELL),
     "coupling": _study("study_cell", f"{_CELL} finetune.nfe1 study.recipes.nfe{{study_nfe}}", "study_nfe"),
+    "one_step_flow": _one_step("fm_lr"),
+    "one_step_ft_fm": _one_step("recipes.nfe{one_step_nfe}", "one_step_nfe", also=" finetune.nfe1"),
+    "one_step_baseline": _one_step("{one_step_baselines}", "one_step_baselines"),
+    "one_step_table": _table("one_step_table", ""),
     "study_table": _study("study_table", "title select.evaluation study.train_seeds study.chosen"),
     "study_precision": _study(
         "study_precision", f"title seed threads data net select.evaluation study.precision {_EPISODES}"

@@ -215,6 +215,15 @@ class ScaleReports:
         return self.folder / "coupling_study"
 
     @property
+    def one_step(self) -> Path:
+        """Folder of the one-step study's cells."""
+        return self.folder / "one_step"
+
+    def one_step_cell(self, task: str, train_seed: int, name: str) -> Path:
+        """Folder of a cell, in ``episodes`` and ``metrics`` as those of a scale."""
+        return self.one_step / task / f"seed{train_seed}" / name
+
+    @property
     def figure_1(self) -> Path:
         return self.folder / "figure_1.png"
 

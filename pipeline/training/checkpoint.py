@@ -1,6 +1,7 @@
 """Model files: safetensors with everything needed to run the model, and to say where it comes from, in the header."""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -181,14 +182,17 @@ def read_record(path: Path) -> Record:
     return record
 
 
-def load_policy(path: Path) -> tuple[FlowPolicy, Record]:
+def load_policy(path: Path, build: Callable[[Record], FlowPolicy] = build_policy) -> tuple[FlowPolicy, Record]:
     """The policy in a model file, ready to act, and its record.
+
+    Args:
+        build: from the record to an untrained policy.
 
     Raises:
         UserError: no such file, not a model of this project, or weights that do not fit the architecture it names.
     """
     record = read_record(path)
-    policy = build_policy(record)
+    policy = build(record)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     try:

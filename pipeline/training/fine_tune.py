@@ -172,7 +172,18 @@ def fine_tune(
     path = Path(state_path) if state_path is not None else None
     if path is not None:
         name = coupling if isinstance(coupling, str) else getattr(coupling, "__qualname__", "")
-        chosen = (nfe, name, candidates, teacher_nfe, teacher_temperature, solver, gradient, last_steps, seed, optimization)
+        chosen = (
+            nfe,
+            name,
+            candidates,
+            teacher_nfe,
+            teacher_temperature,
+            solver,
+            gradient,
+            last_steps,
+            seed,
+            optimization,
+        )
         terms = (covariance, fm_weight, energy_weight, lora_rank, lora_alpha)
         claim(path, fingerprint(velocity, repr((chosen, terms))))
         auto = begun_with(kept_precision(path), auto)

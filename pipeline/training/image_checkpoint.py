@@ -78,6 +78,8 @@ def build_image_model(record: ImageRecord, tolerance: float = 1e-5) -> ImageMode
 def save_image_model(path: Path, model: ImageModel, record: ImageRecord) -> None:
     """Write weights and record to ``path``, atomically; equal models give equal bytes."""
     header = {"version": _VERSION, **as_stored(TypeAdapter(ImageRecord).dump_python(record, mode="json"))}
+    if record.residual:  # files made before there was a choice keep their bytes
+        header["residual"] = as_stored(record.residual.model_dump(mode="json", exclude_defaults=True))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(path, save(tensors, metadata={_HEADER: json.dumps(header, sort_keys=True)}))
 

@@ -83,7 +83,9 @@ class Reconstruction(Objective):
         self.energy_weight = energy_weight
         self.models = replace(NO_MODELS, reconstruct=lambda x, c: reconstruct(net, x, c, self.grid, solver))
         if teacher_nfe is not None:
-            self.teacher = Teacher(net, teacher_nfe, teacher_temperature)  # a submodule, so that it moves to the device too
+            self.teacher = Teacher(
+                net, teacher_nfe, teacher_temperature
+            )  # a submodule, so that it moves to the device too
             self.models = replace(self.models, teach=self.teacher.teach, invert=self.teacher.invert)
 
     @property

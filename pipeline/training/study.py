@@ -17,7 +17,7 @@ from pipeline.training.checkpoint import Record, build_policy, load_policy, save
 from pipeline.training.data import PreparedData
 from pipeline.training.journal import Sink, TrainingLog
 from pipeline.training.loop import Batches, Objective, evenly_spaced, train
-from pipeline.training.outsiders import MinimalIterative, MinimalIterativeField, Regression, RegressionField
+from pipeline.training.one_step_baselines import MinimalIterative, MinimalIterativeField, Regression, RegressionField
 from pipeline.training.recipe import fallback_share, flow_matching, maximum_likelihood, within_budget
 from pipeline.training.selection import Candidate, Selection, select
 from pipeline.utils.errors import UserError

@@ -13,11 +13,13 @@ from pipeline.settings import schema
 from pipeline.settings.inputs import FOLDER, built, chosen, read_inputs, resolved, resolved_inputs
 from pipeline.settings.kinds import EXECUTION, KINDS, STUDY_KINDS
 from pipeline.settings.schema import LISTS, Scale, ScaleSettings, Settings
+from pipeline.training.one_step import CELLS
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
 from tests.settings.params import TEXT
 
 STUDY = "reports/lab/study/dvc.yaml"
+STUDIES = {STUDY: "lab", "reports/metaworld/study/dvc.yaml": "metaworld"}
 DEMONSTRATIONS = "data/demonstrations/dvc.yaml"
 
 
@@ -54,13 +56,13 @@ def test_resolve_writes_what_the_stages_depend_on(scale: str) -> None:
     settings = at(scale)
     written = {path for path in resolved_inputs(settings) if path.name != "execution.json"}
     asked = inputs_asked_for("dvc.yaml", settings) | inputs_asked_for(DEMONSTRATIONS, settings)
-    asked |= inputs_asked_for(STUDY, settings)
+    asked |= {path for study in STUDIES for path in inputs_asked_for(study, settings)}
     assert asked <= written
     if all(getattr(settings, name) for name in LISTS):  # an empty list leaves stages out, and their inputs unread
         assert {path for path in written - asked if path.stem.partition("-")[0] not in STUDY_KINDS} == set()
 
 
-@pytest.mark.parametrize(("pipeline", "kinds"), [("dvc.yaml", KINDS), (STUDY, STUDY_KINDS)])
+@pytest.mark.parametrize(("pipeline", "kinds"), [("dvc.yaml", KINDS), *((study, STUDY_KINDS) for study in STUDIES)])
 def test_a_stage_is_run_by_the_program_of_its_kind(pipeline: str, kinds: dict[str, Any]) -> None:
     for name, stage in stages_of(pipeline).items():
         found = re.match(r"exec python -m stages\.(\w+)( |$)", stage["cmd"])
@@ -72,7 +74,8 @@ def test_a_stage_is_run_by_the_program_of_its_kind(pipeline: str, kinds: dict[st
 
 def test_no_pipeline_names_a_python_file_and_every_stage_has_a_run_cache() -> None:
     assert len((ROOT / "dvc.yaml").read_text(encoding="utf-8").splitlines()) <= 400
-    for pipeline, expected in (("dvc.yaml", {"pipeline", "stages"}), (STUDY, set()), (DEMONSTRATIONS, set())):
+    for pipeline in ("dvc.yaml", *STUDIES, DEMONSTRATIONS):
+        expected = {"pipeline", "stages"} if pipeline == "dvc.yaml" else set()
         stages = stages_of(pipeline).values()
         code = {dep for stage in stages for dep in stage["deps"] if dep.split("/")[0] in ("pipeline", "stages")}
         assert code == expected
@@ -82,10 +85,29 @@ def test_no_pipeline_names_a_python_file_and_every_stage_has_a_run_cache() -> No
         assert all(next(iter(out.values()))["cache"] is False for out in shown)
 
 
-def test_the_study_makes_a_row_for_each_of_its_training_seeds() -> None:
+def test_the_coupling_study_makes_a_row_for_each_of_its_training_seeds() -> None:
     study = at("lab").lab.task("pusht").studied()
-    rows = [stage["matrix"]["seed"] for stage in stages_of(STUDY).values() if "matrix" in stage]
+    stages = stages_of(STUDY).items()
+    rows = [stage["matrix"]["seed"] for name, stage in stages if "matrix" in stage and not name.startswith("one_step")]
     assert rows and all(seeds == study.train_seeds for seeds in rows)
+
+
+@pytest.mark.parametrize(("pipeline", "scale"), STUDIES.items())
+def test_the_one_step_study_makes_every_method_for_every_training_seed(pipeline: str, scale: str) -> None:
+    settings = at(scale)
+    tasks = resolved(settings, scale)["one_step_tasks"]
+    cells = []
+    for stage in stages_of(pipeline).values():
+        if "stages.one_step_cell" in stage["cmd"]:
+            matrix = stage["matrix"]
+            (axis,) = matrix.keys() - {"task", "seed"}
+            name = stage["cmd"].rpartition(" ")[2]
+            cells += [
+                (task, seed, name.replace(f"${{item.{axis}}}", str(value)))
+                for task, seed, value in product(matrix["task"], matrix["seed"], matrix[axis])
+            ]
+    seeds = {task: settings.block(scale).task(task).one_step.train_seeds for task in tasks}
+    assert sorted(cells) == sorted((task, seed, cell) for task in tasks for seed in seeds[task] for cell in CELLS)
 
 
 @pytest.mark.parametrize("scale", get_args(Scale))

@@ -149,7 +149,11 @@ def test_common_fills_only_keys_that_a_block_has() -> None:
             "diffusion: {sigma: 1}",
             "robot.diffusion.sigma: unknown key; allowed: steps, batch_size, lr",
         ),
-        ("train_seeds", "train_sees", "lab.pusht.study.train_sees: unknown key; did you mean train_seeds? allowed"),
+        (
+            "train_seeds: []",
+            "train_sees: []",
+            "robot.one_step.train_sees: unknown key; did you mean train_seeds? allowed",
+        ),
         ("train: {steps: 4", "train: {stps: 4", "gap.train.stps: unknown key; did you mean steps? allowed: steps"),
         ("    width: 256", "    widht: 256", "robot.net.widht: unknown key; did you mean width? allowed: kind, width"),
         ("lora_rank: 0", "lora_rnk: 0", "robot.finetune.every.lora_rnk: unknown key; did you mean lora_rank? allowed"),

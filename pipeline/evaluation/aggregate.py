@@ -1,0 +1,80 @@
+"""Aggregates over tasks, as the field reports them.
+
+Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", whose library is rliable.
+
+A run is one training seed on one task: the scores of its test seeds, (S,). A method has a list of runs for each task.
+Intervals are percentiles of a stratified bootstrap: within each task training seeds are resampled, and within each run
+test seeds, on which two methods are paired.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.stats import trim_mean
+
+from pipeline.evaluation.statistics import Interval
+
+Runs = Mapping[str, Sequence[NDArray[np.float64]]]
+"""By task, the scores (S,) of each training seed, S the same within a task."""
+
+
+def interquartile_mean(runs: Runs, resamples: int = 2000, seed: int = 0) -> Interval:
+    """Mean of the middle half of tasks' scores, each the mean over its runs; robust to a task that is far off."""
+    return _bootstrapped([runs], lambda means: _iqm(means[0]), resamples, seed)
+
+
+def probability_of_improvement(ours: Runs, theirs: Runs, resamples: int = 2000, seed: int = 0) -> Interval:
+    """How probable it is that a run of ``ours`` scores higher than one of ``theirs`` on a random task; ties count half.
+
+    Raises:
+        ValueError: they have other tasks, or other test seeds.
+    """
+    if ours.keys() != theirs.keys():
+        raise ValueError(f"tasks differ: {', '.join(ours)} and {', '.join(theirs)}")
+    return _bootstrapped([ours, theirs], lambda means: _improvement(*means), resamples, seed)
+
+
+def performance_profile(runs: Runs, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Share of runs that score above each of ``thresholds`` (K,), averaged over tasks: (K,)."""
+    of_task = [np.mean([np.mean(run) > thresholds for run in of], axis=0) for of in runs.values()]
+    return np.asarray(np.mean(of_task, axis=0), dtype=np.float64)
+
+
+_Means = list[NDArray[np.float64]]
+"""By task, the mean of each run."""
+
+
+def _iqm(means: _Means) -> float:
+    return float(trim_mean([of_task.mean() for of_task in means], 0.25))
+
+
+def _improvement(ours: _Means, theirs: _Means) -> float:
+    of_task = []
+    for a, b in zip(ours, theirs, strict=True):
+        difference = np.subtract.outer(a, b)
+        of_task.append(np.mean((difference > 0) + 0.5 * (difference == 0)))
+    return float(np.mean(of_task))
+
+
+def _bootstrapped(
+    methods: Sequence[Runs], statistic: Callable[[list[_Means]], float], resamples: int, seed: int
+) -> Interval:
+    estimate = statistic([[np.array([run.mean() for run in of]) for of in runs.values()] for runs in methods])
+    generator = np.random.default_rng(seed)
+    drawn = [[_drawn(methods, task, generator) for task in methods[0]] for _ in range(resamples)]
+    values = [statistic([[of_task[i] for of_task in one] for i in range(len(methods))]) for one in drawn]
+    low, high = np.quantile(values, [0.025, 0.975])
+    return Interval(estimate, float(low), float(high))
+
+
+def _drawn(methods: Sequence[Runs], task: str, generator: np.random.Generator) -> _Means:
+    """Means of resampled runs of a task, of each method; all on the same resampled test seeds."""
+    counts = sorted({len(run) for runs in methods for run in runs[task]})
+    if len(counts) != 1:
+        raise ValueError(f"{task}: runs of {counts} test seeds, allowed: as many in each")
+    seeds = generator.integers(0, counts[0], counts[0])
+    return [
+        np.array([runs[task][i][seeds].mean() for i in generator.integers(0, len(runs[task]), len(runs[task]))])
+        for runs in methods
+    ]

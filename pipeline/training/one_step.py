@@ -1,0 +1,261 @@
+"""How each method of the one-step study is trained, for the same compute, and what of it is reported."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from pipeline.evaluation.policy import FlowPolicy
+from pipeline.evaluation.protocol import evaluation_of, run_episodes, validation_seeds
+from pipeline.nets.registry import build_net
+from pipeline.settings.robots import BaselineRecipe, OneStepSettings
+from pipeline.settings.schema import PretrainSettings, TaskSettings
+from pipeline.training.checkpoint import Record, build_policy, load_policy
+from pipeline.training.data import PreparedData
+from pipeline.training.flow_map import STEP_FEATURES, FlowMapField, LagrangianSelfDistillation, widened
+from pipeline.training.loop import Batches, Objective
+from pipeline.training.mle import FM_UPDATE
+from pipeline.training.one_step_baselines import (
+    Drifting,
+    GeneratorField,
+    ImplicitMaximumLikelihood,
+    MinimalIterative,
+    MinimalIterativeField,
+    Regression,
+    RegressionField,
+)
+from pipeline.training.recipe import flow_matching, maximum_likelihood, within_budget
+from pipeline.training.study import Training
+from pipeline.utils.errors import UserError
+from pipeline.utils.seeding import Generators
+
+_DISTILLED_PASSES = 7  # of a step's velocity and slope 2 forward and 4 backward, and the velocity that is aimed at
+_TIMED_PLANS = 60
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method of the study.
+
+    Attributes:
+        title: its name in tables. nfe: the numbers of evaluations that it is made for.
+        has_noise: whether its samples differ, so that it has a temperature.
+        from_base: whether it goes on from the base model; else it is trained from random weights.
+    """
+
+    title: str
+    nfe: tuple[int, ...]
+    has_noise: bool = True
+    from_base: bool = True
+
+
+METHODS: Mapping[str, Method] = {
+    "fm": Method("FM base", (1, 2, 16)),
+    "fm_continued": Method("FM continued", (1, 2, 16)),
+    "ft_fm": Method("FT-FM", (1, 2, 16)),
+    "regression": Method("Regression", (1,), has_noise=False, from_base=False),
+    "mip": Method("MIP", (2,), has_noise=False, from_base=False),
+    "imle": Method("IMLE", (1,), from_base=False),
+    "drifting": Method("Drifting", (1,), from_base=False),
+    "lsd": Method("Flow map (LSD)", (1, 2, 16)),
+}
+"""In the order of tables. All but fm are trained for the compute of the base model and the study's budget together."""
+
+
+CELLS = [
+    f"{name}-nfe{nfe}" if name == "ft_fm" else name
+    for name, method in METHODS.items()
+    for nfe in (method.nfe if name == "ft_fm" else method.nfe[:1])
+]
+"""What is trained once: a method, or ``ft_fm`` for one NFE, such as ft_fm-nfe1."""
+
+
+def make_training(
+    method: str,
+    nfe: int,
+    base: tuple[FlowPolicy, Record],
+    data: PreparedData,
+    settings: TaskSettings,
+    keep: Path,
+) -> Training:
+    """How ``method`` is trained.
+
+    Args:
+        nfe: that ``ft_fm`` is trained for; no other method looks at it.
+        base: the model to start from, whose net is trained in place. keep: file of solves made ahead.
+
+    Raises:
+        UserError: the study has no recipe for so many evaluations, its budget is below what is solved ahead, or the
+            net cannot be told the length of a step.
+    """
+    policy, record = base
+    study, pretrain = settings.one_step, settings.pretrain
+    windows = Batches(data.condition, data.action)
+    generators = Generators(settings.seed, "one step", method, nfe if method == "ft_fm" else 0)
+    if method == "fm_continued":
+        optimization = pretrain.model_copy(update={"steps": study.budget, "lr": study.fm_lr})
+        return Training(
+            flow_matching(policy.net, pretrain, generators), windows, generators, optimization, record.train_steps
+        )
+    if method == "ft_fm":
+        recipe = study.recipe(nfe, settings.finetune["nfe1"])
+        likelihood, batches = maximum_likelihood(policy.net, recipe, nfe, pretrain, generators, windows, keep=keep)
+        recipe = within_budget(recipe, nfe, study.budget, pretrain, len(data.action))
+        return Training(likelihood, batches, generators, recipe, record.train_steps)
+    own = _recipe(method, study)
+    updates = study.budget + (0 if METHODS[method].from_base else record.train_steps)
+    steps = max(1, int(passes_of(updates, pretrain) / (own.batch_size * passes(method, study))))
+    changed = {"steps": steps, "lr": own.lr, "batch_size": own.batch_size, "warmup": min(pretrain.warmup, steps // 10)}
+    objective = _baseline(method, base, study, steps, generators)
+    before = record.train_steps if METHODS[method].from_base else 0
+    return Training(objective, windows, generators, pretrain.model_copy(update=changed), before)
+
+
+def passes(method: str, study: OneStepSettings) -> float:
+    """Passes of the net in an update of a baseline, for each datum; a backward pass costs two."""
+    of_method: Mapping[str, Callable[[], float]] = {
+        "regression": lambda: 3,
+        "mip": lambda: 6,
+        "imle": lambda: study.imle.samples + 3,
+        "drifting": lambda: 3 * study.drifting.samples,
+        "lsd": lambda: (1 - study.lsd.share) * FM_UPDATE + study.lsd.share * _DISTILLED_PASSES,
+    }
+    return of_method[method]()
+
+
+def passes_of(updates: int, pretrain: PretrainSettings) -> int:
+    """Passes of the net through a datum in so many flow-matching updates of pretraining's batch size."""
+    return updates * FM_UPDATE * pretrain.batch_size
+
+
+def _recipe(method: str, study: OneStepSettings) -> BaselineRecipe:
+    recipe: BaselineRecipe = getattr(study, method)
+    return recipe
+
+
+def _baseline(
+    method: str, base: tuple[FlowPolicy, Record], study: OneStepSettings, updates: int, generators: Generators
+) -> Objective:
+    policy, record = base
+    if method == "lsd":
+        return LagrangianSelfDistillation(_widened(policy, record), study.lsd.share, updates, generators)
+    net = build_policy(record).net
+    if method == "regression":
+        return Regression(net)
+    if method == "mip":
+        return MinimalIterative(net, generators, study.mip.form)
+    if method == "imle":
+        return ImplicitMaximumLikelihood(net, study.imle.samples, study.imle.threshold, generators)
+    own = study.drifting
+    return Drifting(net, own.samples, own.kernel_scales, generators, per_step=own.per_step)
+
+
+def _widened(policy: FlowPolicy, record: Record) -> nn.Module:
+    """The net of ``policy`` with the length of a step in its condition."""
+    try:
+        return widened(policy.net, _mapping_net(policy, record))
+    except ValueError as error:
+        raise UserError(f"net.kind: given {record.net.kind!r}, allowed for lsd: mlp ({error})") from None
+
+
+def _mapping_net(policy: FlowPolicy, record: Record) -> nn.Module:
+    condition_dim = policy.n_obs_steps * len(policy.observation_normalizer.offset)
+    return build_net(record.net, policy.horizon, policy.action_dim, condition_dim + STEP_FEATURES)
+
+
+def load_method(path: Path, method: str, nfe: int, study: OneStepSettings) -> tuple[FlowPolicy, Record]:
+    """The policy of a checkpoint of ``method`` at ``nfe`` evaluations, its net as the field that makes a flow of it."""
+
+    def build(record: Record) -> FlowPolicy:
+        policy = build_policy(record)
+        return policy.with_net(_mapping_net(policy, record)) if method == "lsd" else policy
+
+    policy, record = load_policy(path, build)
+    return policy.with_net(_field(method, policy.net, nfe, study)), record
+
+
+def _field(method: str, net: nn.Module, nfe: int, study: OneStepSettings) -> nn.Module:
+    fields: Mapping[str, Callable[[], nn.Module]] = {
+        "regression": lambda: RegressionField(net),
+        "mip": lambda: MinimalIterativeField(net, study.mip.form),
+        "imle": lambda: GeneratorField(net),
+        "drifting": lambda: GeneratorField(net),
+        "lsd": lambda: FlowMapField(net, nfe),
+    }
+    return fields[method]().eval() if method in fields else net
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A checkpoint at a temperature, and how it did on validation seeds; the greatest ``value`` is taken."""
+
+    model: Path
+    temperature: float
+    max_score: float
+    success: float
+
+    @property
+    def value(self) -> float:
+        """The mean of score and success: a policy is to do most of a task always, and all of it often."""
+        return (self.max_score + self.success) / 2
+
+
+def choose(
+    models: Sequence[Path], method: str, nfe: int, settings: TaskSettings, folder: Path, *, every: bool = False
+) -> list[Choice]:
+    """What was tried on the study's validation seeds, the one to be taken first.
+
+    Checkpoints compete at temperature 1, and the best of them at all temperatures; with ``every``, all of them.
+
+    Args:
+        folder: keeps finished episodes for a resume.
+    """
+    study = settings.one_step
+
+    def judged(path: Path, temperature: float) -> Choice:
+        policy, record = load_method(path, method, nfe, study)
+        policy.temperature = temperature
+        results = run_episodes(
+            policy,
+            evaluation_of(settings.load_task(), record.task, settings.select.evaluation, settings.evaluation),
+            nfe,
+            validation_seeds(study.seeds),
+            settings.evaluation,
+            journal=folder / f"validation-nfe{nfe}-{path.stem}-{temperature:g}.jsonl",
+        )
+        scores = [np.mean([result.max_score for result in results]), np.mean([result.success for result in results])]
+        return Choice(path, temperature, *map(float, scores))
+
+    first, *others = study.temperatures
+    tried = [judged(path, first) for path in models]
+    kept = models if every else [_best(tried).model]
+    if METHODS[method].has_noise:
+        tried += [judged(path, temperature) for path in kept for temperature in others]
+    best = _best(tried)
+    return [best, *(choice for choice in tried if choice != best)]
+
+
+def _best(tried: Sequence[Choice]) -> Choice:
+    return max(tried, key=lambda choice: choice.value)
+
+
+@torch.inference_mode()
+def milliseconds_a_plan(policy: FlowPolicy, condition: Tensor, nfe: int) -> float:
+    """The median time of a plan for one encoded observation, on this machine.
+
+    Args:
+        condition: (W, C), W at least 1.
+    """
+    noise = torch.randn(1, *policy.noise_shape(nfe), generator=torch.Generator().manual_seed(0)).to(policy.device)
+    taken = []
+    for i in range(_TIMED_PLANS):
+        one = condition[i % len(condition)][None].to(policy.device)
+        begun = time.perf_counter()
+        float(policy.sample(one, noise, nfe).sum())  # waits for a GPU
+        taken.append(1000 * (time.perf_counter() - begun))
+    return statistics.median(taken[_TIMED_PLANS // 3 :])
