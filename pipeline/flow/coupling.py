@@ -25,7 +25,9 @@ def nearest(candidates: int, chunk: int = 4096) -> Coupling:
     """Of ``candidates`` noises for each datum, the one whose reconstruction lies nearest to it.
 
     Implicit maximum likelihood estimation (Li & Malik 2018) on the model's own solve: every datum pulls the sample that
-    is already closest, so that no datum is forgotten and no sample is pulled to the mean. With one candidate it equals
+    is already closest, so that no datum is forgotten and no sample is pulled to the mean. IMLE Policy (Rana et al.
+    2025) does so with a generator trained from random weights, whose distances are not squared and whose samples are
+    dropped where they are near enough, see ``pipeline.training.one_step_baselines``. With one candidate it equals
     ``independent``.
 
     Args:
