@@ -149,7 +149,7 @@ def _conclude(work: Callable[[Path], None]) -> State[None]:
         checked_settings(root)
         with repro_lock(root), _stopping_processes():
             work(root)
-    except (UserError, StageError) as error:
+    except (UserError, StageError, OSError) as error:  # the last of a full disk, or of a folder that may not be written
         get_run_logger().error(str(error))
         return Failed(message=str(error))
     return Completed()

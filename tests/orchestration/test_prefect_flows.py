@@ -94,14 +94,22 @@ def test_a_failed_stage_stops_only_what_depends_on_it_and_the_next_run_completes
     assert len(runs) == len(set(runs)) == 2  # prepare ran once for each task, under one key for each flow run
 
 
-def test_wrong_settings_fail_before_dvc_starts(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (UserError("params.yaml: scale: given huge, allowed: lab"), "params.yaml: scale: given huge, allowed: lab"),
+        (OSError(30, "Read-only file system"), "[Errno 30] Read-only file system"),
+    ],
+)
+def test_what_fails_before_dvc_starts_is_one_line(
+    root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
     def refuse(_: Path) -> None:
-        raise UserError("params.yaml: scale: given huge, allowed: starter, lab, paper, metaworld")
+        raise error
 
     monkeypatch.setattr(prefect_flows, "checked_settings", refuse)
     state = prefect_flows.tables("table2", return_state=True)
-    assert state.is_failed()
-    assert state.message == "params.yaml: scale: given huge, allowed: starter, lab, paper, metaworld"
+    assert (state.is_failed(), state.message) == (True, said)
     assert not (root / "checked.txt").exists()
 
 
