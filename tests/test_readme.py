@@ -1,4 +1,4 @@
-"""What the README shows is what happens."""
+"""What the README and docs/ show is what happens."""
 
 import contextlib
 import io
@@ -8,14 +8,14 @@ import pytest
 
 from pipeline.utils.code_deps import ROOT
 
-README = (ROOT / "README.md").read_text(encoding="utf-8")
+README, POLICIES = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/policies.md"))
 
 
 def test_the_example_of_a_policy_of_your_own_prints_what_stands_below_it() -> None:
-    section = README.split("## A policy of your own\n")[1].split("\n## ")[0]
+    section = POLICIES.split("## A policy of your own\n")[1].split("\n## ")[0]
     program, shown = re.findall(r"```(?:python|text)\n(.*?)```", section, re.DOTALL)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        exec(compile(program, "README.md", "exec"), {"__name__": "__main__"})
+        exec(compile(program, "policies.md", "exec"), {"__name__": "__main__"})
 
     number = re.compile(r"\d+\.\d+")
     assert number.sub("·", printed.getvalue()) == number.sub("·", shown)
@@ -33,3 +33,17 @@ def test_the_loop_of_your_own_runs_an_episode_to_its_end(monkeypatch: pytest.Mon
     names: dict[str, object] = {}
     exec(compile(program, "README.md", "exec"), names)
     assert names["terminated"] or names["truncated"]
+
+
+@pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
+def test_every_link_of_a_page_leads_to_a_file_and_its_heading(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if "://" in target:
+            continue
+        name, _, heading = target.partition("#")
+        path = (ROOT / page).parent / name if name else ROOT / page
+        assert path.exists(), f"{page}: {target}"
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", path.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", title).lower().replace(" ", "-") for title in headings], target
