@@ -14,6 +14,12 @@ from tests.project import Project, make_project
 if has_egl():  # whichever test imports MuJoCo first decides how all of this process draw
     os.environ.setdefault("MUJOCO_GL", "egl")
 
+for name in (
+    "MLFLOW_TRACKING_URI",
+    "MLFLOW_EXPERIMENT_NAME",
+):  # what tests do is not recorded where the team's runs are
+    os.environ.pop(name, None)
+
 torch.set_num_threads(1)  # tests' tensors are small, and threads that wait for each other slow a busy machine down
 
 

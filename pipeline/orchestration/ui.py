@@ -50,6 +50,8 @@ def run(root: Path, mlflow_port: int, prefect_port: int) -> None:
         _wait_for(f"http://{HOST}:{mlflow_port}/health", children)
         _wait_for(f"http://{HOST}:{prefect_port}/api/deployments/name/sweep/sweep", children)  # the last one made
         print(f"MLflow   http://{HOST}:{mlflow_port}")
+        if elsewhere := os.environ.get("MLFLOW_TRACKING_URI"):
+            print(f"         what was recorded here; MLFLOW_TRACKING_URI has runs recorded at {elsewhere}")
         print(f"Prefect  http://{HOST}:{prefect_port}")
         past_proxy = "no_proxy=127.0.0.1 " if {"http", "all"} & set(urllib.request.getproxies_environment()) else ""
         print(f"Run      {past_proxy}prefect deployment run tables/table2 --watch")

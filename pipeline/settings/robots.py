@@ -12,6 +12,7 @@ from pipeline.settings.blocks import (
     BelowOne,
     Block,
     Count,
+    CovarianceKind,
     FinetuneCoupling,
     FinetuneRecipe,
     Fraction,
@@ -140,6 +141,7 @@ class OneStepRecipe(StudyRecipe):
     """How ``ft_fm`` is trained for a number of evaluations in the one-step study."""
 
     coupling: FinetuneCoupling
+    covariance: CovarianceKind
     reflow_temperature: NonNegative
 
 

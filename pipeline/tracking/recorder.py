@@ -2,18 +2,20 @@
 
 It makes the calls that each stage wrote down of the run that MLflow keeps, while the stage runs. A run whose process is
 gone without a word ends as KILLED. What cannot be recorded is a line in ``.flowtune/queue.warnings``, which the next
-stage that ends shows.
+stage that ends shows. Where a server does not answer, runs stay in the queue: the recorder says so once and leaves, and
+the next one, which a stage or ``make repro`` starts, plays them from their beginning.
 """
 
 import json
 import shutil
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
 from pipeline.tracking.queue import POLL_SECONDS, claim, entries
-from pipeline.tracking.run import PROCESS, Run, Start, warn
+from pipeline.tracking.run import PROCESS, Run, Start, UnreachableError, warn
 from pipeline.tracking.store import begin
 from pipeline.utils import processes
 
@@ -32,11 +34,27 @@ def record(root: Path) -> None:
         with lock:
             busy = time.monotonic()
             while time.monotonic() < busy + IDLE_SECONDS:
-                if player.play():
-                    busy = time.monotonic()
+                try:
+                    if player.play():
+                        busy = time.monotonic()
+                except UnreachableError as error:
+                    _say_once(root, error)
+                    return
                 time.sleep(POLL_SECONDS)
         if not entries(root):
+            _waiting(root).unlink(missing_ok=True)
             return
+
+
+def _say_once(root: Path, error: UnreachableError) -> None:
+    """Warn that runs wait, once until they have been recorded."""
+    if not _waiting(root).exists():
+        _waiting(root).touch()
+        print(f"warning: {error}; runs wait in {root / '.flowtune'} and are recorded when it does", file=sys.stderr)
+
+
+def _waiting(root: Path) -> Path:
+    return root / ".flowtune" / "queue.waiting"
 
 
 class Player:
@@ -47,7 +65,11 @@ class Player:
         self._playing: dict[Path, _Playback] = {}
 
     def play(self) -> bool:
-        """Make the calls that have come; whether there were any runs."""
+        """Make the calls that have come; whether there were any runs.
+
+        Raises:
+            UnreachableError: a server was named, and does not answer; what it did not get is in the queue.
+        """
         # Listed before any is read: of stages one after another, the end of the first is seen before the next begins.
         listed = entries(self._root)
         for folder in listed:
@@ -55,6 +77,8 @@ class Player:
                 if folder not in self._playing:
                     self._playing[folder] = _Playback(folder, self._begin)
                 ended = self._playing[folder].play()
+            except UnreachableError:
+                raise
             except Exception as error:  # a line cut off by a full disk: this run's end, and no other's
                 warn("a stage", error)
                 ended = True

@@ -38,6 +38,10 @@ class Run:
         """End the run as FINISHED, FAILED or KILLED."""
 
 
+class UnreachableError(Exception):
+    """The team's MLflow server does not answer: what is to be recorded waits until it does."""
+
+
 class Warned(Run):
     """A run whose failures are one warning line, and never the stage's."""
 
@@ -47,6 +51,8 @@ class Warned(Run):
     def _attempt(self, action: Callable[[], object]) -> bool:
         try:
             action()
+        except UnreachableError:
+            raise
         except Exception as error:
             if not self._warned:
                 warn(self._stage, error)

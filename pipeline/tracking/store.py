@@ -1,7 +1,8 @@
 """Keep one MLflow run per stage execution, under one parent run per repro; stages write theirs to a queue.
 
 Tracking never costs a stage its work: whatever fails here is one warning line. ``FLOWTUNE_TRACKING=off`` turns it off.
-Everything stays in ``<root>/.flowtune`` (``mlflow.db``, ``mlartifacts/``), and nothing is sent anywhere.
+Everything stays in ``<root>/.flowtune`` (``mlflow.db``, ``mlartifacts/``) and nothing is sent anywhere, unless
+``MLFLOW_TRACKING_URI`` names a server: then runs are recorded there, in the experiment ``MLFLOW_EXPERIMENT_NAME``.
 """
 
 import logging
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pipeline.tracking import queue
-from pipeline.tracking.run import PROCESS, Run, Start, Warned, closing, now, start_of, warn
+from pipeline.tracking.run import PROCESS, Run, Start, UnreachableError, Warned, closing, now, start_of, warn
 from pipeline.utils import processes
 from pipeline.utils.environment import project_root
 from pipeline.utils.platform import lock
@@ -37,6 +38,26 @@ _GONE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 _MAX_KEY, _MAX_PARAM, _MAX_TAG = 250, 6000, 5000  # MLflow's limits; a tag's is the column of its oldest schema
 _PARAMS_PER_BATCH, _METRICS_PER_BATCH = 100, 1000
 _MAX_BUFFERED = 100_000
+
+
+def tracking_uri(root: Path) -> str:
+    """Where runs of ``root`` are recorded: at MLFLOW_TRACKING_URI, a path in it relative to ``root``, or locally."""
+    given = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not given:
+        return store_uri(root)
+    if "://" not in given:  # a folder
+        return (root / given).as_uri()
+    head, _, path = given.partition(":///")
+    return f"{head}:///{root / path}" if head.startswith("sqlite") else given
+
+
+def experiment_name() -> str:
+    """The experiment that runs are recorded in."""
+    return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
+
+
+def _is_remote(uri: str) -> bool:
+    return uri.startswith(("http://", "https://"))
 
 
 def store_uri(root: Path) -> str:
@@ -113,6 +134,7 @@ class _MlflowRun(Warned):
             try:
                 action()
             except MlflowException as error:
+                _require_answer(tracking_uri(self._root), error)
                 if error.error_code not in _GONE:
                     raise
                 self._client, self._id, self._parent_id = _enter(self._root, self._start)
@@ -165,11 +187,24 @@ def _open(stage: str, params: Mapping[str, object], tags: Mapping[str, str], roo
         return Run()
 
 
+def _require_answer(uri: str, error: Exception) -> None:
+    """Raise an ``UnreachableError`` where ``error`` says that the server at ``uri`` did not answer."""
+    if _is_remote(uri) and "API request to" in str(error):  # MLflow's words where no HTTP answer came, or one of 5xx
+        raise UnreachableError(f"MLflow at {uri} does not answer") from error
+
+
 def begin(root: Path, start: Start) -> Run:
-    """Open the run of MLflow that ``start`` begins, or began before; one that keeps nothing if that fails."""
+    """Open the run of MLflow that ``start`` begins, or began before; one that keeps nothing if that fails.
+
+    Raises:
+        UnreachableError: a server was named, and does not answer.
+    """
     try:
         return _MlflowRun(root, start)
+    except UnreachableError:
+        raise
     except Exception as error:
+        _require_answer(tracking_uri(root), error)
         warn(start.stage, error)
         return Run()
 
@@ -218,7 +253,7 @@ def create_store(root: Path) -> None:
     """Create the MLflow database of ``root`` where it is absent."""
     with _locked(root):
         if not (root / ".flowtune" / "mlflow.db").exists():
-            _connect(root)
+            _connect(root, store_uri(root))
 
 
 def finished_runs(root: Path) -> "Iterator[FinishedRun]":
@@ -233,21 +268,29 @@ def finished_runs(root: Path) -> "Iterator[FinishedRun]":
             return
 
 
-def _connect(root: Path) -> tuple["MlflowClient", str]:
+def _connect(root: Path, uri: str = "") -> tuple["MlflowClient", str]:
     """The client and the experiment's id; one that was deleted in the UI is restored, its runs too.
 
     Under the lock: two processes creating the database break its migration.
+
+    Args:
+        uri: of the store; empty: ``tracking_uri``.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    uri = uri or tracking_uri(root)
+    if _is_remote(uri):  # what waits is sent later: minutes of retries would only delay the rest
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+        os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     from mlflow import MlflowClient
     from mlflow.entities import LifecycleStage
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
-    client = MlflowClient(tracking_uri=store_uri(root))
-    experiment = client.get_experiment_by_name(EXPERIMENT)
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name(experiment_name())
     if not experiment:
-        return client, client.create_experiment(EXPERIMENT, artifact_location=artifact_uri(root), tags=_KIND)
+        location = artifact_uri(root) if uri == store_uri(root) else None
+        return client, client.create_experiment(experiment_name(), artifact_location=location, tags=_KIND)
     if experiment.lifecycle_stage == LifecycleStage.DELETED:
         client.restore_experiment(experiment.experiment_id)
     for key, value in _KIND.items():

@@ -2,11 +2,13 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any
 
@@ -236,3 +238,81 @@ def test_a_broken_database_costs_a_stage_nothing_and_is_told_once(
     assert (code, out) == (0, "False\n")
     assert queue.drain(root, 120)
     assert (err + capfd.readouterr().err).count("warning: MLflow does not record work") == 1
+
+
+@pytest.fixture
+def address() -> str:
+    """Where nothing listens yet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return f"http://127.0.0.1:{probe.getsockname()[1]}"
+
+
+@contextmanager
+def served(address: str, folder: Path) -> Iterator[None]:
+    """The team's MLflow server."""
+    folder.mkdir()
+    port = address.rpartition(":")[2]
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
+    command += [
+        "--backend-store-uri",
+        f"sqlite:///{folder}/mlflow.db",
+        "--default-artifact-root",
+        str(folder / "files"),
+    ]
+    quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""}
+    with (folder / "log").open("w", encoding="utf-8") as log:
+        server = subprocess.Popen(command, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True)
+    try:
+        deadline = time.monotonic() + 120
+        while time.monotonic() < deadline:
+            with suppress(OSError), urllib.request.urlopen(f"{address}/health", timeout=5):
+                break
+            assert server.poll() is None, (folder / "log").read_text(encoding="utf-8")
+            time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def test_runs_wait_for_a_server_that_does_not_answer_and_are_recorded_when_it_does(
+    root: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "arm team")
+    for name in ("no_proxy", "NO_PROXY"):
+        monkeypatch.setenv(name, "127.0.0.1")
+    said = ""
+    for _ in range(2):
+        code, out, err = work(root, "well")
+        assert (code, out) == (0, "False\n")
+        assert not queue.drain(root, 8)
+        said += err + capfd.readouterr().err
+    assert said.count(f"warning: MLflow at {address} does not answer; runs wait in {root / '.flowtune'}") == 1
+    assert len(queue.entries(root)) == 2 and not (root / ".flowtune" / "mlflow.db").exists()
+    with served(address, tmp_path / "server"):
+        assert queue.drain(root, 120)
+        from mlflow import MlflowClient
+
+        client = MlflowClient(tracking_uri=address)
+        experiment = client.get_experiment_by_name("arm team")
+        assert experiment is not None
+        found = client.search_runs([experiment.experiment_id], "attributes.run_name = 'work'")
+        assert [run.info.status for run in found] == ["FINISHED", "FINISHED"]
+        assert client.get_metric_history(found[0].info.run_id, "loss")[-1].value == 1499
+        assert any(file.path == "table2.json" for file in client.list_artifacts(found[0].info.run_id))
+    assert queue.entries(root) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [("runs", "file://{root}/runs"), ("sqlite:///of/us.db", "sqlite:///{root}/of/us.db"), ("http://a:5", "http://a:5")],
+)
+def test_a_path_in_the_address_is_relative_to_the_project(
+    given: str, expected: str, root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", given)
+    assert tracking.tracking_uri(root) == expected.format(root=root)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI")
+    assert tracking.tracking_uri(root) == tracking.store_uri(root)
