@@ -11,9 +11,10 @@ from dataclasses import asdict, dataclass
 from itertools import cycle, islice
 from pathlib import Path
 
+from pipeline.utils.provenance import git_commit
 from tests.faults.bench import DRIVERS, Bench, make_bench, window
 from tests.faults.kinds import FAULTS, GUESS_S, WORK, EarlierError, Event, SkippedError, kill
-from tests.project import Project
+from tests.project import ROOT, Project
 
 DISK_MIB = 48
 KINDS: dict[str, tuple[tuple[str, ...], int]] = {
@@ -72,6 +73,7 @@ class Row:
     different: str = ""
     seconds: float = 0.0
     verdict: str = ""
+    commit: str = ""
 
 
 def trials(kinds: Mapping[str, int]) -> list[Trial]:
@@ -100,7 +102,7 @@ def try_it(trial: Trial, made: Project, work: Path, seed: int, env: Mapping[str,
         row["verdict"] = f"skipped: {error}"
     except EarlierError:
         row["verdict"] = "skipped: the run ended before the fault came"
-    return Row(**row | {"seconds": round(time.monotonic() - began, 1)})
+    return Row(**row | {"seconds": round(time.monotonic() - began, 1), "commit": git_commit(ROOT)[:12]})
 
 
 def disturbed(bench: Bench, trial: Trial, draw: random.Random, seed: int) -> tuple[Bench, Event]:

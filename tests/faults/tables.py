@@ -2,12 +2,13 @@
 
 import csv
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 from datetime import UTC, datetime
 
 from pipeline.utils.atomic import write_text
-from pipeline.utils.provenance import git_commit, hardware
+from pipeline.utils.provenance import hardware
 from tests.faults.bench import DRIVERS
 from tests.faults.plan import KINDS, Row
 from tests.project import ROOT
@@ -35,8 +36,8 @@ def write_tables(rows: Sequence[Row], seed: int) -> None:
 
 
 def about_machine() -> str:
-    """Machine, date and commit in one line."""
-    return f"{hardware()}, {datetime.now(tz=UTC):%Y-%m-%d}, commit {git_commit(ROOT)[:12]}"
+    """Machine and date in one line."""
+    return f"{hardware()}, {datetime.now(tz=UTC):%Y-%m-%d}"
 
 
 def markdown(rows: Sequence[Row], seed: int, machine: str) -> str:
@@ -50,7 +51,7 @@ def markdown(rows: Sequence[Row], seed: int, machine: str) -> str:
         "makes, a run that failed said so in a line, and the same command again ended with the undisturbed run's "
         "files, to the byte.",
         "",
-        f"{machine}; seed {seed}; {sum(row.seconds for row in rows) / 60:.0f} minutes. Every trial is a row of "
+        f"{machine}; {_commits(rows)}; seed {seed}; {sum(row.seconds for row in rows) / 60:.0f} minutes. Every trial is a row of "
         "[faults.csv](faults.csv).",
         "",
         f"| fault | {' | '.join(DRIVERS)} |",
@@ -79,6 +80,12 @@ def markdown(rows: Sequence[Row], seed: int, machine: str) -> str:
             f"| {row.kind} {row.number} | {row.driver} | {row.what or row.variant} | {row.verdict} |" for row in wrong
         ]
     return "\n".join(lines) + "\n"
+
+
+def _commits(rows: Sequence[Row]) -> str:
+    """The commits that trials were made at: a campaign that goes on elsewhere may have several."""
+    counts = Counter(row.commit for row in rows)
+    return "commit " + ", ".join(f"{commit} ({count} trials)" for commit, count in counts.most_common())
 
 
 def _cell(rows: Sequence[Row]) -> str:
