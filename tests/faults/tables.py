@@ -51,8 +51,8 @@ def markdown(rows: Sequence[Row], seed: int, machine: str) -> str:
         "makes, a run that failed said so in a line, and the same command again ended with the undisturbed run's "
         "files, to the byte.",
         "",
-        f"{machine}; {_commits(rows)}; seed {seed}; {sum(row.seconds for row in rows) / 60:.0f} minutes. Every trial is a row of "
-        "[faults.csv](faults.csv).",
+        f"{machine}; {_commits(rows)}; seed {seed}; {sum(row.seconds for row in rows) / 60:.0f} minutes. "
+        "Every trial is a row of [faults.csv](faults.csv).",
         "",
         f"| fault | {' | '.join(DRIVERS)} |",
         f"| --- |{' --- |' * len(DRIVERS)}",
