@@ -24,11 +24,11 @@ def main() -> None:
     report, pictures = folder / "one_step.md", [folder / "one_step.png", folder / "one_step_aggregates.png"]
     outs = [*tables, report, *pictures, *(path.with_suffix(".svg") for path in pictures)]
     inputs = read_inputs("one_step_table", arguments.scale)
-    deps = [ScaleReports(scale).one_step for scale in scales]
+    deps = [folder for folder in (ScaleReports(scale).one_step for scale in scales) if folder.exists()]
     with stage(inputs, f"one_step_table-{arguments.scale}", also={"scales": scales}, deps=deps, outs=outs) as here:
         cells = read_cells(scales)
         if not cells:
-            raise UserError(f"{deps[0]}: holds no cell; run `make study`")
+            raise UserError(f"{ScaleReports(arguments.scale).one_step}: holds no cell; run `make study`")
         table, answered, aggregated = one_step_table(cells), answers(cells, questions()), aggregates(cells)
         for path, name, written in zip(tables, names, (table, answered, aggregated), strict=True):
             write_table(path, written)
