@@ -77,10 +77,15 @@ def merged(path: Path, rows: Sequence[Row], *, all_anew: bool) -> pd.DataFrame:
     if not path.exists():
         return table
     before = pd.read_csv(path)
-    key = ["work", "peer", "machine"]
-    again = before[key].apply(tuple, axis=1).isin(table[key].apply(tuple, axis=1))
+    again = _keys(before).isin(_keys(table))
     dropped = (before["machine"] == machine()) if all_anew else again
     return pd.concat([table, before[~dropped]], ignore_index=True)
+
+
+def _keys(table: pd.DataFrame) -> pd.Series:
+    """What a row is about; a limit of time is the same peer whatever it is set to."""
+    peer = table["peer"].str.replace(r"^limit of .*", "limit", regex=True)
+    return pd.Series(list(zip(table["work"], peer, table["machine"], strict=True)), index=table.index, dtype=object)
 
 
 def write(folder: Path, table: pd.DataFrame, about: str) -> None:
