@@ -12,19 +12,11 @@ from pipeline.evaluation.protocol import evaluation_of, run_episodes, test_seeds
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.rows import write_metrics, write_row_episodes
 from pipeline.settings.inputs import read_inputs
+from pipeline.settings.one_step import BASELINES, CELLS, METHODS
 from pipeline.settings.paths import Entry, ScaleReports, TaskFiles
-from pipeline.settings.robots import ONE_STEP_BASELINES
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
-from pipeline.training.one_step import (
-    CELLS,
-    METHODS,
-    choose,
-    load_method,
-    make_training,
-    milliseconds_a_plan,
-    passes_of,
-)
+from pipeline.training.one_step import choose, load_method, make_training, milliseconds_a_plan, passes_of
 from pipeline.training.study import load_base, measure_update, train_row
 from pipeline.utils.hardware import use_threads
 
@@ -39,7 +31,7 @@ def main() -> None:
     scale, task, cell, seed = arguments.scale, arguments.task, arguments.cell, arguments.train_seed
     method, _, own = cell.partition("-nfe")
     numbers = [int(own)] if own else METHODS[method].nfe
-    if method in ONE_STEP_BASELINES:
+    if method in BASELINES:
         inputs = read_inputs("one_step_baseline", scale, task, method)
     else:
         inputs = read_inputs("one_step_ft_fm", scale, task, own) if own else read_inputs("one_step_flow", scale, task)

@@ -23,7 +23,7 @@ def main() -> None:
     tables = [folder / f"{name}.csv" for name in names]
     report, pictures = folder / "one_step.md", [folder / "one_step.png", folder / "one_step_aggregates.png"]
     outs = [*tables, report, *pictures, *(path.with_suffix(".svg") for path in pictures)]
-    inputs = read_inputs("one_step_table", arguments.scale)
+    inputs = read_inputs("one_step_table", arguments.scale, arguments.scale)
     deps = [folder for folder in (ScaleReports(scale).one_step for scale in scales) if folder.exists()]
     with stage(inputs, f"one_step_table-{arguments.scale}", also={"scales": scales}, deps=deps, outs=outs) as here:
         cells = read_cells(scales)

@@ -21,13 +21,13 @@ from pipeline.reporting.tables import write_table
 from pipeline.settings import schema
 from pipeline.settings.inputs import inputs_of
 from pipeline.settings.messages import line
+from pipeline.settings.one_step import METHODS, OneStepRecipe, OneStepSettings
 from pipeline.settings.paths import ScaleReports, TaskFiles, fingerprint
-from pipeline.settings.robots import OneStepRecipe, OneStepSettings
 from pipeline.settings.schema import FinetuneRecipe, TaskSettings
 from pipeline.training.checkpoint import load_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
-from pipeline.training.one_step import METHODS, choose, load_method, make_training
+from pipeline.training.one_step import choose, load_method, make_training
 from pipeline.training.study import load_base, train_row
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads

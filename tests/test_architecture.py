@@ -20,7 +20,8 @@ WITHIN = {
         "precision", "processes", "provenance", "shipped",
     ),
     "settings": (
-        "source", "names", "messages", "blocks", "shapes", "images", "robots", "toys", "layers", "schema", "locks",
+        "source", "names", "messages", "blocks", "shapes", "images", "one_step", "robots", "toys", "layers",
+        "schema", "locks",
         "scale", "__main__", "paths", "kinds", "inputs",
     ),
     "ode": ("fixed_step", "grids", "dopri5", "gradient", "error_bound"),

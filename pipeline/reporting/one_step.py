@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from pipeline.evaluation.aggregate import Runs, interquartile_mean, probability_of_improvement
 from pipeline.evaluation.statistics import Interval, paired_difference
 from pipeline.reporting.episodes import read_episodes, read_metrics, temperature_of, trained_in
+from pipeline.settings.one_step import METHODS
 from pipeline.settings.paths import Entry, ScaleReports
-from pipeline.training.one_step import METHODS
 from pipeline.utils.errors import UserError
 
 ONE_STEP_HEADER = (

@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 from pipeline.reporting.figures import STYLE, legend_below, save_figure
 from pipeline.reporting.one_step import MEASURES
 from pipeline.reporting.tables import number, with_interval
-from pipeline.training.one_step import METHODS
+from pipeline.settings.one_step import METHODS
 
 _HOW_TO_READ = """\
 One row is one trained model at one number of function evaluations (NFE), rolled out once per test seed. All methods

@@ -16,7 +16,8 @@ from typing import Any, Union, get_args, get_origin
 
 from pipeline.settings.blocks import Block
 from pipeline.settings.kinds import EXECUTION, KINDS, STUDY_KINDS, Kind
-from pipeline.settings.robots import ONE_STEP_BASELINES, TaskSettings
+from pipeline.settings.one_step import BASELINES
+from pipeline.settings.robots import TaskSettings
 from pipeline.settings.schema import LISTS, ScaleSettings, Settings
 from pipeline.tasks.loader import file_of, load_task, own_tasks
 from pipeline.utils.code_deps import digests_of
@@ -140,8 +141,8 @@ def resolved(settings: Settings, scale: str) -> dict[str, Any]:
     """All settings of a scale as plain values; of the current one the lists are those at the top of params.yaml.
 
     Beside them stand ``studies``, the tasks with a coupling study, ``study_nfe``, the numbers that it has recipes for,
-    and of the one-step study ``one_step_tasks``, ``one_step_nfe``, those that ft_fm is tuned for, and
-    ``one_step_baselines``.
+    and of the one-step study ``one_step_tasks``, ``one_step_scales``, this one where there are any, ``one_step_nfe``,
+    those that ft_fm is tuned for, and ``one_step_baselines``.
     """
     tree = settings.block(scale).model_dump()
     if scale == settings.scale:
@@ -156,8 +157,9 @@ def resolved(settings: Settings, scale: str) -> dict[str, Any]:
         "studies": list(studies),
         "study_nfe": numbered,
         "one_step_tasks": one_step,
+        "one_step_scales": [scale] if one_step else [],
         "one_step_nfe": [int(number) for number in dict.fromkeys(tuned)],
-        "one_step_baselines": list(ONE_STEP_BASELINES),
+        "one_step_baselines": list(BASELINES),
     }
 
 

@@ -12,13 +12,11 @@ from pipeline.settings.blocks import (
     BelowOne,
     Block,
     Count,
-    CovarianceKind,
     FinetuneCoupling,
     FinetuneRecipe,
     Fraction,
     Natural,
     NetSettings,
-    NonNegative,
     Optimization,
     Positive,
     PretrainSettings,
@@ -30,6 +28,7 @@ from pipeline.settings.blocks import (
     require_finer_teacher,
 )
 from pipeline.settings.messages import line
+from pipeline.settings.one_step import OneStepSettings
 from pipeline.tasks.api import Task
 from pipeline.tasks.loader import load_task
 from pipeline.utils.errors import UserError
@@ -134,84 +133,6 @@ class StudySettings(Block):
             raise ValueError(f"chosen: given {', '.join(self.chosen)}, allowed: with {', '.join(sorted(missing))} too")
         if unknown := self.chosen.keys() - self.recipes.keys():
             raise ValueError(f"chosen: given {', '.join(sorted(unknown))}, allowed: {', '.join(self.recipes)}")
-        return self
-
-
-class OneStepRecipe(StudyRecipe):
-    """How ``ft_fm`` is trained for a number of evaluations in the one-step study."""
-
-    coupling: FinetuneCoupling
-    covariance: CovarianceKind
-    reflow_temperature: NonNegative
-
-
-class BaselineRecipe(Block):
-    lr: Positive
-    batch_size: Count
-
-
-class MipRecipe(BaselineRecipe):
-    form: Literal["code", "printed"]
-
-
-class ImleRecipe(BaselineRecipe):
-    samples: Count
-    threshold: NonNegative
-
-
-class DriftingRecipe(BaselineRecipe):
-    samples: Annotated[int, Field(ge=2)]
-    per_step: bool
-    kernel_scales: Annotated[list[Positive], Field(min_length=1)]
-
-
-class FlowMapRecipe(BaselineRecipe):
-    share: Fraction
-
-
-ONE_STEP_BASELINES = ("regression", "mip", "imle", "drifting", "lsd")
-"""Methods of the one-step study that have a recipe of their own there."""
-
-
-class OneStepSettings(Block):
-    """The one-step study of a task; without training seeds it has none."""
-
-    train_seeds: list[Seed]
-    budget: Count
-    checkpoints: Count
-    seeds: SeedCount
-    temperatures: Annotated[list[NonNegative], Field(min_length=1)]
-    fm_lr: Positive
-    recipes: dict[RecipeKey, OneStepRecipe]
-    regression: BaselineRecipe
-    mip: MipRecipe
-    imle: ImleRecipe
-    drifting: DriftingRecipe
-    lsd: FlowMapRecipe
-
-    def recipe(self, nfe: int, like: FinetuneRecipe) -> FinetuneRecipe:
-        """``like`` with what the study says of so many evaluations.
-
-        Raises:
-            UserError: it says nothing of them.
-        """
-        key = f"nfe{nfe}"
-        if key not in self.recipes:
-            allowed = ", ".join(key.removeprefix("nfe") for key in self.recipes)
-            raise UserError(f"--nfe: given {nfe}, allowed: {allowed}, the one_step.recipes in params.yaml")
-        return like.model_copy(update=self.recipes[key].model_dump())
-
-    @model_validator(mode="after")
-    def _temperatures_begin_with_1(self) -> "OneStepSettings":
-        if self.temperatures[0] != 1:
-            raise ValueError(f"temperatures: given {self.temperatures}, allowed: 1 first, at which checkpoints compete")
-        return self
-
-    @model_validator(mode="after")
-    def _recipes_can_be_made(self) -> "OneStepSettings":
-        for key, recipe in self.recipes.items():
-            learned = int(key.removeprefix("nfe"))
-            require_finer_teacher(f"recipes.{key}", recipe.coupling, recipe.reflow_nfe, learned, LEARNED_IN)
         return self
 
 

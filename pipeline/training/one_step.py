@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import evaluation_of, run_episodes, validation_seeds
 from pipeline.nets.registry import build_net
-from pipeline.settings.robots import BaselineRecipe, OneStepSettings
+from pipeline.settings.one_step import METHODS, BaselineRecipe, OneStepSettings
 from pipeline.settings.schema import PretrainSettings, TaskSettings
 from pipeline.training.checkpoint import Record, build_policy, load_policy
 from pipeline.training.data import PreparedData
@@ -36,43 +36,6 @@ from pipeline.utils.seeding import Generators
 
 _DISTILLED_PASSES = 7  # of a step's velocity and slope 2 forward and 4 backward, and the velocity that is aimed at
 _TIMED_PLANS = 60
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method of the study.
-
-    Attributes:
-        title: its name in tables. nfe: the numbers of evaluations that it is made for.
-        has_noise: whether its samples differ, so that it has a temperature.
-        from_base: whether it goes on from the base model; else it is trained from random weights.
-    """
-
-    title: str
-    nfe: tuple[int, ...]
-    has_noise: bool = True
-    from_base: bool = True
-
-
-METHODS: Mapping[str, Method] = {
-    "fm": Method("FM base", (1, 2, 16)),
-    "fm_continued": Method("FM continued", (1, 2, 16)),
-    "ft_fm": Method("FT-FM", (1, 2, 16)),
-    "regression": Method("Regression", (1,), has_noise=False, from_base=False),
-    "mip": Method("MIP", (2,), has_noise=False, from_base=False),
-    "imle": Method("IMLE", (1,), from_base=False),
-    "drifting": Method("Drifting", (1,), from_base=False),
-    "lsd": Method("Flow map (LSD)", (1, 2, 16)),
-}
-"""In the order of tables. All but fm are trained for the compute of the base model and the study's budget together."""
-
-
-CELLS = [
-    f"{name}-nfe{nfe}" if name == "ft_fm" else name
-    for name, method in METHODS.items()
-    for nfe in (method.nfe if name == "ft_fm" else method.nfe[:1])
-]
-"""What is trained once: a method, or ``ft_fm`` for one NFE, such as ft_fm-nfe1."""
 
 
 def make_training(

@@ -12,8 +12,8 @@ from ruamel.yaml import YAML
 from pipeline.settings import schema
 from pipeline.settings.inputs import FOLDER, built, chosen, read_inputs, resolved, resolved_inputs
 from pipeline.settings.kinds import EXECUTION, KINDS, STUDY_KINDS
+from pipeline.settings.one_step import CELLS
 from pipeline.settings.schema import LISTS, Scale, ScaleSettings, Settings
-from pipeline.training.one_step import CELLS
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
 from tests.settings.params import TEXT

@@ -19,7 +19,7 @@ from pipeline.stability.recheck import recheck
 from tests.project import Project, executed
 
 METRICS = {"scale", "task", "evaluation", "method", "nfe", "dataset", "train_steps", "train_seed", "n_seeds", "repeats"}
-METRICS |= {"max_score", "final_score", "success", "spread_ratio", "best_of_k", "precision"}
+METRICS |= {"max_score", "final_score", "success", "temperature", "spread_ratio", "best_of_k", "precision"}
 AFTER_ANOTHER_RATE_AT_NFE_1 = {
     "resolve",
     *(f"finetune@starter-pusht-{method}-1" for method in ("fm", "ft_fm")),

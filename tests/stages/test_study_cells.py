@@ -7,7 +7,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from pipeline.training.one_step import METHODS
+from pipeline.settings.one_step import METHODS
 from tests.project import ROOT, Project
 
 CELL = ("stages.study_cell", "--scale", "starter", "--task", "pusht", "--train-seed", "0", "--row")
