@@ -113,10 +113,8 @@ def export_onnx(
         "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
     }
     plan = Plan(policy, nfe, encode or nn.Identity()).eval()
-    with torch.no_grad():
-        plan(
-            *given.values()
-        )  # what is made once, such as a sampler's noise levels, is made before operations are traced
+    with torch.no_grad():  # what is made once, such as a sampler's noise levels, is made before operations are traced
+        plan(*given.values())
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # the exporter's, about torch itself
         program: Any = torch.onnx.export(

@@ -35,12 +35,6 @@ def probability_of_improvement(ours: Runs, theirs: Runs, resamples: int = 2000, 
     return _bootstrapped([ours, theirs], lambda means: _improvement(*means), resamples, seed)
 
 
-def performance_profile(runs: Runs, thresholds: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Share of runs that score above each of ``thresholds`` (K,), averaged over tasks: (K,)."""
-    of_task = [np.mean([np.mean(run) > thresholds for run in of], axis=0) for of in runs.values()]
-    return np.asarray(np.mean(of_task, axis=0), dtype=np.float64)
-
-
 _Means = list[NDArray[np.float64]]
 """By task, the mean of each run."""
 

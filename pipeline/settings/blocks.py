@@ -1,10 +1,11 @@
 """What the blocks of ``params.yaml`` are made of, whatever they are about: numbers in ranges, nets, trainings."""
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
+from pipeline.utils.errors import UserError
 from pipeline.utils.precision import Precision, PrecisionSetting
 
 PretrainCoupling = Literal["independent", "minibatch_ot", "sinkhorn", "conditional_ot"]
@@ -29,6 +30,10 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
+RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
+"""The name of a recipe for so many function evaluations."""
+
+_Recipe = TypeVar("_Recipe", bound="Block")
 
 
 class Block(BaseModel):
@@ -274,3 +279,18 @@ def require_even_batches(processes: int, sizes: Mapping[str, int]) -> None:
     for name, size in sizes.items():
         if size % processes:
             raise ValueError(f"{name}.batch_size: given {size}, allowed: multiples of processes = {processes}")
+
+
+def recipe_of(recipes: Mapping[str, _Recipe], nfe: int, where: str) -> _Recipe:
+    """The recipe for so many function evaluations.
+
+    Args:
+        where: the key of ``recipes`` in params.yaml.
+
+    Raises:
+        UserError: there is none.
+    """
+    if found := recipes.get(f"nfe{nfe}"):
+        return found
+    allowed = ", ".join(key.removeprefix("nfe") for key in recipes)
+    raise UserError(f"--nfe: given {nfe}, allowed: {allowed}, the {where} in params.yaml")

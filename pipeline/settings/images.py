@@ -19,6 +19,7 @@ from pipeline.settings.blocks import (
     PatchedUnet2dSettings,
     Positive,
     PretrainSettings,
+    RecipeKey,
     ResidualSolve,
     Seed,
     SeedCount,
@@ -34,7 +35,6 @@ ImageMethod = Literal["ddpm", "vp_fm", "ve_fm", "ot_fm", "si", "i_cfm", "ot_cfm"
 Features = Literal["embedded", "inception"]
 SOLVER = r"^(euler-([1-9][0-9]{0,2}|1000)|dopri5)$"
 ImageSolver = Annotated[str, StringConstraints(pattern=SOLVER)]
-RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
 
 SHAPES: dict[ImageTask, tuple[int, int, int]] = {"digits": (1, 8, 8), "cifar10": (3, 32, 32)}
 """(C, H, W) of each task's images."""

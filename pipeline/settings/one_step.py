@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, model_validator
 
 from pipeline.settings.blocks import (
     LEARNED_IN,
@@ -17,11 +17,12 @@ from pipeline.settings.blocks import (
     Natural,
     NonNegative,
     Positive,
+    RecipeKey,
     Seed,
     SeedCount,
+    recipe_of,
     require_finer_teacher,
 )
-from pipeline.utils.errors import UserError
 
 
 @dataclass(frozen=True)
@@ -111,7 +112,7 @@ class OneStepSettings(Block):
     seeds: SeedCount
     temperatures: Annotated[list[NonNegative], Field(min_length=1)]
     fm_lr: Positive
-    recipes: dict[Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")], OneStepRecipe]
+    recipes: dict[RecipeKey, OneStepRecipe]
     regression: BaselineRecipe
     mip: MipRecipe
     imle: ImleRecipe
@@ -124,11 +125,7 @@ class OneStepSettings(Block):
         Raises:
             UserError: it says nothing of them.
         """
-        key = f"nfe{nfe}"
-        if key not in self.recipes:
-            allowed = ", ".join(key.removeprefix("nfe") for key in self.recipes)
-            raise UserError(f"--nfe: given {nfe}, allowed: {allowed}, the one_step.recipes in params.yaml")
-        return like.model_copy(update=self.recipes[key].model_dump())
+        return like.model_copy(update=recipe_of(self.recipes, nfe, "one_step.recipes").model_dump())
 
     @model_validator(mode="after")
     def _temperatures_begin_with_1(self) -> "OneStepSettings":

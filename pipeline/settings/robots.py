@@ -20,10 +20,12 @@ from pipeline.settings.blocks import (
     Optimization,
     Positive,
     PretrainSettings,
+    RecipeKey,
     ResidualRecipe,
     Seed,
     SeedCount,
     Unet1dSettings,
+    recipe_of,
     require_even_batches,
     require_finer_teacher,
 )
@@ -34,7 +36,6 @@ from pipeline.tasks.loader import load_task
 from pipeline.utils.errors import UserError
 
 Disturbance = Literal["observation_noise", "action_noise"]
-RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
 ResidualRow = Annotated[str, StringConstraints(pattern=r"^resft_fm(_unet)?-nfe[1-9][0-9]*$")]
 """Method and NFE of a residual model, such as ``resft_fm-nfe16``."""
 DiffusionRow = Annotated[str, StringConstraints(pattern=r"^dd[ip]m-nfe([1-9][0-9]?|100)$")]
@@ -111,11 +112,8 @@ class StudySettings(Block):
         Raises:
             UserError: it says nothing of them.
         """
-        key = f"nfe{nfe}"
-        if key not in self.recipes:
-            allowed = ", ".join(key.removeprefix("nfe") for key in self.recipes)
-            raise UserError(f"--nfe: given {nfe}, allowed: {allowed}, the study.recipes in params.yaml")
-        return like.model_copy(update={"coupling": coupling, **self.recipes[key].model_dump()})
+        own = recipe_of(self.recipes, nfe, "study.recipes")
+        return like.model_copy(update={"coupling": coupling, **own.model_dump()})
 
     @model_validator(mode="after")
     def _recipes_can_be_made(self) -> "StudySettings":

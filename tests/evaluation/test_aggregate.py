@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation.aggregate import interquartile_mean, performance_profile, probability_of_improvement
+from pipeline.evaluation.aggregate import interquartile_mean, probability_of_improvement
 
 
 def runs(**means: list[float]) -> dict[str, list[np.ndarray]]:
@@ -33,11 +33,6 @@ def test_methods_are_paired_on_test_seeds() -> None:
     noise = np.random.default_rng(0).normal(0, 0.3, 50)
     unsure = probability_of_improvement({"a": [hard + noise - noise.mean() + 0.01]}, {"a": [hard]})
     assert unsure.low == 0 and unsure.high == 1
-
-
-def test_the_profile_is_the_share_of_runs_above_each_threshold() -> None:
-    profile = performance_profile(runs(a=[0.2, 0.8], b=[0.5]), np.array([0.0, 0.2, 0.6, 0.9]))
-    assert profile.tolist() == [1.0, 0.75, 0.25, 0.0]
 
 
 def test_other_tasks_or_test_seeds_are_refused() -> None:
