@@ -15,9 +15,8 @@ from pipeline.reporting.rows import mean_scores, write_all_episodes
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import Entry, ScaleReports, TaskFiles, split_row
 from pipeline.settings.schema import Disturbance
-from pipeline.training.checkpoint import require_architecture
+from pipeline.training.acting import load_to_evaluate
 from pipeline.training.data import PreparedData
-from pipeline.training.residual_checkpoint import load_model
 from pipeline.utils.hardware import use_threads
 
 
@@ -39,11 +38,10 @@ def main() -> None:
     with stage(
         inputs,
         f"evaluate_robustness-{arguments.scale}-{entry.stem}",
-        deps=[model, files.prepared],
+        deps=[model, files.prepared, files.frames],
         outs=[out],
     ) as here:
-        policy, record = load_model(model)
-        require_architecture(model, record, settings.data, settings.net)
+        policy, record = load_to_evaluate(model, arguments.scale, arguments.task, settings)
         policy.to("cuda" if torch.cuda.is_available() else "cpu")
         given = settings.robustness.strengths
         strengths = {disturbance: given[disturbance] for disturbance in get_args(Disturbance) if disturbance in given}

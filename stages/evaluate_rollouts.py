@@ -146,7 +146,7 @@ def on_held_out_episodes(arguments: argparse.Namespace, inputs: Inputs) -> None:
         inputs,
         f"evaluate_rollouts-{scale}-{entry.stem}",
         also={"method": method, "nfe": nfe},
-        deps=[files.prepared] if model == files.prepared else [model, files.prepared],
+        deps=list(dict.fromkeys([model, files.prepared, files.frames])),
         outs=[episodes, metrics_file],
     ) as here:
         data = PreparedData.load(files.prepared)

@@ -23,21 +23,15 @@ def main() -> None:
     with stage(inputs, label, deps=[files.demonstrations], outs=outs) as here:
         task = settings.load_task()
         dataset, observation = task.datasets[settings.data.dataset], task.observations[settings.data.observation]
-        if observation.render and dataset.images:
-            data = prepare_frames(dataset.images(files.demonstrations), settings.data, settings.seed, files.frames)
+        seen = dataset.images(files.demonstrations) if observation.render and dataset.images else None
+        demonstrations = seen.demonstrations if seen else dataset.read(files.demonstrations)
+        if task.check:
+            task.check(demonstrations, settings.data.horizon)
+        as_told = settings.data, observation.encode, settings.seed
+        if seen:
+            data = prepare_frames(seen, *as_told, files.frames, task.least_variation, offline=task.offline)
         else:
-            demonstrations = dataset.read(files.demonstrations)
-            if task.check:
-                task.check(demonstrations, settings.data.horizon)
-            data = prepare(
-                demonstrations,
-                settings.data,
-                observation.encode,
-                settings.seed,
-                task.least_variation,
-                offline=task.offline,
-                series=task.series,
-            )
+            data = prepare(demonstrations, *as_told, task.least_variation, offline=task.offline, series=task.series)
             write_no_frames(files.frames)
         data.save(files.prepared)
         here.run.log({"windows": len(data.action), "held_out_windows": len(data.held_out_action)})

@@ -39,14 +39,14 @@ WITHIN = {
         "action_diffusion",
     ),
     "tasks": (
-        "types", "normalizer", "transfer", "fetching", "archive", "demonstrations", "windows", "vector", "datasets",
-        "formats", "download", "api", "loader", "pusht", "kitchen", "robomimic",
+        "types", "camera", "normalizer", "transfer", "fetching", "archive", "demonstrations", "windows", "vector",
+        "datasets", "formats", "download", "api", "loader", "pusht", "kitchen", "robomimic",
         "custom", "lift", "can", "square", "transport", "seattle_weather", "toys",
         "images", "cifar10", "image_sources", "inception",
     ),
     "tasks/formats": (
         "recording", "arrays", "cameras", "lerobot", "lerobot_writer", "minari_folder", "robomimic_hdf5", "reading",
-        "vectors", "survey", "description",
+        "vectors", "pictures", "survey", "description",
     ),
     "tasks/custom": ("settings", "robosuite", "env", "check"),
     "tasks/pusht": ("env", "camera", "files", "images"),

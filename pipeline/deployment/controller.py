@@ -11,6 +11,7 @@ from pipeline.evaluation.diffusion_policy import DiffusionPolicy, Sampler
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.rollouts import BLOCK, Policy
 from pipeline.settings.paths import SAMPLERS
+from pipeline.tasks.camera import CHANNELS, Camera
 from pipeline.training.checkpoint import Record
 from pipeline.training.residual_checkpoint import load_model
 from pipeline.utils.errors import UserError
@@ -27,18 +28,22 @@ class Controller:
     batch, and else up to such rounding. (Of nets of a few units, even the row's place in the batch changes them.)
 
     Args:
-        policy: what plans. observation_dim: S, components of a raw observation.
+        policy: what plans. observation_dim: S, components of a raw observation, without a camera's pixels.
+        camera: what takes the pictures that the policy sees, if one does.
         batch_size: rows of every call of the policy, of which the first is used; 1 is the fastest.
 
     Attributes:
         n_obs_steps, n_action_steps: observations that a plan sees; its actions that are executed before the next.
     """
 
-    def __init__(self, policy: Policy, observation_dim: int, *, batch_size: int = BLOCK) -> None:
+    def __init__(
+        self, policy: Policy, observation_dim: int, *, camera: Camera | None = None, batch_size: int = BLOCK
+    ) -> None:
         self.n_obs_steps = policy.n_obs_steps
         self.n_action_steps = policy.n_action_steps
         self._policy = policy
         self._observation_dim = observation_dim
+        self._camera = camera
         self._batch_size = batch_size
         self._generator: np.random.Generator | None = None
         self._history: deque[NDArray[np.float64]] = deque(maxlen=policy.n_obs_steps)
@@ -56,7 +61,7 @@ class Controller:
         self._history.clear()
         self._chunk.clear()
 
-    def act(self, observation: ArrayLike) -> NDArray[np.float32]:
+    def act(self, observation: ArrayLike, image: NDArray[np.uint8] | None = None) -> NDArray[np.float32]:
         """The action (A,), in environment units, for a control step.
 
         To be called once a step, with what is observed before it: plans look at the last ``n_obs_steps`` observations,
@@ -64,14 +69,17 @@ class Controller:
 
         Args:
             observation: raw, (S,), as the task's environment gives it.
+            image: what the camera sees, (H, W, 3), RGB, of a policy that learned from a camera's pictures; scaled as
+                those were.
 
         Raises:
-            UserError: no episode has begun, or the observation is not S finite numbers.
+            UserError: no episode has begun, the observation is not S finite numbers, or the image is missing, no such
+                picture, or not looked at.
             FloatingPointError: the policy returned actions that are not finite.
         """
         if self._generator is None:
             raise UserError("act: called before reset(seed), which begins an episode")
-        seen = self._checked(observation)
+        seen = self._with_picture(self._checked(observation), image)
         self._history.extend([seen] if self._history else [seen] * self.n_obs_steps)
         if not self._chunk:
             self._chunk.extend(self._plan(self._generator))
@@ -89,6 +97,16 @@ class Controller:
         if not np.isfinite(seen).all():
             raise UserError(f"observation: given {seen.tolist()}, allowed: finite numbers")
         return seen
+
+    def _with_picture(self, numbers: NDArray[np.float64], image: NDArray[np.uint8] | None) -> NDArray[np.float64]:
+        if self._camera is None:
+            if image is not None:
+                raise UserError("image: given, allowed: none; the policy looks at no camera's pictures")
+            return numbers
+        if image is None or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != CHANNELS:
+            given = "none" if image is None else f"{image.dtype} {image.shape}"
+            raise UserError(f"image: given {given}, allowed: the camera's picture, uint8 (H, W, {CHANNELS})")
+        return self._camera.observed(numbers, image)
 
     def _plan(self, generator: np.random.Generator) -> NDArray[np.float32]:
         """The next chunk, (n_action_steps, A)."""
@@ -111,7 +129,8 @@ def load_policy(
 ) -> Controller:
     """The controller that acts by a model file, on the GPU where there is one; call its ``reset(seed)`` first.
 
-    Policies of images take the simulator's state, as in the evaluation, and draw what the camera sees themselves.
+    Policies of images that can be drawn from the simulator's state take that, as in the evaluation; those that learned
+    from a camera's pictures take what it sees as well: ``act(numbers, image)``.
 
     Args:
         file: a checkpoint of this project: of a flow, straight or with a residual, or of a diffusion.
@@ -123,11 +142,13 @@ def load_policy(
         UserError: no such file or no checkpoint; ``nfe`` is neither given nor the model's, or not one that it can
             spend; ``sampler`` is given for a flow.
     """
-    policy, nfe, _ = load_for_use(Path(file), nfe, sampler)
+    policy, nfe, record = load_for_use(Path(file), nfe, sampler)
     if batch_size < 1:
         raise UserError(f"batch_size: given {batch_size}, allowed: 1 or more")
     policy = policy.to("cuda" if torch.cuda.is_available() else "cpu")
-    return Controller(policy.acting(nfe), raw_observation_dim(policy), batch_size=batch_size)
+    camera = record.load_task().observations[record.data.observation].camera
+    observation_dim = camera.numbers if camera else raw_observation_dim(policy)
+    return Controller(policy.acting(nfe), observation_dim, camera=camera, batch_size=batch_size)
 
 
 def load_for_use(file: Path, nfe: int | None, sampler: Sampler | None) -> tuple[FlowPolicy, int, Record]:

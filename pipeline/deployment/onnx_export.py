@@ -90,7 +90,7 @@ def export_onnx(
     require_packages(*PACKAGES)
     policy, nfe, record = load_for_use(checkpoint, nfe, sampler)
     if isinstance(policy.observe, Sight):
-        raise UserError(f"{checkpoint}: a policy of images, which draws them itself; allowed: policies of states")
+        raise UserError(f"{checkpoint}: a policy of images; allowed: policies of states")
     encode = _traced(policy)
     seen = len(policy.observation_normalizer.offset) if encode is None else raw_observation_dim(policy)
     given = {

@@ -261,14 +261,13 @@ class TaskSettings(Block):
             given = "none" if self.data.vision is None else "a block"
             allowed = f"a block where observation is {' or '.join(seen)}, and only there" if seen else "none"
             raise ValueError(f"data.vision: given {given}, allowed: {allowed}")
-        if sees and task.offline:
-            blind = ", ".join(name for name in task.observations if name not in seen)
-            raise ValueError(
-                f"data.observation: given {self.data.observation!r}, allowed without environments: {blind}"
-            )
         if sees and task.datasets[self.data.dataset].images is None:
             with_images = ", ".join(name for name, dataset in task.datasets.items() if dataset.images)
             raise ValueError(f"data.dataset: given {self.data.dataset!r}, allowed where images are seen: {with_images}")
+        camera = task.observations[self.data.observation].camera
+        if self.data.vision and camera and self.data.vision.crop > camera.side:
+            allowed = f"at most {camera.side}, the side of the images"
+            raise ValueError(f"data.vision.crop: given {self.data.vision.crop}, allowed: {allowed}")
 
     def _named(self, task: Task, block: str) -> Iterator[tuple[str, str, list[str]]]:
         yield "data.dataset", self.data.dataset, list(task.datasets)

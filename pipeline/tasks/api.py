@@ -14,12 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
+from pipeline.tasks.camera import Camera
 from pipeline.tasks.datasets import Dataset, Publication
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.tasks.types import Observe
 from pipeline.tasks.vector import Env, Evaluation, Transition
 
 __all__ = [
+    "Camera",
     "Dataset",
     "Demonstrations",
     "Env",
@@ -48,11 +50,13 @@ class Observation:
         dim: numbers that the net sees, beside an image if there is one.
         encode: raw states (…, S) → those numbers (…, dim) float32.
         render: raw states (…, S) → the images (…, H, W, 3), uint8, that are seen beside them; None: none are.
+        camera: what took them, where raw states hold them, since nothing draws them; ``render`` is its ``draw``.
     """
 
     dim: int
     encode: Observe
     render: Callable[[NDArray[np.floating]], NDArray[np.uint8]] | None = None
+    camera: Camera | None = None
 
 
 def seeded(seed: int, options: Any) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import torch
 
 from pipeline.evaluation.baselines import NearestDemoPolicy, RandomPolicy, SmallImages, shrunk
 from pipeline.evaluation.diffusion_policy import DiffusionPolicy
-from pipeline.evaluation.image_policy import beside_features
+from pipeline.evaluation.image_policy import Sight, beside_features
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.rollouts import Policy
 from pipeline.nets.vision import joined
@@ -14,7 +14,7 @@ from pipeline.settings.paths import BASELINES, SAMPLERS, TaskFiles
 from pipeline.settings.schema import TaskSettings
 from pipeline.training.checkpoint import Record, new_record, require_architecture
 from pipeline.training.data import PreparedData
-from pipeline.training.frames import Frames
+from pipeline.training.frames import Frames, RecordedSight
 from pipeline.training.residual_checkpoint import load_model
 
 IMAGES = 256
@@ -27,9 +27,21 @@ def load_acting(
     """What acts in a row of Table 2, and what its model file says of itself."""
     if method in BASELINES:
         return baseline(method, scale, task, settings), new_record(scale, task, method, settings)
+    policy, record = load_to_evaluate(model, scale, task, settings)
+    return acting(policy, method, nfe), record
+
+
+def load_to_evaluate(model: Path, scale: str, task: str, settings: TaskSettings) -> tuple[FlowPolicy, Record]:
+    """A model file of the task; where there is no simulation, one that sees looks at what the camera recorded.
+
+    Raises:
+        UserError: as ``load_model`` and ``require_architecture``; or there is no store of frames.
+    """
     policy, record = load_model(model)
     require_architecture(model, record, settings.data, settings.net)
-    return acting(policy, method, nfe), record
+    if isinstance(policy.observe, Sight) and settings.load_task().offline:
+        policy.observe = RecordedSight(policy.observe, Frames.open(TaskFiles(scale, task).frames))
+    return policy, record
 
 
 def baseline(method: str, scale: str, task: str, settings: TaskSettings) -> Policy:
@@ -38,14 +50,15 @@ def baseline(method: str, scale: str, task: str, settings: TaskSettings) -> Poli
     seen, done = settings.data.n_obs_steps, settings.data.n_action_steps
     if method == "random":
         return RandomPolicy(data.action, data.action_normalizer, n_obs_steps=seen, n_action_steps=done)
-    observation = settings.load_task().observations[settings.data.observation]
+    about = settings.load_task()
+    observation = about.observations[settings.data.observation]
     observe, normalizer, condition = observation.encode, data.observation_normalizer, data.condition
     if observation.render:
         frames = Frames.open(files.frames)
         images = torch.cat([torch.from_numpy(shrunk(frames.read(w).numpy())) for w in frames.windows.split(IMAGES)])
         normalizer = beside_features(normalizer, images.shape[-1])
         condition = joined(images, condition.unflatten(1, (seen, -1)))
-        observe = SmallImages(observation.render, observe)
+        observe = SmallImages(frames.recorded if about.offline else observation.render, observe)
     return NearestDemoPolicy(
         observe,
         normalizer,

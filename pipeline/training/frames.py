@@ -22,8 +22,9 @@ from pipeline.evaluation.policy import FlowPolicy
 from pipeline.nets.modes import evaluating
 from pipeline.nets.vision import VisionEncoder, joined, pack, random_crops
 from pipeline.settings.schema import DataSettings
-from pipeline.tasks.demonstrations import ImageDemonstrations
+from pipeline.tasks.demonstrations import Demonstrations, ImageDemonstrations
 from pipeline.tasks.normalizer import Normalizer
+from pipeline.tasks.types import Observe
 from pipeline.training.data import PreparedData, prepare
 from pipeline.training.resume import fingerprint
 from pipeline.utils.atomic import make_folder, replacing
@@ -75,6 +76,21 @@ class Frames:
         found = [torch.frombuffer(bytearray(zlib.decompress(self._kept[n])), dtype=torch.uint8) for n in wanted]
         return torch.stack(found).view(*numbers.shape, *self.images.shape[1:])
 
+    def recorded(self, states: NDArray[np.floating]) -> NDArray[np.uint8]:
+        """What a camera that recorded these frames saw: states (…, S) that end in a frame's number → (…, H, W, 3)."""
+        return self.read(torch.from_numpy(states[..., -1].round().astype(np.int64))).numpy()
+
+
+class RecordedSight(Sight):
+    """A ``Sight`` of states that end in the number of a recorded frame; a frame is encoded once a call."""
+
+    def __init__(self, sight: Sight, frames: Frames) -> None:
+        super().__init__(sight.encoder, frames.recorded, sight.observe)
+
+    def forward(self, states: NDArray[np.floating]) -> NDArray[np.float32]:
+        different, place = np.unique(states.reshape(-1, states.shape[-1]), axis=0, return_inverse=True)
+        return super().forward(different)[place].reshape(*states.shape[:-1], -1)
+
 
 def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
     """Ascending ``numbers`` as runs without gaps, each by its first and the one past its last."""
@@ -96,18 +112,34 @@ def write_no_frames(path: Path) -> None:
     zarr.open_group(path, mode="w")
 
 
-def prepare_frames(source: ImageDemonstrations, settings: DataSettings, seed: int, path: Path) -> PreparedData:
+def prepare_frames(
+    source: ImageDemonstrations,
+    settings: DataSettings,
+    observe: Observe,
+    seed: int,
+    path: Path,
+    least_variation: float = 1e-6,
+    *,
+    offline: bool = False,
+) -> PreparedData:
     """Write the frames of ``source`` to the new store ``path``, whole or not at all, and return their windows.
 
     The store has one image a chunk, so that any can be read alone, and ``BLOCK`` of them a file.
 
+    Args:
+        observe: the numbers beside the images. least_variation, offline: as of ``prepare``.
+
     Returns:
-        Windows as ``prepare`` cuts them, whose conditions are the agent's normalised positions alone.
+        Windows as ``prepare`` cuts them, whose conditions are those numbers alone; states of reported windows end in
+        the number of their frame, see ``Frames.recorded``.
 
     Raises:
         UserError: as ``prepare`` and ``ImageDemonstrations.blocks``.
     """
-    data, windows, held_out = _numbered_windows(source, settings, seed)
+    numbers = observe(source.demonstrations.state)
+    data, windows, held_out = _numbered_windows(
+        numbers, source.demonstrations, settings, seed, least_variation, offline=offline
+    )
     make_folder(path.parent)
     fresh = Path(tempfile.mkdtemp(dir=path.parent, prefix=f".{path.name}."))
     try:
@@ -124,32 +156,38 @@ def prepare_frames(source: ImageDemonstrations, settings: DataSettings, seed: in
 
 
 def _numbered_windows(
-    source: ImageDemonstrations, settings: DataSettings, seed: int
+    numbers: NDArray[np.float32],
+    demonstrations: Demonstrations,
+    settings: DataSettings,
+    seed: int,
+    least_variation: float,
+    *,
+    offline: bool,
 ) -> tuple[PreparedData, NDArray[np.int64], NDArray[np.int64]]:
-    """The windows of agent positions, and the frames of the training and the held-out ones.
+    """The windows of ``numbers`` (N, P), and the frames of the training and the held-out ones.
 
-    ``prepare`` is given each frame's number as a third observed component, to be told which frames it put where.
+    ``prepare`` is given each frame's number as one more observed component, to be told which frames it put where.
     """
-    position = source.demonstrations.state[:, :2]
-    number = np.arange(len(position), dtype=np.float32)[:, None]  # exact, and to be told apart, far beyond a million
-    numbered = replace(source.demonstrations, state=np.concatenate([position, number], axis=1))
-    data = prepare(numbered, settings, lambda states: states.astype(np.float32), seed)
+    count = numbers.shape[1]
+    frame = np.arange(len(numbers), dtype=np.float32)[:, None]  # exact, and to be told apart, far beyond a million
+    numbered = replace(demonstrations, state=np.concatenate([numbers, frame], axis=1))
+    data = prepare(numbered, settings, lambda states: states.astype(np.float32), seed, least_variation, offline=offline)
 
     def split(condition: Tensor) -> tuple[Tensor, NDArray[np.int64]]:
-        observed = condition.unflatten(1, (settings.n_obs_steps, 3))
-        frames = data.observation_normalizer.denormalize(observed)[..., 2].round().long()
-        return observed[..., :2].flatten(1).contiguous(), frames.numpy()
+        observed = condition.unflatten(1, (settings.n_obs_steps, count + 1))
+        frames = data.observation_normalizer.denormalize(observed)[..., count].round().long()
+        return observed[..., :count].flatten(1).contiguous(), frames.numpy()
 
     condition, windows = split(data.condition)
     held_out_condition, held_out = split(data.held_out_condition)
     normalizer = data.observation_normalizer
-    positions = replace(
+    of_numbers = replace(
         data,
         condition=condition,
         held_out_condition=held_out_condition,
-        observation_normalizer=Normalizer.of(normalizer.offset[:2], normalizer.scale[:2]),
+        observation_normalizer=Normalizer.of(normalizer.offset[:count], normalizer.scale[:count]),
     )
-    return positions, windows, held_out
+    return of_numbers, windows, held_out
 
 
 def _write_images(group: zarr.Group, source: ImageDemonstrations) -> None:
@@ -172,7 +210,7 @@ class ImageBatches:
     """Random training windows with their images, cut at random: a ``BatchSource`` of packed conditions.
 
     Attributes:
-        frames: read as they are needed. data: the windows' positions and actions. crop: side of the cut images.
+        frames: read as they are needed. data: the windows' numbers and actions. crop: side of the cut images.
     """
 
     frames: Frames
@@ -202,7 +240,7 @@ def encoded(
     Each frame is encoded once, on the GPU where there is one; ``policy`` is moved there.
 
     Args:
-        data: positions and actions, as ``prepare_frames`` returned them.
+        data: numbers and actions, as ``prepare_frames`` returned them.
         held_out_only: leaves the training windows out.
         keep: folder that finished blocks of frames are kept in for a resume; one of another encoder is of no matter.
 

@@ -135,6 +135,31 @@ def test_raw_observations_have_the_length_that_the_task_gives(tmp_path: Path) ->
         assert controller.act(np.full(raw, 0.5)).shape == (load_task(task).action_dim,)
 
 
+def test_a_policy_of_a_camera_takes_the_picture_beside_the_numbers(tmp_path: Path) -> None:
+    source = {"path": "mine", "observation": {"pose": 3}, "action": {"action": 2}, "image": {"top": 32}}
+    vision = VisionSettings(kind="resnet18", width=16, crop=32)
+    data = RECORD.data.model_copy(update={"dataset": "mine", "observation": "image", "vision": vision})
+    record = replace(RECORD, task="arm", of="custom", custom={"datasets": {"mine": source}}, data=data)
+    save_policy(tmp_path / "model", build_policy(record), record)
+    controller, (policy, _) = load_policy(tmp_path / "model", batch_size=1), load_model(tmp_path / "model")
+    numbers, picture = np.arange(3), np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
+    controller.reset(3)
+    action = controller.act(numbers, picture)
+    noise = np.random.default_rng([3, 0]).standard_normal(policy.acting(record.nfe).noise_shape, dtype=np.float32)
+    raw = np.concatenate([numbers, picture.ravel()]).astype(np.float32)
+    history = np.stack([raw] * policy.n_obs_steps)
+    np.testing.assert_array_equal(action, policy.acting(record.nfe).act(history[None], noise[None])[0, 0])
+    controller.reset(3)
+    assert not np.array_equal(controller.act(numbers, 255 - picture), action), "it looks"
+    for image, given in ((None, "none"), (picture[0], r"uint8 \(32, 3\)"), (picture / 255, "float64")):
+        with pytest.raises(UserError, match=f"^image: given {given}.*, allowed: the camera's picture, uint8"):
+            controller.act(numbers, image)
+    with pytest.raises(UserError, match=r"^image: given, allowed: none"):
+        blind = load_policy(SHIPPED / "ft_fm-nfe1.safetensors")
+        blind.reset(0)
+        blind.act(np.zeros(5), picture)
+
+
 def test_bad_input_is_refused_in_one_line(tmp_path: Path) -> None:
     flow = SHIPPED / "ft_fm-nfe1.safetensors"
     controller = load_policy(flow)

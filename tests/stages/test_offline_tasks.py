@@ -17,30 +17,54 @@ from pipeline.training.data import PreparedData
 from pipeline.utils.code_deps import ROOT
 from tests.project import write_settings
 from tests.stages.test_robot_tasks import LAB, run, tiny
+from tests.tasks.formats.files import CAMERA, V3_VIDEO, episodes, with_camera, write_v3, write_video
 from tests.test_architecture import SIMULATORS
 
 ROWS = ["nearest_demo-nfe0", "persistence-nfe0", "ddim-nfe2", "fm-nfe1", "ft_fm-nfe1", "resft_fm-nfe16"]
 SO101 = {"observation": {"observation.state": 6}, "action": {"action": 6}}
 
 
-def arm() -> dict[str, Any]:
-    """A real arm, known by its recordings alone."""
+def offline(source: dict[str, Any]) -> dict[str, Any]:
+    """Lab's settings of a task that is known by the recordings ``source`` alone."""
+    block: dict[str, Any] = json.loads(json.dumps(LAB["pusht"] | {"study": None}))
+    del block["study"], block["evaluation"]["options"]
+    block["data"] |= {"dataset": "recorded", "observation": "state", "validation_fraction": 0.5}
+    block["select"] = {"rule": "validation_loss", "nfe": 2, "seeds": 1}
+    return block | {"task": "custom", "custom": {"datasets": {"recorded": source}}}
+
+
+def arm(_: Path) -> dict[str, Any]:
+    """A real arm."""
     mirror = os.environ.get("FLOWTUNE_MIRROR")
     path = Path(mirror or "", "lerobot_so101_v3")
     if not mirror or not path.exists():
         pytest.skip("needs lerobot_so101_v3 in FLOWTUNE_MIRROR")
-    block: dict[str, Any] = json.loads(json.dumps(LAB["pusht"] | {"study": None}))
-    del block["study"], block["evaluation"]["options"]
-    block["data"] |= {"dataset": "so101", "observation": "state", "validation_fraction": 0.5}
-    block["select"] = {"rule": "validation_loss", "nfe": 2, "seeds": 1}
-    return block | {"task": "custom", "custom": {"datasets": {"so101": SO101 | {"path": str(path)}}}}
+    return offline(SO101 | {"path": str(path)})
 
 
-@pytest.mark.parametrize(("task", "settings"), [("seattle_weather", lambda: LAB["seattle_weather"]), ("arm", arm)])
+def filmed(folder: Path) -> dict[str, Any]:
+    """Made-up recordings with a camera's videos."""
+    lengths = (40,) * 6
+    path = with_camera(folder, write_v3, episodes(lengths))
+    write_video(path / V3_VIDEO, list(np.random.default_rng(0).uniform(0, 255, sum(lengths))))
+    source = {
+        "path": str(path),
+        "observation": {"observation.state": 4},
+        "action": {"action": 2},
+        "image": {CAMERA: 32},
+    }
+    block = offline(source)
+    block["data"] |= {"observation": "image", "vision": {"kind": "resnet18", "width": 16, "crop": 32}}
+    return block
+
+
+@pytest.mark.parametrize(
+    ("task", "settings"), [("seattle_weather", lambda _: LAB["seattle_weather"]), ("arm", arm), ("filmed", filmed)]
+)
 def test_an_offline_task_goes_from_its_data_to_its_table(
     task: str, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setitem(LAB, task, settings())
+    monkeypatch.setitem(LAB, task, settings(tmp_path))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLOWTUNE_TRACKING", "off")
     for name in SIMULATORS:
@@ -57,6 +81,7 @@ def test_an_offline_task_goes_from_its_data_to_its_table(
     choice |= {"robustness": ["fm-nfe1"], "diffusion": ["ddim-nfe2"], "baselines": ["nearest_demo", "persistence"]}
     values |= choice | {"scale": "lab"}
     few = tiny(task)
+    few["evaluation"]["policy_batch_size"] = 64
     for recipe in few["finetune"].values():
         recipe |= {
             "coupling": "nearest",

@@ -21,7 +21,7 @@ from pipeline.tasks.pusht.camera import render
 from pipeline.tasks.pusht.env import observe
 from pipeline.tasks.pusht.images import open_pusht_images
 from pipeline.training.data import PreparedData, prepare
-from pipeline.training.frames import Frames, ImageBatches, encoded, prepare_frames
+from pipeline.training.frames import Frames, ImageBatches, RecordedSight, encoded, prepare_frames
 from pipeline.training.loop import train
 from pipeline.training.pretrain import FlowMatching
 from pipeline.utils.errors import UserError
@@ -54,7 +54,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> ImageDemonstrations:
 @pytest.fixture(scope="module")
 def prepared(source: ImageDemonstrations, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, PreparedData]:
     path = tmp_path_factory.mktemp("prepared") / "frames.zarr"
-    return path, prepare_frames(source, SETTINGS, 0, path)
+    return path, prepare_frames(source, SETTINGS, partial(observe, kind="agent"), 0, path)
 
 
 def make_policy(data: PreparedData, crop: int = 84) -> ImagePolicy:
@@ -185,6 +185,21 @@ def test_encoded_windows_are_what_the_policy_makes_of_their_states(
     assert len(held_out.condition) == len(held_out.action) == 0
 
 
+def test_recorded_frames_are_seen_as_those_drawn_from_states(
+    source: ImageDemonstrations, prepared: tuple[Path, PreparedData], tmp_path: Path
+) -> None:
+    """Of an offline task: its reported windows end in the number of their frame."""
+    many = SETTINGS.model_copy(update={"validation_fraction": 0.5})
+    agent = partial(observe, kind="agent")
+    reported = prepare_frames(source, many, agent, 0, tmp_path / "frames.zarr", offline=True).reported
+    assert reported is not None
+    np.testing.assert_array_equal(reported.state[:, -1, -1], reported.row)
+    policy = make_policy(prepared[1])
+    seen = RecordedSight(policy.observe, Frames.open(tmp_path / "frames.zarr"))(reported.state)
+    states = source.demonstrations.state[reported.state[..., -1].astype(int)]
+    np.testing.assert_allclose(seen, policy.observe(states), rtol=1e-4, atol=1e-5)
+
+
 def test_encoding_goes_on_from_what_was_kept_and_only_for_the_same_encoder(
     prepared: tuple[Path, PreparedData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +230,9 @@ def test_a_store_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
     group.create_array("meta/episode_ends", data=np.array([5, 10, 20]))
     store = tmp_path / "prepared" / "frames.zarr"
     with pytest.raises(UserError, match=r"first in row 19$"):
-        prepare_frames(open_pusht_images(tmp_path / "demonstrations"), SETTINGS, 0, store)
+        prepare_frames(
+            open_pusht_images(tmp_path / "demonstrations"), SETTINGS, partial(observe, kind="agent"), 0, store
+        )
     assert list(store.parent.iterdir()) == []
     with pytest.raises(UserError, match=r"frames.zarr: no store of frames; expected what stage prepare writes$"):
         Frames.open(store)

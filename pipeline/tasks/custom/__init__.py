@@ -7,10 +7,12 @@ from urllib.parse import urlsplit
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.tasks.api import Dataset, Demonstrations, EnvSpec, Observation, Publication, Task, TaskFamily
+from pipeline.tasks.api import Camera, Dataset, Demonstrations, EnvSpec, Observation, Publication, Task, TaskFamily
 from pipeline.tasks.custom.env import GymnasiumEnv
 from pipeline.tasks.custom.settings import CustomSettings, Environment, Source
+from pipeline.tasks.demonstrations import ImageDemonstrations
 from pipeline.tasks.formats.lerobot import INFO
+from pipeline.tasks.formats.recording import Recording
 from pipeline.utils.errors import UserError
 
 NUMBERS = ("meta", "data")
@@ -24,10 +26,17 @@ def make_task(settings: CustomSettings) -> Task:
     if environment:
         drawn = environment.render_mode is not None
         envs = {"": EnvSpec(partial(GymnasiumEnv, environment), environment.max_steps, renders=drawn)}
+    observations = {"state": Observation(observed, as_they_are)}
+    if settings.side:
+        camera = Camera(observed, settings.side)
+        observations = {
+            "state": Observation(observed, camera.encode),
+            "image": Observation(observed, camera.encode, camera.draw, camera),
+        }
     return Task(
         title=environment.id if environment else next(iter(settings.datasets)),
         datasets={name: _dataset(name, source) for name, source in settings.datasets.items()},
-        observations={"state": Observation(observed, as_they_are)},
+        observations=observations,
         action_dim=action,
         envs=envs,
         check=partial(check_demonstrations, environment),
@@ -66,10 +75,16 @@ def _dataset(name: str, source: Source) -> Dataset:
         citation=source.citation or "not stated",
         read=partial(_read, name, source),
         publications=published,
-        members=NUMBERS if local and (local / INFO).is_file() else None,
+        members=_members(source) if local and (local / INFO).is_file() else None,
         local=local,
         local_sha256=source.sha256,
+        images=partial(_read_with_pictures, name, source) if source.image else None,
     )
+
+
+def _members(source: Source) -> tuple[str, ...]:
+    """What is needed of a folder that is a LeRobotDataset: its cameras' videos are most of its bytes."""
+    return (*NUMBERS, "videos") if source.image else NUMBERS
 
 
 def _read(name: str, source: Source, path: Path) -> Demonstrations:
@@ -78,8 +93,22 @@ def _read(name: str, source: Source, path: Path) -> Demonstrations:
     Raises:
         UserError: as ``read_demonstrations``; or its keys have other sizes than ``source`` says.
     """
-    from pipeline.tasks.formats.reading import open_recording
     from pipeline.tasks.formats.vectors import read_demonstrations
+
+    (action,) = source.action
+    return read_demonstrations(_opened(name, source, path), list(source.observation), action)
+
+
+def _read_with_pictures(name: str, source: Source, path: Path) -> ImageDemonstrations:
+    """As ``_read``, with the camera's pictures; raises ``UserError`` too where it has none."""
+    from pipeline.tasks.formats.pictures import open_pictures
+
+    (action,), ((camera, side),) = source.action, source.image.items()
+    return open_pictures(_opened(name, source, path), list(source.observation), action, camera, side)
+
+
+def _opened(name: str, source: Source, path: Path) -> Recording:
+    from pipeline.tasks.formats.reading import open_recording
 
     recording = open_recording(path, source.format)
     for what, keys in (("observation", source.observation), ("action", source.action)):
@@ -88,8 +117,7 @@ def _read(name: str, source: Source, path: Path) -> Demonstrations:
             if recording.features[key].size != size:
                 found = f"{recording.features[key].size} numbers a step in {path}"
                 raise UserError(f"custom.datasets.{name}.{what}.{key}: given {size}, allowed: {found}")
-    (action,) = source.action
-    return read_demonstrations(recording, list(source.observation), action)
+    return recording
 
 
 TASK = TaskFamily(CustomSettings, make_task)

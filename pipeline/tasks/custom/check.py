@@ -80,7 +80,7 @@ def _replay(env: GymnasiumEnv, seed: int, actions: NDArray[np.float32]) -> NDArr
 
 def _check_first_states(settings: Environment, env: GymnasiumEnv, states: NDArray[np.float32]) -> None:
     """Compare what episodes begin with to the range of the demonstrations."""
-    begun = np.stack([env.reset(SEED + i) for i in range(FIRST_STATES)])
+    begun = np.stack([env.reset(SEED + i)[: states.shape[1]] for i in range(FIRST_STATES)])
     least, greatest = states.min(0), states.max(0)
     margin = np.maximum(greatest - least, 1e-3 * np.maximum(1.0, np.abs(greatest)))
     away = ((begun < least - margin) | (begun > greatest + margin)).all(axis=0)

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.tasks.camera import CHANNELS, Camera
 from pipeline.tasks.custom.settings import Environment
 from pipeline.tasks.vector import Transition
 from pipeline.utils.errors import UserError
@@ -30,7 +31,8 @@ class GymnasiumEnv:
     its end. Actions are clipped to the environment's bounds.
 
     Attributes:
-        observation_dim: numbers observed. low, high: (A,) the bounds of actions, infinite where there are none.
+        observation_dim: numbers observed, beside the pixels of a camera's picture, which follow them.
+        low, high: (A,) the bounds of actions, infinite where there are none.
         rate: control steps a second, as far as the environment says so; else 1.
         observed: the environment's own observation, whole.
     """
@@ -46,6 +48,7 @@ class GymnasiumEnv:
         self.rate = float(getattr(self._env, "metadata", {}).get("render_fps") or 1)
         self.observed: Any = None
         self.observation_dim = _dim(self._env.observation_space, settings)
+        self._camera = _camera(self._env.observation_space, settings, self.observation_dim)
         self._actions: Any = self._env.action_space
         if not hasattr(self._actions, "low") or np.dtype(self._actions.dtype).kind != "f":
             raise UserError(f"{WHERE}.id: {settings.id} has actions {self._actions}, allowed: a Box of real numbers")
@@ -60,7 +63,7 @@ class GymnasiumEnv:
             self._env = make(self._settings, seed)
         self.observed, _ = self._env.reset(seed=seed)
         self._steps, self._return = 0, 0.0
-        return flat(self.observed, self._settings.observation)
+        return self._raw()
 
     def step(self, action: NDArray[np.floating]) -> Transition:
         """Hold ``action`` (A,) for one control step.
@@ -75,7 +78,7 @@ class GymnasiumEnv:
         success = self._settings.success is not None and self._solved(info)
         done = bool(success or terminated or truncated or self._steps >= self._max_steps)
         score = float(success) if self._settings.returns is None else self._scaled() if done else 0.0
-        return Transition(flat(self.observed, self._settings.observation), score, success, done)
+        return Transition(self._raw(), score, success, done)
 
     def render(self) -> NDArray[np.uint8]:
         """Draw the scene: (H, W, 3).
@@ -88,6 +91,13 @@ class GymnasiumEnv:
         if not isinstance(frame, np.ndarray) or frame.ndim != 3:
             raise UserError(f"{WHERE}.render_mode: {self._settings.id} draws {type(frame).__name__}, not (H, W, 3)")
         return frame.astype(np.uint8)
+
+    def _raw(self) -> NDArray[np.float64]:
+        numbers = flat(self.observed, self._settings.observation)
+        if self._camera is None:
+            return numbers
+        (key,) = self._settings.image
+        return self._camera.observed(numbers, np.asarray(_at(self.observed, key)))
 
     def _solved(self, info: dict[str, Any]) -> bool:
         if self._settings.success not in info:
@@ -155,6 +165,21 @@ def _dim(space: Any, settings: Environment) -> int:
         if not 0 < size <= LONGEST_VECTOR:
             raise UserError(f"{where}: {key or 'the observation'} of {settings.id} is {spaces[key]}, no vector")
     return sum(_size(spaces[key]) for key in keys or [""])
+
+
+def _camera(space: Any, settings: Environment, numbers: int) -> Camera | None:
+    """What takes the pictures; raises ``UserError`` where no such key holds any."""
+    pictures = {
+        name: part
+        for name, part in _leaves(space)
+        if part.shape is not None and len(part.shape) == 3 and part.shape[2] == CHANNELS and part.dtype == np.uint8
+    }
+    for key, side in settings.image.items():
+        if key not in pictures:
+            allowed = f"pictures (H, W, 3) of {settings.id}: {', '.join(pictures) or 'it has none'}"
+            raise UserError(f"{WHERE}.image: given {key!r}, allowed: {allowed}")
+        return Camera(numbers, side)
+    return None
 
 
 def _leaves(space: Any, name: str = "") -> Iterable[tuple[str, Any]]:

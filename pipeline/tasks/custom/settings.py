@@ -6,6 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 
 Size = Annotated[int, Field(ge=1)]
 Text = Annotated[str, StringConstraints(min_length=1)]
+Picture = Annotated[dict[str, Annotated[int, Field(ge=16, multiple_of=16)]], Field(max_length=1)]
 
 
 class _Model(BaseModel):
@@ -22,6 +23,7 @@ class Source(_Model):
         format: as ``pipeline.tasks.formats.reading.FORMATS`` calls it; auto: what the data say.
         observation: keys observed, one after the other → numbers a step of each.
         action: the key of the actions → numbers a step.
+        image: the key of a camera, if one is watched → pixels a side of the square that its pictures are scaled to.
         title, licence, citation: for reports.
     """
 
@@ -31,6 +33,7 @@ class Source(_Model):
     format: Literal["auto", "lerobot", "robomimic", "minari", "zarr", "npz"] = "auto"
     observation: Annotated[dict[str, Size], Field(min_length=1)]
     action: Annotated[dict[str, Size], Field(min_length=1, max_length=1)]
+    image: Picture = Field(default_factory=dict)
     title: str = ""
     licence: str = "not stated"
     citation: str = ""
@@ -60,6 +63,7 @@ class Environment(_Model):
             when it is made and not when it is reset; it is made anew for each episode.
         observation: keys of dictionary observations, flattened one after the other as those of the data are; a key
             inside another is ``outer/inner``. Empty where observations are one array.
+        image: the key of a picture in a dictionary observation, (H, W, 3) uint8 → as of the data sets.
         success: the key of a step's ``info`` that says whether the task is solved, which ends the episode; the score is
             0 or 1.
         returns: without it: the undiscounted returns of an episode that score 0 and 1.
@@ -72,6 +76,7 @@ class Environment(_Model):
     arguments: dict[str, Any] = Field(default_factory=dict)
     seed_argument: Text | None = None
     observation: list[str] = Field(default_factory=list)
+    image: Picture = Field(default_factory=dict)
     success: Text | None = None
     returns: Annotated[list[float], Field(min_length=2, max_length=2)] | None = None
     max_steps: Size
@@ -117,6 +122,11 @@ class CustomSettings(_Model):
         """Numbers a step of the observation and of the action."""
         return next(iter(self.datasets.values())).dims
 
+    @property
+    def side(self) -> int | None:
+        """Pixels a side of the camera's pictures; None: there is no camera."""
+        return next((side for source in self.datasets.values() for side in source.image.values()), None)
+
     @model_validator(mode="after")
     def _expert_has_where_to_act(self) -> "CustomSettings":
         if self.expert and not self.environment:
@@ -131,4 +141,16 @@ class CustomSettings(_Model):
                     f"datasets.{name}: has {source.dims[0]} observed numbers and {source.dims[1]} of action, "
                     f"allowed: {self.dims[0]} and {self.dims[1]} as of the first"
                 )
+            if source.image and [*source.image.values()] != [self.side]:
+                raise ValueError(
+                    f"datasets.{name}.image: given {source.image}, allowed: {self.side} pixels, as of the first"
+                )
+        pictured = [*self.environment.image.values()] if self.environment else []
+        if self.environment and pictured != ([] if self.side is None else [self.side]):
+            allowed = (
+                "none, since no data set has one"
+                if self.side is None
+                else f"a key, and {self.side} pixels as in the data"
+            )
+            raise ValueError(f"environment.image: given {self.environment.image or 'none'}, allowed: {allowed}")
         return self

@@ -1,11 +1,9 @@
-"""The cameras' videos of a LeRobotDataset: whether they are there, and whole. No policy here learns from them yet."""
+"""The cameras' videos of a LeRobotDataset: whether they are there, and whole."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.tasks.formats.recording import Recording, one_line
-
-VIDEO = "video"
+from pipeline.tasks.formats.recording import VIDEO, Recording, one_line
 
 
 def videos_of(recording: Recording) -> dict[str, list[Path]]:

@@ -112,6 +112,9 @@ def block(recording: Recording, seen: Survey, given: Path, observation: Sequence
         remark = "# an offline task, for the lists tasks and offline; or custom.environment names what simulates it\n"
     elif "success" not in recording.environment:
         remark = "# returns: those that score 0 and 1, here the demonstrations'; or success: a key of info\n"
+    pictures = [key for key, feature in recording.features.items() if feature.is_picture]
+    if pictures:
+        remark += f"# to look through a camera too, image: {{{pictures[0]}: 96}} in recorded: docs/tasks.md, Cameras\n"
     return f"{remark}{text.getvalue()}".rstrip()
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from pipeline.tasks.formats.recording import Array, Feature, Recording, Rows, one_line
+from pipeline.tasks.formats.recording import Array, Clip, Feature, Recording, Rows, one_line
 from pipeline.utils.errors import UserError
 
 INFO = Path("meta", "info.json")
@@ -41,18 +41,20 @@ def open_lerobot(path: Path) -> Recording:
             f"{path}: {INFO} says total_episodes {told}, but meta lists {len(episodes)}; it is half written"
         )
     table = cache(partial(_grouped, features))
+    names = {index: f"{file}: episode {index}" for index, _, file in episodes}
     statistics = path / "meta" / ("episodes_stats.jsonl" if legacy else "stats.json")
     return Recording(
         path,
         "lerobot",
         f"LeRobotDataset {info['codebase_version']}",
         features,
-        {f"{file}: episode {index}": partial(_rows, table, index, length, file) for index, length, file in episodes},
+        {names[index]: partial(_rows, table, index, length, file) for index, length, file in episodes},
         one_by_one=legacy,
         rate=float(info["fps"]),
         facts={name: text for name, text in (("robot", info.get("robot_type")), ("tasks", _tasks(path))) if text},
         limits=_limits(statistics, features),
         statistics=statistics,
+        clips=partial(_legacy_clips if legacy else _clips, path, info, names),
     )
 
 
@@ -123,11 +125,38 @@ def _legacy_episodes(path: Path, info: Mapping[str, Any]) -> Iterator[Episode]:
 
 
 def _data_file(path: Path, info: Mapping[str, Any], **place: int) -> Path:
+    return _file(path, info, "data_path", **place)
+
+
+def _file(path: Path, info: Mapping[str, Any], pattern: str, **place: int | str) -> Path:
     try:
-        return path / str(info["data_path"]).format(**place)
+        return path / str(info[pattern]).format(**place)
     except (KeyError, IndexError, ValueError, AttributeError) as error:
-        allowed = ", ".join(place)
-        raise UserError(f"{path / INFO}: data_path is {info['data_path']!r}, may name {allowed} only") from error
+        allowed, given = ", ".join(place), info.get(pattern)
+        raise UserError(f"{path / INFO}: {pattern} is {given!r}, may name {allowed} only") from error
+
+
+def _clips(path: Path, info: Mapping[str, Any], names: Mapping[int, str], camera: str) -> dict[str, Clip]:
+    """Where the video of each episode is; times in it count from its file's first frame."""
+    columns = (EPISODE, *(f"videos/{camera}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")))
+    files = sorted((path / "meta" / "episodes").glob("*/*.parquet"))
+    listed = [row for file in files for row in zip(*_columns(file, columns), strict=True)]
+    return {
+        names[int(index)]: Clip(
+            _file(path, info, "video_path", video_key=camera, chunk_index=int(chunk), file_index=int(number)),
+            round(float(begins) * float(info["fps"])),
+        )
+        for index, chunk, number, begins in listed
+    }
+
+
+def _legacy_clips(path: Path, info: Mapping[str, Any], names: Mapping[int, str], camera: str) -> dict[str, Clip]:
+    size = int(info.get("chunks_size", 1000))
+    place = {index: {"episode_chunk": index // size, "episode_index": index} for index in names}
+    return {
+        name: Clip(_file(path, info, "video_path", video_key=camera, **place[index]), 0)
+        for index, name in names.items()
+    }
 
 
 def _tasks(path: Path) -> str:

@@ -15,8 +15,19 @@ Array = NDArray[Any]
 Rows = dict[str, Array]
 """Key → (T, …), one row a step of one episode; row t of an action answers row t of an observation."""
 
+VIDEO = "video"
+"""What stands for the kind of number where a feature is a camera's video."""
+
 LONGEST_VECTOR = 1000
 """Numbers a step, above which a feature is taken for a picture or a map, not for a vector that a policy observes."""
+
+
+@dataclass(frozen=True)
+class Clip:
+    """An episode's part of a camera's video: the file, and the number of its first frame there."""
+
+    file: Path
+    first: int
 
 
 @dataclass(frozen=True)
@@ -41,10 +52,20 @@ class Feature:
     @property
     def is_vector(self) -> bool:
         """Whether each step is a vector, or a small array to be flattened, of real numbers."""
+        return self._kind in tuple("biuf") and 0 < self.size <= LONGEST_VECTOR
+
+    @property
+    def is_picture(self) -> bool:
+        """Whether each step is a colour picture, (H, W, 3), as numbers or as a frame of a video."""
+        return (self.dtype == VIDEO or self._kind in tuple("uf")) and len(self.shape) == 3 and self.shape[2] == 3
+
+    @property
+    def _kind(self) -> str:
+        """Of numbers, as numpy has it; empty: they are none."""
         try:
-            return np.dtype(self.dtype).kind in "biuf" and 0 < self.size <= LONGEST_VECTOR
+            return np.dtype(self.dtype).kind
         except TypeError:
-            return False
+            return ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,6 +84,7 @@ class Recording:
         facts: what else it says of itself, for people: the robot, the tasks.
         limits: key → the (least, greatest) of each component by the data set's own statistics, both (D,).
         statistics: the file that they are from.
+        clips: a camera's key → where its video of each episode is, by the episode's name; empty of what is no video.
         environment: the recipe of the environment it was recorded in: a block ``environment`` of params.yaml.
     """
 
@@ -76,6 +98,7 @@ class Recording:
     facts: Mapping[str, str] = field(default_factory=dict)
     limits: Mapping[str, tuple[Array, Array]] = field(default_factory=dict)
     statistics: Path | None = None
+    clips: Callable[[str], Mapping[str, Clip]] = lambda _: {}
     environment: Mapping[str, Any] | None = None
 
     def require(self, what: str, keys: Sequence[str]) -> None:

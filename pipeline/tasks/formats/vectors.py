@@ -1,6 +1,6 @@
 """Demonstrations out of a recording: the vectors under the keys that the caller chooses, all checked."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,6 +8,9 @@ from numpy.typing import NDArray
 from pipeline.tasks.demonstrations import Demonstrations, read_episodes
 from pipeline.tasks.formats.recording import Recording, Rows
 from pipeline.utils.errors import UserError
+
+Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
+"""States (T, S) and actions (T, A) of an episode."""
 
 
 def read_demonstrations(recording: Recording, observation: Sequence[str], action: str) -> Demonstrations:
@@ -20,11 +23,16 @@ def read_demonstrations(recording: Recording, observation: Sequence[str], action
         UserError: a key is absent or no vector; rows differ in number, are not finite, or too large for float32; no
             episode is usable; the data set's own statistics are not those of its data.
     """
+    return laid_end_to_end(recording, observation, action, read_vectors(recording, observation, action))
+
+
+def read_vectors(recording: Recording, observation: Sequence[str], action: str) -> dict[str, Vectors]:
+    """The usable episodes by name; arguments and errors as of ``read_demonstrations``, but for the statistics."""
     recording.require("observation", observation)
     recording.require("action", [action])
 
-    def reading(name: str, read: Callable[[Sequence[str]], Rows]) -> Callable[[], tuple[NDArray[np.float32], ...]]:
-        def vectors() -> tuple[NDArray[np.float32], ...]:
+    def reading(name: str, read: Callable[[Sequence[str]], Rows]) -> Callable[[], Vectors]:
+        def vectors() -> Vectors:
             rows = read(list(dict.fromkeys([*observation, action])))
             lengths = {key: len(array) for key, array in rows.items()}
             if len(set(lengths.values())) != 1 or not lengths[action]:
@@ -36,15 +44,24 @@ def read_demonstrations(recording: Recording, observation: Sequence[str], action
 
     readers = {name: reading(name, read) for name, read in recording.episodes.items()}
     if recording.one_by_one:
-        episodes = list(read_episodes(recording.path, readers).values())
-    else:
-        episodes = [read() for read in readers.values()]
+        return read_episodes(recording.path, readers)
+    return {name: read() for name, read in readers.items()}
+
+
+def laid_end_to_end(
+    recording: Recording, observation: Sequence[str], action: str, episodes: Mapping[str, Vectors]
+) -> Demonstrations:
+    """What ``read_vectors`` returned, as demonstrations.
+
+    Raises:
+        UserError: nothing was left out, and the data set's own statistics are not those of its data.
+    """
     demonstrations = Demonstrations(
-        state=np.concatenate([state for state, _ in episodes]),
-        action=np.concatenate([action for _, action in episodes]),
-        episode_ends=np.cumsum([len(action) for _, action in episodes], dtype=np.int64),
+        state=np.concatenate([state for state, _ in episodes.values()]),
+        action=np.concatenate([action for _, action in episodes.values()]),
+        episode_ends=np.cumsum([len(action) for _, action in episodes.values()], dtype=np.int64),
     )
-    if len(episodes) == len(readers):
+    if len(episodes) == len(recording.episodes):
         _check_statistics(recording, observation, demonstrations.state)
         _check_statistics(recording, [action], demonstrations.action)
     return demonstrations

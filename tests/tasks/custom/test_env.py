@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from pipeline.tasks.camera import Camera
 from pipeline.tasks.custom.check import check_fit
 from pipeline.tasks.custom.env import GymnasiumEnv
 from pipeline.tasks.custom.settings import Environment
@@ -24,15 +25,17 @@ class Walk(gymnasium.Env[Any, Any]):
 
     Args:
         flaw: ``unseeded``: the goal is not drawn from the seed; ``left_over``: from how many episodes there were.
+        camera: whether a picture is observed too, as bright as the point lies far to the right.
     """
 
-    def __init__(self, flaw: str = "", render_mode: str | None = None) -> None:
+    def __init__(self, flaw: str = "", camera: bool = False, render_mode: str | None = None) -> None:
         box = partial(gymnasium.spaces.Box, -2.0, 2.0, dtype=np.float64)
         inner = gymnasium.spaces.Dict({"goal": box((2,)), "word": gymnasium.spaces.Text(3)})
-        self.observation_space = gymnasium.spaces.Dict({"point": box((2,)), "task": inner})
+        pixels = {"pixels": gymnasium.spaces.Box(0, 255, (20, 30, 3), np.uint8)} if camera else {}
+        self.observation_space = gymnasium.spaces.Dict({"point": box((2,)), "task": inner, **pixels})
         self.action_space = gymnasium.spaces.Box(-1.0, 1.0, (1, 2), np.float32)
         self.render_mode = render_mode
-        self._flaw, self._episodes = flaw, 0
+        self._flaw, self._camera, self._episodes = flaw, camera, 0
         self._point, self._goal = np.zeros(2), np.zeros(2)
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> tuple[Any, dict[str, Any]]:
@@ -53,7 +56,9 @@ class Walk(gymnasium.Env[Any, Any]):
         return np.full((8, 8, 3), 9, np.uint8) if self.render_mode else None
 
     def _observed(self) -> dict[str, Any]:
-        return {"point": self._point.copy(), "task": {"goal": self._goal.copy(), "word": "go"}}
+        shade = np.clip(100 + 100 * self._point[0], 0, 255)
+        pixels = {"pixels": np.full((20, 30, 3), shade, np.uint8)} if self._camera else {}
+        return {"point": self._point.copy(), "task": {"goal": self._goal.copy(), "word": "go"}, **pixels}
 
 
 gymnasium.register("Walk-v0", Walk)
@@ -126,6 +131,22 @@ def test_it_draws_where_it_is_asked_to() -> None:
     env.reset(0)
     with pytest.raises(UserError, match=r"custom\.environment\.render_mode: Walk-v0 draws NoneType"):
         env.render()
+
+
+def test_a_picture_that_is_observed_follows_the_numbers() -> None:
+    watched = settings(arguments={"camera": True}, image={"pixels": 16})
+    env, camera = GymnasiumEnv(watched, 4), Camera(numbers=4, side=16)
+    first = env.reset(0)
+    assert env.observation_dim == 4 and first.shape == (camera.raw_dim,)
+    assert camera.draw(first).min() == camera.draw(first).max() == 100
+    after = env.step(np.ones(2)).observation
+    assert camera.draw(after).max() == 110
+    np.testing.assert_allclose(camera.encode(after)[2:], STEP)
+    check_fit(watched, demonstrations())
+    with pytest.raises(UserError, match=r"image: given 'point', allowed: pictures .* of Walk-v0: pixels"):
+        GymnasiumEnv(settings(arguments={"camera": True}, image={"point": 16}), 4)
+    with pytest.raises(UserError, match=r"image: given 'pixels', allowed: pictures .* of Walk-v0: it has none"):
+        GymnasiumEnv(settings(image={"pixels": 16}), 4)
 
 
 def test_it_is_made_in_worker_processes() -> None:

@@ -31,6 +31,8 @@ def test_dimensions_are_those_of_all_data_sets() -> None:
         ({"observation": {"pose": 0}}, "greater than or equal to 1"),
         ({"action": {"left": 2, "right": 2}}, "at most 1"),
         ({"keys": []}, "not permitted"),
+        ({"image": {"left": 96, "right": 96}}, "at most 1"),
+        ({"image": {"left": 90}}, "multiple of 16"),
     ],
 )
 def test_a_source_that_cannot_be_is_refused(source: dict[str, Any], message: str) -> None:
@@ -51,6 +53,19 @@ def test_a_source_that_cannot_be_is_refused(source: dict[str, Any], message: str
 def test_an_environment_that_cannot_be_is_refused(environment: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         CustomSettings.model_validate({"datasets": {"mine": SOURCE}, "environment": ENVIRONMENT | environment})
+
+
+def test_pictures_of_one_task_have_one_size() -> None:
+    filmed, other = SOURCE | {"image": {"top": 96}}, SOURCE | {"image": {"top": 64}}
+    given = {"datasets": {"mine": filmed}, "environment": ENVIRONMENT | {"image": {"pixels": 96}}}
+    assert CustomSettings.model_validate(given).side == 96
+    with pytest.raises(ValidationError, match=r"datasets\.other\.image: given .*, allowed: 96 pixels, as of the first"):
+        CustomSettings.model_validate({"datasets": {"mine": filmed, "other": other}})
+    for environment, allowed in (({}, "a key, and 96 pixels"), ({"image": {"pixels": 64}}, "a key, and 96 pixels")):
+        with pytest.raises(ValidationError, match=rf"environment\.image: given .*, allowed: {allowed} as in the data"):
+            CustomSettings.model_validate(given | {"environment": ENVIRONMENT | environment})
+    with pytest.raises(ValidationError, match=r"environment\.image: .*, allowed: none, since no data set has one"):
+        CustomSettings.model_validate(given | {"datasets": {"mine": SOURCE}})
 
 
 def test_data_sets_of_one_task_have_one_shape() -> None:

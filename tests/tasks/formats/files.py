@@ -9,8 +9,10 @@ from typing import Any, Literal
 
 import gymnasium
 import h5py
+import imageio.v2 as iio
 import minari
 import numpy as np
+import pyarrow as pa
 import pytest
 import zarr
 from minari.data_collector import EpisodeBuffer
@@ -129,6 +131,40 @@ def write_v2(folder: Path, given: Sequence[Arrays]) -> Path:
         path / "meta/episodes_stats.jsonl", [{"episode_index": i, "stats": each} for i, each in enumerate(statistics)]
     )
     return path
+
+
+CAMERA = "observation.images.top"
+V3_VIDEO, V2_VIDEO = f"videos/{CAMERA}/chunk-000/file-000.mp4", f"videos/chunk-000/{CAMERA}/episode_{{:06d}}.mp4"
+
+
+def with_camera(folder: Path, write: Callable[..., Path], given: Sequence[Arrays] | None = None) -> Path:
+    """A LeRobotDataset that says that it has a camera, without the videos: of v3.0 one file of all episodes."""
+    path = write(folder, episodes() if given is None else given)
+    info = json.loads((path / "meta/info.json").read_text(encoding="utf-8"))
+    info["features"][CAMERA] = {"dtype": "video", "shape": [16, 16, 3], "names": ["height", "width", "channels"]}
+    v3, v2 = V3_VIDEO.replace("000", "{{{}_index:03d}}"), V2_VIDEO.replace("000", "{episode_chunk:03d}")
+    info["video_path"] = (
+        v3.format("chunk", "file") if write is write_v3 else v2.replace("{:06d}", "{episode_index:06d}")
+    )
+    info["video_path"] = info["video_path"].replace(CAMERA, "{video_key}")
+    (path / "meta/info.json").write_text(json.dumps(info), encoding="utf-8")
+    listed = path / "meta/episodes/chunk-000/file-000.parquet"
+    if listed.exists():
+        table = parquet.read_table(listed)
+        lengths = np.array(table["length"].to_pylist())
+        begins = (np.cumsum(lengths) - lengths) / RATE
+        for name, column in (("chunk_index", 0 * lengths), ("file_index", 0 * lengths), ("from_timestamp", begins)):
+            table = table.append_column(f"videos/{CAMERA}/{name}", pa.array(column))
+        parquet.write_table(table, listed)
+    return path
+
+
+def write_video(file: Path, shades: Sequence[float]) -> None:
+    """A frame of 16 × 16 grey pixels for each of the shades, 0 to 255."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with iio.get_writer(file, fps=RATE, macro_block_size=1) as writer:
+        for shade in shades:
+            writer.append_data(np.full((16, 16, 3), shade, np.uint8))
 
 
 def write_lines(file: Path, objects: Sequence[Any]) -> None:
