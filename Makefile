@@ -6,17 +6,21 @@
 # make faults     how runs survive kills, full disks, limits of memory: reports/faults.md; some of it needs root
 # make test | lint    tests | formatting, lint and types
 # make ui             MLflow on 127.0.0.1:5000 and Prefect on 127.0.0.1:4200; Ctrl-C stops both
+# make remote URL=…   where this clone shares results with others: a folder, ssh://…, s3://…
+# make push           gives that place all that was made here; `dvc repro --pull` takes from it in place of running
+# make worker POOL=…  take stages that a run on another machine gives to a Prefect work pool; SLOTS= so many at a time
 # make env            the Python environment in .venv, which all of the above build first
 # make env-export     that, and what `python -m stages.export` needs: ONNX
 # make env-metaworld  that, and the simulator of SCALE=metaworld
+# make env-ssh, env-s3  that, and what a remote at ssh://… or s3://… needs
 # make lock           requirements.lock, and those of the two groups above, anew from pyproject.toml
 SCALE ?=
 JOBS ?=
 .DEFAULT_GOAL := help
-.PHONY: help env repro study bench faults test lint ui lock
+.PHONY: help env repro study bench faults test lint ui remote push worker lock
 
 # optional groups of pyproject.toml, each with a lock of its own
-OPTIONAL := export metaworld
+OPTIONAL := export metaworld ssh s3
 .PHONY: $(OPTIONAL:%=env-%)
 
 # the first of these that runs and is 3.11 or 3.12; PYTHON=… chooses another
@@ -87,6 +91,15 @@ lint: env
 
 ui: env
 	@exec python -m pipeline.orchestration.ui
+
+remote: env
+	@python -m dvc remote add --quiet --local --force --default shared "$(URL)"
+
+push: env
+	@python -m pipeline.orchestration.share
+
+worker: env
+	@mkdir -p .flowtune && exec python -m pipeline.orchestration.worker --pool "$(POOL)" $(if $(SLOTS),--slots $(SLOTS))
 
 COMPILE = "$$uv" pip compile --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-annotate \
 	  --no-header --quiet

@@ -1,6 +1,7 @@
 """Stage ``prepare``: demonstrations → encoded, normalised training windows."""
 
 import argparse
+import sys
 
 from pipeline.orchestration.stage import program, stage
 from pipeline.settings.inputs import read_inputs
@@ -23,6 +24,9 @@ def main() -> None:
     with stage(inputs, label, deps=[files.demonstrations], outs=outs) as here:
         task = settings.load_task()
         dataset, observation = task.datasets[settings.data.dataset], task.observations[settings.data.observation]
+        if dataset.images and not observation.render:
+            unseen = f"data.observation: {settings.data.observation}"
+            print(f"{arguments.task}: {unseen} leaves the data set's pictures out", file=sys.stderr)
         seen = dataset.images(files.demonstrations) if observation.render and dataset.images else None
         demonstrations = seen.demonstrations if seen else dataset.read(files.demonstrations)
         if task.check:

@@ -85,8 +85,8 @@ WITHIN = {
     ),
     "tracking": ("run", "queue", "store", "recorder"),
     "orchestration": (
-        "restore", "lockguard", "stage", "output", "program_server", "plan", "needs", "partial", "executor", "repro",
-        "prefect_flows", "ui",
+        "restore", "lockguard", "stage", "output", "program_server", "plan", "places", "share", "needs", "partial",
+        "executor", "repro", "flow_runs", "worker_flows", "pool", "prefect_flows", "worker", "ui",
     ),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""

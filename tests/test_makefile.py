@@ -36,9 +36,13 @@ def test_make_alone_says_what_there_is(root: Path) -> None:
         "faults",
         "test",
         "ui",
+        "remote",
+        "push",
+        "worker",
         "env",
         "env-export",
         "env-metaworld",
+        "env-ssh,",
         "lock",
     ]
     assert not (root / ".venv").exists()

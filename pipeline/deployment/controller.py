@@ -61,7 +61,7 @@ class Controller:
         self._history.clear()
         self._chunk.clear()
 
-    def act(self, observation: ArrayLike, image: NDArray[np.uint8] | None = None) -> NDArray[np.float32]:
+    def act(self, observation: ArrayLike, image: ArrayLike | None = None) -> NDArray[np.float32]:
         """The action (A,), in environment units, for a control step.
 
         To be called once a step, with what is observed before it: plans look at the last ``n_obs_steps`` observations,
@@ -69,8 +69,8 @@ class Controller:
 
         Args:
             observation: raw, (S,), as the task's environment gives it.
-            image: what the camera sees, (H, W, 3), RGB, of a policy that learned from a camera's pictures; scaled as
-                those were.
+            image: what the camera sees, uint8 (H, W, 3), RGB, of a policy that learned from a camera's pictures;
+                scaled as those were.
 
         Raises:
             UserError: no episode has begun, the observation is not S finite numbers, or the image is missing, no such
@@ -98,15 +98,16 @@ class Controller:
             raise UserError(f"observation: given {seen.tolist()}, allowed: finite numbers")
         return seen
 
-    def _with_picture(self, numbers: NDArray[np.float64], image: NDArray[np.uint8] | None) -> NDArray[np.float64]:
+    def _with_picture(self, numbers: NDArray[np.float64], image: ArrayLike | None) -> NDArray[np.float64]:
         if self._camera is None:
             if image is not None:
                 raise UserError("image: given, allowed: none; the policy looks at no camera's pictures")
             return numbers
-        if image is None or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != CHANNELS:
-            given = "none" if image is None else f"{image.dtype} {image.shape}"
+        picture = np.asarray([] if image is None else image)
+        if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != CHANNELS or not picture.size:
+            given = "none" if image is None else f"{picture.dtype} {picture.shape}"
             raise UserError(f"image: given {given}, allowed: the camera's picture, uint8 (H, W, {CHANNELS})")
-        return self._camera.observed(numbers, image)
+        return self._camera.observed(numbers, picture)
 
     def _plan(self, generator: np.random.Generator) -> NDArray[np.float32]:
         """The next chunk, (n_action_steps, A)."""

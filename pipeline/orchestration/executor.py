@@ -61,11 +61,24 @@ class Outcome(NamedTuple):
 class Engine:
     """Runs the stages of a plan, each when it is called for; a context, at whose end no process is left."""
 
-    def __init__(self, plan: Plan, root: Path, env: Mapping[str, str], stages: processes.Group | None = None) -> None:
-        """Of the project in ``root``, with the environment that DVC starts in, and the group that stages belong to."""
+    def __init__(
+        self,
+        plan: Plan,
+        root: Path,
+        env: Mapping[str, str],
+        stages: processes.Group | None = None,
+        *,
+        pull: bool = False,
+    ) -> None:
+        """Of the project in ``root``, with the environment that DVC starts in, and the group that stages belong to.
+
+        Args:
+            pull: whether what another machine has made is taken from DVC's remote.
+        """
+        self.commands, self.root, self._pull = plan.commands, root, ["--pull"] if pull else []
         table = read_table()
         needs = {name: need_of(programs_of(command), table) for name, command in plan.commands.items()}
-        self._room, self._root, self._socket = Room(needs), root, root / ".flowtune" / "programs.sock"
+        self._room, self._socket = Room(needs), root / ".flowtune" / "programs.sock"
         self._env = {"PYTHONUNBUFFERED": "1"} | PATIENT_THREADS | dict(env)
         self._stages, self._servers = stages or processes.Group(), processes.Group()
         self._starting, self._running = threading.Lock(), set[str]()
@@ -108,9 +121,9 @@ class Engine:
         finally:
             self._running.discard(name)
         if code:
-            put_back(self._root)
+            put_back(self.root)
             raise StageError(f"{name}: exit code {code}; its output says why")
-        forget_note(self._root, name)
+        forget_note(self.root, name)
 
     def _started(self, name: str, say: Say) -> Popen[str]:
         """The process of a stage, as soon as there is memory for it."""
@@ -119,9 +132,10 @@ class Engine:
             with self._starting:
                 lack = self._room.lack(name, self._running)
                 if not lack:
-                    note_stage(self._root, name)  # DVC removes its reports before the program begins
-                    command = [sys.executable, "-m", "dvc", "--wait-for-lock", "repro", "--single-item", name]
-                    if process := self._stages.start(command, cwd=self._root, env=self._env):
+                    note_stage(self.root, name)  # DVC removes its reports before the program begins
+                    repro = ["--wait-for-lock", "repro", *self._pull, "--single-item", name]
+                    command = [sys.executable, "-m", "dvc", *repro]
+                    if process := self._stages.start(command, cwd=self.root, env=self._env):
                         self._running.add(name)
                         return process
             if lack and not told:

@@ -93,6 +93,8 @@ def repository(root: Path) -> Iterator["Repo"]:
 def read_plan(repo: "Repo", file: str = "dvc.yaml", target: str = ALL) -> Plan:
     """Read what is to be done for ``target`` (a key of ``FINAL_STAGES``, or all) of the pipeline ``file``.
 
+    Of any pipeline where ``target`` is a stage's own name.
+
     Raises:
         DvcException: DVC cannot read the pipelines.
         ValueError: no stage makes the target.
@@ -127,9 +129,11 @@ def read_graph(repo: "Repo", file: str = "dvc.yaml", target: str = ALL) -> dict[
 
     graph = get_active_graph(repo.index.graph)
     # not DVC's collect_stages, which reads all pipelines and locks once more
-    final = [stage for stage in graph if stage.path_in_repo == file and _makes(stage, target)]
+    final = [stage for stage in graph if stage.addressing == target]
+    final = final or [stage for stage in graph if stage.path_in_repo == file and _makes(stage, target)]
     if not final and target != ALL:
-        raise ValueError(f"no stage makes {target}; it needs one of {', '.join(FINAL_STAGES[target])}")
+        needed = f"; it needs one of {', '.join(FINAL_STAGES[target])}" if target in FINAL_STAGES else ""
+        raise ValueError(f"no stage makes {target}{needed}")
     wanted = set(plan_repro(graph, final))
     # sorted here: DVC's own order differs from run to run
     order = TopologicalSorter({node: list(graph.successors(node)) for node in graph}).static_order()
@@ -137,7 +141,7 @@ def read_graph(repo: "Repo", file: str = "dvc.yaml", target: str = ALL) -> dict[
 
 
 def _makes(stage: "Stage", target: str) -> bool:
-    return target == ALL or getattr(stage, "name", "").partition("@")[0] in FINAL_STAGES[target]
+    return target == ALL or getattr(stage, "name", "").partition("@")[0] in FINAL_STAGES.get(target, ())
 
 
 def by_urgency(inputs: Inputs) -> list[str]:

@@ -1,158 +1,155 @@
-"""Prefect flows: the DVC stages as tasks that can be watched, retried and read one by one.
+"""Prefect flows: the DVC stages as tasks that can be watched, retried and read one by one, here or on other machines.
 
 Tasks start their stages by the engine (``pipeline.orchestration.executor``). Everything here can be done without
-Prefect: ``tables`` is ``dvc repro``, ``sweep`` is a series of ``dvc exp run -S``.
+Prefect: ``tables`` is ``dvc repro``, ``sweep`` is a series of ``dvc exp run -S``. With a ``pool``, workers compute
+(``pipeline.orchestration.worker_flows``), and the same commands bring here from DVC's remote what they made.
 """
 
 import itertools
-import logging
-import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import prefect
 from prefect import flow, get_run_logger, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
+from prefect.client.schemas.objects import State, StateType
 from prefect.deployments.runner import RunnerDeployment
 from prefect.flows import Flow
 from prefect.futures import PrefectFuture, as_completed
-from prefect.states import Completed, Failed
+from prefect.states import Cancelled, Completed
 from prefect.types.entrypoint import EntrypointType
 
-from pipeline.orchestration.executor import SELDOM, Engine, StageError
-from pipeline.orchestration.plan import Plan, ask_plan
-from pipeline.orchestration.repro import checked_settings, repro_lock
+from pipeline.orchestration.executor import Engine, StageError
+from pipeline.orchestration.flow_runs import environment, log, push, run_dvc, started, state_after, stopping_processes
+from pipeline.orchestration.places import place_of
+from pipeline.orchestration.plan import ALL, Plan, ask_plan
+from pipeline.orchestration.pool import Pool
+from pipeline.orchestration.repro import checked_settings, repro_lock, study_pipeline
+from pipeline.settings import schema
 from pipeline.utils.environment import project_root
 from pipeline.utils.errors import UserError
-from pipeline.utils.processes import Group
 
 RETRY_DELAY_SECONDS = 2
 HASHES = r"params\.yaml|pipeline|stages|data/.*"
 """Columns of ``dvc exp show`` that hold hashes of files."""
 
-_processes = Group()
-"""Those of this flow run."""
+Target = Literal["table1", "table2", "all", "study"]
 
 
 @task(
     task_run_name="{name}",
     retries=1,
     retry_delay_seconds=RETRY_DELAY_SECONDS,
-    retry_condition_fn=lambda *_: not _processes.stopped,
+    retry_condition_fn=lambda *_: not started.stopped,
     cache_policy=NO_CACHE,
     persist_result=False,
 )
-def run_stage(name: str, engine: Engine | None) -> State[None]:
+def run_stage(name: str, engine: Engine | None, pool: Pool | None = None) -> State[None]:
     """Bring one DVC stage up to date, whose inputs are; None in place of an engine: it is.
 
-    Its output is the task's log, line by line.
+    Its output is the task's log, line by line; with a ``pool``, that of the worker's flow run, which is named alike.
     """
     if not engine:
         get_run_logger().info("Stage '%s' didn't change, skipping", name)
         return Completed()
-    return _state_after(lambda: engine.run_stage(name, _log))
 
+    def work() -> None:
+        place = place_of(engine.commands[name])
+        if pool and place != "head":
+            pool.run_stage(name, place)
+        engine.run_stage(name, log)  # after a worker's: what it made is taken from the remote
+        if pool and place == "head":
+            push(engine.root)
 
-def _state_after(work: Callable[[], object]) -> State[None]:
-    """Do ``work``; a ``StageError`` is a failed state, since Prefect logs the traceback of an exception."""
-    try:
-        work()
-    except StageError as error:
-        return Failed(message=str(error))
-    return Completed()
-
-
-def _without_empty_traceback(record: logging.LogRecord) -> bool:
-    """Take the traceback from a record about a failed state, of which Prefect logs one that is none."""
-    if record.exc_info and not record.exc_info[0]:
-        record.exc_info = None
-    return True
-
-
-logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
-
-
-def _log(text: str) -> None:
-    if text.strip():
-        get_run_logger().info(text.rstrip())
+    return state_after(work)
 
 
 @task(task_run_name="{overrides}", cache_policy=NO_CACHE, persist_result=False)
-def run_experiment(overrides: list[str], root: Path) -> State[None]:
+def run_experiment(overrides: list[str], root: Path, pool: Pool | None = None) -> State[None]:
     """Run the pipeline once with ``overrides``, in a copy of the workspace: params.yaml here stays as it is."""
     options = [part for item in overrides for part in ("-S", item)]
-    return _state_after(lambda: _dvc(["exp", "run", "--temp", *options], root))
 
+    def work() -> None:
+        if pool:
+            pool.run_experiment(overrides)
+        run_dvc(["exp", "run", "--temp", *(["--pull"] if pool else []), *options], root)
 
-def _dvc(arguments: Sequence[str], root: Path) -> None:
-    """Run DVC, its output line by line in the Prefect log.
-
-    Raises:
-        StageError: it ended with another exit code than 0, or the flow is being stopped.
-    """
-    process = _processes.start([sys.executable, "-m", "dvc", *arguments], cwd=root, env=_environment(root))
-    if not process:
-        raise StageError("stopped before it began")
-    assert process.stdout is not None
-    for line in process.stdout:
-        _log(line)
-    if code := process.wait():
-        raise StageError(f"dvc {' '.join(arguments)}: exit code {code}; its output is in this task's log")
+    return state_after(work)
 
 
 @flow(name="tables")
-def tables(target: Literal["table1", "table2", "all"] = "table2", parallel: int = 1) -> State[None]:
+def tables(target: Target = "table2", parallel: int = 1, pool: str = "") -> State[None]:
     """Make ``target`` and all it needs at the scale that params.yaml names, at most ``parallel`` stages at a time.
 
     A stage that fails stops only what depends on it. The run ends Failed, its message one line, when stages failed (it
     names them and those left out), params.yaml or dvc.yaml is wrong, or another run is at work in this folder.
+
+    Args:
+        pool: the work pool whose workers run the stages, but those of seconds; empty: all run on this machine.
     """
 
     def work(root: Path) -> None:
         if parallel < 1:
             raise UserError(f"parallel: given {parallel}, allowed: at least 1")
         plan = _planned(target, root)
-        with Engine(plan, root, _environment(root), _processes) as engine:
-            _make(plan, engine, parallel)
+        workers = Pool(pool, root) if pool else None
+        if workers:
+            push(root)
+        with Engine(plan, root, environment(root), started, pull=bool(pool)) as engine:
+            _make(plan, engine, parallel, workers)
 
     return _conclude(work)
 
 
 @flow(name="sweep")
-def sweep(overrides: list[str]) -> State[None]:
-    """Run one DVC experiment for each combination of values, one after another, then log how they compare.
+def sweep(overrides: list[str], pool: str = "") -> State[None]:
+    """Run one DVC experiment for each combination of values, then log how they compare.
 
     An experiment that fails stops no other. The run ends Failed as that of ``tables`` does.
 
     Args:
         overrides: settings with the values to try, like ``starter.pusht.finetune.nfe16.lr=1e-4,3e-4``.
+        pool: the work pool whose workers run the experiments side by side; empty: one after another on this machine.
     """
 
     def work(root: Path) -> None:
-        states = [(point, run_experiment(point, root, return_state=True)) for point in combinations(overrides)]
-        _dvc(["exp", "show", "--md", "--only-changed", "--drop", HASHES, "--no-pager"], root)
-        if failed := [", ".join(point) for point, state in states if not state.is_completed()]:
+        points = combinations(overrides)
+        workers = Pool(pool, root) if pool else None
+        states = _side_by_side(points, root, workers) if workers else _in_turn(points, root)
+        run_dvc(["exp", "show", "--md", "--only-changed", "--drop", HASHES, "--no-pager"], root)
+        pairs = zip(points, states, strict=True)
+        if failed := [", ".join(point) for point, state in pairs if not state.is_completed()]:
             raise StageError(f"failed: {'; '.join(failed)}")
 
     return _conclude(work)
 
 
+def _in_turn(points: Sequence[list[str]], root: Path) -> Sequence[State[Any]]:
+    return [run_experiment(point, root, return_state=True) for point in points]
+
+
+def _side_by_side(points: Sequence[list[str]], root: Path, workers: Pool) -> Sequence[State[Any]]:
+    futures = [run_experiment.submit(point, root, workers, return_state=False) for point in points]
+    for future in futures:
+        future.wait()
+    return [future.state for future in futures]
+
+
 def _conclude(work: Callable[[Path], None]) -> State[None]:
     """Do ``work`` under the lock, with valid settings; tell the user what went wrong in a line, not a traceback."""
     root = project_root()
-    try:
+
+    def locked() -> None:
         checked_settings(root)
-        with repro_lock(root), _stopping_processes():
+        with repro_lock(root), stopping_processes():
             work(root)
-    except (UserError, StageError, OSError) as error:  # the last of a full disk, or of a folder that may not be written
-        get_run_logger().error(str(error))
-        return Failed(message=str(error))
-    return Completed()
+
+    return state_after(locked)
 
 
 def combinations(overrides: Iterable[str]) -> list[list[str]]:
@@ -173,25 +170,17 @@ def combinations(overrides: Iterable[str]) -> list[list[str]]:
     return [list(point) for point in itertools.product(*axes)]
 
 
-def _planned(target: str, root: Path) -> Plan:
+def _planned(target: Target, root: Path) -> Plan:
+    file = "dvc.yaml"
+    if target == "study":
+        file, target = study_pipeline(schema.load(root / "params.yaml").scale, root).as_posix(), "all"
     try:
-        return ask_plan(root, target=target, env=_environment(root))
+        return ask_plan(root, file, ALL if target == "all" else target, env=environment(root))
     except UserError as error:
-        raise UserError(f"{root / 'dvc.yaml'}: {' '.join(str(error).split())}") from None
+        raise UserError(f"{root / file}: {' '.join(str(error).split())}") from None
 
 
-@contextmanager
-def _stopping_processes() -> Iterator[None]:
-    """Leave no process behind when the flow is cancelled: that reaches it as an exception."""
-    _processes.stopped = False
-    try:
-        yield
-    except BaseException:
-        _processes.stop()
-        raise
-
-
-def _make(plan: Plan, engine: Engine, parallel: int) -> None:
+def _make(plan: Plan, engine: Engine, parallel: int, pool: Pool | None) -> None:
     """Run every stage that is stale and the inputs of which could be made, in the order planned.
 
     Raises:
@@ -205,7 +194,8 @@ def _make(plan: Plan, engine: Engine, parallel: int) -> None:
             if ready and len(futures) - len(completed) < parallel:
                 made = [futures[other] for other in needed]
                 current = name not in plan.stale
-                futures[name] = run_stage.submit(name, None if current else engine, wait_for=made, return_state=False)
+                own = None if current else engine
+                futures[name] = run_stage.submit(name, own, pool, wait_for=made, return_state=False)
         running = {future: name for name, future in futures.items() if name not in completed}
         if not running:
             break
@@ -217,27 +207,29 @@ def _make(plan: Plan, engine: Engine, parallel: int) -> None:
         raise StageError(f"failed: {', '.join(failed)}" + (f"; not run: {', '.join(missing)}" if missing else ""))
 
 
-def _environment(root: Path) -> dict[str, str]:
-    run_id = prefect.runtime.flow_run.id
-    return {
-        **os.environ,
-        "PATH": os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")]),
-        "FLOWTUNE_ROOT": str(root),
-        "FLOWTUNE_RUN": f"prefect-{run_id}",
-        **SELDOM,
-    }
-
-
 def serve() -> None:
-    """Serve the deployments until SIGINT or SIGTERM."""
+    """Serve the deployments until SIGINT or SIGTERM; what is at work then is cancelled."""
     deployments = [
         _deployment(tables, "table1", target="table1"),
         _deployment(tables, "table2", target="table2"),
         _deployment(tables, "all", target="all"),
+        _deployment(tables, "study", target="study"),
         _deployment(sweep, "sweep"),
     ]
-    with suppress(KeyboardInterrupt):
-        prefect.serve(*deployments, pause_on_shutdown=False, print_starting_message=False)
+    try:
+        with suppress(KeyboardInterrupt):
+            prefect.serve(*deployments, pause_on_shutdown=False, print_starting_message=False)
+    finally:
+        _cancel_unfinished()
+
+
+def _cancel_unfinished() -> None:
+    """Have no flow run stay Running in the server's memory that nothing runs any more; those of pools are workers'."""
+    unfinished = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
+    with get_client(sync_client=True) as client:
+        for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=unfinished))):
+            if not run.work_pool_name:
+                client.set_flow_run_state(run.id, Cancelled(message="make ui was ended"), force=True)
 
 
 def _deployment(of: Flow[..., Any], name: str, **parameters: str) -> RunnerDeployment:

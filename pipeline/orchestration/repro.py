@@ -105,14 +105,20 @@ def study(scale: str = STUDY_SCALE, jobs: int | None = None) -> int:
 
     Raises as ``repro``; a ``UserError`` too where the scale has no studies.
     """
-    pipeline = Path("reports", scale, "study", "dvc.yaml")
-    if not (ROOT / pipeline).exists():
-        have = ", ".join(sorted(path.parts[-3] for path in ROOT.glob("reports/*/study/dvc.yaml")))
-        raise UserError(f"scale: given {scale!r}, allowed for a study: {have}")
+    pipeline = study_pipeline(scale, ROOT)
     with repro_lock(ROOT):
         set_scale(ROOT / "params.yaml", scale)
         checked_settings(ROOT)
         return _bring_up_to_date(pipeline.as_posix(), lambda: jobs or 1, scale, "partial_study")
+
+
+def study_pipeline(scale: str, root: Path) -> Path:
+    """The file, relative to ``root``, that describes the studies of ``scale``; raises ``UserError`` if it has none."""
+    pipeline = Path("reports", scale, "study", "dvc.yaml")
+    if not (root / pipeline).exists():
+        have = ", ".join(sorted(path.parts[-3] for path in root.glob("reports/*/study/dvc.yaml")))
+        raise UserError(f"scale: given {scale!r}, allowed for a study: {have}")
+    return pipeline
 
 
 def _bring_up_to_date(file: str, jobs: Callable[[], int], scale: str, partial_folder: str) -> int:

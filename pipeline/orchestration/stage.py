@@ -89,12 +89,17 @@ def stage(
 def in_processes(count: int, program: str) -> None:
     """Go on as ``count`` data-parallel processes (torchrun), each running ``program`` with the same arguments.
 
-    A no-op for one, and in the processes that it starts.
+    A no-op for one, and in the processes that it or a torchrun on several machines starts.
 
     Args:
         program: such as ``stages/pretrain.py``.
+
+    Raises:
+        UserError: torchrun started another number.
     """
     if "RANK" in os.environ:
+        if (world := int(os.environ["WORLD_SIZE"])) != count:
+            raise UserError(f"processes: given {count}, allowed: {world}, as many as torchrun started in all")
         _take_device()
         return
     if count == 1:

@@ -236,7 +236,9 @@ class TaskSettings(Block):
             raise ValueError(f"{key}{error}") from None
         for key, given, names in self._named(task, block):
             if given not in names:
-                raise ValueError(f"{key}: given {given!r}, allowed for {block}: {', '.join(names)}")
+                unseen = key == "data.observation" and given == "image" and self.custom is not None
+                remedy = "; image, where custom.datasets names a camera" if unseen else ""
+                raise ValueError(f"{key}: given {given!r}, allowed for {block}: {', '.join(names)}{remedy}")
         if task.offline and self.select.rule != "validation_loss":
             raise ValueError(
                 f"select.rule: given {self.select.rule!r}, allowed for {block}: validation_loss; it has no environments"

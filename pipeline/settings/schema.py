@@ -209,7 +209,7 @@ class Settings(Block):
         self._require_offline(block)
         for image_task in self.images:
             if image_task not in block.images:
-                allowed = ", ".join(block.images)
+                allowed = ", ".join(block.images) or "none"
                 raise ValueError(f"images: given {image_task}, allowed at scale {self.scale}: {allowed}")
             if not self.image_nfe:
                 raise ValueError("image_nfe: given [], allowed: at least one number, or images: []")

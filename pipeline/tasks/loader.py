@@ -81,14 +81,23 @@ def _made(family: TaskFamily, settings: Mapping[str, Any] | None, name: str) -> 
     try:
         return family.make(family.settings.model_validate(dict(settings)))
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in ("custom", *first["loc"]))
-        told = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-        if first["type"] == "missing":
-            told = "missing"
-        elif "allowed: " not in told:
-            told = f"given {first['input']!r}, allowed: {told}"
-        raise UserError(f"{key}: {told}") from None
+        raise UserError(_complaint(error)) from None
+
+
+def _complaint(error: ValidationError) -> str:
+    """What is wrong with a block ``custom``: its key, what was given and what is allowed."""
+    first = error.errors()[0]
+    key = ".".join(str(part) for part in ("custom", *first["loc"]))
+    told = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
+    if not first["loc"]:  # of the block as a whole: the message names the key
+        return f"{key}.{told}"
+    if "allowed: " in told:
+        return f"{key}: {told}"
+    given, by_kind = first["input"], {"missing": "missing", "extra_forbidden": "unknown key"}
+    if first["type"] in by_kind:
+        return f"{key}: {by_kind[first['type']]}"
+    kinds = {"too_long": f"at most {first.get('ctx', {}).get('max_length')} keys", "dict_type": "keys with their sizes"}
+    return f"{key}: given {given!r}, allowed: {kinds.get(first['type'], told)}"
 
 
 def find(reference: str) -> Any:

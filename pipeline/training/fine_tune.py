@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Literal, cast, get_args
 
 import torch
-from accelerate import Accelerator
 from pydantic import ValidationError
 from torch import Tensor, nn
 
@@ -24,7 +23,7 @@ from pipeline.ode.gradient import GRADIENTS, Gradient
 from pipeline.settings.messages import line
 from pipeline.settings.schema import Optimization, Solver
 from pipeline.training.guard import Guard, Reading
-from pipeline.training.loop import Batches, Log, evenly_spaced, train
+from pipeline.training.loop import Batches, Log, evenly_spaced, make_accelerator, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.resume import claim, fingerprint, healthy, kept_precision, release
 from pipeline.training.sources import Data, as_rows, as_source
@@ -164,7 +163,7 @@ def fine_tune(
         raise ValueError("field: none of its parameters requires a gradient, allowed: at least one")
     home = next(field.parameters())
     source, sample_rows = as_source(data, home.dtype)
-    device = Accelerator(cpu=not torch.cuda.is_available()).device
+    device = make_accelerator().device
     velocity = _Velocity(deepcopy(field).eval()).to(device)
     auto = native(device.type) if home.dtype == torch.float32 else "fp32"
     with autocast(device.type, optimization.with_auto(auto).precision):

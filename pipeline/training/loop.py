@@ -98,6 +98,14 @@ def evenly_spaced(steps: int, count: int) -> list[int]:
     return sorted({round(steps * (i + 1) / count) for i in range(count)} - {0})
 
 
+def make_accelerator() -> Accelerator:
+    """Accelerate's view of this process and the others, with the CPU threads that were set."""
+    threads = torch.get_num_threads()
+    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    torch.set_num_threads(threads)  # of several processes it takes all cores, where OMP_NUM_THREADS is not set
+    return accelerator
+
+
 def train(
     objective: Objective,
     batches: BatchSource,
@@ -125,7 +133,7 @@ def train(
             the objective's figures. Of several processes only the first calls it and ``on_milestone``.
         state_path: the file in which the resumable state is kept; None: nowhere.
     """
-    accelerator = Accelerator(cpu=not torch.cuda.is_available())
+    accelerator = make_accelerator()
     generators.split(accelerator.process_index)
     objective.to(accelerator.device)
     batches = batches.to(accelerator.device)

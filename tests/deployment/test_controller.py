@@ -151,7 +151,10 @@ def test_a_policy_of_a_camera_takes_the_picture_beside_the_numbers(tmp_path: Pat
     np.testing.assert_array_equal(action, policy.acting(record.nfe).act(history[None], noise[None])[0, 0])
     controller.reset(3)
     assert not np.array_equal(controller.act(numbers, 255 - picture), action), "it looks"
-    for image, given in ((None, "none"), (picture[0], r"uint8 \(32, 3\)"), (picture / 255, "float64")):
+    controller.reset(3)
+    np.testing.assert_array_equal(controller.act(numbers, torch.from_numpy(picture)), action)
+    wrong = (picture[0], r"uint8 \(32, 3\)"), (picture / 255, "float64"), (picture[:0], r"uint8 \(0, 32, 3\)")
+    for image, given in ((None, "none"), *wrong, (picture.tolist(), "int64")):
         with pytest.raises(UserError, match=f"^image: given {given}.*, allowed: the camera's picture, uint8"):
             controller.act(numbers, image)
     with pytest.raises(UserError, match=r"^image: given, allowed: none"):

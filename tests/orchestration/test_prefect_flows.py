@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect.client.orchestration import get_client
+from prefect.states import Running
 
 from pipeline.orchestration import prefect_flows
 from pipeline.orchestration.repro import repro_lock
@@ -133,6 +135,14 @@ def test_two_runs_never_overlap(root: Path) -> None:
         holder.wait()
     with repro_lock(root):  # a killed holder holds nothing
         pass
+
+
+def test_what_nobody_runs_any_more_is_cancelled() -> None:
+    with get_client(sync_client=True) as client:
+        run = client.create_flow_run(prefect_flows.sweep, parameters={"overrides": []}, state=Running())
+        prefect_flows._cancel_unfinished()
+        state = client.read_flow_run(run.id).state
+    assert state and (state.is_cancelled(), state.message) == (True, "make ui was ended")
 
 
 @pytest.mark.parametrize(

@@ -214,4 +214,8 @@ def main(root: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) > 2:  # under torchrun: one training of this kind
+        torch.set_num_threads(1)
+        run(sys.argv[2], Path(sys.argv[1]))
+    else:
+        main(Path(sys.argv[1]))

@@ -108,6 +108,7 @@ def _read_with_pictures(name: str, source: Source, path: Path) -> ImageDemonstra
 
 
 def _opened(name: str, source: Source, path: Path) -> Recording:
+    from pipeline.tasks.formats.pictures import require_pictures
     from pipeline.tasks.formats.reading import open_recording
 
     recording = open_recording(path, source.format)
@@ -117,6 +118,8 @@ def _opened(name: str, source: Source, path: Path) -> Recording:
             if recording.features[key].size != size:
                 found = f"{recording.features[key].size} numbers a step in {path}"
                 raise UserError(f"custom.datasets.{name}.{what}.{key}: given {size}, allowed: {found}")
+    for key in source.image:
+        require_pictures(recording, key)
     return recording
 
 

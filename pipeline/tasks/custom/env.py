@@ -176,7 +176,7 @@ def _camera(space: Any, settings: Environment, numbers: int) -> Camera | None:
     }
     for key, side in settings.image.items():
         if key not in pictures:
-            allowed = f"pictures (H, W, 3) of {settings.id}: {', '.join(pictures) or 'it has none'}"
+            allowed = f"pictures, uint8 (H, W, 3), of {settings.id}: {', '.join(pictures) or 'it has none'}"
             raise UserError(f"{WHERE}.image: given {key!r}, allowed: {allowed}")
         return Camera(numbers, side)
     return None

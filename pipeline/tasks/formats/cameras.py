@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pipeline.tasks.formats.recording import VIDEO, Recording, one_line
+from pipeline.tasks.formats.recording import VIDEO, Recording, last_line
 
 
 def videos_of(recording: Recording) -> dict[str, list[Path]]:
@@ -30,7 +30,7 @@ def video_findings(recording: Recording, n_steps: int) -> Iterator[str]:
             try:
                 n_frames += count_frames_and_secs(str(file))[0]
             except (RuntimeError, OSError) as error:
-                yield f"{file} is no whole video: {one_line(error)[:120]}"
+                yield f"{file} is no whole video: {last_line(error)}"
                 break
         else:
             if files and n_frames != n_steps:

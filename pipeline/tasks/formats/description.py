@@ -112,9 +112,11 @@ def block(recording: Recording, seen: Survey, given: Path, observation: Sequence
         remark = "# an offline task, for the lists tasks and offline; or custom.environment names what simulates it\n"
     elif "success" not in recording.environment:
         remark = "# returns: those that score 0 and 1, here the demonstrations'; or success: a key of info\n"
-    pictures = [key for key, feature in recording.features.items() if feature.is_picture]
+    videos = videos_of(recording)
+    pictures = [key for key, feature in recording.features.items() if feature.is_picture and videos.get(key, True)]
     if pictures:
-        remark += f"# to look through a camera too, image: {{{pictures[0]}: 96}} in recorded: docs/tasks.md, Cameras\n"
+        seen_by = "observation: image, vision: {kind: resnet18, width: 16, crop: 84}"
+        remark += f"# to look through a camera too: in recorded, image: {{{pictures[0]}: 96}}; in data, {seen_by}\n"
     return f"{remark}{text.getvalue()}".rstrip()
 
 

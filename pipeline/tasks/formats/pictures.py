@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from pipeline.tasks.camera import CHANNELS, squared
 from pipeline.tasks.demonstrations import Demonstrations
-from pipeline.tasks.formats.recording import VIDEO, Array, Clip, Recording, one_line
+from pipeline.tasks.formats.recording import VIDEO, Array, Clip, Recording, last_line
 from pipeline.tasks.formats.vectors import laid_end_to_end, read_vectors
 from pipeline.utils.errors import UserError
 
@@ -63,7 +63,7 @@ def open_pictures(recording: Recording, observation: Sequence[str], action: str,
     Raises:
         UserError: as ``read_demonstrations``; the data set has no such camera, or not the files of its videos.
     """
-    _require(recording, camera)
+    require_pictures(recording, camera)
     episodes = read_vectors(recording, observation, action)
     if recording.features[camera].dtype == VIDEO:
         clips = recording.clips(camera)
@@ -74,7 +74,8 @@ def open_pictures(recording: Recording, observation: Sequence[str], action: str,
     return Pictures(recording, camera, side, lengths, laid_end_to_end(recording, observation, action, episodes))
 
 
-def _require(recording: Recording, camera: str) -> None:
+def require_pictures(recording: Recording, camera: str) -> None:
+    """Raise a ``UserError`` where the key ``camera`` is absent or holds no pictures."""
     there = [key for key, feature in recording.features.items() if feature.is_picture]
     if camera not in there:
         allowed = ", ".join(there) or "none"
@@ -118,4 +119,4 @@ def _video(file: Path) -> Iterator[NDArray[np.uint8]]:
             for frame in reader:
                 yield np.frombuffer(frame, np.uint8).reshape(height, width, CHANNELS)
     except (RuntimeError, OSError, ValueError) as error:
-        raise UserError(f"{file}: is no whole video: {one_line(error)[:120]}") from error
+        raise UserError(f"{file}: is no whole video: {last_line(error)}") from error

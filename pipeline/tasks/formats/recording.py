@@ -123,3 +123,9 @@ class Recording:
 def one_line(error: Exception) -> str:
     """What an exception of a library says, in one line."""
     return " ".join(str(error).split()) or type(error).__name__
+
+
+def last_line(error: Exception) -> str:
+    """What an exception says last: of one that quotes a program's output, such as ffmpeg's, the cause."""
+    said = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return said[-1] if said else type(error).__name__

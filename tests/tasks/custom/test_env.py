@@ -143,9 +143,9 @@ def test_a_picture_that_is_observed_follows_the_numbers() -> None:
     assert camera.draw(after).max() == 110
     np.testing.assert_allclose(camera.encode(after)[2:], STEP)
     check_fit(watched, demonstrations())
-    with pytest.raises(UserError, match=r"image: given 'point', allowed: pictures .* of Walk-v0: pixels"):
+    with pytest.raises(UserError, match=r"image: given 'point', allowed: pictures, uint8 .* of Walk-v0: pixels"):
         GymnasiumEnv(settings(arguments={"camera": True}, image={"point": 16}), 4)
-    with pytest.raises(UserError, match=r"image: given 'pixels', allowed: pictures .* of Walk-v0: it has none"):
+    with pytest.raises(UserError, match=r"image: given 'pixels', allowed: pictures, uint8 .* of Walk-v0: it has none"):
         GymnasiumEnv(settings(image={"pixels": 16}), 4)
 
 

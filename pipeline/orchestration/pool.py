@@ -1,0 +1,181 @@
+"""A Prefect work pool, as the run sees it that gives its stages to workers: submit, wait, cancel.
+
+Which worker takes what, how many at a time and what becomes of one that is gone is Prefect's to decide.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from datetime import timedelta
+from functools import partial
+from pathlib import Path
+from typing import Any, cast
+from uuid import UUID
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import (
+    DeploymentFilter,
+    DeploymentFilterId,
+    FlowRunFilter,
+    FlowRunFilterName,
+    FlowRunFilterState,
+    FlowRunFilterStateType,
+)
+from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.deployments import run_deployment
+from prefect.deployments.runner import RunnerDeployment
+from prefect.events.actions import ChangeFlowRunState
+from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
+from prefect.events.schemas.events import ResourceSpecification
+from prefect.exceptions import ObjectNotFound
+from prefect.flows import Flow
+from prefect.states import Cancelling
+from prefect.types.entrypoint import EntrypointType
+
+from pipeline.orchestration.executor import StageError
+from pipeline.orchestration.flow_runs import log, started
+from pipeline.orchestration.places import Place
+from pipeline.orchestration.worker_flows import Origin, run_experiment_here, run_stage_here
+from pipeline.utils.errors import UserError
+
+QUEUES = ("gpu", "cpu")
+"""Of every pool; workers with a GPU serve both, the first one first."""
+
+HEARTBEAT_SECONDS = 30
+"""The least that Prefect takes."""
+
+LOST = "FlowTune: a worker that is gone"
+_POLL_SECONDS = 2.0
+_PATIENCE_SECONDS = 20.0
+_UNFINISHED = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING)
+
+
+class Pool:
+    """The pool ``name`` of the Prefect server in use, for a run of the project in ``root``.
+
+    Raises:
+        UserError: there is no such pool, DVC has no remote, or the project's code is not committed.
+    """
+
+    def __init__(self, name: str, root: Path) -> None:
+        self.name, self.origin = name, Origin.of(root)
+        require_remote(root)
+        require_pool(name)
+        self._deployments = {flow.name: _deployed(flow, name) for flow in (run_stage_here, run_experiment_here)}
+        crash_lost_runs()
+
+    def run_stage(self, name: str, place: Place) -> None:
+        """Have a worker bring the stage ``name`` up to date, and wait for it; raises ``StageError``."""
+        self._run("stage", name, {"name": name}, place)
+
+    def run_experiment(self, overrides: list[str]) -> None:
+        """Have a worker run an experiment, and wait for it; raises ``StageError``."""
+        self._run("experiment", str(overrides), {"overrides": overrides}, "gpu")
+
+    def _run(self, flow: str, title: str, parameters: dict[str, Any], place: Place) -> None:
+        queue = "gpu" if place == "gpu" and is_served(self.name, "gpu") else "cpu"
+        parameters |= {"origin": self.origin.model_dump()}
+        run = self._unfinished(flow, title, parameters)  # of a run that was killed, or that goes on elsewhere
+        if run is None:
+            submit = partial(run_deployment, self._deployments[flow], timeout=0)
+            run = cast(FlowRun, submit(parameters=parameters, flow_run_name=title, work_queue_name=queue))
+        state = _awaited(run.id, lambda: f"{title}: no worker takes it; `make worker POOL={self.name}` starts one")
+        if not state.is_completed():
+            raise StageError(f"{title}: {state.name} on a worker of {self.name}: {state.message or 'see its own log'}")
+
+    def _unfinished(self, flow: str, title: str, parameters: dict[str, Any]) -> FlowRun | None:
+        """The run of the same that workers have yet to finish, if there is one."""
+        with get_client(sync_client=True) as client:
+            found = client.read_flow_runs(
+                deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[self._deployments[flow]])),
+                flow_run_filter=FlowRunFilter(
+                    name=FlowRunFilterName(any_=[title]),
+                    state=FlowRunFilterState(type=FlowRunFilterStateType(any_=list(_UNFINISHED))),
+                ),
+            )
+        return next((run for run in found if run.parameters == parameters), None)
+
+
+def _awaited(run_id: UUID, unserved: Callable[[], str]) -> Any:
+    """The final state of a flow run; it is cancelled where this one is stopped."""
+    began, said = time.monotonic(), False
+    try:
+        while True:
+            with get_client(sync_client=True) as client:
+                state = client.read_flow_run(run_id).state
+            if state and state.is_final():
+                return state
+            if state and state.is_scheduled() and not said and time.monotonic() > began + _PATIENCE_SECONDS:
+                log(unserved())
+                said = True
+            if started.stopped:
+                raise StageError("stopped")
+            time.sleep(_POLL_SECONDS)
+    except BaseException:
+        with suppress(Exception), get_client(sync_client=True) as client:  # the server may be what is gone
+            client.set_flow_run_state(run_id, Cancelling())
+        raise
+
+
+def _deployed(flow: Flow[..., Any], pool: str) -> UUID:
+    """The deployment of ``flow`` in the pool."""
+    made = flow.to_deployment(pool, work_pool_name=pool, entrypoint_type=EntrypointType.MODULE_PATH)
+    assert isinstance(made, RunnerDeployment)  # a coroutine only where an event loop runs
+    found = made.apply()
+    assert isinstance(found, UUID)
+    return found
+
+
+def require_pool(name: str) -> None:
+    """Raise a ``UserError`` where Prefect's server does not answer or has no pool ``name``."""
+    try:
+        with get_client(sync_client=True) as client:
+            pools = [pool.name for pool in client.read_work_pools()]
+    except httpx.HTTPError as error:
+        raise UserError(f"PREFECT_API_URL: no Prefect server answers ({error}); `make ui` starts one") from None
+    if name not in pools:
+        have = ", ".join(pools) or "none yet"
+        raise UserError(f"pool: given {name!r}, allowed: {have}; `make worker POOL={name}` makes it")
+
+
+def require_remote(root: Path) -> None:
+    """Raise a ``UserError`` where DVC has no default remote, by which results travel."""
+    from dvc.config import Config
+
+    if not Config(str(root / ".dvc"))["core"].get("remote"):
+        raise UserError(f"{root}: no DVC remote, by which results travel; `make remote URL=…` sets one")
+
+
+def is_served(pool: str, queue: str) -> bool:
+    """Whether workers have lately asked for what is in the ``queue``."""
+
+    async def read() -> bool:
+        async with get_client() as client:
+            with suppress(ObjectNotFound):
+                found = await client.read_work_queue_by_name(queue, work_pool_name=pool)
+                return (await client.read_work_queue_status(found.id)).healthy
+        return False
+
+    return asyncio.run(read())
+
+
+def crash_lost_runs() -> None:
+    """Have Prefect's server give up on flow runs whose process is not heard of any more, as its documentation says."""
+    heartbeat, ended = "prefect.flow-run.heartbeat", ("Completed", "Failed", "Cancelled", "Crashed")
+    trigger = EventTrigger(
+        after={heartbeat},
+        expect={heartbeat, *(f"prefect.flow-run.{state}" for state in ended)},
+        match=ResourceSpecification({"prefect.resource.id": ["prefect.flow-run.*"]}),
+        for_each={"prefect.resource.id"},
+        posture=Posture.Proactive,
+        threshold=1,
+        within=timedelta(seconds=3 * HEARTBEAT_SECONDS),
+    )
+    action = ChangeFlowRunState(
+        state=StateType.CRASHED, name=None, message="its worker is gone: no heartbeat any more", force=False
+    )
+    with get_client(sync_client=True) as client:
+        if not client.read_automations_by_name(LOST):
+            client.create_automation(AutomationCore(name=LOST, trigger=trigger, actions=[action]))

@@ -1,0 +1,81 @@
+"""A worker: this machine takes stages of runs that are started elsewhere; what ``make worker POOL=name`` runs.
+
+Prefect's own process worker does the work, on the queues that this machine can serve, each stage in this clone.
+"""
+
+import argparse
+import asyncio
+import os
+import platform
+import sys
+from contextlib import suppress
+
+import httpx
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.actions import WorkPoolCreate
+from prefect.exceptions import ObjectAlreadyExists
+
+from pipeline.orchestration.pool import HEARTBEAT_SECONDS, QUEUES, require_remote
+from pipeline.utils.code_deps import ROOT
+from pipeline.utils.environment import project_root
+from pipeline.utils.errors import UserError
+from pipeline.utils.hardware import cores, gpus
+
+ASK_SECONDS = 2
+"""Between two questions for work; Prefect's own 10 are as long as many stages take."""
+
+
+def make_pool(name: str) -> None:
+    """Make the pool with its queues, unless it is there.
+
+    Raises:
+        UserError: no Prefect server answers.
+    """
+
+    async def make() -> None:
+        async with get_client() as client:
+            with suppress(ObjectAlreadyExists):
+                await client.create_work_pool(WorkPoolCreate(name=name, type="process"))
+            for priority, queue in enumerate(QUEUES, start=1):
+                with suppress(ObjectAlreadyExists):
+                    await client.create_work_queue(name=queue, work_pool_name=name, priority=priority)
+
+    try:
+        asyncio.run(make())
+    except httpx.HTTPError as error:
+        url = os.environ.get("PREFECT_API_URL", "not set")
+        raise UserError(
+            f"PREFECT_API_URL: given {url}, where no Prefect server answers ({error}); `make ui` starts one on the "
+            "machine that runs are started on, `ssh -L` brings it here"
+        ) from None
+
+
+def main() -> None:
+    """Become Prefect's worker. Exits with code 2 and a line where it cannot."""
+    parser = argparse.ArgumentParser(prog="python -m pipeline.orchestration.worker", description=__doc__)
+    parser.add_argument("--pool", required=True, help="its name; it is made if there is none")
+    parser.add_argument("--slots", type=int, default=1 if gpus() else cores(), help="stages at a time")
+    arguments = parser.parse_args()
+    root = project_root()
+    try:
+        if arguments.slots < 1:
+            raise UserError(f"--slots: given {arguments.slots}, allowed: 1 or more")
+        require_remote(root)
+        make_pool(arguments.pool)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    own = {
+        "FLOWTUNE_ROOT": str(root),
+        "PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")])),
+        "PREFECT_FLOWS_HEARTBEAT_FREQUENCY": str(HEARTBEAT_SECONDS),
+        "PREFECT_WORKER_QUERY_SECONDS": str(ASK_SECONDS),
+    }
+    queues = [part for queue in QUEUES if queue != "gpu" or gpus() for part in ("--work-queue", queue)]
+    start = ["worker", "start", "--pool", arguments.pool, "--type", "process", "--name", platform.node(), *queues]
+    command = [sys.executable, "-m", "prefect", *start, "--limit", str(arguments.slots)]
+    os.execve(sys.executable, command, os.environ | own)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Flows that workers run, each in a clone of its own: one stage, or one experiment, for a run that began elsewhere.
+
+Results travel by DVC's remote and never by Git: what a worker made is in the run cache under the hashes of its inputs,
+so that whoever has the same inputs is given it in place of a run.
+"""
+
+import platform
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from prefect import flow
+from prefect.client.schemas.objects import State
+from pydantic import BaseModel
+
+from pipeline.orchestration.flow_runs import environment, push, run_dvc, state_after, stopping_processes
+from pipeline.orchestration.plan import ask_plan
+from pipeline.settings.scale import set_scale
+from pipeline.settings.schema import parse
+from pipeline.utils.atomic import write_text
+from pipeline.utils.environment import project_root
+from pipeline.utils.errors import UserError
+from pipeline.utils.platform import lock
+
+CODE = ("pipeline", "stages", "dvc.yaml", "reports/*/study/dvc.yaml", "requirements*.lock")
+"""What decides results beside settings; data and results have hashes in DVC's locks."""
+
+
+class Origin(BaseModel):
+    """What a run was started with, and a worker has to have.
+
+    Attributes:
+        commit: of the code. python: such as 3.11. settings: the text of params.yaml, which is carried to workers.
+    """
+
+    commit: str
+    python: str
+    settings: str
+
+    @classmethod
+    def of(cls, root: Path) -> "Origin":
+        """That of the project in ``root``.
+
+        Raises:
+            UserError: it is no clone, or its code is not as it was committed.
+        """
+        if changed := _git(root, "status", "--porcelain", "--", *CODE):
+            files = ", ".join(line[3:] for line in changed.splitlines())
+            raise UserError(f"{root}: {files} changed since the commit; commit them, workers run what is committed")
+        return cls(
+            commit=_git(root, "rev-parse", "HEAD").strip(),
+            python=".".join(map(str, sys.version_info[:2])),
+            settings=(root / "params.yaml").read_text(encoding="utf-8"),
+        )
+
+
+@flow(name="stage", flow_run_name="{name}", persist_result=False)
+def run_stage_here(name: str, origin: Origin) -> State[None]:
+    """Bring one stage up to date, what it needs taken from the remote, and give the remote what it made."""
+
+    def work() -> None:
+        root = project_root()
+        with _as_at(origin, root), stopping_processes():
+            plan = ask_plan(root, target=name, env=environment(root))
+            with _alone(root / ".flowtune" / "restore.lock"):  # stages at work here may need the same
+                for other in plan.inputs:
+                    if other in plan.stale and other != name:
+                        run_dvc(["--wait-for-lock", "repro", "--pull", "--single-item", other], root)
+            run_dvc(["--wait-for-lock", "repro", "--pull", "--single-item", name], root)
+            push(root)
+
+    return state_after(work)
+
+
+@flow(name="experiment", flow_run_name="{overrides}", persist_result=False)
+def run_experiment_here(overrides: list[str], origin: Origin) -> State[None]:
+    """Run the whole pipeline once with ``overrides`` (of ``dvc exp run -S``) in a copy of the clone, likewise."""
+
+    def work() -> None:
+        root = project_root()
+        with _as_at(origin, root), stopping_processes():
+            options = [part for item in overrides for part in ("-S", item)]
+            run_dvc(["exp", "run", "--temp", "--pull", *options], root)
+            push(root)
+
+    return state_after(work)
+
+
+@contextmanager
+def _as_at(origin: Origin, root: Path) -> Iterator[None]:
+    """The clone in ``root`` with the settings of ``origin``, which no other run changes meanwhile.
+
+    Raises:
+        UserError: its code or Python is another, or a run of other settings is at work in it.
+    """
+    here, host = Origin.of(root), platform.node()
+    if here.python != origin.python:
+        raise UserError(f"worker on {host}: Python {here.python}, allowed: {origin.python} as where the run began")
+    if here.commit != origin.commit:
+        raise UserError(
+            f"worker on {host}: {root} is at commit {here.commit[:12]}, allowed: {origin.commit[:12]}; "
+            f"`git fetch && git checkout {origin.commit[:12]}` there"
+        )
+    path = root / ".flowtune" / "settings.lock"
+    path.parent.mkdir(exist_ok=True)
+    with path.open("a", encoding="utf-8") as file:
+        if here.settings != origin.settings:
+            try:
+                lock(file)
+            except BlockingIOError:
+                raise UserError(f"worker on {host}: {root} is at work with other settings; wait for it") from None
+            set_scale(root / "params.yaml", parse(origin.settings, "params.yaml").scale)
+            write_text(root / "params.yaml", origin.settings)
+        lock(file, shared=True)  # in place of the exclusive one
+        yield
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    with path.open("a", encoding="utf-8") as file:
+        lock(file, wait=True)
+        yield
+
+
+def _git(root: Path, *arguments: str) -> str:
+    told = subprocess.run(["git", *arguments], cwd=root, capture_output=True, encoding="utf-8", check=False)
+    if told.returncode:
+        raise UserError(f"{root}: no clone of a Git repository: {' '.join(told.stderr.split())}")
+    return told.stdout

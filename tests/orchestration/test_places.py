@@ -1,0 +1,25 @@
+"""Where stages go on several machines."""
+
+import pytest
+
+from pipeline.orchestration.places import GPU, HEAD, place_of
+from pipeline.utils.code_deps import ROOT
+
+
+def test_the_table_names_programs_that_there_are_and_each_once() -> None:
+    assert {path.stem for path in (ROOT / "stages").glob("*.py")} >= HEAD | GPU
+    assert not HEAD & GPU
+
+
+@pytest.mark.parametrize(
+    ("command", "place"),
+    [
+        ("exec python -m stages.tabulate --scale lab", "head"),
+        ("exec python -m stages.pretrain --scale lab --task pusht", "gpu"),
+        ("exec python -m stages.fetch --scale lab --task pusht", "cpu"),
+        ("exec python -m stages.study_table --scale lab\nexec python -m stages.pretrain --scale lab", "gpu"),
+        ("cp a b", "cpu"),
+    ],
+)
+def test_a_stage_goes_where_its_programs_want(command: str, place: str) -> None:
+    assert place_of(command) == place

@@ -1,0 +1,216 @@
+"""Stages and experiments on workers, each in a clone of its own, with nothing but DVC's remote between them."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from prefect.client.orchestration import get_client
+from prefect.client.schemas.objects import StateType
+from prefect.settings import PREFECT_API_URL
+from prefect.states import Crashed
+
+from pipeline.orchestration import pool, prefect_flows
+from pipeline.utils.code_deps import ROOT
+from pipeline.utils.errors import UserError
+
+DVC_YAML = """
+stages:
+  prepare:
+    cmd: echo $FLOWTUNE_ROOT > prepared.txt
+    deps: [params.yaml]
+    outs: [prepared.txt]
+  train:
+    matrix: {task: "${tasks}"}
+    cmd: echo $FLOWTUNE_ROOT > trained-${item.task}.txt; while test -e ../wait; do sleep 0.1; done
+    deps: [prepared.txt]
+    plots: ["trained-${item.task}.txt": {cache: false}]
+  tabulate:
+    cmd: cat trained-one.txt trained-two.txt > table.txt
+    deps: [trained-one.txt, trained-two.txt]
+    outs: [table.txt]
+"""
+GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def prefect_server() -> Iterator[None]:
+    from prefect.testing.utilities import prefect_test_harness
+
+    with prefect_test_harness(server_startup_timeout=120):
+        yield
+
+
+def ran(*command: str, cwd: Path) -> None:
+    subprocess.run(command, cwd=cwd, check=True, capture_output=True)
+
+
+@pytest.fixture
+def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A repository that shares a remote with the clones that ``worker`` makes of it."""
+    root = tmp_path / "head"
+    root.mkdir()
+    (root / "dvc.yaml").write_text(DVC_YAML, encoding="utf-8")
+    (root / "params.yaml").write_text("scale: starter\ntasks: [one, two]\nrate: 1\n", encoding="utf-8")
+    (root / ".gitignore").write_text("*.txt\n.flowtune\n", encoding="utf-8")
+    ran("git", "init", "-q", cwd=root)
+    ran(sys.executable, "-m", "dvc", "init", "-q", cwd=root)
+    ran(*GIT, "add", ".", cwd=root)
+    ran(*GIT, "commit", "-q", "-m", "start", cwd=root)
+    monkeypatch.setenv("FLOWTUNE_ROOT", str(root))
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    monkeypatch.setattr(prefect_flows, "checked_settings", lambda _: None)  # these are not those of the project
+    share(root)
+    return root
+
+
+def share(clone: Path) -> None:
+    remote = ("remote", "add", "--quiet", "--local", "--default", "shared", str(clone.parent / "remote"))
+    ran(sys.executable, "-m", "dvc", *remote, cwd=clone)
+
+
+class Workers:
+    """Worker processes, each in a clone of the head."""
+
+    def __init__(self, head: Path) -> None:
+        self._head, self._started = head, dict[str, subprocess.Popen[bytes]]()
+
+    def start(self, name: str) -> Path:
+        clone = self._head.parent / name
+        if not clone.exists():
+            ran("git", "clone", "-q", str(self._head), str(clone), cwd=self._head.parent)
+            share(clone)
+        own = {"FLOWTUNE_ROOT": str(clone), "PREFECT_API_URL": str(PREFECT_API_URL.value())}
+        command = [sys.executable, "-m", "pipeline.orchestration.worker", "--pool", "lab", "--slots", "1"]
+        log = (self._head.parent / f"{name}.log").open("wb")
+        self._started[name] = subprocess.Popen(
+            command, cwd=clone, env=os.environ | own, stdout=log, stderr=log, start_new_session=True
+        )
+        return clone
+
+    def kill(self, name: str) -> None:
+        """As when the machine is gone: the worker and all that it started."""
+        os.killpg(self._started.pop(name).pid, signal.SIGKILL)
+
+    def stop(self) -> None:
+        for name in list(self._started):
+            self.kill(name)
+
+
+@pytest.fixture
+def workers(head: Path) -> Iterator[Workers]:
+    made = Workers(head)
+    yield made
+    made.stop()
+
+
+def test_workers_share_the_stages_and_the_head_has_what_they_made(head: Path, workers: Workers) -> None:
+    clones = [workers.start(name) for name in ("first", "second")]
+    waiting = head.parent / "wait"
+    waiting.touch()
+    await_pool()
+    release = subprocess.Popen(
+        ["sh", "-c", f"while ! ls {head.parent}/*/trained-two.txt 2>/dev/null; do sleep 0.2; done; rm {waiting}"]
+    )
+    state = prefect_flows.tables("all", parallel=2, pool="lab", return_state=True)
+    release.kill()
+    assert state.is_completed(), state.message
+    trained = [(head / f"trained-{task}.txt").read_text(encoding="utf-8").strip() for task in ("one", "two")]
+    assert sorted(trained) == sorted(map(str, clones)), "each worker did part, at the same time"
+    assert (head / "table.txt").read_text(encoding="utf-8").split() == trained
+    # another clone is given all of it without a run
+    third = head.parent / "third"
+    ran("git", "clone", "-q", str(head), str(third), cwd=head.parent)
+    share(third)
+    ran(sys.executable, "-m", "dvc", "repro", "--pull", "--quiet", cwd=third)
+    assert (third / "table.txt").read_bytes() == (head / "table.txt").read_bytes()
+
+    workers.kill("second")
+    assert prefect_flows.sweep(["rate=2"], pool="lab", return_state=True).is_completed()
+    listed = subprocess.run([sys.executable, "-m", "dvc", "exp", "list"], cwd=head, capture_output=True, check=True)
+    assert len(listed.stdout.split()) > 1, "an experiment of the head's own"
+
+
+def test_a_stage_of_a_lost_worker_goes_to_another(head: Path, workers: Workers) -> None:
+    first = workers.start("first")
+    await_pool()
+    waiting = head.parent / "wait"
+    waiting.touch()
+    program = (
+        "from pipeline.orchestration import prefect_flows as f; f.checked_settings = lambda _: None\n"
+        "print(f.tables('all', parallel=2, pool='lab', return_state=True).type.value)"
+    )
+    own = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
+    run = subprocess.Popen([sys.executable, "-c", program], cwd=head, env=os.environ | own, stdout=subprocess.PIPE)
+    wait_until(lambda: list(first.glob("trained-*.txt")))
+    workers.kill("first")
+    second = workers.start("second")
+    waiting.unlink()
+    with get_client(sync_client=True) as client:
+        for lost in client.read_flow_runs():
+            if lost.state and lost.state.type == StateType.RUNNING and lost.work_pool_name == "lab":
+                client.set_flow_run_state(lost.id, Crashed(message="no heartbeat"))  # as the server does in time
+    told, _ = run.communicate(timeout=240)
+    assert told.split()[-1:] == [b"COMPLETED"]
+    assert str(second) in (head / "table.txt").read_text(encoding="utf-8").split()
+
+
+def test_a_worker_at_another_commit_says_so_in_the_run(
+    head: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workers.start("first")
+    await_pool()
+    (head / "new.md").write_text("x", encoding="utf-8")
+    ran(*GIT, "add", ".", cwd=head)
+    ran(*GIT, "commit", "-q", "-m", "more", cwd=head)
+    monkeypatch.setattr(prefect_flows, "run_stage", prefect_flows.run_stage.with_options(retries=0))
+    state = prefect_flows.tables("all", pool="lab", return_state=True)
+    assert state.is_failed() and "failed: prepare" in (state.message or "")
+    with get_client(sync_client=True) as client:
+        messages = [run.state.message for run in client.read_flow_runs() if run.name == "prepare" and run.state]
+    assert any("/first is at commit" in (message or "") and "git checkout" in (message or "") for message in messages)
+
+
+def test_what_cannot_be_distributed_is_one_line(head: Path) -> None:
+    assert "given 'nowhere', allowed: " in refused(head, "nowhere")
+    (head / "dvc.yaml").write_text(DVC_YAML + "\n", encoding="utf-8")
+    assert "dvc.yaml changed since the commit; commit them" in refused(head, "lab")
+    (head / ".dvc" / "config.local").unlink()
+    ran("git", "checkout", "-q", "dvc.yaml", cwd=head)
+    assert "no DVC remote, by which results travel; `make remote URL=…` sets one" in refused(head, "lab")
+
+
+def test_lost_runs_are_told_by_one_automation() -> None:
+    for _ in range(2):
+        pool.crash_lost_runs()
+    with get_client(sync_client=True) as client:
+        (automation,) = client.read_automations_by_name(pool.LOST)
+    assert automation.enabled
+
+
+def refused(head: Path, name: str) -> str:
+    with pytest.raises(UserError) as caught:
+        pool.Pool(name, head)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+def await_pool() -> None:
+    def there() -> bool:
+        with get_client(sync_client=True) as client:
+            return any(each.name == "lab" for each in client.read_work_pools())
+
+    wait_until(there)
+
+
+def wait_until(holds: object, seconds: float = 120) -> None:
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        if holds():  # type: ignore[operator]
+            return
+        time.sleep(0.2)
+    raise AssertionError("it did not come to that")
