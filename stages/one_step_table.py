@@ -4,7 +4,7 @@ import argparse
 
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.one_step import aggregates, answers, one_step_table, questions, read_cells
-from pipeline.reporting.one_step_report import draw_against_time, draw_aggregates, one_step_markdown
+from pipeline.reporting.one_step_report import draw_against_time, draw_aggregates, draw_profiles, one_step_markdown
 from pipeline.reporting.tables import write_table
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports
@@ -21,7 +21,8 @@ def main() -> None:
     folder = ScaleReports(arguments.scale).folder
     names = ["one_step", "one_step_answers", "one_step_aggregates"]
     tables = [folder / f"{name}.csv" for name in names]
-    report, pictures = folder / "one_step.md", [folder / "one_step.png", folder / "one_step_aggregates.png"]
+    report = folder / "one_step.md"
+    pictures = [folder / f"{name}.png" for name in ("one_step", "one_step_aggregates", "one_step_profiles")]
     outs = [*tables, report, *pictures, *(path.with_suffix(".svg") for path in pictures)]
     inputs = read_inputs("one_step_table", arguments.scale, arguments.scale)
     deps = [folder for folder in (ScaleReports(scale).one_step for scale in scales) if folder.exists()]
@@ -35,6 +36,7 @@ def main() -> None:
             here.run.table(path, name)
         draw_against_time(table, pictures[0])
         draw_aggregates(aggregated, table, pictures[1])
+        draw_profiles(cells, table, pictures[2])
         write_text(report, one_step_markdown(table, answered, aggregated, [path.name for path in pictures]))
         for path in (report, *pictures):
             here.run.artifact(path)

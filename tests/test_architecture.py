@@ -17,7 +17,7 @@ ORDER = (
 WITHIN = {
     "utils": (
         "errors", "atomic", "seeding", "code_deps", "platform", "handover", "hardware", "memory", "environment",
-        "precision", "processes", "provenance", "shipped",
+        "precision", "processes", "provenance", "shipped", "timing",
     ),
     "settings": (
         "source", "names", "messages", "blocks", "shapes", "images", "one_step", "robots", "toys", "layers",

@@ -8,6 +8,7 @@ test seeds, on which two methods are paired.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,7 @@ Runs = Mapping[str, Sequence[NDArray[np.float64]]]
 
 def interquartile_mean(runs: Runs, resamples: int = 2000, seed: int = 0) -> Interval:
     """Mean of the middle half of tasks' scores, each the mean over its runs; robust to a task that is far off."""
-    return _bootstrapped([runs], lambda means: _iqm(means[0]), resamples, seed)
+    return _interval([runs], lambda means: _iqm(means[0]), resamples, seed)
 
 
 def probability_of_improvement(ours: Runs, theirs: Runs, resamples: int = 2000, seed: int = 0) -> Interval:
@@ -32,11 +33,19 @@ def probability_of_improvement(ours: Runs, theirs: Runs, resamples: int = 2000, 
     """
     if ours.keys() != theirs.keys():
         raise ValueError(f"tasks differ: {', '.join(ours)} and {', '.join(theirs)}")
-    return _bootstrapped([ours, theirs], lambda means: _improvement(*means), resamples, seed)
+    return _interval([ours, theirs], lambda means: _improvement(*means), resamples, seed)
+
+
+def performance_profile(
+    runs: Runs, thresholds: NDArray[np.float64], resamples: int = 500, seed: int = 0
+) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
+    """The share of episodes that score at least each of ``thresholds`` (T,), mean over tasks, and its interval's ends."""
+    reached = {task: [(run[:, None] >= thresholds).astype(float) for run in of_task] for task, of_task in runs.items()}
+    return _bootstrapped([reached], lambda means: np.mean([each.mean(0) for each in means[0]], 0), resamples, seed)
 
 
 _Means = list[NDArray[np.float64]]
-"""By task, the mean of each run."""
+"""By task, the mean of each run: (R,), or (R, T) where scores are vectors."""
 
 
 def _iqm(means: _Means) -> float:
@@ -51,15 +60,21 @@ def _improvement(ours: _Means, theirs: _Means) -> float:
     return float(np.mean(of_task))
 
 
-def _bootstrapped(
+def _interval(
     methods: Sequence[Runs], statistic: Callable[[list[_Means]], float], resamples: int, seed: int
 ) -> Interval:
-    estimate = statistic([[np.array([run.mean() for run in of]) for of in runs.values()] for runs in methods])
+    return Interval(*map(float, _bootstrapped(methods, statistic, resamples, seed)))
+
+
+def _bootstrapped(
+    methods: Sequence[Runs], statistic: Callable[[list[_Means]], Any], resamples: int, seed: int
+) -> tuple[Any, Any, Any]:
+    estimate = statistic([[np.array([run.mean(0) for run in of]) for of in runs.values()] for runs in methods])
     generator = np.random.default_rng(seed)
     drawn = [[_drawn(methods, task, generator) for task in methods[0]] for _ in range(resamples)]
     values = [statistic([[of_task[i] for of_task in one] for i in range(len(methods))]) for one in drawn]
-    low, high = np.quantile(values, [0.025, 0.975])
-    return Interval(estimate, float(low), float(high))
+    low, high = np.quantile(values, [0.025, 0.975], axis=0)
+    return estimate, low, high
 
 
 def _drawn(methods: Sequence[Runs], task: str, generator: np.random.Generator) -> _Means:
@@ -69,6 +84,6 @@ def _drawn(methods: Sequence[Runs], task: str, generator: np.random.Generator) -
         raise ValueError(f"{task}: runs of {counts} test seeds, allowed: as many in each")
     seeds = generator.integers(0, counts[0], counts[0])
     return [
-        np.array([runs[task][i][seeds].mean() for i in generator.integers(0, len(runs[task]), len(runs[task]))])
+        np.array([runs[task][i][seeds].mean(0) for i in generator.integers(0, len(runs[task]), len(runs[task]))])
         for runs in methods
     ]

@@ -4,8 +4,8 @@ As in rollouts, noise is keyed by the window alone and the policy sees batches o
 compared on the same draws, and the order changes nothing.
 """
 
-import time
-from statistics import median
+from collections.abc import Callable
+from functools import partial
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from pipeline.evaluation.protocol import FIRST_TEST_SEED
 from pipeline.evaluation.rollouts import Policy, act_padded
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.windows import ReportedWindows
+from pipeline.utils.timing import median_ms
 
 SAMPLES = 16
 """Answers to each window, where there is chance in them."""
@@ -62,14 +63,12 @@ def score(
 
 def milliseconds_a_plan(policy: Policy, windows: ReportedWindows) -> float:
     """The median time of an answer to one observation, on this machine."""
-    taken = []
     noise = _noise(policy, 0, 0)[None]
-    for i in range(_TIMED_CALLS):
-        state = windows.state[i % len(windows.row)][None]
-        begun = time.perf_counter()
-        policy.act(state, noise)
-        taken.append(1000 * (time.perf_counter() - begun))
-    return median(taken[_TIMED_CALLS // 3 :])
+
+    def answer(i: int) -> Callable[[], object]:
+        return partial(policy.act, windows.state[i % len(windows.row)][None], noise)
+
+    return median_ms(answer, _TIMED_CALLS, _TIMED_CALLS // 3)
 
 
 def _answers(policy: Policy) -> int:

@@ -202,7 +202,7 @@ def aggregates(cells: Sequence[Cell]) -> pd.DataFrame:
     for method, nfe in dict.fromkeys(cell.key for cell in cells):
         for measure in MEASURES:
             our_nfe = 1 if method == "mip" else nfe
-            runs, ours = _runs(cells, method, nfe, measure), _runs(cells, "ft_fm", our_nfe, measure)
+            runs, ours = runs_of(cells, method, nfe, measure), runs_of(cells, "ft_fm", our_nfe, measure)
             common = [task for task in runs if task in ours]
             mean = interquartile_mean(runs)
             row = {"method": method, "nfe": nfe, "measure": measure, "tasks": len(runs)}
@@ -215,7 +215,8 @@ def aggregates(cells: Sequence[Cell]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=AGGREGATES_HEADER.split(",")).round(6)
 
 
-def _runs(cells: Sequence[Cell], method: str, nfe: int, measure: str) -> Runs:
+def runs_of(cells: Sequence[Cell], method: str, nfe: int, measure: str) -> Runs:
+    """The scores of a method by task, of each training seed."""
     runs: dict[str, list[NDArray[np.float64]]] = {}
     for cell in cells:
         if cell.key == (method, nfe):

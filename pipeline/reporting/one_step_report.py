@@ -1,6 +1,6 @@
 """The one-step study to read: its report in Markdown, and its pictures."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import matplotlib as mpl
@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from pipeline.evaluation.aggregate import performance_profile
 from pipeline.reporting.figures import STYLE, legend_below, save_figure
-from pipeline.reporting.one_step import MEASURES
+from pipeline.reporting.one_step import MEASURES, Cell, runs_of
 from pipeline.reporting.tables import number, with_interval
 from pipeline.settings.one_step import METHODS
 
@@ -160,6 +161,25 @@ def draw_aggregates(aggregated: pd.DataFrame, table: pd.DataFrame, path: Path) -
             panel.set_xlabel(f"{measure.replace('_', ' ').capitalize()}, interquartile mean over tasks")
         figure.axes[0].invert_yaxis()
         figure.suptitle(_about(table) + "; bars are 95 % intervals", fontsize=10)
+        save_figure(figure, path)
+
+
+def draw_profiles(cells: Sequence[Cell], table: pd.DataFrame, path: Path) -> None:
+    """The performance profile of each method at its fewest evaluations, with bands; ``path`` as .png and .svg."""
+    thresholds = np.linspace(0, 1, 101)
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(7, 4), layout="constrained")
+        panel = figure.subplots()
+        for method in [method for method in METHODS if method in set(table["method"])]:
+            nfe = int(table.loc[table["method"] == method, "nfe"].min())
+            share, low, high = performance_profile(runs_of(cells, method, nfe, "max_score"), thresholds)
+            colour, _ = _LOOK[method]
+            panel.plot(thresholds, share, color=colour, label=f"{METHODS[method].title}, NFE {nfe}")
+            panel.fill_between(thresholds, low, high, color=colour, alpha=0.15, linewidth=0)
+        panel.set_xlabel("Max score, at least")
+        panel.set_ylabel("Share of episodes, mean over tasks")
+        figure.suptitle(_about(table) + "; bands are 95 % intervals", fontsize=10)
+        legend_below(figure)
         save_figure(figure, path)
 
 

@@ -1,7 +1,5 @@
 """How each method of the one-step study is trained, for the same compute, and what of it is reported."""
 
-import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,6 +31,7 @@ from pipeline.training.recipe import flow_matching, maximum_likelihood, within_b
 from pipeline.training.study import Training
 from pipeline.utils.errors import UserError
 from pipeline.utils.seeding import Generators
+from pipeline.utils.timing import median_ms
 
 _DISTILLED_PASSES = 7  # of a step's velocity and slope 2 forward and 4 backward, and the velocity that is aimed at
 _TIMED_PLANS = 60
@@ -215,10 +214,9 @@ def milliseconds_a_plan(policy: FlowPolicy, condition: Tensor, nfe: int) -> floa
         condition: (W, C), W at least 1.
     """
     noise = torch.randn(1, *policy.noise_shape(nfe), generator=torch.Generator().manual_seed(0)).to(policy.device)
-    taken = []
-    for i in range(_TIMED_PLANS):
+
+    def plan(i: int) -> Callable[[], float]:
         one = condition[i % len(condition)][None].to(policy.device)
-        begun = time.perf_counter()
-        float(policy.sample(one, noise, nfe).sum())  # waits for a GPU
-        taken.append(1000 * (time.perf_counter() - begun))
-    return statistics.median(taken[_TIMED_PLANS // 3 :])
+        return lambda: float(policy.sample(one, noise, nfe).sum())  # waits for a GPU
+
+    return median_ms(plan, _TIMED_PLANS, _TIMED_PLANS // 3)

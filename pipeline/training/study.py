@@ -1,14 +1,13 @@
 """How the rows of the coupling study are trained, each for the same compute, and which checkpoint of a row is taken."""
 
-import statistics
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import evaluation_of, run_episodes, validation_seeds
@@ -23,6 +22,7 @@ from pipeline.training.selection import Candidate, Selection, select
 from pipeline.utils.errors import UserError
 from pipeline.utils.precision import autocast
 from pipeline.utils.seeding import Generators
+from pipeline.utils.timing import median_ms
 
 OUTSIDERS: dict[str, Callable[[nn.Module], nn.Module]] = {"regression": RegressionField, "mip": MinimalIterativeField}
 """What makes a velocity field of the net of a policy that is no flow."""
@@ -179,13 +179,14 @@ def measure_update(training: Training) -> float:
     """Median time of an update's forward and backward pass, pairing included, in milliseconds."""
     objective, generator = training.objective, torch.Generator().manual_seed(0)
     device = next(objective.parameters()).device.type
-    times = []
-    for _ in range(_TIMED_UPDATES):
-        condition, data = training.batches.draw(training.optimization.batch_size, generator)
-        start = time.perf_counter()
+
+    def update(condition: Tensor, data: Tensor) -> float:
         with autocast(device, training.optimization.precision):
             loss = objective(condition.to(device), data.to(device))
         loss.backward()
-        float(loss)  # waits for a GPU
-        times.append(1000 * (time.perf_counter() - start))
-    return statistics.median(times)
+        return float(loss)  # waits for a GPU
+
+    def drawn(_: int) -> Callable[[], float]:
+        return partial(update, *training.batches.draw(training.optimization.batch_size, generator))
+
+    return median_ms(drawn, _TIMED_UPDATES)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipeline.evaluation.aggregate import interquartile_mean, probability_of_improvement
+from pipeline.evaluation.aggregate import interquartile_mean, performance_profile, probability_of_improvement
 
 
 def runs(**means: list[float]) -> dict[str, list[np.ndarray]]:
@@ -33,6 +33,13 @@ def test_methods_are_paired_on_test_seeds() -> None:
     noise = np.random.default_rng(0).normal(0, 0.3, 50)
     unsure = probability_of_improvement({"a": [hard + noise - noise.mean() + 0.01]}, {"a": [hard]})
     assert unsure.low == 0 and unsure.high == 1
+
+
+def test_a_profile_is_the_share_that_reaches_each_score_with_every_task_alike() -> None:
+    scores = {"a": [np.array([0.0, 0.5, 1.0, 1.0])], "b": [np.array([0.5, 0.5]), np.array([1.0, 0.0])]}
+    share, low, high = performance_profile(scores, np.array([0.0, 0.5, 0.75]))
+    np.testing.assert_allclose(share, [1, (3 / 4 + 3 / 4) / 2, (2 / 4 + 1 / 4) / 2])
+    assert low[0] == high[0] == 1 and (low <= share).all() and (share <= high).all() and low[2] < high[2]
 
 
 def test_other_tasks_or_test_seeds_are_refused() -> None:
