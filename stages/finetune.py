@@ -7,8 +7,7 @@ was trained for less.
 
 import argparse
 import math
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import numpy as np
 from torch import nn
@@ -21,12 +20,12 @@ from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import TaskFiles
 from pipeline.training.checkpoint import load_policy, require_architecture, round_weights, save_policy
 from pipeline.training.data import PreparedData
+from pipeline.training.finetuning import Supervisor, Training, figures_of, run
 from pipeline.training.guard import Guard, Reading
 from pipeline.training.journal import TrainingLog
-from pipeline.training.loop import Batches, Objective, evenly_spaced, train
+from pipeline.training.loop import Batches, Objective, evenly_spaced
 from pipeline.training.recipe import equal_compute, flow_matching, maximum_likelihood
 from pipeline.training.sight import as_seen
-from pipeline.training.watch import Watch
 from pipeline.utils.hardware import use_threads
 from pipeline.utils.seeding import Generators
 
@@ -75,40 +74,22 @@ def main() -> None:
             objective, batches = maximum_likelihood(
                 policy.net, recipe, nfe, pretrain, generators, windows, keep=here.resume / "pairs.pt"
             )
-        here.run.tag("precision", recipe.precision)
         here.run.tag("trainable_parameters", str(trainable_parameters(policy.net)))
         log = TrainingLog(here.resume / "log.jsonl", here.run)
         history = TrainingLog(here.resume / "history.jsonl", here.run)
-
         history_steps = [0, *evenly_spaced(recipe.steps, recipe.history_points)]
         guard_steps = range(0, recipe.steps, recipe.guard_every) if method == "ft_fm" else ()
-
-        def warn(text: str) -> None:
-            print(f"warning: {label}: {text}", file=sys.stderr)
-            here.run.tag("collapsing", text)
 
         def read(net: nn.Module) -> Reading:
             return guard.read(policy.with_net(net), nfe)
 
-        watch = Watch(
-            read,
-            read(policy.net),
-            recipe.steps,
-            collapse_below=recipe.collapse_below if method == "ft_fm" else 0.0,
-            stop=method == "ft_fm" and recipe.on_collapse == "stop",
-            tell=warn,
-            keep=here.resume / "healthy.pt",
-        )
-        healthy = True
+        supervisor = Supervisor(read, policy.net, recipe, here, label, watches=method == "ft_fm")
 
         def look(step: int, net: nn.Module) -> bool:
-            nonlocal healthy
-            reading, healthy = watch.look(step, net)
-            ratios = {name: value for name, value in asdict(reading).items() if name.endswith("_ratio")}
-            here.run.log({f"guard_{name}": value for name, value in ratios.items()}, step)
+            reading = supervisor.look(step, net)
             if step in history_steps and step not in history.rows:
                 add_to_history(step, net, reading)
-            return healthy
+            return supervisor.healthy
 
         def rolled_out(step: int, net: nn.Module) -> dict[str, float]:
             results = run_episodes(
@@ -138,20 +119,11 @@ def main() -> None:
                 step,
             )
 
-        net = train(
-            objective,
-            batches,
-            recipe,
-            generators,
-            milestones=[*history_steps, *guard_steps],
-            on_milestone=look,
-            log=log,
-            state_path=here.resume / "state.pt",
-            title=label,
-        )
+        training = Training(objective, batches, generators, recipe)
+        net = run(training, here, label, log, [*history_steps, *guard_steps], look)
         if not here.main:
             return
-        steps = recipe.steps if healthy else watch.go_back(net)
+        steps = supervisor.settle(net, recipe.steps)
         merge_lora(net)
         round_weights(net)  # models are stored in half the size; what is measured from here on is what is stored
         reading = guard.read(policy.with_net(net), nfe)
@@ -162,7 +134,7 @@ def main() -> None:
             train_steps=base.train_steps + steps,
             solver=recipe.solver,
             temperature=recipe.temperature,
-            figures={"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)},
+            figures=figures_of(reading),
             precision=recipe.precision,
         )
         save_policy(files.model(method, nfe), policy, record, half=True)

@@ -12,11 +12,11 @@ from pipeline.orchestration.stage import in_processes, program, stage
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import load_images
+from pipeline.training.finetuning import Training, run
 from pipeline.training.image_checkpoint import build_image_model, load_image_model, save_image_model
 from pipeline.training.image_methods import windows_of
 from pipeline.training.images import ImageBatches
 from pipeline.training.journal import TrainingLog
-from pipeline.training.loop import train
 from pipeline.training.residual import residual_training
 from pipeline.utils.hardware import use_threads
 from pipeline.utils.seeding import Generators
@@ -44,7 +44,6 @@ def main() -> None:
         images = torch.from_numpy(load_images(files.images).images)
         base, base_record = load_image_model(files.base)
         training = here.settled(recipe)
-        here.run.tag("precision", training.precision)
         record = replace(
             base_record,
             method="resft_fm",
@@ -66,16 +65,9 @@ def main() -> None:
             windows_of(images, recipe),
             keep=here.resume / "pairs.pt",
         )
+        batches = pairs if recipe.solves_ahead else ImageBatches(images, settings.data.flip)
         log = TrainingLog(here.resume / "log.jsonl", here.run)
-        net = train(
-            objective,
-            pairs if recipe.solves_ahead else ImageBatches(images, settings.data.flip),
-            training,
-            generators,
-            log=log,
-            state_path=here.resume / "state.pt",
-            title=label,
-        )
+        net = run(Training(objective, batches, generators, training), here, label, log)
         if not here.main:
             return
         model.residual = net

@@ -16,12 +16,13 @@ from pipeline.reporting.image_figures import sample_grid
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import load_images
+from pipeline.training.finetuning import Training, run
 from pipeline.training.image_checkpoint import load_image_model, save_image_model
 from pipeline.training.image_judge import make_judge, summary
 from pipeline.training.image_methods import windows_of
 from pipeline.training.images import ImageBatches
 from pipeline.training.journal import TrainingLog
-from pipeline.training.loop import evenly_spaced, train
+from pipeline.training.loop import evenly_spaced
 from pipeline.training.recipe import maximum_likelihood, within_budget
 from pipeline.utils.hardware import use_threads
 from pipeline.utils.seeding import Generators
@@ -54,13 +55,11 @@ def main() -> None:
         compute = settings.pretrain.steps - base.train_steps
         recipe = here.settled(settings.finetune[f"nfe{nfe}"].recipe())
         recipe = within_budget(recipe, nfe, compute, matching, len(images))
-        here.run.tag("precision", recipe.precision)
         generators = Generators(settings.seed, "finetune images", nfe)
         objective, pairs = maximum_likelihood(
             model.field, recipe, nfe, matching, generators, windows_of(images, recipe), keep=here.resume / "pairs.pt"
         )
         judge = make_judge(files, settings) if here.main else None
-        log = TrainingLog(here.resume / "log.jsonl", here.run)
         history = TrainingLog(here.resume / "history.jsonl", here.run)
         spent = compute / recipe.steps  # of each step, in flow-matching updates, solves made ahead shared out
 
@@ -80,17 +79,10 @@ def main() -> None:
             model.field = trained
             return summary(found)
 
-        net = train(
-            objective,
-            pairs if recipe.solves_ahead else ImageBatches(images, settings.data.flip),
-            recipe,
-            generators,
-            milestones=[0, *evenly_spaced(recipe.steps, settings.finetune[f"nfe{nfe}"].history_points)],
-            on_milestone=look,
-            log=log,
-            state_path=here.resume / "state.pt",
-            title=label,
-        )
+        batches = pairs if recipe.solves_ahead else ImageBatches(images, settings.data.flip)
+        milestones = [0, *evenly_spaced(recipe.steps, settings.finetune[f"nfe{nfe}"].history_points)]
+        log = TrainingLog(here.resume / "log.jsonl", here.run)
+        net = run(Training(objective, batches, generators, recipe), here, label, log, milestones, look)
         if not here.main:
             return
         merge_lora(net)

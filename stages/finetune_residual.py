@@ -5,8 +5,7 @@ residual is trained. What is saved has the residual's matrices as plain numbers,
 """
 
 import argparse
-import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from typing import cast
 
 from torch import nn
@@ -18,13 +17,13 @@ from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import TaskFiles, split_row
 from pipeline.training.checkpoint import load_policy, require_architecture, round_weights
 from pipeline.training.data import PreparedData
+from pipeline.training.finetuning import Supervisor, Training, figures_of, run
 from pipeline.training.guard import Guard, Reading
 from pipeline.training.journal import TrainingLog
-from pipeline.training.loop import Batches, train
+from pipeline.training.loop import Batches
 from pipeline.training.residual import residual_training
 from pipeline.training.residual_checkpoint import make_residual_policy, save_residual_policy
 from pipeline.training.sight import as_seen
-from pipeline.training.watch import Watch
 from pipeline.utils.hardware import use_threads
 from pipeline.utils.seeding import Generators
 
@@ -61,7 +60,6 @@ def main() -> None:
         policy = make_residual_policy(base, recipe, settings.seed)
         generators = Generators(settings.seed, "finetune_residual", arguments.row)
         training = here.settled(recipe)
-        here.run.tag("precision", training.precision)
         objective, batches = residual_training(
             policy.residual,
             base.net,
@@ -72,57 +70,31 @@ def main() -> None:
             keep=here.resume / "pairs.pt",
         )
         here.run.tag("trainable_parameters", str(trainable_parameters(policy.residual)))
-        log = TrainingLog(here.resume / "log.jsonl", here.run)
 
         def read(residual: nn.Module) -> Reading:
             policy.residual = cast(Residual, residual)
             return guard.read(policy.to(next(residual.parameters()).device), nfe)
 
-        def warn(text: str) -> None:
-            print(f"warning: {label}: {text}", file=sys.stderr)
-            here.run.tag("collapsing", text)
-
-        watch = Watch(
-            read,
-            read(policy.residual),
-            recipe.steps,
-            collapse_below=recipe.collapse_below,
-            stop=recipe.on_collapse == "stop",
-            tell=warn,
-            keep=here.resume / "healthy.pt",
-        )
-        healthy = True
+        supervisor = Supervisor(read, policy.residual, recipe, here, label)
 
         def look(step: int, residual: nn.Module) -> bool:
-            nonlocal healthy
-            reading, healthy = watch.look(step, residual)
-            ratios = {name: value for name, value in asdict(reading).items() if name.endswith("_ratio")}
-            here.run.log({f"guard_{name}": value for name, value in ratios.items()}, step)
-            return healthy
+            supervisor.look(step, residual)
+            return supervisor.healthy
 
-        residual = train(
-            objective,
-            batches,
-            training,
-            generators,
-            milestones=[*range(0, recipe.steps, recipe.guard_every), recipe.steps],
-            on_milestone=look,
-            log=log,
-            state_path=here.resume / "state.pt",
-            title=label,
-        )
+        milestones = [*range(0, recipe.steps, recipe.guard_every), recipe.steps]
+        log = TrainingLog(here.resume / "log.jsonl", here.run)
+        residual = run(Training(objective, batches, generators, training), here, label, log, milestones, look)
         if not here.main:
             return
-        steps = recipe.steps if healthy else watch.go_back(residual)
+        steps = supervisor.settle(residual, recipe.steps)
         reading = read(cast(Residual, residual).fixed())  # what is measured is what is stored
-        figures = {"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)}
         made = replace(
             record,
             method=method,
             nfe=nfe,
             temperature=recipe.temperature,
             train_steps=record.train_steps + steps,
-            figures=figures,
+            figures=figures_of(reading),
             precision=training.precision,
         )
         save_residual_policy(model, policy, made, recipe)

@@ -66,7 +66,7 @@ WITHIN = {
     "training": (
         "data", "resume", "frames", "checkpoint", "journal", "loop", "sight", "sources", "teacher", "pretrain",
         "one_step_baselines", "flow_map", "mle",
-        "recipe", "guard", "watch", "fine_tune", "selection", "study", "one_step",
+        "recipe", "guard", "watch", "finetuning", "fine_tune", "selection", "study", "one_step",
         "residual", "residual_checkpoint", "toys",
         "diffusion", "acting", "images", "image_methods", "image_checkpoint", "extractor", "image_judge",
     ),

@@ -39,7 +39,7 @@ def probability_of_improvement(ours: Runs, theirs: Runs, resamples: int = 2000, 
 def performance_profile(
     runs: Runs, thresholds: NDArray[np.float64], resamples: int = 500, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """The share of episodes that score at least each of ``thresholds`` (T,), mean over tasks, and its interval's ends."""
+    """The share of episodes that score at least each of ``thresholds`` (T,), mean over tasks, with its interval."""
     reached = {task: [(run[:, None] >= thresholds).astype(float) for run in of_task] for task, of_task in runs.items()}
     return _bootstrapped([reached], lambda means: np.mean([each.mean(0) for each in means[0]], 0), resamples, seed)
 

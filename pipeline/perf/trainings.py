@@ -24,7 +24,7 @@ from pipeline.training.image_methods import pretraining, windows_of
 from pipeline.training.images import ImageBatches
 from pipeline.training.loop import Batches, BatchSource, Objective
 from pipeline.training.recipe import equal_compute, flow_matching, maximum_likelihood, within_budget
-from pipeline.training.residual import residual_training, teacher_nfe
+from pipeline.training.residual import residual_training
 from pipeline.training.residual_checkpoint import make_residual_policy
 from pipeline.utils.precision import Precision
 from pipeline.utils.seeding import Generators
@@ -168,7 +168,7 @@ def _images(task: str, settings: ImageTaskSettings, nfes: list[int]) -> Iterator
         objective, pairs = residual_training(behind, base, recipe, recipe.nfe, generators, windows)
         return objective, pairs if recipe.solves_ahead else batches
 
-    made = count * settings.residual.precomputed_pairs * teacher_nfe(settings.residual)
+    made = count * settings.residual.precomputed_pairs * settings.residual.teacher_nfe
     yield of("resft_fm", "resft_fm", settings.residual, residual, made)
 
 

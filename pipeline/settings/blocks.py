@@ -191,7 +191,12 @@ class CoupledOptimization(Optimization):
     @property
     def solves_ahead(self) -> bool:
         """Whether the solves that its coupling asks for are made before training."""
-        return self.coupling in ("reflow", "inversion") and self.precomputed_pairs > 0
+        return self.teacher_nfe > 0 and self.precomputed_pairs > 0
+
+    @property
+    def teacher_nfe(self) -> int:
+        """Evaluations of the base model's fine solve that the coupling learns from; 0: it asks for none."""
+        return {"reflow": self.reflow_nfe, "inversion": self.inversion_nfe}.get(self.coupling, 0)
 
 
 class FinetuneRecipe(CoupledOptimization):

@@ -15,6 +15,7 @@ from pipeline.settings.one_step import METHODS, BaselineRecipe, OneStepSettings
 from pipeline.settings.schema import PretrainSettings, TaskSettings
 from pipeline.training.checkpoint import Record, build_policy, load_policy
 from pipeline.training.data import PreparedData
+from pipeline.training.finetuning import Training
 from pipeline.training.flow_map import STEP_FEATURES, FlowMapField, LagrangianSelfDistillation, widened
 from pipeline.training.loop import Batches, Objective
 from pipeline.training.mle import FM_UPDATE
@@ -28,7 +29,6 @@ from pipeline.training.one_step_baselines import (
     RegressionField,
 )
 from pipeline.training.recipe import flow_matching, maximum_likelihood, within_budget
-from pipeline.training.study import Training
 from pipeline.utils.errors import UserError
 from pipeline.utils.seeding import Generators
 from pipeline.utils.timing import median_ms

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from pipeline.flow.coupling import AHEAD, added_solves, atypical, make_coupling
+from pipeline.flow.coupling import added_solves, atypical, make_coupling
 from pipeline.flow.covariance import COVARIANCES
 from pipeline.flow.path import PATHS
 from pipeline.nets.lora import add_lora
@@ -12,7 +12,7 @@ from pipeline.settings.schema import FinetuneRecipe, PretrainSettings
 from pipeline.training.loop import Batches
 from pipeline.training.mle import FM_UPDATE, Reconstruction, update_cost
 from pipeline.training.pretrain import FlowMatching
-from pipeline.training.teacher import Teacher, solved_ahead
+from pipeline.training.teacher import paired
 from pipeline.utils.errors import UserError
 from pipeline.utils.seeding import Generators
 
@@ -41,33 +41,13 @@ def maximum_likelihood(
     Args:
         keep: file that keeps the solves made ahead for a resume.
     """
-    ahead = makes_ahead(recipe)
-    coupling = make_coupling(
-        recipe.coupling,
-        recipe.candidates,
-        regularization=recipe.regularization,
-        condition_weight=recipe.condition_weight,
-        typical_quantile=recipe.typical_quantile,
-        ahead=ahead,
-    )
-    teacher_nfe = _teacher_nfe(recipe)
-    batches = windows
-    if ahead:
-        batches = solved_ahead(
-            recipe.coupling,
-            Teacher(net, teacher_nfe, recipe.reflow_temperature),
-            windows,
-            recipe.precomputed_pairs,
-            generators["pairs"],
-            precision=recipe.precision,
-            keep=keep,
-        )
+    coupling, batches = paired(recipe, net, windows, generators, keep)
     objective = Reconstruction(
         net,
         coupling,
         nfe,
         generators,
-        teacher_nfe=teacher_nfe if teacher_nfe and not ahead else None,
+        teacher_nfe=None if recipe.solves_ahead else recipe.teacher_nfe or None,
         teacher_temperature=recipe.reflow_temperature,
         solver=recipe.solver,
         gradient=recipe.gradient,
@@ -80,11 +60,6 @@ def maximum_likelihood(
     if recipe.lora_rank > 0:  # after the teacher was copied, which has no use for it
         add_lora(net, recipe.lora_rank, recipe.lora_alpha, generators["lora"])
     return objective, batches
-
-
-def makes_ahead(recipe: FinetuneRecipe) -> bool:
-    """Whether the solves that its coupling asks for are made before training."""
-    return recipe.coupling in AHEAD and recipe.precomputed_pairs > 0
 
 
 def equal_compute(recipe: FinetuneRecipe, pretrain: PretrainSettings, nfe: int, windows: int) -> FinetuneRecipe:
@@ -118,18 +93,14 @@ def within_budget(
 
 def fallback_share(recipe: FinetuneRecipe, batches: Batches) -> float:
     """The share of ``batches`` that ``inversion``, solved ahead, leaves to its search; 1 of other couplings."""
-    if recipe.coupling != "inversion" or not makes_ahead(recipe):
+    if recipe.coupling != "inversion" or not recipe.solves_ahead:
         return 1.0
     return atypical(batches.data[:, 0], recipe.typical_quantile).double().mean().item()
 
 
-def _teacher_nfe(recipe: FinetuneRecipe) -> int:
-    return {"reflow": recipe.reflow_nfe, "inversion": recipe.inversion_nfe}.get(recipe.coupling, 0)
-
-
 def _passes(recipe: FinetuneRecipe, nfe: int, fallback_share: float = 1.0) -> float:
     """Of the net, in an update, for each datum."""
-    teacher_solves = 0.0 if makes_ahead(recipe) else _teacher_nfe(recipe) / nfe
+    teacher_solves = 0.0 if recipe.solves_ahead else recipe.teacher_nfe / nfe
     return update_cost(
         nfe,
         added_solves(recipe.coupling, recipe.candidates, teacher_solves, fallback_share),
@@ -142,6 +113,6 @@ def _passes(recipe: FinetuneRecipe, nfe: int, fallback_share: float = 1.0) -> fl
 
 def _passes_ahead(recipe: FinetuneRecipe, windows: int) -> int:
     """Of the net, before training."""
-    if not makes_ahead(recipe):
+    if not recipe.solves_ahead:
         return 0
-    return windows * _teacher_nfe(recipe) * (recipe.precomputed_pairs if recipe.coupling == "reflow" else 1)
+    return windows * recipe.teacher_nfe * (recipe.precomputed_pairs if recipe.coupling == "reflow" else 1)

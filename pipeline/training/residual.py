@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.evaluation.residual_policy import solve_residual
-from pipeline.flow.coupling import AHEAD, make_coupling
 from pipeline.flow.objective import reconstruct
 from pipeline.flow.pairing import NO_MODELS, Coupling, Source
 from pipeline.nets.modes import evaluating
@@ -24,7 +23,7 @@ from pipeline.stability.parameterization import (
     step_penalty,
 )
 from pipeline.training.loop import Batches, Objective
-from pipeline.training.teacher import Teacher, solved_ahead
+from pipeline.training.teacher import Teacher, paired
 from pipeline.utils.seeding import Generators
 
 
@@ -58,8 +57,8 @@ class ResidualReconstruction(Objective):
         self.generators = generators
         self.penalty = _penalty(recipe)
         self.models = replace(NO_MODELS, reconstruct=self._reconstruct)
-        if recipe.coupling in AHEAD and not recipe.precomputed_pairs:
-            teacher = self.teacher = Teacher(base, teacher_nfe(recipe), recipe.reflow_temperature)
+        if recipe.teacher_nfe and not recipe.solves_ahead:
+            teacher = self.teacher = Teacher(base, recipe.teacher_nfe, recipe.reflow_temperature)
             self.models = replace(self.models, teach=teacher.teach, invert=teacher.invert)
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
@@ -99,15 +98,7 @@ def residual_training(
     Args:
         nfe: of both solves together. keep: file that keeps the solves made ahead for a resume.
     """
-    ahead = recipe.coupling in AHEAD and recipe.precomputed_pairs > 0
-    options = recipe.model_dump(include={"candidates", "regularization", "condition_weight", "typical_quantile"})
-    coupling = make_coupling(recipe.coupling, **options, ahead=ahead)
-    if ahead:
-        teacher = Teacher(base, teacher_nfe(recipe), recipe.reflow_temperature)
-        draws = recipe.precomputed_pairs
-        windows = solved_ahead(
-            recipe.coupling, teacher, windows, draws, generators["pairs"], precision=recipe.precision, keep=keep
-        )
+    coupling, windows = paired(recipe, base, windows, generators, keep)
     return ResidualReconstruction(residual, base, coupling, nfe - recipe.residual_steps, recipe, generators), windows
 
 
@@ -130,8 +121,3 @@ def _penalty(recipe: ResidualSolve) -> Callable[[Residual], Tensor] | None:
         return settings.penalty_weight * contraction_penalty(*of_system, settings.rate)
 
     return penalty
-
-
-def teacher_nfe(recipe: ResidualSolve) -> int:
-    """Evaluations of the base model's fine solve that the coupling learns from; 0: it asks for none."""
-    return {"reflow": recipe.reflow_nfe, "inversion": recipe.inversion_nfe}.get(recipe.coupling, 0)

@@ -1,7 +1,7 @@
 """How the rows of the coupling study are trained, each for the same compute, and which checkpoint of a row is taken."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,11 +11,12 @@ from torch import Tensor, nn
 
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import evaluation_of, run_episodes, validation_seeds
-from pipeline.settings.schema import Optimization, StudySettings, TaskSettings
+from pipeline.settings.schema import StudySettings, TaskSettings
 from pipeline.training.checkpoint import Record, build_policy, load_policy, save_policy
 from pipeline.training.data import PreparedData
+from pipeline.training.finetuning import Training
 from pipeline.training.journal import Sink, TrainingLog
-from pipeline.training.loop import Batches, Objective, evenly_spaced, train
+from pipeline.training.loop import Batches, evenly_spaced, train
 from pipeline.training.one_step_baselines import MinimalIterative, MinimalIterativeField, Regression, RegressionField
 from pipeline.training.recipe import fallback_share, flow_matching, maximum_likelihood, within_budget
 from pipeline.training.selection import Candidate, Selection, select
@@ -45,21 +46,6 @@ def load_base(path: Path, scale: str, task: str, train_seed: int) -> tuple[FlowP
     if have != want:
         raise UserError(f"{path}: a model of (scale, task, method, training seed, NFE) {have}, allowed: {want}")
     return policy, record
-
-
-@dataclass(frozen=True)
-class Training:
-    """How a row is trained.
-
-    Attributes:
-        steps_before: those of the base model, from which its own are counted; 0 from scratch.
-    """
-
-    objective: Objective
-    batches: Batches
-    generators: Generators
-    optimization: Optimization
-    steps_before: int
 
 
 def make_training(

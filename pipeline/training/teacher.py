@@ -11,13 +11,16 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pipeline.flow.coupling import make_coupling
 from pipeline.flow.objective import reconstruct
-from pipeline.flow.pairing import Source
+from pipeline.flow.pairing import Coupling, Source
 from pipeline.nets.modes import in_evaluation_mode
 from pipeline.ode.fixed_step import uniform_grid
+from pipeline.settings.blocks import CoupledOptimization
 from pipeline.training.loop import Batches
 from pipeline.utils.atomic import replacing
 from pipeline.utils.precision import PrecisionSetting, autocast
+from pipeline.utils.seeding import Generators
 
 _ROWS = 4096  # solved at once
 
@@ -55,6 +58,25 @@ class Teacher(nn.Module):
             ValueError: ``nfe`` is no multiple of 4.
         """
         return reconstruct(self.net, x1, condition, uniform_grid(self.nfe, "rk4")[::-1], "rk4")
+
+
+def paired(
+    recipe: CoupledOptimization, net: nn.Module, batches: Batches, generators: Generators, keep: Path | None
+) -> tuple[Coupling, Batches]:
+    """The coupling of ``recipe``, and the batches to train on: ``batches``, with their noise where ``net``, the base
+    model, makes the solves ahead (stream ``pairs``).
+
+    Args:
+        keep: as of ``solved_ahead``.
+    """
+    options = recipe.model_dump(include={"candidates", "regularization", "condition_weight", "typical_quantile"})
+    coupling = make_coupling(recipe.coupling, **options, ahead=recipe.solves_ahead)
+    if not recipe.solves_ahead:
+        return coupling, batches
+    teacher, draws = Teacher(net, recipe.teacher_nfe, recipe.reflow_temperature), recipe.precomputed_pairs
+    return coupling, solved_ahead(
+        recipe.coupling, teacher, batches, draws, generators["pairs"], precision=recipe.precision, keep=keep
+    )
 
 
 def solved_ahead(
