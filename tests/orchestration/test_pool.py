@@ -20,14 +20,10 @@ from pipeline.utils.errors import UserError
 
 DVC_YAML = """
 stages:
-  prepare:
-    cmd: echo $FLOWTUNE_ROOT > prepared.txt
-    deps: [params.yaml]
-    outs: [prepared.txt]
   train:
     matrix: {task: "${tasks}"}
     cmd: echo $FLOWTUNE_ROOT > trained-${item.task}.txt; while test -e ../wait; do sleep 0.1; done
-    deps: [prepared.txt]
+    deps: [params.yaml]
     plots: ["trained-${item.task}.txt": {cache: false}]
   tabulate:
     cmd: cat trained-one.txt trained-two.txt > table.txt
@@ -169,9 +165,9 @@ def test_a_worker_at_another_commit_says_so_in_the_run(
     ran(*GIT, "commit", "-q", "-m", "more", cwd=head)
     monkeypatch.setattr(prefect_flows, "run_stage", prefect_flows.run_stage.with_options(retries=0))
     state = prefect_flows.tables("all", pool="lab", return_state=True)
-    assert state.is_failed() and "failed: prepare" in (state.message or "")
+    assert state.is_failed() and "failed: train@one" in (state.message or "")
     with get_client(sync_client=True) as client:
-        messages = [run.state.message for run in client.read_flow_runs() if run.name == "prepare" and run.state]
+        messages = [run.state.message for run in client.read_flow_runs() if run.name == "train@one" and run.state]
     assert any("/first is at commit" in (message or "") and "git checkout" in (message or "") for message in messages)
 
 
