@@ -5,7 +5,7 @@ validation seeds is reported, at the temperature that is best there.
 """
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from pipeline.evaluation.protocol import evaluation_of, run_episodes, test_seeds
@@ -15,9 +15,10 @@ from pipeline.settings.inputs import read_inputs
 from pipeline.settings.one_step import BASELINES, CELLS, METHODS
 from pipeline.settings.paths import Entry, ScaleReports, TaskFiles
 from pipeline.training.data import PreparedData
+from pipeline.training.finetuning import figures_of
 from pipeline.training.guard import Guard
-from pipeline.training.one_step import choose, load_method, make_training, milliseconds_a_plan, passes_of
-from pipeline.training.study import load_base, measure_update, train_row
+from pipeline.training.one_step import choose, load_method, make_training, passes_of
+from pipeline.training.study import load_base, train_row
 from pipeline.utils.hardware import use_threads
 
 
@@ -48,20 +49,18 @@ def main() -> None:
         data = PreparedData.load(files.prepared)
         guard = Guard(base[0], data, seed)
         models: list[Path] = [base_file]
-        timing: dict[str, float] = {"train_passes": passes_of(base[1].train_steps, settings.pretrain)}
+        spent = passes_of(base[1].train_steps, settings.pretrain)
         if method != "fm":
             training = make_training(method, numbers[0], base, data, here.settled(settings), here.resume / "pairs.pt")
             here.run.tag("precision", training.optimization.precision)
             models = train_row(training, method, base, settings.one_step.checkpoints, here.resume, here.run, label)
-            timing["train_passes"] = passes_of(base[1].train_steps + settings.one_step.budget, settings.pretrain)
-            timing["update_ms"] = round(measure_update(training), 1)
+            spent = passes_of(base[1].train_steps + settings.one_step.budget, settings.pretrain)
         for nfe in numbers:
             entry = Entry(settings.select.evaluation, method, nfe)
             best = choose(models, method, nfe, settings, here.resume)[0]
             policy, record = load_method(best.model, method, nfe, settings.one_step)
             policy.temperature = best.temperature
-            reading = guard.read(policy, nfe)
-            figures = {"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)}
+            figures = figures_of(guard.read(policy, nfe))
             record = replace(record, nfe=nfe, method=method, temperature=best.temperature, figures=figures)
             results = run_episodes(
                 policy,
@@ -71,10 +70,9 @@ def main() -> None:
                 settings.evaluation,
                 journal=here.resume / f"{entry.stem}-{best.model.stem}-{best.temperature:g}.jsonl",
             )
-            timing["ms_per_plan"] = round(milliseconds_a_plan(policy, data.held_out_condition, nfe), 3)
-            timing |= {"validation_max_score": best.max_score, "validation_success": best.success}
+            beside = {"train_passes": spent, "validation_max_score": best.max_score, "validation_success": best.success}
             write_row_episodes(entry.episodes(folder), {entry.evaluation: results}, best.model, record, method, nfe)
-            scores = write_metrics(entry.metrics(folder), results, record, entry, 1, **timing)
+            scores = write_metrics(entry.metrics(folder), results, record, entry, 1, **beside)
             here.run.log({f"nfe{nfe}_{name}": value for name, value in scores.items()})
 
 

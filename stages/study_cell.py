@@ -5,7 +5,7 @@ A row is ``fm`` (the base model itself), ``fm_continued``, an outsider (``regres
 """
 
 import argparse
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 from pipeline.evaluation.protocol import evaluation_of, run_episodes, test_seeds
 from pipeline.orchestration.stage import program, stage
@@ -14,6 +14,7 @@ from pipeline.reporting.study import ROW_NAMES, seed_folder
 from pipeline.settings.inputs import Inputs, read_inputs
 from pipeline.settings.paths import Entry, ScaleReports, TaskFiles
 from pipeline.training.data import PreparedData
+from pipeline.training.finetuning import figures_of
 from pipeline.training.guard import Guard
 from pipeline.training.study import choose, load_base, load_row, make_training, measure_update, train_row
 from pipeline.utils.hardware import use_threads
@@ -60,7 +61,7 @@ def main() -> None:
                 timing["validation_max_score"] = max(candidate.value for candidate in chosen.candidates)
             policy, record = load_row(model, row)
             reading = guard.read(policy, entry.nfe)
-            figures = {"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)}
+            figures = figures_of(reading)
             record = replace(record, nfe=entry.nfe, method=row, figures=figures)
             results = run_episodes(
                 policy,

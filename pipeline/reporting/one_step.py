@@ -3,8 +3,12 @@
 Rows are computed from episode files alone; the metrics beside them add what an episode cannot show.
 """
 
+import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -37,7 +41,7 @@ class Cell:
 
     Attributes:
         scores: by measure, of each test seed, averaged over repeats; index ascending.
-        metrics: the file beside the episodes.
+        metrics: the file beside the episodes. ms_per_plan: NaN: not measured yet.
     """
 
     scale: str
@@ -46,6 +50,7 @@ class Cell:
     train_seed: int
     scores: Mapping[str, pd.Series]
     metrics: Mapping[str, object]
+    ms_per_plan: float
 
     @property
     def key(self) -> tuple[str, int]:
@@ -71,7 +76,10 @@ def read_cells(scales: Iterable[str]) -> list[Cell]:
             episodes = read_episodes(folder, entry)
             by_seed = episodes.groupby("seed")[list(MEASURES.values())].mean().sort_index()
             scores = {measure: by_seed[column] for measure, column in MEASURES.items()}
-            cells.append(Cell(scale, task, entry, int(seed), scores, read_metrics(folder, entry, episodes)))
+            times = _read_times(ScaleReports(scale).one_step_times(task))
+            metrics = read_metrics(folder, entry, episodes)
+            milliseconds = times.get(f"{entry.method}-nfe{entry.nfe}", math.nan)
+            cells.append(Cell(scale, task, entry, int(seed), scores, metrics, milliseconds))
     order, tasks = list(METHODS), list(dict.fromkeys(cell.task for cell in cells))
     return sorted(
         cells,
@@ -79,9 +87,18 @@ def read_cells(scales: Iterable[str]) -> list[Cell]:
     )
 
 
+@cache
+def _read_times(path: Path) -> dict[str, float]:
+    """Milliseconds a plan by method and NFE; none where they have not been measured."""
+    if not path.exists():
+        return {}
+    times: dict[str, float] = json.loads(path.read_text(encoding="utf-8"))["ms_per_plan"]
+    return times
+
+
 def one_step_table(cells: Sequence[Cell]) -> pd.DataFrame:
     """A row for each cell, columns as in ``ONE_STEP_HEADER``."""
-    copied = ("spread_ratio", "ms_per_plan", "train_passes", "dataset", "train_steps")
+    copied = ("spread_ratio", "train_passes", "dataset", "train_steps")
     rows = [
         {
             "task": cell.task,
@@ -92,6 +109,7 @@ def one_step_table(cells: Sequence[Cell]) -> pd.DataFrame:
             "train_seed": cell.train_seed,
             "n_seeds": len(cell.scores["success"]),
             **{measure: scores.mean() for measure, scores in cell.scores.items()},
+            "ms_per_plan": cell.ms_per_plan,
             **{name: cell.metrics[name] for name in copied},
             "scale": cell.scale,
             "validation_max_score": cell.metrics["validation_max_score"],

@@ -21,7 +21,8 @@ training and the study's budget, the others start from random weights and have b
 checkpoints, and of the temperatures tried, was taken on validation seeds by the mean of score and success; test seeds
 chose nothing.
 *τ* is that temperature, the factor of the noise that solves start from; *spread* is that of the samples over the base
-model's at NFE 16 and temperature 1; *ms* is the median time of a plan for one observation on the machine that ran it.
+model's at NFE 16 and temperature 1; *ms* is the median time of a plan for one observation, all methods one after
+another on the machine that `one_step/<task>/times.json` names.
 
 - *FM base* is the flow-matching model, *FM continued* the same trained on, *FT-FM* fine-tuned by maximum likelihood for
   its NFE. *Regression* is behaviour cloning. *MIP* (arXiv 2512.01809) guesses and mends. *IMLE* (IMLE Policy, arXiv

@@ -119,6 +119,7 @@ STUDY_KINDS = {
     "one_step_flow": _one_step("fm_lr"),
     "one_step_ft_fm": _one_step("recipes.nfe{one_step_nfe}", "one_step_nfe", also=" finetune.nfe1"),
     "one_step_baseline": _one_step("{one_step_baselines}", "one_step_baselines"),
+    "one_step_times": _each("one_step_tasks", "one_step_times", f"{_TASK} threads data net one_step.mip"),
     "one_step_table": Kind("one_step_table", (), ("one_step_scales",)),
     "study_table": _study("study_table", "title select.evaluation study.train_seeds study.chosen"),
     "study_precision": _study(

@@ -223,6 +223,10 @@ class ScaleReports:
         """Folder of a cell, in ``episodes`` and ``metrics`` as those of a scale."""
         return self.one_step / task / f"seed{train_seed}" / name
 
+    def one_step_times(self, task: str) -> Path:
+        """How long a plan of each method takes, beside the cells of the task."""
+        return self.one_step / task / "times.json"
+
     @property
     def figure_1(self) -> Path:
         return self.folder / "figure_1.png"

@@ -141,6 +141,14 @@ def load_method(path: Path, method: str, nfe: int, study: OneStepSettings) -> tu
     return policy.with_net(_field(method, policy.net, nfe, study)), record
 
 
+def policy_like(method: str, nfe: int, base: tuple[FlowPolicy, Record], study: OneStepSettings) -> FlowPolicy:
+    """A policy of the same nets as ``method`` trains from ``base``, with random weights: to take the time of."""
+    policy, record = base
+    fresh = build_policy(record)
+    net = _mapping_net(policy, record) if method == "lsd" else fresh.net
+    return fresh.with_net(_field(method, net, nfe, study)).eval()
+
+
 def _field(method: str, net: nn.Module, nfe: int, study: OneStepSettings) -> nn.Module:
     fields: Mapping[str, Callable[[], nn.Module]] = {
         "regression": lambda: RegressionField(net),

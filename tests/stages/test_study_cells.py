@@ -143,6 +143,7 @@ def test_every_method_of_the_one_step_study_becomes_rows_of_one_table(studied: P
     at = ("--scale", "starter", "--task", "pusht", "--train-seed", "0", "--cell")
     for cell in cells:
         project.check("stages.one_step_cell", *at, cell)
+    project.check("stages.one_step_times", *at[:-1])
     project.check("stages.one_step_table", "--scale", "starter")
     reports = project.root / "reports" / "starter"
     table = pd.read_csv(reports / "one_step.csv").set_index(["method", "nfe"])
@@ -159,7 +160,7 @@ def test_every_method_of_the_one_step_study_becomes_rows_of_one_table(studied: P
     aggregated = pd.read_csv(reports / "one_step_aggregates.csv").set_index(["method", "nfe", "measure"])
     assert aggregated.loc[("imle", 1, "max_score"), "improvement_of_ft_fm"] in (0.0, 0.5, 1.0)
     assert "| pusht | pusht_b | Drifting | 1 |" in (reports / "one_step.md").read_text(encoding="utf-8")
-    assert all((reports / f"one_step{name}.svg").stat().st_size > 0 for name in ("", "_aggregates"))
+    assert all((reports / f"one_step{name}.svg").stat().st_size > 0 for name in ("", "_aggregates", "_profiles"))
     journals = list((project.root / ".flowtune" / "resume").rglob("validation-*.jsonl"))
     seeds = {json.loads(line)["seed"] for path in journals for line in path.read_text(encoding="utf-8").splitlines()}
     assert seeds <= set(range(200_000, 200_100))  # nothing is chosen on test seeds, which begin at 100000
