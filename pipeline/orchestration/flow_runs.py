@@ -7,11 +7,15 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import prefect
 from prefect import get_run_logger
 from prefect.client.schemas.objects import State
+from prefect.deployments.runner import RunnerDeployment
+from prefect.flows import Flow
 from prefect.states import Completed, Failed
+from prefect.types.entrypoint import EntrypointType
 
 from pipeline.orchestration.executor import SELDOM, StageError
 from pipeline.utils.errors import UserError
@@ -78,6 +82,13 @@ def run_module(words: Sequence[str], root: Path) -> None:
         told = [line for line in last if line.lower().startswith("error: ")]
         why = told[0] if told else "its output is in this task's log"
         raise StageError(f"{' '.join(words)}: exit code {code}; {why}")
+
+
+def deployment_of(flow: Flow[..., Any], name: str, **options: Any) -> RunnerDeployment:
+    """A deployment of ``flow``, found by its module: a file path would be looked for below the working directory."""
+    made = flow.to_deployment(name, entrypoint_type=EntrypointType.MODULE_PATH, **options)
+    assert isinstance(made, RunnerDeployment)  # a coroutine only where an event loop runs
+    return made
 
 
 @contextmanager

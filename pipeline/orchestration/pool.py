@@ -25,17 +25,14 @@ from prefect.client.schemas.filters import (
 )
 from prefect.client.schemas.objects import FlowRun, StateType
 from prefect.deployments import run_deployment
-from prefect.deployments.runner import RunnerDeployment
 from prefect.events.actions import ChangeFlowRunState
 from prefect.events.schemas.automations import AutomationCore, EventTrigger, Posture
 from prefect.events.schemas.events import ResourceSpecification
 from prefect.exceptions import ObjectNotFound
-from prefect.flows import Flow
 from prefect.states import Cancelling
-from prefect.types.entrypoint import EntrypointType
 
 from pipeline.orchestration.executor import StageError
-from pipeline.orchestration.flow_runs import log, started
+from pipeline.orchestration.flow_runs import deployment_of, log, started
 from pipeline.orchestration.places import Place
 from pipeline.orchestration.worker_flows import Origin, run_experiment_here, run_stage_here
 from pipeline.utils.errors import UserError
@@ -63,7 +60,9 @@ class Pool:
         self.name, self.origin = name, Origin.of(root)
         require_remote(root)
         require_pool(name)
-        self._deployments = {flow.name: _deployed(flow, name) for flow in (run_stage_here, run_experiment_here)}
+        flows = run_stage_here, run_experiment_here
+        made = {flow.name: deployment_of(flow, name, work_pool_name=name).apply() for flow in flows}
+        self._deployments = cast(dict[str, UUID], made)
         crash_lost_runs()
 
     def run_stage(self, name: str, place: Place) -> None:
@@ -117,15 +116,6 @@ def _awaited(run_id: UUID, unserved: Callable[[], str]) -> Any:
         with suppress(Exception), get_client(sync_client=True) as client:  # the server may be what is gone
             client.set_flow_run_state(run_id, Cancelling())
         raise
-
-
-def _deployed(flow: Flow[..., Any], pool: str) -> UUID:
-    """The deployment of ``flow`` in the pool."""
-    made = flow.to_deployment(pool, work_pool_name=pool, entrypoint_type=EntrypointType.MODULE_PATH)
-    assert isinstance(made, RunnerDeployment)  # a coroutine only where an event loop runs
-    found = made.apply()
-    assert isinstance(found, UUID)
-    return found
 
 
 def require_pool(name: str) -> None:

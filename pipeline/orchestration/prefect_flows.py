@@ -18,14 +18,20 @@ from prefect.cache_policies import NO_CACHE
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterState, FlowRunFilterStateType
 from prefect.client.schemas.objects import State, StateType
-from prefect.deployments.runner import RunnerDeployment
-from prefect.flows import Flow
 from prefect.futures import PrefectFuture, as_completed
 from prefect.states import Cancelled, Completed
-from prefect.types.entrypoint import EntrypointType
 
 from pipeline.orchestration.executor import Engine, StageError
-from pipeline.orchestration.flow_runs import environment, log, push, run_dvc, started, state_after, stopping_processes
+from pipeline.orchestration.flow_runs import (
+    deployment_of,
+    environment,
+    log,
+    push,
+    run_dvc,
+    started,
+    state_after,
+    stopping_processes,
+)
 from pipeline.orchestration.places import place_of
 from pipeline.orchestration.plan import ALL, Plan, ask_plan
 from pipeline.orchestration.pool import Pool
@@ -210,11 +216,11 @@ def _make(plan: Plan, engine: Engine, parallel: int, pool: Pool | None) -> None:
 def serve() -> None:
     """Serve the deployments until SIGINT or SIGTERM; what is at work then is cancelled."""
     deployments = [
-        _deployment(tables, "table1", target="table1"),
-        _deployment(tables, "table2", target="table2"),
-        _deployment(tables, "all", target="all"),
-        _deployment(tables, "study", target="study"),
-        _deployment(sweep, "sweep"),
+        deployment_of(tables, "table1", parameters={"target": "table1"}),
+        deployment_of(tables, "table2", parameters={"target": "table2"}),
+        deployment_of(tables, "all", parameters={"target": "all"}),
+        deployment_of(tables, "study", parameters={"target": "study"}),
+        deployment_of(sweep, "sweep"),
     ]
     try:
         with suppress(KeyboardInterrupt):
@@ -230,10 +236,3 @@ def _cancel_unfinished() -> None:
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=unfinished))):
             if not run.work_pool_name:
                 client.set_flow_run_state(run.id, Cancelled(message="make ui was ended"), force=True)
-
-
-def _deployment(of: Flow[..., Any], name: str, **parameters: str) -> RunnerDeployment:
-    # By module: a file path would be looked for below the working directory.
-    made = of.to_deployment(name, parameters=parameters, entrypoint_type=EntrypointType.MODULE_PATH)
-    assert isinstance(made, RunnerDeployment)  # a coroutine only where an event loop runs
-    return made

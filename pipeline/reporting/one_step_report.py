@@ -185,6 +185,6 @@ def draw_profiles(cells: Sequence[Cell], table: pd.DataFrame, path: Path) -> Non
 
 
 def _about(table: pd.DataFrame) -> str:
-    tasks, seeds = table["task"].nunique(), table.groupby("task")["train_seed"].nunique()
+    tasks, seeds = table["task"].nunique(), table.groupby(["task", "method"])["train_seed"].nunique()
     span = f"{seeds.min()}" if seeds.min() == seeds.max() else f"{seeds.min()} to {seeds.max()}"
-    return f"{tasks} {'task' if tasks == 1 else 'tasks'}, training seeds a task: {span}"
+    return f"{tasks} {'task' if tasks == 1 else 'tasks'}, training seeds of a method: {span}"
