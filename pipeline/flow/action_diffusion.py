@@ -1,15 +1,15 @@
 """Diffusion of action chunks as in Diffusion Policy (Chi et al. 2023): DDPM and DDIM on diffusers' schedulers.
 
-A net predicts noise, ε_θ(t, x, c), as in ``pipeline.flow.diffusion``; here there are K = 100 noise levels unless said
-otherwise, k = 0 … K − 1 from data to noise, and the net is asked at t = 1 − (k + 1)/K, which is 0 at pure noise.
+A net predicts noise, ε_θ(t, x, c), as in ``pipeline.flow.diffusion``. Here there are K = 100 noise levels by default,
+k = 0 … K − 1 from data to noise. The net is called at t = 1 − (k + 1)/K, which is 0 at pure noise.
 
-Samplers visit some of the levels: as many as they take steps, evenly spaced from the noisiest downwards
-(``timesteps``). The spacing of Diffusion Policy ("leading") starts 16 steps at k = 90, where the net was taught that
-data are left with a seventh of their amplitude, while the start has nothing of them. At k = 99 it is 1/2000: there the
-first estimate of the data is hardly more than the net's error, clipped to [-1, 1]; it counts by what the second level
-keeps of the data, 9 % at 16 steps. A single step returns that estimate, so at NFE 1 such a model is of no use.
+A sampler of N steps visits N of the levels, evenly spaced from the noisiest downwards (``timesteps``). The spacing of
+Diffusion Policy ("leading") starts 16 steps at k = 90. The net was trained there on data scaled by 1/7, but the start
+is pure noise. At k = 99 the scale is 1/2000, and the first estimate of the data is hardly more than the net's error,
+clipped to [-1, 1]. The second level weighs that estimate by its own scale of the data, 9 % at 16 steps. A single step
+returns the estimate itself, so such a model is of no use at NFE 1.
 
-All randomness is an argument: a sample depends on its own noise alone, however samples are batched.
+All randomness is an argument: a sample depends only on its own noise, not on the batch.
 """
 
 from collections.abc import Sequence
@@ -31,11 +31,11 @@ LEVELS = 100
 
 
 def make_scheduler(levels: int = LEVELS) -> "DDPMScheduler":
-    """Squared-cosine ᾱ_k (Nichol & Dhariwal 2021, eq. 17), noise prediction, data clipped to [-1, 1].
+    """Make a scheduler with squared-cosine ᾱ_k (Nichol & Dhariwal 2021, eq. 17) that expects noise prediction.
 
-    That is where ``Normalizer`` puts the actions trained on. The variance of reverse steps is the posterior's.
+    It clips data to [-1, 1], the range of actions after ``Normalizer``. Reverse steps have the posterior's variance.
     """
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler  # seconds that flows need not spend
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler  # here: it takes seconds, and flows do not need it
 
     return DDPMScheduler(
         num_train_timesteps=levels,
@@ -47,11 +47,11 @@ def make_scheduler(levels: int = LEVELS) -> "DDPMScheduler":
 
 
 def ddim(net: VelocityField, noise: Tensor, condition: Tensor, steps: int, levels: int = LEVELS) -> Tensor:
-    """Samples by DDIM with η = 0 (Song, Meng & Ermon 2021, eq. 12), which evaluates the net ``steps`` times.
+    """Sample by DDIM with η = 0 (Song, Meng & Ermon 2021, eq. 12); evaluates the net ``steps`` times.
 
     Args:
         net: ε_θ(t, x, c). noise: standard normal, (B, …). condition: (B, C).
-        levels: how many the net was trained on.
+        levels: number of noise levels that the net was trained on.
 
     Returns:
         Samples shaped as ``noise``.
@@ -63,12 +63,12 @@ def ddim(net: VelocityField, noise: Tensor, condition: Tensor, steps: int, level
 
 
 def ddpm(net: VelocityField, noises: Tensor, condition: Tensor, levels: int = LEVELS) -> Tensor:
-    """Samples by the reverse chain of DDPM (Ho et al. 2020, algorithm 2), which evaluates the net N times.
+    """Sample by the reverse chain of DDPM (Ho et al. 2020, algorithm 2); evaluates the net N times.
 
     Args:
         net: ε_θ(t, x, c). condition: (B, C).
-        noises: standard normal, (B, N, …): the start, and what is added after each step but the last.
-        levels: how many the net was trained on.
+        noises: standard normal, (B, N, …): the start, then the noise added after each step but the last.
+        levels: number of noise levels that the net was trained on.
 
     Returns:
         Samples (B, …).
@@ -83,10 +83,10 @@ def ddpm(net: VelocityField, noises: Tensor, condition: Tensor, levels: int = LE
 def _reverse(
     net: VelocityField, x: Tensor, condition: Tensor, steps: int, levels: int, added: Sequence[Tensor]
 ) -> Tensor:
-    """From noise to data; deterministic without noises to be ``added``.
+    """Run the reverse chain from noise to data; it is deterministic if ``added`` is empty.
 
-    diffusers' DDPM draws its noise itself; its DDIM can be given noise, and with η = 1 and ε taken from the clipped
-    estimate of the data its step is DDPM's (Song et al., section 4.1). The last step leaves no noise.
+    diffusers' DDPM draws its noise itself, but its DDIM accepts noise. With η = 1 and ε taken from the clipped
+    estimate of the data, a DDIM step is a DDPM step (Song et al., section 4.1). The last step leaves no noise.
     """
     visited = timesteps(steps, levels)
     scheduler, predicted = _sampling_scheduler(steps, levels), in_solve(net, condition, len(x))
@@ -107,10 +107,10 @@ def _reverse(
 
 @cache
 def _sampling_scheduler(steps: int, levels: int) -> "DDIMScheduler":
-    """The chain of the visited levels alone, which it counts from 0 at the least noisy.
+    """Make a scheduler that has only the visited levels, counted from 0 at the least noisy.
 
-    diffusers' DDIM always steps down by ⌊K/N⌋ levels, whichever are visited: at 16 of 100 it would lower the noise to
-    k − 6 and then ask the net at k − 7. In a chain of its own each step ends where the next one begins.
+    diffusers' DDIM always steps down by ⌊K/N⌋ levels, whichever are visited: with 16 of 100 it would lower the noise to
+    level k − 6 and then call the net at k − 7. In this shorter chain each step ends where the next one begins.
     """
     from diffusers.schedulers.scheduling_ddim import DDIMScheduler
 

@@ -1,8 +1,8 @@
-"""Couplings: how noise x0 is paired with data x1.
+"""Couplings: pair noise x0 with data x1.
 
-In fine-tuning the coupling is the method. Loss (6) of the paper is minimised by the conditional mean E[x1 | x0, c];
-with x0 drawn independently of x1 that is E[x1 | c], and the modes collapse. A coupling that depends on what a model
-already makes of x0 keeps them. Those by optimal transport are in ``pipeline.flow.transport``.
+The coupling decides what fine-tuning learns. The conditional mean E[x1 | x0, c] minimises loss (6) of the paper. If x0
+is drawn independently of x1, this mean is E[x1 | c], and the modes collapse. A coupling that depends on a model's
+sample from x0 keeps the modes. Couplings by optimal transport are in ``pipeline.flow.transport``.
 """
 
 from dataclasses import replace
@@ -16,23 +16,22 @@ from pipeline.flow.transport import conditional_ot, minibatch_ot, sinkhorn
 
 
 def independent(x1: Tensor, condition: Tensor, source: Source, models: Models) -> Pair:
-    """x0 drawn without a look at x1: the product coupling, as loss (6) is printed."""
+    """Draw x0 independently of x1: the product coupling, as in loss (6) of the paper."""
     del condition, models
     return Pair(source.like(x1), x1)
 
 
 def nearest(candidates: int, chunk: int = 4096) -> Coupling:
-    """Of ``candidates`` noises for each datum, the one whose reconstruction lies nearest to it.
+    """Draw ``candidates`` noises for each datum and keep the one with the nearest reconstruction.
 
-    Implicit maximum likelihood estimation (Li & Malik 2018) on the model's own solve: every datum pulls the sample that
-    is already closest, so that no datum is forgotten and no sample is pulled to the mean. IMLE Policy (Rana et al.
-    2025) does so with a generator trained from random weights, whose distances are not squared and whose samples are
-    dropped where they are near enough, see ``pipeline.training.one_step_baselines``. With one candidate it equals
-    ``independent``.
+    This is implicit maximum likelihood estimation (Li & Malik 2018) on the model's own solve. Every datum pulls the
+    sample that is already closest, so no datum is forgotten and no sample is pulled to the mean. IMLE Policy (Rana et
+    al. 2025) trains a generator from random weights in this way; there distances are not squared, and samples that are
+    near enough are dropped, see ``pipeline.training.one_step_baselines``. With one candidate this is ``independent``.
 
     Args:
         candidates: K, at least 1.
-        chunk: rows solved at once; bounds the memory of the search whatever the batch and K.
+        chunk: rows solved at once; bounds the memory of the search for any batch and K.
     """
 
     def pair(x1: Tensor, condition: Tensor, source: Source, models: Models) -> Pair:
@@ -53,14 +52,14 @@ def nearest(candidates: int, chunk: int = 4096) -> Coupling:
 
 
 def inversion(typical_quantile: float, fallback: Coupling) -> Coupling:
-    """x0 by the frozen base model's fine solve of x1 backwards in time, where the source could have drawn it.
+    """Solve the frozen base model from x1 backwards in time, and keep the x0 that are plausible noise.
 
-    The pairs are the graph of the base model's own map, taken from its end in the data, so that few steps are taught
-    to do what many did. The reverse solve may well end where the source has no mass (a field that fits its data closely
-    contracts around them, and backwards takes them to the middle of the noise), and a model trained there learns
-    nothing about real noise. ‖x0‖² of standard normal noise of d components follows the χ² law of d degrees of freedom:
-    rows whose ‖x0‖² lies outside the central ``typical_quantile`` of that law are paired by ``fallback`` instead, and
-    figure ``fallback_share`` is their share of the batch. The norm is all that is looked at.
+    The pairs follow the base model's own map, so few steps learn to do what many steps did. The reverse solve may end
+    where the source has no mass: a field that fits its data closely contracts around them, and backwards it takes them
+    to the middle of the noise. A model trained there learns nothing about real noise. For standard normal noise of d
+    components ‖x0‖² follows the χ² law of d degrees of freedom. Rows whose ‖x0‖² lies outside the central
+    ``typical_quantile`` of that law are paired by ``fallback`` instead. The figure ``fallback_share`` is their share of
+    the batch. Only the norm is tested.
 
     Args:
         typical_quantile: the share of true noise that passes, in (0, 1).
@@ -80,15 +79,15 @@ def inversion(typical_quantile: float, fallback: Coupling) -> Coupling:
 
 
 def atypical(x0: Tensor, typical_quantile: float) -> Tensor:
-    """Which rows of x0 (B, …) lie outside the central ``typical_quantile`` of the norms of standard noise: (B,)."""
+    """Mark the rows of x0 (B, …) outside the central ``typical_quantile`` of the norms of standard noise: (B,)."""
     norm = x0.flatten(1).double().square().sum(1)
     low, high = _central_chi_square(x0[0].numel(), typical_quantile)
-    return ~((low <= norm) & (norm <= high))  # so written that NaN is atypical
+    return ~((low <= norm) & (norm <= high))  # written this way, NaN is atypical
 
 
 @cache
 def _central_chi_square(degrees: int, probability: float) -> tuple[float, float]:
-    """The bounds that a χ² variable lies within with ``probability``, and outside with equal chance on either side."""
+    """Bounds that hold a χ² variable with ``probability``; below and above them it is equally likely."""
     from scipy.special import gammaincinv
 
     tail = (1 - probability) / 2
@@ -96,10 +95,10 @@ def _central_chi_square(degrees: int, probability: float) -> tuple[float, float]
 
 
 def reflow(x1: Tensor, condition: Tensor, source: Source, models: Models) -> Pair:
-    """Fresh noise x0, and for x1 what the frozen base model's fine solve makes of it (rectified flow, Liu et al. 2023).
+    """Draw fresh noise x0 and solve the frozen base model finely from it to x1 (rectified flow, Liu et al. 2023).
 
-    The pairs are the graph of one map, so that E[x1 | x0, c] is a sample of the base model and not a mean. Of the data
-    only the shape is used: what is learned is the base model in fewer evaluations, with its faults.
+    The pairs follow one map, so E[x1 | x0, c] is a sample of the base model and not a mean. Only the shape of the data
+    is used: the model learns to imitate the base model, with its faults, in fewer evaluations.
     """
     x0 = source.like(x1)
     with torch.no_grad():
@@ -107,11 +106,11 @@ def reflow(x1: Tensor, condition: Tensor, source: Source, models: Models) -> Pai
 
 
 AHEAD = ("inversion", "reflow")
-"""Couplings whose solves do not depend on the model being trained: they can be made once, before training."""
+"""Couplings whose solves do not depend on the model being trained: they can run once, before training."""
 
 
 def made_ahead(kind: str, coupling: Coupling) -> Coupling:
-    """``coupling``, one of ``AHEAD``, for solves made before training: it is given noise and data, (B, 2, …)."""
+    """Adapt ``coupling``, one of ``AHEAD``, to solves made before training: x1 is then noise and data, (B, 2, …)."""
 
     def pair(pairs: Tensor, condition: Tensor, source: Source, models: Models) -> Pair:
         x0, x1 = pairs.unbind(1)
@@ -131,19 +130,19 @@ def make_coupling(
     typical_quantile: float = 0.99,
     ahead: bool = False,
 ) -> Coupling:
-    """The coupling named ``kind``.
+    """Make the coupling named ``kind``.
 
     Args:
-        kind: independent, minibatch_ot, sinkhorn, conditional_ot, nearest, inversion or reflow; the first four ask for
-            no model.
-        candidates: of ``nearest``, and of the search that ``inversion`` falls back to (1: to ``independent``).
+        kind: independent, minibatch_ot, sinkhorn, conditional_ot, nearest, inversion or reflow; the first four need no
+            model.
+        candidates: of ``nearest``, which is also the fallback of ``inversion`` (1: ``independent``).
         regularization: of ``sinkhorn``.
         condition_weight: of ``conditional_ot``.
         typical_quantile: of ``inversion``.
-        ahead: whether its solves were made before training, see ``made_ahead``; for those of ``AHEAD``.
+        ahead: whether its solves were made before training, see ``made_ahead``; only for those of ``AHEAD``.
 
     Raises:
-        ValueError: no coupling of that name, or one whose solves cannot be made ahead.
+        ValueError: no coupling has that name, or its solves cannot be made ahead.
     """
     couplings: dict[str, Coupling] = {
         "independent": independent,
@@ -162,13 +161,13 @@ def make_coupling(
 
 
 def added_solves(kind: str, candidates: int, teacher_solves: float, fallback_share: float = 1.0) -> float:
-    """N-step forward solves that ``kind`` adds to an update, for each datum.
+    """Count the N-step forward solves that ``kind`` adds to an update, for each datum.
 
     Args:
         candidates: as in ``make_coupling``.
-        teacher_solves: evaluations of the base model's fine solve over N; 0 where solves were made ahead.
-        fallback_share: of ``inversion``: the share of rows that fall back. Where it is not known, 1: flow matching
-            continued for the same compute is to have no less.
+        teacher_solves: evaluations of the base model's fine solve over N; 0 if solves were made ahead.
+        fallback_share: of ``inversion``: the share of rows that fall back. Use 1 if it is not known, so that flow
+            matching continued for the same compute does not get less.
     """
     search = candidates if candidates > 1 else 0
     inversion = teacher_solves + search * fallback_share

@@ -4,16 +4,16 @@ For a residual e = φ_N(x0, c) − x1 of d components and Σ = diag(σ_1², …,
 
     NLL(e) = ½ Σ_i (e_i²/σ_i² + log σ_i²),    without the constant ½ d log 2π.
 
-What is minimised is (2s/d) · NLL, averaged over the batch: mean_i(s e_i²/σ_i² + s log σ_i²). The scale s is held
-constant in differentiation. It is chosen so that nobody has to find another learning rate or another norm to clip at:
-with A and H the arithmetic and the harmonic mean of the σ_i², s = √(A H). Then
+The loss is (2s/d) · NLL, averaged over the batch: mean_i(s e_i²/σ_i² + s log σ_i²). The scale s is held constant in
+differentiation. It is s = √(A H), with A and H the arithmetic and the harmonic mean of the σ_i², so that the learning
+rate and the gradient clipping of loss (6) can stay. Then
 
 - equal variances give every component weight s/σ_i² = 1, and exactly the gradient of the mean square of loss (6);
 - where σ_i² = E e_i², the gradient in e has the same mean square as that of loss (6): E‖∂/∂e‖² is
   (4s²/d²) Σ_i 1/σ_i² = 4 s²/(d H) against 4A/d. With s = A it would be A/H times as large, with s = H as small.
 
-σ_i² counts as no smaller than ``FLOOR`` times A, so that a component that is reconstructed perfectly, such as one that
-never varies, outweighs the others by a bounded factor.
+σ_i² is at least ``FLOOR`` times A. So a component that is reconstructed perfectly, such as one that never varies,
+outweighs the others by a bounded factor only.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,17 +22,17 @@ import torch
 from torch import Tensor, distributed, nn
 
 FLOOR = 1e-4
-"""Least variance of a component over the mean of all: no standard deviation below a hundredth of the typical one."""
+"""Least variance of a component over the mean of all: no standard deviation is below 1/100 of the typical one."""
 
 RUNNING_DECAY = 0.99
-"""Of ``Profiled``'s running mean, whose memory is about 100 batches."""
+"""Decay of ``Profiled``'s running mean; its memory is about 100 batches."""
 
 _TINY = 1e-12
-"""Least variance of all, for a residual that vanishes in every component."""
+"""Absolute lower bound of a variance, for a residual that vanishes in every component."""
 
 
 def scaled_negative_log_likelihood(residual: Tensor, log_variance: Tensor) -> Tensor:
-    """(2s/d) · NLL, averaged over the batch; differentiable in both.
+    """Compute (2s/d) · NLL, averaged over the batch; differentiable in both arguments.
 
     Args:
         residual: (B, …). log_variance: (…).
@@ -44,7 +44,7 @@ def scaled_negative_log_likelihood(residual: Tensor, log_variance: Tensor) -> Te
 
 
 class Covariance(nn.Module):
-    """Residual (B, …) → loss, averaged over the batch. What it keeps is saved and resumed with the net.
+    """Map a residual (B, …) to a loss, averaged over the batch. Its state is saved and resumed with the net.
 
     Attributes:
         measured: whether ``start`` is to be called with a measurement before the first loss.
@@ -53,7 +53,7 @@ class Covariance(nn.Module):
     measured = True
 
     def start(self, variance: Tensor) -> None:
-        """Begin from ``variance`` (…): the mean squared residual of each component before training."""
+        """Start from ``variance`` (…): the mean squared residual of each component before training."""
         raise NotImplementedError
 
     def forward(self, residual: Tensor) -> Tensor:
@@ -66,14 +66,14 @@ class Identity(Covariance):
     measured = False
 
     def start(self, variance: Tensor) -> None:
-        """Nothing depends on the variance."""
+        """Do nothing: the loss does not depend on the variance."""
 
     def forward(self, residual: Tensor) -> Tensor:
         return residual.square().mean()
 
 
 class Fixed(Covariance):
-    """Σ stays what was measured before training.
+    """Σ keeps the values measured before training.
 
     Args:
         shape: of one residual, (…).
@@ -93,9 +93,9 @@ class Fixed(Covariance):
 
 
 class Learned(Covariance):
-    """log σ_i² are parameters, trained with the net from what was measured; their optimum is σ_i² = E e_i².
+    """log σ_i² are parameters, trained with the net from the measured values; the optimum is σ_i² = E e_i².
 
-    They are kept above the floor by projection before each loss. See ``Fixed`` for the arguments.
+    A projection before each loss keeps them above the floor. See ``Fixed`` for the arguments.
     """
 
     def __init__(self, shape: Sequence[int]) -> None:
@@ -116,10 +116,10 @@ class Profiled(Covariance):
     """Σ maximised out of the likelihood: ½ Σ_i log m_i, with m_i = E e_i².
 
     m_i is a running mean over batches, because the logarithm of one batch's mean is biased downwards:
-    m ← ``RUNNING_DECAY`` m + (1 − ``RUNNING_DECAY``) · (this batch's mean of e²), starting from what was measured and
-    updated before it is used; of several processes, over all their batches. The gradient is Σ_i e_i ∂e_i/m_i with m
-    held constant, which is that of ½ Σ_i log m_i where m is the mean at the present weights. See ``Fixed`` for the
-    arguments.
+    m ← ``RUNNING_DECAY`` m + (1 − ``RUNNING_DECAY``) · (this batch's mean of e²). It starts from the measured values
+    and is updated before it is used. With several processes it averages over all their batches. The gradient is
+    Σ_i e_i ∂e_i/m_i with m held constant; this is the gradient of ½ Σ_i log m_i if m is the mean at the present
+    weights. See ``Fixed`` for the arguments.
     """
 
     mean_square: Tensor
@@ -143,11 +143,11 @@ COVARIANCES: dict[str, Callable[[Sequence[int]], Covariance]] = {
     "learned": Learned,
     "profiled": Profiled,
 }
-"""By name: shape of one residual → covariance."""
+"""Covariance by name: a function of the shape of one residual."""
 
 
 def _floor(variance: Tensor) -> Tensor:
-    """The least variance that counts beside the others, a scalar."""
+    """Lower bound of a component's variance given all of them, a scalar."""
     return (FLOOR * variance.mean()).clamp(min=_TINY)
 
 
@@ -156,7 +156,7 @@ def _floored(variance: Tensor) -> Tensor:
 
 
 def _mean_over_processes(value: Tensor) -> Tensor:
-    """Of data-parallel processes, each of which has a batch of its own."""
+    """Average ``value`` over the data-parallel processes, each of which has its own batch."""
     if not distributed.is_initialized():
         return value
     total = value.contiguous()

@@ -1,9 +1,9 @@
 """The diffusion baseline: DDPM (Ho et al. 2020) on diffusers' scheduler, and the probability-flow ODE of its limit.
 
-A net here predicts noise: ε_θ(t, x, c), called as a velocity field is. The scheduler counts k = 0 … 999 from data to
-noise; the net is asked at t = 1 − (k + 1)/1000, which is 0 at k = 999 and 0.999 at k = 0. With linear β_k from 1e-4 to
-0.02 the chain is the Euler-Maruyama discretisation, with s = 1 − t, of the variance-preserving diffusion of rate
-β(s) = 0.1 + 19.9 s (Song et al. 2021, appendix B): ᾱ_k and exp(−∫_0^s β) are less than 0.001 apart.
+A net here predicts noise, ε_θ(t, x, c), and is called like a velocity field. The scheduler counts k = 0 … 999 from data
+to noise. The net is called at t = 1 − (k + 1)/1000, which is 0 at k = 999 and 0.999 at k = 0. With linear β_k from 1e-4
+to 0.02 the chain is the Euler-Maruyama discretisation, with s = 1 − t, of the variance-preserving diffusion of rate
+β(s) = 0.1 + 19.9 s (Song et al. 2021, appendix B): ᾱ_k and exp(−∫_0^s β) differ by less than 0.001.
 """
 
 from collections.abc import Sequence
@@ -24,20 +24,21 @@ TRAINING_STEPS = 1000
 """Noise levels of the chain, K."""
 
 END = 1 - 1 / TRAINING_STEPS
-"""Where a solve of ``probability_flow`` is to end: the least noise that the net was trained on, of deviation 0.01."""
+"""End time of a solve of ``probability_flow``: the least noise that the net was trained on, of deviation 0.01."""
 
 
 def make_scheduler(*, clip: bool = True) -> "DDPMScheduler":
-    """Linear β from 1e-4 to 0.02 in 1000 steps, noise prediction (Ho et al. 2020, section 4).
+    """Make a scheduler with linear β from 1e-4 to 0.02 in 1000 steps that expects noise prediction.
 
-    Reverse steps add noise of the posterior's variance β̃_k (``fixed_small``). The other choice of Ho et al., β_k, is
-    the better at 1000 steps but fails at few (Song, Meng & Ermon 2021, table 1: FID of CIFAR-10 3.2 against 4.7 at 1000
-    steps, 367 against 41 at 10), and with it diffusers leaves noise in the result wherever the last k is not 0.
+    The values are of Ho et al. (2020, section 4). Reverse steps add noise of the posterior's variance β̃_k
+    (``fixed_small``). The other choice of Ho et al., β_k, is better at 1000 steps but fails at few (Song, Meng & Ermon
+    2021, table 1: FID of CIFAR-10 3.2 against 4.7 at 1000 steps, 367 against 41 at 10). With β_k diffusers also leaves
+    noise in the result if the last k is not 0.
 
     Args:
         clip: whether each step's estimate of the data is clipped to [-1, 1], as Ho et al. do with images.
     """
-    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler  # seconds that the other paths need not spend
+    from diffusers.schedulers.scheduling_ddpm import DDPMScheduler  # here: it takes seconds; other paths do not need it
 
     return DDPMScheduler(
         num_train_timesteps=TRAINING_STEPS,
@@ -50,7 +51,7 @@ def make_scheduler(*, clip: bool = True) -> "DDPMScheduler":
     )
 
 
-_training_scheduler = cache(make_scheduler)  # adding noise changes nothing in it but the device of its table
+_training_scheduler = cache(make_scheduler)  # can be shared: adding noise changes only the device of its table
 
 
 def noise_prediction_loss(
@@ -61,14 +62,14 @@ def noise_prediction_loss(
     k: Tensor,
     scheduler: "DDPMScheduler | None" = None,
 ) -> Tensor:
-    """E‖ε_θ(x_k) − x0‖² with x_k = √ᾱ_k x1 + √(1 − ᾱ_k) x0, averaged over batch and components.
+    """Compute E‖ε_θ(x_k) − x0‖² with x_k = √ᾱ_k x1 + √(1 − ᾱ_k) x0, averaged over batch and components.
 
-    L_simple of Ho et al. (2020, eq. 14).
+    This is L_simple of Ho et al. (2020, eq. 14).
 
     Args:
         net: ε_θ(t, x, c). x0: standard normal noise, x1: data, (B, …) each. condition: (B, C).
         k: noise levels, (B,) integers in 0 … K − 1.
-        scheduler: whose K levels these are; None: the 1000 of ``make_scheduler``.
+        scheduler: defines the K levels; None: the 1000 of ``make_scheduler``.
     """
     scheduler = _training_scheduler() if scheduler is None else scheduler
     noisy = scheduler.add_noise(x1, x0, k)  # type: ignore[arg-type]  # annotated as IntTensor
@@ -76,11 +77,11 @@ def noise_prediction_loss(
 
 
 def timesteps(steps: int, levels: int = TRAINING_STEPS) -> list[int]:
-    """The k of a chain of ``steps``, evenly spaced from the noisiest downwards ("trailing"; Lin et al. 2024, table 2).
+    """List the k of a chain of ``steps``, evenly spaced from the noisiest down ("trailing"; Lin et al. 2024, table 2).
 
-    The first step has to be at the noisiest level: the chain starts from pure noise, and the usual "leading" spacing
-    would tell the net that less noise is there (of 1000 levels k = 875 in 8 steps, k = 0 in a single one). diffusers'
-    own trailing spacing adds a timestep −1 at 62 numbers of steps, 61 being the first, by rounding.
+    The first step has to be at the noisiest level, because the chain starts from pure noise. The usual "leading"
+    spacing would tell the net that there is less noise (of 1000 levels k = 875 in 8 steps, k = 0 in a single one).
+    diffusers' own trailing spacing adds a timestep −1 by rounding at 62 numbers of steps, the first of them 61.
 
     Raises:
         ValueError: ``steps`` is not within 1 … ``levels``.
@@ -100,20 +101,20 @@ def ancestral(
     *,
     clip: bool = True,
 ) -> Tensor:
-    """Samples by the reverse chain (Ho et al. 2020, algorithm 2), which evaluates the net ``steps`` times.
+    """Sample by the reverse chain (Ho et al. 2020, algorithm 2); evaluates the net ``steps`` times.
 
     Args:
         net: ε_θ(t, x, c). noise: standard normal, (B, …). condition: (B, C).
         steps: length of the chain, see ``timesteps``.
-        generator: on the CPU, where each step's noise is drawn whatever the device. One for the whole batch, or one for
-            each row: then a sample depends on its own generator alone, however samples are batched.
+        generator: on the CPU, where each step's noise is drawn for any device. One for the whole batch, or one for each
+            row: then a sample depends only on its own generator, not on the batch.
         clip: see ``make_scheduler``.
 
     Returns:
         Samples shaped as ``noise``.
 
     Raises:
-        ValueError: ``steps`` is not within 1 … 1000, or there are not as many generators as rows.
+        ValueError: ``steps`` is not within 1 … 1000, or several generators are given but not one for each row.
     """
     if not isinstance(generator, torch.Generator) and len(generator) != len(noise):
         raise ValueError(f"generators: given {len(generator)}, allowed: one, or one for each of {len(noise)} rows")
@@ -128,10 +129,10 @@ def ancestral(
 
 
 def probability_flow(net: VelocityField) -> VelocityField:
-    """The velocity of the probability-flow ODE, from t = 0 to ``END`` (Song et al. 2021, eq. 13).
+    """Make the velocity field of the probability-flow ODE, from t = 0 to ``END`` (Song et al. 2021, eq. 13).
 
-    v = ½ β (x − ε_θ/σ), since the score is −ε_θ/σ: with the exact noise prediction it is the marginal field of the path
-    ``vp``. At ``END`` samples keep noise of deviation 0.01.
+    v = ½ β (x − ε_θ/σ), since the score is −ε_θ/σ. If the noise prediction is exact, v is the marginal field of the
+    path ``vp``. At ``END`` samples keep noise of deviation 0.01.
 
     Args:
         net: ε_θ(t, x, c).
@@ -140,7 +141,7 @@ def probability_flow(net: VelocityField) -> VelocityField:
 
 
 class _ProbabilityFlow:
-    """Arguments and what it computes: see ``probability_flow``."""
+    """The field that ``probability_flow`` makes; see there."""
 
     def __init__(self, net: VelocityField) -> None:
         self.net = net

@@ -9,7 +9,7 @@ from pipeline.flow.path import PATHS, AffinePath, variance_exploding
 from pipeline.settings.images import ImageMethod, ImagePretrainSettings
 
 DATA_DEVIATION = 0.5
-"""Standard deviation of image data in [-1, 1] that ``ScaledField`` reckons with, as Karras et al. (2022) do."""
+"""Standard deviation of image data in [-1, 1] that ``ScaledField`` assumes, as do Karras et al. (2022)."""
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,9 @@ class FlowMethod:
     """A row of Table 1 trained by flow matching.
 
     Attributes:
-        path: a key of ``PATHS``. sigma: the setting of pretraining that is its argument; None: 0, and of ``ve`` two.
+        path: a key of ``PATHS``.
+        sigma: name of the pretraining setting that is the path's argument; None: the argument is 0, but ``ve`` always
+            takes two settings.
         coupling: of noise and data. scaled: whether the net learns a ``ScaledField``.
     """
 
@@ -38,11 +40,11 @@ FLOW_METHODS: dict[ImageMethod, FlowMethod] = {
 
 
 _LAST = 1 - 2e-5
-"""Time after which a path's speed is taken to be that of then: the VP path stands still at its very end."""
+"""Later times use the path's speed at this time, because the VP path stands still at its very end."""
 
 
 def path_of(method: ImageMethod, settings: ImagePretrainSettings) -> AffinePath:
-    """The probability path of a method of ``FLOW_METHODS``."""
+    """Make the probability path of a method of ``FLOW_METHODS``."""
     row = FLOW_METHODS[method]
     if row.path == "ve":
         return variance_exploding(settings.ve_sigma_min, sigma_max=settings.ve_sigma_max)
@@ -50,14 +52,14 @@ def path_of(method: ImageMethod, settings: ImagePretrainSettings) -> AffinePath:
 
 
 class ScaledField(nn.Module):
-    """v(t, x, c) = r(t) F(t, x / s(t), c), with s the size of x_t and r that of the velocity, both known of the path.
+    """v(t, x, c) = r(t) F(t, x / s(t), c), with s the size of x_t and r the size of the velocity, known from the path.
 
-    On the VP and VE paths these vary with t by orders of magnitude, which a net would otherwise have to learn. The
-    mean square error of F in place of v is the flow-matching loss weighted by 1/r(t)², as in the noise prediction of
-    Ho et al. (2020) and the preconditioning of Karras et al. (2022, section 5); its minimiser is the same field.
+    On the VP and VE paths s and r vary with t by orders of magnitude, so the net does not have to learn them. The mean
+    square error of F, in place of v, is the flow-matching loss weighted by 1/r(t)². The noise prediction of Ho et al.
+    (2020) and the preconditioning of Karras et al. (2022, section 5) do the same. The minimiser is the same field.
 
     Args:
-        net: F, a field by itself.
+        net: F, itself a velocity field.
     """
 
     def __init__(self, net: nn.Module, path: AffinePath) -> None:
@@ -67,24 +69,24 @@ class ScaledField(nn.Module):
         self.broadcasts = getattr(net, "broadcasts", False)
 
     def rate(self, t: Tensor) -> Tensor:
-        """r(t), shaped as t: the root mean square of the target velocity."""
+        """Compute r(t), shaped as t: the root mean square of the target velocity."""
         t = t.clamp(max=_LAST)
         return (self.path.alpha_rate(t) * DATA_DEVIATION).square().add(self.path.sigma_rate(t).square()).sqrt()
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
-        """t: (B,) or, where the net broadcasts, (1,); x: (B, …), condition: (B, C) → velocity, shaped as x."""
+        """t: (B,), or (1,) if the net broadcasts; x: (B, …), condition: (B, C) → velocity, shaped as x."""
         size = (self.path.alpha(t) * DATA_DEVIATION).square().add(self.path.sigma(t).square()).sqrt()
         ones = [1] * (x.dim() - 1)
         return self.rate(t).view(-1, *ones) * self.net(t, x / size.view(-1, *ones), condition)
 
 
 def make_field(net: nn.Module, method: ImageMethod, settings: ImagePretrainSettings) -> nn.Module:
-    """What pretraining trains around ``net``: the velocity field of a method, or the noise prediction of ``ddpm``."""
+    """Make the model that pretraining trains: ``net`` as a velocity field, or as the noise prediction of ``ddpm``."""
     if method != "ddpm" and FLOW_METHODS[method].scaled:
         return ScaledField(net, path_of(method, settings))
     return net
 
 
 def no_condition(images: Tensor) -> Tensor:
-    """The condition (B, 0) of unconditional images (B, …)."""
+    """Make the condition (B, 0) of unconditional images (B, …)."""
     return torch.zeros(len(images), 0, device=images.device)

@@ -1,4 +1,4 @@
-"""The exact marginal velocity field of a finite data set: what a net trained by flow matching aims at."""
+"""The exact marginal velocity field of a finite data set, which is the target of flow matching."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ from pipeline.flow.path import AffinePath
 class MarginalField:
     """v(t, x) = E[α'(t) x1 + σ'(t) x0 | x_t = x] for x0 ~ N(0, I) and x1 uniform on ``points``, independent of x0.
 
-    Given x1 the path is Gaussian, N(α x1, s² I) with s² = σ² + spread², so that the posterior of x1 is a softmax over
-    the points and, given x1 too, the target's mean is α' x1 + σ σ' / s² (x − α x1) (Lipman et al. 2023, eq. 8).
+    Given x1 the path is Gaussian, N(α x1, s² I) with s² = σ² + spread². So the posterior of x1 is a softmax over the
+    points. Given x and x1, the target's mean is α' x1 + σ σ' / s² (x − α x1) (Lipman et al. 2023, eq. 8).
 
     Attributes:
-        points: the data, (M, D); its precision is that of the field.
-        path: with s(t) > 0 wherever the field is asked for.
+        points: the data, (M, D); the field has its precision.
+        path: must have s(t) > 0 at every t at which the field is evaluated.
     """
 
     points: Tensor
@@ -35,7 +35,7 @@ class MarginalField:
         return self.path.alpha_rate(t) * mean + sigma * self.path.sigma_rate(t) / variance * (x - alpha * mean)
 
     def acceleration(self, t: float | Tensor, x: Tensor) -> Tensor:
-        """x'' = ∂v/∂t + (∂v/∂x) v of the paths through the states x (B, D) at ``t``, one time or (B,); shaped as x."""
+        """x'' = ∂v/∂t + (∂v/∂x) v of the paths through x (B, D) at ``t``, one time or (B,); shaped as x."""
         time = torch.as_tensor(t, dtype=self.points.dtype, device=self.points.device)
         return torch.func.jvp(self, (time, x), (torch.ones_like(time), self(time, x)))[1]
 

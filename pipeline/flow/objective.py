@@ -1,4 +1,4 @@
-"""What is minimised: the conditional flow-matching loss, and the reconstructions of MLE fine-tuning."""
+"""Training objectives: the conditional flow-matching loss, and the reconstructions of MLE fine-tuning."""
 
 from collections.abc import Callable, Sequence
 
@@ -22,7 +22,7 @@ def flow_matching_loss(
     t: Tensor,
     epsilon: Tensor | None = None,
 ) -> Tensor:
-    """E‖v(t, x_t, c) − u_t‖², averaged over batch and components (Lipman et al. 2023, eq. 14).
+    """Compute E‖v(t, x_t, c) − u_t‖², averaged over batch and components (Lipman et al. 2023, eq. 14).
 
     Args:
         x0, x1: a coupled pair, (B, …). condition: (B, C). t: (B,). epsilon: see ``AffinePath.sample``.
@@ -41,11 +41,11 @@ def reconstruct(
     gradient: Gradient = "direct",
     last_steps: int | None = None,
 ) -> Tensor:
-    """φ_N(x0, c): the numerical solve from noise to data, differentiable; shaped as x0.
+    """Solve numerically from noise to data, φ_N(x0, c), differentiably; shaped as x0.
 
-    The condition is (B, C), or (B / K, C) where K successive x0 share one.
-    ``gradient`` and ``last_steps`` say how and through which steps, see ``pipeline.ode.gradient``; by default exactly
-    and through all.
+    The condition is (B, C), or (B / K, C) if K successive x0 share one. ``gradient`` is the way to differentiate, and
+    ``last_steps`` the number of steps to differentiate through, see ``pipeline.ode.gradient``; the default is exact,
+    through all steps.
     """
     return solve_for_training(
         in_solve(field, condition, len(x0)),
@@ -68,10 +68,10 @@ def reconstruct_with_energy(
     gradient: Gradient = "direct",
     last_steps: int | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """φ_N(x0, c), and the kinetic energy ∫‖v‖² dt / d of each row's path, (B,), by the same evaluations of the field.
+    """Compute φ_N(x0, c) and the kinetic energy ∫‖v‖² dt / d of each row's path, (B,), by the same field evaluations.
 
-    The energy is one more component of the state, whose rate is ‖v‖²/d, so that each solver integrates it by its own
-    rule (Euler: Σ_k h ‖v_k‖²/d) and each way to differentiate applies to it. As a penalty it keeps paths short and
+    The energy is one more component of the state, with rate ‖v‖²/d. So each solver integrates it by its own rule
+    (Euler: Σ_k h ‖v_k‖²/d), and each way to differentiate applies to it. As a penalty it keeps paths short and
     straight, hence easy to solve in few steps (Finlay et al. 2020, RNODE; Onken et al. 2021, OT-Flow). Arguments: see
     ``reconstruct``.
     """
@@ -95,5 +95,5 @@ def reconstruct_with_energy(
 
 
 def _parameters(field: VelocityField, condition: Tensor) -> tuple[Tensor, ...]:
-    """What the adjoint cannot see by itself."""
+    """List the tensors that the adjoint needs gradients of but cannot find by itself."""
     return (*(field.parameters() if isinstance(field, nn.Module) else ()), condition)

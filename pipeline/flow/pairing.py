@@ -1,4 +1,4 @@
-"""What a coupling is: what it is given, and what it gives back."""
+"""The interface of a coupling: its arguments and its result."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -7,33 +7,33 @@ import torch
 from torch import Tensor
 
 Solve = Callable[[Tensor, Tensor], Tensor]
-"""(x, c) → x: a model's field integrated from one end of time to the other, (B, …) → (B, …); c is (B, C), or (B / K, C)
-where K successive x share one."""
+"""(x, c) → x: a model's field integrated from one end of time to the other, (B, …) → (B, …). c is (B, C), or (B / K, C)
+if K successive x share one."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where chance comes from: one generator on the CPU, whose numbers are moved to the data's device."""
+    """Source of randomness: draws from one generator on the CPU and moves the numbers to the data's device."""
 
     generator: torch.Generator
 
     def like(self, x: Tensor) -> Tensor:
-        """Standard normal noise shaped as ``x``."""
+        """Draw standard normal noise shaped as ``x``."""
         return torch.randn(x.shape, generator=self.generator, dtype=x.dtype).to(x.device)
 
     def choose(self, weights: Tensor) -> Tensor:
-        """One column of each row of ``weights`` (B, M), drawn with probability proportional to its weight: (B,)."""
+        """Draw one column of each row of ``weights`` (B, M) with probability proportional to its weight: (B,)."""
         return torch.multinomial(weights.cpu(), 1, generator=self.generator).squeeze(1).to(weights.device)
 
 
 @dataclass(frozen=True)
 class Models:
-    """The solves that a coupling may ask for.
+    """The solves that a coupling may call.
 
     Attributes:
-        reconstruct: x0 → φ_N(x0, c), the model being trained, by the N steps that inference runs.
-        teach: x0 → x1, the frozen base model, by a fine solve.
-        invert: x1 → x0, the frozen base model, by a fine solve backwards in time.
+        reconstruct: x0 → φ_N(x0, c): the model being trained, in the N steps of inference.
+        teach: x0 → x1: the frozen base model, by a fine solve.
+        invert: x1 → x0: the frozen base model, by a fine solve backwards in time.
     """
 
     reconstruct: Solve
@@ -42,7 +42,7 @@ class Models:
 
 
 def no_model(_x: Tensor, _condition: Tensor) -> Tensor:
-    """The solve where there is no model to solve.
+    """Stand in for a solve when there is no model.
 
     Raises:
         RuntimeError: always.
@@ -59,7 +59,7 @@ class Pair:
 
     Attributes:
         x0, x1: (B, …) each, for the conditions that the coupling was given, in their order.
-        figures: what the coupling tells of itself, scalars by name.
+        figures: scalars that the coupling reports, by name.
     """
 
     x0: Tensor

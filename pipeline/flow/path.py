@@ -1,4 +1,4 @@
-"""Probability paths from noise x0 to data x1, and the velocity that a flow-matching net is trained to predict."""
+"""Probability paths from noise x0 to data x1, and their velocities, which a flow-matching net learns to predict."""
 
 import math
 from collections.abc import Callable
@@ -18,8 +18,8 @@ class AffinePath:
         alpha, sigma: coefficients at times t, any shape → that shape.
         alpha_rate, sigma_rate: their derivatives in t.
         spread: standard deviation of the Gaussian noise ε around the line (0: none).
-        source_scale: standard deviation of the source, which a solve starts from: x(0) = source_scale · noise, where
-            ``sample`` is given the noise x0 itself.
+        source_scale: standard deviation of the source. A solve starts from x(0) = source_scale · noise; ``sample``
+            takes the unscaled noise x0.
     """
 
     alpha: Callable[[Tensor], Tensor]
@@ -30,7 +30,7 @@ class AffinePath:
     source_scale: float = 1.0
 
     def sample(self, x0: Tensor, x1: Tensor, t: Tensor, epsilon: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """A point of the path at t and its target velocity.
+        """Compute a point of the path at t and its target velocity.
 
         Args:
             x0, x1: (B, …). t: (B,) in [0, 1]. epsilon: standard normal, shaped as x1; needed where ``spread`` > 0.
@@ -48,7 +48,7 @@ class AffinePath:
 
 
 def i_cfm(sigma: float) -> AffinePath:
-    """The line from x0 to x1 with Gaussian noise of deviation ``sigma`` around it (I-CFM, Tong et al. 2024)."""
+    """Make the line from x0 to x1 with Gaussian noise of deviation ``sigma`` around it (I-CFM, Tong et al. 2024)."""
     return AffinePath(
         alpha=lambda t: t,
         sigma=lambda t: 1 - t,
@@ -59,7 +59,7 @@ def i_cfm(sigma: float) -> AffinePath:
 
 
 def optimal_transport(sigma_min: float) -> AffinePath:
-    """Lipman et al. (2023), eq. 22: x_t = t x1 + (1 − (1 − σ_min) t) x0, whose end keeps noise of size σ_min."""
+    """x_t = t x1 + (1 − (1 − σ_min) t) x0 (Lipman et al. 2023, eq. 22); its end keeps noise of size σ_min."""
     return AffinePath(
         alpha=lambda t: t,
         sigma=lambda t: 1 - (1 - sigma_min) * t,
@@ -69,17 +69,17 @@ def optimal_transport(sigma_min: float) -> AffinePath:
 
 
 def variance_preserving(sigma: float = 0.0, *, beta_min: float = 0.1, beta_max: float = 20.0) -> AffinePath:
-    """The path of the variance-preserving diffusion (Lipman et al. 2023, eq. 19; Song et al. 2021).
+    """Make the path of the variance-preserving diffusion (Lipman et al. 2023, eq. 19; Song et al. 2021).
 
-    With s = 1 − t and T = ∫_0^s β = β_min s + ½ (β_max − β_min) s²: α = exp(−T/2) and σ² = 1 − α². Its start,
-    N(α(0) x1, 1 − α(0)²) with α(0) = 0.0066, is taken for N(0, 1).
+    With s = 1 − t and T = ∫_0^s β = β_min s + ½ (β_max − β_min) s²: α = exp(−T/2) and σ² = 1 − α². The start,
+    N(α(0) x1, 1 − α(0)²) with α(0) = 0.0066, is approximated by N(0, 1).
 
-    σ falls as √(β_min s) towards the data, so that σ' has no bound there. Lipman et al. train and solve on
-    [0, 1 − 1e-5] for that reason; here t stays in [0, 1] as for the other paths, and over the last ``STILL`` the path
-    stands still: its end keeps noise of size 0.001, and |σ'| is at most 50.
+    σ falls as √(β_min s) towards the data, so σ' has no bound there. For that reason Lipman et al. train and solve on
+    [0, 1 − 1e-5]. Here t stays in [0, 1] as for the other paths, and the path stands still over the last ``STILL``: its
+    end keeps noise of size 0.001, and |σ'| is at most 50.
 
     Args:
-        sigma: 0; this path leaves no noise to choose.
+        sigma: must be 0; this path has no noise level to choose.
         beta_min, beta_max: rate of the diffusion at the data and at the noise, in 1 over the unit of t.
 
     Raises:
@@ -111,15 +111,16 @@ def variance_preserving(sigma: float = 0.0, *, beta_min: float = 0.1, beta_max: 
 
 
 def variance_exploding(sigma_min: float, *, sigma_max: float = 100.0) -> AffinePath:
-    """The path of the variance-exploding diffusion (Lipman et al. 2023, eq. 18; Song et al. 2021).
+    """Make the path of the variance-exploding diffusion (Lipman et al. 2023, eq. 18; Song et al. 2021).
 
-    x_t = x1 + σ_min (σ_max/σ_min)^(1 − t) x0. The start x1 + σ_max x0 is taken for the source N(0, σ_max²), hence σ_max
-    has to exceed the data's own deviation in every direction: where that is s, samples come out with a deviation too
-    small by the share s²/(2 σ_max²). Song & Ermon (2020) advise the greatest distance of two data: 50 for CIFAR-10 in
-    [0, 1], as Song et al. (2021) use it, which is the default's 100 in [-1, 1]. There s is at most 15, the share 1 %.
+    x_t = x1 + σ_min (σ_max/σ_min)^(1 − t) x0. The start x1 + σ_max x0 is approximated by the source N(0, σ_max²), so
+    σ_max has to exceed the data's own deviation in every direction. If that deviation is s, the samples' deviation is
+    too small by the share s²/(2 σ_max²). Song & Ermon (2020) advise the greatest distance between two data: 50 for
+    CIFAR-10 in [0, 1], as in Song et al. (2021), hence the default of 100 in [-1, 1]. There s is at most 15 and the
+    share 1 %.
 
     Args:
-        sigma_min: deviation of the noise that the end keeps, in the data's unit. sigma_max: of the source.
+        sigma_min: deviation of the noise that the end keeps, in the data's unit. sigma_max: deviation of the source.
 
     Raises:
         ValueError: not 0 < sigma_min < sigma_max.
@@ -141,10 +142,10 @@ def variance_exploding(sigma_min: float, *, sigma_max: float = 100.0) -> AffineP
 
 
 def stochastic_interpolant(sigma: float = 0.0) -> AffinePath:
-    """The trigonometric interpolant x_t = sin(πt/2) x1 + cos(πt/2) x0 (Albergo & Vanden-Eijnden 2023).
+    """Make the trigonometric interpolant x_t = sin(πt/2) x1 + cos(πt/2) x0 (Albergo & Vanden-Eijnden 2023).
 
-    Noise of deviation ``sigma`` around it, as in ``i_cfm``, makes it the VP-CFM of Tong et al. (2024); the original has
-    none.
+    With noise of deviation ``sigma`` around it, as in ``i_cfm``, it is the VP-CFM of Tong et al. (2024). The original
+    has no such noise.
     """
     quarter = math.pi / 2
     return AffinePath(
@@ -163,4 +164,5 @@ PATHS: dict[str, Callable[[float], AffinePath]] = {
     "ve": variance_exploding,
     "si": stochastic_interpolant,
 }
-"""By name, given the settings' ``sigma``: noise around the line (i_cfm, si), noise left at the end (ot, ve), 0 (vp)."""
+"""Path by name, a function of the settings' ``sigma``: noise around the line (i_cfm, si) or at the end (ot, ve), or 0
+(vp)."""
