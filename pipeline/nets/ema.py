@@ -8,9 +8,9 @@ from torch.optim.swa_utils import AveragedModel
 
 
 def averaged(net: nn.Module, decay: float) -> AveragedModel:
-    """A moving average of ``net``'s parameters; ``update_parameters(net)`` after each optimiser step.
+    """Make a moving average of ``net``'s parameters; call ``update_parameters(net)`` after each optimiser step.
 
-    The first update copies the net; after n updates the next decays by min(``decay``, (1 + n) / (10 + n)), so that the
+    The first update copies the net. After n updates the next decay is min(``decay``, (1 + n) / (10 + n)), so that the
     random start is soon forgotten (TensorFlow's ``num_updates``). With decay 0 the average is the net itself.
     """
     return AveragedModel(net, multi_avg_fn=_update(decay))

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 class TimeEmbedding(nn.Module):
     """Sinusoidal features of t, as in Vaswani et al. (2017) and DDPM.
 
-    The frequencies are those of diffusion models, made for step counts up to 1000, so t ∈ [0, 1] is scaled up to
-    that range; unscaled, all but the fastest features would be constant.
+    The frequencies are those of diffusion models, made for step counts up to 1000, so t ∈ [0, 1] is scaled up to that
+    range. Without the scaling all but the fastest features would be constant.
     """
 
     scale = 1000.0

@@ -1,4 +1,4 @@
-"""From settings to velocity field of images."""
+"""Build velocity fields of images from settings."""
 
 import warnings
 from math import prod
@@ -11,7 +11,7 @@ from pipeline.settings.blocks import ImageNetSettings, MlpSettings, PatchedUnet2
 
 
 def build_image_net(settings: ImageNetSettings, shape: tuple[int, int, int]) -> nn.Module:
-    """The velocity field v(t (B,), x (B, C, H, W), c (B, 0)) that ``settings`` describe.
+    """Build the velocity field v(t (B,), x (B, C, H, W), c (B, 0)) that ``settings`` describe.
 
     Args:
         shape: (C, H, W) of an image.
@@ -21,7 +21,7 @@ def build_image_net(settings: ImageNetSettings, shape: tuple[int, int, int]) -> 
     """
     options = settings.model_dump(exclude={"kind"})
     if isinstance(settings, MlpSettings):
-        with warnings.catch_warnings():  # PyTorch remarks on the weights of no condition, which are none
+        with warnings.catch_warnings():  # PyTorch warns that the weights of the empty condition have no elements
             warnings.filterwarnings("ignore", "Initializing zero-element tensors")
             return MLP(1, prod(shape), 0, **options)
     return (PatchedUnet2D if isinstance(settings, PatchedUnet2dSettings) else Unet2D)(shape, **options)

@@ -10,14 +10,14 @@ ADAPTED = (nn.Linear, nn.Conv1d, nn.Conv2d)
 
 
 class LowRank(nn.Module):
-    """W → W + (alpha / rank) B A, W as a matrix of one row an output: (out, everything else).
+    """W → W + (alpha / rank) B A, with W as a matrix of one row for each output: (out, everything else).
 
-    B is zero and A uniform on ±1/√columns at first, as in the reference implementation.
+    B starts at zero and A uniform on ±1/√columns, as in the reference implementation.
 
     Args:
-        weight: W, whose shape, type and device count. rank: of the addition, lowered to the smaller side of the matrix,
-            where it is no restriction any more. alpha: see above; ``rank`` there is the one given.
-        generator: on the CPU, of A.
+        weight: W; only its shape, type and device are used.
+        rank: of B A, at most the smaller side of the matrix; a greater one is lowered, but alpha / rank is not changed.
+        alpha: see above. generator: on the CPU; draws A.
     """
 
     def __init__(self, weight: Tensor, rank: int, alpha: float, generator: torch.Generator) -> None:
@@ -30,23 +30,23 @@ class LowRank(nn.Module):
         self.scale = alpha / rank
 
     def forward(self, weight: Tensor) -> Tensor:
-        with torch.autocast(weight.device.type, enabled=False):  # so that the merged weights are those trained with
+        with torch.autocast(weight.device.type, enabled=False):  # so that merged weights equal those used in training
             return weight + self.scale * (self.b @ self.a).view_as(weight)
 
 
 def add_lora(net: nn.Module, rank: int, alpha: float, generator: torch.Generator) -> None:
     """Freeze ``net`` and add a trainable low-rank term to the weight of every linear layer and 1-D or 2-D convolution.
 
-    The net computes what it did, to the bit. Biases, norms, embeddings and transposed convolutions stay frozen. A
-    moving average of such a net averages W, B and A, each by itself.
+    At first the net's outputs are unchanged, to the bit. Biases, norms, embeddings and transposed convolutions stay
+    frozen. A moving average of such a net averages W, B and A separately.
 
     Args:
-        rank: at least 1; in layers too small for it, as much as they can have. alpha: the term is scaled by alpha/rank,
-            so that another rank needs no other learning rate.
+        rank: at least 1; lowered in layers that are too small for it.
+        alpha: the term is scaled by alpha/rank, so that another rank needs no other learning rate.
         generator: on the CPU; draws A, layer by layer.
 
     Raises:
-        ValueError: ``rank`` is below 1, or there is already LoRA on ``net``, or nothing to put it on.
+        ValueError: ``rank`` is below 1, ``net`` already has LoRA, or it has no layer for it.
     """
     if rank < 1:
         raise ValueError(f"rank: given {rank}, allowed: 1 or more")
@@ -61,9 +61,9 @@ def add_lora(net: nn.Module, rank: int, alpha: float, generator: torch.Generator
 
 
 def merge_lora(net: nn.Module) -> None:
-    """Bake the low-rank terms into the weights: a plain net again, with its names and order, and nothing frozen.
+    """Merge the low-rank terms into the weights, and unfreeze all; parameters have their old names and order again.
 
-    Without LoRA on ``net``, nothing but unfreezing happens.
+    A net without LoRA is only unfrozen.
     """
     for module in net.modules():
         if not _has_lora(module):
@@ -74,7 +74,7 @@ def merge_lora(net: nn.Module) -> None:
 
 
 def trainable_parameters(net: nn.Module) -> int:
-    """How many numbers an optimiser of ``net`` changes."""
+    """Count the trainable numbers of ``net``."""
     return sum(parameter.numel() for parameter in net.parameters() if parameter.requires_grad)
 
 

@@ -1,4 +1,4 @@
-"""A residual MLP velocity field: the smallest net that fits a low-dimensional policy well, and fast on a CPU."""
+"""A residual MLP velocity field: the smallest net that fits a low-dimensional policy well; it is fast on a CPU."""
 
 import torch
 from torch import Tensor, nn
@@ -25,18 +25,18 @@ class _Block(nn.Module):
 
 
 class MLP(nn.Module):
-    """v(t, x, c) for a chunk of actions, flattened.
+    """v(t, x, c) for a flattened chunk of actions, by a residual MLP.
 
     Args:
         horizon, action_dim: shape of one sample x, (horizon, action_dim).
         condition_dim: length of the flat condition c.
-        width, depth, expansion: hidden width, number of blocks, inner width of a block over ``width``. A width below
-            horizon · action_dim lets only so many directions of the noise through that v must take away: the loss then
-            stays above 1 − width / (horizon · action_dim), whatever the condition tells.
+        width, depth, expansion: hidden width, number of blocks, inner width of a block over ``width``. v has to remove
+            the noise in all horizon · action_dim directions, and a smaller width passes only ``width`` of them: the
+            loss then stays above 1 − width / (horizon · action_dim) for any condition.
         time_features: number of sinusoidal features of t.
 
     Attributes:
-        broadcasts: that t may also be (1,), one for all x, and the condition (B / K, C), each for K successive x.
+        broadcasts: t may also be (1,), one for all x, and the condition (B / K, C), each for K successive x.
     """
 
     broadcasts = True

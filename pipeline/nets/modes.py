@@ -1,4 +1,4 @@
-"""Evaluation mode for the time of an inference: no dropout, and the model is left in the mode that it came in."""
+"""Run an inference in evaluation mode (no dropout), and restore the model's mode afterwards."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,9 +14,9 @@ Result = TypeVar("Result")
 
 @contextmanager
 def evaluating(model: object) -> Iterator[None]:
-    """Put ``model`` in evaluation mode, and at the end every part of it back in the mode that it was in.
+    """Put ``model`` in evaluation mode, and restore the mode of every part of it at the end.
 
-    What is no ``nn.Module`` has no modes and is left alone.
+    An object that is not an ``nn.Module`` has no modes and is left alone.
     """
     training = [part for part in model.modules() if part.training] if isinstance(model, nn.Module) else []
     for part in training:
@@ -31,7 +31,7 @@ def evaluating(model: object) -> Iterator[None]:
 def in_evaluation_mode(
     method: Callable[Concatenate[Model, Given], Result],
 ) -> Callable[Concatenate[Model, Given], Result]:
-    """Make a module's method, or a function whose first argument is a module, run while that is ``evaluating``."""
+    """Run a module's method, or a function with a module as first argument, while the module is ``evaluating``."""
 
     @wraps(method)
     def run(model: Model, /, *args: Given.args, **kwargs: Given.kwargs) -> Result:

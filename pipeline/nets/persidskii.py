@@ -14,14 +14,14 @@ from pipeline.stability.system import System
 
 
 class FixedMatrices(nn.Module):
-    """Matrices as plain numbers, in the precision that they are stored and run in; nothing is trained.
+    """Matrices as plain numbers, in the precision of storage and inference; nothing is trained.
 
     Args:
-        n: states. widths: k_j.
+        n: number of states. widths: k_j.
 
     Attributes:
-        norm: P (n, n), multipliers: all Γ_j in one vector (K,), float64: what goes with the matrices as a proof, where
-            they were constructed or penalised to have one.
+        norm: P (n, n), float64. multipliers: all Γ_j in one vector (K,), float64. Both are the proof that belongs to
+            the matrices, if these were constructed or penalised to have one.
     """
 
     linear: Tensor
@@ -42,7 +42,7 @@ class FixedMatrices(nn.Module):
     @classmethod
     @torch.no_grad()
     def of(cls, source: Parameterization) -> Self:
-        """The matrices of ``source`` as they are now, in float32."""
+        """Copy the present matrices of ``source`` in float32."""
         linear, outer, inner = source.matrices()
         fixed = cls(source.n, source.widths)
         fixed.linear.copy_(linear)
@@ -54,7 +54,7 @@ class FixedMatrices(nn.Module):
         return fixed.to(source.C.device)
 
     def matrices(self) -> tuple[Tensor, list[Tensor], list[Tensor]]:
-        """A0, all A_j, all W_j."""
+        """Return A0, all A_j, all W_j."""
         branches = range(len(self.widths))
         return (
             self.linear,
@@ -63,7 +63,7 @@ class FixedMatrices(nn.Module):
         )
 
     def system(self, functions: Sequence[str]) -> System:
-        """The same numbers in float64, to be certified."""
+        """Convert the same numbers to float64, for the certificates."""
         linear, outer, inner = self.matrices()
         return System(
             linear.double().cpu().numpy(),
@@ -76,16 +76,17 @@ class FixedMatrices(nn.Module):
 class PersidskiiResidual(nn.Module):
     """h(x) = A0 (x − x̄) + Σ_j A_j (f_j(W_j x) − f_j(W_j x̄)) + b(x̄, c, x0).
 
-    It is x' = A0 x + Σ_j A_j f_j(W_j x) + g with the input g = −A0 x̄ − Σ_j A_j f_j(W_j x̄) + b, so that x̄ is an
-    equilibrium where b = 0, whatever the matrices: with b zero at first, a model starts as its base. What can be
-    certified is the state for inputs that are given: two states approach each other; two samples x̄ need not.
+    It is x' = A0 x + Σ_j A_j f_j(W_j x) + g with the input g = −A0 x̄ − Σ_j A_j f_j(W_j x̄) + b. So x̄ is an
+    equilibrium if b = 0, for any matrices. b is zero at first, so that a model starts as its base. A certificate is
+    about the state for given inputs: two states approach each other; two samples x̄ need not.
 
     Args:
-        source: the matrices; of the flattened chunk (n = H·A) or, shared along the chunk, of one action (n = A).
+        source: the matrices, of the flattened chunk (n = H·A) or of one action (n = A); the latter are shared along the
+            chunk.
         functions: names of f_j.
         input_net: b, as a field at time 0 of the state x̄ and the condition c or, if ``sees_noise``, (c, x0).
-        sees_noise: whether b is given x0, which the base model at one evaluation forgets: what it makes of different
-            noise is nearly the same, the mean.
+        sees_noise: whether b is given x0. The base model at one evaluation loses it: its samples from different noise
+            are nearly the same, the mean.
     """
 
     def __init__(
@@ -98,11 +99,11 @@ class PersidskiiResidual(nn.Module):
         self.sees_noise = sees_noise
 
     def begin(self, anchor: Tensor, condition: Tensor, noise: Tensor) -> Field:
-        """The field for these inputs, which stay the same along a solve.
+        """Return the field for these inputs, which stay the same along a solve.
 
         Args:
-            anchor: x̄ = x(1), the base model's sample, (B, H, A). condition: (B, C), or (B / K, C) where K share one.
-            noise: x0 that the base model's solve started from, (B, H, A).
+            anchor: x̄ = x(1), the base model's sample, (B, H, A). condition: (B, C), or (B / K, C) if K share one.
+            noise: x0, the start of the base model's solve, (B, H, A).
         """
         if self.sees_noise:
             condition = torch.cat([repeated(condition, len(anchor)), noise.flatten(1)], dim=1)
@@ -111,7 +112,7 @@ class PersidskiiResidual(nn.Module):
         center = self._states(anchor)
 
         def autonomous(states: Tensor) -> Tensor:
-            with torch.autocast(states.device.type, enabled=False):  # what is certified is what these matrices do
+            with torch.autocast(states.device.type, enabled=False):  # the certificate is about exactly these matrices
                 total = states @ linear.T
                 for name, a, w in zip(self.functions, outer, inner, strict=True):
                     total = total + ACTIVATIONS[name](states @ w.T) @ a.T
@@ -121,14 +122,14 @@ class PersidskiiResidual(nn.Module):
         return lambda _t, x: (autonomous(self._states(x)) - at_center + push).view_as(x)
 
     def matrices(self) -> tuple[Tensor, Sequence[Tensor], Sequence[Tensor]]:
-        """A0, all A_j, all W_j, as they are now."""
+        """Return the present A0, all A_j, all W_j."""
         return self.source.matrices()
 
     def fixed(self) -> "PersidskiiResidual":
-        """This residual with the matrices that it has now as plain numbers: what is stored, run and certified."""
+        """Copy this residual with its present matrices as plain numbers, to be stored, run and certified."""
         matrices = self.source if isinstance(self.source, FixedMatrices) else FixedMatrices.of(self.source)
         return PersidskiiResidual(matrices, self.functions, self.input_net, sees_noise=self.sees_noise)
 
     def _states(self, x: Tensor) -> Tensor:
-        """(B, H, A) → (B, H·A) or, shared along the chunk, (B, H, A): the last axis is that of A0."""
+        """(B, H, A) → (B, H·A), or (B, H, A) if A0 is shared along the chunk; A0 acts on the last axis."""
         return x if self.source.n == x.shape[-1] else x.flatten(1)

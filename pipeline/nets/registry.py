@@ -1,4 +1,4 @@
-"""From settings to velocity field."""
+"""Build velocity fields and image encoders from settings."""
 
 from torch import nn
 
@@ -10,7 +10,7 @@ from pipeline.settings.schema import MlpSettings, NetSettings, Transformer1dSett
 
 
 def build_net(settings: NetSettings, horizon: int, action_dim: int, condition_dim: int) -> nn.Module:
-    """The velocity field v(t (B,), x (B, horizon, action_dim), c (B, condition_dim)) that ``settings`` describe.
+    """Build the velocity field v(t (B,), x (B, horizon, action_dim), c (B, condition_dim)) of ``settings``.
 
     Raises:
         UserError: the horizon does not fit the net.
@@ -40,5 +40,5 @@ def build_net(settings: NetSettings, horizon: int, action_dim: int, condition_di
 
 
 def build_encoder(settings: VisionSettings) -> VisionEncoder:
-    """The encoder of images that ``settings`` describe, its weights random."""
+    """Build the encoder of images that ``settings`` describe, with random weights."""
     return VisionEncoder(settings.width, settings.crop)

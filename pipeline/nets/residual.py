@@ -1,4 +1,4 @@
-"""From settings to the field that goes on where the base model's solve ends."""
+"""Build residual fields from settings; a residual's solve starts at the end of the base model's solve."""
 
 import math
 from itertools import pairwise
@@ -23,33 +23,33 @@ from pipeline.stability.parameterization import (
 
 
 class PlainResidual(nn.Module):
-    """h(t, x, c) by any net on the longer time, about whose stability nothing is known: images, and the ablation."""
+    """h(t, x, c) by any net, on times from 1; its stability is unknown. Used for images and in the ablation."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def begin(self, anchor: Tensor, condition: Tensor, noise: Tensor) -> Field:
-        """As ``PersidskiiResidual.begin``; only the condition is used."""
+        """Return the field as ``PersidskiiResidual.begin`` does; only the condition is used."""
         del noise
         return in_solve(self.net, condition, len(anchor))
 
     def fixed(self) -> "PlainResidual":
-        """Itself: there is nothing to fix."""
+        """Return itself: there is nothing to fix."""
         return self
 
 
 Residual = PersidskiiResidual | PlainResidual
-"""A field on [1, end], given what the base model made."""
+"""A field on [1, end] that starts from the base model's sample."""
 
 
 def build_residual(
     recipe: ResidualRecipe, horizon: int, action_dim: int, condition_dim: int, *, fixed: bool = False
 ) -> Residual:
-    """The residual that ``recipe`` describes; its output is zero until it is trained.
+    """Build the residual that ``recipe`` describes; its output is zero until it is trained.
 
     Args:
-        fixed: as it is stored, with matrices of plain numbers in place of what they are trained as.
+        fixed: build the stored form, whose matrices are plain numbers in place of their trained parameterization.
 
     Raises:
         UserError: the horizon does not fit the net.
@@ -70,22 +70,25 @@ def build_residual(
 
 
 def residual_grid(recipe: ResidualSolve) -> list[float]:
-    """The times of the residual's Euler steps, from 1 to ``recipe.end``."""
+    """List the times of the residual's Euler steps, from 1 to ``recipe.end``."""
     return time_grid(recipe.grid, recipe.residual_steps, "euler", recipe.end, start=1.0)
 
 
 def longest_step(recipe: ResidualSolve) -> float:
-    """h of the longest of them; where that contracts, so does every shorter one (``shorter_ratio``)."""
+    """Return h of the longest Euler step; if that step contracts, so does every shorter one (``shorter_ratio``)."""
     return max(end - start for start, end in pairwise(residual_grid(recipe)))
 
 
 def shorter_ratio(ratio: float, share: float) -> float:
-    """By what an Euler step contracts that is ``share`` ≤ 1 as long as one contracting by ``ratio``, in the same norm.
+    """Return the contraction of an Euler step of θh, if a step of h contracts by ρ in the same norm.
 
-    I + θhJ = (1 − θ)I + θ(I + hJ), whose norm is at most 1 − θ + θρ.
+    The norm of I + θhJ = (1 − θ)I + θ(I + hJ) is at most 1 − θ + θρ.
+
+    Args:
+        ratio: ρ. share: θ, in (0, 1].
 
     Raises:
-        ValueError: the step is longer.
+        ValueError: ``share`` is not within (0, 1].
     """
     if not 0 < share <= 1 + 1e-9:
         raise ValueError(f"share: given {share}, allowed: above 0, at most 1")
@@ -93,12 +96,12 @@ def shorter_ratio(ratio: float, share: float) -> float:
 
 
 def step_ratio(settings: PersidskiiSettings, step: float) -> float:
-    """ρ = e^{−λh}, by which an Euler step of length h is to contract where the flow is to contract at rate λ."""
+    """Return ρ = e^{−λh}: the contraction required of an Euler step of length h for a flow of rate λ."""
     return math.exp(-settings.rate * step)
 
 
 def _parameterization(settings: PersidskiiSettings, n: int, step: float) -> Parameterization:
-    """The matrices as they are trained, each way to stability its own."""
+    """Make the trainable matrices in the parameterization that ``settings.stability`` names."""
     widths, functions, rate = settings.widths, settings.functions, settings.rate
     match settings.stability:
         case "step":
@@ -107,7 +110,7 @@ def _parameterization(settings: PersidskiiSettings, n: int, step: float) -> Para
             return ContractingFlow(n, widths, functions, rate)
         case "step_penalty" | "contraction_penalty" | "dominance_penalty" | "free":
             system = UnconstrainedSystem(n, widths, functions, rate)
-            if settings.stability in ("dominance_penalty", "free"):  # in which P and Γ have no part, and no gradient
+            if settings.stability in ("dominance_penalty", "free"):  # their losses do not depend on P and Γ
                 for unused in (system.C, *system.raw_gamma):
                     unused.requires_grad_(False)
             return system
@@ -115,6 +118,6 @@ def _parameterization(settings: PersidskiiSettings, n: int, step: float) -> Para
 
 @torch.no_grad()
 def silence(layer: nn.Module) -> None:
-    """Make a layer's output zero, and leave it trainable."""
+    """Set a layer's parameters to zero, so that its output is zero; it stays trainable."""
     for parameter in layer.parameters():
         parameter.zero_()

@@ -1,4 +1,4 @@
-"""Several samples of one condition: a field need not work out for each what depends on time and condition alone."""
+"""Share a condition among several samples, so that a field computes its terms in (t, c) once for all of them."""
 
 from collections.abc import Callable
 
@@ -6,17 +6,17 @@ from torch import Tensor
 
 
 def repeated(condition: Tensor, rows: int) -> Tensor:
-    """``condition`` (B, …), each row of it ``rows`` / B times in succession: (rows, …)."""
+    """Repeat each row of ``condition`` (B, …) ``rows`` / B times in succession: (rows, …)."""
     return condition if len(condition) == rows else condition.repeat_interleave(rows // len(condition), dim=0)
 
 
 def in_solve(
     field: Callable[[Tensor, Tensor, Tensor], Tensor], condition: Tensor, rows: int
 ) -> Callable[[float, Tensor], Tensor]:
-    """``field`` as solvers call it, v(t, x) with t a number and x (rows, …), each condition shared by successive x.
+    """Adapt ``field`` to solvers: v(t, x) with t a number and x (rows, …); successive x share a condition.
 
-    A field whose attribute ``broadcasts`` is true is given t (1,) and the conditions as they are, one if they are
-    empty; any other t (rows,) and condition (rows, C).
+    If the field's attribute ``broadcasts`` is true, it gets t (1,) and the conditions unchanged, or only one of them if
+    they are empty. Any other field gets t (rows,) and condition (rows, C).
 
     Args:
         field: v(t, x, c). condition: (B, C), B a divisor of ``rows``.

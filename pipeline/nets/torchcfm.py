@@ -1,6 +1,6 @@
-"""Models of TorchCFM (Tong et al. 2024) as velocity fields v(t, x, condition), and its checkpoints.
+"""Wrap models of TorchCFM (Tong et al. 2024) as velocity fields v(t, x, condition), and read its checkpoints.
 
-The package itself is not needed here: its models are known by how they are called.
+The TorchCFM package is not needed: its models are recognised by their call signatures.
 """
 
 import pickle
@@ -14,11 +14,11 @@ from pipeline.nets.weights import load_weights, unwrapped
 from pipeline.utils.errors import UserError
 
 Weights = Literal["ema_model", "net_model"]
-"""Of a checkpoint: the moving average of the weights, or the weights themselves."""
+"""Entry of a checkpoint: the moving average of the weights, or the weights themselves."""
 
 
 class TorchCFMField(nn.Module):
-    """v(t, x, condition) by a model of TorchCFM.
+    """Velocity field v(t, x, condition) around a model of TorchCFM.
 
     ====================================  ==================  ==============================
     model                                 is called           condition
@@ -28,11 +28,11 @@ class TorchCFMField(nn.Module):
     ``MLP`` with ``time_varying=True``    net(cat([x, t]))    None
     ====================================  ==================  ==============================
 
-    Any other module called as one of the first two will do. ``self.net`` stays the model that was given, so that the
+    Any other module that is called like one of the first two works too. ``self.net`` is the given model itself, so the
     keys of its ``state_dict`` are TorchCFM's.
 
     Raises:
-        ValueError: an ``MLP`` that is not given the time.
+        ValueError: the model is an ``MLP`` with ``time_varying=False``.
     """
 
     def __init__(self, net: nn.Module) -> None:
@@ -55,15 +55,15 @@ def load_torchcfm(path: Path | str, net: nn.Module, which: Weights = "ema_model"
     """Load a checkpoint of TorchCFM's training scripts, such as those released for CIFAR-10, into ``net``.
 
     Args:
-        path: a file as ``torch.save`` writes it, a dict with entries ``ema_model`` and ``net_model``.
-        net: a model of the same architecture, given the weights in place.
+        path: a file of ``torch.save``, a dict with entries ``ema_model`` and ``net_model``.
+        net: a model of the same architecture; its weights are overwritten in place.
         which: the moving average of the weights, or the weights themselves.
 
     Returns:
         ``net`` as a field, in evaluation mode.
 
     Raises:
-        UserError: no such file, no such entry, or weights that do not fit ``net``.
+        UserError: the file or the entry does not exist, or the weights do not fit ``net``.
     """
     weights = read_weights(path, which)
     try:
@@ -74,13 +74,13 @@ def load_torchcfm(path: Path | str, net: nn.Module, which: Weights = "ema_model"
 
 
 def read_weights(path: Path | str, which: Weights) -> dict[str, Tensor]:
-    """The weights in a checkpoint of TorchCFM's training scripts, by TorchCFM's names, on the CPU.
+    """Read the weights of a checkpoint of TorchCFM's training scripts, by TorchCFM's names, on the CPU.
 
-    Those saved from a compiled net or from within ``DistributedDataParallel`` lose what these add to the names. The
-    file is read with ``weights_only``: no code in it is run.
+    Prefixes that ``torch.compile`` or ``DistributedDataParallel`` added to the names are removed. The file is read with
+    ``weights_only``: no code in it is run.
 
     Raises:
-        UserError: no such file, or no such entry in it.
+        UserError: the file or the entry does not exist.
     """
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
@@ -98,5 +98,5 @@ def read_weights(path: Path | str, which: Weights) -> dict[str, Tensor]:
 
 
 def one_line(error: Exception) -> str:
-    """The beginning of an error's message, without its line breaks."""
+    """Return the first 300 characters of an error's message, without line breaks."""
     return f"{' '.join(str(error).split()):.300}"

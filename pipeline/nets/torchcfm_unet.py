@@ -1,4 +1,4 @@
-"""TorchCFM's image checkpoints, such as those released for CIFAR-10, without its package: in ``Unet2D``."""
+"""Load TorchCFM's image checkpoints, such as those released for CIFAR-10, into ``Unet2D``, without its package."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,7 +11,7 @@ from pipeline.nets.unet2d import Unet2D
 from pipeline.utils.errors import UserError
 
 _BLOCK = re.compile(r"(input_blocks|middle_block|output_blocks)\.(\d+)\.(?:\d+\.)?([a-z].*)")
-"""Part of the net, count in it, and layer; between the last two a count inside the block, except in the middle."""
+"""Part of the net, count in it, and layer. Except in the middle, a count inside the block precedes the layer."""
 
 _PLACES = {
     "time_embed.0": "time_embedding.linear_1",
@@ -35,7 +35,7 @@ _LAYERS = {
     "op": "downsamplers.0.conv",
     "conv": "upsamplers.0.conv",
 }
-"""Layers inside a block: TorchCFM's name → diffusers' in a level, {} being the block's place there."""
+"""Layers inside a block: TorchCFM's name → diffusers' name in a level, with {} for the block's place there."""
 
 
 def load_torchcfm_unet2d(
@@ -50,21 +50,21 @@ def load_torchcfm_unet2d(
     head_channels: int = 64,
     dropout: float = 0.1,
 ) -> Unet2D:
-    """The U-Net in a checkpoint of TorchCFM's training scripts, by default one of those released for CIFAR-10.
+    """Load the U-Net of a checkpoint of TorchCFM's training scripts; the defaults fit those released for CIFAR-10.
 
-    It is TorchCFM's ``UNetModelWrapper`` to rounding, and trains on; ``t`` goes in as it is (``time_scale`` 1). For
-    class-conditional models see ``load_torchcfm``.
+    It equals TorchCFM's ``UNetModelWrapper`` up to rounding and can be trained further. ``t`` is not scaled
+    (``time_scale`` 1). For class-conditional models see ``load_torchcfm``.
 
     Args:
         path, which: as of ``load_torchcfm``.
         shape, channels, multipliers, blocks, attention, head_channels, dropout: the architecture, as of ``Unet2D``.
-            ``shape``, ``attention`` and ``head_channels`` leave too few traces in the weights to be read from there.
+            The weights do not determine ``shape``, ``attention`` and ``head_channels``.
 
     Returns:
         The net in float32 on the CPU, in evaluation mode.
 
     Raises:
-        UserError: no such file, no such entry, or weights of another architecture.
+        UserError: the file or the entry does not exist, or the weights are of another architecture.
     """
     net = Unet2D(
         shape,
@@ -73,7 +73,7 @@ def load_torchcfm_unet2d(
         blocks=blocks,
         attention=attention,
         head_channels=head_channels,
-        groups=32,  # TorchCFM knows no other
+        groups=32,  # fixed in TorchCFM
         dropout=dropout,
         time_scale=1.0,
     )
@@ -88,7 +88,7 @@ def load_torchcfm_unet2d(
 
 
 def _translated(weights: Mapping[str, Tensor], blocks: int, head_channels: int) -> Iterator[tuple[str, Tensor]]:
-    """The weights under diffusers' names, in its shapes; what has no counterpart there stays as it is."""
+    """Yield the weights under diffusers' names and in its shapes; those without a counterpart keep their names."""
     for name, tensor in weights.items():
         layer, _, kind = name.rpartition(".")
         place = _place(layer, blocks)
@@ -101,9 +101,10 @@ def _translated(weights: Mapping[str, Tensor], blocks: int, head_channels: int) 
 
 
 def _place(layer: str, blocks: int) -> str:
-    """Diffusers' name of a layer that TorchCFM counts through all levels, changes of resolution included.
+    """Translate the name of a layer to diffusers' name.
 
-    Down there are ``blocks`` and one change at each level; up there is one block more, the change being part of it.
+    TorchCFM counts through all levels, changes of resolution included. On the way down each level has ``blocks`` blocks
+    and one change. On the way up it has one block more, which includes the change.
     """
     found = _BLOCK.fullmatch(layer)
     if found is None or found[3] not in _LAYERS:

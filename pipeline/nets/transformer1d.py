@@ -7,23 +7,23 @@ from pipeline.nets.embedding import TimeEmbedding
 from pipeline.utils.errors import UserError
 
 POSITION_DEVIATION = 0.02
-"""Of what is added to tokens for their place, at first."""
+"""Standard deviation of the positional embeddings at first."""
 
 
 class Transformer1D(nn.Module):
-    """v(t, x, c) for a chunk of actions: each action is a token, which attends to the others, to time and to c.
+    """v(t, x, c) for a chunk of actions: each action is a token that attends to the others, to time and to c.
 
-    What is attended to beside actions are one token of the time and ``condition_tokens`` of the condition, passed
-    through an MLP. All of a condition is known before the first action is executed, so each action may attend to all
-    of it, whether ``causal`` or not.
+    Beside the actions there are one token of the time and ``condition_tokens`` of the condition, passed through an MLP.
+    The whole condition is known before the first action is executed. So each action attends to all of it, even if
+    ``causal``.
 
     Args:
         horizon, action_dim: shape of one sample x, (horizon, action_dim).
         condition_dim: length of the flat condition c.
         width, depth, heads: of the tokens, number of decoder layers, attention heads in each.
         dropout: probability on embeddings, attention weights and hidden units.
-        causal: whether an action attends only to itself and those before it.
-        condition_tokens: into how many equal parts c is cut, such as one for each observation; 1: it is one token.
+        causal: whether an action attends only to itself and to earlier actions.
+        condition_tokens: number of equal parts that c is cut into, such as one for each observation.
         time_features: number of sinusoidal features of t.
 
     Raises:
@@ -79,16 +79,16 @@ class Transformer1D(nn.Module):
         return self.out(self.decoder(actions, context, tgt_mask=self.hidden, tgt_is_causal=self.hidden is not None))
 
     def _start(self) -> None:
-        """Every layer with weights of its own: PyTorch's decoder starts as copies of one layer.
+        """Initialise every layer separately, because PyTorch's decoder starts as copies of one layer.
 
-        Diffusion Policy's weights, of deviation 0.02 whatever the width, would all but shut out time and condition in
-        narrow nets; so they are those of ``nn.Transformer``.
+        The weights are initialised as in ``nn.Transformer``. Diffusion Policy's deviation of 0.02 for any width would
+        nearly suppress time and condition in narrow nets.
         """
         for layer in self.decoder.layers:
             for name, parameter in layer.named_parameters():
                 if name.endswith("bias"):
                     nn.init.zeros_(parameter)
-                elif parameter.dim() > 1:  # the others are the scales of norms, which are 1
+                elif parameter.dim() > 1:  # the others are the scales of norms, which stay 1
                     nn.init.xavier_uniform_(parameter)
         for position in (self.action_position, self.context_position):
             nn.init.normal_(position, std=POSITION_DEVIATION)

@@ -12,17 +12,17 @@ from pipeline.utils.errors import UserError
 
 
 def _by_products(x: Tensor) -> bool:
-    """Whether convolutions of ``x`` are products of matrices: under autocast on a CPU.
+    """Decide whether convolutions of ``x`` are computed as matrix products: under autocast on a CPU.
 
-    oneDNN's convolutions in bfloat16 are slow at horizons of 16 and less, with their gradients slower than in float32
-    (1024 channels, horizon 4: four times slower than the product). Features then lie in memory as (B, T, C), which is
-    the layout of the products, and keep the shape (B, C, T).
+    oneDNN's convolutions in bfloat16 are slow at horizons of 16 and less; with gradients they are slower than in
+    float32 (1024 channels, horizon 4: four times slower than the product). Features then have the memory layout of the
+    products, (B, T, C), and keep the shape (B, C, T).
     """
     return x.device.type == "cpu" and torch.is_autocast_enabled("cpu")
 
 
 class _Conv(nn.Conv1d):
-    """Conv1d of zero padding."""
+    """Conv1d with zero padding, computed as a matrix product if ``_by_products``."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, T) → (B, out, T')."""
@@ -35,13 +35,13 @@ class _Conv(nn.Conv1d):
 
 
 class _Norm(nn.GroupNorm):
-    """GroupNorm that leaves features in memory as they lie."""
+    """GroupNorm that keeps the memory layout of the features."""
 
     def forward(self, x: Tensor) -> Tensor:
         """x: (B, C, T) → (B, C, T)."""
         if not _by_products(x):
             return super().forward(x)
-        return super().forward(x[:, :, None])[:, :, 0]  # of images there is a kernel for channels that lie last
+        return super().forward(x[:, :, None])[:, :, 0]  # only for images is there a channels-last kernel
 
 
 class _ConvBlock(nn.Sequential):
@@ -52,7 +52,7 @@ class _ConvBlock(nn.Sequential):
 
 
 class _ResidualBlock(nn.Module):
-    """Two conv blocks; the context enters between them as scale and shift a channel (FiLM)."""
+    """Two conv blocks; the context enters between them as a scale and a shift of each channel (FiLM)."""
 
     def __init__(self, inp: int, out: int, context_dim: int, kernel: int, groups: int) -> None:
         super().__init__()
@@ -67,7 +67,7 @@ class _ResidualBlock(nn.Module):
 
 
 class _Level(nn.Module):
-    """Two residual blocks and what changes the horizon after them."""
+    """Two residual blocks, and a layer that changes the horizon after them."""
 
     def __init__(self, first: _ResidualBlock, second: _ResidualBlock, resample: nn.Module) -> None:
         super().__init__()
@@ -76,13 +76,13 @@ class _Level(nn.Module):
         self.resample = resample
 
     def forward(self, x: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-        """The features before and after the change of horizon."""
+        """Return the features before and after the change of horizon."""
         h = self.second(self.first(x, context), context)
         return h, self.resample(h)
 
 
 class ConditionalUnet1D(nn.Module):
-    """v(t, x, c) for a chunk of actions.
+    """v(t, x, c) for a chunk of actions, by a temporal U-Net.
 
     Args:
         horizon, action_dim: shape of one sample x, (horizon, action_dim).

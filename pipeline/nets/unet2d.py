@@ -1,4 +1,4 @@
-"""The image U-Net of Dhariwal & Nichol (2021), as flow matching has used it since TorchCFM (Tong et al. 2024)."""
+"""The image U-Net of Dhariwal & Nichol (2021), in the form that TorchCFM (Tong et al. 2024) uses for flow matching."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,28 +13,27 @@ from pipeline.utils.errors import UserError
 class Unet2D(nn.Module):
     """v(t, x) for images, around diffusers' ``UNet2DModel``.
 
-    It computes what TorchCFM's ``UNetModelWrapper`` does (a test compares the two), which for CIFAR-10 has 35.75 M
-    parameters: residual blocks that the time is added to, ``blocks`` of them at each level on the way down and one more
-    on the way up, strided convolutions between levels, skips from every block, self-attention after each block at the
-    resolutions given and between the two blocks in the middle. As there, what each residual branch ends with is zero
-    at first, and so is the output: an untrained net is the zero field.
+    It computes the same as TorchCFM's ``UNetModelWrapper`` (a test compares the two); for CIFAR-10 it has 35.75 M
+    parameters. The time is added inside the residual blocks. Each level has ``blocks`` of them on the way down and one
+    more on the way up. Strided convolutions join the levels, and every block has a skip connection. Self-attention
+    follows each block at the given resolutions and stands between the two blocks in the middle. As in TorchCFM, the
+    last layer of each residual branch and of the net is zero at first: an untrained net is the zero field.
 
-    Tensors stay contiguous (NCHW): on CUDA, group norms up to torch 2.13 turn their output back to that format
-    (pytorch/pytorch#191945), so that channels_last would only add conversions, and on a CPU it gained nothing.
+    Tensors stay contiguous (NCHW). On CUDA, group norms up to torch 2.13 convert their output back to that format
+    (pytorch/pytorch#191945), so channels_last would only add conversions. On a CPU channels_last gained nothing.
 
     Args:
         shape: (C, H, W) of one image; H and W are halved between levels.
         channels: of the first level; the time embedding has four times as many.
-        multipliers: channels of each level over those of the first, hence 1 at first.
+        multipliers: channels of each level over those of the first; the first entry is 1.
         blocks: residual blocks at each level.
-        attention: widths in pixels of the levels that have attention; with any, the middle has it too, with none,
-            there is none.
+        attention: widths in pixels of the levels that have attention. If there are any, the middle has it too.
         head_channels: of each attention head; not used without attention.
-        groups: of the group normalisation; 32 in ADM. Better fewer than ``channels``: the time is a shift of each
-            channel, which a group of that channel alone takes out again.
+        groups: of the group normalisation; 32 in ADM. Use fewer than ``channels``: the time shifts each channel, and a
+            group of a single channel removes that shift.
         dropout: probability inside the residual blocks.
-        time_scale: factor on t before its sinusoidal features. These are diffusion models', made for step counts up to
-            1000, and 1000 suits t ∈ [0, 1]; TorchCFM's models are trained with 1.
+        time_scale: factor on t before its sinusoidal features. These are made for the step counts of diffusion models,
+            up to 1000, so 1000 suits t ∈ [0, 1]. TorchCFM's models are trained with 1.
 
     Raises:
         UserError: the sizes do not fit together.
@@ -54,7 +53,7 @@ class Unet2D(nn.Module):
         time_scale: float,
     ) -> None:
         super().__init__()
-        from diffusers.models.unets.unet_2d import UNet2DModel  # here, since it takes seconds
+        from diffusers.models.unets.unet_2d import UNet2DModel  # here: it takes seconds
 
         image_channels, height, width = shape
         _check_levels(height, width, multipliers)
@@ -91,13 +90,13 @@ class Unet2D(nn.Module):
 
 
 class PatchedUnet2D(Unet2D):
-    """``Unet2D`` on images folded into squares: ``patch`` × ``patch`` pixels become the channels of one.
+    """``Unet2D`` on folded images: ``patch`` × ``patch`` pixels become the channels of one pixel.
 
     Half the side costs a quarter of the products at equal channels, and CPUs are faster at many channels than at many
-    pixels. The images stay whole: the velocity is unfolded at the end (Hoogeboom et al. 2023, simple diffusion).
+    pixels. The velocity is unfolded at the end (Hoogeboom et al. 2023, simple diffusion).
 
     Args:
-        shape: (C, H, W) of one image. patch: divides H and W.
+        shape: (C, H, W) of one image. patch: a divisor of H and W.
         options: of ``Unet2D``, for images of H / patch × W / patch.
 
     Raises:
@@ -112,7 +111,7 @@ class PatchedUnet2D(Unet2D):
         self.patch = patch
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor | None = None) -> Tensor:
-        """As ``Unet2D.forward``."""
+        """Compute the velocity as ``Unet2D.forward`` does."""
         return pixel_shuffle(super().forward(t, pixel_unshuffle(x, self.patch), condition), self.patch)
 
 

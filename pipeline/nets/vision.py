@@ -1,8 +1,8 @@
-"""Images as conditions: ResNet-18 with group normalisation (Chi et al. 2023), and a velocity field that sees by it.
+"""Images as conditions: ResNet-18 with group normalisation (Chi et al. 2023), and a velocity field conditioned on it.
 
-A history of To observations, each an image and P numbers, travels as one row of bytes, the *packed* condition: the
-images' pixels, then the numbers' float32. So it passes for a flat condition wherever one is expected, at a quarter of
-the size that the pixels would have as floats.
+A history of To observations, each an image and P numbers, is stored as one row of bytes, the *packed* condition: the
+images' pixels, then the numbers as float32. So it can be used like any flat condition, and its pixels take a quarter
+of their size as floats.
 """
 
 from itertools import pairwise
@@ -18,13 +18,13 @@ _CHANNELS_PER_GROUP = 16
 class VisionEncoder(nn.Module):
     """ResNet-18 without its classifier, from images to vectors of ``features`` = 8 ``width`` numbers.
 
-    Batch normalisation makes way for group normalisation with 16 channels a group, since batch statistics and moving
-    averages of weights do not go together. Its weights are random: nothing is downloaded.
+    Group normalisation with 16 channels a group replaces batch normalisation, because batch statistics do not work with
+    moving averages of weights. The weights start at random: nothing is downloaded.
 
     Args:
-        width: channels of the first stage; 64 is ResNet-18 (11.2 M parameters), 16 the least.
-        crop: side in pixels of the square that is looked at: the middle of larger images, and in training, where
-            ``random_crops`` has cut such squares, all of the image.
+        width: channels of the first stage; 64 is ResNet-18 (11.2 M parameters), 16 is the minimum.
+        crop: side in pixels of the square that is encoded: the middle of a larger image. In training ``random_crops``
+            has cut such squares already.
 
     Raises:
         UserError: ``width`` is no multiple of 16.
@@ -42,7 +42,7 @@ class VisionEncoder(nn.Module):
         """images: (..., S, S, 3), uint8, S at least ``crop`` → (..., ``features``).
 
         Raises:
-            ValueError: they are smaller.
+            ValueError: the images are smaller.
         """
         images = centre_crop(images, self.crop)
         pixels = images.reshape(-1, *images.shape[-3:]).permute(0, 3, 1, 2).float() / 127.5 - 1
@@ -50,8 +50,8 @@ class VisionEncoder(nn.Module):
 
 
 def _resnet18(width: int) -> nn.Module:
-    """torchvision's ResNet-18 up to the mean over all places, with ``width`` channels where it has 64."""
-    from torchvision.models.resnet import BasicBlock  # here, since it takes seconds
+    """Build torchvision's ResNet-18 up to the global average pooling, with ``width`` channels in place of 64."""
+    from torchvision.models.resnet import BasicBlock  # here: it takes seconds
 
     def norm(channels: int) -> nn.Module:
         return nn.GroupNorm(channels // _CHANNELS_PER_GROUP, channels)
@@ -72,9 +72,9 @@ def _resnet18(width: int) -> nn.Module:
 
 
 def random_crops(images: Tensor, size: int, generator: torch.Generator) -> Tensor:
-    """A square (B, To, ``size``, ``size``, 3) of each history (B, To, S, S, 3), at random, the same of its To images.
+    """Cut a random square (B, To, ``size``, ``size``, 3) from each history (B, To, S, S, 3).
 
-    So what moves between a history's images still does.
+    All To images of a history have the same square, so that motion between them is kept.
 
     Raises:
         ValueError: the images are smaller.
@@ -86,7 +86,7 @@ def random_crops(images: Tensor, size: int, generator: torch.Generator) -> Tenso
 
 
 def centre_crop(images: Tensor, size: int) -> Tensor:
-    """The square (..., ``size``, ``size``, 3) in the middle of images (..., S, S, 3).
+    """Cut the square (..., ``size``, ``size``, 3) in the middle of images (..., S, S, 3).
 
     Raises:
         ValueError: the images are smaller.
@@ -103,15 +103,15 @@ def _room(images: Tensor, size: int) -> int:
 
 
 def pack(images: Tensor, numbers: Tensor) -> Tensor:
-    """Packed conditions (B, ·) uint8 of images (B, To, S, S, 3) uint8 and numbers (B, To, P) float32."""
+    """Pack images (B, To, S, S, 3) uint8 and numbers (B, To, P) float32 into conditions (B, ·) uint8."""
     return torch.cat([images.flatten(1), numbers.contiguous().view(torch.uint8).flatten(1)], dim=1)
 
 
 def unpack(packed: Tensor, horizon: int, n_numbers: int) -> tuple[Tensor, Tensor]:
-    """What ``pack`` was given, from To = ``horizon`` and P = ``n_numbers``.
+    """Invert ``pack``, for To = ``horizon`` and P = ``n_numbers``.
 
     Raises:
-        ValueError: ``packed`` is of no such observations.
+        ValueError: the type or the size of ``packed`` does not fit such observations.
     """
     n_bytes = 4 * horizon * n_numbers
     n_pixels = packed.shape[1] - n_bytes
@@ -124,14 +124,14 @@ def unpack(packed: Tensor, horizon: int, n_numbers: int) -> tuple[Tensor, Tensor
 
 
 def joined(features: Tensor, numbers: Tensor) -> Tensor:
-    """The condition (B, To · (F + P)) of a field: each observation's features (B, To, F) and numbers (B, To, P)."""
+    """Join each observation's features (B, To, F) and numbers (B, To, P) to a condition (B, To · (F + P))."""
     return torch.cat([features, numbers], dim=-1).flatten(1)
 
 
 class ImageConditioned(nn.Module):
-    """A velocity field of packed conditions: v(t, x, c) by ``field``, c encoded anew in every call.
+    """A velocity field of packed conditions: v(t, x, c) by ``field``; every call encodes c again.
 
-    Training by flow matching calls a field once a step, and so trains both; solves should encode once, and then call
+    Training by flow matching calls it once a step and so trains both parts. Solves should encode once and then call
     ``field``.
 
     Args:
@@ -148,7 +148,7 @@ class ImageConditioned(nn.Module):
         self.n_numbers = n_numbers
 
     def encode(self, packed: Tensor) -> Tensor:
-        """Packed conditions (B, ·) → the field's conditions (B, To · (F + P))."""
+        """Encode packed conditions (B, ·) to the field's conditions (B, To · (F + P))."""
         images, numbers = unpack(packed, self.horizon, self.n_numbers)
         return joined(self.encoder(images), numbers)
 
