@@ -1,4 +1,4 @@
-"""The adaptive solver dopri5 (Dormand & Prince 1980), by torchdiffeq, with its accepted grid and exact NFE."""
+"""Solve adaptively by torchdiffeq's dopri5 (Dormand & Prince 1980), with the accepted grid and the exact NFE."""
 
 import math
 from dataclasses import dataclass
@@ -10,22 +10,22 @@ from pipeline.ode.fixed_step import STEPS, Field
 from pipeline.utils.errors import UserError
 
 EVALUATIONS = STEPS["dopri5"][1]
-"""Evaluations of one step on a given grid. The adaptive solver's seventh, for its error estimate, is the next step's
-first."""
+"""Evaluations of one step on a given grid. The adaptive solver needs a seventh for its error estimate, which is also
+the first of the next step."""
 
 
 MAX_STEPS = 10_000
-"""Steps of a solve by default, tens of times those of the stiffest flows here."""
+"""Default limit of a solve's steps; the stiffest flows here need tens of times fewer."""
 
 
 @dataclass(frozen=True)
 class AdaptiveSolve:
-    """What an adaptive solve found.
+    """Result of an adaptive solve.
 
     Attributes:
         end: state at the final time, (B, …), without gradient.
-        grid: times between which the accepted steps were taken; the first is the start, the last the end.
-        nfe: evaluations spent, those of rejected steps and of the choice of the first step size included.
+        grid: times of the accepted steps, from the start to the end.
+        nfe: evaluations of the field, including those of rejected steps and of the choice of the first step size.
     """
 
     end: Tensor
@@ -34,8 +34,10 @@ class AdaptiveSolve:
 
 
 class _Recorder:
-    """A field as torchdiffeq calls it, which counts the calls, notes where accepted steps begin, and ends a solve that
-    does not get on: torchdiffeq itself has assertions for that, which say little and which ``python -O`` leaves out."""
+    """Field for torchdiffeq that counts calls, records the times of accepted steps, and ends a solve that is stuck.
+
+    torchdiffeq's own assertions for a stuck solve say little, and ``python -O`` removes them.
+    """
 
     def __init__(self, field: Field, x: Tensor, end: float, max_steps: int) -> None:
         self.field = field
@@ -50,15 +52,15 @@ class _Recorder:
     def __call__(self, t: Tensor, x: Tensor) -> Tensor:
         self.nfe += 1
         velocity = self.field(t.item(), x)
-        if t.isfinite():  # else torchdiffeq went on from a velocity that is not
+        if t.isfinite():  # else torchdiffeq continued after a velocity that was not finite
             self.time, self.velocity = t.item(), velocity
         return velocity
 
     def callback_step(self, t0: Tensor, x0: Tensor, dt: Tensor) -> None:
-        """Before each step, those that will be rejected included."""
+        """Check a step before it is taken, including steps that will be rejected."""
         t, step = t0.item(), dt.item()
         _require_finite(x0, t)
-        if t + step == t or t - step == t:  # each step that was tried had an error too large, or none that is a number
+        if t + step == t or t - step == t:  # the error of every step tried was too large or not a number
             if not self.velocity.isfinite().all():
                 raise FloatingPointError(f"dopri5: the field returned NaN or infinity at t = {self.time:.6g}")
             raise FloatingPointError(f"dopri5: no step is small enough at t = {t:.6g}: the solution blows up or jumps")
@@ -86,18 +88,18 @@ def solve(
 ) -> AdaptiveSolve:
     """Integrate ``field`` from ``x`` at ``start`` to ``end`` with steps chosen by their estimated error.
 
-    The error norm is taken over the whole batch, so that all its rows share one grid. The last step ends at ``end``
-    exactly: torchdiffeq by itself steps past it and interpolates, and a flow-matching field knows no t > 1.
+    The error norm is over the whole batch, so all rows share one grid. The last step ends exactly at ``end``. By
+    default torchdiffeq steps past it and interpolates, but a flow-matching field is not defined for t > 1.
 
     Args:
         x: (B, …). start, end: times; end < start integrates backwards. rtol, atol: relative and absolute tolerance.
-        max_steps: steps that are tried at most, rejected ones included.
+        max_steps: limit of the steps tried, including rejected ones.
 
     Raises:
         FloatingPointError: the field returned NaN or infinity, or its solution blows up.
-        UserError: ``max_steps`` steps did not lead to ``end``.
+        UserError: the solve did not reach ``end`` within ``max_steps`` steps.
     """
-    from torchdiffeq import odeint  # most users never solve adaptively
+    from torchdiffeq import odeint  # here: most users never solve adaptively
 
     recorder = _Recorder(field, x, end, max_steps)
     times = torch.tensor([start, end], dtype=torch.float64, device=x.device)

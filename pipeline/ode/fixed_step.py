@@ -1,4 +1,4 @@
-"""Fixed-step solvers for x' = v(t, x) on any grid, with an exact count of function evaluations (NFE)."""
+"""Solve x' = v(t, x) with fixed steps on any grid and an exact number of function evaluations (NFE)."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -33,7 +33,7 @@ def _rk4(field: Field, t: float, x: Tensor, h: float) -> Tensor:
 
 
 def _dopri5(field: Field, t: float, x: Tensor, h: float) -> Tensor:
-    # Dormand & Prince 1980, the fifth-order result; a seventh stage serves only their error estimate
+    # Dormand & Prince 1980, the fifth-order result; the seventh stage is only for their error estimate
     k1 = field(t, x)
     k2 = field(t + h / 5, x + h / 5 * k1)
     k3 = field(t + h * 3 / 10, x + h * (3 / 40 * k1 + 9 / 40 * k2))
@@ -55,16 +55,16 @@ STEPS: dict[str, tuple[Step, int]] = {
     "rk4": (_rk4, 4),
     "dopri5": (_dopri5, 6),
 }
-"""Each solver's step, and how many evaluations it spends. ``dopri5`` is the step alone, on a grid that is given."""
+"""Each solver's step and its number of evaluations. ``dopri5`` is only the step, on a given grid."""
 
 SOLVERS = tuple(STEPS)
 
 
 def solve(field: Field, x: Tensor, grid: Sequence[float], method: str = "euler") -> Tensor:
-    """Integrate ``field`` from ``x`` at ``grid[0]`` to ``grid[-1]``, one step of ``method`` an interval.
+    """Integrate ``field`` from ``x`` at ``grid[0]`` to ``grid[-1]``, with one step of ``method`` in each interval.
 
-    Every operation is recorded by autograd, so the gradient of the result is that of the discrete map
-    (discretise-then-optimise), not of the continuous flow.
+    Autograd records every operation, so the gradient is that of the discrete map (discretise-then-optimise), not that
+    of the continuous flow.
 
     Args:
         x: initial state, (B, …).
@@ -81,10 +81,10 @@ def solve(field: Field, x: Tensor, grid: Sequence[float], method: str = "euler")
 
 
 def uniform_grid(nfe: int, method: str = "euler", start: float = 0.0, end: float = 1.0) -> list[float]:
-    """The evenly spaced grid on [start, end] on which ``method`` spends exactly ``nfe`` evaluations.
+    """Make the evenly spaced grid on [start, end] on which ``method`` takes exactly ``nfe`` evaluations.
 
     Raises:
-        ValueError: ``nfe`` is not a positive multiple of the method's evaluations a step.
+        ValueError: ``nfe`` is not a positive multiple of the method's evaluations per step.
     """
     _, evaluations = STEPS[method]
     if nfe < 1 or nfe % evaluations:

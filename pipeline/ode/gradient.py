@@ -1,9 +1,9 @@
-"""Gradients through a solve: exact ones of the discrete map, with much memory or little, and the continuous adjoint.
+"""Differentiate through a solve: exactly, with much or little memory, or by the continuous adjoint.
 
-``direct`` and ``checkpointed`` differentiate the steps that were really taken (discretise, then optimise), so that a
-gradient step improves the very map that inference runs. ``adjoint`` discretises the adjoint equation instead (Chen et
-al. 2018): its gradient belongs to no map that is ever run, and on the coarse grids of few-step models the difference is
-of the size of the gradient itself. It is here for comparison only.
+``direct`` and ``checkpointed`` differentiate the steps that were taken (discretise, then optimise), so a gradient step
+improves exactly the map that inference runs. ``adjoint`` discretises the adjoint equation instead (Chen et al. 2018).
+Its gradient is not that of any map that is run. On the coarse grids of few-step models the error is as large as the
+gradient itself. It is here only for comparison.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ Gradient = Literal["direct", "checkpointed", "adjoint"]
 GRADIENTS: tuple[Gradient, ...] = get_args(Gradient)
 
 _IN_TORCHDIFFEQ = {"euler": "euler", "midpoint": "midpoint", "heun": "heun2", "rk4": "rk4"}
-"""Names of the same solvers there; its rk4 is the 3/8 rule, another method of the same order and cost."""
+"""torchdiffeq's names of the solvers. Its rk4 is the 3/8 rule, another method of the same order and cost."""
 
 
 def solve_for_training(
@@ -35,7 +35,7 @@ def solve_for_training(
     last_steps: int | None = None,
     parameters: Sequence[Tensor] = (),
 ) -> Tensor:
-    """As ``fixed_step.solve``, with a choice of how its result is differentiated.
+    """Solve as ``fixed_step.solve`` does, with a choice of the gradient.
 
     ==============  =========================  ==================================  =============================
     ``gradient``    kept for backward          cost, forward and backward          gradient
@@ -48,18 +48,17 @@ def solve_for_training(
     ==============  =========================  ==================================  =============================
 
     Args:
-        field, x, grid, method: see ``fixed_step.solve``. The field must give the same result when called again, without
-            random numbers of its own.
-        last_steps: differentiate through so many last steps only (truncated back-propagation): the steps before run
-            without gradient, and the result no longer depends on ``x`` as far as autograd knows. None: all.
-        parameters: for ``adjoint`` alone, which cannot see into ``field``: every tensor that it depends on and that is
-            to receive a gradient.
+        field, x, grid, method: see ``fixed_step.solve``. The field must be deterministic: the same call gives the same
+            result.
+        last_steps: number of last steps to differentiate through (truncated back-propagation). Earlier steps run
+            without gradient, so autograd sees no dependence on ``x``. None: all steps.
+        parameters: only for ``adjoint``: the tensors that ``field`` depends on and that should receive a gradient.
 
     Returns:
         The state at ``grid[-1]``, shaped as ``x``.
 
     Raises:
-        ValueError: ``last_steps`` is not one of 1 … number of steps, or ``adjoint`` does not have ``method``.
+        ValueError: ``last_steps`` is not within 1 … number of steps, or ``adjoint`` does not support ``method``.
     """
     if last_steps is not None:
         first = len(grid) - 1 - last_steps
@@ -86,16 +85,16 @@ def _checkpointed(field: Field, x: Tensor, grid: Sequence[float], method: str) -
             t,
             x,
             t_next - t,
-            use_reentrant=False,  # the re-entrant variant loses gradients where x requires none, and DDP's hooks
+            use_reentrant=False,  # the re-entrant variant skips DDP's hooks, and gradients if x requires none
             preserve_rng_state=False,
             determinism_check="none",
         )
-    # the last step's activations are the first that backward needs: dropping them would save nothing
+    # backward needs the last step's activations first, so dropping them would save nothing
     return solve(field, x, grid[-2:], method)
 
 
 def _adjoint(field: Field, x: Tensor, grid: Sequence[float], method: str, parameters: Sequence[Tensor]) -> Tensor:
-    from torchdiffeq import odeint_adjoint  # only this comparison needs it
+    from torchdiffeq import odeint_adjoint  # here: only this comparison needs it
 
     if method not in _IN_TORCHDIFFEQ:
         raise ValueError(f"adjoint: given method {method!r}, allowed: {', '.join(_IN_TORCHDIFFEQ)}")
@@ -111,11 +110,11 @@ def _adjoint(field: Field, x: Tensor, grid: Sequence[float], method: str, parame
 
 @dataclass(frozen=True)
 class Replay:
-    """An adaptive solve taken again, with gradient, on the steps that it accepted.
+    """An adaptive solve repeated with gradient on its accepted steps.
 
     Attributes:
         end: the final state, differentiable. solved: the solve without gradient, its end state, grid and NFE.
-        nfe: evaluations of the replay, which come on top of those of the solve.
+        nfe: evaluations of the replay, in addition to those of the solve.
     """
 
     end: Tensor
@@ -135,14 +134,17 @@ def replay_dopri5(
     gradient: Gradient = "direct",
     last_steps: int | None = None,
 ) -> Replay:
-    """Solve adaptively without gradient, then take the accepted steps again with gradient.
+    """Solve adaptively without gradient, then repeat the accepted steps with gradient.
 
-    The step sizes count as constants: the gradient is that of the discrete map on the grid found. Nothing of rejected
-    steps is kept, nor differentiated.
+    The step sizes are constants: the gradient is that of the discrete map on the grid found. Rejected steps are neither
+    kept nor differentiated.
 
     Args:
-        x: (B, …). start, end: times. rtol, atol, max_steps: of ``dopri5.solve``, whose errors are raised.
+        x: (B, …). start, end: times. rtol, atol, max_steps: of ``dopri5.solve``.
         gradient, last_steps: as in ``solve_for_training``; ``adjoint`` does not apply.
+
+    Raises:
+        FloatingPointError, UserError: as ``dopri5.solve``.
     """
     solved = dopri5.solve(field, x.detach(), start=start, end=end, rtol=rtol, atol=atol, max_steps=max_steps)
     replayed = solve_for_training(field, x, solved.grid, "dopri5", gradient=gradient, last_steps=last_steps)
@@ -150,10 +152,10 @@ def replay_dopri5(
 
 
 def update_passes(nfe: int, method: str = "euler", gradient: Gradient = "direct", last_steps: int | None = None) -> int:
-    """Cost of ``solve_for_training`` and its backward, in forward passes of the field; a backward pass counts as two.
+    """Count the cost of ``solve_for_training`` and its backward in forward passes; a backward pass counts as two.
 
     Args:
-        nfe: evaluations of the solve. method, gradient, last_steps: as given to ``solve_for_training``.
+        nfe: evaluations of the solve. method, gradient, last_steps: as in ``solve_for_training``.
     """
     _, evaluations = STEPS[method]
     tracked = nfe if last_steps is None else last_steps * evaluations

@@ -1,21 +1,21 @@
-"""Grids of times by name."""
+"""Make grids of times by name."""
 
 import numpy as np
 
 from pipeline.ode.fixed_step import uniform_grid
 
 GRIDS = ("uniform", "early", "late")
-"""Equal steps; steps that grow from the start, which is so solved most finely; the same for the end."""
+"""Equal steps; steps that are shortest at the start; steps that are shortest at the end."""
 
 
 def time_grid(kind: str, nfe: int, solver: str, end: float = 1.0, *, start: float = 0.0) -> list[float]:
-    """Times from ``start`` to ``end`` at which ``solver`` steps to spend ``nfe`` evaluations.
+    """Make the grid from ``start`` to ``end`` on which ``solver`` takes ``nfe`` evaluations.
 
     Args:
         kind: one of ``GRIDS``.
 
     Raises:
-        ValueError: no such kind, or ``nfe`` is no multiple of the solver's evaluations a step.
+        ValueError: the kind is unknown, or ``nfe`` is not a multiple of the solver's evaluations per step.
     """
     even = np.array(uniform_grid(nfe, solver))
     warped = {"uniform": even, "early": even**2, "late": 1 - (1 - even) ** 2}
