@@ -1,7 +1,7 @@
-"""Certificates: what is claimed of a system, the matrices that prove it, and proofs and refutations that can be redone.
+"""Certificates: a claim about a system with the matrices that prove it, or with a counterexample.
 
-A status is ``certified`` only where ``verify`` proved every inequality, ``refuted`` only with a counterexample, and
-``unknown`` otherwise. To JSON goes all that a proof needs; ``recheck.recheck`` believes none of it.
+A status is ``certified`` only if ``verify`` proved every inequality, ``refuted`` only with a counterexample, and
+``unknown`` otherwise. The JSON holds everything that a proof needs; ``recheck.recheck`` proves it again from the start.
 """
 
 import math
@@ -23,7 +23,7 @@ CLAIMS: dict[str, Set[str]] = {
     "iss": set(),
     "contraction_region": {"rate", "level", "input_radius"},
 }
-"""By name of the inequality: the numbers claimed, no more and no fewer."""
+"""Names of the numbers that a claim must have, by inequality."""
 
 _SHAPES: dict[str, dict[str, str]] = {
     "contraction": {"P": "nn", "gamma": "K"},
@@ -31,21 +31,21 @@ _SHAPES: dict[str, dict[str, str]] = {
     "iss": {"P": "nn", "state": "nn", "inputs": "nn", "integral": "K", "products": "K", "sector": "K"},
     "contraction_region": {"P": "nn", "gamma": "K", "center": "n", "radii": "K"},
 }
-"""By name of the inequality: the witness's arrays and their axes."""
+"""The witness's arrays and their axes, by inequality."""
 
 
 @dataclass(frozen=True, eq=False)
 class Counterexample:
-    """Two states that a claim is wrong about.
+    """Two states for which a claim is wrong.
 
     Attributes:
         kind: ``pair``: x and y separate faster than claimed, in the norm P; another norm may still prove the claim.
             ``equilibrium``: under the constant input g, x is at rest and solutions near it separate faster than claimed
             in every norm; y lies in such a direction.
             ``rest``: x ≠ 0 is at rest without input. ``dissipation``: under g, V grows at x faster than claimed.
-            ``divergence``: under g, x was led to y and onwards, in simulation.
+            ``divergence``: under g, a simulation went from x to y and beyond.
         x, y, g: (n,) each.
-        growth: what was found, allowed: what the claim would have it at most.
+        growth: the value found. allowed: the largest value that the claim allows.
     """
 
     kind: str
@@ -57,31 +57,31 @@ class Counterexample:
 
     @property
     def refutes(self) -> str:
-        """What it refutes: ``this norm`` (the claim in the norm P of the witness alone) or ``every norm``."""
+        """Scope of the refutation: ``this norm`` (only the norm P of the witness) or ``every norm``."""
         return "this norm" if self.kind == "pair" else "every norm"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
+        """Convert to a dict for JSON."""
         written = {name: np.asarray(value).tolist() for name, value in vars(self).items()}
         return written | {"refutes": self.refutes}
 
     @classmethod
     def from_dict(cls, written: dict[str, Any]) -> "Counterexample":
-        """The inverse of ``to_dict``; what it refutes is not read but follows from its kind."""
+        """Invert ``to_dict``; ``refutes`` is not read, because it follows from the kind."""
         arrays = {name: numbers(written[name]) for name in ("x", "y", "g")}
         return cls(written["kind"], **arrays, growth=written["growth"], allowed=written["allowed"])
 
 
 @dataclass(frozen=True, eq=False)
 class Certificate:
-    """A claim about a system and what became of it.
+    """A claim about a system, and its status with the evidence.
 
     Attributes:
         inequality: a name in ``PROOFS``.
-        claim: the numbers claimed, those of ``CLAIMS``.
-        witness: the matrices that prove it, diagonals as vectors; empty where there are none.
-        counterexample: where refuted; where unknown, at most one that refutes the claim in the norm P of the witness.
-        reason: where unknown.
+        claim: the numbers claimed, by the names in ``CLAIMS``.
+        witness: the matrices that prove it, diagonals as vectors; empty if there are none.
+        counterexample: given if refuted. If unknown, there may be one that refutes only the norm P of the witness.
+        reason: given if unknown.
     """
 
     inequality: str
@@ -93,7 +93,7 @@ class Certificate:
     reason: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, which keeps every float64 exactly."""
+        """Convert to a dict for JSON, which keeps every float64 exactly."""
         return {
             "inequality": self.inequality,
             "status": self.status,
@@ -107,7 +107,7 @@ class Certificate:
 
     @classmethod
     def from_dict(cls, written: dict[str, Any]) -> "Certificate":
-        """The inverse of ``to_dict``; the slopes are not read but derived again."""
+        """Invert ``to_dict``; the slopes are not read but derived again."""
         found = written["counterexample"]
         return cls(
             written["inequality"],
@@ -121,7 +121,7 @@ class Certificate:
 
     @property
     def slopes(self) -> tuple[Array, Array]:
-        """The bounds (lower, upper) that the inequality uses, (K,) each: of the region for a region, else global."""
+        """The slope bounds (lower, upper) of the inequality, (K,) each; for a region they hold in the region only."""
         if self.inequality != "contraction_region" or "radii" not in self.witness:
             return self.system.slopes
         middle = Enclosure.exact(self.system.stacked[1]) @ self.witness["center"][:, None]
@@ -132,16 +132,16 @@ class Certificate:
 
 
 def issue(inequality: str, system: System, claim: dict[str, float], witness: dict[str, Array]) -> Certificate:
-    """``certified`` if the proof goes through with this witness, else ``unknown``.
+    """Issue a certificate: ``certified`` if this witness proves the claim, else ``unknown``.
 
     Raises:
-        ValueError: no such inequality, or a claim that makes no sense.
+        ValueError: the inequality is unknown, or the claim makes no sense.
     """
     if inequality not in PROOFS:
         raise ValueError(f"inequality: given {inequality!r}, allowed: {', '.join(PROOFS)}")
     refuse_senseless(claim, CLAIMS[inequality])
     candidate = Certificate(inequality, CERTIFIED, system, claim, witness)
-    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite is not proved
+    with np.errstate(over="ignore", invalid="ignore"):  # a result that is not finite proves nothing
         proved = _fits(candidate) and PROOFS[inequality](candidate)
     if proved:
         return candidate
@@ -183,8 +183,10 @@ def _proves_iss(certificate: Certificate) -> bool:
 
 
 def _proves_region(certificate: Certificate) -> bool:
-    """The flow's inequality with the slopes of the region, whose radii enclose the ellipsoid |x − center|²_P ≤ level:
-    radii_i² > level · w_i P⁻¹ w_iᵀ, by a positive definite [[P, level · w_iᵀ], [level · w_i, level · radii_i²]].
+    """Prove the flow's inequality with the slopes of the region.
+
+    The radii enclose the ellipsoid |x − center|²_P ≤ level: radii_i² > level · w_i P⁻¹ w_iᵀ. This is proved by a
+    positive definite [[P, level · w_iᵀ], [level · w_i, level · radii_i²]].
     """
     P, radii = Enclosure.exact(certificate.witness["P"]), certificate.witness["radii"]
     rate, level, inputs = (certificate.claim[name] for name in ("rate", "level", "input_radius"))
@@ -206,15 +208,16 @@ PROOFS: dict[str, Callable[[Certificate], bool]] = {
     "iss": _proves_iss,
     "contraction_region": _proves_region,
 }
-"""By name of the inequality: whether the certificate's witness proves its claim."""
+"""The test whether a certificate's witness proves its claim, by inequality."""
 
 
 def input_gain(certificate: Certificate) -> dict[str, float]:
-    """Bounds of |x − y| in the long run per |g_x − g_y|, in the norm P and, as ``euclidean``, in the Euclidean one:
-    infinite where rounding hides the least eigenvalue of P.
+    """Bound the long-run |x − y| per |g_x − g_y|, as ``P`` in the norm P and as ``euclidean`` in the Euclidean norm.
+
+    The second is infinite if rounding hides the least eigenvalue of P.
 
     Raises:
-        ValueError: the certificate is not of contraction, or not certified, or the ratio is 1.
+        ValueError: the certificate is not of contraction or not certified, or the ratio is 1.
     """
     claim = certificate.claim
     if certificate.status != CERTIFIED or certificate.inequality not in {"contraction", "contraction_step"}:
@@ -228,24 +231,24 @@ def input_gain(certificate: Certificate) -> dict[str, float]:
 
 
 def refuse_senseless(claim: Mapping[str, Any], names: Set[str]) -> None:
-    """Refuse a claim of anything but finite positive numbers by these names.
+    """Refuse a claim that does not have exactly these names, each with a positive finite number.
 
     Raises:
-        ValueError: it is one.
+        ValueError: the claim is refused.
     """
     if claim.keys() != names:
         raise ValueError(f"claim: given {', '.join(claim)}, allowed: {', '.join(sorted(names))}")
     for name, value in claim.items():
-        # far from where products of claims would overflow or lose digits
+        # these limits keep products of claims from overflow and from loss of digits
         if isinstance(value, bool) or not isinstance(value, (int, float, np.floating)) or not 1e-100 <= value <= 1e100:
             raise ValueError(f"{name}: given {value!r}, allowed: a number from 1e-100 to 1e100")
 
 
 def refuse_flat(system: System) -> None:
-    """Refuse functions that are not strictly increasing, of which Theorem 3 is not true.
+    """Refuse functions that are not strictly increasing: Theorem 3 does not hold for them.
 
     Raises:
-        ValueError: there is one.
+        ValueError: a function is not strictly increasing.
     """
     flat = sorted({name for name in system.functions if not nonlinearity(name).strictly_increasing})
     if flat:
@@ -255,7 +258,7 @@ def refuse_flat(system: System) -> None:
 
 
 def _fits(certificate: Certificate) -> bool:
-    """Whether the witness is all that the inequality needs and no more, of finite numbers, in shapes that fit."""
+    """Check that the witness has exactly the arrays of the inequality, with finite numbers and the right shapes."""
     K, n = certificate.system.stacked[1].shape
     axes = {"n": n, "K": K}
     shapes = {name: tuple(axes[axis] for axis in of) for name, of in _SHAPES[certificate.inequality].items()}
@@ -266,7 +269,7 @@ def _fits(certificate: Certificate) -> bool:
 
 
 def _operands(certificate: Certificate) -> tuple[Enclosure, ...]:
-    """A0, A, W, lower, upper, P and gamma, diagonals as matrices (K, K)."""
+    """Return A0, A, W, lower, upper, P and gamma, with diagonals as matrices (K, K)."""
     system, witness = certificate.system, certificate.witness
     lower, upper, gamma = (np.diag(value) for value in (*certificate.slopes, witness["gamma"]))
     return tuple(map(Enclosure.exact, (system.A0, *system.stacked, lower, upper, witness["P"], gamma)))
@@ -277,7 +280,7 @@ def _is_symmetric(matrix: Array) -> bool:
 
 
 def _weighs(certificate: Certificate) -> bool:
-    """Whether P is a norm, and the multipliers are above 0."""
+    """Check that P is a norm and the multipliers are above 0."""
     P, gamma = certificate.witness["P"], certificate.witness["gamma"]
     return bool((gamma > 0).all()) and _is_symmetric(P) and is_positive_definite(P)
 

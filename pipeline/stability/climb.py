@@ -1,7 +1,7 @@
-"""States of a system from which neighbours separate fastest, by climbing.
+"""Search by gradient ascent for the states of a system from which neighbours separate fastest.
 
-The growth at x, in one norm or in all, depends on x through J = ∂x'/∂x alone. As J = A0 + A diag(f'(Wx)) W, any
-d growth ∝ Re pᵀ dJ v has the gradient Wᵀ Re[(Aᵀp) ∘ (Wv) ∘ f''(Wx)], whatever the growth is measured in.
+The growth at x, in one norm or in all, depends on x only through J = ∂x'/∂x. As J = A0 + A diag(f'(Wx)) W, any
+d growth ∝ Re pᵀ dJ v has the gradient Wᵀ Re[(Aᵀp) ∘ (Wv) ∘ f''(Wx)], for any measure of growth.
 """
 
 from collections.abc import Callable
@@ -18,13 +18,13 @@ Growth = Callable[[Array], tuple[Array, Complex, Complex]]
 
 
 def jacobians(system: System, x: Array, step: float | None) -> Array:
-    """Of the flow's field or of the Euler map, (…, n, n)."""
+    """Compute the Jacobians of the flow's field or, given ``step``, of the Euler map, (…, n, n)."""
     jacobian = system.jacobian(x)
     return jacobian if step is None else np.eye(system.n) + step * jacobian
 
 
 def growth_in_norm(P: Array, step: float | None) -> Growth:
-    """Of |·|_P: the rate of a flow, the factor of an Euler map."""
+    """Make the growth of |·|_P: the rate of a flow, the factor of an Euler map."""
     factor = np.linalg.cholesky(P).T
     inverse = np.linalg.inv(factor)
 
@@ -42,7 +42,7 @@ def growth_in_norm(P: Array, step: float | None) -> Growth:
 
 
 def growth_in_every_norm(step: float | None) -> Growth:
-    """Near an equilibrium: the spectral abscissa of a flow, the spectral radius of an Euler map."""
+    """Make the growth near an equilibrium: the spectral abscissa of a flow, the spectral radius of an Euler map."""
 
     def growth(matrices: Array) -> tuple[Array, Complex, Complex]:
         pick: list[tuple[float, Complex, Complex]] = []
@@ -60,7 +60,10 @@ def growth_in_every_norm(step: float | None) -> Growth:
 
 
 def eigenpairs(matrix: Array) -> tuple[Complex, Complex, Complex]:
-    """Eigenvalues, left eigenvectors as rows and right ones as columns, of length 1; left zero if there is no basis."""
+    """Compute eigenvalues, left eigenvectors as rows and right ones as columns, of length 1.
+
+    The left ones are zero if the eigenvectors are no basis.
+    """
     values, right = np.linalg.eig(matrix)
     try:
         left = np.linalg.inv(right)
@@ -71,7 +74,7 @@ def eigenpairs(matrix: Array) -> tuple[Complex, Complex, Complex]:
 
 
 def starting_states(system: System, count: int, seed: int) -> Array:
-    """States from small to large, and where random inputs lead them, (count, n)."""
+    """Draw states from small to large, (count, n); random inputs have moved every second one."""
     generator = np.random.default_rng(seed)
     unit = 1 / max(float(np.linalg.norm(system.stacked[1], 2)), 1e-3)
     scales = unit * np.exp(generator.uniform(np.log(1e-2), np.log(30), (count, 1)))
@@ -85,7 +88,7 @@ def starting_states(system: System, count: int, seed: int) -> Array:
 
 
 def climbed(system: System, states: Array, growth: Growth, step: float | None, climbs: int) -> Array:
-    """``states`` (B, n) after so many steps uphill, each kept only where it rises."""
+    """Move ``states`` (B, n) uphill by ``climbs`` steps; a step is kept only if the growth rises."""
     A, W = system.stacked
     sizes = np.full((len(states), 1), 0.3 / max(float(np.linalg.norm(W, 2)), 1e-3)) * np.sqrt(system.n)
     generator = np.random.default_rng(0)
@@ -93,7 +96,7 @@ def climbed(system: System, states: Array, growth: Growth, step: float | None, c
     for _ in range(climbs):
         bend = _curvatures(system, states)
         slope = np.real((p @ A) * (v @ W.T) * bend) @ W
-        slope = slope + 1e-12 * generator.standard_normal(slope.shape)  # where it is flat, anywhere
+        slope = slope + 1e-12 * generator.standard_normal(slope.shape)  # a random direction if the slope is zero
         tried = states + sizes * slope / np.linalg.norm(slope, axis=1, keepdims=True)
         new, new_p, new_v = growth(jacobians(system, tried, step))
         better = new > values
@@ -104,7 +107,7 @@ def climbed(system: System, states: Array, growth: Growth, step: float | None, c
 
 
 def _curvatures(system: System, x: Array) -> Array:
-    """All f_j''(W_j x), (B, K), from differences."""
+    """Compute all f_j''(W_j x), (B, K), by finite differences."""
     width = 1e-4
     parts = []
     for name, w in zip(system.functions, system.W, strict=True):

@@ -1,10 +1,10 @@
-"""Contraction of system (7) and of its Euler map: certificates with given matrices, or with matrices searched for.
+"""Certify contraction of system (7) and of its Euler map, with given matrices or by a search for matrices.
 
-The search grows with the size of the system: a second at n = K = 16, up to a minute at 32, for each bound tried. A
-chunk of H action steps that share one system of n states, applied to each step by itself, is (I_H ⊗ A0, I_H ⊗ A_j, I_H
-⊗ W_j), and I_H ⊗ P, I_H ⊗ Γ prove of the whole what P, Γ prove of the one: certify the block. Systems contracting by
-construction need no search at any size, since their P and Γ are given, and ``largest_rate_in`` and
-``smallest_ratio_in`` find the best that these prove.
+A search takes longer for larger systems: a second at n = K = 16, up to a minute at 32, for each bound tried. Suppose
+that H action steps share one system of n states, which acts on each step separately. The whole system is then
+(I_H ⊗ A0, I_H ⊗ A_j, I_H ⊗ W_j). I_H ⊗ P and I_H ⊗ Γ prove the same for it as P and Γ for the block, so certify the
+block. Systems contracting by construction need no search at any size, because their P and Γ are given;
+``largest_rate_in`` and ``smallest_ratio_in`` find the best claim that these prove.
 """
 
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from collections.abc import Callable
 import numpy as np
 
 from pipeline.stability.certificate import CERTIFIED, REFUTED, UNKNOWN, Certificate, issue
-from pipeline.stability.certificate import input_gain as input_gain  # of what is certified here
+from pipeline.stability.certificate import input_gain as input_gain  # re-exported: it takes the certificates made here
 from pipeline.stability.falsify import expanding_pair
 from pipeline.stability.inequalities import Blocks, flow_blocks, step_blocks
 from pipeline.stability.semidefinite import NormSearch
@@ -22,14 +22,14 @@ Claim = Callable[[float], dict[str, float]]
 
 
 def certify_flow(system: System, rate: float, P: Array | None = None, gamma: Array | None = None) -> Certificate:
-    """Whether |δ(t)|_P ≤ e^{−rate·t} |δ(0)|_P of any two solutions with one input.
+    """Certify that |δ(t)|_P ≤ e^{−rate·t} |δ(0)|_P for any two solutions with one input.
 
     Args:
         P, gamma: the norm (n, n) and the multipliers (K,), all in one vector; searched for if absent.
 
     Returns:
-        ``refuted`` with an equilibrium that refutes it in every norm; ``unknown`` with a pair of states where P is
-        given and only the claim in P is refuted.
+        ``refuted`` if an equilibrium refutes the claim in every norm. ``unknown``, with a pair of states, if P is given
+        and the pair refutes the claim only in P.
 
     Raises:
         ValueError: the rate is not above 0, or the matrices do not fit, or P is not positive definite.
@@ -43,7 +43,7 @@ def certify_flow(system: System, rate: float, P: Array | None = None, gamma: Arr
 def certify_step(
     system: System, ratio: float, step: float, P: Array | None = None, gamma: Array | None = None
 ) -> Certificate:
-    """Whether |δ⁺|_P ≤ ratio · |δ|_P of any two states after an Euler step of that length; as ``certify_flow``.
+    """Certify that |δ⁺|_P ≤ ratio · |δ|_P for any two states after an Euler step; as ``certify_flow``.
 
     Raises:
         ValueError: the ratio is not in (0, 1], or the step not above 0, or the matrices do not fit.
@@ -55,7 +55,7 @@ def certify_step(
 
 
 def largest_rate(system: System, tolerance: float = 1e-2) -> Certificate:
-    """The certificate of ``certify_flow`` for the largest rate that is proved, within a relative tolerance."""
+    """Certify the largest rate that ``certify_flow`` can prove, within a relative tolerance."""
     search = flow_search(system)
     top = float(-np.linalg.eigvals(_sampled_jacobians(system)).real.max())
     if top <= 0:
@@ -65,9 +65,9 @@ def largest_rate(system: System, tolerance: float = 1e-2) -> Certificate:
 
 
 def smallest_ratio(system: System, step: float, tolerance: float = 1e-3) -> Certificate:
-    """The certificate of ``certify_step`` for the smallest ratio that is proved, within a tolerance.
+    """Certify the smallest ratio that ``certify_step`` can prove, within a tolerance.
 
-    The ratio is 1 only where no smaller one was proved.
+    The ratio is 1 only if no smaller one was proved.
     """
     search = step_search(system, step)
     bottom = float(np.abs(np.linalg.eigvals(np.eye(system.n) + step * _sampled_jacobians(system))).max())
@@ -89,8 +89,10 @@ def smallest_ratio(system: System, step: float, tolerance: float = 1e-3) -> Cert
 
 
 def largest_rate_in(system: System, P: Array, gamma: Array, tolerance: float = 1e-2) -> Certificate:
-    """As ``largest_rate``, in the norm P (n, n) and with multiples of the multipliers gamma (K,): no semidefinite
-    program, so for any size (seconds at n = K = 320), and no less than the given matrices prove but for rounding.
+    """Certify the largest rate in the norm P (n, n), with a multiple of the multipliers gamma (K,).
+
+    This needs no semidefinite program, so it works at any size (seconds at n = K = 320). The rate is at least the one
+    that the given matrices prove, up to rounding.
 
     Raises:
         ValueError: the matrices do not fit.
@@ -100,7 +102,7 @@ def largest_rate_in(system: System, P: Array, gamma: Array, tolerance: float = 1
     lower, upper = map(np.diag, system.slopes)
 
     def growth(scale: float) -> float:
-        """Twice the least −rate of which the inequality holds, by its Schur complement."""
+        """Twice the least −rate for which the inequality holds, by its Schur complement."""
         blocks = flow_blocks(system.A0, A, W, lower, upper, P, np.diag(scale * gamma), 0.0)
         return _least_weight(blocks, P)
 
@@ -112,7 +114,7 @@ def largest_rate_in(system: System, P: Array, gamma: Array, tolerance: float = 1
 
 
 def smallest_ratio_in(system: System, step: float, P: Array, gamma: Array, tolerance: float = 1e-3) -> Certificate:
-    """As ``smallest_ratio``, in the norm P and with multiples of the multipliers gamma; see ``largest_rate_in``.
+    """Certify the smallest ratio in the norm P, with a multiple of the multipliers gamma; see ``largest_rate_in``.
 
     Raises:
         ValueError: the matrices do not fit.
@@ -123,7 +125,7 @@ def smallest_ratio_in(system: System, step: float, P: Array, gamma: Array, toler
     M0 = np.eye(system.n) + step * system.A0
 
     def growth(scale: float) -> float:
-        """The least squared ratio of which the inequality holds, by its Schur complement."""
+        """The least squared ratio for which the inequality holds, by its Schur complement."""
         blocks = step_blocks(M0, step * A, W, lower, upper, P, np.diag(scale * gamma), 0.0)
         return _least_weight(blocks, P)
 
@@ -136,7 +138,7 @@ def smallest_ratio_in(system: System, step: float, P: Array, gamma: Array, toler
 
 
 def flow_search(system: System) -> NormSearch:
-    """For a rate."""
+    """Prepare the search for P and Γ of the flow; its bound is the rate."""
     A, W = system.stacked
     lower, upper = map(np.diag, system.slopes)
     return NormSearch(
@@ -145,7 +147,7 @@ def flow_search(system: System) -> NormSearch:
 
 
 def step_search(system: System, step: float) -> NormSearch:
-    """For a squared ratio."""
+    """Prepare the search for P and Γ of the Euler map; its bound is the squared ratio."""
     A, W = system.stacked
     lower, upper = map(np.diag, system.slopes)
     M0 = np.eye(system.n) + step * system.A0
@@ -155,7 +157,7 @@ def step_search(system: System, step: float) -> NormSearch:
 
 
 def _given(system: System, P: Array | None, gamma: Array | None) -> dict[str, Array]:
-    """The witness of both, empty where neither is given."""
+    """Check P and gamma and make them a witness, which is empty if neither is given."""
     if P is None and gamma is None:
         return {}
     if P is None or gamma is None:
@@ -171,7 +173,7 @@ def _given(system: System, P: Array | None, gamma: Array | None) -> dict[str, Ar
 def _settled(
     inequality: str, system: System, claim: dict[str, float], witness: dict[str, Array] | None, P: Array | None
 ) -> Certificate:
-    """Proved by the witness, or refuted in every norm, or unknown, with a pair if one refutes it in the given P."""
+    """Try to prove the claim by the witness, then to refute it in every norm, then in the given P (unknown)."""
     if witness is not None:
         proved = issue(inequality, system, claim, witness)
         if proved.status == CERTIFIED:
@@ -190,7 +192,7 @@ def _settled(
 
 
 def _least_weight(blocks: Blocks, P: Array) -> float:
-    """The least s with blocks − diag(sP, 0) ⪯ 0, in floating point; infinite where there is none."""
+    """Compute the least s with blocks − diag(sP, 0) ⪯ 0, in floating point; infinite if there is none."""
     (first, coupling), (_, second) = blocks
     try:
         root = np.linalg.cholesky(-second)
@@ -203,7 +205,7 @@ def _least_weight(blocks: Blocks, P: Array) -> float:
 
 
 def _best_multiple(growth: Callable[[float], float]) -> float:
-    """The multiple of the multipliers with about the least growth, which rises to both sides; never worse than 1."""
+    """Find the multiple of the multipliers with about the least growth, never worse than 1; growth is unimodal."""
     scale, factor = 1.0, 1024.0
     least = growth(scale)
     while factor > 1.02:
@@ -227,7 +229,7 @@ def _proved_near(
     scale: float,
     tolerance: float,
 ) -> Certificate | None:
-    """The certificate nearest to ``limit`` that P and that multiple of gamma prove, on the way to ``least``."""
+    """Find the certificate nearest to ``limit``, between it and ``least``, that P and this multiple of gamma prove."""
     if not np.isfinite(limit) or (limit >= 1 if least else limit <= 0):
         return None
     matrices = witness | {"gamma": scale * witness["gamma"]}
@@ -251,7 +253,7 @@ def _bisected(
     hard: float,
     tolerance: float,
 ) -> Certificate | None:
-    """The certificate nearest to ``hard`` that is proved, between the two; None if ``easy`` is not."""
+    """Bisect between ``easy`` and ``hard`` for the proved certificate nearest to ``hard``; None if ``easy`` fails."""
 
     def proved(value: float) -> Certificate | None:
         witness = solve(value)
@@ -270,6 +272,6 @@ def _bisected(
 
 
 def _sampled_jacobians(system: System) -> Array:
-    """At some states, (B, n, n): no norm contracts faster than they do."""
+    """Compute the Jacobians at random states, (B, n, n); they bound the contraction in any norm."""
     generator = np.random.default_rng(0)
     return system.jacobian(generator.standard_normal((64, system.n)) * np.exp(generator.uniform(-5, 3, (64, 1))))

@@ -1,8 +1,8 @@
-"""Attempts to break a claim: states that separate too fast, equilibria in the way, inputs that lead to infinity.
+"""Search for counterexamples to a claim: states that separate too fast, equilibria, inputs that lead to infinity.
 
-The searches climb: a system's growth at x, in a norm or in all of them, depends on x through ∂x'/∂x alone, whose
-derivative is known, so that thousands of states are climbed from at once. What they find is checked anew, with room for
-rounding, before it is called a counterexample. That nothing is found proves nothing.
+The searches are gradient ascents. A system's growth at x, in one norm or in all, depends on x only through ∂x'/∂x. The
+derivative of ∂x'/∂x is known, so thousands of states can climb at once. A find is checked again, with room for
+rounding, before it counts as a counterexample. If nothing is found, nothing is proved.
 """
 
 from itertools import pairwise
@@ -24,7 +24,7 @@ from pipeline.stability.system import Array, System, nonlinearity
 from pipeline.stability.verify import UNIT
 
 _ROOM = 1e-7
-"""By how much, relative, a claim must be missed before it counts as broken rather than as rounded."""
+"""Relative excess above which a claim counts as broken; a smaller one may be rounding."""
 
 _OFFSET = 1e-3
 """Distance of the two states of a pair."""
@@ -40,12 +40,13 @@ def expanding_pair(
     starts: int | None = None,
     climbs: int | None = None,
 ) -> Counterexample | None:
-    """Two states that separate faster than ``allowed``: of the flow as exponent, of its Euler map as factor.
+    """Search for two states that separate faster than ``allowed``, an exponent of the flow or factor of its Euler map.
 
     Args:
-        P: the norm, (n, n); without it, faster in every norm there is, near an equilibrium of some constant input.
+        P: the norm, (n, n); without it, they must separate faster in every norm, near an equilibrium of some constant
+            input.
         step: h of the Euler map; without it, the flow.
-        starts, climbs: how many states to climb from, for how many steps; what takes seconds if absent.
+        starts, climbs: number of starting states, and of steps from each; by default so many that it takes seconds.
     """
     starts = starts or max(4, min(64, 640 // system.n))
     climbs = climbs or max(2, min(30, 300 // system.n))
@@ -67,7 +68,7 @@ def expanding_pair(
 def recheck_counterexample(
     found: Counterexample, system: System, *, P: Array | None = None, step: float | None = None
 ) -> bool:
-    """Whether ``found`` is what it says, computed from the system alone, with room for rounding.
+    """Check a counterexample from the system alone, with room for rounding.
 
     Args:
         P, step: of the claim, as for ``expanding_pair``.
@@ -82,7 +83,7 @@ def recheck_counterexample(
     jacobian = jacobians(system, found.x, step)
     values, left, right = eigenpairs(jacobian)
     leading = int(np.argmax(values.real if step is None else np.abs(values)))
-    # by how much rounding can move this eigenvalue, which for nearly parallel eigenvectors is much
+    # ``room`` bounds how far rounding can move this eigenvalue: far if eigenvectors are nearly parallel
     condition = 1 / max(abs(complex(left[leading] @ right[:, leading])), 1e-300)
     room = _ROOM + condition * (1e3 * len(jacobian) * UNIT * _size(jacobian) + _rounding_of_slopes(system, found.x))
     value = values[leading].real if step is None else abs(values[leading])
@@ -100,18 +101,18 @@ def diverging_input(
     turns: int = 4,
     steps: int = 2**12,
 ) -> Counterexample | None:
-    """A constant input of that norm that leads the state from rest too far, in simulation.
+    """Search for a constant input of norm ``size`` that leads the state too far from rest, in simulation.
 
-    Each turn points the inputs to where the states went.
+    Each turn points the inputs in the direction of the states reached.
 
     Args:
-        bound: the largest Euclidean norm that a certificate allows, ``input_gain(…)["euclidean"] * size``; what is
-            found exceeds it by more than rounding. Without it, a state counts as diverging if it grows 1.9-fold, or to
-            10^8 times the input, in each of the last three doublings of time: evidence only, and found of every
-            stable system that is slower than the simulation is long.
-        step: h of the Euler map; without it, the flow, by Euler steps within stability, and what exceeds the bound in
-            these counts only where it does so by a solver of order 8 too.
-        steps: how many, a multiple of 8.
+        bound: the largest Euclidean norm that a certificate allows, ``input_gain(…)["euclidean"] * size``; a find
+            exceeds it by more than rounding. Without it, a state counts as diverging if it grows 1.9-fold, or to 10^8
+            times the input, in each of the last three doublings of time. That is only evidence: every stable system
+            that is slow for the length of the simulation looks so too.
+        step: h of the Euler map. Without it, the flow is simulated by Euler steps short enough to be stable, and an
+            excess over the bound counts only if a solver of order 8 confirms it.
+        steps: number of steps, a multiple of 8.
     """
     generator = np.random.default_rng(seed)
     inputs = generator.standard_normal((starts, system.n))
@@ -141,7 +142,7 @@ def diverging_input(
 
 
 def _leaves(system: System, g: Array, limit: float, duration: float) -> bool:
-    """Whether the flow from rest under ``g`` exceeds that norm within that time, to ten digits."""
+    """Check whether the flow from rest under ``g`` exceeds ``limit`` within ``duration``, to ten digits."""
     solver = DOP853(lambda _, x: system.field(x, g), 0.0, np.zeros(system.n), duration, rtol=1e-10, atol=1e-10 * limit)
     while solver.status == "running":
         solver.step()
@@ -151,7 +152,7 @@ def _leaves(system: System, g: Array, limit: float, duration: float) -> bool:
 
 
 def excess_dissipation(certificate: Certificate, *, seed: int = 0, starts: int = 1000) -> Counterexample | None:
-    """A state and an input that break V' ≤ −xᵀΞ_0x + gᵀΦg of a certificate of stability."""
+    """Search for a state and an input that break V' ≤ −xᵀΞ_0x + gᵀΦg of a certificate of stability."""
     system, witness = certificate.system, certificate.witness
     A, W = system.stacked
     integral = np.diag(witness["integral"])
@@ -173,11 +174,11 @@ def excess_dissipation(certificate: Certificate, *, seed: int = 0, starts: int =
 def cross_check(
     certificate: Certificate, system: System, *, seed: int = 0, starts: int | None = None, climbs: int | None = None
 ) -> None:
-    """Try to break a certificate, of a region within it, of contraction by pairs of states and by inputs.
+    """Try to break a certificate; contraction by pairs of states and by inputs, a region by pairs inside it.
 
     Raises:
-        ValueError: it is of another system.
-        AssertionError: it is ``certified`` and a counterexample was found: one of the two is wrong.
+        ValueError: the certificate is of another system.
+        AssertionError: it is ``certified``, but a counterexample was found: one of the two is wrong.
     """
     if certificate.system.to_dict() != system.to_dict():
         raise ValueError("certificate: given one of another system, allowed: one of this system")
@@ -202,7 +203,7 @@ def cross_check(
 
 
 def _pair_in_region(certificate: Certificate, seed: int) -> Counterexample | None:
-    """Random pairs in the ellipsoid, half of them on its boundary."""
+    """Search among random pairs in the ellipsoid, half of them on its boundary."""
     system, P = certificate.system, certificate.witness["P"]
     generator = np.random.default_rng(seed)
     ball = generator.standard_normal((2, 2000, system.n))
@@ -218,7 +219,7 @@ def _pair_in_region(certificate: Certificate, seed: int) -> Counterexample | Non
 
 
 def _separation(system: System, x: Array, y: Array, P: Array, step: float | None) -> float:
-    """d/dt log |x − y|_P, or for an Euler step the factor it grows by."""
+    """Compute d/dt log |x − y|_P or, for an Euler step, the growth factor of |x − y|_P."""
     delta, moved = x - y, system.field(x) - system.field(y)
     length = delta @ P @ delta
     if not length > 0:
@@ -230,7 +231,7 @@ def _separation(system: System, x: Array, y: Array, P: Array, step: float | None
 
 
 def _rounding(system: System, x: Array, y: Array, P: Array) -> float:
-    """Above the rounding error of ``_separation``."""
+    """Bound the rounding error of ``_separation`` from above."""
     A, W = system.stacked
     reach = (np.linalg.norm(system.A0) + np.linalg.norm(A) * np.linalg.norm(W)) * (
         np.linalg.norm(x) + np.linalg.norm(y)
@@ -239,13 +240,13 @@ def _rounding(system: System, x: Array, y: Array, P: Array) -> float:
 
 
 def _values(system: System, x: Array) -> Array:
-    """All f_j(W_j x), (K,)."""
+    """Compute all f_j(W_j x), (K,)."""
     values = [nonlinearity(name).function(w @ x) for name, w in zip(system.functions, system.W, strict=True)]
     return np.concatenate(values)
 
 
 def _is_near_rest(system: System, x: Array) -> bool:
-    """Whether Newton's method would move ``x`` by next to nothing, and not to the origin."""
+    """Check that Newton's method would move ``x`` by almost nothing, and that ``x`` is not near the origin."""
     field, size = system.field(x), np.linalg.norm(x)
     if not (size > 1e-3 and np.linalg.norm(field) < 1e-9 * np.linalg.norm(system.A0) * size):
         return False
@@ -256,18 +257,18 @@ def _is_near_rest(system: System, x: Array) -> bool:
 
 
 def _rounding_of_slopes(system: System, x: Array) -> float:
-    """Above what the rounding of all W_j x changes in ∂x'/∂x: no f_j'' exceeds 2."""
+    """Bound the change of ∂x'/∂x by the rounding of all W_j x from above; no f_j'' exceeds 2."""
     A, W = system.stacked
     moved = (system.n + 2) * UNIT * (np.abs(W) @ np.abs(x)).max()
     return float(2 * moved * np.linalg.norm(A) * np.linalg.norm(W))
 
 
 def _near_a_kink(system: System, x: Array) -> bool:
-    """Whether some f_j has no derivative at W_j x, or nearly so."""
+    """Check whether some f_j has no derivative at W_j x, or close to it."""
     kinked = [w for name, w in zip(system.functions, system.W, strict=True) if not nonlinearity(name).peaked]
     return any(bool((np.abs(w @ x) < 1e-6 + 1e-12 * np.abs(w) @ np.abs(x)).any()) for w in kinked)
 
 
 def _size(matrix: Array) -> float:
-    """Largest singular value."""
+    """Compute the largest singular value."""
     return float(np.linalg.norm(matrix, 2))

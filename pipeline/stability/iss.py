@@ -1,4 +1,4 @@
-"""Theorem 3 of arXiv 2510.02081: input-to-state stability of system (7), |x(t)| ≤ β(|x(0)|, t) + γ(sup |g|)."""
+"""Certify input-to-state stability of system (7), |x(t)| ≤ β(|x(0)|, t) + γ(sup |g|): Theorem 3 of arXiv 2510.02081."""
 
 import cvxpy as cp
 import numpy as np
@@ -13,18 +13,18 @@ from pipeline.stability.semidefinite import solved
 from pipeline.stability.system import Array, System
 
 _LARGEST = 1e3
-"""Of all matrices searched for, beside P ⪯ I and Λ ⪯ I."""
+"""Upper bound of the matrices in the search, except P ⪯ I and Λ ⪯ I."""
 
 
 def certify_iss(system: System, *, use_slopes: bool = True) -> Certificate:
-    """Whether V' ≤ −xᵀΞ_0x + gᵀΦg for a V between multiples of |x|².
+    """Certify that V' ≤ −xᵀΞ_0x + gᵀΦg for a V between multiples of |x|².
 
     Args:
-        use_slopes: whether the proof may use the bounds of the slopes, which Theorem 3 does not; without them,
+        use_slopes: whether the proof may use the bounds of the slopes. Theorem 3 does not use them, but without them
             x' = −2x + ½ tanh(x) has no certificate.
 
     Returns:
-        ``refuted`` where solutions leave the origin, or x ≠ 0 is at rest, without input.
+        ``refuted`` if, without input, solutions leave the origin or some x ≠ 0 is at rest.
 
     Raises:
         ValueError: a function is not strictly increasing.
@@ -42,7 +42,7 @@ def certify_iss(system: System, *, use_slopes: bool = True) -> Certificate:
 
 
 def iss_from_contraction(certificate: Certificate) -> Certificate:
-    """Input-to-state stability, with V = |x|²_P, from a certificate of contraction of the flow: no search, any size.
+    """Certify input-to-state stability with V = |x|²_P from a certificate of the flow's contraction, at any size.
 
     Raises:
         ValueError: the certificate is not a certified ``contraction``, or a function is not strictly increasing.
@@ -85,7 +85,7 @@ def _search(system: System, use_slopes: bool) -> dict[str, Array] | None:
 
 
 def _unrest(system: System) -> Counterexample | None:
-    """Why the system cannot be stable without input."""
+    """Search for a state that refutes stability without input."""
     origin = np.zeros(system.n)
     value, vectors = np.linalg.eig(system.jacobian(origin))
     leading = int(np.argmax(value.real))

@@ -1,9 +1,9 @@
-"""Three ways to a stable system (7), as torch modules with one interface; README.md derives them.
+"""Three trainable parameterizations of system (7), as torch modules with one interface; README.md derives them.
 
-``ContractingFlow`` and ``ContractingStep`` contract for every value of their parameters. ``UnconstrainedSystem`` may do
-anything, and is steered by the penalties. All compute in float64 and round once to the type of their parameters, so
-that training in float32 loses none of the guarantee but that one rounding. ``margin`` leaves room for it, unless A0 is
-so large beside the rate, or P so ill-conditioned, that rounding A0 changes the rate: a certificate tells.
+``ContractingFlow`` and ``ContractingStep`` contract for every value of their parameters. ``UnconstrainedSystem`` has no
+guarantee; the penalties steer it. All compute in float64 and round once to the type of their parameters, so training in
+float32 affects the guarantee only by this rounding. ``margin`` leaves room for it, unless A0 is so large relative to
+the rate, or P so ill-conditioned, that rounding A0 changes the rate. A certificate shows whether it does.
 """
 
 import math
@@ -26,23 +26,23 @@ ACTIVATIONS = {
     "relu": torch.relu,
     "leaky_relu": lambda s: F.leaky_relu(s, LEAK),
 }
-"""What ``system.NONLINEARITIES`` are in torch."""
+"""``system.NONLINEARITIES`` in torch."""
 
 EPSILON = 1e-3
 """P ⪰ εI, Γ ⪰ εI."""
 
 MARGIN = 1e-3
-"""Relative distance that the constructions keep from the boundary of what they guarantee."""
+"""Relative distance that the constructions keep from the boundary of their guarantee."""
 
 
 class Parameterization(nn.Module):
-    """Weights W_j, and a norm P = … + CCᵀ + εI and multipliers Γ_j > 0 that go with them.
+    """Base class with weights W_j, a norm P = … + CCᵀ + εI and multipliers Γ_j > 0.
 
     Args:
-        n: of the state. widths: k_j. functions: f_j, names in ``ACTIVATIONS``.
+        n: dimension of the state. widths: k_j. functions: f_j, names in ``ACTIVATIONS``.
 
     Raises:
-        ValueError: one of them is not possible.
+        ValueError: an argument is out of range, or ``widths`` and ``functions`` differ in length.
     """
 
     def __init__(self, n: int, widths: Sequence[int], functions: Sequence[str], multiplier: float) -> None:
@@ -59,25 +59,25 @@ class Parameterization(nn.Module):
         self.raw_gamma = nn.ParameterList(torch.full((k,), raw) for k in widths)
 
     def matrices(self) -> Matrices:
-        """What the system runs with, differentiable, of the type of the parameters."""
+        """Compute A0, all A_j and all W_j, differentiable, in the type of the parameters."""
         A0, A, W = self._matrices()
         kind = self.C.dtype
         return A0.to(kind), [a.to(kind) for a in A], [w.to(kind) for w in W]
 
     def certificate_matrices(self) -> tuple[Tensor, list[Tensor]]:
-        """P (n, n) and the diagonals Γ_j (k_j,), differentiable, in float64."""
+        """Compute P (n, n) and the diagonals Γ_j (k_j,), differentiable, in float64."""
         P = self._norm()
         return (P + P.T) / 2, self._gamma()  # symmetric to the last bit
 
     @torch.no_grad()
     def system(self) -> System:
-        """What ``matrices`` gives, rounded to the parameters' type as it runs, in float64."""
+        """Return the system of ``matrices``, rounded to the parameters' type and stored in float64."""
         A0, A, W = self.matrices()
         return System(_numpy(A0), tuple(_numpy(a) for a in A), tuple(_numpy(w) for w in W), tuple(self.functions))
 
     @torch.no_grad()
     def witness(self) -> tuple[Array, Array]:
-        """P (n, n) and all Γ_j in one vector (K,): what ``contraction.certify_flow`` and ``certify_step`` take."""
+        """Return P (n, n) and all Γ_j in one vector (K,), for ``contraction.certify_flow`` and ``certify_step``."""
         P, gamma = self.certificate_matrices()
         return _numpy(P), _numpy(torch.cat(gamma))
 
@@ -88,7 +88,7 @@ class Parameterization(nn.Module):
         return [F.softplus(raw.double()) + EPSILON for raw in self.raw_gamma]
 
     def _root(self) -> Tensor:
-        """CCᵀ + εI."""
+        """Compute CCᵀ + εI."""
         C = self.C.double()
         return C @ C.T + EPSILON * torch.eye(self.n, dtype=C.dtype, device=C.device)
 
@@ -100,7 +100,8 @@ class Parameterization(nn.Module):
 
 
 class ContractingFlow(Parameterization):
-    """|δ(t)|_P ≤ e^{−λt} |δ(0)|_P for every value of the parameters C, E_j, B, S, W_j, Γ_j:
+    """System whose flow contracts, |δ(t)|_P ≤ e^{−λt} |δ(0)|_P, for all parameters C, E_j, B, S, W_j, Γ_j.
+
     A_j = P⁻¹(E_jΓ_j^{1/2} − W_jᵀL_jΓ_j), A0 = P⁻¹(−λ(1 + margin)P − ¼ Σ_j E_jE_jᵀ − BBᵀ + S − Sᵀ), P = CCᵀ + εI.
 
     Args:
@@ -133,9 +134,10 @@ class ContractingFlow(Parameterization):
 
 
 class ContractingStep(Parameterization):
-    """|δ⁺|_P ≤ ρ |δ|_P for the Euler step x⁺ = x + h x' and every value of the parameters C, X, Y_j, Z, W_j, Γ_j:
-    [I + hA0, hA_1, …] = R_P⁻¹ K R_H, with R_PᵀR_P = P = Σ_j W_jᵀL_jΓ_jL_jW_j/(2ρ²) + CCᵀ + εI,
-    R_HᵀR_H = [[ρ²P, −WᵀLΓ], [−ΓLW, 2Γ]] and ‖K‖ ≤ 1 − margin, the first columns of an orthogonal Cayley transform.
+    """System whose Euler step x⁺ = x + h x' contracts, |δ⁺|_P ≤ ρ |δ|_P, for all parameters C, X, Y_j, Z, W_j, Γ_j.
+
+    [I + hA0, hA_1, …] = R_P⁻¹ K R_H, with R_PᵀR_P = P = Σ_j W_jᵀL_jΓ_jL_jW_j/(2ρ²) + CCᵀ + εI and
+    R_HᵀR_H = [[ρ²P, −WᵀLΓ], [−ΓLW, 2Γ]]. K comes from an orthogonal Cayley transform, so that ‖K‖ ≤ 1 − margin.
 
     Args:
         step: h > 0. ratio: ρ in (0, 1]. See ``Parameterization`` for the others.
@@ -152,7 +154,7 @@ class ContractingStep(Parameterization):
         self.step, self.ratio, self.margin = step, ratio, margin
         self.X = nn.Parameter(torch.zeros(n, n))
         self.Y = nn.ParameterList(torch.randn(n, k) * (0.25 * step / math.sqrt(n)) for k in widths)
-        # starts near I + hA0 = ρ²I, so that A0 is of the size of the rate and not of 1/h
+        # start near I + hA0 = ρ²I, so that A0 is as large as the rate and not as 1/h
         self.Z = nn.Parameter(math.sqrt(max((1 - ratio) / (1 + ratio), 1e-3)) * torch.eye(n))
 
     def _norm(self) -> Tensor:
@@ -164,7 +166,7 @@ class ContractingStep(Parameterization):
     def _matrices(self) -> Matrices:
         W, gamma = self._weights(), self._gamma()
         K0, K = self._contraction()
-        # R_H = [[R_S, 0], [−(Γ/2)^{1/2}LW, (2Γ)^{1/2}]] with R_SᵀR_S = ρ²(CCᵀ + εI), which needs no inverse but R_P's
+        # R_H = [[R_S, 0], [−(Γ/2)^{1/2}LW, (2Γ)^{1/2}]] with R_SᵀR_S = ρ²(CCᵀ + εI); only R_P has to be inverted
         moved = self.ratio * K0 @ torch.linalg.cholesky(self._root()).T
         for k, w, upper, g in zip(K, W, self.upper, gamma, strict=True):
             moved = moved - (k * (upper * (g / 2).sqrt())) @ w
@@ -178,7 +180,7 @@ class ContractingStep(Parameterization):
         return A0, A, W
 
     def _contraction(self) -> tuple[Tensor, list[Tensor]]:
-        """Columns K_0 (n, n) and K_j (n, k_j) of K."""
+        """Compute the columns K_0 (n, n) and K_j (n, k_j) of K."""
         X, Y, Z = self.X.double(), [y.double() for y in self.Y], self.Z.double()
         skewed = X - X.T + Z @ Z.T
         for y in Y:
@@ -190,10 +192,10 @@ class ContractingStep(Parameterization):
 
 
 class UnconstrainedSystem(Parameterization):
-    """Free A0, A_j and W_j, starting near x' = −rate·x. Its P and Γ_j serve the penalties, and promise nothing.
+    """System with free A0, A_j and W_j that starts near x' = −rate·x. Its P and Γ_j are for the penalties only.
 
     Args:
-        rate: of the start. See ``Parameterization`` for the others.
+        rate: see above. See ``Parameterization`` for the others.
     """
 
     def __init__(self, n: int, widths: Sequence[int], functions: Sequence[str], rate: float = 1.0) -> None:
@@ -206,7 +208,7 @@ class UnconstrainedSystem(Parameterization):
 
 
 def diagonal_dominance_penalty(A0: Tensor, kappa: float) -> Tensor:
-    """Σ_i relu(a_ii + Σ_{k≠i} |a_ik| + κ): zero means μ_∞(A0) ≤ −κ, which says nothing of the A_j."""
+    """Compute Σ_i relu(a_ii + Σ_{k≠i} |a_ik| + κ). Zero means μ_∞(A0) ≤ −κ and says nothing about the A_j."""
     diagonal = A0.diagonal()
     return F.relu(diagonal + A0.abs().sum(1) - diagonal.abs() + kappa).sum()
 
@@ -221,9 +223,9 @@ def contraction_penalty(
     rate: float,
     margin: float = MARGIN,
 ) -> Tensor:
-    """Zero if and only if the flow's inequality, slopes in [0, L], holds with −margin·blkdiag(P, Γ) on the right.
+    """Compute a penalty that is zero if and only if X ⪯ −margin·blkdiag(P, Γ), for the flow's inequality X ⪯ 0.
 
-    It is the sum of what the eigenvalues of the inequality's matrix relative to blkdiag(P, Γ) exceed −margin by.
+    The slopes are in [0, L]. The penalty is Σ relu(e + margin) over the eigenvalues e of X relative to blkdiag(P, Γ).
     """
     stacked, rows, upper, multipliers = _stacked(A, W, upper_slopes, gamma)
     blocks = flow_blocks(A0.double(), stacked, rows, torch.zeros_like(upper), upper, P.double(), multipliers, rate)
@@ -241,7 +243,7 @@ def step_penalty(
     ratio: float,
     margin: float = MARGIN,
 ) -> Tensor:
-    """As ``contraction_penalty``, of the Euler step of length h contracting by ρ."""
+    """Compute the penalty of ``contraction_penalty`` for an Euler step of length h that contracts by ρ."""
     stacked, rows, upper, multipliers = _stacked(A, W, upper_slopes, gamma)
     M0 = torch.eye(len(A0), dtype=P.dtype, device=P.device) + step * A0.double()
     blocks = step_blocks(M0, step * stacked, rows, torch.zeros_like(upper), upper, P.double(), multipliers, ratio**2)
@@ -251,7 +253,7 @@ def step_penalty(
 def _stacked(
     A: Sequence[Tensor], W: Sequence[Tensor], upper_slopes: Sequence[float], gamma: Sequence[Tensor]
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """A (n, K), W (K, n), L and Γ (K, K), in float64."""
+    """Stack to A (n, K), W (K, n), L and Γ (K, K), in float64."""
     upper = [torch.full_like(g, slope, dtype=torch.float64) for g, slope in zip(gamma, upper_slopes, strict=True)]
     return (
         torch.cat(list(A), dim=1).double(),

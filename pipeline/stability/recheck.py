@@ -1,4 +1,4 @@
-"""What a certificate that was written to JSON is worth, from the numbers in it alone."""
+"""Recheck a certificate in JSON from the numbers in it alone."""
 
 from typing import Any
 
@@ -19,14 +19,16 @@ from pipeline.stability.system import numbers
 
 
 def recheck(written: dict[str, Any]) -> str:
-    """The status that the numbers support, whatever the certificate calls itself: ``unknown`` where neither the proof
-    nor the counterexample holds, or where this refutes the claim in one norm only.
+    """Derive the status that the numbers support; the written status is ignored.
+
+    It is ``unknown`` if neither the proof nor the counterexample holds, or if the counterexample refutes the claim in
+    one norm only.
 
     Args:
         written: from ``Certificate.to_dict``.
 
     Raises:
-        ValueError: the certificate is of an unknown inequality, claims what makes no sense, or holds what is no number.
+        ValueError: the inequality is unknown, the claim makes no sense, or an array holds something other than numbers.
     """
     certificate = Certificate.from_dict(written)
     if certificate.counterexample is not None:
@@ -56,7 +58,7 @@ def _refutes(certificate: Certificate, found: Counterexample) -> bool:
 
 
 def _same_slopes(certificate: Certificate, written: dict[str, Any]) -> bool:
-    """But for the last digits, in which one machine's tanh may differ from another's."""
+    """Compare the written slopes up to the last digits, in which tanh may differ between machines."""
     return all(
         given.shape == found.shape and np.allclose(given, found, rtol=1e-12, atol=1e-12)
         for given, found in zip((numbers(written["lower"]), numbers(written["upper"])), certificate.slopes, strict=True)

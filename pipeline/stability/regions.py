@@ -1,7 +1,7 @@
-"""Theorem 4 of arXiv 2510.02081: where system (7) contracts, and which inputs keep it there.
+"""Certify regions in which system (7) contracts and stays for bounded inputs: Theorem 4 of arXiv 2510.02081.
 
-Around an equilibrium, functions that saturate have smaller slopes than elsewhere, so that systems with several
-equilibria contract in several regions, each an ellipsoid |x − center|²_P ≤ level.
+Near some equilibria saturating functions have small slopes, so a system with several equilibria can contract in several
+regions. Each is an ellipsoid |x − center|²_P ≤ level.
 """
 
 import numpy as np
@@ -13,12 +13,14 @@ from pipeline.stability.semidefinite import Builder, largest_ellipsoid, multipli
 from pipeline.stability.system import Array, System
 
 _WIDER = 1 + 1e-7
-"""By which radii are rounded up before they are proved."""
+"""Factor by which radii are rounded up before the proof."""
 
 
 def equilibria(system: System, g: Array, *, seed: int = 0, starts: int = 200, steps: int = 50) -> Array:
-    """States with x' = 0 under the constant input ``g`` (n,), found by Newton's method from many starts; (E, n), from
-    the smallest norm. That there are no others is not proved.
+    """Find states with x' = 0 under the constant input ``g`` (n,) by Newton's method from many starts.
+
+    Returns:
+        The states (E, n), from the smallest norm. There may be others.
     """
     generator = np.random.default_rng(seed)
     reach = np.exp(generator.uniform(np.log(1e-2), np.log(1e2), (starts, 1)))
@@ -36,14 +38,14 @@ def equilibria(system: System, g: Array, *, seed: int = 0, starts: int = 200, st
 
 
 def certify_region(system: System, center: Array, rate: float, *, bisections: int = 16) -> Certificate:
-    """An ellipsoid around ``center`` in which the flow contracts at ``rate``, about as large as can be proved.
+    """Certify an ellipsoid around ``center`` in which the flow contracts at ``rate``, about the largest provable one.
 
-    ``center`` (n,) is an equilibrium of the input g* = −(x' without input), exactly, and nearly so of the input that it
-    was computed for. For inputs with |g − g*|_P ≤ input_radius = rate · √level, varying in time or not, no solution
-    leaves the ellipsoid, and any two within approach each other at ``rate``.
+    ``center`` (n,) is an exact equilibrium for the input g* = −(x' without input), and nearly one for the input that it
+    was computed for. For inputs with |g − g*|_P ≤ input_radius = rate · √level, constant or not, no solution leaves the
+    ellipsoid, and any two solutions in it approach each other at ``rate``.
 
     Returns:
-        ``refuted`` where solutions near ``center`` separate faster than claimed.
+        ``refuted`` if solutions near ``center`` separate faster than claimed.
 
     Raises:
         ValueError: the rate is not above 0.
@@ -70,14 +72,14 @@ def certify_region(system: System, center: Array, rate: float, *, bisections: in
 
 
 def _within(system: System, center: Array, rate: float, width: float) -> Certificate | None:
-    """The ellipsoid of least trace P among those proved by the slopes for |W(x − center)| ≤ ``width``."""
+    """Certify the ellipsoid of least trace P that the slopes for |W(x − center)| ≤ ``width`` prove."""
     W = system.stacked[1]
     witness = largest_ellipsoid(_blocks(system, center, np.full(len(W), width)), rate, W / width)
     return None if witness is None else _region(system, center, rate, witness["P"], witness["gamma"], 1.0)
 
 
 def _blocks(system: System, center: Array, radii: Array) -> Builder:
-    """The flow's inequality, with the slopes for |w_i (x − center)| ≤ radii_i."""
+    """Make a builder of the flow's inequality with the slopes for |w_i (x − center)| ≤ radii_i."""
     A, W = system.stacked
     lower, upper = map(np.diag, system.slopes_on(W @ center - radii, W @ center + radii))
     return lambda P, gamma, bound: flow_blocks(system.A0, A, W, lower, upper, P, gamma, bound)
@@ -93,12 +95,12 @@ def _region(system: System, center: Array, rate: float, P: Array, gamma: Array, 
 
 
 def _radii(W: Array, P: Array, level: float) -> Array:
-    """Above √(level · w_i P⁻¹ w_iᵀ), as far as floating point tells, (K,)."""
+    """Compute radii a little above √(level · w_i P⁻¹ w_iᵀ), (K,), in floating point."""
     return np.sqrt(level * np.einsum("ki,ik->k", W, np.linalg.solve(P, W.T))) * _WIDER
 
 
 def _enlarged(certificate: Certificate, bisections: int) -> Certificate:
-    """The largest level that is proved with the same P, and multipliers anew."""
+    """Certify the largest level with the same P and new multipliers."""
     system, rate, center = certificate.system, certificate.claim["rate"], certificate.witness["center"]
     P = certificate.witness["P"]
     W = system.stacked[1]

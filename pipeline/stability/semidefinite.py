@@ -1,4 +1,4 @@
-"""Search for the matrices of a linear matrix inequality. They are a proposal, which ``certificate.issue`` proves."""
+"""Search for the matrices of a linear matrix inequality. ``certificate.issue`` then proves that they fulfil it."""
 
 import warnings
 from collections.abc import Callable
@@ -14,18 +14,18 @@ from pipeline.stability.inequalities import Blocks
 from pipeline.stability.system import Array
 
 CONDITION = 1e4
-"""Largest ratio of eigenvalues of a norm P that is searched for."""
+"""Largest ratio of eigenvalues of a norm P in the search."""
 
 _LARGEST = 1e6
-"""Of multipliers, beside P ⪰ I."""
+"""Upper bound of the multipliers in the search; P ⪰ I."""
 
 
 Builder = Callable[[Any, Any, Any], Blocks]
-"""P (n, n), Γ (K, K) and a bound, a number → blocks of the matrix that is to be negative definite."""
+"""(P (n, n), Γ (K, K), a bound as a number) → blocks of the matrix that has to be negative definite."""
 
 
 class NormSearch:
-    """P and Γ that make the matrix as negative as can be: compiled once, solved for many bounds.
+    """Search for the P and Γ that make the matrix most negative; compiled once and solved for many bounds.
 
     Args:
         n, multipliers: n and K.
@@ -45,13 +45,13 @@ class NormSearch:
         self._problem = cp.Problem(cp.Maximize(slack), limits)
 
     def solve(self, bound: float) -> dict[str, Array] | None:
-        """``P`` (n, n), symmetric, and ``gamma`` (K,); None where no solver found any."""
+        """Find ``P`` (n, n), symmetric, and ``gamma`` (K,); None if no solver succeeds."""
         self._bound.value = bound
         return _found(self._problem, self._P, self._gamma)
 
 
 def largest_ellipsoid(blocks: Builder, bound: float, W: Array) -> dict[str, Array] | None:
-    """As ``NormSearch``, P of least trace with |w_i x| ≤ 1 wherever xᵀPx ≤ 1, for the rows w_i of ``W`` (K, n)."""
+    """Find the P of least trace, and Γ, so that xᵀPx ≤ 1 implies |w_i x| ≤ 1 for the rows w_i of ``W`` (K, n)."""
     K, n = W.shape
     scale = float(np.square(W).sum(1).max())  # so that the solver sees a P near 1
     P, gamma = cp.Variable((n, n), symmetric=True), cp.Variable(K)
@@ -63,7 +63,7 @@ def largest_ellipsoid(blocks: Builder, bound: float, W: Array) -> dict[str, Arra
 
 
 def multipliers_for(blocks: Builder, bound: float, P: Array, count: int) -> Array | None:
-    """The Γ (K,) that make the matrix as negative as can be with this P (n, n)."""
+    """Find the Γ (K,) that make the matrix most negative with this P (n, n)."""
     scale = float(np.abs(P).max())
     gamma, slack = cp.Variable(count), cp.Variable()
     matrix = bmat(blocks(P / scale, diag(gamma), bound))
@@ -74,11 +74,11 @@ def multipliers_for(blocks: Builder, bound: float, P: Array, count: int) -> Arra
 
 
 def solved(problem: cp.Problem) -> bool:
-    """Whether Clarabel, or SCS where that fails, brings ``problem`` to an end with values."""
+    """Solve ``problem`` by Clarabel, or by SCS if that fails; return whether it has a solution."""
     for solver in (cp.CLARABEL, cp.SCS):
         try:
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # of inaccurate solutions: a proof decides
+                warnings.simplefilter("ignore", UserWarning)  # about inaccurate solutions; the proof decides later
                 problem.solve(solver=solver)
         except cp.SolverError:
             continue

@@ -1,7 +1,6 @@
 """System (7) of arXiv 2510.02081 with its numbers: x' = A0 x + Σ_j A_j f_j(W_j x) + g, f_j applied componentwise.
 
-What can be proved about it depends on the f_j only through what ``Nonlinearity`` states of them, and that is known by
-analysis, not by sampling.
+The proofs use only the properties of f_j that ``Nonlinearity`` states. These come from analysis, not from sampling.
 """
 
 from collections.abc import Callable
@@ -17,7 +16,7 @@ LEAK = 0.01
 """Slope of ``leaky_relu`` left of zero."""
 
 _LIBRARY_ERROR = 1e-14
-"""Far above the error of numpy's tanh, of arctan and of the derivatives computed from them, absolute and relative."""
+"""Safe bound of the absolute and relative error of numpy's tanh and arctan, and of derivatives computed from them."""
 
 
 @dataclass(frozen=True)
@@ -25,10 +24,10 @@ class Nonlinearity:
     """f with f(0) = 0 and slopes in [lower, upper], that is lower ≤ (f(a) − f(b))/(a − b) ≤ upper for a ≠ b.
 
     Attributes:
-        function, derivative: on arrays of any shape; the derivative at a kink is that from the right.
-        strictly_increasing: then s f(s) > 0 for s ≠ 0, which input-to-state stability needs.
+        function, derivative: on arrays of any shape; at a kink it is the derivative from the right.
+        strictly_increasing: if true, s f(s) > 0 for s ≠ 0, which input-to-state stability needs.
         unbounded: |f(s)| → ∞ for s → ∞ and for s → −∞.
-        unbounded_integral: the same of ∫_0^s f.
+        unbounded_integral: the same for ∫_0^s f.
         peaked: whether the derivative falls with |s|; otherwise it must not fall with s.
     """
 
@@ -43,10 +42,10 @@ class Nonlinearity:
     peaked: bool
 
     def slopes_on(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """Bounds (lower, upper) of all slopes between points of [low, high], each of the shape of ``low``.
+        """Bound all slopes between points of [low, high] by (lower, upper), each shaped as ``low``.
 
         Raises:
-            ValueError: somewhere low is not below or at high.
+            ValueError: low ≤ high does not hold everywhere.
         """
         if not (low <= high).all():
             raise ValueError("low, high: given low above high, or not a number, allowed: low ≤ high")
@@ -102,10 +101,10 @@ NONLINEARITIES: dict[str, Nonlinearity] = {
 
 
 def nonlinearity(name: str) -> Nonlinearity:
-    """The one of that name.
+    """Return the nonlinearity of that name.
 
     Raises:
-        ValueError: there is none.
+        ValueError: the name is unknown.
     """
     if name not in NONLINEARITIES:
         raise ValueError(f"function: given {name!r}, allowed: {', '.join(NONLINEARITIES)}")
@@ -163,7 +162,7 @@ class System:
         return self._per_row(lambda f: f.lower), self._per_row(lambda f: f.upper)
 
     def slopes_on(self, low: Array, high: Array) -> tuple[Array, Array]:
-        """Bounds (lower, upper), (K,) each, of the slopes while all W_j x stay in [low, high], (K,) each."""
+        """Bound the slopes by (lower, upper), (K,) each, while all W_j x stay in [low, high], (K,) each."""
         found = [
             nonlinearity(name).slopes_on(low[rows], high[rows])
             for name, rows in zip(self.functions, self._rows(), strict=True)
@@ -174,25 +173,25 @@ class System:
         )
 
     def field(self, x: Array, g: Array | float = 0.0) -> Array:
-        """x' at ``x`` (…, n) for the input ``g``, (…, n) or a number; (…, n)."""
+        """Compute x' (…, n) at ``x`` (…, n) for the input ``g``, (…, n) or a number."""
         moved = x @ self.A0.T + g
         for a, w, name in zip(self.A, self.W, self.functions, strict=True):
             moved = moved + nonlinearity(name).function(x @ w.T) @ a.T
         return moved
 
     def jacobian(self, x: Array) -> Array:
-        """∂x'/∂x at ``x`` (…, n); (…, n, n)."""
+        """Compute ∂x'/∂x (…, n, n) at ``x`` (…, n)."""
         jacobian = np.broadcast_to(self.A0, (*x.shape[:-1], self.n, self.n))
         for a, w, name in zip(self.A, self.W, self.functions, strict=True):
             jacobian = jacobian + (a * nonlinearity(name).derivative(x @ w.T)[..., None, :]) @ w
         return np.array(jacobian)
 
     def euler_step(self, x: Array, g: Array | float, h: float) -> Array:
-        """x + h x', (…, n)."""
+        """Compute x + h x', (…, n)."""
         return x + h * self.field(x, g)
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON, which keeps every float64 exactly."""
+        """Convert to a dict for JSON, which keeps every float64 exactly."""
         return {
             "A0": self.A0.tolist(),
             "A": [a.tolist() for a in self.A],
@@ -202,7 +201,7 @@ class System:
 
     @classmethod
     def from_dict(cls, written: dict[str, Any]) -> "System":
-        """The inverse of ``to_dict``."""
+        """Invert ``to_dict``."""
         return cls(written["A0"], tuple(written["A"]), tuple(written["W"]), tuple(written["functions"]))
 
     def _rows(self) -> list[slice]:
@@ -215,10 +214,10 @@ class System:
 
 
 def numbers(given: object) -> Array:
-    """As float64, from numbers only: no strings, no truth values.
+    """Convert numbers to float64; refuse strings and truth values.
 
     Raises:
-        ValueError: there is something else.
+        ValueError: ``given`` holds something other than numbers.
     """
     found = np.array(given)
     if found.size and found.dtype.kind not in "fiu":

@@ -1,10 +1,10 @@
-"""Proof that a symmetric matrix is positive definite, however it was computed, with every rounding error bounded.
+"""Prove that a symmetric matrix is positive definite, with every rounding error bounded.
 
-``Enclosure`` computes with a midpoint and a radius for each entry: exact values lie between. ``least_eigenvalue`` is
-then bounded from below. Assumed is IEEE 754 binary64, rounding to nearest, and matrix products that sum
-each entry's terms in any order, fused or not (Higham 2002, section 3.1), which excludes Strassen-like libraries.
-The Cholesky factor is only guessed at: it is multiplied out again, so that nothing depends on how it was found
-(after Rump 2006, "Verification of positive definiteness").
+``Enclosure`` computes with a midpoint and a radius for each entry; the exact value lies within. ``least_eigenvalue``
+then bounds the least eigenvalue from below. The proof assumes IEEE 754 binary64, rounding to nearest, and matrix
+products that sum each entry's terms in any order, fused or not (Higham 2002, section 3.1). This excludes Strassen-like
+libraries. The Cholesky factor is only a guess: it is multiplied out again, so its own error does not matter (after Rump
+2006, "Verification of positive definiteness").
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ UNIT = 2.0**-53
 """Unit roundoff u."""
 
 _TINY = 1e-290
-"""Above what underflow can lose in any sum of up to 10^6 terms."""
+"""Upper bound of the loss by underflow in any sum of up to 10^6 terms."""
 
 Operand = Union[Array, float, "Enclosure"]
 
@@ -34,7 +34,7 @@ class Enclosure:
 
     @classmethod
     def exact(cls, value: Operand) -> "Enclosure":
-        """``value`` itself, with radius 0."""
+        """Enclose ``value`` with radius 0."""
         if isinstance(value, Enclosure):
             return value
         mid = np.asarray(value, dtype=np.float64)
@@ -42,12 +42,12 @@ class Enclosure:
 
     @classmethod
     def block(cls, rows: "list[list[Enclosure]]") -> "Enclosure":
-        """From blocks, as ``np.block``."""
+        """Join blocks, as ``np.block`` does."""
         return cls(np.block([[b.mid for b in row] for row in rows]), np.block([[b.rad for b in row] for row in rows]))
 
     @property
     def T(self) -> "Enclosure":  # noqa: N802
-        """Transposed."""
+        """The transposed matrix."""
         return Enclosure(self.mid.T, self.rad.T)
 
     def __add__(self, other: Operand) -> "Enclosure":
@@ -57,7 +57,7 @@ class Enclosure:
         return self._combined(Enclosure.exact(other), -1)
 
     def __mul__(self, other: Operand) -> "Enclosure":
-        """Entry by entry, and by numbers."""
+        """Multiply entry by entry, or by a number."""
         b = Enclosure.exact(other)
         mid = self.mid * b.mid
         return Enclosure(
@@ -96,12 +96,12 @@ class Enclosure:
 
 
 def is_positive_definite(matrix: Operand) -> bool:
-    """Whether that is proved of all symmetric matrices in the enclosure (m, m). False means not proved."""
+    """Try to prove it for all symmetric matrices in the enclosure (m, m). False means not proved."""
     enclosure = Enclosure.exact(matrix)
     diagonal = np.diagonal(enclosure.mid)
     if not np.isfinite(enclosure.mid).all() or not np.isfinite(enclosure.rad).all() or not (diagonal > 0).all():
         return False
-    # exact scaling to a diagonal of about 1, without which small multipliers would drown in the rounding of large ones
+    # scale exactly to a diagonal of about 1; else the rounding of large multipliers would hide small ones
     scale = np.exp2(np.clip(-np.round(np.log2(diagonal) / 2), -400, 400))
     with np.errstate(over="ignore", invalid="ignore"):
         scaled = Enclosure(enclosure.mid * scale[:, None] * scale, _up(enclosure.rad * scale[:, None] * scale, 4))
@@ -109,10 +109,10 @@ def is_positive_definite(matrix: Operand) -> bool:
 
 
 def least_eigenvalue(matrix: Operand) -> float:
-    """A proved lower bound of the least eigenvalue of every symmetric matrix in the enclosure (m, m), if one above 0 is
-    found, and 0 otherwise.
+    """Prove a lower bound of the least eigenvalue of every symmetric matrix in the enclosure (m, m).
 
-    For any L, λ_min(X) ≥ s + λ_min(LLᵀ) − ‖X − sI − LLᵀ‖_∞ ≥ s − ‖X − sI − LLᵀ‖_∞.
+    The result is 0 if no bound above 0 is found. For any L,
+    λ_min(X) ≥ s + λ_min(LLᵀ) − ‖X − sI − LLᵀ‖_∞ ≥ s − ‖X − sI − LLᵀ‖_∞.
     """
     enclosure = Enclosure.exact(matrix)
     symmetric = (enclosure + enclosure.T) * 0.5
@@ -137,7 +137,7 @@ def least_eigenvalue(matrix: Operand) -> float:
 
 
 def bounds_of_norm(P: Array) -> tuple[float, float]:
-    """Proved (a, b) with aI ⪯ P ⪯ bI for symmetric P (n, n); a = 0 where P was not proved positive definite."""
+    """Prove (a, b) with aI ⪯ P ⪯ bI for symmetric P (n, n); a = 0 if P was not proved positive definite."""
     largest = float(np.abs(P).sum(1).max()) * (1 + 4 * len(P) * UNIT)
     for above in (1e-9, 1e-6, 1e-3):
         candidate = float(np.linalg.eigvalsh(P)[-1]) * (1 + above)
@@ -148,6 +148,6 @@ def bounds_of_norm(P: Array) -> tuple[float, float]:
 
 
 def _up(radius: Array, operations: int) -> Array:
-    """Above what ``radius``, computed from non-negative terms in so many roundings, is exactly."""
+    """Raise ``radius`` above its exact value; it was computed from non-negative terms in ``operations`` roundings."""
     raised: Array = radius * (1 + 4 * operations * UNIT) + _TINY
     return raised
