@@ -1,10 +1,11 @@
-"""Aggregates over tasks, as the field reports them.
+"""Aggregate scores over tasks, as is common in the field.
 
-Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice", whose library is rliable.
+The statistics are those of Agarwal et al. 2021, "Deep reinforcement learning at the edge of the statistical precipice",
+and of their library rliable.
 
 A run is one training seed on one task: the scores of its test seeds, (S,). A method has a list of runs for each task.
-Intervals are percentiles of a stratified bootstrap: within each task training seeds are resampled, and within each run
-test seeds, on which two methods are paired.
+Intervals are percentiles of a stratified bootstrap. It resamples training seeds within each task and test seeds within
+each run. Two methods are paired on the test seeds.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,19 +18,19 @@ from scipy.stats import trim_mean
 from pipeline.evaluation.statistics import Interval
 
 Runs = Mapping[str, Sequence[NDArray[np.float64]]]
-"""By task, the scores (S,) of each training seed, S the same within a task."""
+"""By task, the scores (S,) of each training seed; S is the same within a task."""
 
 
 def interquartile_mean(runs: Runs, resamples: int = 2000, seed: int = 0) -> Interval:
-    """Mean of the middle half of tasks' scores, each the mean over its runs; robust to a task that is far off."""
+    """Average the middle half of the tasks' mean scores over runs; robust to an outlying task."""
     return _interval([runs], lambda means: _iqm(means[0]), resamples, seed)
 
 
 def probability_of_improvement(ours: Runs, theirs: Runs, resamples: int = 2000, seed: int = 0) -> Interval:
-    """How probable it is that a run of ``ours`` scores higher than one of ``theirs`` on a random task; ties count half.
+    """Estimate the probability that a run of ``ours`` outscores one of ``theirs`` on a random task; ties count half.
 
     Raises:
-        ValueError: they have other tasks, or other test seeds.
+        ValueError: the tasks or the numbers of test seeds differ.
     """
     if ours.keys() != theirs.keys():
         raise ValueError(f"tasks differ: {', '.join(ours)} and {', '.join(theirs)}")
@@ -39,13 +40,17 @@ def probability_of_improvement(ours: Runs, theirs: Runs, resamples: int = 2000, 
 def performance_profile(
     runs: Runs, thresholds: NDArray[np.float64], resamples: int = 500, seed: int = 0
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.float64]]:
-    """The share of episodes that score at least each of ``thresholds`` (T,), mean over tasks, with its interval."""
+    """Compute the share of episodes that reach each of ``thresholds`` (T,), averaged over tasks.
+
+    Returns:
+        The share, and the lower and upper bounds of its interval, (T,) each.
+    """
     reached = {task: [(run[:, None] >= thresholds).astype(float) for run in of_task] for task, of_task in runs.items()}
     return _bootstrapped([reached], lambda means: np.mean([each.mean(0) for each in means[0]], 0), resamples, seed)
 
 
 _Means = list[NDArray[np.float64]]
-"""By task, the mean of each run: (R,), or (R, T) where scores are vectors."""
+"""By task, the mean of each run: (R,), or (R, T) if scores are vectors."""
 
 
 def _iqm(means: _Means) -> float:
@@ -78,7 +83,7 @@ def _bootstrapped(
 
 
 def _drawn(methods: Sequence[Runs], task: str, generator: np.random.Generator) -> _Means:
-    """Means of resampled runs of a task, of each method; all on the same resampled test seeds."""
+    """Resample the runs of a task for each method, all on the same resampled test seeds, and return their means."""
     counts = sorted({len(run) for runs in methods for run in runs[task]})
     if len(counts) != 1:
         raise ValueError(f"{task}: runs of {counts} test seeds, allowed: as many in each")

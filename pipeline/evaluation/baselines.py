@@ -1,4 +1,4 @@
-"""Policies that learn nothing: what every learned one has to beat. They act as ``rollouts.Policy`` asks."""
+"""Baseline policies that learn nothing and that every learned policy has to beat; each is a ``rollouts.Policy``."""
 
 from dataclasses import dataclass
 
@@ -12,18 +12,18 @@ from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.types import Observe
 
 BLOCK = 8192
-"""Training windows that are compared at once, so that memory does not grow with the data."""
+"""Training windows compared at once, so that memory does not grow with the data."""
 SHRUNK_SIDE = 16
-"""Of the small images that are compared; with grey levels, they tell places far closer than their pixels are apart."""
+"""Side in pixels of the small images that are compared. Their grey levels show shifts far smaller than a pixel."""
 
 
 class RandomPolicy:
-    """Actions drawn uniformly from the box that the training actions span, afresh at every plan.
+    """Draw every plan's actions uniformly from the box that the training actions span.
 
     Args:
         action: actions of the training windows, normalised, (W, horizon, A).
         action_normalizer: fitted on training data.
-        n_obs_steps, n_action_steps: as every policy's.
+        n_obs_steps, n_action_steps: as of every policy.
     """
 
     def __init__(self, action: Tensor, action_normalizer: Normalizer, *, n_obs_steps: int, n_action_steps: int) -> None:
@@ -35,23 +35,23 @@ class RandomPolicy:
         self._low, self._high = actions.amin((0, 1)).double(), actions.amax((0, 1)).double()
 
     def act(self, observations: NDArray[np.floating], noise: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Noise (B, horizon, A) → actions, shaped as the noise; the observations are not looked at."""
+        """Noise (B, horizon, A) → actions, shaped as the noise; the observations are not used."""
         del observations
         quantile = torch.special.ndtr(torch.from_numpy(noise).double())
         return (self._low + quantile * (self._high - self._low)).float().numpy()
 
 
 class NearestDemoPolicy:
-    """The actions that followed the observations nearest to those seen, of all training windows; the first of equals.
+    """Replay the actions of the training window with the nearest observations; among equals, of the first.
 
-    Nearness is Euclidean distance between conditions, that is, encoded and normalised observation histories; images
-    are compared by the pixels of small ones (``SmallImages``).
+    The distance is Euclidean between conditions, that is, encoded and normalised observation histories. Images are
+    compared by the pixels of their small versions (``SmallImages``).
 
     Args:
         observe: the task's encoding of raw states.
         observation_normalizer, action_normalizer: fitted on training data.
         condition, action: training windows, normalised, (W, C) and (W, horizon, A).
-        n_obs_steps, n_action_steps: as every policy's.
+        n_obs_steps, n_action_steps: as of every policy.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class NearestDemoPolicy:
         least = np.full(len(condition), np.inf, dtype=np.float32)
         for start in range(0, len(self._condition), BLOCK):
             block = self._condition[start : start + BLOCK]
-            # by differences, since |a|² + |b|² − 2ab rounds differently for every batch and tells near ones apart badly
+            # by differences, since |a|² + |b|² − 2ab depends on the batch by rounding and is inexact for near windows
             distances = torch.cdist(condition, block, compute_mode="donot_use_mm_for_euclid_dist").numpy()
             first = distances.argmin(1)
             distance = np.take_along_axis(distances, first[:, None], 1)[:, 0]
@@ -97,7 +97,7 @@ class NearestDemoPolicy:
 
 @dataclass(frozen=True)
 class SmallImages:
-    """An ``Observe`` of what a camera sees: raw states (…, S) → ``shrunk`` images, then the other numbers (…, F + P).
+    """An ``Observe`` of camera images: raw states (…, S) → ``shrunk`` images, then the other numbers (…, F + P).
 
     Attributes:
         draw: the camera. observe: the P numbers beside the image.
@@ -111,10 +111,10 @@ class SmallImages:
 
 
 def shrunk(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    """Images (…, H, W, C) as the pixels of ones of ``SHRUNK_SIDE`` in height and width, means from 0 to 1, flat (…, F).
+    """Shrink images (…, H, W, C) to height and width ``SHRUNK_SIDE`` by averages from 0 to 1, flat (…, F).
 
     Raises:
-        ValueError: H or W is no multiple of that.
+        ValueError: H or W is not a multiple of ``SHRUNK_SIDE``.
     """
     *many, height, width, channels = images.shape
     if height % SHRUNK_SIDE or width % SHRUNK_SIDE:

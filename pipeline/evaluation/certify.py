@@ -1,4 +1,4 @@
-"""What can be proved of a residual as it is stored and run, and how fast its neighbouring states really approach."""
+"""Certify a stored residual, and measure how fast its neighbouring states approach each other in a solve."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,10 +29,10 @@ from pipeline.stability.system import NONLINEARITIES, Array, System
 from pipeline.utils.errors import UserError
 from pipeline.utils.seeding import derive
 
-_ROUNDING = 1e-4  # of a distance in float32, relative
+_ROUNDING = 1e-4  # relative rounding error of a distance in float32
 
 SEARCHED = 6
-"""Most states for which matrices are searched for by semidefinite programs: seconds; many minutes at 32."""
+"""Most states of a system for which semidefinite programs search for matrices: seconds; 32 would take many minutes."""
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class Decay:
     """Factors by which the distance of two states changes in an Euler step of the policy, in the norm P.
 
     Attributes:
-        largest, median: over pairs, steps and conditions. certified: the factor that was proved of the shortest step,
-            which contracts least; 0 without a proof.
-        pairs: how many pairs of states were followed.
+        largest, median: over pairs, steps and conditions.
+        certified: the factor proved for the shortest step, which contracts least; 0 without a proof.
+        pairs: number of pairs of states followed.
     """
 
     largest: float
@@ -52,20 +52,22 @@ class Decay:
 
 
 def certify_residual(residual: PersidskiiResidual, recipe: ResidualRecipe, rest: Array) -> dict[str, Certificate]:
-    """Certificates by name: ``step`` (the longest Euler step that is run), ``flow`` (the ODE), ``iss`` where the
-    functions are strictly increasing, and of small systems ``region``, around ``rest``, at a rate half-way from the
-    flow's to that at ``rest`` itself.
+    """Certify a residual; the certificates are ``step``, ``flow`` and, if possible, ``iss`` and ``region``.
 
-    The stored norm and multipliers are tried first, which prove a construction at any size, and improved upon; small
-    systems are also searched for other norms. What is proved of the step implies a rate of the flow, see the README of
+    ``step`` is about the longest Euler step of inference, ``flow`` about the ODE. ``iss`` needs strictly increasing
+    functions. ``region`` is for small systems, around ``rest``, at a rate half-way between the flow's and that at
+    ``rest`` itself.
+
+    The stored norm and multipliers are tried first, which prove a construction at any size, and then improved. For
+    small systems other norms are searched for too. A proof for the step implies a rate of the flow, see the README of
     ``pipeline.stability``.
 
     Args:
-        rest: (n,), a state that the base model puts out: there the residual rests as long as its input b is zero, so
-            that the inputs that the region is good for are bounds of b.
+        rest: (n,), a sample of the base model. The residual is at rest there while its input b is zero, so the region's
+            bound of the inputs is a bound of b.
 
     Raises:
-        UserError: the falsifier broke a certificate, so that one of the two is wrong.
+        UserError: the falsifier broke a certificate, so one of the two is wrong.
     """
     settings, matrices = recipe.net, residual.source
     assert isinstance(settings, PersidskiiSettings) and isinstance(matrices, FixedMatrices)
@@ -98,10 +100,10 @@ def certify_residual(residual: PersidskiiResidual, recipe: ResidualRecipe, rest:
 
 
 def _falsify(found: Mapping[str, Certificate], system: System) -> None:
-    """Search for what would disprove the certificates.
+    """Search for counterexamples to the certificates.
 
     Raises:
-        UserError: there is something.
+        UserError: a counterexample was found.
     """
     for name, certificate in found.items():
         try:
@@ -111,7 +113,7 @@ def _falsify(found: Mapping[str, Certificate], system: System) -> None:
 
 
 def _better(first: Certificate, second: Certificate) -> Certificate:
-    """The one that proves more; the second where neither does, whose search went further."""
+    """Return the certificate that proves more; if neither does, the second, because its search went further."""
     if first.status != CERTIFIED or second.status != CERTIFIED:
         return first if first.status == CERTIFIED else second
     if "ratio" in first.claim:
@@ -122,7 +124,7 @@ def _better(first: Certificate, second: Certificate) -> Certificate:
 @torch.no_grad()
 @in_evaluation_mode
 def drawn_inputs(policy: ResidualPolicy, condition: Tensor, nfe: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
-    """The base model's samples x̄ (B, H, A) for ``condition`` (B, C), the input b there, and the noise of x̄."""
+    """Draw the base model's samples x̄ (B, H, A) for ``condition`` (B, C); return them, the input b and their noise."""
     generator = torch.Generator().manual_seed(derive(seed, "certify"))
     noise = torch.randn(len(condition), policy.horizon, policy.action_dim, generator=generator)
     anchor = policy.anchor(condition, noise, nfe)
@@ -130,7 +132,7 @@ def drawn_inputs(policy: ResidualPolicy, condition: Tensor, nfe: int, seed: int)
 
 
 def share_within(certificate: Certificate, inputs: Tensor) -> float:
-    """The share of the inputs b, states of the certificate's system, that its region is good for."""
+    """Compute the share of the inputs b, in the form of states, that the certificate's region allows."""
     root = np.linalg.cholesky(certificate.witness["P"]).astype(np.float64)
     lengths = _length(inputs, root, certificate.system.n)
     return float((lengths <= certificate.claim["input_radius"]).mean())
@@ -144,12 +146,12 @@ def measure_decay(
     """Follow neighbouring states through the policy's own Euler steps, from samples of its base model.
 
     Args:
-        condition: (B, C). nfe: of both solves. certificate: of the step; its norm is measured in, the Euclidean one
-            where it has none.
+        condition: (B, C). nfe: of both solves together.
+        certificate: of the step. Distances are in its norm, or in the Euclidean one if it has none.
         distance: of the neighbours, in normalised action units: standard deviation of each component.
 
     Raises:
-        UserError: a pair approached more slowly than was proved.
+        UserError: a pair approached more slowly than proved.
     """
     assert isinstance(policy.residual, PersidskiiResidual)
     n = policy.residual.source.n
@@ -174,7 +176,7 @@ def measure_decay(
 def _distances(
     field: Field, x: Tensor, y: Tensor, policy: ResidualPolicy, root: Array, n: int
 ) -> Iterator[tuple[Array, Array]]:
-    """|x − y|_P before and after each step, for each state."""
+    """Yield |x − y|_P before and after each step, for each state."""
     for t, end in zip(policy.grid[:-1], policy.grid[1:], strict=True):
         before = _length(x - y, root, n)
         x, y = x + (end - t) * field(t, x), y + (end - t) * field(t, y)

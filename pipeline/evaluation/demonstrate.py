@@ -1,4 +1,4 @@
-"""Demonstrations made by a policy of our own: the episodes that it solves, kept with what was seen and done."""
+"""Record demonstrations by a policy of this project: the states and actions of the episodes that it solves."""
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ class Demonstration:
 
     Attributes:
         seed: of the initial state; with repeat 0, of the policy's noise too.
-        state: (T, S) float64, the state seen before each action. action: (T, A) float32.
+        state: (T, S) float64, the state before each action. action: (T, A) float32.
         max_score: the best score of the episode.
     """
 
@@ -31,7 +31,7 @@ class Demonstration:
 def solved_episodes(policy: Policy, evaluation: Evaluation, seeds: Iterable[int]) -> list[Demonstration]:
     """Roll ``policy`` out once on every seed and return the successful episodes, by seed.
 
-    In this process, since what worker processes see does not come back whole.
+    All episodes run in this process, because worker processes do not return all states.
     """
     records: dict[int, _Record] = {}
     recorded = replace(
@@ -57,7 +57,7 @@ def _with_seed(reset_arguments: Callable[[int], Mapping[str, Any]], seed: int) -
 
 
 class _Record:
-    """What one episode saw and did."""
+    """The states and actions of one episode."""
 
     def __init__(self) -> None:
         self.states: list[NDArray[np.float64]] = []

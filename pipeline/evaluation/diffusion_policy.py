@@ -1,4 +1,4 @@
-"""A policy whose net predicts noise, sampled by DDPM or DDIM."""
+"""A diffusion policy: its net predicts noise, and DDPM or DDIM samples from it."""
 
 from typing import Literal
 
@@ -13,11 +13,11 @@ Sampler = Literal["ddpm", "ddim"]
 
 
 class DiffusionPolicy(FlowPolicy):
-    """Action chunks by the reverse chain of a diffusion; one net serves both samplers.
+    """Policy that samples action chunks by the reverse chain of a diffusion; one net serves both samplers.
 
     Args:
-        base: its net, taken as ε_θ(t, x, c), its normalisers and horizons become this one's.
-        sampler: ``ddpm`` adds noise after every step but the last, ``ddim`` none.
+        base: provides the net, used as ε_θ(t, x, c), the normalisers and the horizons.
+        sampler: ``ddpm`` adds noise after every step but the last; ``ddim`` adds none.
         levels: noise levels that the net was trained on.
     """
 
@@ -35,22 +35,22 @@ class DiffusionPolicy(FlowPolicy):
         self.levels = levels
 
     def noise_shape(self, nfe: int) -> tuple[int, ...]:
-        """As ``FlowPolicy.noise_shape``; one noise for each step of DDPM: (nfe, horizon, A)."""
+        """Shape of a plan's noise as in ``FlowPolicy``; DDPM takes one for each step: (nfe, horizon, A)."""
         one = super().noise_shape(nfe)
         return (nfe, *one) if self.sampler == "ddpm" else one
 
     @in_evaluation_mode
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
-        """Normalised actions (B, horizon, A) from ``noise`` (B, *noise_shape(nfe))."""
+        """Sample normalised actions (B, horizon, A) from ``noise`` (B, *noise_shape(nfe))."""
         if self.sampler == "ddpm":
             return ddpm(self.net, noise, condition, self.levels)
         return ddim(self.net, noise, condition, nfe, self.levels)
 
     def acting(self, nfe: int) -> ActingPolicy:
-        """As ``FlowPolicy.acting``.
+        """Fix the number of evaluations, as ``FlowPolicy.acting`` does.
 
         Raises:
-            UserError: there are fewer noise levels than steps.
+            UserError: ``nfe`` is not within 1 … number of noise levels.
         """
         if not 1 <= nfe <= self.levels:
             raise UserError(f"--nfe: given {nfe}, allowed for {self.sampler}: 1 to {self.levels}, the noise levels")

@@ -1,4 +1,4 @@
-"""How diverse and how faithful samples are on held-out data: what shows a collapse that a score can hide."""
+"""Measure the diversity and the error of samples on held-out data, which show a collapse that a score can hide."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,28 +10,30 @@ from pipeline.nets.modes import evaluating
 from pipeline.utils.seeding import derive
 
 _CONDITIONS = 16
-"""Held-out observations that samples are drawn for at once."""
+"""Held-out observations in one call of the sampler."""
 
 
 class Sampler(Protocol):
-    """What draws samples for conditions, such as a ``FlowPolicy``."""
+    """A model that draws samples for conditions, such as a ``FlowPolicy``."""
 
     @property
     def device(self) -> torch.device: ...
 
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
-        """Samples shaped as the noise (B · K, …), by ``nfe`` evaluations; K successive ones are for the same row of the
-        condition (B, C)."""
+        """Draw samples shaped as the noise (B · K, …), in ``nfe`` evaluations.
+
+        K successive samples are for the same row of the condition (B, C).
+        """
 
 
 @dataclass(frozen=True)
 class Diversity:
-    """All in normalised action units (data span [−1, 1]).
+    """Diversity and errors of samples, in normalised action units (data span [−1, 1]).
 
     Attributes:
         spread: standard deviation over the samples of one observation, root mean square over observations and
             components.
-        best_of_k: root mean square error of the best of the samples; large where a mode was lost.
+        best_of_k: root mean square error of the best of the samples; large if a mode was lost.
         reconstruction_error: root mean square error of a single sample.
     """
 
@@ -47,9 +49,9 @@ def measure_diversity(
     """Draw ``samples`` chunks for each held-out observation and compare them with each other and with the data.
 
     Args:
-        condition: (B, C) encoded held-out observations. action: (B, Tp, A), or of any shape (B, …), their
-            normalised actions.
-        seed: of the noise; the same for every model, so that two models are compared on the same draws.
+        condition: (B, C), encoded held-out observations.
+        action: (B, Tp, A) or any shape (B, …), their normalised actions.
+        seed: of the noise; the same for every model, so that models are compared on the same draws.
     """
     generator = torch.Generator().manual_seed(derive(seed, "diversity"))
     noise = torch.randn(samples, *action.shape, generator=generator, dtype=action.dtype).to(action.device)

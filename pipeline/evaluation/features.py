@@ -1,11 +1,11 @@
-"""Features of images, between whose distributions Fréchet distances are taken: two torch-fidelity extractors.
+"""Extract features of images for Fréchet distances, by two torch-fidelity extractors.
 
-``inception-v3-compat`` is torch-fidelity's own, with which a distance is the FID of Heusel et al. (2017). The embedded
-one is a small classifier trained on the task's own images: it needs no download and suits 8×8 digits, and its distance
-is called FD, never FID, since numbers of different features cannot be compared.
+``inception-v3-compat`` is torch-fidelity's own; its distance is the FID of Heusel et al. (2017). The embedded extractor
+is a small classifier trained on the task's own images. It needs no download and suits 8×8 digits. Its distance is
+called FD, never FID, because numbers of different features cannot be compared.
 
-torch-fidelity takes whatever dtype it is given where an extractor is not its own, and images in [-1, 1] would then give
-a plausible wrong number: here every call is checked.
+torch-fidelity does not check the dtype for extractors that are not its own. Images in [-1, 1] would then give a
+plausible wrong number, so every call is checked here.
 """
 
 import hashlib
@@ -29,7 +29,7 @@ from pipeline.utils.errors import UserError
 
 INCEPTION = "inception-v3-compat"
 EMBEDDED = "flowtune-embedded"
-"""Names in torch-fidelity's registry, in which the second is put by who wants it there."""
+"""Names in torch-fidelity's registry. The second is registered only by users that need it there."""
 
 _ROWS = 64  # images of one call, as torch-fidelity's own default: Inception enlarges each to 299×299
 _HEADER = "flowtune_extractor"
@@ -38,10 +38,10 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class Architecture:
-    """What an ``EmbeddedNet`` is built from.
+    """Architecture of an ``EmbeddedNet``.
 
     Attributes:
-        shape: (C, H, W) of the images. classes: labels it tells apart.
+        shape: (C, H, W) of the images. classes: number of labels.
         channels: of the first convolution; each halving of the image doubles them.
         features: width of the last layer but one, the dimension of the distance.
     """
@@ -53,9 +53,9 @@ class Architecture:
 
 
 class EmbeddedNet(nn.Module):
-    """A convolutional classifier: the image is halved until its side is at most 4, then two linear layers.
+    """Convolutional classifier: it halves the image until its side is at most 4, then applies two linear layers.
 
-    The features keep the layout of that last map, which a global average would lose.
+    The features keep the spatial layout of the last map; a global average would lose it.
     """
 
     def __init__(self, architecture: Architecture) -> None:
@@ -74,7 +74,7 @@ class EmbeddedNet(nn.Module):
         """images: (B, C, H, W) uint8 → features (B, F) and logits (B, K), float32.
 
         Raises:
-            UserError: images of another dtype or shape.
+            UserError: the images have another dtype or shape.
         """
         require_uint8(images)
         if tuple(images.shape[1:]) != tuple(self.architecture.shape):
@@ -87,8 +87,10 @@ class EmbeddedNet(nn.Module):
 
 
 class EmbeddedExtractor(FeatureExtractorBase):
-    """An ``EmbeddedNet`` as torch-fidelity's metrics use it: ``register_feature_extractor(EMBEDDED, …)`` makes it known
-    to ``calculate_metrics(feature_extractor=EMBEDDED, feature_extractor_weights_path=FILE)``.
+    """An ``EmbeddedNet`` in the form of torch-fidelity's extractors.
+
+    ``register_feature_extractor(EMBEDDED, …)`` makes it known to
+    ``calculate_metrics(feature_extractor=EMBEDDED, feature_extractor_weights_path=FILE)``.
 
     Args:
         name, features_list: as of every torch-fidelity extractor.
@@ -107,23 +109,23 @@ class EmbeddedExtractor(FeatureExtractorBase):
         self.eval()
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """images: (B, C, H, W) uint8 → the layers asked for, float32; raises as ``EmbeddedNet``."""
+        """images: (B, C, H, W) uint8 → the layers of ``features_list``, float32; raises as ``EmbeddedNet``."""
         layers = dict(zip(self.get_provided_features_list(), self.net(images), strict=True))
         return tuple(layers[name] for name in self.features_list)
 
     @staticmethod
     def get_provided_features_list() -> tuple[str, ...]:
-        """The layers there are."""
+        """Names of the layers."""
         return "penultimate", "logits"
 
     @staticmethod
     def get_default_feature_layer_for_metric(metric: str) -> str:
-        """The layer that torch-fidelity's ``metric`` takes by default."""
+        """Name of the layer that torch-fidelity's ``metric`` uses by default."""
         return "logits" if metric == "isc" else "penultimate"
 
     @staticmethod
     def can_be_compiled() -> bool:
-        """No: its calls check their input, and its results should not depend on a compiler."""
+        """Return False: calls check their input, and results should not depend on a compiler."""
         return False
 
 
@@ -132,10 +134,10 @@ class ImageFeatures:
     """One layer of a torch-fidelity extractor, ready to use.
 
     Attributes:
-        extractor: gives that layer alone; already on ``device``.
-        title: what it is, for people. distance: what a Fréchet distance of it is called, ``FID`` or ``FD``.
-        identity: tells these features from all others: a hash of name, layer, weights and kind of device, whose
-            convolutions differ in their last digits.
+        extractor: returns only this layer; already on ``device``.
+        title: name for people. distance: name of a Fréchet distance in these features, ``FID`` or ``FD``.
+        identity: a hash of name, layer, weights and kind of device, which identifies the features; convolutions differ
+            in their last digits between kinds of devices.
         dimension: D.
     """
 
@@ -151,7 +153,7 @@ class ImageFeatures:
         """images: (B, C, H, W) uint8, on any device → (B, D) float64 on the CPU.
 
         Raises:
-            UserError: images of another dtype, or of a shape that the extractor does not take.
+            UserError: the images have another dtype, or a shape that the extractor does not accept.
         """
         require_uint8(images)
         parts = [self.extractor(part.to(self.device))[0].cpu().double() for part in images.split(_ROWS)]
@@ -159,19 +161,19 @@ class ImageFeatures:
 
 
 def inception_features(weights: Path) -> ImageFeatures:
-    """The 2048 pooled features of Inception that FID is defined by.
+    """Load the 2048 pooled features of Inception that define FID.
 
-    The weights are a pickle, which torch-fidelity loads without restraint: nothing but the published file gets there.
+    The weights are a pickle, which torch-fidelity loads without restrictions, so only the published file is accepted.
 
     Raises:
-        UserError: ``weights`` is another file, or none.
+        UserError: ``weights`` is missing or is not the published file.
     """
     check_inception(weights)
     return image_features(FeatureExtractorInceptionV3, INCEPTION, "2048", weights, 2048, "FID")
 
 
 def embedded_features(path: Path) -> ImageFeatures:
-    """The penultimate features of the classifier in a file of ``save_extractor``.
+    """Load the penultimate features of the classifier in a file of ``save_extractor``.
 
     Raises:
         UserError: as ``load_extractor``.
@@ -183,11 +185,11 @@ def embedded_features(path: Path) -> ImageFeatures:
 def image_features(
     kind: type[FeatureExtractorBase], name: str, layer: str, weights: Path, dimension: int, distance: str
 ) -> ImageFeatures:
-    """One ``layer`` of any torch-fidelity extractor, its weights read from a file; on a GPU where there is one.
+    """Load one ``layer`` of any torch-fidelity extractor with weights from a file, on a GPU if there is one.
 
     Args:
         kind, name: the extractor's class, and its name in torch-fidelity's registry.
-        weights: loaded by torch-fidelity, so that it must be a file that can be trusted.
+        weights: must be a trusted file, because torch-fidelity loads it.
         dimension, distance: as in ``ImageFeatures``.
     """
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -198,10 +200,10 @@ def image_features(
 
 
 def require_uint8(images: Tensor) -> None:
-    """Refuse images that are not bytes.
+    """Refuse images that are not uint8.
 
     Raises:
-        UserError: naming the dtype given.
+        UserError: the images have another dtype; the message names it.
     """
     if images.dtype != torch.uint8:
         raise UserError(f"images: given {str(images.dtype).removeprefix('torch.')}, allowed: uint8")
@@ -211,7 +213,7 @@ def save_extractor(path: Path, net: EmbeddedNet, **record: float | str) -> None:
     """Write ``net`` to ``path`` as safetensors, atomically, with its architecture and ``record`` in the header.
 
     Args:
-        record: what is to be known of its training, such as its held-out accuracy.
+        record: facts about its training, such as its held-out accuracy.
     """
     header = {"version": _VERSION, "architecture": asdict(net.architecture), "record": record}
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in net.state_dict().items()}
@@ -219,10 +221,10 @@ def save_extractor(path: Path, net: EmbeddedNet, **record: float | str) -> None:
 
 
 def load_extractor(path: Path) -> tuple[EmbeddedNet, dict[str, float | str]]:
-    """The classifier in a file of ``save_extractor``, ready to use on the CPU, and its record.
+    """Load the classifier in a file of ``save_extractor``, on the CPU in evaluation mode, and its record.
 
     Raises:
-        UserError: no such file, or no readable feature extractor of this project.
+        UserError: the file does not exist, or is not a readable feature extractor of this project.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file, expected a feature extractor")

@@ -1,8 +1,8 @@
-"""Fréchet distances between sets of images, by torch-fidelity's formula on statistics gathered batch by batch.
+"""Compute Fréchet distances between sets of images, by torch-fidelity's formula on statistics of batches.
 
-The distance of two sets is that of the Gaussians with their features' means and covariances (Fréchet 1957; Dowson &
-Landau 1982; as FID: Heusel et al. 2017): ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½). It is biased upwards by about the
-inverse of the number of samples, so that only distances of equal sample counts may be compared.
+The distance of two sets is that of the Gaussians with the means and covariances of their features (Fréchet 1957; Dowson
+& Landau 1982; as FID: Heusel et al. 2017): ‖μ₁ − μ₂‖² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½). Its upward bias is about proportional
+to the inverse of the number of samples, so only distances with equal sample counts may be compared.
 """
 
 import hashlib
@@ -22,19 +22,19 @@ from pipeline.tasks.images import split_halves
 from pipeline.utils.atomic import write_bytes
 from pipeline.utils.errors import UserError
 
-_ROWS = 1024  # images whose features are held at once
+_ROWS = 1024  # images in a batch of features
 
 log = logging.getLogger(__name__)
 
 
 class FeatureStatistics:
-    """Mean and covariance of feature vectors that come in batches, in float64.
+    """Accumulate the mean and covariance of feature vectors batch by batch, in float64.
 
-    Batches are joined by the pairwise update of Chan, Golub & LeVeque (1979): sums of products of *centred* features,
-    which, unlike sums of squares, lose no digits where the mean is far larger than the spread.
+    Batches are joined by the pairwise update of Chan, Golub & LeVeque (1979), with sums of products of *centred*
+    features. Unlike sums of squares, these lose no digits if the mean is far larger than the spread.
 
     Attributes:
-        count: vectors seen, n. mean: (D,). scatter: (D, D), Σ_i (f_i − mean)(f_i − mean)ᵀ.
+        count: number of vectors, n. mean: (D,). scatter: (D, D), Σ_i (f_i − mean)(f_i − mean)ᵀ.
     """
 
     def __init__(self, dimension: int) -> None:
@@ -56,16 +56,16 @@ class FeatureStatistics:
 
     @property
     def covariance(self) -> np.ndarray:
-        """(D, D), the unbiased estimate with n − 1, as ``numpy.cov``; of fewer than two vectors NaN."""
+        """(D, D), the unbiased estimate with n − 1, as ``numpy.cov``; NaN for fewer than two vectors."""
         return self.scatter / (self.count - 1) if self.count > 1 else np.full_like(self.scatter, np.nan)
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """All of it, for ``of``."""
+        """Return the whole state as arrays, for ``of``."""
         return {"count": np.array(self.count), "mean": self.mean, "scatter": self.scatter}
 
     @classmethod
     def of(cls, arrays: Mapping[str, np.ndarray]) -> "FeatureStatistics":
-        """The statistics that ``arrays`` told."""
+        """Restore the statistics from ``arrays``."""
         statistics = cls(len(arrays["mean"]))
         statistics.count = int(arrays["count"])
         statistics.mean, statistics.scatter = arrays["mean"], arrays["scatter"]
@@ -73,7 +73,7 @@ class FeatureStatistics:
 
 
 def frechet_distance(first: FeatureStatistics, second: FeatureStatistics) -> float:
-    """The Fréchet distance of two sets of at least two vectors each, by torch-fidelity's own formula."""
+    """Compute the Fréchet distance of two sets of at least two vectors each, by torch-fidelity's own formula."""
     statistics = [{"mu": each.mean, "sigma": each.covariance} for each in (first, second)]
     return float(fid_statistics_to_metric(*statistics, verbose=False)[KEY_METRIC_FID])
 
@@ -82,7 +82,7 @@ def require_count(key: str, count: int, features: ImageFeatures) -> None:
     """Refuse sets so small that the covariance of their features is singular: n vectors have rank n − 1 at most.
 
     Raises:
-        UserError: naming ``key``.
+        UserError: the set is too small; the message names ``key``.
     """
     if count <= features.dimension:
         raise UserError(
@@ -92,7 +92,7 @@ def require_count(key: str, count: int, features: ImageFeatures) -> None:
 
 
 def image_statistics(images: np.ndarray, features: ImageFeatures, title: str = "features") -> FeatureStatistics:
-    """The statistics of ``images``, (N, C, H, W) uint8; raises as ``ImageFeatures``."""
+    """Compute the statistics of ``images``, (N, C, H, W) uint8; raises as ``ImageFeatures``."""
     statistics = FeatureStatistics(features.dimension)
     for _, part in _features(images, features, title):
         statistics.update(part)
@@ -100,15 +100,15 @@ def image_statistics(images: np.ndarray, features: ImageFeatures, title: str = "
 
 
 def reference_statistics(images: np.ndarray, features: ImageFeatures, cache: Path | None) -> FeatureStatistics:
-    """The statistics of the real images that others are compared with, made once.
+    """Compute the statistics of the real images once, and cache them.
 
     Args:
         images: (N, C, H, W) uint8.
-        cache: folder where they are kept under a hash of images and features (torch-fidelity's own cache goes by a
-            name alone, and would return another set's); a damaged file there is made anew. None: not kept.
+        cache: folder for the statistics, under a hash of images and features. (torch-fidelity's own cache uses only a
+            name, and would return those of another set.) A damaged file is computed again. None: no cache.
 
     Raises:
-        UserError: too few images, or as ``ImageFeatures``.
+        UserError: there are too few images, or as ``ImageFeatures``.
     """
     require_count("images", len(images), features)
     path = cache / f"{_fingerprint(images, features)}.statistics" if cache else None
@@ -121,15 +121,15 @@ def reference_statistics(images: np.ndarray, features: ImageFeatures, cache: Pat
 
 
 def halves_distances(images: np.ndarray, features: ImageFeatures, seeds: Sequence[int]) -> list[float]:
-    """Distances between two random disjoint halves of real images, one for each seed of a split.
+    """Compute distances between two random disjoint halves of real images, one for each seed of a split.
 
-    What even perfect samples would get where both sets have N/2 images: the floor under a model's distance.
+    Perfect samples would have this distance with N/2 images in both sets, so it is the floor of a model's distance.
 
     Args:
-        images: (N, C, H, W) uint8; the features of each are taken once for all splits.
+        images: (N, C, H, W) uint8; the features of each are computed once for all splits.
 
     Raises:
-        UserError: too few images, or as ``ImageFeatures``.
+        UserError: there are too few images, or as ``ImageFeatures``.
     """
     require_count("images in a half", len(images) // 2, features)
     sides = [_sides(len(images), seed) for seed in seeds]
@@ -142,7 +142,7 @@ def halves_distances(images: np.ndarray, features: ImageFeatures, seeds: Sequenc
 
 
 def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
-    """Write named arrays to ``path`` atomically, under a checksum that ``read_arrays`` tests."""
+    """Write named arrays to ``path`` atomically, with a checksum that ``read_arrays`` tests."""
     buffer = io.BytesIO()
     np.savez(buffer, allow_pickle=False, **arrays)
     content = buffer.getvalue()
@@ -150,7 +150,7 @@ def write_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 
 def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
-    """What ``write_arrays`` wrote; None, and a warning, where the file is damaged; None where there is none."""
+    """Read a file of ``write_arrays``; None if there is none, None with a warning if it is damaged."""
     if not path.exists():
         return None
     content = path.read_bytes()
@@ -163,7 +163,7 @@ def read_arrays(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _features(images: np.ndarray, features: ImageFeatures, title: str) -> Iterator[tuple[int, Tensor]]:
-    """The features of ``images`` in parts, each with the index of its first row."""
+    """Yield the features of ``images`` in parts, each with the index of its first row."""
     with tqdm(total=len(images), desc=title, unit="image", unit_scale=True) as bar:
         for start in range(0, len(images), _ROWS):
             part = features(torch.from_numpy(images[start : start + _ROWS]))
@@ -172,7 +172,7 @@ def _features(images: np.ndarray, features: ImageFeatures, title: str) -> Iterat
 
 
 def _sides(count: int, seed: int) -> np.ndarray:
-    """The half, 0 or 1, of each of ``count`` images, (N,); 2 for one that is left over."""
+    """Assign each of ``count`` images to half 0 or 1, (N,); an image left over gets 2."""
     sides = np.full(count, 2)
     for half, rows in enumerate(split_halves(count, seed)):
         sides[rows] = half

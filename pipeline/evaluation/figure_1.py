@@ -1,4 +1,4 @@
-"""Everything that Figure 1 shows, measured on trained models."""
+"""Measure the contents of Figure 1 on trained models."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,18 +16,20 @@ from pipeline.stability.system import Array
 from pipeline.tasks.toys import LAP, DrivenSystem, curve
 from pipeline.utils.seeding import Generators
 
-_STARTS, _SHOWN = 2000, 40  # noises that paths are measured from, and the first of them that are drawn
+_STARTS, _SHOWN = 2000, 40  # number of paths measured, and of paths drawn
 _FORCES = 16
 
 
 @dataclass(frozen=True)
 class Figure1:
-    """What the panels show.
+    """Contents of the panels.
 
     Attributes:
-        steepness: (a). points (M, 2), exact, detours: (b), the exact flow's and each net's by name.
-        demonstrated (S, 2), force, contracting, free: (c), the curve, the size of the disturbance, and what it does to
-            the one system and to the others by name. settled: (d).
+        steepness: panel (a).
+        points (M, 2), exact, detours: panel (b): the data, the exact flow's paths, each net's paths by name.
+        demonstrated (S, 2), force, contracting, free: panel (c): the curve, the size of the disturbance, its effect on
+            the contracting system, and on the others by name.
+        settled: panel (d).
     """
 
     steepness: Steepness
@@ -42,7 +44,7 @@ class Figure1:
 
 
 def measure_figure_1(flows: Mapping[str, Field], systems: Mapping[str, DrivenSystem], settings: ToySettings) -> Figure1:
-    """What ``flows`` and ``systems`` do, by the names of ``pipeline.training.toys``."""
+    """Measure all panels on ``flows`` and ``systems``, which have the names of ``pipeline.training.toys``."""
     generators, path = Generators(settings.seed, "figure 1"), i_cfm(settings.sigma)
     starts = torch.randn(_STARTS, 2, generator=generators["starts"], dtype=torch.float64)
     forces = wandering_forces(settings.disturbance, _FORCES, generators["forces"])

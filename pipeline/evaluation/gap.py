@@ -1,8 +1,7 @@
-"""The gap between training and inference, measured: Theorem 1's bounds beside the real error of a solve.
+"""Measure the gap between training and inference: Theorem 1's bounds beside the true error of a solve.
 
-Everything is compared with the exact marginal field of a finite data set, in float64. ε, L and M are maxima over the
-trajectories that are solved, so lower estimates of the suprema that the theorem speaks of, and enough for bounds that
-hold for these trajectories.
+The reference is the exact marginal field of a finite data set, in float64. ε, L and M are maxima over the solved
+trajectories. They are lower estimates of the theorem's suprema, but enough for bounds that hold for these trajectories.
 """
 
 from collections.abc import Callable
@@ -27,22 +26,22 @@ from pipeline.ode.error_bound import (
 from pipeline.ode.fixed_step import STEPS, Field, solve
 from pipeline.utils.errors import UserError
 
-_WITHIN_PATH = 64  # parts of a path, of which a step has at least two, at whose ends |x''| is taken
-_ON_SEGMENT = 9  # points from the true to the numerical state at which the Jacobian is taken
+_WITHIN_PATH = 64  # parts of a path, at least two for each step; |x''| is evaluated at their ends
+_ON_SEGMENT = 9  # points between the true and the numerical state at which the Jacobian is evaluated
 _TRUE_TOLERANCE = 1e-8
 
 
 @dataclass(frozen=True)
 class Gap:
-    """One solve's error and what bounds it, maxima over the trajectories, in units of the data.
+    """Error of one solve and its bounds, maxima over the trajectories, in units of the data.
 
     Attributes:
-        nfe: function evaluations spent.
+        nfe: function evaluations.
         error: distance between the numerical and the true end.
         field_error, lipschitz, truncation: ε, L and C of Theorem 1; C is ½M for Euler.
-        variable, max_step, product: bounds, infinite beyond what a float holds.
-        uniform: likewise; None unless the steps are equal.
-        vacuous: even the smallest bound is at least the data set's diameter.
+        variable, max_step, product: bounds; infinite if they overflow.
+        uniform: as these, but None unless the steps are equal.
+        vacuous: whether even the smallest bound is at least the data set's diameter.
     """
 
     solver: str
@@ -60,7 +59,7 @@ class Gap:
 
 
 def measure_gap(true: MarginalField, learned: Field, starts: Tensor, solver: str, kind: str, grid: list[float]) -> Gap:
-    """Solve ``learned`` with ``solver`` on ``grid`` from ``starts`` and bound how far it ends from the true flow.
+    """Solve ``learned`` with ``solver`` on ``grid`` from ``starts`` and bound its final distance to the true flow.
 
     Args:
         learned: v̂(t, x), float64 in and out. starts: x0, (B, D), float64. kind: the grid's name in the result.
@@ -90,16 +89,16 @@ def measure_gap(true: MarginalField, learned: Field, starts: Tensor, solver: str
 
 
 def measure_adaptive_gap(true: MarginalField, learned: Field, starts: Tensor, end: float, tolerance: float) -> Gap:
-    """As ``measure_gap``, on the grid that dopri5 accepts for ``learned`` at relative and absolute ``tolerance``.
+    """Measure the gap on the grid that dopri5 accepts for ``learned`` at relative and absolute ``tolerance``.
 
-    The NFE are those of the accepted steps.
+    The NFE counts only the accepted steps. See ``measure_gap``.
     """
     grid = dopri5.solve(learned, starts, end=end, rtol=tolerance, atol=tolerance).grid
     return measure_gap(true, learned, starts, "dopri5", "adaptive", grid)
 
 
 def _numerical(field: Field, starts: Tensor, grid: list[float], solver: str) -> list[Tensor]:
-    """The states at the grid's times."""
+    """Solve ``field``; return the states at the grid's times."""
     states = [starts]
     for times in pairwise(grid):
         states.append(solve(field, states[-1], times, solver))
@@ -107,7 +106,7 @@ def _numerical(field: Field, starts: Tensor, grid: list[float], solver: str) -> 
 
 
 def _true_path(true: MarginalField, starts: Tensor, grid: list[float]) -> list[Tensor]:
-    """The true states at the grid's times."""
+    """Compute the true states at the grid's times."""
     states = [starts]
     for start, end in pairwise(grid):
         solved = dopri5.solve(true, states[-1], start=start, end=end, rtol=_TRUE_TOLERANCE, atol=_TRUE_TOLERANCE)
@@ -116,7 +115,7 @@ def _true_path(true: MarginalField, starts: Tensor, grid: list[float]) -> list[T
 
 
 def _true_acceleration(true: MarginalField, truth: list[Tensor], grid: list[float]) -> np.ndarray:
-    """The largest |x''| of each step from the true states at the grid's times, (N,)."""
+    """Compute the largest |x''| within each step, (N,), from the true states at the grid's times."""
     steps = len(grid) - 1
     parts = max(2, _WITHIN_PATH // steps)
     times, states = [], []
@@ -139,7 +138,7 @@ def _step_errors(
     grid: list[float],
     solver: str,
 ) -> StepErrors:
-    """ε_j, L_j and d_j of every step, from the states of the numerical and of the true path."""
+    """Compute ε_j, L_j and d_j of every step from the states of the numerical and of the true path."""
     field_errors, lipschitz, truncation = [], [], []
     for j, (start, end) in enumerate(pairwise(grid)):
 
@@ -152,13 +151,13 @@ def _step_errors(
         lipschitz.append(_increment_lipschitz(true_step, truth[j], path[j], step))
         truncation.append(_largest(truth[j + 1] - true_step(truth[j])))
     bound = np.array(truncation)
-    if solver == "euler":  # at least what was seen: |x''| between the points where it is taken may be larger
+    if solver == "euler":  # keep the measured error as a minimum, as |x''| may be larger between its points
         bound = np.maximum(bound, euler_truncation(np.array(grid), _true_acceleration(true, truth, grid)))
     return StepErrors(np.array(grid), np.array(field_errors), np.array(lipschitz), bound, ORDERS[solver])
 
 
 def _increment_lipschitz(step: Callable[[Tensor], Tensor], truth: Tensor, numerical: Tensor, size: float) -> float:
-    """Largest Lipschitz constant of Φ = (step(x) − x) / size between paired states, (B, D) each."""
+    """Compute the largest Lipschitz constant of Φ = (step(x) − x) / size between paired states, (B, D) each."""
     dim = truth.shape[1]
     weights = torch.linspace(0, 1, _ON_SEGMENT, dtype=truth.dtype)[:, None, None]
     points = (truth + weights * (numerical - truth)).reshape(-1, dim)
@@ -166,11 +165,11 @@ def _increment_lipschitz(step: Callable[[Tensor], Tensor], truth: Tensor, numeri
     largest = float(torch.linalg.matrix_norm(jacobian, ord=2).max())
     apart = (numerical - truth).norm(dim=-1)
     moved = ((step(numerical) - numerical) - (step(truth) - truth)).norm(dim=-1) / size
-    # the secants too: what the recursion needs, also where the Jacobian peaks between the points
+    # the secants too: the recursion needs these, and the Jacobian may be larger between the points
     far = apart > 1e-8 * truth.norm(dim=-1).clamp(min=1)
     return max(largest, float((moved[far] / apart[far]).max()) if far.any() else 0.0)
 
 
 def _largest(difference: Tensor) -> float:
-    """The longest row of (B, D)."""
+    """Norm of the longest row of (B, D)."""
     return float(difference.norm(dim=-1).max())

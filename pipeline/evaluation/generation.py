@@ -1,13 +1,12 @@
-"""Generating images block by block and measuring their distance to real ones, resumable to the bit.
+"""Generate images block by block and measure their distance to real ones, resumable to the bit.
 
-The images of a run are cut into blocks of ``batch``. Block b's noise, and the generator of whatever else its sampling
-draws, come from the run's seed and b alone, and a block is always solved whole: an image depends on (seed, batch, its
-index) and on nothing else. So the images of n samples are the first n of any larger number, and an interruption changes
-nothing.
+The images of a run are cut into blocks of ``batch``. The noise of block b, and the generator of any further noise, come
+only from the run's seed and b, and a block is always solved whole. So an image depends only on (seed, batch, its
+index): n samples are the first n of any larger number, and an interruption changes nothing.
 
-``batch`` does change results, which is why it belongs to a row's identity: the noise is drawn by blocks, and the error
-norm of dopri5 is taken over the whole batch, so that all images of a block share its steps and its NFE. The NFE of a
-run is the mean over its samples, each counted with that of its block.
+``batch`` does change results, so it belongs to a row's identity: the noise is drawn by blocks, and the error norm of
+dopri5 is over the whole batch. All images of a block therefore share its steps and its NFE. The NFE of a run is the
+mean over its samples, each counted with that of its block.
 """
 
 import json
@@ -36,12 +35,18 @@ Shape = tuple[int, int, int]
 
 
 class Sampler(Protocol):
-    """A model of images, as generation uses it."""
+    """The interface of an image model that generation uses."""
 
     def sample(self, noise: Tensor, solver: str, generator: torch.Generator) -> tuple[Tensor, float]:
-        """Turn standard normal noise (B, C, H, W), float32 on the CPU, into images in [-1, 1] of the same shape, on any
-        device, by ``solver``, such as ``euler-100``; further noise is drawn from ``generator``, of the CPU. The second
-        result is the NFE spent, function evaluations a sample."""
+        """Turn standard normal noise (B, C, H, W), float32 on the CPU, into images in [-1, 1] of the same shape.
+
+        Args:
+            solver: such as ``euler-100``.
+            generator: on the CPU; draws further noise.
+
+        Returns:
+            The images, on any device, and the NFE: function evaluations per sample.
+        """
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,9 @@ class Distance:
     """A measured Fréchet distance.
 
     Attributes:
-        distance: FID or FD, as the features say. nfe: mean function evaluations a sample. n_samples: images generated.
-        metrics: beside the distance, where asked for.
+        distance: FID or FD, according to the features. nfe: mean function evaluations per sample.
+        n_samples: number of images generated.
+        metrics: further metrics, if requested.
     """
 
     distance: float
@@ -73,14 +79,14 @@ def measure_distance(
     keep: Path | None = None,
     title: str = "generate",
 ) -> Distance:
-    """Generate ``n_samples`` images and measure their distance to ``reference``; never are more than a block in memory.
+    """Generate ``n_samples`` images and measure their distance to ``reference``; only one block is in memory at a time.
 
     Args:
         batch: images of a block; changes results, see above.
         real: features (n_samples, D) of real images, to measure KID, precision and recall against; None: not measured.
-        keep: file that the statistics so far are kept in, every ``SAVE_EVERY_S`` seconds and at the end, and that a
-            second call goes on from. It belongs to one model: choose its path by it, and delete it once the result is
-            written. A damaged one is begun anew.
+        keep: file for the statistics so far, written every ``SAVE_EVERY_S`` seconds and at the end; a second call
+            resumes from it. It belongs to one model: choose its path accordingly, and delete it once the result is
+            written. A damaged file is ignored and replaced.
         title: of the progress bar.
 
     Raises:
@@ -109,9 +115,9 @@ def measure_distance(
 def image_blocks(
     sampler: Sampler, solver: str, *, shape: Shape, n_samples: int, batch: int, seed: int, start: int = 0
 ) -> Iterator[tuple[Tensor, float]]:
-    """Blocks ``start``, ``start`` + 1, … of a run's images, (≤ batch, C, H, W) uint8, each with its NFE.
+    """Yield blocks ``start``, ``start`` + 1, … of a run's images, (≤ batch, C, H, W) uint8, each with its NFE.
 
-    Of the last block, solved whole as the others, the images beyond ``n_samples`` are dropped.
+    The last block is solved whole too; its images beyond ``n_samples`` are dropped.
 
     Raises:
         FloatingPointError: the sampler returned images that are not finite.
@@ -132,10 +138,10 @@ def image_blocks(
 
 
 class _Run:
-    """What has been accumulated so far; with a ``path``, kept there.
+    """The accumulated state of a run, stored at ``path`` if there is one.
 
     Args:
-        keep_features: whether each image's are, as ``features`` (N, D), float32, beside their statistics.
+        keep_features: whether to keep each image's ``features`` (N, D), float32, besides their statistics.
 
     Raises:
         ValueError: the file is of a run with other ``settings``.

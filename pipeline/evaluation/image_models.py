@@ -1,4 +1,4 @@
-"""Models of images, whatever they were trained as, behind one call from noise to images."""
+"""Image models of all methods, with one interface from noise to images."""
 
 from typing import cast
 
@@ -19,15 +19,15 @@ ADAPTIVE = "dopri5"
 
 
 def fixed_nfe(solver: str) -> int | None:
-    """The evaluations of ``euler-<n>``; None: the solver is adaptive."""
+    """Parse the evaluations n of ``euler-<n>``; None: the solver is adaptive."""
     return None if solver == ADAPTIVE else int(solver.removeprefix("euler-"))
 
 
 class ImageModel(nn.Module):
-    """One or more nets, and how images are made with them."""
+    """Base class: one or more nets, and a way to make images with them."""
 
     fixed_solver = "euler"
-    """What ``euler-<n>`` is called in tables."""
+    """Name of ``euler-<n>`` in tables."""
 
     @property
     def device(self) -> torch.device:
@@ -35,25 +35,28 @@ class ImageModel(nn.Module):
 
     @property
     def least_nfe(self) -> int:
-        """The fewest evaluations that images are made in."""
+        """The fewest evaluations that the model can sample with."""
         return 1
 
     def sample(self, noise: Tensor, solver: str, generator: torch.Generator) -> tuple[Tensor, float]:
-        """Images in about [-1, 1], on the model's device, from standard normal ``noise`` (B, C, H, W), and the
-        evaluations spent.
+        """Make images in about [-1, 1] from standard normal ``noise`` (B, C, H, W).
 
         Args:
-            solver: ``euler-<n>``, or ``dopri5``, whose error norm is over the batch.
-            generator: of what chance there is beside the noise, if any; on the CPU.
+            solver: ``euler-<n>``, or ``dopri5`` with the error norm over the batch.
+            generator: on the CPU; draws further noise, if the model needs it.
+
+        Returns:
+            The images, on the model's device, and the number of evaluations.
         """
         raise NotImplementedError
 
 
 class FieldModel(ImageModel):
-    """A single net.
+    """Base class of models with a single net.
 
     Args:
-        field: v(t, x, c), or what else a subclass makes images with. tolerance: relative and absolute, of ``dopri5``.
+        field: v(t, x, c), or another net that the subclass samples with.
+        tolerance: relative and absolute, of ``dopri5``.
     """
 
     def __init__(self, field: nn.Module, tolerance: float = 1e-5) -> None:
@@ -102,7 +105,7 @@ class DiffusionModel(FieldModel):
 
 
 class ResidualModel(ImageModel):
-    """A frozen flow on [0, 1], then a residual's Euler steps on ``grid``, which starts at 1; NFE counts both."""
+    """A frozen flow on [0, 1], then Euler steps of a residual on ``grid``, which starts at 1; NFE counts both."""
 
     def __init__(self, base: FlowModel, residual: nn.Module, grid: list[float]) -> None:
         super().__init__()

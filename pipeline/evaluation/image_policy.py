@@ -1,4 +1,4 @@
-"""A policy that sees: it draws what the camera sees of a state, and encodes it once for each plan."""
+"""A policy with camera images: it renders the camera's image of a state and encodes it once for each plan."""
 
 from collections.abc import Callable
 
@@ -17,9 +17,9 @@ Draw = Callable[[NDArray[np.floating]], NDArray[np.uint8]]
 
 
 class Sight(nn.Module):
-    """An ``Observe`` that looks: raw states (…, S) → the image's features, then the other numbers, (…, F + P) float32.
+    """An ``Observe`` with images: raw states (…, S) → the image's features, then the other numbers, (…, F + P) float32.
 
-    As a module of the policy it is stored and moved with it, and goes along wherever ``policy.observe`` is handed on.
+    It is a module of the policy, so it is stored and moved with it, and every user of ``policy.observe`` has it.
 
     Args:
         encoder: from images to F features. draw: the camera. observe: the P numbers beside the image.
@@ -39,14 +39,14 @@ class Sight(nn.Module):
 
 
 class ImagePolicy(FlowPolicy):
-    """A ``FlowPolicy`` whose field is conditioned on what an encoder makes of images.
+    """A ``FlowPolicy`` conditioned on an encoder's features of images.
 
-    ``net`` is the field alone, so that a solve never encodes, fine-tuning leaves the encoder frozen, and all that works
-    on a policy's field and conditions works here. ``seeing`` is the field with its encoder, for training both.
+    ``net`` is only the field. So a solve never encodes, fine-tuning leaves the encoder frozen, and code for a policy's
+    field and conditions works here too. ``seeing`` is the field with its encoder, for training both.
 
     Args:
         net: v(t (B,), x (B, horizon, A), c (B, n_obs_steps · (F + P))).
-        sight: its encoder, the camera, and the numbers beside the image.
+        sight: the encoder, the camera, and the numbers beside the image.
         numbers_normalizer, action_normalizer: fitted on training data; P and A components.
         n_obs_steps, horizon, n_action_steps, solver, temperature: as of ``FlowPolicy``.
     """
@@ -79,12 +79,12 @@ class ImagePolicy(FlowPolicy):
         )
 
     def seeing(self) -> ImageConditioned:
-        """The field with the encoder before it, on packed conditions; it shares their weights."""
+        """Return the encoder and the field as one field of packed conditions; it shares their weights."""
         numbers = len(self.observation_normalizer.offset) - self.observe.encoder.features
         return ImageConditioned(self.observe.encoder, self.net, horizon=self.n_obs_steps, n_numbers=numbers)
 
     def with_net(self, net: nn.Module) -> FlowPolicy:
-        """This policy with ``net`` in place of its own: a field, or a field with its encoder (``ImageConditioned``)."""
+        """Replace the policy's net by a field, or by a field with its encoder (``ImageConditioned``)."""
         if isinstance(net, ImageConditioned):
             self.observe.encoder = net.encoder
             net = net.field
@@ -92,7 +92,7 @@ class ImagePolicy(FlowPolicy):
 
 
 def beside_features(numbers: Normalizer, features: int) -> Normalizer:
-    """A normaliser of ``features`` numbers, which it leaves as they are, and of those that ``numbers`` is for."""
+    """Make a normaliser that leaves the first ``features`` numbers unchanged and applies ``numbers`` to the rest."""
     return Normalizer.of(
         torch.cat([torch.zeros(features), numbers.offset.cpu()]), torch.cat([torch.ones(features), numbers.scale.cpu()])
     )

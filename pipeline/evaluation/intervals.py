@@ -1,4 +1,4 @@
-"""Intervals of a few independent repeats, too few to be resampled."""
+"""Intervals for a few independent repeats, too few for a bootstrap."""
 
 import math
 
@@ -10,10 +10,10 @@ from pipeline.evaluation.statistics import Interval
 
 
 def t_interval(values: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Mean of ``values`` (S,) with Student's t interval; its bounds are NaN with a single value.
+    """Compute the mean of ``values`` (S,) with Student's t interval; its bounds are NaN with a single value.
 
-    For a handful of values, where the percentile bootstrap is too narrow: three have ten different resamples, and its
-    interval cannot leave their range. Assumes that they are about normal, as a mean over many images is.
+    For a few values the percentile bootstrap is too narrow: three values have ten different resamples, and the interval
+    cannot leave their range. The t interval assumes about normal values, such as means over many images.
     """
     array = np.asarray(values, dtype=np.float64)
     mean = float(array.mean())

@@ -1,7 +1,7 @@
-"""Evaluate a policy where there is no simulation: its answers to the recorded windows of held-out episodes.
+"""Evaluate a policy without a simulator, by its answers to the recorded windows of held-out episodes.
 
-As in rollouts, noise is keyed by the window alone and the policy sees batches of one fixed size. So all models are
-compared on the same draws, and the order changes nothing.
+As in rollouts, the noise depends only on the window, and all batches have one fixed size. So all models are compared on
+the same draws, and the order changes nothing.
 """
 
 from collections.abc import Callable
@@ -19,18 +19,18 @@ from pipeline.tasks.windows import ReportedWindows
 from pipeline.utils.timing import median_ms
 
 SAMPLES = 16
-"""Answers to each window, where there is chance in them."""
+"""Answers to each window, if the policy is random."""
 _TIMED_CALLS = 30
 
 
 def draw(policy: Policy, windows: ReportedWindows, block: int) -> NDArray[np.float32]:
-    """The answers of ``policy`` to the ``windows``, raw actions (W, K, Tp, A); one to each where there is no chance.
+    """Draw the answers of ``policy`` to the ``windows``, raw actions (W, K, Tp, A); K = 1 if it is deterministic.
 
     Args:
-        block: rows of every call of the policy, the missing ones filled with zeros.
+        block: rows of every call of the policy; missing rows are zeros.
 
     Raises:
-        FloatingPointError: actions that are not finite.
+        FloatingPointError: the actions are not finite.
     """
     count = _answers(policy)
     plans = []
@@ -45,7 +45,7 @@ def draw(policy: Policy, windows: ReportedWindows, block: int) -> NDArray[np.flo
 
 
 def persisted(windows: ReportedWindows) -> NDArray[np.float32]:
-    """The answer that nothing changes: the action before each window, repeated; as ``draw`` returns them."""
+    """Repeat the action before each window, as a baseline; shaped as the result of ``draw``."""
     horizon = windows.action.shape[1]
     return np.repeat(windows.previous[:, None, None], horizon, axis=2)
 
@@ -53,7 +53,7 @@ def persisted(windows: ReportedWindows) -> NDArray[np.float32]:
 def score(
     drawn: NDArray[np.float32], windows: ReportedWindows, normalizer: Normalizer, n_action_steps: int
 ) -> list[EpisodeScores]:
-    """How raw answers (W, K, Tp, A) fit each episode, see ``score_episodes``; ``normalizer``: that of actions."""
+    """Score raw answers (W, K, Tp, A) on each episode, see ``score_episodes``; ``normalizer`` is that of actions."""
 
     def normalized(actions: NDArray[np.float32]) -> NDArray[np.float32]:
         return normalizer.normalize(torch.from_numpy(actions)).numpy()
@@ -62,7 +62,7 @@ def score(
 
 
 def milliseconds_a_plan(policy: Policy, windows: ReportedWindows) -> float:
-    """The median time of an answer to one observation, on this machine."""
+    """Measure the median time of an answer to one observation, on this machine."""
     noise = _noise(policy, 0, 0)[None]
 
     def answer(i: int) -> Callable[[], object]:

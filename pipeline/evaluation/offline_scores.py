@@ -1,4 +1,4 @@
-"""Score samples of action chunks, or of forecasts, against what was recorded: errors, likelihood, CRPS, smoothness.
+"""Score samples of action chunks, or of forecasts, against the record: errors, likelihood, CRPS, smoothness.
 
 Everything is in normalised units, in which the training actions span [−1, 1].
 """
@@ -13,26 +13,27 @@ from pipeline.tasks.windows import ReportedWindows
 Array = NDArray[np.floating]
 
 LEAST_VARIANCE = 1e-12
-"""Of a component's errors, so that one that is never missed has a likelihood: a millionth of the data's half range."""
+"""Least variance of a component's errors, since 0 has no likelihood: a deviation of 1e-6 of the data's half range."""
 
 
 @dataclass(frozen=True)
 class EpisodeScores:
-    """How a model's samples fit one episode. Of all but ``spread`` and ``jump``, less is better.
+    """Scores of a model's samples on one episode. Less is better, except for ``spread`` and ``jump``.
 
     Attributes:
-        episode, windows: its number, and the windows that were scored.
-        error: root mean square error of a single sample. A model of all that may happen has √2 times the error of its
-            mean here, and one that answers with the mean does better: to be read beside ``spread`` and ``crps``.
-        best_of_k: that of each window's nearest sample; large where what was done is never proposed.
-        mean_error: that of the mean of the samples, which forecasters call RMSE.
+        episode, windows: its number, and the number of windows scored.
+        error: root mean square error of a single sample. A model of the whole distribution has √2 times the error of
+            its mean, so a model that always answers with the mean looks better here. Read it with ``spread`` and
+            ``crps``.
+        best_of_k: the same error of each window's nearest sample; large if no sample is near the recorded actions.
+        mean_error: the same error of the mean of the samples, which forecasters call RMSE.
         nll: ½ E_i[log σ_i² + e_i²/σ_i²] − ½, e_i a single sample's errors and σ_i² their mean square over all episodes,
             mean over the components i of a chunk. Its mean over windows is ½ E_i[log σ_i²], the profiled negative
-            log-likelihood of a component in nats, but for a constant.
-        crps: continuous ranked probability score, mean over components; of one sample its absolute error.
+            log-likelihood of a component in nats, up to a constant.
+        crps: continuous ranked probability score, mean over components; with one sample its absolute error.
         spread: standard deviation of a window's samples, root mean square over windows and components.
-        jump: root mean square step from the last executed action of a plan to the first of the next one; NaN where no
-            two plans follow each other. jump_recorded: that of the record between the same two steps.
+        jump: root mean square step from the last executed action of a plan to the first of the next plan; NaN if no two
+            plans follow each other. jump_recorded: the same of the record, between the same two steps.
     """
 
     episode: int
@@ -56,7 +57,7 @@ def score_episodes(
     """Score ``samples`` (W, K, Tp, A) of ``windows`` against ``recorded`` (W, Tp, A), both normalised, by episode.
 
     Args:
-        n_action_steps: actions of a plan that are executed before the next one, see ``seams``.
+        n_action_steps: executed actions of a plan, see ``seams``.
     """
     samples, recorded = samples.astype(np.float64), recorded.astype(np.float64)
     errors = samples - recorded[:, None]
@@ -85,17 +86,17 @@ def score_episodes(
 
 
 def profiled_nll(errors: Array) -> Array:
-    """The ``EpisodeScores.nll`` of each window, (W,), from errors (W, K, …)."""
+    """Compute ``EpisodeScores.nll`` of each window, (W,), from errors (W, K, …)."""
     squares = (errors**2).mean(1).reshape(len(errors), -1)
     variance = np.maximum(squares.mean(0), LEAST_VARIANCE)
     return 0.5 * (np.log(variance) + squares / variance - 1).mean(1)
 
 
 def crps(samples: Array, recorded: Array) -> Array:
-    """CRPS of samples (W, K, …) against ``recorded`` (W, …), component by component, (W, …).
+    """Compute the CRPS of samples (W, K, …) against ``recorded`` (W, …), component by component, (W, …).
 
-    The energy form E|X − y| − ½E|X − X'| (Gneiting and Raftery 2007), the second mean over pairs of different samples:
-    so it is unbiased, and the same for any number of samples in the mean (Ferro 2014).
+    It is the energy form E|X − y| − ½E|X − X'| (Gneiting and Raftery 2007). The second mean is over pairs of different
+    samples, so the estimate is unbiased: its expectation does not depend on the number of samples (Ferro 2014).
     """
     count = samples.shape[1]
     distance = np.abs(samples - recorded[:, None]).mean(1)
@@ -107,7 +108,7 @@ def crps(samples: Array, recorded: Array) -> Array:
 
 
 def seams(windows: ReportedWindows, n_action_steps: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
-    """Pairs of windows that begin ``n_action_steps`` apart in one episode, by their places: the earlier, the later."""
+    """Find pairs of windows that begin ``n_action_steps`` apart in one episode: indices of the earlier and later."""
     after = np.searchsorted(windows.row, windows.row + n_action_steps)
     inside = after < len(windows.row)
     before, after = np.nonzero(inside)[0], after[inside]

@@ -1,4 +1,4 @@
-"""A flow-matching policy: velocity field, normalisers and solver behind one call from observations to actions."""
+"""A flow-matching policy: velocity field, normalisers and solver in one call from observations to actions."""
 
 import copy
 from typing import Self
@@ -18,16 +18,16 @@ from pipeline.utils.precision import PrecisionSetting, autocast, native
 
 
 class FlowPolicy(nn.Module):
-    """Action chunks by solving x' = v(t, x, c) from τ x0, c being the encoded, normalised observation history.
+    """Policy that samples action chunks by solving x' = v(t, x, c) from τ x0.
 
-    x0 is standard normal noise and τ the temperature.
+    c is the encoded, normalised observation history, x0 is standard normal noise and τ the temperature.
 
     Args:
         net: v(t (B,), x (B, horizon, A), c (B, n_obs_steps · D)).
         observe: the task's encoding of raw states.
         observation_normalizer, action_normalizer: fitted on training data; D and A components.
         n_obs_steps, horizon, n_action_steps: observations seen, actions predicted, actions executed.
-        solver: one of ``pipeline.ode.fixed_step.SOLVERS``; a fine-tuned field is good for the solver it was tuned with.
+        solver: one of ``pipeline.ode.fixed_step.SOLVERS``; a fine-tuned field needs the solver that it was tuned with.
         temperature: τ, at least 0. Below 1 samples vary less and lie nearer to the mode; 0 makes them deterministic.
     """
 
@@ -64,21 +64,22 @@ class FlowPolicy(nn.Module):
         return self.action_normalizer.offset.device
 
     def with_net(self, net: nn.Module) -> "FlowPolicy":
-        """This policy with ``net`` in place of its own, and all of it moved to where ``net`` is."""
+        """Replace the policy's net by ``net``, and move the policy to the device of ``net``."""
         self.net = net
         return self.to(next(net.parameters()).device)
 
     @in_evaluation_mode
     def condition(self, states: NDArray[np.floating]) -> Tensor:
-        """Raw states (B, n_obs_steps, S) → condition (B, n_obs_steps · D)."""
+        """Encode raw states (B, n_obs_steps, S) to a condition (B, n_obs_steps · D)."""
         observed = torch.from_numpy(self.observe(states)).to(self.device)
         return self.observation_normalizer.normalize(observed).flatten(1)
 
     @in_evaluation_mode
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
-        """Normalised actions (B, horizon, A) by ``nfe`` evaluations from ``temperature`` · ``noise``, of that shape.
+        """Sample normalised actions (B, horizon, A) in ``nfe`` evaluations, from ``temperature`` · ``noise``.
 
-        condition: (B, C), or (B / K, C) where K successive noises share one.
+        Args:
+            condition: (B, C), or (B / K, C) if K successive noises share one. noise: shaped as the result.
         """
         return self._solve(condition, noise, nfe)
 
@@ -87,18 +88,18 @@ class FlowPolicy(nn.Module):
         return reconstruct(self.net, start, condition, uniform_grid(nfe, self.solver), self.solver)
 
     def noise_shape(self, nfe: int) -> tuple[int, ...]:
-        """Shape of the noise that a plan of ``nfe`` evaluations starts from."""
+        """Shape of the noise for one plan of ``nfe`` evaluations."""
         del nfe
         return self.horizon, self.action_dim
 
     def in_precision(self, precision: PrecisionSetting = "auto") -> Self:
-        """This policy, or for bf16 a copy that evaluates its field in bfloat16, weights kept in it.
+        """Return this policy for fp32, or for bf16 a copy with the field and its weights in bfloat16.
 
-        For speed; all else stays in float32. Reported evaluations do not use it, since actions change by rounding,
-        about a hundredth of their range.
+        bf16 is faster; all else stays in float32. Reported evaluations do not use it, because its rounding changes
+        actions by about a hundredth of their range.
 
         Args:
-            precision: bf16, fp32, or auto: bf16 where the policy's device has instructions for it, else fp32.
+            precision: bf16, fp32, or auto: bf16 if the policy's device has instructions for it, else fp32.
         """
         if (native(self.device.type) if precision == "auto" else precision) == "fp32":
             return self
@@ -107,10 +108,10 @@ class FlowPolicy(nn.Module):
         return rounded
 
     def acting(self, nfe: int) -> "ActingPolicy":
-        """This policy at ``nfe`` evaluations, as rollouts call it.
+        """Fix the number of evaluations and return the policy in the form that rollouts call.
 
         Raises:
-            UserError: its solver cannot spend exactly so many.
+            UserError: its solver cannot take exactly ``nfe`` evaluations.
         """
         try:
             uniform_grid(nfe, self.solver)
@@ -120,7 +121,7 @@ class FlowPolicy(nn.Module):
 
 
 class _InBfloat16(nn.Module):
-    """A field whose weights are a copy in bfloat16; float32 in and out."""
+    """A field with a copy of the weights in bfloat16; its inputs and outputs are float32."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()

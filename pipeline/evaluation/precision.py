@@ -1,8 +1,8 @@
-"""Where a policy's precision is lost: rollouts in which one thing at a time is not as the policy was made for.
+"""Study the causes of a policy's loss of precision: rollouts in which one of its settings at a time is changed.
 
-A rollout falls short of full score for several reasons at once: the noise of one plan knows nothing of the one before,
-the solve takes few steps, a chunk is carried out blindly, and the field itself errs. Each of the first three is changed
-alone, from the same initial states, so that differences are paired.
+A rollout misses the full score for several reasons: the noise of a plan is independent of the previous plan's, the
+solve takes few steps, a chunk is executed without feedback, and the field itself errs. Each of the first three is
+changed alone, from the same initial states, so that differences are paired.
 """
 
 from dataclasses import dataclass
@@ -20,19 +20,19 @@ from pipeline.tasks.vector import Evaluation
 from pipeline.utils.seeding import derive
 
 FIRST_SEED = 10_000
-"""Of the validation seeds: checkpoints and settings were chosen on the first, which flatter a policy as made."""
+"""First validation seed used here. Checkpoints and settings were chosen on earlier ones, so those would be biased."""
 
 
 @dataclass(frozen=True)
 class Variation:
-    """How a policy acts.
+    """Settings of a policy's rollout.
 
     Attributes:
-        change: what is not as the policy was made for, in words; empty: nothing.
-        nfe: function evaluations of a solve. n_action_steps: actions carried out before it predicts again.
-        noise_scale: factor of the noise that a solve starts from; 0 makes the policy deterministic, from a start that
-            it never met in training, where noise has a length of about the root of its number of components.
-        held: number of the draw of noise that every solve starts from, a start as in training; None: a fresh one each.
+        change: the changed setting in words; empty: none.
+        nfe: function evaluations of a solve. n_action_steps: actions executed before the next prediction.
+        noise_scale: factor of the noise that a solve starts from. 0 makes the policy deterministic, but from a start
+            that never occurs in training: there the noise of d components has a length of about √d.
+        held: number of one draw of noise that every solve starts from, a start as in training; None: fresh noise.
     """
 
     change: str
@@ -43,12 +43,12 @@ class Variation:
 
 
 def variations(settings: PrecisionSettings, nfe: int, n_action_steps: int, *, flow: bool) -> list[Variation]:
-    """Nothing changed, then each change alone.
+    """List the variations: first no change, then each change alone.
 
     Args:
-        nfe, n_action_steps: that the policy was made for.
-        flow: whether its field was trained by flow matching and so is good for any number of evaluations; one
-            fine-tuned through a solve is good for that solve, and is not solved more finely.
+        nfe, n_action_steps: the policy's own.
+        flow: whether its field was trained by flow matching and so works with any number of evaluations. A field
+            fine-tuned through a solve works with that solve only, so it is not solved more finely.
     """
     changed = [
         Variation(f"noise x {scale:g}", nfe, n_action_steps, noise_scale=scale) for scale in settings.noise_scales
@@ -63,7 +63,7 @@ def variations(settings: PrecisionSettings, nfe: int, n_action_steps: int, *, fl
 
 
 class Varied:
-    """A flow policy as a ``Variation`` has it act, and draw samples."""
+    """A flow policy that acts and samples with the settings of a ``Variation``."""
 
     def __init__(self, policy: FlowPolicy, variation: Variation) -> None:
         self._policy = policy
@@ -83,11 +83,11 @@ class Varied:
         return self._policy.device
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
-        """As ``FlowPolicy.acting``, from noise as varied."""
+        """Act as ``FlowPolicy.acting`` does, from the varied noise."""
         return self._acting.act(observations, self._varied(torch.from_numpy(noise)).numpy())
 
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
-        """As ``FlowPolicy.sample``, from noise as varied."""
+        """Sample as ``FlowPolicy.sample`` does, from the varied noise."""
         return self._policy.sample(condition, self._varied(noise), nfe)
 
     def _varied(self, noise: Tensor) -> Tensor:
@@ -97,6 +97,6 @@ class Varied:
 def run_varied(
     policy: Varied, evaluation: Evaluation, seeds: int, settings: EvaluationSettings, journal: Path
 ) -> list[EpisodeResult]:
-    """One episode for each of so many validation seeds, from ``FIRST_SEED`` of them on; resumes from ``journal``."""
+    """Run one episode on each of ``seeds`` validation seeds from number ``FIRST_SEED`` on; resume from ``journal``."""
     chosen = validation_seeds(FIRST_SEED + seeds)[FIRST_SEED:]
     return run_acting(policy, evaluation, chosen, settings, journal=journal)

@@ -1,4 +1,4 @@
-"""Which seeds are for what, and one call that rolls a policy out under a task's settings."""
+"""The evaluation protocol: test and validation seeds, and one call that rolls a policy out under a task's settings."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -18,24 +18,24 @@ FIRST_VALIDATION_SEED = 200_000
 
 
 def test_seeds(count: int) -> range:
-    """Seeds that results are reported on; nothing is ever chosen by them."""
+    """Return the seeds of reported results; nothing is chosen by them."""
     return range(FIRST_TEST_SEED, FIRST_TEST_SEED + count)
 
 
 def validation_seeds(count: int) -> range:
-    """Seeds that checkpoints and settings are chosen on."""
+    """Return the seeds by which checkpoints and settings are chosen."""
     return range(FIRST_VALIDATION_SEED, FIRST_VALIDATION_SEED + count)
 
 
 def evaluation_of(task: Task, block: str, name: str, settings: EvaluationSettings | None = None) -> Evaluation:
-    """The evaluation of ``task`` that tables call ``name``.
+    """Make the evaluation of ``task`` that has the name ``name`` in tables.
 
     Args:
-        block: the name of the block in params.yaml that is about the task, by which evaluations are called.
-        settings: its steps and options; None: those of the literature, and its defaults.
+        block: the name of the task's block in params.yaml, which the names of its evaluations contain.
+        settings: its steps and options; None: the steps of the literature, and the default options.
 
     Raises:
-        UserError: there is none of that name; it names the others.
+        UserError: no evaluation has that name; the message lists the names.
     """
     allowed = task.evaluations(block)
     if name not in allowed:
@@ -54,9 +54,9 @@ def run_episodes(
     repeats: int = 1,
     journal: Path | None = None,
 ) -> list[EpisodeResult]:
-    """Roll ``policy`` out at ``nfe`` evaluations on every (seed, repeat); results sorted by them.
+    """Roll ``policy`` out at ``nfe`` evaluations on every (seed, repeat); results are sorted by (seed, repeat).
 
-    It is moved to the GPU where there is one.
+    The policy is moved to the GPU if there is one.
     """
     acting = policy.to("cuda" if torch.cuda.is_available() else "cpu").acting(nfe)
     return run_acting(acting, evaluation, seeds, settings, repeats=repeats, journal=journal)
@@ -71,7 +71,7 @@ def run_acting(
     repeats: int = 1,
     journal: Path | None = None,
 ) -> list[EpisodeResult]:
-    """As ``run_episodes``, of whatever acts, where it is."""
+    """Roll out any ``Policy`` as ``run_episodes`` does, on the device that it is on."""
     return rollout(
         policy,
         evaluation,

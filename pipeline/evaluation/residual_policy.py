@@ -1,4 +1,4 @@
-"""A policy whose solve goes on beyond the base model's, on [1, end], with a residual field."""
+"""A policy whose solve continues after the base model's, on [1, end], with a residual field."""
 
 from collections.abc import Sequence
 
@@ -14,15 +14,18 @@ from pipeline.utils.errors import UserError
 def solve_residual(
     residual: Residual, anchor: Tensor, condition: Tensor, noise: Tensor, grid: Sequence[float]
 ) -> Tensor:
-    """x(end) from x(1) = ``anchor`` by Euler steps on ``grid``, differentiable; see ``PersidskiiResidual.begin``."""
+    """Solve x(end) from x(1) = ``anchor`` by Euler steps on ``grid``, differentiably.
+
+    For the arguments see ``PersidskiiResidual.begin``.
+    """
     return solve(residual.begin(anchor, condition, noise), anchor, grid)
 
 
 class ResidualPolicy(FlowPolicy):
-    """``base`` at its number of evaluations, then the residual's; a solve's NFE is the sum of both.
+    """Policy that solves the field of ``base`` and then the residual; a solve's NFE is the sum of both.
 
     Args:
-        base: the frozen policy; its net, normalisers and horizons become this one's.
+        base: the frozen policy; provides the net, the normalisers, the horizons, the solver and the temperature.
         residual: see ``pipeline.nets.residual``. grid: the times of its Euler steps, from 1 on.
     """
 
@@ -48,22 +51,22 @@ class ResidualPolicy(FlowPolicy):
 
     @in_evaluation_mode
     def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
-        """As ``FlowPolicy.sample``: ``nfe`` − ``steps`` evaluations of the base's field, then ``steps``."""
+        """Sample as ``FlowPolicy.sample`` does: ``nfe`` − ``steps`` evaluations of the base field, then ``steps``."""
         anchor = self.anchor(condition, noise, nfe)
         return solve_residual(self.residual, anchor, condition, noise, self.grid)
 
     @in_evaluation_mode
     def anchor(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
-        """x(1), where the residual's solve begins; shaped as the noise."""
+        """Sample x(1), the start of the residual's solve; shaped as the noise."""
         return self._solve(condition, noise, nfe - self.steps)
 
     def acting(self, nfe: int) -> ActingPolicy:
-        """As ``FlowPolicy.acting``.
+        """Fix the number of evaluations, as ``FlowPolicy.acting`` does.
 
         Raises:
-            UserError: nothing is left for the base model.
+            UserError: ``nfe`` leaves no evaluation for the base model, or a number that its solver cannot take.
         """
         if nfe <= self.steps:
             raise UserError(f"--nfe: given {nfe}, allowed: more than the {self.steps} evaluations of the residual")
-        super().acting(nfe - self.steps)  # its solver may not be able to spend so many
+        super().acting(nfe - self.steps)  # raises if the base's solver cannot take so many
         return ActingPolicy(self, nfe)

@@ -1,4 +1,4 @@
-"""Rollouts in which a policy sees its surroundings through noise, or its actions are carried out with noise."""
+"""Policies with noise on their observations or on their actions, for rollouts."""
 
 import numpy as np
 import torch
@@ -9,19 +9,19 @@ from pipeline.settings.schema import Disturbance
 
 
 class Disturbed:
-    """A policy at ``nfe`` evaluations under one disturbance, as rollouts call it.
+    """A policy at ``nfe`` evaluations under one disturbance, in the form that rollouts call.
 
-    A plan's disturbance comes from a generator keyed by the noise that the plan starts from. So it is the (seed,
-    repeat)'s alone, the same for every policy, and a policy starts from the noise that it starts from undisturbed.
+    A plan's disturbance comes from a generator keyed by the plan's initial noise. So it depends only on (seed, repeat)
+    and is the same for every policy, and the initial noise is the same as without a disturbance.
 
     Args:
         disturbance: ``observation_noise``: on each component of the encoded, normalised observations; ``action_noise``:
-            on each normalised action. Either is fresh at every plan.
+            on each normalised action. Both are fresh at every plan.
         strength: its standard deviation; the data span [−1, 1].
     """
 
     def __init__(self, policy: FlowPolicy, nfe: int, disturbance: Disturbance, strength: float) -> None:
-        policy.acting(nfe)  # says if it cannot
+        policy.acting(nfe)  # raises if the policy cannot take so many evaluations
         self._policy = policy
         self._nfe = nfe
         self._disturbance = disturbance
@@ -44,7 +44,7 @@ class Disturbed:
         return self._policy.action_normalizer.denormalize(actions).cpu().numpy()
 
     def _drawn(self, noise: np.ndarray, like: Tensor) -> Tensor:
-        """A disturbance shaped as ``like``, row by row."""
+        """Draw a disturbance shaped as ``like``, row by row."""
         keys = np.ascontiguousarray(noise.reshape(len(noise), -1)).view(np.uint32)
         rows = [np.random.default_rng(key).standard_normal(like.shape[1:], dtype=np.float32) for key in keys]
         return self._strength * torch.from_numpy(np.stack(rows)).to(like)

@@ -1,9 +1,9 @@
-"""Episodes of a policy in simulation: receding-horizon control, one batched policy call for all live episodes.
+"""Run episodes of a policy in simulation: receding-horizon control, with one batched policy call for all live episodes.
 
-What an episode does depends on (seed, repeat) only: its noise comes from a generator keyed by them, drawn afresh at
-every re-plan, and the policy sees batches of one fixed size, because a network's output for a row changes in its last
-bits with the size of the batch, and contacts amplify such bits into other outcomes. So the number of workers, of live
-episodes, their order and an interruption change nothing.
+An episode depends only on (seed, repeat). Its noise comes from a generator keyed by them, drawn again at every re-plan.
+All batches have one fixed size, because a network's output for a row changes in its last bits with the size of the
+batch, and contacts amplify such bits into other outcomes. So the number of workers, the number of live episodes, their
+order and an interruption change nothing.
 """
 
 import csv
@@ -35,12 +35,12 @@ EPISODE_COLUMNS = (
 
 
 class Policy(Protocol):
-    """What a rollout needs of a policy. Encoding raw states and scaling actions are the policy's own business."""
+    """The interface of a policy that rollouts use. The policy itself encodes raw states and scales actions."""
 
     n_obs_steps: int  # To, observations seen, up to the current one
     horizon: int  # Tp, actions predicted, from the current step on
     n_action_steps: int  # actions executed before the next prediction, at most Tp
-    noise_shape: tuple[int, ...]  # of what a plan starts from: (Tp, A), or more where chance enters later too
+    noise_shape: tuple[int, ...]  # noise of one plan: (Tp, A), or larger if later steps draw noise too
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         """Map raw states (B, To, D) and standard normal noise (B, *noise_shape), both float32, to actions (B, Tp, A).
@@ -59,7 +59,7 @@ class Episode:
 
 @dataclass(frozen=True)
 class EpisodeResult:
-    """How an episode went."""
+    """Result of an episode."""
 
     seed: int
     repeat: int
@@ -70,7 +70,7 @@ class EpisodeResult:
 
     @property
     def episode(self) -> Episode:
-        """The episode this is the result of."""
+        """The episode of this result."""
         return Episode(self.seed, self.repeat)
 
 
@@ -91,11 +91,11 @@ def rollout(
         policy: predicts actions; called in this process.
         evaluation: the environment and its initial states.
         episodes: which to run, without duplicates.
-        batch: how many episodes are live at once; no influence on the results.
-        block: rows of every call of the policy, the missing ones filled with zeros.
+        batch: number of live episodes; no influence on the results.
+        block: rows of every call of the policy; missing rows are zeros.
         workers: simulation processes, 0 for none; no influence on the results.
-        journal: file that finished episodes are added to and that an interrupted rollout resumes from. It belongs to
-            one policy and protocol: choose its path by them, and delete it once the results are written.
+        journal: file to which finished episodes are added; an interrupted rollout resumes from it. It belongs to one
+            policy and protocol: choose its path accordingly, and delete it once the results are written.
         progress: show control steps done, rate and remaining time on stderr.
 
     Raises:
@@ -123,11 +123,11 @@ def rollout(
 
 
 class _Running:
-    """Episodes on their way through the slots of the simulations.
+    """The state of a rollout: episodes in the slots of the simulations.
 
     Attributes:
-        waiting: episodes that have not begun. live: those that have, by slot.
-        stepping: slots in which the simulations are at work.
+        waiting: episodes that have not begun. live: running episodes, by slot.
+        stepping: slots whose simulations are running.
     """
 
     def __init__(
@@ -147,10 +147,10 @@ class _Running:
         self.stepping: set[int] = set()
 
     def play(self, block: int, bar: "tqdm[NoReturn]") -> Iterator[list[EpisodeResult]]:
-        """Play all; yields those that have just ended.
+        """Run all episodes; yield the results of those that have just ended.
 
-        While the simulations step one half of the episodes, the policy plans for the other, unless all fit into one of
-        its blocks: two halves would then take it twice the time.
+        While the simulations step one half of the episodes, the policy plans for the other half. If all episodes fit
+        into one block they are not split, because two halves would take the policy twice the time.
         """
         half = -(-self.slots // (2 * block)) * block
         self._begin_in(range(self.slots))
@@ -168,7 +168,7 @@ class _Running:
             self.stepping = set(planned)
 
     def _ended(self, bar: "tqdm[NoReturn]") -> list[EpisodeResult]:
-        """Take what the simulations have done, and let waiting episodes follow those that ended."""
+        """Collect the simulated chunks, return the episodes that ended, and start waiting ones in their slots."""
         chunks = self.simulations.finish_chunks()
         self.stepping = set()
         for slot, chunk in chunks.items():
@@ -189,7 +189,7 @@ class _Running:
 
 
 class _LiveEpisode:
-    """An episode being run: its noise generator, the observations the policy still sees, and the scores so far."""
+    """A running episode: its noise generator, the observation history of the policy, and the scores so far."""
 
     def __init__(self, episode: Episode, first_observation: np.ndarray, policy: Policy) -> None:
         self.episode = episode
@@ -217,7 +217,7 @@ class _LiveEpisode:
 
 
 def _plan(policy: Policy, live: Sequence[_LiveEpisode], block: int) -> np.ndarray:
-    """The next chunk of actions of every live episode: (len(live), chunk, A)."""
+    """Plan the next chunk of actions of every live episode: (len(live), chunk, A)."""
     observations = np.stack([episode.observations() for episode in live])
     noise = np.stack([episode.noise() for episode in live])
     starts = range(0, len(live), block)
@@ -232,7 +232,7 @@ def _plan(policy: Policy, live: Sequence[_LiveEpisode], block: int) -> np.ndarra
 
 
 def act_padded(policy: Policy, observations: np.ndarray, noise: np.ndarray, block: int) -> np.ndarray:
-    """``Policy.act`` of at most ``block`` rows, filled up to that number with zeros."""
+    """Call ``Policy.act`` on at most ``block`` rows, padded with zeros to exactly ``block``."""
     rows = len(observations)
     return policy.act(_padded(observations, block), _padded(noise, block))[:rows]
 
@@ -242,7 +242,7 @@ def _padded(rows: np.ndarray, block: int) -> np.ndarray:
 
 
 class _Journal:
-    """Finished episodes as JSON lines, safe on disk after every append; without a path, a journal of nothing."""
+    """Finished episodes as JSON lines, safe on disk after every append; without a path nothing is kept."""
 
     def __init__(
         self, path: Path | None, results: dict[Episode, EpisodeResult], file: io.BufferedWriter | None
@@ -291,11 +291,11 @@ def write_episodes(
     checkpoint: str,
     subtasks: int = 0,
 ) -> None:
-    """Write the episode table as CSV, whole or not at all; rows of one evaluation sorted by (seed, repeat).
+    """Write the episode table as CSV, atomically; rows of one evaluation are sorted by (seed, repeat).
 
     Args:
         results: by evaluation and perturbation (``UNPERTURBED``: none).
-        subtasks: what the task consists of, see ``episode_columns``.
+        subtasks: number of the task's parts, see ``episode_columns``.
     """
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
@@ -310,5 +310,5 @@ def write_episodes(
 
 
 def episode_columns(subtasks: int = 0) -> tuple[str, ...]:
-    """Columns of the episode table; of a task of several parts, p<k> says whether at least k of them were done."""
+    """List the columns of the episode table; p<k> is 1 if at least k of the task's ``subtasks`` were done."""
     return (*EPISODE_COLUMNS, *(f"p{k}" for k in range(1, subtasks + 1)))

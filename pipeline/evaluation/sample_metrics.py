@@ -1,9 +1,9 @@
-"""Kernel distance, precision and recall of generated images, by torch-fidelity's own formulas on any features.
+"""Compute kernel distance, precision and recall of generated images, by torch-fidelity's formulas on any features.
 
-The Fréchet distance mixes how good images are with how varied they are. Precision is the share of generated images that
-lie among the real ones, recall the share of real images that lie among the generated (Kynkäänniemi et al. 2019). The
-kernel distance (KID; Binkowski et al. 2018) has no bias by the number of images. As with the Fréchet distance, numbers
-of different features cannot be compared.
+The Fréchet distance mixes the quality of images with their diversity. Precision is the share of generated images that
+lie among the real ones, recall the share of real images that lie among the generated ones (Kynkäänniemi et al. 2019).
+The number of images does not bias the kernel distance (KID; Binkowski et al. 2018). As with the Fréchet distance,
+numbers of different features cannot be compared.
 """
 
 from dataclasses import dataclass
@@ -19,15 +19,17 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.seeding import derive
 
 SUBSET = 1000  # images of each of KID's subsets, torch-fidelity's default
-NEIGHBOURS = 3  # radius of an image's ball, in neighbours; torch-fidelity's default
+NEIGHBOURS = 3  # an image's ball reaches its third neighbour; torch-fidelity's default
 _ROWS = 2000  # images compared at once
 
 
 @dataclass(frozen=True)
 class SampleMetrics:
-    """Attributes:
-    kid: squared kernel distance, mean over subsets; 0 for equal distributions, where it may come out below.
-    precision, recall: shares, 0 to 1; they depend on the number of images.
+    """Metrics of a set of generated images.
+
+    Attributes:
+        kid: squared kernel distance, mean over subsets; 0 for equal distributions, where the estimate may be negative.
+        precision, recall: shares, 0 to 1; they depend on the number of images.
     """
 
     kid: float
@@ -36,11 +38,10 @@ class SampleMetrics:
 
 
 def sample_metrics(generated: Tensor, real: Tensor) -> SampleMetrics:
-    """Compare as many features of generated as of real images, (N, D) each.
+    """Compare the features of generated and of real images, (N, D) each.
 
     Raises:
-        UserError: their numbers differ, since precision and recall depend on them, or there are no more than
-            ``NEIGHBOURS``.
+        UserError: their numbers differ (precision and recall depend on them), or N is not above ``NEIGHBOURS``.
     """
     if len(generated) != len(real) or len(real) <= NEIGHBOURS:
         raise UserError(
@@ -61,10 +62,10 @@ def sample_metrics(generated: Tensor, real: Tensor) -> SampleMetrics:
 
 
 def real_sample(images: np.ndarray, features: ImageFeatures, count: int) -> Tensor:
-    """The features (``count``, D) of that many random images of (N, C, H, W), uint8, the same in every call.
+    """Compute the features (``count``, D) of random images of (N, C, H, W), uint8; every call takes the same images.
 
     Raises:
-        UserError: there are fewer.
+        UserError: N is less than ``count``.
     """
     if count > len(images):
         raise UserError(

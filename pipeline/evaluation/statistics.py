@@ -1,7 +1,7 @@
-"""Means over seeds with intervals.
+"""Compute means over seeds with intervals.
 
-The seed is the unit of replication: it draws the initial state, and repeats of one seed share it, so they are averaged
-(or their best is taken) inside the seed before anything is said about uncertainty.
+The seed is the unit of replication. It draws the initial state, which repeats of one seed share. So repeats are first
+averaged (or their best is taken) within each seed, and intervals are over seeds.
 """
 
 from collections.abc import Sequence
@@ -11,12 +11,12 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-_DRAWS_AT_ONCE = 1 << 21  # resampled values held in memory together: 16 MiB of indices
+_DRAWS_AT_ONCE = 1 << 21  # resampled values in memory at a time: 16 MiB of indices
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean and its confidence interval, in the unit of the values; bounds are NaN where one seed is all there is."""
+    """A mean and its confidence interval, in the unit of the values; the bounds are NaN with a single seed."""
 
     mean: float
     low: float
@@ -24,15 +24,15 @@ class Interval:
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
-    """Mean of ``values`` (S,) or (S, R) with a percentile bootstrap interval over the S seeds (Efron 1979).
+    """Compute the mean of ``values`` (S,) or (S, R) with a percentile bootstrap interval over S seeds (Efron 1979).
 
-    ``seed`` is the resampling's: the same arguments give the same interval.
+    ``seed`` is for the resampling: the same arguments give the same interval.
 
     Raises:
-        ValueError: no values, values that are not finite, another number of dimensions.
+        ValueError: the values are empty or not finite, or have another number of dimensions.
     """
     means = _seed_means(values)
-    # measured from the first value, equal values give an interval of width exactly zero
+    # relative to the first value, so that equal values give an interval of width exactly zero
     origin = means[0]
     centred = means - origin
     mean = float(origin + centred.mean())
@@ -58,13 +58,13 @@ def paired_difference(
     resamples: int = 10_000,
     seed: int = 0,
 ) -> Interval:
-    """Mean of a − b on the same seeds, bootstrapped over seeds.
+    """Compute the mean of a − b on the same seeds, with a bootstrap interval over seeds.
 
-    ``a`` and ``b`` are (S,) or (S, R), R may differ; row i of each was made with ``seeds_a[i]`` and ``seeds_b[i]``.
+    ``a`` and ``b`` are (S,) or (S, R), where R may differ. Row i of each belongs to ``seeds_a[i]`` and ``seeds_b[i]``.
     Pairing removes the spread between easy and hard initial states, so the interval is narrower than that of two means.
 
     Raises:
-        ValueError: the seeds differ, repeat, or do not count the rows.
+        ValueError: the seeds of both sides differ, a seed repeats, or there is not one seed for each row.
     """
     means_a, means_b = _seed_means(a), _seed_means(b)
     if not np.array_equal(seeds_a, seeds_b):
@@ -75,15 +75,15 @@ def paired_difference(
 
 
 def proportion_interval(successes: ArrayLike, confidence: float = 0.95) -> Interval:
-    """Share of successes in ``successes`` (S,) or (S, R) of 0 and 1, with a Wilson score interval.
+    """Compute the share of successes in ``successes`` (S,) or (S, R) of 0 and 1, with a Wilson score interval.
 
-    Not a bootstrap: at 0 and at 1 that has width zero, as if 0 of 500 proved a rate of 0. Wilson (1927) is sound there
-    (Brown, Cai and DasGupta 2001). Repeats of one seed are not independent, so n is the effective sample size
-    p(1 − p) / Var(p̂), Var(p̂) estimated between seeds (Korn and Graubard 1998), kept within [S, S·R]: S were the repeats
-    copies of each other, S·R were they independent. With R = 1 this is the plain Wilson interval.
+    A bootstrap interval would have width zero at 0 and at 1, as if 0 of 500 proved a rate of 0. Wilson's (1927) is
+    sound there (Brown, Cai and DasGupta 2001). Repeats of one seed are not independent, so n is the effective sample
+    size p(1 − p) / Var(p̂), with Var(p̂) estimated between seeds (Korn and Graubard 1998). It is clipped to [S, S·R]: S
+    would be right for identical repeats, S·R for independent ones. With R = 1 this is the plain Wilson interval.
 
     Raises:
-        ValueError: values other than 0 and 1, no values, another number of dimensions.
+        ValueError: there are values other than 0 and 1, no values, or another number of dimensions.
     """
     if not np.isin(successes, (0, 1)).all():
         raise ValueError("successes must be 0 or 1")
@@ -94,17 +94,17 @@ def proportion_interval(successes: ArrayLike, confidence: float = 0.95) -> Inter
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     centre = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * (p * (1 - p) / n + z**2 / (4 * n**2)) ** 0.5
-    # rounding must not push a bound past the estimate, nor past 0 and 1, where the exact bounds meet it
+    # keep rounding from moving a bound past the estimate, or past 0 and 1
     return Interval(p, min(max(centre - half, 0.0), p), max(min(centre + half, 1.0), p))
 
 
 def best_of_repeats(values: ArrayLike) -> float:
-    """Mean over seeds of the best of R repeats, ``values`` (S, R): the first number of the paper's ``a/b``.
+    """Compute the mean over seeds of the best of R repeats, ``values`` (S, R): the first number of the paper's ``a/b``.
 
-    Grows with R for any noisy policy, so it compares only at equal R.
+    It grows with R for any noisy policy, so compare it only at equal R.
 
     Raises:
-        ValueError: values that are not (S, R), or not finite, or none.
+        ValueError: the values are not (S, R), not finite, or empty.
     """
     array = _checked(values)
     if array.ndim != 2:

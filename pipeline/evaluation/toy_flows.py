@@ -1,4 +1,4 @@
-"""What Figure 1 shows of two kinds of flows: how steep a field of flow matching gets, and how far round paths go."""
+"""Measure the flows of Figure 1: the steepness of a flow-matching field, and the detours of paths."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -12,23 +12,23 @@ from pipeline.ode import dopri5
 from pipeline.ode.fixed_step import Field, solve, uniform_grid
 from pipeline.stability.system import Array
 
-_EDGE = 1.8  # the states shown lie within
+_EDGE = 1.8  # states in the figure lie within ± this
 _TIMES, _PLACES = 101, 721
 _SHOWN = 15  # paths from evenly spaced starts
-_FINE = 400  # steps of solves that stand for the flow itself
-_APART = 0.1  # of two starts either side of zero
+_FINE = 400  # steps of a solve that approximates the flow itself
+_APART = 0.1  # distance of two starts on both sides of zero
 _TOLERANCE = 1e-6
 
 
 @dataclass(frozen=True)
 class Steepness:
-    """A learned velocity field on the line, and the exact one beside it.
+    """A learned velocity field on the line, compared with the exact one.
 
     Attributes:
         times (T,), places (X,), velocity (X, T): the learned field.
         path_times (S,), paths (S, N): of the learned flow.
         learned, exact: the largest |∂v/∂x| at each of ``times`` on ``places``, (T,).
-        apart: how far ends lie apart that start ``start_apart`` apart, either side of zero.
+        apart: final distance of two paths that start on both sides of zero, ``start_apart`` apart.
     """
 
     times: Array
@@ -44,7 +44,7 @@ class Steepness:
 
 @torch.no_grad()
 def measure_steepness(learned: Field, exact: MarginalField) -> Steepness:
-    """Of a field on the line, (B, 1) → (B, 1) in float64, and of the exact one that it was trained towards."""
+    """Measure a field on the line, (B, 1) → (B, 1) in float64, and the exact field that it was trained to match."""
     times, places = np.linspace(0, 1, _TIMES), np.linspace(-_EDGE, _EDGE, _PLACES)
     x = torch.from_numpy(places)[:, None]
     velocity = np.stack([learned(t, x)[:, 0].numpy() for t in times.tolist()], axis=1)
@@ -67,13 +67,13 @@ def measure_steepness(learned: Field, exact: MarginalField) -> Steepness:
 
 @dataclass(frozen=True)
 class Detours:
-    """Paths of a flow on the plane, solved as it was trained and, if it is one, as a flow.
+    """Paths of a flow on the plane, solved with the steps of its training, and finely.
 
     Attributes:
         shown: some paths, (S, N, 2). ends: many ends, (B, 2).
         length: mean length of the paths over the mean distance of their ends from their starts; 1 is straight.
-        error, fine_error: mean distance of an end from the nearest of the data, and that of a fine solve.
-        spread: root mean square of the ends' distance from their mean, over the same of the data.
+        error, fine_error: mean distance of an end from the nearest datum, and the same for a fine solve.
+        spread: root mean square distance of the ends from their mean, over the same for the data.
     """
 
     shown: Array
@@ -86,7 +86,7 @@ class Detours:
 
 @torch.no_grad()
 def measure_detours(field: Field, points: Tensor, starts: Tensor, steps: int, shown: int) -> Detours:
-    """Of ``field`` solved from ``starts`` (B, D) in ``steps`` Euler steps; the first ``shown`` paths are kept."""
+    """Measure ``field`` solved from ``starts`` (B, D) in ``steps`` Euler steps; the first ``shown`` paths are kept."""
     path = _path(field, starts, uniform_grid(steps))
     fine = solve(field, starts, uniform_grid(_FINE))
     return _detours(path, fine, points, shown)
@@ -94,7 +94,7 @@ def measure_detours(field: Field, points: Tensor, starts: Tensor, steps: int, sh
 
 @torch.no_grad()
 def measure_exact_detours(field: MarginalField, starts: Tensor, shown: int) -> Detours:
-    """Of the exact flow."""
+    """Measure the exact flow from ``starts`` (B, D); the first ``shown`` paths are kept."""
     states = [starts]
     for start, end in pairwise(uniform_grid(40)):
         solved = dopri5.solve(field, states[-1], start=start, end=end, rtol=_TOLERANCE, atol=_TOLERANCE)
@@ -116,7 +116,7 @@ def _detours(path: Array, fine: Tensor, points: Tensor, shown: int) -> Detours:
 
 
 def _path(field: Field, starts: Tensor, grid: list[float]) -> Array:
-    """The states at the grid's times, (S, B, D), by Euler's method."""
+    """Solve by Euler's method; return the states at the grid's times, (S, B, D)."""
     states = [starts]
     for times in pairwise(grid):
         states.append(solve(field, states[-1], times))
@@ -124,13 +124,13 @@ def _path(field: Field, starts: Tensor, grid: list[float]) -> Array:
 
 
 def _steepest(field: Field, t: float, x: Tensor) -> float:
-    """The largest |∂v/∂x| of a field on the line at the places x (B, 1)."""
+    """Compute the largest |∂v/∂x| of a field on the line at the places x (B, 1)."""
     slope: Tensor = torch.func.jvp(lambda places: field(t, places), (x,), (torch.ones_like(x),))[1]
     return float(slope.abs().max())
 
 
 def _distance(ends: Tensor, points: Tensor) -> float:
-    """Mean distance from the nearest point."""
+    """Compute the mean distance from the nearest point."""
     return float(torch.cdist(ends, points).amin(dim=1).mean())
 
 

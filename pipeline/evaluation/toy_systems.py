@@ -1,4 +1,4 @@
-"""What Figure 1 shows of trained systems: what a disturbance does to them, and where they contract."""
+"""Measure the trained systems of Figure 1: the effect of a disturbance, and regions of contraction."""
 
 from dataclasses import dataclass
 from itertools import combinations
@@ -17,23 +17,23 @@ from pipeline.tasks.toys import LAP, DrivenSystem, clock, curve
 
 _LAPS = 2
 _STEP = 0.05
-_WANDER = 1.0  # of the force's direction, in rad per root of time
-_SHARES = (0.1, 0.5)  # of the rate near an equilibrium, at which a region is to contract
-_EDGE, _GRID = 2.0, 121  # states shown lie within, so many a side
-_LONG, _SHORT = 20.0, 0.5  # times after which all has settled, and over which solutions are seen to approach
+_WANDER = 1.0  # random turn of the force's direction, in rad per root of time
+_SHARES = (0.1, 0.5)  # rates of contraction of the regions, as shares of the rate near their equilibrium
+_EDGE, _GRID = 2.0, 121  # states in the figure lie within ± the first; the second is their number per side
+_LONG, _SHORT = 20.0, 0.5  # time after which all states have settled; time over which approach is measured
 _NEAR = 0.01
 
 
 @dataclass(frozen=True)
 class Disturbed:
-    """A system that follows the curve, disturbed.
+    """A system that follows the curve, under disturbances.
 
     Attributes:
-        times: (S,). paths: (S, B, 2), each with another disturbance. calm: the path without, (S, 2).
-        deviation: of each path from ``calm``, (S, B).
+        times: (S,). paths: (S, B, 2), each with its own disturbance. calm: the path without any, (S, 2).
+        deviation: distance of each path from ``calm``, (S, B).
         tracking: the largest distance of ``calm`` from the curve.
-        status: of the certificate that it contracts at its ``rate``, see ``pipeline.stability.certificate``.
-        bound: what the certificate allows of the deviation at every time, (S,); None without one.
+        status: of the certificate of contraction at ``rate``, see ``pipeline.stability.certificate``.
+        bound: the certificate's bound of the deviation at every time, (S,); None without a certificate.
     """
 
     times: Array
@@ -47,9 +47,9 @@ class Disturbed:
 
 
 def wandering_forces(size: float, trajectories: int, generator: torch.Generator) -> Tensor:
-    """Forces of length ``size`` that turn at random, for every step of two laps, (S, B, 2).
+    """Draw forces of length ``size`` that turn at random, for every step of two laps, (S, B, 2).
 
-    They start in directions that are evenly spread.
+    Their initial directions are evenly spaced.
     """
     steps = round(_LAPS * LAP / _STEP)
     turns = torch.randn(steps, trajectories, generator=generator, dtype=torch.float64) * _WANDER * _STEP**0.5
@@ -58,7 +58,7 @@ def wandering_forces(size: float, trajectories: int, generator: torch.Generator)
 
 
 def disturb(driven: DrivenSystem, forces: Tensor) -> Disturbed:
-    """Let ``driven`` follow the curve from its start under each of ``forces`` (S, B, 2), and under none."""
+    """Simulate ``driven`` along the curve from its start, under each of ``forces`` (S, B, 2) and without force."""
     none = forces.new_zeros(len(forces), 1, 2)
     pushed = torch.cat([none, forces], dim=1)
     states = [curve(torch.zeros(pushed.shape[1], dtype=torch.float64))]
@@ -81,7 +81,7 @@ def disturb(driven: DrivenSystem, forces: Tensor) -> Disturbed:
 
 
 def _following(driven: DrivenSystem, force: Tensor) -> Field:
-    """x' where the input tells the time, with ``force`` (B, 2) added."""
+    """Make the field x' with the input at time t and with ``force`` (B, 2) added."""
 
     def field(t: float, x: Tensor) -> Tensor:
         pushed = driven.push(clock(torch.tensor([t], dtype=torch.float64)).numpy())
@@ -91,7 +91,7 @@ def _following(driven: DrivenSystem, force: Tensor) -> Field:
 
 
 def _bound(certificate: Certificate, size: float, times: Array) -> Array | None:
-    """gain · (1 − e^{−λt}) · size: what contraction at λ allows of the Euclidean deviation at ``times``."""
+    """Bound the Euclidean deviation at ``times`` by gain · (1 − e^{−λt}) · size, from contraction at λ."""
     if certificate.status != CERTIFIED:
         return None
     grown: Array = -np.expm1(-certificate.claim["rate"] * times) * input_gain(certificate)["euclidean"] * size
@@ -100,12 +100,13 @@ def _bound(certificate: Certificate, size: float, times: Array) -> Array | None:
 
 @dataclass(frozen=True)
 class Region:
-    """Where a system contracts: |x − center|²_P ≤ level.
+    """A region in which a system contracts: |x − center|²_P ≤ level.
 
     Attributes:
-        share: of the rate at which solutions near the center approach it. outline: of the ellipse, (S, 2).
-        rate: that is certified. input_radius: |g − g*|_P that keeps states within.
-        area: in the plane. slowest: the smallest rate at which any two of many solutions in it were seen to approach.
+        share: certified rate over the rate at which solutions near the center approach it.
+        outline: of the ellipse, (S, 2).
+        rate: the certified rate. input_radius: bound of |g − g*|_P that keeps states inside.
+        area: in the plane. slowest: the smallest measured rate at which two solutions inside approach each other.
     """
 
     center: Array
@@ -119,13 +120,13 @@ class Region:
 
 @dataclass(frozen=True)
 class Settled:
-    """A system that is to bring states to two places.
+    """A system that was trained to bring states to two places.
 
     Attributes:
         equilibria: (E, 2). stable: whether solutions near them approach them, (E,).
-        regions: certified, around the stable ones.
-        places (Y, X, 2), velocity (Y, X, 2): its field on a grid. target: (Y, X), which of the stable equilibria the
-            solution from there ends at, −1 for none.
+        regions: certified regions around the stable ones.
+        places (Y, X, 2), velocity (Y, X, 2): its field on a grid.
+        target: (Y, X), index of the stable equilibrium that the solution from there reaches, −1 for none.
     """
 
     equilibria: Array
@@ -137,7 +138,7 @@ class Settled:
 
 
 def settle(driven: DrivenSystem) -> Settled:
-    """The equilibria of ``driven``, and regions around them in which it contracts, at two rates each."""
+    """Find the equilibria of ``driven``, and certify regions of contraction around them, at two rates each."""
     system, g = driven.system, driven.offset
     rest = equilibria(system, g)
     growth = np.linalg.eigvals(system.jacobian(rest)).real.max(axis=-1)
@@ -183,13 +184,13 @@ def _region(driven: DrivenSystem, share: float, certificate: Certificate) -> Reg
 
 
 def _difference(pairs: Array) -> Array:
-    """Of the pairs (B, 2, n), (B, n)."""
+    """Subtract the second from the first of the pairs (B, 2, n), (B, n)."""
     difference: Array = pairs[:, 0] - pairs[:, 1]
     return difference
 
 
 def _later(driven: DrivenSystem, states: Array, time: float) -> Array:
-    """Where the states (B, 2) are after ``time``."""
+    """Simulate the states (B, 2) for ``time``."""
     grid = np.linspace(0, time, max(2, round(time / _STEP) + 1)).tolist()
 
     def field(_t: float, x: Tensor) -> Tensor:

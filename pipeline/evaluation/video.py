@@ -1,4 +1,4 @@
-"""Short animations of single episodes, replayed exactly as the rollout ran them."""
+"""Record short animations of single episodes, replayed exactly as in the rollout."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -17,7 +17,7 @@ FRAME_MILLISECONDS = 100
 
 
 class Exemplars(NamedTuple):
-    """Three episodes to look at."""
+    """Results of three episodes to show."""
 
     best: EpisodeResult
     median: EpisodeResult
@@ -25,7 +25,10 @@ class Exemplars(NamedTuple):
 
 
 def best_median_worst(results: Sequence[EpisodeResult]) -> Exemplars:
-    """Choose by maximum score, then by fewest steps, then by lowest (seed, repeat); ``results`` must not be empty."""
+    """Choose three episodes, ranked by maximum score, then fewest steps, then lowest (seed, repeat).
+
+    ``results`` must not be empty.
+    """
     ranked = sorted(results, key=lambda result: (-result.max_score, result.steps, result.episode))
     return Exemplars(ranked[0], ranked[len(ranked) // 2], ranked[-1])
 
@@ -35,17 +38,19 @@ def record(
 ) -> list[EpisodeResult]:
     """Replay episodes and write each as an animated gif, one frame for every second control step.
 
-    The environments of ``evaluation`` must have ``render() -> (H, W, 3) uint8``. With the ``block`` of the rollout the
-    results returned, one for each episode, sorted by (seed, repeat), equal the rollout's.
+    The environments of ``evaluation`` must have ``render() -> (H, W, 3) uint8``.
+
+    Returns:
+        One result for each episode, sorted by (seed, repeat). With the rollout's ``block`` they equal the rollout's.
     """
     episodes = list(dict.fromkeys(episode for episode, _ in videos))
     cameras: list[_Camera] = []
 
     def make_env() -> _Camera:
-        cameras.append(_Camera(evaluation.make_env()))  # type: ignore[arg-type]  # narrower than Env, as asked for
+        cameras.append(_Camera(evaluation.make_env()))  # type: ignore[arg-type]  # narrower than Env: it renders
         return cameras[-1]
 
-    # all live at once, so that the policy plans for all in one call and each has an environment, made in their order
+    # all are live at once: the policy plans for all in one call, and the environments are in the episodes' order
     filmed = replace(evaluation, make_env=make_env)
     results = rollout(policy, filmed, episodes, batch=len(episodes), block=block, progress=False)
     for episode, path in videos:
@@ -60,7 +65,7 @@ class _RenderingEnv(Env, Protocol):
 
 
 class _Camera:
-    """An environment that keeps a picture of its start, of every second step and of its end."""
+    """An environment that records a picture of its start, of every second step and of its end."""
 
     def __init__(self, env: _RenderingEnv) -> None:
         self.frames: list[np.ndarray] = []
