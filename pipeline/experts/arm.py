@@ -1,7 +1,7 @@
-"""A velocity-limited, position-servoed arm led to poses by inverse kinematics (damped least squares).
+"""Inverse kinematics (damped least squares) of a velocity-limited arm with position servos.
 
-Kinematics are computed in a copy of the simulator's data: computing them in the simulator's own would change its warm
-starts, and with them the episode.
+Kinematics are computed in a copy of the simulator's data. In the simulator's own data they would change its warm
+starts, and so the episode.
 """
 
 from typing import Any
@@ -13,16 +13,16 @@ from scipy.spatial.transform import Rotation
 Vector = NDArray[np.float64]
 
 DAMPING = 0.05  # of the least squares; keeps joint steps bounded near singular poses
-POSTURE_GAIN = 0.05  # share of the way back to the posture taken in a control step, where the hand does not notice
-MAX_TURN = 0.25  # radians the hand is asked to turn in a control step
-LIMIT_MARGIN = 0.02  # radians kept to the joints' limits
+POSTURE_GAIN = 0.05  # share of the way back to the posture in a control step, in the null space of the hand's pose
+MAX_TURN = 0.25  # largest turn of the hand in a control step, radians
+LIMIT_MARGIN = 0.02  # margin to the joints' limits, radians
 
 
 class Arm:
-    """The first ``joints`` degrees of freedom of a model, which carry the hand's site."""
+    """An arm: the first ``joints`` degrees of freedom of a model, which carry the hand's site."""
 
     def __init__(self, model: Any, site: str, joints: int = 7) -> None:
-        """Wrap ``model`` (mujoco.MjModel); ``site`` names the frame that is led."""
+        """Wrap ``model`` (mujoco.MjModel); ``site`` names the frame that is controlled."""
         import mujoco
 
         self._mujoco = mujoco
@@ -35,7 +35,7 @@ class Arm:
         self._gravity = np.zeros(model.nv)
 
     def observe(self, qpos: Vector) -> None:
-        """Take over the simulator's generalised positions ``qpos`` (nq,)."""
+        """Copy the simulator's generalised positions ``qpos`` (nq,)."""
         self._data.qpos[:] = qpos
         self._update()
 
@@ -46,7 +46,7 @@ class Arm:
 
     @property
     def position(self) -> Vector:
-        """Where the site is, in metres: (3,)."""
+        """The site's position in metres: (3,)."""
         return self._data.site_xpos[self._site].copy()
 
     @property
@@ -55,17 +55,17 @@ class Arm:
         return self._data.site_xmat[self._site].reshape(3, 3).copy()
 
     def site(self, name: str) -> Vector:
-        """Where another site of the model is, in metres: (3,)."""
+        """Return the position of another site of the model in metres: (3,)."""
         return self._data.site_xpos[self._model.site(name).id].copy()
 
     def gravity_sag(self) -> Vector:
-        """Radians by which each joint's position servo sags under gravity at rest: (joints,)."""
-        # velocities are zero in this copy, so what is left of the inverse dynamics is gravity
+        """Compute the sag of each joint's position servo under gravity at rest, in radians: (joints,)."""
+        # velocities are zero in this copy, so the inverse dynamics contain only gravity
         self._mujoco.mj_rne(self._model, self._data, 0, self._gravity)
         return self._gravity[: self._joints] / self._model.actuator_gainprm[: self._joints, 0]
 
     def solve(self, position: Vector, rotation: Vector, posture: Vector, steps: int = 50) -> Vector:
-        """Joint angles (joints,), near ``posture``, that bring the site to a pose."""
+        """Find joint angles (joints,), near ``posture``, that bring the site to a pose."""
         observed = self.angles
         self._move(posture)
         for _ in range(steps):
@@ -75,12 +75,12 @@ class Arm:
         return solution
 
     def joint_step(self, position: Vector, rotation: Vector, posture: Vector, speed: float) -> Vector:
-        """Joint displacements (joints,), radians, of one control step towards a pose of the site.
+        """Compute the joint displacements (joints,), radians, of one control step towards a pose of the site.
 
         Args:
             position: (3,) metres. rotation: (3, 3), axes as columns.
-            posture: (joints,) joint angles that are preferred among those that move the hand alike.
-            speed: metres the site moves at most.
+            posture: (joints,) preferred joint angles among those that give the same motion of the hand.
+            speed: largest motion of the site, metres.
         """
         linear = _shortened(position - self.position, speed)
         angular = _shortened(Rotation.from_matrix(rotation @ self.rotation.T).as_rotvec(), MAX_TURN)

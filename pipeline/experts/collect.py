@@ -1,4 +1,4 @@
-"""Many episodes of an expert, played by several processes and kept a file each, so that an interrupted run resumes."""
+"""Collect many episodes of an expert in several processes, one file each, so that an interrupted run resumes."""
 
 import json
 import multiprocessing
@@ -26,10 +26,10 @@ def collect(
     workers: int = 0,
     progress: bool = True,
 ) -> list[ExpertEpisode]:
-    """Play the episodes ``seeds`` that ``folder`` does not hold yet; return all of them, in the order of ``seeds``.
+    """Play the episodes of ``seeds`` that ``folder`` does not hold yet; return all of them, in the order of ``seeds``.
 
     Args:
-        demonstrate: the expert; picklable, and each episode a function of its seed alone.
+        demonstrate: the expert; must be picklable, and each episode must depend only on its seed.
         seeds: without duplicates.
         folder: for finished episodes, solved or not; it belongs to one version of the expert.
         workers: processes, 0 for none; no influence on the result.
@@ -72,11 +72,11 @@ def _load(path: Path) -> ExpertEpisode:
 
 
 def _play_all(play: Callable[[int], bool], seeds: Sequence[int], workers: int) -> Iterator[bool]:
-    """Yield how each episode went, as they end."""
+    """Play the episodes; yield whether each was solved, in the order in which they end."""
     if workers == 0:
         yield from map(play, seeds)
         return
-    # spawned, not forked: a fork would share what the simulators and their libraries have set up in this process
+    # spawned, not forked: a fork would share the state of the simulators and their libraries in this process
     spawn = multiprocessing.get_context("spawn")
     pool = ProcessPoolExecutor(workers, spawn, initializer=_begin, initargs=(os.getpid(),))
     try:
@@ -84,7 +84,7 @@ def _play_all(play: Callable[[int], bool], seeds: Sequence[int], workers: int) -
             yield done.result()
     except BaseException:
         for worker in multiprocessing.active_children():
-            worker.terminate()  # its episode is played again, and may have minutes to go
+            worker.terminate()  # its episode could run for minutes, and will be played again
         raise
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

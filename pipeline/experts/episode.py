@@ -1,4 +1,4 @@
-"""What a scripted expert is, and what it hands over: one episode, as it goes into a demonstration file."""
+"""The interface of a scripted expert, and its result: one episode for a demonstration file."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,11 +15,11 @@ class ExpertEpisode:
     Attributes:
         seed: of the episode; draws the initial state and the expert's variation.
         observations: (T, S) float64, the raw observation before each action.
-        actions: (T, A), as the public file of the task stores them.
-        success: whether the episode is worth keeping as a demonstration.
-        score: 0 to 1, as the task scores an episode.
+        actions: (T, A), in the form of the task's public file.
+        success: whether to keep the episode as a demonstration.
+        score: the task's score of the episode, 0 to 1.
         states: (T, …) full simulator state before each action, for formats that store it.
-        extras: what else a format stores per episode, by name (the simulator's model as XML).
+        extras: further data of an episode that a format stores, by name (the simulator's model as XML).
     """
 
     seed: int
@@ -33,11 +33,11 @@ class ExpertEpisode:
 
 @dataclass(frozen=True)
 class Expert:
-    """How demonstrations of a task are made and stored.
+    """Functions that make and store demonstrations of a task.
 
     Attributes:
-        demonstrate: seed → the expert's episode, solved or not; a function of the seed alone, and picklable.
-        write: (path, episodes) → a file in the public format, the same bytes for the same episodes.
+        demonstrate: seed → the expert's episode, solved or not; depends only on the seed, and is picklable.
+        write: (path, episodes) → a file in the public format; the same episodes give the same bytes.
     """
 
     demonstrate: Callable[[int], ExpertEpisode]

@@ -1,4 +1,4 @@
-"""Any policy with a method ``get_action`` as the scripted expert of a gymnasium environment: of blocks ``custom``."""
+"""Use any policy with a method ``get_action`` as the scripted expert of a gymnasium environment (blocks ``custom``)."""
 
 import warnings
 from collections.abc import Mapping, Sequence
@@ -17,18 +17,18 @@ from pipeline.tasks.formats.lerobot_writer import write_lerobot
 from pipeline.tasks.loader import find
 
 OBSERVATION, ACTION = "observation.state", "action"
-"""What demonstrations are called in the data set that is written; observations are flattened to one vector."""
+"""Names of the arrays in the written data set; observations are flattened to one vector."""
 
 
 def policy_expert(custom: Mapping[str, Any]) -> Expert:
-    """The expert that a block's key ``custom`` describes; it writes zip archives of a LeRobotDataset v3.0."""
+    """Make the expert that a block's key ``custom`` describes; it writes zip archives of a LeRobotDataset v3.0."""
     environment = Environment.model_validate(custom["environment"])
     expert = ScriptedExpert.model_validate(custom["expert"])
     return Expert(partial(demonstrate, environment, expert), partial(write, environment))
 
 
 def demonstrate(environment: Environment, expert: ScriptedExpert, seed: int) -> ExpertEpisode:
-    """Let the expert act in the episode of this seed, to its end.
+    """Run the expert in the episode of this seed, to its end.
 
     Raises:
         UserError: the environment or the policy cannot be made.
@@ -38,7 +38,7 @@ def demonstrate(environment: Environment, expert: ScriptedExpert, seed: int) -> 
     generator = np.random.default_rng(seed)
     states, actions, done, best, success = [env.reset(seed)], [], False, 0.0, False
     while not done:
-        with warnings.catch_warnings():  # some say that they ask for more than the bounds allow
+        with warnings.catch_warnings():  # some policies warn that their action exceeds the bounds
             warnings.simplefilter("ignore")
             wanted = np.ravel(policy.get_action(env.observed))
         noisy = wanted + expert.action_noise * generator.standard_normal(len(wanted))

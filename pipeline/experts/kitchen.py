@@ -1,10 +1,10 @@
-"""A scripted expert for Franka Kitchen that sees the simulator's state: four tasks in an order drawn from the seed.
+"""A scripted expert for Franka Kitchen that reads the simulator's state: four tasks in an order drawn from the seed.
 
-For each task the arm moves in joint space to a place before the object; then inverse kinematics leads the hand relative
-to the object, wherever that is by now, until the object is where it should be. What failed is tried again.
+For each task the arm moves in joint space to a place in front of the object. Then inverse kinematics moves the hand
+relative to the object's present position, until the object is at its goal. Failed tasks are tried again.
 
-As in the public demonstrations, the microwave or the kettle comes first, or both, and what is above the stove follows.
-The order, the speed, where the hand takes hold and from which direction vary from episode to episode.
+As in the public demonstrations, the microwave or the kettle comes first, or both, and the objects above the stove
+follow. The order, the speed, the grasp and its direction vary from episode to episode.
 """
 
 from collections.abc import Iterator, Sequence
@@ -28,26 +28,26 @@ ACTION_NOISE = 0.02  # standard deviation, of actions in [-1, 1]; executed and r
 
 BELOW = ("microwave", "kettle")
 ABOVE = ("top burner", "light switch", "slide cabinet")
-BOTH_BELOW = 0.75  # how often both tasks below are done, and not just one
+BOTH_BELOW = 0.75  # probability that both tasks below are done, and not just one
 
-ATTEMPTS = 2  # at a task, before the others are tried first
-MAX_JOINT_STEP = 0.07  # radians a control step; 0.08 is what the action's range allows without load
+ATTEMPTS = 2  # at a task before the next task is tried
+MAX_JOINT_STEP = 0.07  # radians a control step; the action's range allows 0.08 without load
 MAX_STEPS_TO_START, MAX_STEPS_AWAY = 60, 12
-NEAR_ANGLES, NEAR, NEAR_AWAY = 0.03, 0.012, 0.03  # radians, metres, metres: when a leg has come to its end
-FINGERS_STILL = 0.006  # metres from where they should be
+NEAR_ANGLES, NEAR, NEAR_AWAY = 0.03, 0.012, 0.03  # radians, metres, metres: tolerances at the end of a leg
+FINGERS_STILL = 0.006  # metres, tolerance of each finger's position
 
-_REACH = MAX_VELOCITY * CONTROL_SECONDS  # how far from where it is sensed a joint can be sent in a control step
-_LEAD = 2.0  # how many times farther than a joint shall get in a control step its servo is sent: it goes half the way
+_REACH = MAX_VELOCITY * CONTROL_SECONDS  # largest distance of a joint's target from its sensed angle in a control step
+_LEAD = 2.0  # servo target over the wanted joint step, because a servo goes half the way in a control step
 
 
 @dataclass(frozen=True)
 class Variation:
-    """What differs between episodes, besides the jitter of each attempt.
+    """Differences between episodes, besides the jitter of each attempt.
 
     Attributes:
         order: of the tasks.
-        hand_speed: metres a control step, while led relative to an object.
-        joint_speed: radians a control step, on the way to it.
+        hand_speed: metres a control step, for motion relative to an object.
+        joint_speed: radians a control step, for motion to an object.
     """
 
     order: tuple[str, ...]
@@ -64,14 +64,14 @@ class Variation:
 
 
 class Command(NamedTuple):
-    """What the arm shall do in one control step."""
+    """Command to the arm for one control step."""
 
     joint_step: Vector  # (7,) radians
-    fingers: float  # how far each shall be from the middle, metres
+    fingers: float  # wanted distance of each finger from the middle, metres
 
 
 def demonstrate(seed: int, action_noise: float = ACTION_NOISE) -> ExpertEpisode:
-    """Play the episode ``seed``: up to the fourth completed element, or to the last step.
+    """Play the episode ``seed`` up to the fourth completed task or the last step.
 
     The sensors' noise, the expert's variation and the actions' noise are functions of the seed.
     """
@@ -86,7 +86,7 @@ def demonstrate(seed: int, action_noise: float = ACTION_NOISE) -> ExpertEpisode:
     for command in _Expert(kitchen, arm, Variation.draw(generator), generator).commands():
         action = action_for(command, arm, sensed) + action_noise * generator.standard_normal(ACTION_DIM)
         observations.append(sensed)
-        actions.append(np.clip(action, -1.0, 1.0).astype(np.float32))  # as files store them, so that they repeat
+        actions.append(np.clip(action, -1.0, 1.0).astype(np.float32))  # as in files, so that a replay is exact
         sensed, score, success, done = kitchen.step(actions[-1])
         arm.observe(data.qpos)
         if done:
@@ -100,15 +100,15 @@ def write(path: Path, episodes: Sequence[ExpertEpisode]) -> None:
 
 
 def action_for(command: Command, arm: Arm, sensed: Vector) -> Vector:
-    """The action (9,) after which the servos have done ``command``, given what is ``sensed`` (60,), errors and all."""
-    # all joints slow down together, since clipping the fastest alone would bend the hand's path
+    """Compute the action (9,) that makes the servos do ``command``, given the noisy observation ``sensed`` (60,)."""
+    # all joints slow down together, since clipping only the fastest would bend the hand's path
     step = _limited(command.joint_step, MAX_JOINT_STEP)
     target = np.concatenate([arm.angles + _LEAD * step + arm.gravity_sag(), np.full(2, command.fingers)])
     return np.clip((target - sensed[:ACTION_DIM]) / _REACH, -1.0, 1.0)
 
 
 class _Expert:
-    """Commands as generators: each answers what the arm has observed by the time it is asked for."""
+    """Generators of commands: each command is computed from the arm's latest observation."""
 
     def __init__(self, kitchen: Kitchen, arm: Arm, variation: Variation, generator: np.random.Generator) -> None:
         self._kitchen = kitchen
@@ -118,7 +118,7 @@ class _Expert:
         self._generator = generator
 
     def commands(self) -> Iterator[Command]:
-        """Without end: an episode ends by its own rules."""
+        """Yield commands without end; the episode ends by its own rules."""
         while True:
             for task in self._variation.order:
                 for _ in range(ATTEMPTS):
@@ -179,7 +179,7 @@ def _kitchen() -> Kitchen:
 
 
 def _limited(step: Vector, largest: float) -> Vector:
-    """``step``, shortened as a whole so that no component exceeds ``largest``."""
+    """Scale ``step`` down so that no component exceeds ``largest``."""
     return step * min(1.0, largest / max(float(np.abs(step).max()), 1e-9))
 
 

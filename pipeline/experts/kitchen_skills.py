@@ -1,9 +1,9 @@
-"""What an arm does to each thing in Franka Kitchen: where it takes hold, and which way it pushes, pulls or turns.
+"""Skills of the arm for each object in Franka Kitchen: where to grasp it, and how to push, pull or turn it.
 
-All lengths are in metres and angles in radians, in the world's frame: x to the right, y into the kitchen, z up. The
-postures are of one branch of the inverse kinematics, the one in which the arm starts, so that it gets from any to any
-other without turning over. They and the hand's directions come from a search with random restarts, for nearness to the
-arm's start and distance from the joints' limits.
+All lengths are in metres and angles in radians, in the world's frame: x to the right, y into the kitchen, z up. All
+postures are in the branch of the inverse kinematics in which the arm starts, so the arm moves between any two without
+turning over. The postures and the hand's directions come from a search with random restarts for nearness to the arm's
+start and distance from the joints' limits.
 """
 
 from collections.abc import Mapping
@@ -15,19 +15,19 @@ from numpy.typing import NDArray
 Vector = NDArray[np.float64]
 
 OPEN, CLOSED = 0.04, 0.0
-"""How far each finger is from the middle."""
+"""Distance of each finger from the middle."""
 
 
 @dataclass(frozen=True)
 class Phase:
-    """One leg of a skill: lead the hand to a pose beside the object, wherever that has got to.
+    """One leg of a skill: move the hand to a pose relative to the object's present position.
 
     Attributes:
         offset: (3,) from the object's site to the hand's.
-        fingers: how far each is from the middle.
+        fingers: distance of each finger from the middle.
         patience: control steps after which the leg ends even if the pose is not reached.
         turn: about the direction in which the hand points.
-        acting: whether this leg moves the object: it ends when the task is done, and not by reaching the pose.
+        acting: whether this leg moves the object; it then ends when the task is done, and not at the pose.
     """
 
     offset: tuple[float, float, float]
@@ -39,17 +39,17 @@ class Phase:
 
 @dataclass(frozen=True)
 class Skill:
-    """How one task is done.
+    """The motion that does one task.
 
     Attributes:
-        site: of the model, on what is moved.
-        direction: yaw (0: into the kitchen, positive to the left) and pitch (positive: up) in which the hand points,
-            and its turn about it (0: the fingers open horizontally).
+        site: site of the model on the object that is moved.
+        direction: yaw (0: into the kitchen, positive to the left) and pitch (positive: up) of the hand's direction, and
+            its turn about this direction (0: the fingers open horizontally).
         posture: (7,) joint angles from which inverse kinematics starts.
-        approach: (3,) offset from the site where the hand stops first, coming from anywhere.
-        phases: what follows.
-        retreat: (3,) offset from where the hand ends to a place from which it may go anywhere.
-        margin: greatest distance to the goal at which the task counts as done here; the environment says 0.3.
+        approach: (3,) offset from the site to the hand's first stop, which it can reach from anywhere.
+        phases: the legs after the first stop.
+        retreat: (3,) offset from the hand's last position to a place from which it can go anywhere.
+        margin: largest distance to the goal at which the task counts as done here; the environment allows 0.3.
     """
 
     site: str
@@ -126,7 +126,10 @@ SKILLS: Mapping[str, Skill] = {
 
 
 def hand_rotation(yaw: float, pitch: float, turn: float) -> Vector:
-    """Axes of the hand's site as columns (3, 3): the second is where the fingers open, the third where it points."""
+    """Compute the axes of the hand's site as columns (3, 3): it points along the third, fingers open along the second.
+
+    ``turn`` is about the direction in which the hand points; all angles are in radians.
+    """
     points = np.array([-np.sin(yaw) * np.cos(pitch), np.cos(yaw) * np.cos(pitch), np.sin(pitch)])
     opens = np.array([np.cos(yaw), np.sin(yaw), 0.0])
     cos, sin = np.cos(turn), np.sin(turn)

@@ -1,4 +1,4 @@
-"""The scripted expert of a task; nothing is imported before it is asked for."""
+"""Find the scripted expert of a task; its module is imported only when it is needed."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,13 +9,13 @@ from pipeline.utils.errors import UserError
 
 
 def expert(task: str, custom: Mapping[str, Any] | None = None) -> Expert:
-    """The expert of ``task``, as ``load_task`` names it.
+    """Load the expert of ``task``, a name as for ``load_task``.
 
     Args:
-        custom: what the task is made from, where it is one of a family.
+        custom: settings from which the task is made, if it belongs to a family.
 
     Raises:
-        UserError: the task has none, or there is no such task.
+        UserError: the task does not exist or has no expert.
     """
     known = custom is not None or task in own_tasks() or ":" in task
     if not known or not load_task(task, custom).expert:

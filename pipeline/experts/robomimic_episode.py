@@ -1,4 +1,4 @@
-"""Letting a scripted expert play one of Robomimic's tasks, and recording what the public files store of an episode."""
+"""Run a scripted expert in one of Robomimic's tasks, and record the data that the public files store of an episode."""
 
 from collections.abc import Callable, Sequence
 from functools import cache, partial
@@ -20,7 +20,7 @@ _STEPS_AFTER_SUCCESS = 3
 
 
 def robomimic_expert(task: Task, script: Callable[[Any, RandomState], Script], max_steps: int) -> Expert:
-    """The expert that plays ``task`` as ``script`` says."""
+    """Make the expert that plays ``task`` by ``script``."""
     return Expert(partial(record, task, script, max_steps), partial(_write, task))
 
 
@@ -29,24 +29,24 @@ def _write(task: Task, path: Path, episodes: Sequence[ExpertEpisode]) -> None:
 
 
 def record(task: Task, script: Callable[[Any, RandomState], Script], max_steps: int, seed: int) -> ExpertEpisode:
-    """Play the episode of ``seed`` as ``script`` says, until a few steps after it is solved, at most ``max_steps``.
+    """Play the episode of ``seed`` by ``script``, until a few steps after it is solved, at most ``max_steps``.
 
-    ``script`` is given robosuite's environment at the initial state, and the generator of the expert's variation.
-    States are MuJoCo's, flattened, before each action; the model's XML is the extra ``model_file``.
+    ``script`` takes robosuite's environment at the initial state, and the generator of the expert's variation. The
+    states are MuJoCo's, flattened, before each action. The model's XML is the extra ``model_file``.
     """
     task_env = _environment(task)
     simulator = task_env.simulator
     observation = task_env.reset(seed=seed)
     model = simulator.get_state()["model"]
     observations, states, actions, scores = [], [], [], [0.0]
-    # The seed alone would repeat the numbers that the initial state was drawn from.
+    # the seed alone would repeat the random numbers of the initial state
     plan = script(simulator.env, RandomState([seed, 1]))
     solved, after = False, 0
     for action in islice(plan, max_steps):
         wanted = policy_actions(action)
         observations.append(observation)
         states.append(simulator.env.sim.get_state().flatten())
-        actions.append(file_actions(wanted))  # what the simulator is told; may differ from ``action`` in the last bit
+        actions.append(file_actions(wanted))  # the simulator's input; may differ from ``action`` in the last bit
         observation, score, success, _ = task_env.step(wanted)
         scores.append(score)
         after += solved

@@ -1,9 +1,9 @@
 """Scripted experts for Robomimic's Lift (raise a cube) and Can (put a can from one bin into its corner of another).
 
-They know where the object is, and go through the same phases each time: above the object, down, close, away. What
-varies with the seed is drawn once per episode, within what works: speed, heights, offsets of a few millimetres, how
-the hand is turned, where the can is dropped. So the same initial state could have been solved in other ways, as it
-would by different people.
+They know the object's position, and go through the same phases each time: above the object, down, close, away. The
+variation is drawn once per episode, within limits that work: speed, heights, offsets of a few millimetres, the turn of
+the hand, the place where the can is dropped. So equal initial states can be solved in different ways, as by different
+people.
 """
 
 from typing import Any
@@ -28,23 +28,23 @@ from pipeline.experts.waypoints import (
     yaw_of,
 )
 
-_MAX_STEPS = {"lift": 100, "can": 200}  # of a demonstration; far more than an expert on its way needs
+_MAX_STEPS = {"lift": 100, "can": 200}  # of a demonstration; far more than a successful one needs
 
-_REST_YAW = np.pi / 2  # of the hand, in which it starts
+_REST_YAW = np.pi / 2  # of the hand at the start
 _BASE = np.array([-0.5, -0.1])  # m, x and y of Can's robot base
-_FAR = 0.70  # m from the base: what lies farther out a hand pointing straight down cannot safely reach
+_FAR = 0.70  # m from the base: farther out, a hand that points straight down does not reach safely
 _MOST_LEAN = 0.6  # rad
 
 
 def lift(env: Any, generator: RandomState) -> Script:
-    """Grasp the cube on a pair of its sides, and raise it; ``env`` is robosuite's ``Lift``."""
+    """Grasp the cube by two opposite sides, and raise it; ``env`` is robosuite's ``Lift``."""
     arm = Arm(env)
     lead = generator.uniform(0.05, 0.09)
     above = generator.uniform(0.05, 0.12)
     raised = generator.uniform(0.10, 0.16)
     aside = generator.uniform(-0.03, 0.03, 2)
     off_centre = np.array([*generator.uniform(-0.006, 0.006, 2), generator.uniform(-0.004, 0.006)])
-    # Any side of the cube will do: mostly the one that asks for the least turn, sometimes the next.
+    # any side of the cube works: mostly the one with the least turn is chosen, sometimes the next
     cube_yaw = yaw_of(_body(env, "cube_main").rotation)
     yaw = nearest_yaw(cube_yaw, _REST_YAW + generator.uniform(-0.4, 0.4), np.pi / 2)
 
@@ -73,9 +73,9 @@ def can(env: Any, generator: RandomState) -> Script:
     carried = generator.uniform(0.13, 0.19)
     dropped = generator.uniform(0.04, 0.08)
     off_centre = np.array([*generator.uniform(-0.006, 0.006, 2), generator.uniform(-0.005, 0.03)])
-    twist = generator.uniform(-0.5, 0.5)  # the can is round: any way of turning the hand will do
+    twist = generator.uniform(-0.5, 0.5)  # the can is round: any turn of the hand works
     last_twist = twist * generator.uniform(0.5, 1.0)
-    # The goal is x 0.1 to 0.295, y 0.28 to 0.525 m; its nearer corner is easier to reach.
+    # the goal is x 0.1 to 0.295, y 0.28 to 0.525 m; its nearer corner is easier to reach
     place = generator.uniform([0.145, 0.335], [0.19, 0.385])
 
     def at_can() -> Pose:
@@ -89,7 +89,7 @@ def can(env: Any, generator: RandomState) -> Script:
     yield from move(arm, at_can, OPEN, Pace(0.7 * lead, turn, tolerance=0.01, angle_tolerance=0.15, timeout=25))
     low = at_can()
     yield from grip(arm, low, CLOSE)
-    # A bent path: corners are cut by a few centimetres, and how the hand is turned matters no more.
+    # a bent path: it cuts corners by a few centimetres, and the turn of the hand no longer matters
     yield from move(arm, low.shifted(z=carried), CLOSE, Pace(lead, tolerance=0.06, angle_tolerance=np.pi, timeout=20))
     at_goal = Pose(np.array([*place, low.position[2]]), _reaching(place, last_twist))
     over = at_goal.shifted(z=carried)
@@ -106,10 +106,10 @@ def _body(env: Any, name: str) -> Pose:
 
 
 def _reaching(position: np.ndarray, twist: float) -> np.ndarray:
-    """The rotation (3, 3) of a hand at ``position`` (x, y, …) that leans outwards, the more the farther out it is.
+    """Compute the rotation (3, 3) of a hand at ``position`` (x, y, …) that leans outwards, more if farther out.
 
     Leaning brings the wrist nearer to the base. The hand opens across the line from the base, turned by ``twist``
-    radians, and less where it leans: a leaning hand that is turned too would grasp a standing can askew.
+    radians. It is turned less if it leans, because a hand that leans and is turned would grasp a standing can askew.
     """
     outwards = np.asarray(position[:2]) - _BASE
     azimuth = np.arctan2(outwards[1], outwards[0])

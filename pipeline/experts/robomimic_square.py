@@ -1,6 +1,6 @@
 """An expert for Robomimic's Square: pick the square nut up by its handle and lower it over the square peg.
 
-It sees the nut's pose, and answers every state anew: the nut is led by its own pose error, however it lies in the hand.
+It reads the nut's pose in every state and controls the nut by its own pose error, for any grasp in the hand.
 """
 
 from dataclasses import dataclass
@@ -19,14 +19,14 @@ _PEG = np.array([0.23, 0.10])  # its axis, m
 _PEG_TOP = 0.95  # m
 _REST_YAW = np.pi / 2  # of the hand at rest
 _LOST_BELOW = 0.92  # m; a nut in the hand is above this after the lift
-_CENTRED = 0.005  # m off the peg's axis, at which the nut goes down; it fits within 0.0067
+_CENTRED = 0.005  # m off the peg's axis, below which the nut is lowered; it fits within 0.0067
 _MAX_TILT = np.deg2rad(25.0)  # of a nut that is held well
-_ALIGNED = Pace(tolerance=0.008, angle_tolerance=0.12)  # how well before the fingers go down beside the handle
+_ALIGNED = Pace(tolerance=0.008, angle_tolerance=0.12)  # tolerances before the fingers go down beside the handle
 
 
 @dataclass(frozen=True)
 class Variation:
-    """What differs between two episodes beside their initial states."""
+    """Differences between episodes besides their initial states."""
 
     along: float  # m from the nut's centre to the fingers, along the handle
     depth: float  # m from the nut's middle plane to the fingertips' centre
@@ -37,7 +37,7 @@ class Variation:
 
     @classmethod
     def drawn(cls, random: RandomState) -> "Variation":
-        """Draw one."""
+        """Draw a variation."""
         return cls(
             along=random.uniform(0.062, 0.069),
             depth=random.uniform(-0.004, 0.002),
@@ -57,23 +57,23 @@ class Nut:
 
     @property
     def pose(self) -> Pose:
-        """Its pose; the handle lies along its x axis."""
+        """The nut's pose; the handle lies along its x axis."""
         data, body = self._env.sim.data, self._env.obj_body_id["SquareNut"]
         return Pose(np.array(data.body_xpos[body]), np.array(data.body_xmat[body]).reshape(3, 3))
 
     @property
     def yaw(self) -> float:
-        """Where the handle points, seen from above, in radians."""
+        """The handle's direction, seen from above, in radians."""
         return yaw_of(self.pose.rotation)
 
     @property
     def tilt(self) -> float:
-        """The angle in radians between its axis and the vertical."""
+        """The angle in radians between the nut's axis and the vertical."""
         return float(np.arccos(np.clip(self.pose.rotation[2, 2], -1.0, 1.0)))
 
 
 def script(env: Any, random: RandomState) -> Script:
-    """The expert's actions (7,) in ``env``, a ``NutAssemblySquare``: tries until it is asked no more."""
+    """Yield the expert's actions (7,) in ``env``, a ``NutAssemblySquare``; it tries again without end."""
     arm, nut = Arm(env), Nut(env)
     yield from hold(arm, arm.pose, OPEN, 2)  # the nut is dropped from above the table
     while True:
@@ -83,15 +83,15 @@ def script(env: Any, random: RandomState) -> Script:
         if nut.pose.position[2] > _LOST_BELOW and nut.tilt < _MAX_TILT:
             yield from _place(env, arm, nut, nut_yaw, variation)
         else:
-            yield from hold(arm, arm.pose, OPEN, 4)  # let go of what was caught, and try again
+            yield from hold(arm, arm.pose, OPEN, 4)  # open the gripper, and try again
 
 
 def choose_yaws(nut_yaw: float, random: RandomState) -> tuple[float, float]:
-    """Choose the hand's yaw for the grasp and the nut's for the peg, from the nut's yaw now; all in radians.
+    """Choose the hand's yaw for the grasp and the nut's yaw for the peg, from the nut's present yaw; all in radians.
 
-    The fingers close across the handle either way round, and the peg takes the nut in four ways. A good choice turns
-    the wrist little, keeps it off its limits, and leaves the handle on the near side of the peg (the far side is out
-    of reach). Among near-equals chance decides.
+    The fingers can close across the handle in two ways, and the nut fits on the peg in four. A good choice turns the
+    wrist little, keeps it off its limits, and leaves the handle on the near side of the peg (the far side is out of
+    reach). Among nearly equal choices chance decides.
     """
 
     def cost(grasp: float, goal: float) -> float:
@@ -107,7 +107,7 @@ def choose_yaws(nut_yaw: float, random: RandomState) -> tuple[float, float]:
 
 
 def _pick(arm: Arm, nut: Nut, hand_yaw: float, variation: Variation) -> Script:
-    """Go above the handle, down beside it only when well aligned, close the gripper, and lift."""
+    """Move above the handle, then down beside it once well aligned, close the gripper, and lift."""
     turn = hand_yaw - nut.yaw
 
     def above(height: float) -> Pose:
@@ -127,11 +127,11 @@ def _pick(arm: Arm, nut: Nut, hand_yaw: float, variation: Variation) -> Script:
 
 
 def _place(env: Any, arm: Arm, nut: Nut, nut_yaw: float, variation: Variation) -> Script:
-    """Bring the nut over the peg, lower it once it is centred, let go a few centimetres above the table, and rise."""
+    """Move the nut over the peg, lower it once centred, release it a few centimetres above the table, and rise."""
     upright = Rotation.from_rotvec([0.0, 0.0, nut_yaw]).as_matrix()
 
     def carried(height: float) -> Pose:
-        """The hand's pose that brings the nut upright over the peg, at ``height``."""
+        """Compute the hand's pose that brings the nut upright over the peg, at ``height``."""
         hand, now = arm.pose, nut.pose
         correction = upright @ now.rotation.T
         position = np.append(_PEG, height) - correction @ (now.position - hand.position)
@@ -142,7 +142,7 @@ def _place(env: Any, arm: Arm, nut: Nut, nut_yaw: float, variation: Variation) -
         aside = _PEG - position[:2]
         clear = position[2] < _PEG_TOP or np.linalg.norm(aside) < _CENTRED
         goal = carried(position[2] - 0.02 if clear else _PEG_TOP + 0.04)
-        return goal.shifted(*(0.7 * aside))  # on its way down the hand gives way sideways; more than the error helps
+        return goal.shifted(*(0.7 * aside))  # the hand yields sideways on its way down, so overcorrect the error
 
     pace = Pace(variation.lead, turn=0.3, tolerance=0.008, angle_tolerance=0.08, timeout=50)
     yield from move(arm, lambda: carried(variation.height), CLOSE, pace)

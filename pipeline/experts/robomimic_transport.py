@@ -1,8 +1,8 @@
-"""An expert for Robomimic's Transport: two arms bring a hammer from a lidded bin into another, cleared of trash before.
+"""An expert for Robomimic's Transport: two arms clear a bin of trash and bring a hammer into it from a lidded bin.
 
 Arm 0 puts the lid aside, picks the hammer up by the end of its handle nearer to itself, and holds it out between the
-tables. Meanwhile arm 1 moves the trash from the target bin to the trash bin; then it takes the hammer by the other end
-and lets it down into the target bin. The arms run side by side, and wait for each other at the handover alone.
+tables. Meanwhile arm 1 moves the trash from the target bin to the trash bin. Then it takes the hammer by the other end
+and lowers it into the target bin. The arms run side by side, and wait for each other only at the handover.
 """
 
 from collections.abc import Callable
@@ -31,45 +31,45 @@ from pipeline.experts.waypoints import (
 )
 
 MAX_STEPS = 700
-_WAIT = 400  # steps, the longest that an arm waits for the other
+_WAIT = 400  # steps that an arm waits for the other at most
 
 _REST_YAW = (np.pi, 0.0)  # of the hands: both open along the world's x axis
-_CLEAR = 1.06  # m, of a hand on its way over the bins, whose walls end at 0.95
-_CLEAR_WITH_HAMMER = 1.16  # m; it hangs down from the hand
-_ASIDE = np.array([-0.20, -0.45])  # m, where the lid goes, on the table beside its bin
-_LID_ON_TABLE = 0.826  # m, of the lid's handle
-_OPENED = 0.05  # m between the fingers, when they certainly hold nothing
+_CLEAR = 1.06  # m, height of a hand above the bins; their walls end at 0.95
+_CLEAR_WITH_HAMMER = 1.16  # m; the hammer hangs down from the hand
+_ASIDE = np.array([-0.20, -0.45])  # m, place of the lid on the table beside its bin
+_LID_ON_TABLE = 0.826  # m, height of the lid's handle
+_OPENED = 0.05  # m between the fingers; from here on they certainly hold nothing
 _LOST = 0.7  # m; a hammer below this has fallen past the tables
-_HELD = 0.02  # m between them at least, when they hold hammer or trash
-_MOST_SLANT = 0.35  # of a hammer's handle, as the sine of its angle to the horizontal, in a hand that points down
-_IN_BIN = 0.84  # m; what is above this has left the floor of its bin
+_HELD = 0.02  # m, least distance between the fingers when they hold hammer or trash
+_MOST_SLANT = 0.35  # sine of the handle's angle to the horizontal, in a hand that points down
+_IN_BIN = 0.84  # m; an object above this has left the floor of its bin
 
 
 @dataclass
 class Handover:
-    """What the two arms know of each other."""
+    """State of the handover, shared by the two arms."""
 
     offered: bool = False  # arm 0 holds the hammer out
     taken: bool = False  # arm 1 has closed its gripper on it
-    free: bool = False  # arm 0 has opened its own and gone
+    free: bool = False  # arm 0 has opened its gripper and moved away
 
 
 @dataclass(frozen=True)
 class Variation:
-    """What differs between two episodes beside their initial states."""
+    """Differences between episodes besides their initial states."""
 
     lead: float  # m, see Pace
     above: float  # m above an object before the last part of the descent
     ends: tuple[float, float]  # m from the middle of the hammer's handle to either hand
     meeting: np.ndarray  # (3,) m, where arm 0 offers the hammer
-    lean: tuple[float, float]  # rad, of either hand towards the other: arms that stretch less, and do not touch
+    lean: tuple[float, float]  # rad, of either hand towards the other, so that arms stretch less and do not touch
     lid: np.ndarray  # (2,) m, off the usual place for the lid
     drop: np.ndarray  # (3,) m, off the middle of the bins' floor
-    along: float  # m, where the lid's handle is held
+    along: float  # m, place of the grasp along the lid's handle
 
     @classmethod
     def drawn(cls, random: RandomState) -> "Variation":
-        """Draw one."""
+        """Draw a variation."""
         return cls(
             lead=random.uniform(0.07, 0.11),
             above=random.uniform(0.05, 0.08),
@@ -83,7 +83,7 @@ class Variation:
 
 
 def script(env: Any, random: RandomState) -> Script:
-    """The expert's actions (14,) in ``env``, a ``TwoArmTransport`` with its arms opposite each other."""
+    """Yield the expert's actions (14,) in ``env``, a ``TwoArmTransport`` with its arms opposite each other."""
     variation = Variation.drawn(random)
     handover = Handover()
     for action in together(_fetch(env, variation, handover), _deliver(env, variation, handover)):
@@ -109,7 +109,7 @@ def open_bin(env: Any, arm: Arm, variation: Variation) -> Script:
 
 
 def _fetch(env: Any, variation: Variation, handover: Handover) -> Script:
-    """What arm 0 does: the lid aside, the hammer out of its bin and to the meeting point."""
+    """Control arm 0: put the lid aside, and bring the hammer out of its bin to the meeting point."""
     arm, objects = Arm(env, 0), env.transport
     yield from open_bin(env, arm, variation)
 
@@ -124,7 +124,7 @@ def _fetch(env: Any, variation: Variation, handover: Handover) -> Script:
     while not carried():
         yield from _over_bin(arm, hammer_end, variation)
         yield from _pick(arm, hammer_end, variation)
-        # The head is 5 mm from a wall, which would turn the hammer in the hand.
+        # move off the wall: it is 5 mm from the head, and would turn the hammer in the hand
         grasp, off_wall = hammer_end(), -0.03 * np.sign(_head_direction(objects)[1])
         yield from move(arm, grasp.shifted(y=off_wall, z=_CLEAR - _IN_BIN), CLOSE, Pace(0.05, tolerance=0.03))
         if not carried():
@@ -144,7 +144,7 @@ def _fetch(env: Any, variation: Variation, handover: Handover) -> Script:
 
 
 def _deliver(env: Any, variation: Variation, handover: Handover) -> Script:
-    """What arm 1 does: the trash into its bin, then the hammer from arm 0 into the target bin."""
+    """Control arm 1: put the trash into its bin, then the hammer from arm 0 into the target bin."""
     arm, objects = Arm(env, 1), env.transport
     rest = downward(_REST_YAW[1])
 
@@ -175,7 +175,7 @@ def _deliver(env: Any, variation: Variation, handover: Handover) -> Script:
 
 
 def _over_bin(arm: Arm, target: Callable[[], Pose], variation: Variation) -> Script:
-    """Go over the bin that holds ``target``, high enough not to touch its walls on the way."""
+    """Move over the bin that holds ``target``, high enough not to touch its walls on the way."""
 
     def over() -> Pose:
         goal = target()
@@ -185,7 +185,7 @@ def _over_bin(arm: Arm, target: Callable[[], Pose], variation: Variation) -> Scr
 
 
 def _pick(arm: Arm, target: Callable[[], Pose], variation: Variation) -> Script:
-    """Approach ``target`` the way its hand points, the last part only when well aligned, and close the gripper."""
+    """Approach ``target`` in its hand's direction, the last part only once well aligned, and close the gripper."""
 
     def approaching() -> Pose:
         goal, now = target(), arm.pose
@@ -200,7 +200,7 @@ def _pick(arm: Arm, target: Callable[[], Pose], variation: Variation) -> Script:
 
 
 def _drop(arm: Arm, place: Pose, variation: Variation, clear: float) -> Script:
-    """Carry what is held over ``place`` with the hand at height ``clear``, down to it, let go, and rise again."""
+    """Carry the object over ``place`` with the hand at height ``clear``, lower it, let go, and rise again."""
     now = arm.pose
     over = place.shifted(z=clear - place.position[2])
     bend = Pace(variation.lead, tolerance=0.05, angle_tolerance=0.3)
@@ -212,32 +212,32 @@ def _drop(arm: Arm, place: Pose, variation: Variation, clear: float) -> Script:
 
 
 def _handle(objects: Any, offset: float) -> tuple[np.ndarray, float]:
-    """The point (3,) ``offset`` metres along the hammer's handle from its middle, and the turn of the handle.
+    """Compute the point (3,) ``offset`` metres along the hammer's handle from its middle, and the turn of the handle.
 
-    Counted from the handle's lie along the world's y axis, in radians about the vertical.
+    The turn is in radians about the vertical; it is 0 if the handle lies along the world's y axis.
     """
     along = _handle_axis(objects)
     return objects.payload_pos + offset * along, float(np.arctan2(-along[0], along[1]))
 
 
 def _head_direction(objects: Any) -> np.ndarray:
-    """The direction (3,) of the hammer's handle, the way that points to its head."""
+    """Compute the direction (3,) of the hammer's handle, towards its head."""
     return Rotation.from_quat(objects.payload_quat).as_matrix()[:, 2]
 
 
 def _handle_axis(objects: Any) -> np.ndarray:
-    """The same, or the opposite: the way that points to arm 1."""
+    """Compute the direction (3,) of the hammer's handle, towards arm 1."""
     axis = _head_direction(objects)
     return axis if axis[1] > 0 else -axis
 
 
 def _backed(pose: Pose, distance: float) -> Pose:
-    """``pose`` withdrawn by ``distance`` metres from where the hand points."""
+    """Move ``pose`` back by ``distance`` metres, against the direction in which the hand points."""
     return Pose(pose.position - distance * pose.rotation[:, 2], pose.rotation)
 
 
 def _wait(arm: Arm, goal: Pose, gripper: float, until: Callable[[], bool]) -> Script:
-    """Stay at ``goal`` for at least one step, until it is time."""
+    """Stay at ``goal`` for at least one step, until ``until`` is true."""
     yield from hold(arm, goal, gripper, 1)
     yield from move(arm, goal, gripper, Pace(0.08, tolerance=0.0, timeout=_WAIT), until)
 

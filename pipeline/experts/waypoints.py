@@ -1,13 +1,13 @@
-"""Moving robosuite arms through poses: the vocabulary that scripted experts for Robomimic's tasks are written in.
+"""Move robosuite arms through poses: the functions that scripted experts for Robomimic's tasks are built from.
 
-A script is a generator of actions. It reads the simulator each time it is resumed, so every action answers the state
-just reached; scripts are put together with ``yield from``, and run side by side for two arms with ``together``.
-Actions are absolute, one arm's (7,): position (3), axis-angle (3) and gripper (1), for the controller ``OSC_POSE`` with
+A script is a generator of actions. It reads the simulator each time it is resumed, so every action depends on the
+latest state. Scripts are joined with ``yield from``; ``together`` runs two arms' scripts side by side. Actions are
+absolute, (7,) for one arm: position (3), axis-angle (3) and gripper (1), for the controller ``OSC_POSE`` with
 ``control_delta: false``.
 
-The controller pulls the hand towards the commanded pose as a critically damped spring would (stiffness 150 and damping
-2√150 per unit of mass), so a command that keeps ``lead`` metres ahead of the hand moves it at √150/2 ≈ 6 ``lead`` per
-second. Commands far ahead move it fast, whatever the distance: limits on speed are limits on the lead.
+The controller pulls the hand towards the commanded pose like a critically damped spring (stiffness 150 and damping
+2√150 per unit of mass). So a command that stays ``lead`` metres ahead of the hand moves it at √150/2 ≈ 6 ``lead`` per
+second. The speed depends on the lead and not on the distance to the goal, so it is limited by a limit on the lead.
 """
 
 from collections.abc import Callable, Iterator
@@ -23,38 +23,38 @@ Script = Iterator[np.ndarray]
 
 
 class Pose(NamedTuple):
-    """Where a hand is or should be, in world coordinates. The gripper points along z and opens along x of the hand."""
+    """Present or wanted pose of a hand in world coordinates. The gripper points along its z and opens along its x."""
 
     position: np.ndarray  # (3,) m, between the fingertips
     rotation: np.ndarray  # (3, 3), columns: the hand's axes
 
     def shifted(self, x: float = 0.0, y: float = 0.0, z: float = 0.0) -> "Pose":
-        """The pose moved by (x, y, z) metres along the world's axes, turned as before."""
+        """Return the pose moved by (x, y, z) metres along the world's axes, with the same rotation."""
         return Pose(self.position + np.array([x, y, z]), self.rotation)
 
 
 @dataclass(frozen=True)
 class Pace:
-    """How a hand moves to a pose, and when it is there."""
+    """Speed limits of a hand's motion to a pose, and the tolerances at which it has arrived."""
 
-    lead: float = 0.05  # m, how far the command may be ahead of the hand; the speed is about 6 leads per second
+    lead: float = 0.05  # m, largest lead of the command over the hand; the speed is about 6 leads per second
     turn: float = 0.4  # rad, the same for the rotation
     tolerance: float = 0.01  # m
     angle_tolerance: float = 0.1  # rad
-    timeout: int = 60  # steps, after which the hand counts as there
+    timeout: int = 60  # steps after which the motion ends in any case
 
 
 class Arm:
     """One arm of a robosuite environment."""
 
     def __init__(self, env: Any, index: int = 0) -> None:
-        """Take the robot ``index`` of ``env``, a robosuite environment (robomimic's wrapper holds it as ``.env``)."""
+        """Wrap the robot ``index`` of ``env``, a robosuite environment (robomimic's wrapper holds it as ``.env``)."""
         self._env = env
         self._index = index
 
     @property
     def pose(self) -> Pose:
-        """The hand's pose now."""
+        """The hand's present pose."""
         data, site = self._env.sim.data, self._env.robots[self._index].eef_site_id
         return Pose(np.array(data.site_xpos[site]), np.array(data.site_xmat[site]).reshape(3, 3))
 
@@ -65,7 +65,7 @@ class Arm:
         return float(np.abs(self._env.sim.data.qpos[joints]).sum())
 
     def towards(self, goal: Pose, gripper: float, pace: Pace) -> np.ndarray:
-        """The action (7,) that moves the hand from where it is towards ``goal``, no faster than ``pace`` allows."""
+        """Compute the action (7,) that moves the hand towards ``goal``, no faster than ``pace`` allows."""
         now = self.pose
         ahead = goal.position - now.position
         turn = Rotation.from_matrix(goal.rotation @ now.rotation.T).as_rotvec()
@@ -73,7 +73,7 @@ class Arm:
         return np.concatenate([now.position + _shortened(ahead, pace.lead), rotation.as_rotvec(), [gripper]])
 
     def at(self, goal: Pose, pace: Pace) -> bool:
-        """Whether the hand is within the tolerances of ``goal``."""
+        """Check whether the hand is within the tolerances of ``goal``."""
         now = self.pose
         angle = Rotation.from_matrix(goal.rotation @ now.rotation.T).magnitude()
         return bool(np.linalg.norm(goal.position - now.position) <= pace.tolerance and angle <= pace.angle_tolerance)
@@ -86,9 +86,9 @@ def move(
     pace: Pace,
     until: Callable[[], bool] | None = None,
 ) -> Script:
-    """Move to ``goal``, followed at every step when it is a function, until the hand is there or ``until`` says so.
+    """Move to ``goal`` until the hand has arrived or ``until`` is true; a function ``goal`` is called at every step.
 
-    Ends after ``pace.timeout`` steps in any case: whether that was in time is for the script to find out.
+    The motion ends after ``pace.timeout`` steps in any case; the script has to check whether the hand has arrived.
     """
     for _ in range(pace.timeout):
         target = goal() if callable(goal) else goal
@@ -98,9 +98,9 @@ def move(
 
 
 def grip(arm: Arm, goal: Pose, gripper: float, least: int = 3, most: int = 10) -> Script:
-    """Stay at ``goal`` and open or close the gripper, until its fingers have come to rest.
+    """Stay at ``goal`` and open or close the gripper, until its fingers are at rest.
 
-    ``least`` and ``most`` bound the number of steps: the fingers need some to start moving, and need not stop.
+    ``least`` and ``most`` bound the number of steps: the fingers need some to start moving, and may never stop.
     """
     pace = Pace()
     before = arm.opening
@@ -119,9 +119,9 @@ def hold(arm: Arm, goal: Pose, gripper: float, steps: int) -> Script:
 
 
 def together(first: Script, second: Script) -> Script:
-    """Run two arms' scripts side by side: actions (14,). The one that ends first repeats its last action.
+    """Run two arms' scripts side by side: actions (14,). The script that ends first repeats its last action.
 
-    Ends with the longer one.
+    The result ends with the longer script.
 
     Raises:
         ValueError: a script ends before its first action; let it ``hold`` for one step.
@@ -139,10 +139,10 @@ def together(first: Script, second: Script) -> Script:
 
 
 def downward(yaw: float, tilt: float = 0.0) -> np.ndarray:
-    """The rotation (3, 3) of a hand that points straight down and opens along the horizontal direction ``yaw``.
+    """Compute the rotation (3, 3) of a hand that points straight down and opens along the horizontal direction ``yaw``.
 
-    ``yaw`` in radians from the world's x towards its y; the arms' rest pose is about π/2. ``tilt`` leans the hand by
-    this angle about the direction in which it opens.
+    ``yaw`` is in radians from the world's x towards its y; the arms' rest pose is about π/2. ``tilt`` leans the hand by
+    this angle, in radians, about the direction in which it opens.
     """
     cos, sin = np.cos(yaw), np.sin(yaw)
     upright = np.array([[cos, sin, 0.0], [sin, -cos, 0.0], [0.0, 0.0, -1.0]])
@@ -150,15 +150,15 @@ def downward(yaw: float, tilt: float = 0.0) -> np.ndarray:
 
 
 def nearest_yaw(yaw: float, reference: float, period: float) -> float:
-    """The angle equal to ``yaw`` up to multiples of ``period`` that is nearest to ``reference``.
+    """Shift ``yaw`` by multiples of ``period`` to the angle nearest to ``reference``.
 
-    For objects that look the same after a turn by ``period`` (π/2 for a cube, π for two fingers on a bar).
+    This is for objects that look the same after a turn by ``period`` (π/2 for a cube, π for two fingers on a bar).
     """
     return yaw + period * np.round((reference - yaw) / period)
 
 
 def yaw_of(rotation: np.ndarray) -> float:
-    """The direction in radians, seen from above, of the x axis of a body's or hand's rotation (3, 3)."""
+    """Compute the direction in radians, seen from above, of the x axis of a body's or hand's rotation (3, 3)."""
     return float(np.arctan2(rotation[1, 0], rotation[0, 0]))
 
 
