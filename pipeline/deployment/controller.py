@@ -1,4 +1,4 @@
-"""Act by a model file in any control loop, one observation at a time, as the evaluation acts."""
+"""Run a model file in any control loop, one observation at a time, with the same actions as in the evaluation."""
 
 from collections import deque
 from pathlib import Path
@@ -17,23 +17,24 @@ from pipeline.training.residual_checkpoint import load_model
 from pipeline.utils.errors import UserError
 
 MOST_COMPONENTS = 4096
-"""Raw observations that encodings are tried on are no longer than this."""
+"""Longest raw observation that an encoding is tried on."""
 
 
 class Controller:
-    """Receding-horizon control of one robot: keeps the observation history and the chunk that is being executed.
+    """Receding-horizon controller of one robot: keeps the observation history and the chunk that is being executed.
 
-    After ``reset(seed, repeat)`` it acts as the rollout's episode of that seed and repeat: to the bit if ``batch_size``
-    is the rollout's ``policy_batch_size``, since a net's output for a row changes in its last bits with the size of the
-    batch, and else up to such rounding. (Of nets of a few units, even the row's place in the batch changes them.)
+    After ``reset(seed, repeat)`` it acts as in the rollout's episode of that seed and repeat. The actions are equal to
+    the bit if ``batch_size`` is the rollout's ``policy_batch_size``, otherwise up to rounding, because a net's output
+    for a row changes in its last bits with the size of the batch. (In nets of a few units it also changes with the
+    row's place in the batch.)
 
     Args:
-        policy: what plans. observation_dim: S, components of a raw observation, without a camera's pixels.
-        camera: what takes the pictures that the policy sees, if one does.
-        batch_size: rows of every call of the policy, of which the first is used; 1 is the fastest.
+        policy: plans the actions. observation_dim: S, components of a raw observation, without a camera's pixels.
+        camera: describes the camera whose pictures the policy takes, if it does.
+        batch_size: rows of every call of the policy; only the first is used; 1 is the fastest.
 
     Attributes:
-        n_obs_steps, n_action_steps: observations that a plan sees; its actions that are executed before the next.
+        n_obs_steps, n_action_steps: observations in the history of a plan, and its executed actions.
     """
 
     def __init__(
@@ -53,7 +54,7 @@ class Controller:
         """Begin an episode: forget the last one, and draw all noise from a generator keyed by (seed, repeat).
 
         Raises:
-            UserError: one of them is negative.
+            UserError: ``seed`` or ``repeat`` is negative.
         """
         if min(seed, repeat) < 0:
             raise UserError(f"reset: given seed {seed} and repeat {repeat}, allowed: 0 or more")
@@ -62,19 +63,19 @@ class Controller:
         self._chunk.clear()
 
     def act(self, observation: ArrayLike, image: ArrayLike | None = None) -> NDArray[np.float32]:
-        """The action (A,), in environment units, for a control step.
+        """Compute the action (A,), in environment units, for a control step.
 
-        To be called once a step, with what is observed before it: plans look at the last ``n_obs_steps`` observations,
-        of which the first of an episode stands for those before it.
+        Call it once a step, with the observation before the step. A plan uses the last ``n_obs_steps`` observations; at
+        the start of an episode the first observation fills the history.
 
         Args:
-            observation: raw, (S,), as the task's environment gives it.
-            image: what the camera sees, uint8 (H, W, 3), RGB, of a policy that learned from a camera's pictures;
-                scaled as those were.
+            observation: raw, (S,), as returned by the task's environment.
+            image: the camera's picture, uint8 (H, W, 3), RGB, scaled as in training; only for a policy that learned
+                from a camera's pictures.
 
         Raises:
-            UserError: no episode has begun, the observation is not S finite numbers, or the image is missing, no such
-                picture, or not looked at.
+            UserError: no episode has begun, the observation is not S finite numbers, or the image is missing, not such
+                a picture, or not used by the policy.
             FloatingPointError: the policy returned actions that are not finite.
         """
         if self._generator is None:
@@ -110,7 +111,7 @@ class Controller:
         return self._camera.observed(numbers, picture)
 
     def _plan(self, generator: np.random.Generator) -> NDArray[np.float32]:
-        """The next chunk, (n_action_steps, A)."""
+        """Plan the next chunk, (n_action_steps, A)."""
         noise = generator.standard_normal(self._policy.noise_shape, dtype=np.float32)
         history = np.stack(self._history).astype(np.float32)
         actions = self._policy.act(self._alone(history), self._alone(noise))[0, : self.n_action_steps]
@@ -119,7 +120,7 @@ class Controller:
         return actions
 
     def _alone(self, row: NDArray[np.float32]) -> NDArray[np.float32]:
-        """A batch with ``row`` first and zeros below it."""
+        """Make a batch with ``row`` first and zeros below it."""
         batch = np.zeros((self._batch_size, *row.shape), np.float32)
         batch[0] = row
         return batch
@@ -128,20 +129,20 @@ class Controller:
 def load_policy(
     file: str | Path, nfe: int | None = None, *, sampler: Sampler | None = None, batch_size: int = BLOCK
 ) -> Controller:
-    """The controller that acts by a model file, on the GPU where there is one; call its ``reset(seed)`` first.
+    """Load a controller from a model file, on the GPU if there is one; call its ``reset(seed)`` first.
 
-    Policies of images that can be drawn from the simulator's state take that, as in the evaluation; those that learned
-    from a camera's pictures take what it sees as well: ``act(numbers, image)``.
+    If a policy's images can be rendered from the simulator's state, it takes the state, as in the evaluation. A policy
+    that learned from a camera's pictures takes those as well: ``act(numbers, image)``.
 
     Args:
-        file: a checkpoint of this project: of a flow, straight or with a residual, or of a diffusion.
-        nfe: function evaluations of a plan; by default those that the model was fine-tuned for.
-        sampler: of a diffusion's model alone; by default ``ddpm``.
+        file: a checkpoint of this project: of a flow, with or without a residual, or of a diffusion.
+        nfe: function evaluations of a plan; by default the number that the model was fine-tuned for.
+        sampler: only for a diffusion model; by default ``ddpm``.
         batch_size: see ``Controller``.
 
     Raises:
-        UserError: no such file or no checkpoint; ``nfe`` is neither given nor the model's, or not one that it can
-            spend; ``sampler`` is given for a flow.
+        UserError: the file does not exist or is not a checkpoint; ``nfe`` is not given and the model has none, or the
+            model cannot take so many evaluations; ``sampler`` is given for a flow.
     """
     policy, nfe, record = load_for_use(Path(file), nfe, sampler)
     if batch_size < 1:
@@ -153,7 +154,7 @@ def load_policy(
 
 
 def load_for_use(file: Path, nfe: int | None, sampler: Sampler | None) -> tuple[FlowPolicy, int, Record]:
-    """The policy of a model file as it samples, how many evaluations that takes, and the file's record.
+    """Load a model file; return its policy with the sampler, the number of evaluations, and the file's record.
 
     Arguments and errors: as ``load_policy``.
     """
@@ -166,21 +167,21 @@ def load_for_use(file: Path, nfe: int | None, sampler: Sampler | None) -> tuple[
     if nfe is None and not record.nfe:
         raise UserError(f"nfe: not given, and {file} has none of its own: it was not fine-tuned for one")
     nfe = record.nfe if nfe is None else nfe
-    policy.acting(nfe)  # says if it cannot
+    policy.acting(nfe)  # raises if the policy cannot take so many evaluations
     return policy, nfe, record
 
 
 def raw_observation_dim(policy: FlowPolicy) -> int:
-    """S, components of a raw observation: the least that the policy's encoding accepts and makes its D of.
+    """Find S, the components of a raw observation: the least number that the policy's encoding maps to its D.
 
     Raises:
-        ValueError: there is none up to ``MOST_COMPONENTS``.
+        ValueError: there is no such number up to ``MOST_COMPONENTS``.
     """
     encoded = len(policy.observation_normalizer.offset)
     for size in range(1, MOST_COMPONENTS + 1):
         try:
             if policy.observe(np.zeros((1, size), np.float32)).shape == (1, encoded):
                 return size
-        except (ValueError, IndexError):  # too short, or not the length that it wants
+        except (ValueError, IndexError):  # too short, or not the length that the encoding needs
             continue
     raise ValueError(f"the encoding makes {encoded} components of no raw observation of up to {MOST_COMPONENTS}")

@@ -1,4 +1,4 @@
-"""Write a policy as one ONNX graph: raw observation history and noise in, raw actions out, the whole solve inside."""
+"""Write a policy as one ONNX graph with the whole solve: raw observation history and noise in, raw actions out."""
 
 import hashlib
 import json
@@ -25,7 +25,7 @@ PACKAGES = ("onnx", "onnxscript")
 
 
 class Plan(nn.Module):
-    """One plan, tensors in and out: what ``ActingPolicy.act`` does.
+    """``ActingPolicy.act`` as a module with tensors in and out.
 
     Args:
         encode: raw observations (B, n_obs_steps, S) → encoded ones (B, n_obs_steps, D).
@@ -45,15 +45,15 @@ class Plan(nn.Module):
 
 
 class _Traced(nn.Module):
-    """A task's encoding, which is numpy, as the tensor operations that TorchDynamo makes of it.
+    """A task's numpy encoding as tensor operations, traced by TorchDynamo.
 
-    Compiled and not exported (``torch.export``), since that loses the values of numpy arrays outside the function.
+    It is compiled, because ``torch.export`` loses the values of numpy arrays outside the function.
     """
 
     def __init__(self, observe: Observe, example: Tensor) -> None:
         super().__init__()
         self.operations: nn.Module = nn.Identity()
-        self.given: tuple[Tensor | None, ...] = (None,)  # None where the observation goes, else constants
+        self.given: tuple[Tensor | None, ...] = (None,)  # arguments: None for the observation, else constants
 
         def backend(graph: nn.Module, _: object) -> Callable[..., object]:
             def run(*inputs: Tensor) -> object:
@@ -63,29 +63,29 @@ class _Traced(nn.Module):
 
             return run
 
-        torch.compiler.reset()  # what is compiled of one encoding counts against a limit for all
+        torch.compiler.reset()  # all encodings share one limit of compilations
         torch.compile(torch.compiler.wrap_numpy(observe), backend=backend, fullgraph=True, dynamic=False)(example)
 
     def forward(self, observation: Tensor) -> Tensor:
-        """Raw observations (B, n_obs_steps, S) → encoded ones (B, n_obs_steps, D)."""
+        """Encode raw observations (B, n_obs_steps, S) to (B, n_obs_steps, D)."""
         return self.operations(*(observation if tensor is None else tensor for tensor in self.given))[0]
 
 
 def export_onnx(
     checkpoint: Path, out: Path, nfe: int | None = None, *, sampler: Sampler | None = None
 ) -> dict[str, str]:
-    """Write the policy of ``checkpoint`` to ``out``, atomically, and return the metadata that the file carries.
+    """Write the policy of ``checkpoint`` to ``out``, atomically, and return the metadata in the file.
 
     The graph plans for one robot: ``observation`` (1, n_obs_steps, S), the last of them the current one, and
     ``noise``, standard normal, (1, *noise_shape) → ``action`` (1, horizon, A), in environment units, all float32.
-    Where the task's encoding cannot be traced, ``observation`` is the encoded one, (1, n_obs_steps, D), and the
-    metadata's ``observation`` says ``encoded`` in place of ``raw``.
+    If the task's encoding cannot be traced, ``observation`` is the encoded one, (1, n_obs_steps, D), and the metadata's
+    ``observation`` begins with ``encoded`` in place of ``raw``.
 
     Args:
         nfe, sampler: as of ``load_policy``.
 
     Raises:
-        UserError: as ``load_policy``; a policy of images; the packages of the group ``export`` are not installed.
+        UserError: as ``load_policy``; the policy takes images; the packages of the group ``export`` are not installed.
     """
     require_packages(*PACKAGES)
     policy, nfe, record = load_for_use(checkpoint, nfe, sampler)
@@ -113,10 +113,10 @@ def export_onnx(
         "checkpoint_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
     }
     plan = Plan(policy, nfe, encode or nn.Identity()).eval()
-    with torch.no_grad():  # what is made once, such as a sampler's noise levels, is made before operations are traced
+    with torch.no_grad():  # one call before tracing fills the caches, such as a sampler's noise levels
         plan(*given.values())
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # the exporter's, about torch itself
+        warnings.simplefilter("ignore", FutureWarning)  # from the exporter, about torch itself
         program: Any = torch.onnx.export(
             plan,
             tuple(given.values()),
@@ -132,10 +132,10 @@ def export_onnx(
 
 
 def require_packages(*names: str) -> None:
-    """Refuse to go on without packages of the optional group ``export``.
+    """Check that packages of the optional group ``export`` are installed.
 
     Raises:
-        UserError: naming those that are missing, and the remedy.
+        UserError: a package is missing; the message names it and the remedy.
     """
     missing = [name for name in names if find_spec(name) is None]
     if missing:
@@ -143,12 +143,12 @@ def require_packages(*names: str) -> None:
 
 
 def _traced(policy: FlowPolicy) -> nn.Module | None:
-    """The policy's encoding as tensor operations; None: it cannot be traced, or comes out as another."""
+    """Trace the policy's encoding to tensor operations; None if this fails or changes the results."""
     example = torch.rand(1, policy.n_obs_steps, raw_observation_dim(policy), generator=torch.Generator().manual_seed(0))
     try:
         traced = _Traced(policy.observe, example)
         same = torch.allclose(traced(example), torch.from_numpy(policy.observe(example.numpy())))
-    except Exception:  # whatever the encoding's code makes the tracer raise
+    except Exception:  # the tracer may raise anything on the encoding's code
         return None
     return traced if same else None
 
