@@ -1,4 +1,4 @@
-"""Files that are whole or absent: written beside their place, flushed to disk, then renamed over it."""
+"""Write files atomically: into a temporary file beside the target, flushed to disk, then renamed over it."""
 
 import os
 import tempfile
@@ -17,7 +17,7 @@ def replacing(path: Path) -> Iterator[Path]:
     The temporary name keeps the suffix of ``path``, since some writers choose the format by it.
 
     Raises:
-        UserError: the folder cannot be made because a file stands in its place, or ``path`` is a folder.
+        UserError: ``path`` is a folder, or a file stands in the place of its folder.
     """
     path = Path(path)
     if path.is_dir():
@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def remove_leftovers(path: Path) -> None:
-    """Remove temporary files of ``path`` that a killed process left; nobody else may be writing ``path``."""
+    """Remove temporary files of ``path`` that a killed process left. No other process may be writing ``path``."""
     for left in path.parent.glob(f".{escape(path.stem)}.{'?' * 8}{escape(path.suffix)}"):
         left.unlink(missing_ok=True)
 

@@ -1,7 +1,7 @@
-"""Find the files of this project that a program runs, and digest what they say.
+"""Find the project's files that a program imports, and digest their syntax trees.
 
-``resolve`` writes these digests into the inputs of every stage, so that a stage is out of date when its own code
-changed, and only then. A comment, a docstring or another layout of the lines changes no digest.
+``resolve`` writes these digests into the inputs of every stage: a stage is out of date only when its own code changed.
+Comments, docstrings and the layout of lines change no digest.
 """
 
 import ast
@@ -16,21 +16,21 @@ PLUMBING = (
     *("pipeline/settings/", "pipeline/tracking/", "pipeline/orchestration/", "pipeline/utils/"),
     "pipeline/tasks/loader.py",
 )
-"""Code that carries settings in, and logs and files out, but computes nothing: editing it changes no result,
-and must not re-run hours of training. The settings' values are in each stage's inputs themselves."""
+"""Code that computes nothing: it carries settings in, and logs and files out. Editing it changes no result and must not
+re-run hours of training. The inputs of each stage hold the values of the settings themselves."""
 
 COMPUTING = ("pipeline/utils/seeding.py", "pipeline/utils/precision.py")
-"""Files in those folders that results depend on."""
+"""Files inside the folders of ``PLUMBING`` that results do depend on."""
 
 
 def code_of(*programs: str) -> list[str]:
-    """Files that decide what ``programs`` compute, themselves included, relative to the root and sorted.
+    """List the project's files that ``programs`` run, themselves included; sorted and relative to the root.
 
-    Follows every import of the project's own packages, those inside functions too; plumbing and empty ``__init__.py``
-    files are left out.
+    Follows every import of the project's own packages, also imports inside functions. Leaves out plumbing and empty
+    ``__init__.py`` files.
 
     Args:
-        programs: files, relative to the root, such as ``stages/pretrain.py``; absolute where they are outside.
+        programs: files relative to the root, such as ``stages/pretrain.py``; absolute if outside the root.
     """
     found: set[str] = set()
     waiting = list(programs)
@@ -43,18 +43,18 @@ def code_of(*programs: str) -> list[str]:
 
 
 def digests_of(*programs: str) -> dict[str, str]:
-    """The digest of every file of ``code_of``, by its name: of one outside, without its folder."""
+    """Digest every file of ``code_of``: path → digest; for a file outside the root, its name without the folder."""
     return {Path(file).name if Path(file).is_absolute() else file: digest(file) for file in code_of(*programs)}
 
 
 def is_plumbing(file: str) -> bool:
-    """Whether ``file``, relative to the root, computes nothing."""
+    """Tell whether ``file`` (relative to the root) computes nothing."""
     return file.startswith(PLUMBING) and file not in COMPUTING
 
 
 @cache
 def imports_of(file: str) -> frozenset[str]:
-    """The project's own files that ``file`` imports directly, relative to the root."""
+    """List the project's own files that ``file`` imports directly, relative to the root."""
     names: set[str] = set()
     for node in ast.walk(_tree(file)):
         if isinstance(node, ast.Import):
@@ -80,7 +80,7 @@ def _says_anything(path: str) -> bool:
 
 @cache
 def digest(file: str) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 of what ``file`` says: its syntax tree without docstrings."""
+    """Return the first 16 hexadecimal digits of the SHA-256 of the syntax tree of ``file``, without docstrings."""
     parts = "\0".join(_said(_tree(file)))
     return hashlib.sha256(parts.encode()).hexdigest()[:16]
 
@@ -91,7 +91,7 @@ def _tree(file: str) -> ast.Module:
 
 
 def _said(node: object) -> Iterator[str]:
-    """The tree below ``node`` as words; not ``ast.dump``, which names other fields in other versions of Python."""
+    """Yield the tree below ``node`` as words; the fields in ``ast.dump`` differ between versions of Python."""
     if isinstance(node, ast.AST):
         yield type(node).__name__
         for name, value in ast.iter_fields(node):
@@ -99,7 +99,7 @@ def _said(node: object) -> Iterator[str]:
                 continue
             if name == "body" and isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 value = [statement for statement in value if not _is_text(statement)]
-            if isinstance(node, ast.JoinedStr):  # Python 3.12 has empty parts that 3.11 has not
+            if isinstance(node, ast.JoinedStr):  # Python 3.12 adds empty parts, 3.11 does not
                 value = [part for part in value if not (isinstance(part, ast.Constant) and part.value == "")]
             yield name
             yield from _said(value)
@@ -114,6 +114,6 @@ def _said(node: object) -> Iterator[str]:
 
 
 def _is_text(statement: ast.stmt) -> bool:
-    """Whether ``statement`` is a docstring, of a function or of what stands above it; it does nothing."""
+    """Tell whether ``statement`` is a docstring: a bare string, which does nothing."""
     value = statement.value if isinstance(statement, ast.Expr) else None
     return isinstance(value, ast.Constant) and isinstance(value.value, str)

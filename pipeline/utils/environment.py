@@ -1,4 +1,4 @@
-"""Set the environment variables that this project's programs, and all that they start, run with.
+"""Set the environment variables of this project's programs and of their child processes.
 
 Caches lie in the project's ``.flowtune``, loopback goes through no proxy, text is UTF-8, telemetry is off.
 """
@@ -18,7 +18,7 @@ CACHES = {
     "CUDA_CACHE_PATH": "cuda",
     "XDG_CACHE_HOME": "cache",  # Mesa's shaders, fontconfig, torch, Hugging Face
 }
-"""Folders in ``.flowtune``, by the variable that a library finds its own with."""
+"""Environment variable by which a library finds its cache → that cache's folder in ``.flowtune``."""
 
 FIXED = {
     "PYTHONUTF8": "1",
@@ -32,10 +32,10 @@ MIRROR = "FLOWTUNE_MIRROR"
 
 
 def project_root() -> Path:
-    """The folder whose ``.flowtune`` holds local state: ``FLOWTUNE_ROOT``, or the repository.
+    """Return the folder whose ``.flowtune`` holds local state: ``FLOWTUNE_ROOT``, or the repository.
 
-    A queued DVC experiment runs in a copy of the repository below ``.dvc/tmp/exps``, which is thrown away: its runs
-    belong to the repository itself.
+    A queued DVC experiment runs in a copy of the repository below ``.dvc/tmp/exps``. That copy is deleted later, so
+    the root is then the repository itself.
     """
     root = Path(os.environ.get("FLOWTUNE_ROOT") or Path(__file__).parents[2]).resolve()
     for folder in root.parents:
@@ -45,10 +45,10 @@ def project_root() -> Path:
 
 
 def set_environment() -> None:
-    """Give this process, and those that it starts, what ``variables`` says for this project.
+    """Set the ``variables`` of this project in this process; its child processes inherit them.
 
-    A program whose locale has another encoding than UTF-8 begins anew in Python's UTF-8 mode: there is no other way to
-    have names of files, output, and what libraries read without a word on encodings, in it too.
+    If the locale's encoding is not UTF-8, the program restarts in Python's UTF-8 mode. Only so do file names, output
+    and the files that libraries open without naming an encoding use UTF-8 too.
     """
     os.environ.update(variables(project_root(), os.environ))
     if sys.getfilesystemencoding() != "utf-8":
@@ -56,9 +56,9 @@ def set_environment() -> None:
 
 
 def remember_for_dvc(root: Path) -> Path:
-    """Have every program of this Python keep DVC's caches in the project, ``dvc`` by itself too; the file that says so.
+    """Make every program of this Python keep DVC's caches in the project, also ``dvc`` alone; return the file written.
 
-    DVC takes a relative folder in its configuration for one of whatever folder it is run in.
+    DVC's configuration cannot do this: DVC resolves a relative folder there against the folder that it runs in.
     """
     file = Path(sysconfig.get_path("purelib"), "flowtune.pth")
     name, folder = "DVC_SITE_CACHE_DIR", str(root / ".flowtune" / CACHES["DVC_SITE_CACHE_DIR"])
@@ -67,7 +67,7 @@ def remember_for_dvc(root: Path) -> Path:
 
 
 def variables(root: Path, inherited: Mapping[str, str]) -> dict[str, str]:
-    """What the programs of the project in ``root`` have in their environment beside what they ``inherited``."""
+    """Return the variables that programs of the project in ``root`` get in addition to those ``inherited``."""
     found = FIXED | {name: str(root / ".flowtune" / folder) for name, folder in CACHES.items()}
     excepted = [inherited.get(name, "") for name in ("no_proxy", "NO_PROXY")]
     hosts = [host.strip() for host in ",".join([*excepted, *LOOPBACK]).split(",")]
@@ -76,16 +76,16 @@ def variables(root: Path, inherited: Mapping[str, str]) -> dict[str, str]:
         found[MIRROR] = str(root / Path(mirror).expanduser())
     found |= _person(root)
     if not any((folder / ".git").exists() for folder in (root, *root.parents)):
-        found["DVC_SYSTEM_CONFIG_DIR"] = str(root / ".dvc" / "no_git")  # where DVC is told to do without
+        found["DVC_SYSTEM_CONFIG_DIR"] = str(root / ".dvc" / "no_git")  # its config tells DVC to work without git
     return found
 
 
 def _person(root: Path) -> dict[str, str]:
-    """A name and a home for a user of whom the system knows none, as in a container; else nothing."""
+    """Return a user name and a home for a user that has none in the system, as in a container; else nothing."""
     found = {}
     try:
         getpass.getuser()
-    except (KeyError, OSError):  # Python 3.13 has the latter
+    except (KeyError, OSError):  # Python 3.13 raises OSError
         found["USER"] = f"user-{os.getuid()}"
     try:
         Path.home()

@@ -1,5 +1,5 @@
-"""The one exception that means: the user's input is wrong, and here is the line that says how."""
+"""Define ``UserError``, the exception for wrong input of the user."""
 
 
 class UserError(Exception):
-    """Bad input. Its message is one line that names the key or file, what was wrong and what is allowed."""
+    """Bad input. The message is one line: the key or file, what was given, and what is allowed."""

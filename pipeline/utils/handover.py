@@ -1,8 +1,8 @@
-"""Hand a stage's program over to the program server, which has imported what it needs.
+"""Hand a stage's program over to the program server, which has the needed modules imported already.
 
-The program connects to the server's Unix socket, gives its stdin, stdout and stderr and a request as JSON, and waits
-for the exit code. It passes signals on, one byte each; when it is gone, its work is killed. Only the standard library
-is imported, so that a program gets here in milliseconds.
+The program connects to the server's Unix socket. It sends its stdin, stdout and stderr and a request as JSON, and waits
+for the exit code. It forwards signals, one byte each. If the program dies, the server kills its work. Only the standard
+library is imported here, so that a program gets here in milliseconds.
 """
 
 import json
@@ -17,16 +17,16 @@ from pathlib import Path
 from pipeline.utils.platform import socket_address
 
 SERVER = "FLOWTUNE_PROGRAM_SERVER"
-"""The variable that names the server's socket to programs."""
+"""The environment variable that holds the path of the server's socket."""
 ACCEPTED = b"y"
 LENGTH, CODE = struct.Struct("!I"), struct.Struct("!i")
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def run_by_server() -> None:
-    """Have the server, if there is one, run the program that this process is about to, and exit as that does.
+    """Let the server, if there is one, run this process's program; then exit with the program's exit code.
 
-    Called while ``python -m`` imports the program's package. Returns if the program is to run here.
+    Called while ``python -m`` imports the program's package. Returns if the program must run in this process.
     """
     server = os.environ.pop(SERVER, "")
     if not server or sys.argv[:1] != ["-m"] or sys.orig_argv[1:2] != ["-m"]:
@@ -49,7 +49,7 @@ def run_by_server() -> None:
 
 
 def _call(server: Path) -> socket.socket | None:
-    """Ask the server to run this process's program with its files; None if it does not."""
+    """Ask the server to run this process's program with its stdin, stdout and stderr; None if it does not."""
     request = {
         "python": sys.executable,
         "module": sys.orig_argv[2],

@@ -1,7 +1,7 @@
 """Count the cores, the memory and the GPUs that this process really has.
 
-A container's limits are those of its control groups (cgroups v2 and v1), which neither the CPU affinity nor the count
-of CPUs shows.
+Control groups (cgroups v2 and v1) set the limits of a container. The CPU affinity and the number of CPUs do not show
+these limits.
 """
 
 import ctypes
@@ -21,20 +21,20 @@ ROOT = Path("/")
 
 
 def cores(root: Path = ROOT) -> int:
-    """Count usable cores: those of the CPU affinity, at most the CPU quota of each control group, rounded; at least 1.
+    """Count usable cores: those of the CPU affinity, at most the rounded CPU quota of any control group; at least 1.
 
     Args:
-        root: where ``proc`` and the control groups' file systems are looked for.
+        root: the folder that holds ``proc`` and the file systems of the control groups.
     """
     quotas = [quota for group in _groups(root, "cpu") if (quota := _quota(group)) is not None]
     return max(1, min([platform.cpus(), *(int(quota + 0.5) for quota in quotas)]))
 
 
 def free_memory(root: Path = ROOT) -> int:
-    """Bytes that this process and those it starts may still take, page cache that would make way included.
+    """Return the bytes that this process and its children may still take; page cache that can be freed counts as free.
 
     Args:
-        root: as that of ``cores``.
+        root: see ``cores``.
     """
     rooms = [room for group in _groups(root, "memory") if (room := _room(group)) is not None]
     return max(0, min([psutil.virtual_memory().available, *rooms]))
@@ -42,9 +42,9 @@ def free_memory(root: Path = ROOT) -> int:
 
 @cache
 def gpus() -> int:
-    """Count the GPUs that PyTorch sees, asked in another process: this one need neither import it nor start CUDA.
+    """Count the GPUs that PyTorch sees. Another process asks PyTorch: this one neither imports it nor starts CUDA.
 
-    Where the driver's library cannot be loaded PyTorch sees none, and is not asked.
+    0, without asking, if the driver's library cannot be loaded.
     """
     try:
         ctypes.CDLL("libcuda.so.1")
@@ -56,15 +56,16 @@ def gpus() -> int:
 
 
 def fitting_workers(wanted: int) -> int:
-    """``wanted`` processes, at most as many as there are cores."""
+    """Limit the ``wanted`` number of processes to the number of cores."""
     return min(wanted, cores())
 
 
 def use_threads(wanted: int) -> None:
-    """Let PyTorch, and the linear algebra beneath NumPy and SciPy, use ``wanted`` threads, at most one a core.
+    """Let PyTorch and the linear algebra of NumPy and SciPy use ``wanted`` threads, at most one per core.
 
     More threads than cores wait for each other: two on one core can be tens of times slower than one. Data-parallel
-    processes of this machine share its cores. Fewer threads than wanted change last bits of results; a line says so.
+    processes of this machine share its cores. Fewer threads than ``wanted`` change the last bits of results; then a
+    warning is printed.
     """
     import torch
     from threadpoolctl import threadpool_limits
@@ -82,7 +83,7 @@ def use_threads(wanted: int) -> None:
 
 
 def _groups(root: Path, controller: str) -> Iterator[Path]:
-    """Folders of this process's control groups for ``controller``, each followed by those above it that are mounted."""
+    """Yield the folders of this process's control groups for ``controller``, each followed by its mounted parents."""
     paths: dict[str, str] = {}
     for names, path in re.findall(r"^\d+:(.*?):(/.*)$", _read(root / "proc/self/cgroup"), re.MULTILINE):
         paths |= dict.fromkeys(names.split(","), path)  # of version 2 the name is empty
@@ -99,18 +100,18 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
 
 
 _MOUNT = r"^\S+ \S+ \S+ (\S+) (\S+) .* - cgroup(2?) .*?(\S+)$"
-"""A line of mountinfo: the folder that is mounted and where, the version of control groups, and the options."""
+"""A line of mountinfo: the mounted folder, its mount point, the version of control groups, and the options."""
 
 
 def _quota(group: Path) -> float | None:
-    """Cores' worth of time that a control group gets; None: no limit."""
+    """Return the CPU time that a control group gets, in cores; None: no limit."""
     version_1 = " ".join(_read(group / f"cpu.cfs_{name}_us") for name in ("quota", "period"))
     quota, period = [*(_read(group / "cpu.max") or version_1).split(), "", ""][:2]
     return int(quota) / int(period) if quota.isdecimal() and period.isdecimal() and int(period) else None
 
 
 def _room(group: Path) -> int | None:
-    """Bytes that a control group may still take; None: no limit."""
+    """Return the bytes that a control group may still take; None: no limit."""
     for limits, usage, cache_name in _MEMORY_FILES:
         given = [int(text) for name in limits if (text := _read(group / name).strip()).isdecimal()]
         used = _read(group / usage).strip()
@@ -124,7 +125,7 @@ _MEMORY_FILES = (
     (("memory.max", "memory.high"), "memory.current", "inactive_file"),
     (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file"),
 )
-"""Of version 2 and 1: limits, usage, and the line of memory.stat with the page cache that makes way first."""
+"""For versions 2 and 1: limits, usage, and the line of memory.stat for the page cache that is freed first."""
 
 
 def _read(path: Path) -> str:

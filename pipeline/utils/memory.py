@@ -1,4 +1,4 @@
-"""Measure the memory of processes together with all that they start."""
+"""Measure the memory of processes together with that of their descendants."""
 
 import os
 import threading
@@ -18,23 +18,23 @@ class Peak:
     """The most memory so far.
 
     Attributes:
-        children: bytes of the processes below, at the sample at which they were most.
+        children: bytes of all descendants, in the sample in which this sum was largest.
     """
 
     children: int = 0
 
     @property
     def total(self) -> int:
-        """Bytes, with the most that this process has had at any time."""
+        """Return the peak in bytes: that of this process plus ``children``."""
         return platform.peak_memory() + self.children
 
 
 @contextmanager
 def peak_of_this_process() -> Iterator[Peak]:
-    """Measure the peak of the resident memory of this process and all below it while the body runs.
+    """Measure the peak resident memory of this process and its descendants while the body runs.
 
-    That of this process is exact, that of others the most of samples ``SAMPLE_SECONDS`` apart, taken by a thread. Of
-    data-parallel processes (torchrun) all are counted. Pages that processes share count once for each.
+    The peak of this process is exact. A thread samples the others every ``SAMPLE_SECONDS`` and keeps the largest sum.
+    All data-parallel processes (torchrun) are counted. A shared page counts once for each process that shares it.
     """
     peak, done = Peak(), threading.Event()
 
@@ -54,12 +54,12 @@ def peak_of_this_process() -> Iterator[Peak]:
 
 
 def resident(pid: int) -> int:
-    """Bytes in memory of process ``pid`` and all below it; 0 if it is gone."""
+    """Return the bytes in memory of process ``pid`` and its descendants; 0 if it is gone."""
     return sum(map(_resident, _below(pid)))
 
 
 def _below(pid: int) -> list[psutil.Process]:
-    """Process ``pid`` and all that it has started, and those in turn."""
+    """List process ``pid`` and all its descendants."""
     try:
         process = psutil.Process(pid)
         return [process, *process.children(recursive=True)]

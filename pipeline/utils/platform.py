@@ -1,8 +1,8 @@
 """Make the system calls that differ between Linux and other systems, each with a plain fallback.
 
 On Linux the kernel ends children with their parent, hands orphans to a supervisor and says when a process started.
-Elsewhere (macOS) the same is done by a thread that polls and with psutil, later or in part, as each docstring says.
-Only the standard library is imported at once, so that small programs that use this start in milliseconds.
+Elsewhere (macOS) a polling thread and psutil do this later or in part; each docstring says how. Importing this module
+imports only the standard library, so that small programs start in milliseconds.
 """
 
 import ctypes
@@ -25,8 +25,8 @@ from typing import IO
 LINUX = sys.platform == "linux"
 
 FORK_IS_SAFE = LINUX
-"""Whether a process that has imported much may be forked. On macOS system libraries start threads and refuse to work in
-a forked process, so there a new Python is started instead."""
+"""True if a process that has imported many libraries may be forked. On macOS, system libraries start threads and do not
+work in a forked process; there a new Python is started instead."""
 
 PARENT_POLL_SECONDS = 0.5
 STARTER = "FLOWTUNE_STARTER"
@@ -34,18 +34,18 @@ STARTER = "FLOWTUNE_STARTER"
 _PR_SET_PDEATHSIG = 1
 _PR_SET_CHILD_SUBREAPER = 36
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGE = 2**25  # the most that every glibc takes for a threshold of mapping
+_LARGE = 2**25  # the largest mmap threshold that every glibc accepts
 
 
 def cpus() -> int:
-    """Count the CPUs that this process may run on, or those of the machine where the system does not tell."""
+    """Count the CPUs that this process may run on; if the system does not tell, those of the machine."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 def processor() -> str:
-    """Name the processor's model, or its architecture where the system does not tell."""
+    """Name the processor's model; if the system does not tell, its architecture."""
     found = re.search(r"^model name\s*: (.+)$", _proc("cpuinfo"), re.MULTILINE)
     if found:
         return " ".join(found[1].split())
@@ -59,10 +59,10 @@ def processor() -> str:
 
 
 def die_with_parent(parent: int, signum: int = signal.SIGTERM) -> None:
-    """Have this process sent ``signum`` when process ``parent``, which started it, dies.
+    """Arrange that this process receives ``signum`` when its parent process ``parent`` dies.
 
-    On Linux the kernel does it at once, also after an ``exec``. Elsewhere a thread looks every ``PARENT_POLL_SECONDS``;
-    it ends with an ``exec``, and cannot look while other code holds Python's lock.
+    On Linux the kernel sends it at once, also after an ``exec``. Elsewhere a thread checks every
+    ``PARENT_POLL_SECONDS``. That thread ends with an ``exec``, and cannot check while other code holds Python's lock.
     """
     if LINUX:
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signum)
@@ -73,16 +73,16 @@ def die_with_parent(parent: int, signum: int = signal.SIGTERM) -> None:
 
 
 def die_with_starter() -> None:
-    """Be killed when the process dies that started this one with its pid in the environment, as ``STARTER``.
+    """Arrange that this process is killed when its starter dies; the variable ``STARTER`` holds the starter's pid.
 
-    For programs of this project that start others: those do not find the variable any more.
+    The variable is removed, so that programs that this one starts do not find it.
     """
     if starter := os.environ.pop(STARTER, None):
         die_with_parent(int(starter), signal.SIGKILL)
 
 
 def _watch(parent: int, signum: int) -> None:
-    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # they interrupt the main thread, not this one
+    signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())  # signals must go to the main thread
     while os.getppid() == parent:
         time.sleep(PARENT_POLL_SECONDS)
     ident = threading.main_thread().ident
@@ -91,7 +91,7 @@ def _watch(parent: int, signum: int) -> None:
 
 
 def wait_for_end(pid: int) -> None:
-    """Wait until process ``pid``, which need not be a child of this one, has ended."""
+    """Wait until process ``pid`` has ended; it need not be a child of this one."""
     if LINUX:
         with suppress(ProcessLookupError):
             handle = os.pidfd_open(pid)
@@ -105,16 +105,16 @@ def wait_for_end(pid: int) -> None:
 
 
 def adopt_orphans() -> None:
-    """Make descendants whose parent dies children of this process; only on Linux, elsewhere they go to init."""
+    """Adopt descendants that lose their parent. This works only on Linux; elsewhere init adopts them."""
     if LINUX:
         ctypes.CDLL(None).prctl(_PR_SET_CHILD_SUBREAPER, 1)
 
 
 def keep_freed_memory() -> None:
-    """Have this process keep what it frees, for its next tensors, where its C library is glibc.
+    """Keep freed memory in this process for its next tensors, if its C library is glibc.
 
-    By itself glibc maps a block of some hundred kilobytes from the kernel and unmaps it when it is freed, and shrinks
-    its heap: then each tensor is made of pages that the kernel has to clear first. No result depends on it.
+    By default glibc maps a block of some hundred kilobytes from the kernel, unmaps it when it is freed, and shrinks its
+    heap. The kernel must then clear the pages of every new tensor. No result depends on this.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
@@ -123,19 +123,19 @@ def keep_freed_memory() -> None:
 
 
 def name_process(name: str) -> None:
-    """Set what ``top`` calls this process; elsewhere than on Linux it keeps its program's name."""
+    """Set the name that ``top`` shows for this process. Only on Linux; elsewhere it keeps its program's name."""
     if LINUX:
         with suppress(OSError):
             Path("/proc/self/comm").write_text(name, encoding="utf-8")
 
 
 def boot_id() -> str:
-    """Tell this boot of the machine from others; empty where the system does not tell."""
+    """Return an identifier of this boot of the machine; empty if the system does not tell."""
     return _proc("sys/kernel/random/boot_id")[:8]
 
 
 def started(pid: int) -> str:
-    """Tell when process ``pid`` started, in ticks since the boot or milliseconds since 1970; ``0``: there is none."""
+    """Return when process ``pid`` started, in ticks since boot or milliseconds since 1970; ``0``: no such process."""
     if LINUX:
         fields = _proc(f"{pid}/stat").rpartition(")")[2].split()
         return fields[19] if fields else "0"
@@ -148,7 +148,7 @@ def started(pid: int) -> str:
 
 
 def is_at_work(pid: int) -> bool:
-    """Whether process ``pid`` runs; one that has ended does not, though its parent has yet to ask for its exit code."""
+    """Tell whether process ``pid`` runs; a zombie, which has ended but was not waited for, does not."""
     if LINUX:
         return _proc(f"{pid}/stat").rpartition(")")[2].split()[:1] not in ([], ["Z"], ["X"])
     import psutil
@@ -160,14 +160,14 @@ def is_at_work(pid: int) -> bool:
 
 
 def peak_memory() -> int:
-    """The most bytes that this process has had in memory since it began, or since ``forget_peak_memory``."""
+    """Return the peak resident memory of this process in bytes since it began, or since ``forget_peak_memory``."""
     if found := re.search(r"^VmHWM:\s+(\d+) kB$", _proc("self/status"), re.MULTILINE):
         return 1024 * int(found[1])
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def forget_peak_memory() -> None:
-    """Begin to count ``peak_memory`` anew.
+    """Reset ``peak_memory``.
 
     Raises:
         OSError: the system cannot do that; only Linux can.
@@ -188,7 +188,7 @@ def lock(file: IO[str], *, shared: bool = False, wait: bool = False) -> None:
 
 @contextmanager
 def socket_address(path: Path) -> Iterator[str]:
-    """An address for the socket ``path``, whose own may be too long for one (107 bytes)."""
+    """Yield an address for the socket ``path``; the path itself may be longer than the 107 bytes allowed."""
     if not LINUX:
         yield str(path)
         return
@@ -200,7 +200,7 @@ def socket_address(path: Path) -> Iterator[str]:
 
 
 def _proc(name: str) -> str:
-    """A file of /proc; empty where there is none."""
+    """Read a file of /proc; empty if it does not exist."""
     if not LINUX:
         return ""
     try:

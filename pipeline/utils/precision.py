@@ -14,23 +14,23 @@ if TYPE_CHECKING:
 
 Precision = Literal["fp32", "bf16"]
 PrecisionSetting = Literal["auto", "fp32", "bf16"]
-"""``auto`` is what ``native`` says; all that computes is given what it became."""
+"""A setting may be ``auto``; it is replaced by ``native`` before anything is computed."""
 
 
 def native(kind: str | None = None) -> Precision:
-    """What ``auto`` is on devices of ``kind``, such as cpu or cuda; None: of those that training runs on here."""
+    """Choose the precision for ``auto`` on devices of ``kind``, such as cpu or cuda; None: the training device."""
     return "bf16" if has_bf16(kind or device_kind()) else "fp32"
 
 
 def device_kind() -> str:
-    """The kind of device that training runs on here."""
+    """Return the kind of device that training runs on: ``cuda`` if available, else ``cpu``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def has_bf16(kind: str) -> bool:
-    """Whether devices of ``kind`` have instructions for products in bfloat16, by PyTorch's own checks."""
+    """Tell whether devices of ``kind`` have instructions for products in bfloat16, by PyTorch's own checks."""
     import torch
 
     if kind == "cuda":
@@ -39,12 +39,12 @@ def has_bf16(kind: str) -> bool:
         return False
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return True
-    # on x86 oneDNN says so of AVX512 without these instructions too, where it multiplies in float32
+    # on x86 oneDNN also says yes for AVX512 without these instructions, and then multiplies in float32
     return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
 
 
 def begun_with(path: Path, now: Precision) -> Precision:
-    """What ``auto`` was where a run began: ``now``, unless the file ``path``, which keeps it for a resume, is there."""
+    """Return the precision that a run began with: as stored in ``path``, or ``now``, then stored there for a resume."""
     if path.exists():
         return cast(Precision, path.read_text(encoding="utf-8"))
     write_text(path, now)
@@ -52,12 +52,12 @@ def begun_with(path: Path, now: Precision) -> Precision:
 
 
 def autocast(kind: str, precision: PrecisionSetting) -> "torch.autocast":
-    """A context in which products on devices of ``kind`` are made in ``precision``.
+    """Return a context in which products on devices of ``kind`` are computed in ``precision``.
 
-    Prints one warning line, once a program, where that is bfloat16 and the device has no instructions for it.
+    Prints one warning per program if ``precision`` is bfloat16 and the device has no instructions for it.
 
     Raises:
-        ValueError: ``precision`` is ``auto``, which nobody has replaced.
+        ValueError: ``precision`` is still ``auto``.
     """
     import torch
 
@@ -70,7 +70,7 @@ def autocast(kind: str, precision: PrecisionSetting) -> "torch.autocast":
 
 @cache
 def _warn_if_slow(kind: str) -> None:
-    if not has_bf16(kind) and os.environ.get("RANK", "0") == "0":  # of several processes one says so
+    if not has_bf16(kind) and os.environ.get("RANK", "0") == "0":  # only one of several processes warns
         print(
             f"warning: precision bf16: this {kind} has no instructions for bfloat16, and is many times slower in it "
             "than in fp32, which precision: auto would choose here",

@@ -1,8 +1,8 @@
-"""Child processes that never outlive their parent.
+"""Start child processes that never outlive their parent.
 
-Each command runs under a small supervisor (this module's ``_supervise`` in a Python of its own): it gives the command a
-session of its own, is told when the parent dies, however it dies, and then ends the command with everything the command
-started. Only the standard library is imported, so that the supervisor starts in milliseconds.
+Each command runs under a small supervisor: ``_supervise`` of this module in a Python of its own. The supervisor starts
+the command in a new session. When the parent dies, by whatever cause, it ends the command and everything that the
+command started. Only the standard library is imported, so that the supervisor starts in milliseconds.
 """
 
 import os
@@ -33,12 +33,12 @@ sys.exit(_supervise(int(sys.argv[1]), sys.argv[2:]))
 
 
 def start(command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str]:
-    """Start ``command`` supervised; its stdout and stderr come line by line from the ``stdout`` pipe.
+    """Start ``command`` under a supervisor; its stdout and stderr come line by line from the ``stdout`` pipe.
 
-    SIGTERM or SIGINT to the returned process goes to the command's whole process group, SIGKILL follows after
+    SIGTERM or SIGINT to the returned process goes to the command's whole process group. SIGKILL follows after
     ``GRACE_SECONDS``. The return code is the command's, or 128 + n if signal n killed it.
 
-    The kernel ties the supervisor to the calling *thread*: call this from one that stays until the command has ended.
+    The kernel ties the supervisor to the calling *thread*. That thread must live until the command has ended.
     """
     root = Path(__file__).resolve().parents[2]
     supervisor = [sys.executable, "-I", "-c", _SUPERVISOR, str(root), str(os.getpid())]
@@ -69,7 +69,7 @@ def stop(processes: Iterable[subprocess.Popen[str]], number: int = signal.SIGTER
 
 
 class Group:
-    """Processes of several threads that are stopped together; none starts afterwards."""
+    """Group of processes that several threads start and one call stops; afterwards none starts."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -77,7 +77,7 @@ class Group:
         self.stopped = False
 
     def start(self, command: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> subprocess.Popen[str] | None:
-        """As ``start`` of this module; None once the group was stopped."""
+        """Start ``command`` as ``start`` of this module does; None if the group was stopped."""
         with self._lock:
             if self.stopped:
                 return None
@@ -87,25 +87,25 @@ class Group:
         return process
 
     def stop(self, number: int = signal.SIGTERM) -> None:
-        """Stop what runs, as ``stop`` of this module does."""
+        """Stop all running processes, as ``stop`` of this module does."""
         with self._lock:
             self.stopped = True
         stop(self._running, number)
 
 
 def identity(pid: int) -> str:
-    """Name a process for ever, as host/boot/pid/start: its pid alone is given out again."""
+    """Name a process uniquely, as host/boot/pid/start; the system reuses pids."""
     return f"{socket.gethostname()}/{platform.boot_id()}/{pid}/{platform.started(pid)}"
 
 
 def is_gone(name: str) -> bool:
-    """Whether a process named by ``identity`` ran on this host since it booted, and runs no more."""
+    """Tell whether the process with this ``identity`` ran on this host since its boot and has ended."""
     *place, pid, _ = name.split("/") if name.count("/") == 3 else ("", "0", "")
     return place == identity(os.getpid()).split("/")[:2] and name != identity(int(pid))
 
 
 def ancestor(program: str) -> int | None:
-    """Pid of the nearest process above this one that runs ``program`` (as a script, or with ``python -m``)."""
+    """Return the pid of the nearest ancestor that runs ``program`` (as a script, or with ``python -m``)."""
     import psutil
 
     for process in psutil.Process().parents():
@@ -123,12 +123,12 @@ def _signal_group(group: int, signum: int) -> None:
 
 def _prepare_child(supervisor: int) -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _ENDING)  # the mask is inherited
-    if platform.LINUX:  # elsewhere nothing outlives the exec that follows: a supervisor that is killed leaves a command
+    if platform.LINUX:  # elsewhere this ends with the exec that follows: a killed supervisor leaves its command running
         platform.die_with_parent(supervisor)
 
 
 def _wait_for_adopted(group: int) -> None:
-    """Wait until init, which has adopted what is left of a process group, has seen it end."""
+    """Wait until a process group is empty; init has adopted its remaining processes."""
     deadline = time.monotonic() + 2 * GRACE_SECONDS
     with suppress(ProcessLookupError, PermissionError):  # macOS refuses to signal a group of zombies
         while time.monotonic() < deadline:
@@ -137,11 +137,11 @@ def _wait_for_adopted(group: int) -> None:
 
 
 def _supervise(parent: int, command: Sequence[str]) -> int:
-    """Run ``command`` to its end, or end it when told to; return its exit code once its process group is empty."""
-    # A signal before the handlers stand would end the supervisor alone: it waits until they do.
+    """Run ``command`` until it ends or is to be stopped; return its exit code once its process group is empty."""
+    # A signal before the handlers are set would end the supervisor alone, so signals are blocked until then.
     signal.pthread_sigmask(signal.SIG_BLOCK, _ENDING)
     platform.die_with_parent(parent)
-    platform.adopt_orphans()  # what the command leaves behind can then be waited for
+    platform.adopt_orphans()  # to wait for processes that the command leaves behind
     child = subprocess.Popen(command, start_new_session=True, preexec_fn=partial(_prepare_child, os.getpid()))
 
     def end(number: int, _: object = None) -> None:

@@ -1,4 +1,4 @@
-"""Where a result comes from: files, code and machine."""
+"""Identify the origin of a result: hashes of files, the git commit and the hardware."""
 
 import hashlib
 import subprocess
@@ -11,7 +11,7 @@ from pipeline.utils.hardware import cores
 
 
 def hash_files(paths: Iterable[Path]) -> str:
-    """SHA-256 over names and contents of files, folders walked; the order of ``paths`` does not matter.
+    """Hash names and contents of files by SHA-256, folders with all that is in them, in any order of ``paths``.
 
     Raises:
         FileNotFoundError: one of ``paths`` does not exist.
@@ -31,22 +31,22 @@ def _files(path: Path) -> list[Path]:
 
 
 def git_commit(root: Path) -> str:
-    """The commit checked out in ``root``, or ``none`` where there is no repository or no commit."""
+    """Return the commit checked out in ``root``; ``none`` if there is no repository or no commit."""
     return _git(root, "rev-parse", "HEAD") or "none"
 
 
 def git_dirty(root: Path) -> bool:
-    """Whether tracked files in ``root`` differ from that commit."""
+    """Tell whether tracked files in ``root`` differ from the commit checked out."""
     return bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
 
 
 def file_at(root: Path, commit: str, name: str) -> str | None:
-    """The text of the file ``name`` in a commit; None where git cannot say."""
+    """Return the text of the file ``name`` in a commit; None if git cannot find it."""
     return _git(root, "show", f"{commit}:{name}") or None
 
 
 def hardware() -> str:
-    """One line: processor, cores and, if the program uses torch, its threads."""
+    """Describe the hardware in one line: processor, cores and, if the program uses torch, its threads."""
     parts = [platform.processor(), f"{cores()} cores"]
     if torch := sys.modules.get("torch"):  # only if the stage uses it
         parts.append(f"{torch.get_num_threads()} torch threads")
@@ -54,12 +54,12 @@ def hardware() -> str:
 
 
 def _git(root: Path, *arguments: str) -> str:
-    if not (root / ".git").exists():  # one in a folder above is not of this code
+    if not (root / ".git").exists():  # a repository in a folder above is not this code's
         return ""
-    # What git refuses in a repository of another user's is to run its hooks; the code in it is at work already.
+    # git refuses a repository of another user because it could hold harmful hooks; its code already runs here anyway
     command = ["git", "-c", f"safe.directory={root}", *arguments]
     try:
         result = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", check=False)
-    except FileNotFoundError:  # there is no git
+    except FileNotFoundError:  # git is not installed
         return ""
     return result.stdout.strip() if result.returncode == 0 else ""

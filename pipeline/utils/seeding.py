@@ -1,4 +1,4 @@
-"""Random numbers: one generator for each purpose, so that a change in one never shifts another."""
+"""Seed one random generator for each purpose, so that a change in one never shifts another."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def derive(seed: int, *purpose: str | int) -> int:
-    """A 63-bit seed for a purpose: a hash of ``seed`` and the purpose's parts, so that no two streams coincide."""
+    """Derive a 63-bit seed for a purpose: a hash of ``seed`` and the purpose's parts, so that streams differ."""
     text = "/".join(str(part) for part in (seed, *purpose))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
@@ -15,7 +15,7 @@ def derive(seed: int, *purpose: str | int) -> int:
 class Generators:
     """Named ``torch.Generator`` streams on the CPU, made on first use; their states save and load together.
 
-    Drawing on the CPU and moving the numbers keeps a run's random numbers the same whatever device it is on.
+    Numbers are drawn on the CPU and then moved, so that they are the same on every device.
     """
 
     def __init__(self, seed: int, *purpose: str | int) -> None:
@@ -29,20 +29,20 @@ class Generators:
         return self._streams[name]
 
     def split(self, process: int) -> None:
-        """Start every stream anew for one of several processes, so that no two draw the same numbers.
+        """Restart every stream for one of several processes, so that no two processes draw the same numbers.
 
-        Process 0 keeps the streams of a run in one process.
+        Process 0 keeps the streams of a single-process run.
         """
         if process:
             self._purpose = (*self._purpose, "process", process)
             self._streams = {}
 
     def state_dict(self) -> dict[str, Tensor]:
-        """The state of every stream used so far, by name."""
+        """Return the state of every stream used so far, by name."""
         return {name: generator.get_state() for name, generator in self._streams.items()}
 
     def load_state_dict(self, states: dict[str, Tensor]) -> None:
-        """Put the streams back into saved states; streams not named there start anew."""
+        """Set the streams to saved states; streams without a saved state start anew."""
         self._streams = {}
         for name, state in states.items():
             self[name].set_state(state)

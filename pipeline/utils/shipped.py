@@ -1,8 +1,8 @@
-"""Take results of hours of training from the repository, where the settings and data that made them are the same.
+"""Reuse trained models shipped in the repository if the settings and data that made them are the same.
 
-``data/checkpoints/<scale>/<task>`` holds the files that a stage made, and ``<stage>.json`` there what it made them of.
-The stage's program copies them in place of training; DVC then finds the outputs of its lock. Code is not compared: a
-change of it that alters a training's result must remove that stage's ``.json``, and the stage trains anew.
+``data/checkpoints/<scale>/<task>`` holds the files that a stage made, and its settings and data as ``<stage>.json``. The
+stage's program copies the files instead of training; DVC then finds the outputs of its lock. Code is not compared. A
+change of code that alters a result must therefore remove the stage's ``.json``, so that the stage trains anew.
 """
 
 import hashlib
@@ -19,16 +19,16 @@ from pipeline.utils.provenance import git_commit, hardware, hash_files
 
 NOTES = Path(".flowtune", "made")
 MAX_BYTES = 8_000_000
-"""Of a file that may be shipped."""
+"""Largest size of a shipped file."""
 
 
 @dataclass(frozen=True)
 class Shipment:
-    """What a stage makes, and what of.
+    """Outputs of a stage, with the settings and files that they are made from.
 
     Attributes:
         scale, task: identifiers. stage: its name within them, such as ``pretrain_images-i_cfm``.
-        settings: all that its result depends on. deps, outs: files and folders read and written.
+        settings: all settings that the result depends on. deps, outs: files and folders read and written.
     """
 
     scale: str
@@ -39,12 +39,12 @@ class Shipment:
     outs: Sequence[Path]
 
     def unpack(self, main: bool = True) -> bool:
-        """Copy the shipped outputs into place, if there are any of these settings and data; whether it did.
+        """Copy the shipped outputs into place if they were made from these settings and data; return True if so.
 
-        Prints a line that says so, or what differs.
+        Prints one line: that they were taken, or what differs.
 
         Args:
-            main: whether this is the process that writes; the others answer the same.
+            main: whether this process writes; the other processes only return the same answer.
         """
         index = folder(self.scale, self.task) / f"{self.stage}.json"
         if not index.exists():
@@ -69,7 +69,7 @@ class Shipment:
         return True
 
     def note(self) -> None:
-        """Write down what the outputs, just made, were made of, for ``ship``."""
+        """Record for ``ship`` the settings and data that the new outputs were made from."""
         files = {path.as_posix(): {"sha256": _sha256(path)} for path in _files(self.outs)}
         content = {
             "made_of": self._made_of(),
@@ -85,17 +85,17 @@ class Shipment:
 
 
 def folder(scale: str, task: str) -> Path:
-    """Where the shipped files of a task lie."""
+    """Return the folder of the shipped files of a task."""
     return Path("data", "checkpoints", scale, task)
 
 
 def ship(scale: str, task: str) -> Iterator[tuple[str, list[Path]]]:
-    """Copy what stages of ``task`` made here into the repository; each stage with the files that it added.
+    """Copy the outputs of ``task``'s stages into the repository; yield each stage with the files added for it.
 
     A file that is there already under another name is not copied again.
 
     Raises:
-        UserError: a file is not as its stage left it, or larger than ``MAX_BYTES``.
+        UserError: a file has changed since its stage made it, or is larger than ``MAX_BYTES``.
     """
     there = {_sha256(path): path for path in _files([folder(scale, task)])} if folder(scale, task).exists() else {}
     for note in sorted((NOTES / scale / task).glob("*.json")):
@@ -120,7 +120,7 @@ def ship(scale: str, task: str) -> Iterator[tuple[str, list[Path]]]:
 
 
 def _place(out: Path) -> Path:
-    """Where a file lies among the shipped ones: data/<scale>/<task>/… under …, reports/<scale>/… under reports/…."""
+    """Return a path among the shipped files: data/<scale>/<task>/x → x, reports/<scale>/x → reports/x."""
     return Path(*out.parts[3:]) if out.parts[0] == "data" else Path("reports", *out.parts[2:])
 
 
@@ -133,7 +133,7 @@ def _sha256(path: Path) -> str:
 
 
 def _differing(one: Mapping[str, Any], other: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The keys in which two trees differ."""
+    """Yield the keys in which two trees differ."""
     for key in {**one, **other}:
         mine, others = one.get(key), other.get(key)
         if isinstance(mine, dict) and isinstance(others, dict):

@@ -1,4 +1,4 @@
-"""How long a call takes on this machine."""
+"""Time calls on this machine."""
 
 import statistics
 import time
@@ -6,11 +6,11 @@ from collections.abc import Callable
 
 
 def median_ms(prepare: Callable[[int], Callable[[], object]], calls: int, warm_up: int = 0) -> float:
-    """The median time in milliseconds of what ``prepare`` returns for i = 0, 1, …, itself not timed.
+    """Return the median time in milliseconds of the calls that ``prepare`` makes for i = 0, 1, …
 
     Args:
-        prepare: i → the call to be timed, which waits for the device that it uses.
-        calls: how many are made. warm_up: how many of them, the first, do not count.
+        prepare: i → the call to be timed; the call must wait for its device. ``prepare`` itself is not timed.
+        calls: number of calls. warm_up: number of first calls that do not count.
     """
     taken = []
     for i in range(calls):
