@@ -1,7 +1,7 @@
 """Print the settings of a task at a scale, each with the line of ``params.yaml`` that it comes from.
 
-``python -m pipeline.settings SCALE TASK [KEY]``, such as ``lab kitchen pretrain``. TASK may be an image task, gap
-or toys; KEY is a setting or a block of them.
+``python -m pipeline.settings SCALE TASK [KEY]``, such as ``lab kitchen pretrain``. TASK may also be an image task, gap
+or toys. KEY is a setting or a block of settings.
 """
 
 import argparse
@@ -17,7 +17,7 @@ from pipeline.utils.errors import UserError
 
 
 def lines(path: Path, scale: str, task: str, start: str = "") -> list[str]:
-    """The settings of ``task`` at ``scale`` in the file ``path`` whose keys begin with ``start``.
+    """List the settings of ``task`` at ``scale`` in the file ``path`` whose keys begin with ``start``.
 
     Raises:
         UserError: the file is wrong, or has no such scale, task or key.
@@ -37,7 +37,7 @@ def lines(path: Path, scale: str, task: str, start: str = "") -> list[str]:
 
 
 def _begins(keys: tuple[str, ...], start: str) -> bool:
-    """Whether ``start`` is the key that ``keys`` are parts of, or one of the blocks that it is in."""
+    """Tell whether ``start`` is the key with these parts, or one of the blocks that hold it."""
     return not start or f"{'.'.join(keys)}.".startswith(f"{start}.")
 
 
@@ -49,7 +49,7 @@ def _aligned(found: list[tuple[str, Node]], name: str) -> Iterator[str]:
 
 
 def _shown(value: object) -> str:
-    """``value`` as the file spells it."""
+    """Spell ``value`` as YAML does."""
     if isinstance(value, list):
         return f"[{', '.join(map(_shown, value))}]"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""What the blocks of ``params.yaml`` are made of, whatever they are about: numbers in ranges, nets, trainings."""
+"""Define the settings that several blocks of ``params.yaml`` share: numbers in ranges, nets and trainings."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, TypeVar
@@ -20,7 +20,7 @@ GradientKind = Literal["direct", "checkpointed", "adjoint"]
 CovarianceKind = Literal["identity", "fixed", "learned", "profiled"]
 
 EVALUATIONS: dict[Solver, int] = {"euler": 1, "midpoint": 2, "heun": 2, "rk4": 4}
-"""Function evaluations that a step of each solver spends."""
+"""Solver → function evaluations per step."""
 
 Count = Annotated[int, Field(ge=1)]
 Natural = Annotated[int, Field(ge=0)]
@@ -31,17 +31,17 @@ NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)]
 BelowOne = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
 RecipeKey = Annotated[str, StringConstraints(pattern=r"^nfe[1-9][0-9]*$")]
-"""The name of a recipe for so many function evaluations."""
+"""Name of the recipe for a number of function evaluations, such as ``nfe16``."""
 
 _Recipe = TypeVar("_Recipe", bound="Block")
 
 
 class Block(BaseModel):
-    """Settings that refuse unknown keys and wrong types, and never change."""
+    """Immutable settings that refuse unknown keys and wrong types."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
-    if not TYPE_CHECKING:  # where attributes are checked, it would let every name pass
+    if not TYPE_CHECKING:  # with __getattr__ a type checker would accept every name
 
         def __getattr__(self, name: str) -> Any:
             if name in type(self).model_fields:
@@ -51,7 +51,7 @@ class Block(BaseModel):
             return super().__getattr__(name)
 
     def with_auto(self, precision: Precision) -> Self:
-        """These settings with ``precision`` where it is ``auto``, in blocks inside them too."""
+        """Return a copy in which every precision ``auto``, also in inner blocks, is replaced by ``precision``."""
 
         def settled(value: object) -> object:
             if isinstance(value, dict):
@@ -89,7 +89,7 @@ class Unet1dSettings(Block):
 
 
 class Transformer1dSettings(Block):
-    """Without dropout: fine-tuning solves through the net, and its chance would be lost to a resume."""
+    """A transformer without dropout: fine-tuning solves through the net, and a resume would lose dropout's state."""
 
     kind: Literal["transformer1d"]
     width: Count
@@ -176,7 +176,7 @@ class PretrainSettings(Optimization):
 
 
 class CoupledOptimization(Optimization):
-    """Training on pairs of noise and data, made by one of the couplings."""
+    """One run of the optimiser on pairs of noise and data from one of the couplings."""
 
     coupling: FinetuneCoupling
     candidates: Count
@@ -184,18 +184,18 @@ class CoupledOptimization(Optimization):
     condition_weight: NonNegative
     typical_quantile: Fraction
     reflow_nfe: Count
-    reflow_temperature: NonNegative = 1.0  # the default of model files that were made before there was a choice
+    reflow_temperature: NonNegative = 1.0  # the default is for model files older than this key
     inversion_nfe: Annotated[int, Field(ge=4, multiple_of=4)]
     precomputed_pairs: Natural
 
     @property
     def solves_ahead(self) -> bool:
-        """Whether the solves that its coupling asks for are made before training."""
+        """Tell whether the solves of the coupling are made before training."""
         return self.teacher_nfe > 0 and self.precomputed_pairs > 0
 
     @property
     def teacher_nfe(self) -> int:
-        """Evaluations of the base model's fine solve that the coupling learns from; 0: it asks for none."""
+        """Return the function evaluations of the base model's fine solve for the coupling; 0: it needs none."""
         return {"reflow": self.reflow_nfe, "inversion": self.inversion_nfe}.get(self.coupling, 0)
 
 
@@ -241,7 +241,7 @@ ResidualNetSettings = Annotated[PersidskiiSettings | Unet1dSettings, Field(discr
 
 
 class ResidualSolve(CoupledOptimization):
-    """A residual model: the frozen base on [0, 1], and a field of its own on [1, end]."""
+    """A residual model: the frozen base model on [0, 1], then a residual field on [1, end]."""
 
     end: Annotated[float, Field(gt=1, allow_inf_nan=False)]
     residual_steps: Count
@@ -252,7 +252,7 @@ class ResidualRecipe(ResidualSolve):
     """A residual model of actions."""
 
     net: ResidualNetSettings
-    temperature: NonNegative = 1.0  # as reflow_temperature
+    temperature: NonNegative = 1.0  # default as for reflow_temperature
     guard_every: Count
     collapse_below: BelowOne
     on_collapse: Literal["stop", "warn"]
@@ -263,20 +263,24 @@ CORRECTED = "of the base model that are corrected"
 
 
 def require_finer_teacher(name: str, coupling: str, reflow_nfe: int, learned: int, what: str) -> None:
-    """Refuse a reflow whose teacher solves in no more evaluations than the ``learned`` ones, which are ``what``.
+    """Refuse a reflow whose teacher does not use more function evaluations than its student.
+
+    Args:
+        name: the block of the recipe.
+        learned: function evaluations of the student. what: their role, for the message.
 
     Raises:
-        ValueError: naming the key ``reflow_nfe`` of the block ``name``.
+        ValueError: naming the key ``reflow_nfe`` of the block.
     """
     if coupling == "reflow" and reflow_nfe <= learned:
         raise ValueError(f"{name}.reflow_nfe: given {reflow_nfe}, allowed: more than the {learned} evaluations {what}")
 
 
 def require_even_batches(processes: int, sizes: Mapping[str, int]) -> None:
-    """Refuse batches that so many processes cannot share evenly.
+    """Refuse batches that the ``processes`` cannot share evenly.
 
     Args:
-        sizes: images, windows, … a step, by the block that names them.
+        sizes: name of a block → images, windows, … per step.
 
     Raises:
         ValueError: naming the first such block.
@@ -287,7 +291,7 @@ def require_even_batches(processes: int, sizes: Mapping[str, int]) -> None:
 
 
 def recipe_of(recipes: Mapping[str, _Recipe], nfe: int, where: str) -> _Recipe:
-    """The recipe for so many function evaluations.
+    """Return the recipe for ``nfe`` function evaluations.
 
     Args:
         where: the key of ``recipes`` in params.yaml.

@@ -1,4 +1,4 @@
-"""Settings of the image tasks, those of Table 1."""
+"""Define the settings of the image tasks of Table 1."""
 
 from typing import Annotated, Literal
 
@@ -31,7 +31,7 @@ from pipeline.utils.precision import PrecisionSetting
 
 ImageTask = Literal["digits", "cifar10"]
 ImageMethod = Literal["ddpm", "vp_fm", "ve_fm", "ot_fm", "si", "i_cfm", "ot_cfm"]
-"""Trained from scratch, each by its path and coupling."""
+"""Methods trained from scratch, each with its own path and coupling."""
 Features = Literal["embedded", "inception"]
 SOLVER = r"^(euler-([1-9][0-9]{0,2}|1000)|dopri5)$"
 ImageSolver = Annotated[str, StringConstraints(pattern=SOLVER)]
@@ -66,7 +66,7 @@ class ImagePretrainSettings(Optimization):
         return self
 
     def matching(self) -> PretrainSettings:
-        """As the settings of the ``i_cfm`` row, which fine-tuning starts from and is compared with."""
+        """Return the settings of the ``i_cfm`` row; fine-tuning starts from it and is compared with it."""
         own = self.model_dump(exclude={"ot_sigma_min", "ve_sigma_min", "ve_sigma_max"})
         return PretrainSettings(path="i_cfm", coupling="independent", regularization=1.0, condition_weight=0.0, **own)
 
@@ -78,12 +78,12 @@ class ImageSelectSettings(Block):
     sampling_seeds: SeedCount
 
     def seeds(self) -> range:
-        """Sampling seeds that checkpoints and settings are chosen on."""
+        """Return the sampling seeds for the choice of checkpoints and settings."""
         return range(200_000, 200_000 + self.sampling_seeds)
 
 
 class ImageFinetuneRecipe(Block):
-    """Fine-tuning for one number of Euler steps; its updates are as many as the compute allows."""
+    """Fine-tuning for one number of Euler steps; the compute budget sets the number of updates."""
 
     coupling: FinetuneCoupling
     candidates: Count
@@ -102,7 +102,7 @@ class ImageFinetuneRecipe(Block):
     history_points: Count
 
     def recipe(self) -> FinetuneRecipe:
-        """The recipe in full: without penalties and guard, steps yet to be set."""
+        """Return the full recipe, without penalties and guard; the caller sets its steps."""
         return FinetuneRecipe(
             **self.model_dump(exclude={"warmup"}),
             warmup=0,
@@ -127,7 +127,7 @@ class ImageFinetuneRecipe(Block):
 
 
 class ImageResidualRecipe(ResidualSolve):
-    """A residual model of images, for one NFE of base and residual together."""
+    """A residual model of images; ``nfe`` counts the evaluations of base and residual together."""
 
     net: ImageNetSettings
     nfe: Count
@@ -143,7 +143,7 @@ class ImageResidualRecipe(ResidualSolve):
 
 
 class ExtractorSettings(Block):
-    """The classifier whose features the distance FD is taken in."""
+    """The classifier in whose features the distance FD is computed."""
 
     channels: Count
     features: Count
@@ -174,12 +174,12 @@ class FidSettings(Block):
         return self
 
     def seeds(self) -> range:
-        """Sampling seeds that results are reported on; nothing is chosen by them."""
+        """Return the sampling seeds of reported results; nothing is chosen on them."""
         return range(100_000, 100_000 + self.sampling_seeds)
 
 
 class ImageTaskSettings(Block):
-    """Everything about one image task at one scale."""
+    """All settings of one image task at one scale."""
 
     seed: Seed
     threads: Count

@@ -1,8 +1,7 @@
-"""The inputs of every stage: the settings that it may read and digests of the code that it runs, one JSON file each.
+"""Make the input file of every stage: JSON with the settings that it may read and digests of the code that it runs.
 
-Stage ``resolve`` writes the files, ``data/inputs/<scale>/<stage>-<…>.json``, and DVC re-runs a stage when its own file
-changed. A program reads its settings from there and from nowhere else: a setting that ``kinds`` does not declare is not
-there to be read.
+Stage ``resolve`` writes the files, ``data/inputs/<scale>/<stage>-<…>.json``. DVC re-runs a stage when its own file
+changed. A program reads its settings only from its file. A setting that ``kinds`` does not declare is missing there.
 """
 
 import json
@@ -25,18 +24,18 @@ from pipeline.utils.errors import UserError
 
 FOLDER = Path("data", "inputs")
 EXECUTION_FILE = "execution.json"
-"""Beside the inputs of a scale: the settings that change no result."""
+"""File beside the inputs of a scale, with the settings that change no result."""
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """What one stage may read.
+    """The inputs of one stage.
 
     Attributes:
         program: the file that it runs, such as ``stages/pretrain.py``.
-        settings: those of its scale, of which only the declared ones are there.
-        params: the declared ones as plain values.
-        path: the file that they come from; None: of a program that is no stage of a pipeline.
+        settings: the settings of its scale; only the declared ones are set.
+        params: the declared settings as plain values.
+        path: the input file; None: the program is no stage of a pipeline.
     """
 
     program: str
@@ -46,12 +45,12 @@ class Inputs:
 
     @property
     def code(self) -> dict[str, str]:
-        """Digests of the files that it runs, as they are now; see ``code_of``."""
+        """Digest the files that the stage runs, as they are now; see ``code_of``."""
         return _code(self.program, self.params)
 
     @property
     def shown(self) -> dict[str, Any]:
-        """The declared ones, named as within the task's block where they are of one task."""
+        """Return the declared settings; if all are of one task, by their keys within its block."""
         blocks = [value for value in self.params.values() if isinstance(value, Mapping)]
         lists = {name: value for name, value in self.params.items() if not isinstance(value, Mapping)}
         return {**lists, **blocks[0]} if len(blocks) == 1 else dict(self.params)
@@ -62,10 +61,10 @@ def read_inputs(stage: str, scale: str, *names: object) -> Inputs:
 
     Args:
         stage: its kind in dvc.yaml.
-        names: what tells its instances apart, such as a task and a number of function evaluations.
+        names: the instance of the stage, such as a task and a number of function evaluations.
 
     Raises:
-        UserError: there are none; one line with the remedy and the names for which there are some.
+        UserError: the file is missing or damaged; the line says what to run and which instances exist.
     """
     folder = FOLDER / scale
     path = folder / f"{'-'.join([stage, *map(str, names)])}.json"
@@ -89,15 +88,15 @@ def read_inputs(stage: str, scale: str, *names: object) -> Inputs:
 
 
 def inputs_of(program: str, params: Mapping[str, Any]) -> Inputs:
-    """The inputs of a ``program`` that is no stage of a pipeline: ``params``, as its arguments say."""
+    """Make the inputs of a ``program`` that is no stage of a pipeline; its arguments give ``params``."""
     return Inputs(program, built(ScaleSettings, {}), params)
 
 
 def resolved_inputs(settings: Settings) -> dict[Path, str]:
-    """The text of every input file that ``settings`` ask for, by its place.
+    """Make every input file that ``settings`` need: path → text.
 
-    These are the inputs of the scale and the lists that they name, of the coupling study, which has a scale of its own,
-    and of the scripted demonstrations, which have none.
+    These are the inputs of the current scale and its lists, of the studies at every scale, and of the scripted
+    demonstrations, which belong to no scale.
     """
     files: dict[Path, str] = {}
     for scale in _scales(settings):
@@ -122,10 +121,10 @@ def resolved_inputs(settings: Settings) -> dict[Path, str]:
 
 
 def scripted(name: str, block: TaskSettings | None = None) -> dict[str, Any]:
-    """What a scripted expert's demonstrations depend on, beside the arguments of the program that makes them.
+    """Return the settings that a scripted expert's demonstrations depend on, beside the program's arguments.
 
     Args:
-        name: of a task, or of the ``block`` of params.yaml that describes one.
+        name: the name of a task, or of the ``block`` of params.yaml that describes one.
     """
     if block is None:
         return {name: {"task": name, "expert": load_task(name).expert}}
@@ -138,11 +137,11 @@ def _scales(settings: Settings) -> list[str]:
 
 
 def resolved(settings: Settings, scale: str) -> dict[str, Any]:
-    """All settings of a scale as plain values; of the current one the lists are those at the top of params.yaml.
+    """Return all settings of a scale as plain values; the current scale has the lists at the top of params.yaml.
 
-    Beside them stand ``studies``, the tasks with a coupling study, ``study_nfe``, the numbers that it has recipes for,
-    and of the one-step study ``one_step_tasks``, ``one_step_scales``, this one where there are any, ``one_step_nfe``,
-    those that ft_fm is tuned for, and ``one_step_baselines``.
+    Adds lists for the coupling study: ``studies`` (tasks that have it) and ``study_nfe`` (numbers that it has recipes
+    for). Adds lists for the one-step study: ``one_step_tasks``, ``one_step_scales`` (this scale if there are such
+    tasks), ``one_step_nfe`` (numbers that ft_fm is tuned for) and ``one_step_baselines``.
     """
     tree = settings.block(scale).model_dump()
     if scale == settings.scale:
@@ -164,7 +163,7 @@ def resolved(settings: Settings, scale: str) -> dict[str, Any]:
 
 
 def _instances(kinds: Mapping[str, Kind], scale: str, tree: Mapping[str, Any]) -> Iterator[tuple[Path, str, list[str]]]:
-    """Place, program and keys of every input file of ``kinds``."""
+    """Yield path, program and keys of every input file of ``kinds``."""
     for stage, kind in kinds.items():
         for values in product(*(tree[name] for name in kind.over)):
             named = dict(zip(kind.over, values, strict=True))
@@ -173,14 +172,14 @@ def _instances(kinds: Mapping[str, Kind], scale: str, tree: Mapping[str, Any]) -
 
 
 def _filled(template: str, named: Mapping[str, object], tree: Mapping[str, Any]) -> list[str]:
-    """``template`` with the ``named`` values, and once for each value of a list that is not named."""
+    """Fill ``template`` with the ``named`` values; a list that is not named gives one key for each of its values."""
     names = list(dict.fromkeys(re.findall(r"{(\w+)}", template)))
     choices = [[named[name]] if name in named else tree[name] for name in names]
     return [template.format(**dict(zip(names, values, strict=True))) for values in product(*choices)]
 
 
 def chosen(tree: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
-    """The part of ``tree`` that ``keys`` name."""
+    """Return the part of ``tree`` that ``keys`` name."""
     part: dict[str, Any] = {}
     for key in keys:
         _copy(tree, key.split("."), part)
@@ -201,14 +200,14 @@ def _text(program: str, settings: Mapping[str, Any]) -> str:
 
 
 def _code(program: str, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of what ``program`` runs, the code of the tasks and experts that ``settings`` name among it."""
+    """Digest the code that ``program`` runs, including the tasks and experts that ``settings`` name."""
     blocks = [settings, *(value for value in settings.values() if isinstance(value, Mapping))]
     named = [block[key] for block in blocks for key in ("task", "expert") if isinstance(block.get(key), str)]
     return digests_of(program, *map(file_of, named))
 
 
 def outdated_outside(settings: Settings, root: Path) -> list[str]:
-    """Files of tasks outside the library that say something else than the inputs in the project ``root`` were made of.
+    """List task files outside the library that changed since the inputs in the project ``root`` were made.
 
     DVC cannot see such a file among the dependencies of ``resolve``.
     """
@@ -226,7 +225,7 @@ def _dump(value: Mapping[str, Any]) -> str:
 
 
 def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
-    """``one`` with what ``other`` says, block by block."""
+    """Merge ``other`` into ``one``, block by block."""
     both = dict(one)
     for name, value in other.items():
         both[name] = _merged(one[name], value) if isinstance(one.get(name), dict) else value
@@ -234,8 +233,10 @@ def _merged(one: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def built(annotation: Any, value: Any) -> Any:
-    """``value``, of plain values that were valid as a whole, as settings of the type ``annotation``; keys that are not
-    there stay unset, and raise an ``AttributeError`` where they are read."""
+    """Build settings of the type ``annotation`` from plain values, without validation: they are part of a valid whole.
+
+    Missing keys stay unset and raise an ``AttributeError`` when they are read.
+    """
     if isinstance(annotation, type) and issubclass(annotation, Block) and isinstance(value, dict):
         fields = annotation.model_fields
         known = {name: fields[name].annotation if name in fields else TaskSettings for name in value}
@@ -244,7 +245,7 @@ def built(annotation: Any, value: Any) -> Any:
         return {name: built(get_args(annotation)[1], inner) for name, inner in value.items()}
     if get_origin(annotation) in (Union, UnionType) and isinstance(value, dict):
         kinds = [kind for kind in get_args(annotation) if isinstance(kind, type) and issubclass(kind, Block)]
-        if not kinds:  # keys of a task's own
+        if not kinds:  # the task's own keys
             return value
         (fitting,) = [kind for kind in kinds if len(kinds) == 1 or value["kind"] in _literal(kind)]
         return built(fitting, value)

@@ -1,4 +1,4 @@
-"""Which settings each kind of stage may read: the one table that ``inputs`` are made by."""
+"""Declare the settings that each kind of stage may read; ``inputs`` makes the input files from these tables."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,9 @@ class Kind:
 
     Attributes:
         program: the file in ``stages/`` that it runs, without its ending.
-        keys: settings that it may read, by their resolved names; ``{name}`` stands for each value of the list ``name``,
+        keys: resolved names of the settings that it may read; ``{name}`` stands for each value of the list ``name``,
             ``*`` for each key of a block.
-        over: the lists whose values tell its input files apart.
+        over: lists; it has an input file for each combination of their values.
     """
 
     program: str
@@ -20,15 +20,15 @@ class Kind:
 
 
 _TASK = "task custom"
-"""What a block is about: the code of its task counts among the inputs of each stage that reads it."""
+"""Keys that identify a block's task. A stage that reads them has the code of the task among its inputs."""
 
 
 def _each(over: str, program: str, keys: str, *more: str, lists: str = "") -> Kind:
-    """A kind with an input file for each value of the list ``over``, and of ``more``.
+    """Return a kind with an input file for each combination of values of the lists ``over`` and ``more``.
 
     Args:
-        keys: of the value's own block, separated by spaces.
-        lists: top-level lists that it may read too.
+        keys: keys of the block that the value of ``over`` names, separated by spaces.
+        lists: top-level lists that it may read too, separated by spaces.
     """
     own = tuple(f"{{{over}}}.{key}" for key in keys.split())
     return Kind(program, (*lists.split(), *own), (over, *more))
@@ -47,7 +47,7 @@ def _study(program: str, keys: str, *more: str) -> Kind:
 
 
 def _one_step(own: str, *more: str, also: str = "") -> Kind:
-    """A kind of cells of the one-step study. ``own``: its settings there, beside those that all share."""
+    """Return a kind of cells of the one-step study. ``own``: its own key there, beside those that all cells share."""
     shared = " ".join(f"one_step.{key}" for key in ("budget", "checkpoints", "seeds", "temperatures", own))
     keys = f"seed threads data net pretrain select.evaluation evaluation.n_seeds {_EPISODES} {shared}{also}"
     return _each("one_step_tasks", "one_step_cell", f"{_TASK} {keys}", *more)
@@ -126,7 +126,7 @@ STUDY_KINDS = {
         "study_precision", f"title seed threads data net select.evaluation study.precision {_EPISODES}"
     ),
 }
-"""Every kind of stage of the coupling study, which each task with a block ``study`` has."""
+"""Every kind of stage of the coupling study and of the one-step study."""
 
 EXECUTION = ("evaluation.workers", "evaluation.num_envs", "evaluation.videos")
-"""Settings of a robot task that change no result: every stage may read them, and none depends on them."""
+"""Settings of a robot task that change no result. Every stage may read them; no stage depends on them."""

@@ -1,10 +1,12 @@
-"""Resolve the layers of ``params.yaml``: a task's settings at a scale, each with the place that it was written at.
+"""Resolve the layers of ``params.yaml`` into a task's settings at a scale, each with the line that it comes from.
 
-Four blocks say what a task's settings are, and a later one wins: ``robot`` (of image tasks: ``image``), the same block
-of the scale, the task's own, the scale's of that task. ``common`` says the rest. ``gap`` and ``toys`` have two blocks,
-their own and the scale's. Among recipes, ``every`` is said of all of them. A net of another ``kind`` replaces the one
-before. A robot task's block may have any name, if one of its layers says ``task``, which it is about; where a scale's
-``robot`` says so, each name that the scale lists is one, and need have no block. In texts ``{block}`` stands for it.
+Four blocks give a task's settings; a later one wins: ``robot`` (for image tasks ``image``), the scale's ``robot`` or
+``image``, the task's block, the scale's block of the task. ``common`` gives the rest. ``gap`` and ``toys`` have two
+blocks: their own and the scale's. Among recipes, ``every`` holds for all of them. A net of another ``kind`` replaces
+the earlier net.
+
+A block of a robot task may have any name if one of its layers has the key ``task``. If the scale's ``robot`` has this
+key, the tasks that the scale lists need no block. In texts, ``{block}`` stands for the block's name.
 """
 
 import re
@@ -28,7 +30,7 @@ from pipeline.utils.errors import UserError
 Scale = Literal["starter", "lab", "paper", "metaworld"]
 
 LISTS = ("tasks", "nfe", "residual", "robustness", "diffusion", "baselines", "images", "image_nfe", "offline", "theory")
-"""Top-level keys that say what is made; each scale's own stand in its block ``lists``."""
+"""Top-level keys that select what is made. The block ``lists`` of a scale holds that scale's own values."""
 
 MODELS: dict[str, type[Block]] = {
     "robot": TaskSettings,
@@ -37,24 +39,24 @@ MODELS: dict[str, type[Block]] = {
     "gap": GapSettings,
     "toys": ToySettings,
 }
-"""The model of each layer but those of robot tasks; it has one name at the top of the file and in a scale's block."""
+"""Name of a layer → its model, the same at the top of the file and in a scale. Other layers are of robot tasks."""
 
 EVERY = "every"
-"""Among recipes: what is said of all of them."""
+"""Name among recipes whose keys hold for all of them."""
 
 Known = Mapping[str, "Shape | Known"]
 _LISTS: Known = dict.fromkeys(LISTS, PLAIN)
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _RESERVED = {"scale", "common", "lists", *LISTS, *MODELS, *get_args(Scale)}
 _LIKE = {"diffusion": "pretrain"}
-"""Trainings of a task that have the settings of another one where they say nothing."""
+"""Training of a task → the training from which it takes the settings that it does not give."""
 
 
 def read(text: str, name: str) -> Node:
-    """The file called ``name`` as it is written, all keys of which are known.
+    """Read the ``text`` of the file called ``name``, unresolved, and check that all its keys are known.
 
     Raises:
-        UserError: no YAML, or a key that nothing has in its place; one line with the file, the line and the key.
+        UserError: no YAML, or a key unknown in its place; one line with the file, the line and the key.
     """
     file = read_nodes(text, name)
     if not file.is_block:
@@ -64,7 +66,7 @@ def read(text: str, name: str) -> Node:
 
 
 def _known(robots: Sequence[str]) -> Known:
-    """The keys of a file, given the names of its blocks of robot tasks."""
+    """Return the keys that a file may have, given the names of its blocks of robot tasks."""
     names = ("robot", *robots, *(name for name in MODELS if name != "robot"))
     layers: Known = {name: Shape((MODELS.get(name, TaskSettings),)) for name in names}
     return {
@@ -77,7 +79,7 @@ def _known(robots: Sequence[str]) -> Known:
 
 
 def robot_blocks(file: Node) -> list[str]:
-    """Names that blocks of robot tasks may have in ``file``: a task's, or that of a block that says ``task``."""
+    """List the names that blocks of robot tasks may have in ``file``: names of tasks, and of blocks with a ``task``."""
     blocks = [file, *(node for name, node in file.value.items() if name in get_args(Scale) and node.is_block)]
     known = (*own_tasks(), *FORMER)
     named = [
@@ -98,7 +100,7 @@ def _names(listed: Node | None) -> list[str]:
 
 
 def _require_known(block: Node, known: Known, name: str) -> None:
-    """Refuse a key that is not ``known``, and a plain value in a block's place, here and in blocks inside."""
+    """Refuse a key that is not ``known``, and a plain value in place of a block, in ``block`` and all inner blocks."""
     for key, node in block.value.items():
         at = f"{name}:{node.place.line}: {node.place.key}"
         if key not in known:
@@ -128,14 +130,14 @@ def _require_shape(node: Node, shape: Shape, name: str) -> None:
 
 
 def resolve(file: Node) -> Node:
-    """The settings in full, in the form of ``schema.Settings``, of a file that was ``read``."""
+    """Resolve all settings of a ``file`` from ``read``, in the form of ``schema.Settings``."""
     written = {key: file.value[key] for key in ("scale", *LISTS) if key in file.value}
     scales = {scale: _resolve_scale(file, file.value[scale]) for scale in get_args(Scale) if scale in file.value}
     return Node(written | scales, file.place)
 
 
 def _resolve_scale(file: Node, block: Node) -> Node:
-    """The settings of a scale: its lists, and what they name or its block has."""
+    """Resolve a scale: its lists, and the blocks that they name or that the scale has."""
     lists, common = _inside(block, "lists"), _inside(file, "common")
     found = dict(lists)
     for name in _made_at(file, block, lists):
@@ -147,7 +149,7 @@ def _resolve_scale(file: Node, block: Node) -> Node:
 
 
 def _called(node: Node, name: str) -> Node:
-    """``node`` with its block's name in texts: ``{block}``, with hyphens ``{block-}``, in camel case ``{Block}``."""
+    """Fill the block's name into texts: ``{block}``; ``{block-}`` with hyphens; ``{Block}`` in camel case."""
     if node.is_block:
         return Node({key: _called(inner, name) for key, inner in node.value.items()}, node.place)
     if not isinstance(node.value, str):
@@ -157,12 +159,12 @@ def _called(node: Node, name: str) -> Node:
 
 
 def group_of(name: str) -> str:
-    """The layer of several blocks that the block ``name`` has below it; empty: none."""
+    """Return the layer below the block ``name``: ``image`` or ``robot``; empty: none."""
     return {ImageTaskSettings: "image", TaskSettings: "robot"}.get(MODELS.get(name, TaskSettings), "")
 
 
 def _made_at(file: Node, block: Node, lists: Mapping[str, Node]) -> list[str]:
-    """The blocks that a scale has: those that are no task's, and the tasks that its lists or its block name."""
+    """List a scale's blocks: ``gap``, ``toys``, and the tasks that its lists name or that have a block in it."""
     listed = [lists[key].value for key in ("tasks", "images") if key in lists]
     named = [name for names in listed if isinstance(names, list) for name in names]
     names = [name for name in (*robot_blocks(file), *MODELS) if name not in ("robot", "image")]
@@ -174,7 +176,7 @@ def _inside(block: Node, key: str) -> Mapping[str, Node]:
 
 
 def _resolve_block(layers: Sequence[Node], model: type[Block], common: Mapping[str, Node]) -> Node:
-    """A block that ``layers`` say, a later one before an earlier one, and ``common`` where they say nothing."""
+    """Resolve a block from its ``layers``, a later one over an earlier one; ``common`` gives missing keys."""
     for key, shape in keys_of((model,)).items():
         if shape.named and shape.models:
             layers = _spelled_out(layers, key)
@@ -189,7 +191,7 @@ def _resolve_block(layers: Sequence[Node], model: type[Block], common: Mapping[s
 
 
 def _spelled_out(layers: Sequence[Node], key: str) -> list[Node]:
-    """``layers`` whose ``every`` in block ``key`` is said of each name that one of them has there."""
+    """Replace ``every`` in the block ``key`` of ``layers`` by all recipe names that any of them has there."""
     names = dict.fromkeys(name for layer in layers for name in _inside(layer, key) if name != EVERY)
     return [_spelled_out_one(layer, key, list(names)) if key in layer.value else layer for layer in layers]
 
@@ -204,7 +206,7 @@ def _spelled_out_one(layer: Node, key: str, names: Sequence[str]) -> Node:
 
 
 def _merged(under: Node, over: Node) -> Node:
-    """``under`` with all that ``over`` says; as a whole ``over``, where it is of another kind."""
+    """Merge ``over`` into ``under``; return ``over`` alone if it is of another kind."""
     if not (under.is_block and over.is_block) or (_kind(under) and _kind(over) not in (None, _kind(under))):
         return over
     inner = {key: _merged(under.value[key], node) if key in under.value else node for key, node in over.value.items()}
@@ -216,12 +218,12 @@ def _kind(block: Node) -> object:
 
 
 def _chosen(block: Node, models: tuple[type[Block], ...]) -> tuple[type[Block], ...]:
-    """Those of ``models`` that ``block`` may be, by its kind if it has one."""
+    """Return the ``models`` that ``block`` may have, by its kind if it has one."""
     return of_kind(models, _kind(block))
 
 
 def _filled(node: Node, shape: Shape, common: Mapping[str, Node]) -> Node:
-    """``node`` with what ``common`` has and it has not, in blocks inside it too."""
+    """Add the keys that ``node`` lacks from ``common``, in inner blocks too."""
     if shape.named:
         inside = Shape(shape.models)
         return Node({name: _filled(child, inside, common) for name, child in node.value.items()}, node.place)
@@ -238,7 +240,7 @@ def _filled(node: Node, shape: Shape, common: Mapping[str, Node]) -> Node:
 
 
 def require_overridden(file: Node, resolved: Node, name: str) -> None:
-    """Refuse a wrong value that no ``resolved`` setting has, as more specific keys override it everywhere.
+    """Refuse a wrong value even if more specific keys override it everywhere, so that no ``resolved`` setting has it.
 
     Raises:
         UserError: one line with the file, the line, the key, what was given and what is allowed.
@@ -256,7 +258,7 @@ def require_overridden(file: Node, resolved: Node, name: str) -> None:
 
 
 def _wrong(model: type[Block], key: str, value: object) -> Finding | None:
-    """What is wrong with ``value`` as the ``key`` of a ``model``, whatever its other keys are."""
+    """Validate ``value`` as the ``key`` of a ``model``, regardless of its other keys; None: the value is valid."""
     field = model.model_fields[key]
     fields: dict[str, Any] = {key: (field.annotation, copy(field))}
     alone = create_model("Alone", __base__=Block, **fields)
@@ -268,15 +270,17 @@ def _wrong(model: type[Block], key: str, value: object) -> Finding | None:
 
 
 def without_effect(before: str, after: str, name: str = "params.yaml") -> list[str]:
-    """Find the keys that ``after`` gives another value than ``before`` and that decide no setting of what is run.
+    """Find changed keys that have no effect on what is run.
 
-    The tasks and images that the top of ``after`` names are run, at its scale, as are ``gap`` and ``toys``.
+    What is run: the tasks and images that the top of ``after`` names, at its scale, and ``gap`` and ``toys``.
 
     Args:
-        before: the text of the file as it was; a key that has gone since is not looked for.
+        before: the text of the file as it was. A key that was removed since is not reported.
+        after: the text of the file as it is.
+        name: the name of the file.
 
     Returns:
-        one line a key, with its line in ``after`` and the keys that override it.
+        one line per key, with its line in ``after`` and the keys that override it.
 
     Raises:
         UserError: as ``read``.
@@ -291,7 +295,7 @@ def without_effect(before: str, after: str, name: str = "params.yaml") -> list[s
 
 
 def _run(file: Node) -> dict[str, Node]:
-    """The resolved blocks of the current scale that are run: those of selected tasks, and those that are no task's."""
+    """Return the resolved blocks of the current scale that are run: selected tasks and images, ``gap``, ``toys``."""
     settings = resolve(file).value
     blocks = settings[settings["scale"].value].value
     selected = [*settings["tasks"].value, *settings["images"].value, "gap", "toys"]
@@ -299,7 +303,7 @@ def _run(file: Node) -> dict[str, Node]:
 
 
 def _why_idle(keys: Keys, file: Node, run: Mapping[str, Node]) -> str:
-    """The reason that ``keys`` decide nothing: other keys override them, or nothing that is ``run`` reads them."""
+    """Explain why ``keys`` have no effect: other keys override them, or nothing that is ``run`` reads them."""
     scale = file.value["scale"].value
     if keys[:2] == (scale, "lists"):
         return f"the lists at the top of the file are those of the current scale, {scale}"
@@ -312,7 +316,7 @@ def _why_idle(keys: Keys, file: Node, run: Mapping[str, Node]) -> str:
 
 
 def _overriding(keys: Keys, name: str, block: Node) -> Iterator[Place]:
-    """The places of what ``block``, which is called ``name``, has where ``keys`` of a more general one speak of it."""
+    """Yield the places in the block ``name`` that give the values of ``keys`` of a more general block."""
     if keys[0] == "common":
         yield from (node.place for inner, node in block.leaves() if inner[-1] == keys[1])
     elif keys[0] in (name, group_of(name)):
@@ -320,12 +324,12 @@ def _overriding(keys: Keys, name: str, block: Node) -> Iterator[Place]:
 
 
 def _places(node: Node, keys: Keys) -> Iterator[Place]:
-    """The places of the values in ``node`` that ``keys`` name."""
+    """Yield the places of the values in ``node`` that ``keys`` name."""
     if not node.is_block or not keys:
         yield node.place
     elif keys[0] == EVERY:
         yield from (place for inner in node.value.values() for place in _places(inner, keys[1:]))
     elif keys[0] in node.value:
         yield from _places(node.value[keys[0]], keys[1:])
-    elif "kind" in node.value:  # which replaced the net that has the key
+    elif "kind" in node.value:  # the net of this kind replaced the one that has the key
         yield node.value["kind"].place

@@ -1,6 +1,6 @@
-"""Keep in ``dvc.lock`` the entries of the current scale alone, and those of the others beside their reports.
+"""Keep only the entries of the current scale in ``dvc.lock``, and those of the other scales beside their reports.
 
-DVC reads and writes the whole file after each stage, which takes it seconds where all scales are in it.
+DVC reads and writes the whole file after each stage. With all scales in it, that takes seconds.
 """
 
 import re
@@ -15,24 +15,24 @@ _SCALE = re.compile(r"  [^@]+@(\w+?)(?:-.*)?:")
 
 
 def lock_files(root: Path) -> list[Path]:
-    """The lock files of the pipelines below ``root`` that are there."""
+    """List the existing lock files of the pipelines below ``root``."""
     return [path for path in (root / "dvc.lock", *sorted(root.glob("reports/*/study/dvc.lock"))) if path.exists()]
 
 
 def entries(text: str) -> dict[str, str]:
-    """The stages' entries in a lock file by their first lines, which hold the names."""
+    """Split a lock file into its stages: first line, which holds the stage's name → whole entry."""
     return {entry.partition("\n")[0]: entry for entry in _ENTRY.findall(text)}
 
 
 def kept_lock(root: Path, scale: str) -> Path:
-    """Where the entries of ``scale`` lie while another scale is the current one."""
+    """Return the file for the entries of ``scale`` while another scale is current."""
     return root / "reports" / scale / "dvc.lock"
 
 
 def arrange_locks(root: Path, scale: str) -> None:
-    """Bring the entries of ``scale`` into ``dvc.lock``, and those of other scales out of it.
+    """Move the entries of ``scale`` into ``dvc.lock``, and those of other scales out of it.
 
-    It can be interrupted and done again: an entry leaves a file when it is in the other.
+    It may be interrupted and run again: an entry is removed from one file only after it is in the other.
     """
     lock = root / "dvc.lock"
     kept = [path for path in root.glob("reports/*/dvc.lock") if path.parent.name != scale]
@@ -50,10 +50,10 @@ def arrange_locks(root: Path, scale: str) -> None:
 
 
 def require_lock_of(root: Path, scale: str) -> None:
-    """Refuse to run ``scale`` while its lock is put away: all of it would seem out of date.
+    """Refuse to run ``scale`` while its entries are not in ``dvc.lock``: all its stages would seem out of date.
 
     Raises:
-        UserError: naming the command that brings it.
+        UserError: naming the command that moves them there.
     """
     if (away := kept_lock(root, scale)).exists():
         raise UserError(

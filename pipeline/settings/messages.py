@@ -1,4 +1,4 @@
-"""What is wrong with a setting, in the words of the file: pydantic's findings as one line for the user."""
+"""Turn pydantic's validation errors into one line for the user, with the keys and values of the file."""
 
 import difflib
 from collections.abc import Callable, Mapping, Sequence
@@ -30,20 +30,20 @@ _ALLOWED = {
     "too_short": "a list of at least {min_length}",
     "too_long": "a list of at most {max_length}",
 }
-"""What a value must be, by the type of pydantic's finding; its own messages speak of Python's types."""
+"""Type of pydantic's error → allowed values in words, since pydantic's own messages name Python's types."""
 
 
 KeysAt = Callable[[tuple[str | int, ...]], Sequence[str]]
-"""From where a block stands in the settings to the keys it may have."""
+"""Location of a block in the settings → keys that the block may have."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with a setting.
+    """A validation error of one setting.
 
     Attributes:
-        kind: pydantic's name for it.
-        keys: the key in what was validated, part by part.
+        kind: pydantic's type of the error.
+        keys: the key in the validated settings, part by part.
         trouble: what was given and what is allowed.
     """
 
@@ -53,35 +53,35 @@ class Finding:
 
 
 def line(error: ValidationError, raw: Mapping[str, Any], keys_at: KeysAt) -> str:
-    """The most telling of pydantic's findings as ``key: given …, allowed: …``.
+    """Report the most informative of pydantic's errors as ``key: given …, allowed: …``.
 
     Args:
-        raw: what was validated, as read from the file.
+        raw: the validated values, as read from the file.
     """
     found = finding(error, raw, keys_at)
     return f"{'.'.join(found.keys)}: {found.trouble}"
 
 
 def located(found: Finding, name: str, places: Mapping[Keys, Place]) -> str:
-    """``found`` among resolved settings, said of the key that was written in the file called ``name``.
+    """Report ``found``, an error in resolved settings, with the line and key in the file called ``name``.
 
     Args:
-        places: where every resolved value and block was written; the whole file's is that of no keys.
+        places: keys of a resolved value or block → its place in the file; no keys → the whole file.
     """
     keys = found.keys
     if found.kind in ("missing", "union_tag_not_found"):
         return f"{name}: {'.'.join(keys)}: {found.trouble}"
     depth = next(depth for depth in range(len(keys), -1, -1) if keys[:depth] in places)
     place = places[keys[:depth]]
-    # two settings that do not fit each other may do so at another scale, or in another task
+    # settings that do not fit together here may fit at another scale or in another task, so name these
     elsewhere = found.kind == "value_error" and len(keys) > 2 and place.keys[:2] != keys[:2]
     where = f" (in {'.'.join(keys[:2])})" if elsewhere else ""
     return f"{name}:{place.line}: {'.'.join((*place.keys, *keys[depth:]))}: {found.trouble}{where}"
 
 
 def finding(error: ValidationError, raw: Mapping[str, Any], keys_at: KeysAt) -> Finding:
-    """The most telling of pydantic's findings in ``raw``, which was validated."""
-    # a misspelt key is found twice, as a missing and as an unknown one: the latter names what to correct
+    """Return the most informative of pydantic's errors in the validated values ``raw``."""
+    # a misspelt key gives two errors, a missing and an unknown key; the unknown key is the one to correct
     first = min(error.errors(), key=lambda finding: finding["type"] != "extra_forbidden")
     # tags of discriminated unions and '[key]' markers are pydantic's own, not keys of the file
     parts: list[str] = []
@@ -97,7 +97,7 @@ def finding(error: ValidationError, raw: Mapping[str, Any], keys_at: KeysAt) -> 
 
 
 def _trouble(first: ErrorDetails, keys_at: KeysAt) -> tuple[Keys, str]:
-    """What is wrong, and the keys that lead there from the block or value that pydantic names."""
+    """Describe the error, with the keys that lead to it from the block or value that pydantic names."""
     given, context = shown(first["input"]), first.get("ctx", {})
     match first["type"]:
         case "string_pattern_mismatch":
@@ -125,7 +125,7 @@ def _trouble(first: ErrorDetails, keys_at: KeysAt) -> tuple[Keys, str]:
 
 
 def shown(value: object) -> str:
-    """``value`` as the file spells it."""
+    """Spell ``value`` as YAML does; a block as words."""
     if isinstance(value, Mapping):
         return "a block of keys"
     if value is None:
@@ -134,14 +134,14 @@ def shown(value: object) -> str:
 
 
 def holds(value: object, part: str | int) -> bool:
-    """Whether ``value``, as read from YAML, is a mapping with key ``part`` or a list with that index."""
+    """Tell whether ``value``, as read from YAML, is a mapping with key ``part`` or a list with that index."""
     if isinstance(value, list):
         return isinstance(part, int) and part < len(value)
     return isinstance(value, Mapping) and part in value
 
 
 def allowed_keys(unknown: object, keys: Sequence[str]) -> str:
-    """The ``keys`` that may stand in the place of an ``unknown`` one, the most similar first of all."""
+    """List the ``keys`` allowed in place of an ``unknown`` one; first suggest the present name or a similar key."""
     if RENAMED.get(str(unknown)) in keys:
         return f"it is called {RENAMED[str(unknown)]} now"
     close = difflib.get_close_matches(str(unknown), keys, n=1)

@@ -1,4 +1,4 @@
-"""Names that settings had before: refused in params.yaml with the present one, and still those in model files."""
+"""Translate former names of settings: params.yaml refuses them, naming the present one; model files keep them."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ RENAMED = {
     "batch": "num_envs",
     "block": "policy_batch_size",
 }
-"""The present name of a setting, by the one before."""
+"""Former name of a setting → present name."""
 
 _BEFORE = {new: old for old, new in RENAMED.items()}
 
 
 def as_stored(settings: Any) -> Any:
-    """``settings``, as plain values, with the names that model files have for them: equal models give equal bytes."""
+    """Give plain ``settings`` the former names, as in model files, so that equal models give equal bytes."""
     return _with_names(settings, _BEFORE)
 
 
 def from_stored(settings: Any) -> Any:
-    """The settings in a model file, as plain values, with their present names."""
+    """Give the plain ``settings`` of a model file their present names."""
     return _with_names(settings, RENAMED)
 
 

@@ -1,4 +1,4 @@
-"""The one-step study: its methods, and what ``params.yaml`` says of them."""
+"""Define the methods of the one-step study and their settings in ``params.yaml``."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -30,9 +30,9 @@ class Method:
     """A method of the study.
 
     Attributes:
-        title: its name in tables. nfe: the numbers of evaluations that it is made for.
-        has_noise: whether its samples differ, so that it has a temperature.
-        from_base: whether it goes on from the base model; else it is trained from random weights.
+        title: its name in tables. nfe: the numbers of function evaluations at which it is evaluated.
+        has_noise: whether it samples from noise, and so has a temperature.
+        from_base: whether it continues from the base model; else it is trained from random weights.
     """
 
     title: str
@@ -51,7 +51,7 @@ METHODS: Mapping[str, Method] = {
     "drifting": Method("Drifting", (1,), from_base=False),
     "lsd": Method("Flow map (LSD)", (1, 2, 16)),
 }
-"""In the order of tables. All but fm are trained for the compute of the base model and the study's budget together."""
+"""In the order of tables. All but fm get the same compute: that of the base model plus the study's budget."""
 
 
 CELLS = [
@@ -59,15 +59,15 @@ CELLS = [
     for name, method in METHODS.items()
     for nfe in (method.nfe if name == "ft_fm" else method.nfe[:1])
 ]
-"""What is trained once: a method, or ``ft_fm`` for one NFE, such as ft_fm-nfe1."""
+"""Cells of the study, each trained once: a method, or ``ft_fm`` for one NFE, such as ft_fm-nfe1."""
 
 
 BASELINES = ("regression", "mip", "imle", "drifting", "lsd")
-"""Methods that have a recipe of their own."""
+"""Methods with their own recipe."""
 
 
 class OneStepRecipe(Block):
-    """How ``ft_fm`` is trained for a number of evaluations."""
+    """Settings of ``ft_fm`` for one number of function evaluations."""
 
     lr: Positive
     batch_size: Count
@@ -104,7 +104,7 @@ class FlowMapRecipe(BaselineRecipe):
 
 
 class OneStepSettings(Block):
-    """The one-step study of a task; without training seeds it has none."""
+    """The one-step study of a task; without training seeds the task is not in the study."""
 
     train_seeds: list[Seed]
     budget: Count
@@ -120,10 +120,10 @@ class OneStepSettings(Block):
     lsd: FlowMapRecipe
 
     def recipe(self, nfe: int, like: FinetuneRecipe) -> FinetuneRecipe:
-        """``like`` with what the study says of so many evaluations.
+        """Return ``like`` with the study's settings for ``nfe`` function evaluations.
 
         Raises:
-            UserError: it says nothing of them.
+            UserError: the study has no recipe for ``nfe``.
         """
         return like.model_copy(update=recipe_of(self.recipes, nfe, "one_step.recipes").model_dump())
 

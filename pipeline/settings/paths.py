@@ -1,4 +1,4 @@
-"""Where the pipeline's files lie, relative to the project's root; dvc.yaml spells out the same places."""
+"""Define the paths of the pipeline's files, relative to the project's root; dvc.yaml spells out the same paths."""
 
 import hashlib
 from collections.abc import Sequence
@@ -10,13 +10,13 @@ from pipeline.settings.schema import ScaleSettings
 from pipeline.utils.errors import UserError
 
 SAMPLERS = ("ddpm", "ddim")
-"""Methods of Table 2 that sample the one net that was trained to predict noise."""
+"""Methods of Table 2 that sample the same net, trained to predict noise."""
 
 PERSISTENCE = "persistence"
-"""Of offline tasks alone: the last action before a window goes on."""
+"""Baseline for offline tasks only: it repeats the last action before a window."""
 
 BASELINES = ("random", "nearest_demo", PERSISTENCE)
-"""Methods that nothing is trained for."""
+"""Methods without training."""
 
 
 @dataclass(frozen=True)
@@ -24,8 +24,8 @@ class TaskFiles:
     """Files of one task at one scale.
 
     Attributes:
-        replica: a training seed beside the one in params.yaml, whose models have places of their own; None: the one
-            there. Demonstrations and their split are the same for all.
+        replica: another training seed than that of params.yaml, whose models have their own paths; None: that of
+            params.yaml. All training seeds share the demonstrations and their split.
     """
 
     scale: str
@@ -38,17 +38,17 @@ class TaskFiles:
 
     @property
     def models(self) -> Path:
-        """Folder of everything trained with one seed."""
+        """Folder of all models trained with one seed."""
         return self.folder if self.replica is None else self.folder / f"seed{self.replica}"
 
     @property
     def name(self) -> str:
-        """The task, and the training seed where it is not that of params.yaml."""
+        """The task's name, with the training seed if it is not that of params.yaml."""
         return self.task if self.replica is None else f"{self.task}-seed{self.replica}"
 
     @property
     def demonstrations(self) -> Path:
-        """The fetched demonstrations, a file or folder as they come."""
+        """The fetched demonstrations, a file or a folder."""
         return self.folder / "demonstrations"
 
     @property
@@ -57,7 +57,7 @@ class TaskFiles:
 
     @property
     def frames(self) -> Path:
-        """Folder of the images that go with ``prepared``; without any where none are observed."""
+        """Folder of the images of ``prepared``; empty if the task observes none."""
         return self.folder / "frames.zarr"
 
     @property
@@ -67,15 +67,15 @@ class TaskFiles:
 
     @property
     def base(self) -> Path:
-        """The selected checkpoint, from which fine-tuning starts."""
+        """The selected checkpoint; fine-tuning starts from it."""
         return self.models / "base.safetensors"
 
     def study_base(self, train_seed: int) -> Path:
-        """The shipped model that the study starts from with one training seed."""
+        """Return the shipped base model of the study for one training seed."""
         return Path("data", "checkpoints", self.scale, self.task, f"base-seed{train_seed}.safetensors")
 
     def model(self, method: str, nfe: int) -> Path:
-        """What a row of Table 2 is rolled out from: one net for both samplers of diffusion, the data for baselines."""
+        """Return the model file of a row of Table 2; both diffusion samplers share one net; baselines use the data."""
         if method in BASELINES:
             return self.prepared
         name = "diffusion" if method in SAMPLERS else f"{method}-nfe{nfe}"
@@ -94,11 +94,11 @@ class TaskFiles:
 
     @property
     def diffusion_log(self) -> Path:
-        """The losses of the training to predict noise."""
+        """The training losses of the diffusion model."""
         return ScaleReports(self.scale).folder / "pretrain" / f"{self.name}-diffusion.csv"
 
     def residual_log(self, row: str) -> Path:
-        """The losses of a residual's training; ``row``: see ``split_row``."""
+        """Return the file of a residual model's training losses; ``row``: see ``split_row``."""
         return ScaleReports(self.scale).folder / "residual" / f"{self.task}-{row}.csv"
 
 
@@ -115,7 +115,7 @@ class ImageFiles:
 
     @property
     def fetched(self) -> Path:
-        """Folder of what comes from outside."""
+        """Folder of downloaded files."""
         return self.folder / "fetched"
 
     @property
@@ -125,12 +125,12 @@ class ImageFiles:
 
     @property
     def inception(self) -> Path:
-        """The weights of Inception, where distances are FID."""
+        """The weights of Inception, used if distances are FID."""
         return self.fetched / "inception.pth"
 
     @property
     def extractor(self) -> Path:
-        """The classifier whose features the distance FD is taken in."""
+        """The classifier in whose features the distance FD is computed."""
         return self.folder / "extractor.safetensors"
 
     def pretrained(self, method: str) -> Path:
@@ -139,7 +139,7 @@ class ImageFiles:
 
     @property
     def base(self) -> Path:
-        """The selected checkpoint of i_cfm, from which fine-tuning starts."""
+        """The selected checkpoint of i_cfm; fine-tuning starts from it."""
         return self.folder / "base.safetensors"
 
     def model(self, method: str, nfe: int) -> Path:
@@ -162,7 +162,7 @@ class ImageFiles:
         return self.reports / f"{self.task}-halves.csv"
 
     def distances(self, method: str) -> Path:
-        """A method's distances, a row a sampling seed: what Table 1 is computed from."""
+        """Return the file of a method's distances, a row per sampling seed; Table 1 is computed from these files."""
         return self.reports / f"{self.task}-{method}.csv"
 
     @property
@@ -171,15 +171,15 @@ class ImageFiles:
         return self.reports / "history"
 
     def history(self, method: str, nfe: int | None = None) -> Path:
-        """Distances over training, of one NFE, or of all."""
+        """Return the file of the distances over training; None: of all NFE."""
         suffix = "" if nfe is None else f"-nfe{nfe}"
         return self.histories / f"{self.task}-{method}{suffix}.csv"
 
     def models(self, method: str, settings: ImageTaskSettings, tuned: Sequence[int]) -> dict[int, Path]:
-        """The model files of a row of Table 1 by the NFE that each was fine-tuned for, 0 where it is none.
+        """Return the model files of a row of Table 1: NFE that it was fine-tuned for (0: not fine-tuned) → file.
 
         Args:
-            tuned: those of ``ft_fm``, at least one.
+            tuned: the NFE of ``ft_fm``, at least one.
         """
         if method == "ft_fm":
             return {nfe: self.model(method, nfe) for nfe in sorted(tuned)}
@@ -191,7 +191,7 @@ class ImageFiles:
 
 
 def toys(scale: str) -> Path:
-    """Folder of the small models of Figure 1."""
+    """Return the folder of the small models of Figure 1."""
     return Path("data", scale, "toys")
 
 
@@ -220,11 +220,11 @@ class ScaleReports:
         return self.folder / "one_step"
 
     def one_step_cell(self, task: str, train_seed: int, name: str) -> Path:
-        """Folder of a cell, in ``episodes`` and ``metrics`` as those of a scale."""
+        """Return the folder of a cell, with ``episodes`` and ``metrics`` inside as in a scale's reports."""
         return self.one_step / task / f"seed{train_seed}" / name
 
     def one_step_times(self, task: str) -> Path:
-        """How long a plan of each method takes, beside the cells of the task."""
+        """Return the file with the time of one plan for each method, beside the cells of the task."""
         return self.one_step / task / "times.json"
 
     @property
@@ -232,16 +232,16 @@ class ScaleReports:
         return self.folder / "figure_1.png"
 
     def disturbed_episodes(self, entry: "Entry") -> Path:
-        """The episodes of a row of Table 2 once more, under disturbances."""
+        """Return the file of the episodes of a row of Table 2 under disturbances."""
         return self.folder / "robustness" / f"{entry.stem}.csv"
 
     def certificate(self, task: str, row: str) -> Path:
-        """What was proved of a residual model, with all matrices."""
+        """Return the certificate file of a residual model, with all matrices."""
         return self.folder / "certificates" / f"{task}-{row}.json"
 
     @property
     def certificates(self) -> Path:
-        """What was proved, in words."""
+        """The report of all certificates, in words."""
         return self.folder / "certificates.md"
 
     @property
@@ -273,7 +273,7 @@ class ScaleReports:
         return self.folder / "table2.csv"
 
     def offline(self, task: str) -> Path:
-        """The table of an offline task, whose figure has the same name."""
+        """Return the table of an offline task; its figure has the same name."""
         return self.folder / "offline" / f"{task}.csv"
 
     @property
@@ -286,16 +286,16 @@ class ScaleReports:
 
     @property
     def tables_d(self) -> Path:
-        """Both of them, to read."""
+        """Tables D.1 and D.2 as Markdown."""
         return self.folder / "tables_d.md"
 
 
 @dataclass(frozen=True)
 class Entry:
-    """What one row of a table is about, and where under ``reports`` (a folder of results) its files lie.
+    """One row of a table, and the paths of its files below ``reports``, a folder of results.
 
     Attributes:
-        within: the task, where files hold all evaluations of one; empty where each has files of its own.
+        within: the task, if a file holds all evaluations of the task; empty: each evaluation has its own file.
     """
 
     evaluation: str
@@ -305,7 +305,7 @@ class Entry:
 
     @property
     def stem(self) -> str:
-        """The name of its files, without their endings."""
+        """The name of the row's files, without the ending."""
         return f"{self.within or self.evaluation}-{self.method}-nfe{self.nfe}"
 
     def episodes(self, reports: Path) -> Path:
@@ -316,7 +316,7 @@ class Entry:
 
 
 def listed_models(settings: ScaleSettings) -> list[tuple[str, int]]:
-    """Method and NFE of every row that is asked for of each task, in the order of tables."""
+    """List method and NFE of every row requested for each task, in the order of tables."""
     models: list[tuple[str, int]] = [(method, 0) for method in settings.baselines]
     models += [split_row(row) for row in settings.diffusion]
     models += [(method, nfe) for nfe in settings.nfe for method in ("fm", "ft_fm")]
@@ -324,10 +324,10 @@ def listed_models(settings: ScaleSettings) -> list[tuple[str, int]]:
 
 
 def split_row(row: str) -> tuple[str, int]:
-    """Method and NFE of a row's name, such as ``resft_fm-nfe16``.
+    """Split a row's name, such as ``resft_fm-nfe16``, into method and NFE.
 
     Raises:
-        UserError: it is none.
+        UserError: ``row`` is no such name.
     """
     method, _, nfe = row.rpartition("-nfe")
     if not method or not nfe.isdigit():
@@ -336,5 +336,5 @@ def split_row(row: str) -> tuple[str, int]:
 
 
 def fingerprint(model: Path) -> str:
-    """A model file's name and the first digits of its sha256, by which results name it."""
+    """Return the name by which results refer to a model file: its stem and the first 12 digits of its sha256."""
     return f"{model.stem}@{hashlib.sha256(model.read_bytes()).hexdigest()[:12]}"

@@ -1,4 +1,4 @@
-"""What ``params.yaml`` says of one robot task: demonstrations, net, trainings, evaluation."""
+"""Define the settings of one robot task: demonstrations, net, trainings and evaluation."""
 
 from collections.abc import Iterator
 from typing import Annotated, Any, Literal
@@ -75,7 +75,7 @@ class SelectSettings(Block):
 
 
 class StudyRecipe(Block):
-    """What differs between numbers of function evaluations in the coupling study."""
+    """Settings of the coupling study that depend on the number of function evaluations."""
 
     lr: Positive
     batch_size: Count
@@ -85,7 +85,7 @@ class StudyRecipe(Block):
 
 
 class PrecisionSettings(Block):
-    """What is changed, one at a time, to see where a policy's precision is lost."""
+    """Settings that the precision study changes one at a time, to find where a policy loses precision."""
 
     seeds: SeedCount
     noise_scales: list[BelowOne]
@@ -95,7 +95,7 @@ class PrecisionSettings(Block):
 
 
 class StudySettings(Block):
-    """The coupling study: everything that ``finetune.nfe1`` does not say."""
+    """Settings of the coupling study that ``finetune.nfe1`` does not give."""
 
     train_seeds: Annotated[list[Seed], Field(min_length=1)]
     budget: Count
@@ -107,10 +107,10 @@ class StudySettings(Block):
     precision: PrecisionSettings
 
     def recipe(self, coupling: str, nfe: int, like: FinetuneRecipe) -> FinetuneRecipe:
-        """``like`` with ``coupling`` and what the study says of so many evaluations.
+        """Return ``like`` with ``coupling`` and the study's settings for ``nfe`` function evaluations.
 
         Raises:
-            UserError: it says nothing of them.
+            UserError: the study has no recipe for ``nfe``.
         """
         own = recipe_of(self.recipes, nfe, "study.recipes")
         return like.model_copy(update={"coupling": coupling, **own.model_dump()})
@@ -147,19 +147,19 @@ class EvaluationSettings(Block):
 
 
 class RobustnessSettings(Block):
-    """Rollouts in which what the policy sees, or what it does, is disturbed."""
+    """Rollouts with noise on the policy's observations or actions."""
 
     seeds: SeedCount
     strengths: Annotated[dict[Disturbance, Positive], Field(min_length=1)]
 
 
 class TaskSettings(Block):
-    """Everything about one block of params.yaml that learns a task, at one scale.
+    """All settings of one block of params.yaml that learns a task, at one scale.
 
     Attributes:
-        task: which, see ``load_task``; ``ScaleSettings`` says the block's own name where nothing else is said.
-        custom: what it is made from, where it is one of a family.
-        title: the block's name in tables; empty: the task's.
+        task: name of the task, see ``load_task``. By default ``ScaleSettings`` sets the block's own name.
+        custom: settings that the task is made from, if it is one of a family.
+        title: the block's name in tables; empty: that of the task.
     """
 
     task: str
@@ -181,7 +181,7 @@ class TaskSettings(Block):
     robustness: RobustnessSettings
 
     def residual_recipe(self, row: str) -> ResidualRecipe:
-        """That of one residual model.
+        """Return the recipe of one residual model.
 
         Raises:
             UserError: there is none of that name.
@@ -191,7 +191,7 @@ class TaskSettings(Block):
         return self.residual[row]
 
     def precision_of(self, method: str, nfe: int) -> str:
-        """The setting ``precision`` of what a row of Table 2 is trained by; empty: nothing is trained for it."""
+        """Return the setting ``precision`` of the training behind a row of Table 2; empty: nothing is trained."""
         trainings: dict[str, Optimization] = {
             "fm": self.pretrain,
             "ddpm": self.diffusion,
@@ -203,11 +203,11 @@ class TaskSettings(Block):
         return training.precision if training else ""
 
     def replica(self, seed: int | None) -> "TaskSettings":
-        """The same settings with another training seed; None: these."""
+        """Return the settings with another training seed; None: these settings."""
         return self if seed is None else self.model_copy(update={"seed": seed})
 
     def studied(self) -> StudySettings:
-        """The study's settings.
+        """Return the coupling study's settings.
 
         Raises:
             UserError: there are none.
@@ -217,14 +217,14 @@ class TaskSettings(Block):
         return self.study
 
     def load_task(self) -> Task:
-        """The task itself; raises ``UserError``, which names no key."""
+        """Load the task; raises ``UserError``, which names no key."""
         return load_task(self.task, self.custom)
 
     def require_of(self, block: str) -> None:
-        """Refuse data, evaluations and options that its task does not have.
+        """Refuse data, evaluations and options that the task does not have.
 
         Args:
-            block: its name.
+            block: the name of this block.
 
         Raises:
             ValueError: naming the first such key of this block.
@@ -256,7 +256,7 @@ class TaskSettings(Block):
             raise ValueError(f"evaluation.options.{line(error, options, lambda _: known)}") from None
 
     def _require_sight(self, task: Task) -> None:
-        """Refuse an encoder where no images are seen, and images that nothing encodes or that are not there."""
+        """Refuse an image encoder without images, and image observations without encoder or image data."""
         seen = [name for name, kind in task.observations.items() if kind.render]
         sees = self.data.observation in seen
         if (self.data.vision is not None) != sees:

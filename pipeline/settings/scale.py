@@ -1,4 +1,4 @@
-"""Which scale is the current one: a change of a few keys in ``params.yaml``, whose comments stay."""
+"""Change the current scale in ``params.yaml``; its comments stay."""
 
 import sys
 from io import StringIO
@@ -17,9 +17,9 @@ from pipeline.utils.errors import UserError
 
 
 def set_scale(path: Path, scale: str) -> None:
-    """Make ``scale`` the current one in ``path``, with the ``lists`` of its block; comments stay as they are.
+    """Make ``scale`` the current scale in ``path``, with the ``lists`` of its block; comments stay as they are.
 
-    Where it is the current one already, the file is left alone, with whatever it names in them.
+    If it is the current scale already, the file stays unchanged, even if its lists differ.
 
     Raises:
         UserError: unknown scale, or a wrong file.
@@ -29,7 +29,7 @@ def set_scale(path: Path, scale: str) -> None:
         raise UserError(f"{path.name}: scale: given {scale!r}, allowed: {', '.join(get_args(Scale))}")
     block = resolve(read(text, path.name)).value.get(scale)
     if block is None or not all(key in block.value and isinstance(block.value[key].value, list) for key in LISTS):
-        parse(text, path.name)  # says which list is missing
+        parse(text, path.name)  # raises, naming the missing list
     yaml = YAML()
     yaml.preserve_quotes = True
     yaml.width = 4096
@@ -46,7 +46,7 @@ def set_scale(path: Path, scale: str) -> None:
             document.ca.items[key] = comment
             for token in comment:
                 if token is not None:
-                    token.start_mark.column = 0  # a space after the value, however long it is
+                    token.start_mark.column = 0  # one space after the value, whatever its length
     switched = _dump(yaml, document)
     parse(switched, path.name)
     arrange_locks(path.parent, scale)
@@ -61,7 +61,7 @@ def _dump(yaml: YAML, document: object) -> str:
 
 
 def main(arguments: list[str]) -> int:
-    """``python -m pipeline.settings.scale SCALE``: make SCALE the current one without running anything."""
+    """Run ``python -m pipeline.settings.scale SCALE``: make SCALE the current scale, without running a stage."""
     try:
         if len(arguments) != 1:
             raise UserError(f"scale: given {len(arguments)} arguments, allowed: one of {', '.join(get_args(Scale))}")

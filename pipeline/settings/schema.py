@@ -1,4 +1,4 @@
-"""``params.yaml`` as typed, validated settings: an unknown, wrong or impossible value fails, naming its key."""
+"""Validate ``params.yaml`` into typed settings; an unknown, wrong or impossible value fails, naming its key."""
 
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -50,7 +50,7 @@ from pipeline.settings.toys import GapSettings, PointSet, ToySettings
 from pipeline.tasks.loader import FORMER
 from pipeline.utils.errors import UserError
 
-__all__ = [  # with the settings of this file, those of the files that it is made of
+__all__ = [  # beside the settings of this file, those of the other modules
     "EVALUATIONS",
     "LISTS",
     "CovarianceKind",
@@ -86,7 +86,7 @@ Baseline = Literal["random", "nearest_demo", "persistence"]
 
 
 class ScaleSettings(Block):
-    """The settings of one scale; beside the fields, the blocks of robot tasks by names of their own."""
+    """The settings of one scale: the fields below and the blocks of robot tasks, which may have any name."""
 
     model_config = ConfigDict(extra="allow")
     __pydantic_extra__: dict[str, TaskSettings] = Field(init=False)
@@ -112,24 +112,24 @@ class ScaleSettings(Block):
         return self.__pydantic_extra__
 
     def task(self, name: str) -> TaskSettings:
-        """The block of one robot task.
+        """Return the block of one robot task.
 
         Raises:
-            UserError: none of that name at this scale.
+            UserError: this scale has no such block.
         """
         if name not in self.robots:
             raise UserError(f"task: given {name!r}, allowed: {', '.join(self.robots)}, the tasks of this scale")
         return self.robots[name]
 
     def chosen(self) -> dict[str, TaskSettings]:
-        """The blocks that ``tasks`` names, in its order."""
+        """Return the blocks that ``tasks`` names, in its order."""
         return {name: self.task(name) for name in self.tasks}
 
     def image_task(self, name: str) -> ImageTaskSettings:
-        """The block of one image task.
+        """Return the block of one image task.
 
         Raises:
-            UserError: no image task of that name, or none at this scale.
+            UserError: there is no such image task, or this scale does not have it.
         """
         if name not in get_args(ImageTask):
             raise UserError(f"--task: given {name!r}, allowed: {', '.join(get_args(ImageTask))}")
@@ -237,7 +237,7 @@ class Settings(Block):
         return self
 
     def _require_offline(self, block: ScaleSettings) -> None:
-        """Refuse a list ``offline`` that is not of the tasks without environments, and what only they can be asked."""
+        """Refuse an ``offline`` list other than the tasks without environments, and persistence for other tasks."""
         offline = [task for task in self.tasks if block.task(task).load_task().offline]
         if set(self.offline) != set(offline):
             raise ValueError(f"offline: given {self.offline}, allowed: {offline}, those of tasks without environments")
@@ -248,10 +248,10 @@ class Settings(Block):
             )
 
     def block(self, scale: str) -> ScaleSettings:
-        """The settings of one scale.
+        """Return the settings of one scale.
 
         Raises:
-            UserError: no scale of that name.
+            UserError: there is no scale of that name.
         """
         if scale not in get_args(Scale):
             raise UserError(f"scale: given {scale!r}, allowed: {', '.join(get_args(Scale))}")
@@ -259,7 +259,7 @@ class Settings(Block):
 
 
 def _require_recipes(name: str, given: Sequence[int], place: str, recipes: Mapping[str, object]) -> None:
-    """Refuse a number of the list ``name`` that the block ``place`` has no fine-tuning for."""
+    """Refuse a number in the list ``name`` for which the block ``place`` has no fine-tuning recipe."""
     for nfe in given:
         if f"nfe{nfe}" not in recipes:
             raise ValueError(
@@ -272,19 +272,19 @@ def load(path: Path = Path("params.yaml")) -> Settings:
     """Read, resolve and validate ``path``.
 
     Raises:
-        UserError: the file is missing, is no YAML, or holds a wrong key or value; one line with the file, the line and
-            the key that are to be corrected, what was given and what is allowed.
+        UserError: the file is missing, is no YAML, or holds a wrong key or value; one line with the file, the line, the
+            key to correct, what was given and what is allowed.
     """
     return parse(read_file(path), path.name)
 
 
 def parse(text: str, name: str) -> Settings:
-    """The settings in ``text``, read from the file called ``name``; raises as ``load``."""
+    """Return the settings in ``text``, read from the file called ``name``; raises as ``load``."""
     return resolved(text, name)[0]
 
 
 def resolved(text: str, name: str) -> tuple[Settings, Node]:
-    """The settings in ``text``, read from the file called ``name``, and their places; raises as ``load``."""
+    """Return the settings in ``text``, read from the file called ``name``, and their places; raises as ``load``."""
     file = layers.read(text, name)
     whole = layers.resolve(file)
     raw = whole.plain()

@@ -1,4 +1,4 @@
-"""Find out which keys a block of ``params.yaml`` may have, from the models of its values."""
+"""Derive the keys that a block of ``params.yaml`` may have from its pydantic models."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,9 +13,9 @@ class Shape:
     """The kind of value that a key has.
 
     Attributes:
-        models: of the block that it is, several where ``kind`` chooses among them; none: it is a plain value.
-        named: it holds such blocks by names of their own, such as ``nfe16``.
-        free: it is a block whose keys are not the project's to know.
+        models: models of the block; several if ``kind`` chooses among them; empty: a plain value.
+        named: the value maps free names, such as ``nfe16``, to blocks of these models.
+        free: the value is a block with any keys.
     """
 
     models: tuple[type[Block], ...] = ()
@@ -28,7 +28,7 @@ PLAIN = Shape()
 
 @cache
 def keys_of(models: tuple[type[Block], ...]) -> Mapping[str, Shape]:
-    """The keys of a block that is one of ``models``."""
+    """Return the keys of a block that has one of ``models``."""
     keys: dict[str, Shape] = {}
     for model in models:
         for key, field in model.model_fields.items():
@@ -38,17 +38,17 @@ def keys_of(models: tuple[type[Block], ...]) -> Mapping[str, Shape]:
 
 
 def of_kind(models: tuple[type[Block], ...], kind: object) -> tuple[type[Block], ...]:
-    """Those of ``models`` whose ``kind`` is that one; all where none is."""
+    """Return the ``models`` of this ``kind``; all models if none has it."""
     return tuple(model for model in models if _kind(model) == kind) or models
 
 
 def keys_at(root: type[Block], location: Sequence[object]) -> list[str]:
-    """The keys of the block that pydantic calls ``location`` in a ``root``."""
+    """List the keys of the block at pydantic's ``location`` in a ``root``."""
     return list(keys_of(models_at(root, location)))
 
 
 def models_at(root: type[Block], location: Sequence[object]) -> tuple[type[Block], ...]:
-    """The models that the block at ``location`` in a ``root`` may be of; pydantic puts kinds between the keys."""
+    """Return the models of the block at ``location`` in a ``root``; pydantic puts kinds between the keys."""
     shape = Shape((root,))
     for part in location:
         if shape.named:
@@ -61,13 +61,13 @@ def models_at(root: type[Block], location: Sequence[object]) -> tuple[type[Block
 
 
 def _others(models: tuple[type[Block], ...]) -> tuple[type[Block], ...]:
-    """The model of blocks by names of their own that stand beside the fields of one of ``models``."""
+    """Return the model of the blocks with free names that one of ``models`` allows beside its fields."""
     found = [get_args(model.__annotations__.get("__pydantic_extra__")) for model in models]
     return tuple(arguments[1] for arguments in found if arguments)
 
 
 def shared_keys(roots: tuple[type[Block], ...]) -> list[str]:
-    """Keys of plain values that more than one block inside ``roots`` has."""
+    """List the keys of plain values that more than one block inside ``roots`` has."""
     times: dict[str, int] = {}
     for model in _models_in(roots):
         for key, shape in keys_of((model,)).items():
@@ -77,7 +77,7 @@ def shared_keys(roots: tuple[type[Block], ...]) -> list[str]:
 
 
 def _models_in(models: tuple[type[Block], ...]) -> dict[type[Block], None]:
-    """``models`` and those of the blocks inside them, in order."""
+    """Collect ``models`` and the models of their inner blocks, in order."""
     found: dict[type[Block], None] = {}
     for model in models:
         found[model] = None
@@ -92,7 +92,7 @@ def _kind(model: type[Block]) -> object:
 
 
 def _shape(annotation: Any) -> Shape:
-    """The shape of a field with that annotation: a plain value, a block, one of several, or blocks by their names."""
+    """Return the shape of a field: a plain value, a block, one of several blocks, or a mapping of names to blocks."""
     options = (annotation, *get_args(annotation))
     if dict[str, Any] in options:
         return Shape(free=True)

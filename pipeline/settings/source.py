@@ -1,4 +1,4 @@
-"""Read ``params.yaml`` into values that keep the key and the line that they were written at."""
+"""Read ``params.yaml`` into values that know their key and line in the file."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ Keys = tuple[str, ...]
 
 @dataclass(frozen=True)
 class Place:
-    """A key of the file, part by part, and the line, from 1, that it stands in."""
+    """A key of the file, part by part, and its line, counted from 1."""
 
     keys: Keys
     line: int
 
     @property
     def key(self) -> str:
-        """The key as it is written behind ``-S``, such as ``robot.pretrain.lr``."""
+        """The key as given to ``-S``, such as ``robot.pretrain.lr``."""
         return ".".join(self.keys)
 
 
@@ -32,14 +32,14 @@ class Node:
     """A value and its place.
 
     Attributes:
-        value: of a block, the nodes by their keys; else what YAML says.
+        value: for a block: key → node; else the value from YAML.
     """
 
     value: Any
     place: Place
 
     def plain(self) -> Any:
-        """The value without places."""
+        """Return the value without places."""
         return {key: node.plain() for key, node in self.value.items()} if self.is_block else self.value
 
     @property
@@ -47,13 +47,13 @@ class Node:
         return isinstance(self.value, dict)
 
     def places(self, *keys: str) -> Iterator[tuple[Keys, Place]]:
-        """The place of each value in this block, by its keys here: blocks before their keys; this node is the first."""
+        """Yield keys and place of this node and of every node inside; a block comes before its keys."""
         yield keys, self.place
         for key, node in self.value.items() if self.is_block else ():
             yield from node.places(*keys, key)
 
     def leaves(self, *keys: str) -> Iterator[tuple[Keys, "Node"]]:
-        """Every value in this block that is no block itself, by its keys here."""
+        """Yield keys and node of every value inside this block that is no block itself."""
         for key, node in self.value.items():
             if node.is_block:
                 yield from node.leaves(*keys, key)
@@ -62,10 +62,10 @@ class Node:
 
 
 def read_file(path: Path) -> str:
-    """The text of ``path``.
+    """Read the text of ``path``.
 
     Raises:
-        UserError: it is missing, or no UTF-8 text.
+        UserError: the file is missing, or is no UTF-8 text.
     """
     if not path.is_file():
         raise UserError(f"{path}: not found; run from the project's root, where params.yaml is")
@@ -76,7 +76,7 @@ def read_file(path: Path) -> str:
 
 
 def read_yaml(text: str, name: str, yaml: YAML | None = None) -> Any:
-    """The values in ``text``, read by ``yaml`` (None: into plain Python values).
+    """Parse the values in ``text`` with ``yaml`` (None: into plain Python values).
 
     Raises:
         UserError: no YAML; one line with the file's ``name`` and the line.
@@ -90,7 +90,7 @@ def read_yaml(text: str, name: str, yaml: YAML | None = None) -> Any:
 
 
 def read_nodes(text: str, name: str) -> Node:
-    """The values in ``text`` with their places.
+    """Parse the values in ``text`` with their places.
 
     Raises:
         UserError: no YAML, an alias, a merge key or a key that is no text; one line with the file's ``name``.
@@ -102,7 +102,7 @@ def read_nodes(text: str, name: str) -> Node:
 
 
 def _node(value: Any, composed: Any, place: Place, name: str) -> Node:
-    """``value``, which YAML composed as ``composed``, with its place."""
+    """Make the node of ``value``; ``composed`` is its YAML node."""
     if not isinstance(value, dict):
         return Node(value, place)
     nodes = {}
@@ -115,7 +115,7 @@ def _node(value: Any, composed: Any, place: Place, name: str) -> Node:
 
 
 def _refuse_shared(composed: Any, name: str, seen: set[int]) -> None:
-    """Refuse a value that stands in two places: DVC would change one of them, or both, by an override of either."""
+    """Refuse aliases and merge keys: an override by DVC would change only one of the shared values, or both."""
     if not isinstance(composed, MappingNode):
         return
     for key, value in composed.value:

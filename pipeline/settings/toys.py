@@ -1,4 +1,4 @@
-"""Settings of the small models that figures and bounds are drawn from: those of a few points and of a curve."""
+"""Define the settings of the small models of a few points and of a curve, for Figure 1 and Theorem 1."""
 
 from typing import Annotated, Literal
 
@@ -11,7 +11,7 @@ ToyCoupling = Literal["independent", "minibatch_ot", "nearest"]
 
 
 class GapSettings(Block):
-    """Theorem 1 measured: learned fields of a few points, solved and compared with the exact field."""
+    """Theorem 1 measured: learned velocity fields of a few points, solved and compared with the exact field."""
 
     seed: Seed
     threads: Count
@@ -26,7 +26,7 @@ class GapSettings(Block):
 
 
 class ToySettings(Block):
-    """Figure 1: small models of two, eight points, of a curve and of two places."""
+    """Figure 1: small models of two points, of eight points, of a curve and of two equilibria."""
 
     seed: Seed
     threads: Count

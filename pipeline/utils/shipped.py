@@ -1,6 +1,6 @@
 """Reuse trained models shipped in the repository if the settings and data that made them are the same.
 
-``data/checkpoints/<scale>/<task>`` holds the files that a stage made, and its settings and data as ``<stage>.json``. The
+``data/checkpoints/<scale>/<task>`` holds the files that a stage made; ``<stage>.json`` holds its settings and data. The
 stage's program copies the files instead of training; DVC then finds the outputs of its lock. Code is not compared. A
 change of code that alters a result must therefore remove the stage's ``.json``, so that the stage trains anew.
 """
