@@ -1,8 +1,9 @@
-"""What a task is: the one interface between a benchmark, or a robot of your own, and the rest of this project.
+"""Define ``Task``, the interface between a benchmark, or a robot of your own, and the rest of this project.
 
-A module defines a task by assigning it to ``TASK``: ``pipeline/tasks/<name>`` one of this project's own, any other
-module or file one of yours (``pipeline.tasks.loader``). Everything particular to a task lies behind it. Simulators and
-readers are imported inside the functions that need them, since settings are checked without either.
+A module defines a task by assigning it to ``TASK``. The modules ``pipeline/tasks/<name>`` define this project's tasks;
+any other module or file defines one of yours (``pipeline.tasks.loader``). Everything particular to a task lies behind
+this interface. Simulators and readers are imported only inside the functions that need them: settings are checked
+without them.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -37,7 +38,7 @@ __all__ = [
 
 
 class Options(BaseModel):
-    """Settings of a task's environments, ``evaluation.options`` in params.yaml; every one has a default."""
+    """Settings of a task's environments, ``evaluation.options`` in params.yaml; each has a default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
@@ -47,10 +48,10 @@ class Observation:
     """One way to observe a task.
 
     Attributes:
-        dim: numbers that the net sees, beside an image if there is one.
-        encode: raw states (…, S) → those numbers (…, dim) float32.
-        render: raw states (…, S) → the images (…, H, W, 3), uint8, that are seen beside them; None: none are.
-        camera: what took them, where raw states hold them, since nothing draws them; ``render`` is its ``draw``.
+        dim: size of the observation vector that the net sees, beside an image if there is one.
+        encode: raw states (…, S) → observation vectors (…, dim) float32.
+        render: raw states (…, S) → images (…, H, W, 3), uint8, seen beside the vectors; None: no images.
+        camera: the camera whose images the raw states hold, if nothing can draw them; ``render`` is then its ``draw``.
     """
 
     dim: int
@@ -60,7 +61,7 @@ class Observation:
 
 
 def seeded(seed: int, options: Any) -> dict[str, Any]:
-    """The reset arguments of an environment that draws its initial state from a seed."""
+    """Return the reset arguments of an environment that draws its initial state from a seed."""
     del options
     return {"seed": seed}
 
@@ -70,12 +71,12 @@ class EnvSpec:
     """One way to evaluate policies in simulation.
 
     Attributes:
-        make: (max_steps) → an environment that ends its episodes after so many steps. Called in worker processes, so it
-            is picklable: a class, a function of a module, or a ``partial`` of one.
+        make: max_steps → an environment that ends its episodes after ``max_steps`` steps. It is called in worker
+            processes and so must be picklable: a class, a function of a module, or a ``partial`` of one.
         max_steps: steps of an episode in the literature.
-        reset_arguments: (seed, the task's options) → keywords of ``Env.reset``. Equal ones start equal episodes, to
-            the bit.
-        renders: whether its environments draw themselves, ``render() -> (H, W, 3) uint8``, for videos.
+        reset_arguments: (seed, the task's options) → keyword arguments of ``Env.reset``. Equal arguments must start
+            bitwise equal episodes.
+        renders: whether its environments have ``render() -> (H, W, 3) uint8``, for videos.
     """
 
     make: Callable[[int], Env]
@@ -84,7 +85,7 @@ class EnvSpec:
     renders: bool = True
 
     def evaluation(self, options: BaseModel | None = None, max_steps: int | None = None) -> Evaluation:
-        """What a rollout needs of it, with a task's ``options``; ``max_steps``: those of the literature."""
+        """Return the evaluation for rollouts with a task's ``options``; ``max_steps`` None: as in the literature."""
         limit = self.max_steps if max_steps is None else max_steps
         return Evaluation(partial(self.make, limit), partial(self._reset_arguments, options), limit)
 
@@ -94,12 +95,12 @@ class EnvSpec:
 
 @dataclass(frozen=True)
 class PaperFacts:
-    """What the paper says of a task.
+    """Facts that the paper states about a task.
 
     Attributes:
-        dataset: the data set that it learned from.
-        columns: environment → its pair of columns in Table 2, from 0.
-        observations: kinds of observation that its rows of Tables D.1 and D.2 are shown beside.
+        dataset: the data set that the paper learns from.
+        columns: environment → index of its pair of columns in Table 2, from 0.
+        observations: observations of this project beside which the paper's rows of Tables D.1 and D.2 are shown.
         d1: chunk, horizon, observation, net, its millions of parameters, encoder, its millions, two learning rates.
         d2: robots, objects, components of an action, demonstrations, steps, whether images are observed.
     """
@@ -120,20 +121,20 @@ class Task:
         datasets: demonstrations to learn it from, by their identifiers in params.yaml and reports.
         observations: ways to observe it, by name.
         action_dim: components of an action.
-        envs: ways to evaluate it in simulation, by name; the name of a sole one may be empty. None: an offline task,
-            which is evaluated on held-out episodes.
+        envs: ways to evaluate it in simulation, by name; a single one may have an empty name. If empty, the task is
+            offline: it is evaluated on held-out episodes.
         options: settings of its environments; None: they have none.
-        subtasks: parts that an episode can complete, of which the score is the share; 0: it has no parts.
-        series: whether it is a time series, each episode a stretch of it, the earliest first: the last ones are held
-            out, and no window is filled up where an episode ends.
-        least_variation: half the range, in raw units, below which an observed component is taken for constant.
-        action_bounds: the lowest and the highest action, each (action_dim,); None: nobody says.
-        robots, objects: how many it is about, where somebody has counted.
-        paper: None: it is not in the paper.
-        check: (demonstrations, ``data.horizon``) → refuses, by a ``UserError``, those that cannot be learned from or
-            are not of its environments, before anything is trained; None: it refuses none.
-        expert: a scripted expert, ``module:name`` of a ``pipeline.experts.episode.Expert``; of a task made from a
-            block's key ``custom``, of a function of it that returns one. Empty: there is none.
+        subtasks: number of subtasks that an episode can complete; the score is the completed share. 0: no subtasks.
+        series: whether the data are a time series. Then each episode is a stretch of it, the earliest first; the last
+            episodes are held out, and no window is padded at the end of an episode.
+        least_variation: half a range, in raw units; an observed component that varies by less is taken for constant.
+        action_bounds: the lowest and the highest action, each (action_dim,); None: unknown.
+        robots, objects: their numbers; None: unknown.
+        paper: facts that the paper states; None: the task is not in the paper.
+        check: (demonstrations, ``data.horizon``) → raises ``UserError``, before anything is trained, if they cannot be
+            learned from or do not fit the environments; None: no check.
+        expert: a scripted expert, ``module:name`` of a ``pipeline.experts.episode.Expert``. For a task made from a
+            block's key ``custom``: of a function that maps these settings to one. Empty: no expert.
     """
 
     title: str
@@ -154,25 +155,25 @@ class Task:
 
     @property
     def offline(self) -> bool:
-        """Whether it has no simulation."""
+        """True if the task has no simulation."""
         return not self.envs
 
     def options_from(self, given: Mapping[str, Any]) -> Options | None:
-        """Its options as ``given``, the others at their defaults; None: it has none. Raises pydantic's errors."""
+        """Make the task's options from ``given`` and defaults; None: it has none. Raises pydantic's errors."""
         return self.options.model_validate(dict(given)) if self.options else None
 
     def evaluations(self, block: str) -> dict[str, EnvSpec]:
-        """Its environments by the names that episodes and tables of the ``block`` in params.yaml have for them."""
+        """Return its environments by their names in the episodes and tables of the ``block`` of params.yaml."""
         return {f"{block}_{name}" if name else block: env for name, env in self.envs.items()}
 
 
 @dataclass(frozen=True)
 class TaskFamily:
-    """Tasks made from settings: a module's ``TASK`` may be one, for blocks of params.yaml that describe a task.
+    """Family of tasks made from settings. A module's ``TASK`` may be one; blocks of params.yaml then describe tasks.
 
     Attributes:
         settings: the model of the block's key ``custom``; its messages are ``key: given …, allowed: …``.
-        make: those settings → the task; raises ``UserError``.
+        make: these settings → the task; raises ``UserError``.
     """
 
     settings: type[BaseModel]

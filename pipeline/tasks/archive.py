@@ -1,4 +1,4 @@
-"""Zip archives of data sets: taking the wanted part out of one, without trusting it, or of a folder; packing one."""
+"""Unpack zip archives of data sets without trusting them, copy folders of data sets, and pack archives."""
 
 import shutil
 import stat
@@ -14,14 +14,14 @@ MAX_UNPACKED_BYTES = 4 * 1024**3  # two orders of magnitude above the largest ar
 
 
 def unpack(archive: Path, folder: Path, root: str = "", members: tuple[str, ...] | None = None) -> None:
-    """Unpack what lies under ``root`` of the zip ``archive`` into the new folder ``folder``.
+    """Unpack the entries under ``root`` of the zip ``archive`` into the new folder ``folder``.
 
-    Every entry's name is checked before the first byte is written. Declared sizes bound what is written, since
+    Every entry's name is checked before the first byte is written. The declared sizes bound the bytes written, since
     ``zipfile`` reads no entry past its declared size.
 
     Args:
         archive: the zip file.
-        folder: where to; made here. On an error its contents are partial: the caller discards it.
+        folder: the folder to make. After an error its contents are partial; the caller must discard it.
         root: the folder inside the archive that becomes ``folder``; empty for the archive's own root.
         members: files and folders below ``root`` to take; ``None`` takes all.
 
@@ -40,7 +40,7 @@ def unpack(archive: Path, folder: Path, root: str = "", members: tuple[str, ...]
                     shutil.copyfileobj(source, sink)
     except (zipfile.BadZipFile, zlib.error, EOFError) as error:
         raise UserError(f"{archive}: is not a whole zip archive, truncated or damaged ({error})") from error
-    except (NotImplementedError, RuntimeError) as error:  # what zipfile raises for its format's rarer features
+    except (NotImplementedError, RuntimeError) as error:  # zipfile raises these for rare features of the format
         raise UserError(f"{archive}: is encrypted or compressed in a way not supported ({error})") from error
 
 
@@ -61,7 +61,7 @@ def copy_folder(source: Path, folder: Path, members: tuple[str, ...] | None = No
 
 
 def pack(folder: Path, archive: Path) -> None:
-    """Write the files below ``folder`` to the zip ``archive``, whole or unchanged; equal files give equal bytes."""
+    """Write the files below ``folder`` to the zip ``archive``, atomically; equal files give equal bytes."""
     with replacing(archive) as temporary, zipfile.ZipFile(temporary, "w") as file:
         for path in sorted(path for path in folder.rglob("*") if path.is_file()):
             entry = zipfile.ZipInfo(path.relative_to(folder).as_posix(), EPOCH)

@@ -1,4 +1,4 @@
-"""Pictures inside raw observations: what a camera took, beside the numbers, where nothing can draw it from them."""
+"""Store camera pictures inside raw observations, for tasks that cannot draw a picture from the state."""
 
 from dataclasses import dataclass
 
@@ -10,10 +10,10 @@ CHANNELS = 3
 
 @dataclass(frozen=True)
 class Camera:
-    """One camera, whose pictures raw observations end in: first the numbers, then the pixels of a square.
+    """One camera. A raw observation holds the observed numbers, then the pixels of a square picture.
 
     Attributes:
-        numbers: P, observed beside the picture. side: pixels a side, S.
+        numbers: P, the count of numbers beside the picture. side: pixels per side of the picture, S.
     """
 
     numbers: int
@@ -25,24 +25,24 @@ class Camera:
         return self.numbers + CHANNELS * self.side**2
 
     def encode(self, states: NDArray[np.floating]) -> NDArray[np.float32]:
-        """Raw observations (…, P or more) → their numbers (…, P)."""
+        """Take the numbers (…, P) from raw observations (…, P or more)."""
         return np.asarray(states[..., : self.numbers], dtype=np.float32)
 
     def draw(self, states: NDArray[np.floating]) -> NDArray[np.uint8]:
-        """Raw observations (…, P + 3 S²) → their pictures (…, S, S, 3)."""
+        """Take the pictures (…, S, S, 3) from raw observations (…, P + 3 S²)."""
         pixels = np.asarray(states[..., self.numbers :], dtype=np.uint8)
         return pixels.reshape(*pixels.shape[:-1], self.side, self.side, CHANNELS)
 
     def observed(self, numbers: NDArray[np.floating], picture: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """The raw observation (P + 3 S²,) of numbers (P,) and a picture (H, W, 3) of any size."""
+        """Make a raw observation (P + 3 S²,) from numbers (P,) and a picture (H, W, 3) of any size."""
         pixels = squared(picture[None], self.side)[0]
         return np.concatenate([np.asarray(numbers, dtype=np.float64), pixels.ravel().astype(np.float64)])
 
 
 def squared(pictures: NDArray[np.uint8], side: int) -> NDArray[np.uint8]:
-    """Pictures (N, H, W, 3) scaled to (N, ``side``, ``side``, 3), bilinear and antialiased.
+    """Scale pictures (N, H, W, 3) to (N, ``side``, ``side``, 3), bilinear and antialiased.
 
-    Nothing is cut off: a wide picture is narrowed, so that all that the camera saw stays in view.
+    Nothing is cropped: a wide picture is squeezed, so that the camera's whole view stays visible.
     """
     if pictures.shape[1:3] == (side, side):
         return pictures

@@ -1,8 +1,7 @@
-"""Reading CIFAR-10's training images as they are published: Python pickles in a tar archive or a folder.
+"""Read CIFAR-10's training images as published: Python pickles in a tar archive or a folder.
 
 The format: https://www.cs.toronto.edu/~kriz/cifar.html (Krizhevsky, Learning multiple layers of features from tiny
-images, 2009). A pickle can run any code when read, so these are read by an unpickler that knows nothing else than
-arrays of bytes.
+images, 2009). A pickle can run any code when it is read. The unpickler here therefore accepts only arrays of bytes.
 """
 
 import hashlib
@@ -32,9 +31,9 @@ BATCHES = {
     "data_batch_4": "634d18415352ddfa80567beed471001a",
     "data_batch_5": "482c414d41f54cd18b22e5b47cb7c3cb",
 }
-"""MD5 of each file, as torchvision has them; the archive's is on the official page."""
+"""File → MD5, as in torchvision; the archive's MD5 is from the official page."""
 SHAPE = (3, 32, 32)
-MAX_BATCH_BYTES = 64 * 1024**2  # twice an official one: an archive that claims more would only fill the memory
+MAX_BATCH_BYTES = 64 * 1024**2  # twice the official size, so that a wrong archive cannot fill the memory
 
 
 def read_archive(path: Path, md5: str = ARCHIVE_MD5, batches: Mapping[str, str] = BATCHES) -> Images:
@@ -44,20 +43,20 @@ def read_archive(path: Path, md5: str = ARCHIVE_MD5, batches: Mapping[str, str] 
         md5: of the archive. batches: the files of its training images, in order, with the MD5 of each.
 
     Raises:
-        UserError: the archive or a file in it is another or damaged, or a file is missing, is a link, is there twice
-            or is larger than ``MAX_BATCH_BYTES``.
+        UserError: the archive or a file in it is damaged or not the published one; or a file is missing, is a link, is
+            there twice or is larger than ``MAX_BATCH_BYTES``.
     """
     check_digest(path, md5, "md5")
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(path, "r:gz") as archive:
-            for member in archive:  # in the order of the file: going back would decompress it anew
+            for member in archive:  # in the archive's order, since going back would decompress it again
                 folder, _, name = member.name.rpartition("/")
                 if folder == FOLDER and name in batches:
                     if not member.isreg() or member.size > MAX_BATCH_BYTES or name in contents:
                         raise UserError(f"{path}: refused: {member.name} is no plain file, too large or there twice")
                     file = archive.extractfile(member)
-                    assert file is not None  # that is for links and folders
+                    assert file is not None  # None is only for links and folders
                     contents[name] = file.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise UserError(f"{path}: is not a whole tar.gz archive, truncated or damaged ({error})") from error
@@ -65,10 +64,10 @@ def read_archive(path: Path, md5: str = ARCHIVE_MD5, batches: Mapping[str, str] 
 
 
 def read_folder(path: Path, batches: Mapping[str, str] = BATCHES) -> Images:
-    """Read the folder ``cifar-10-batches-py``, as the archive unpacks to.
+    """Read the folder ``cifar-10-batches-py``, to which the archive unpacks.
 
     Raises:
-        UserError: a file is missing, another or damaged.
+        UserError: a file is missing, damaged or not the published one.
     """
 
     def content(name: str) -> bytes | None:
@@ -96,18 +95,18 @@ def read_batch(data: bytes, where: str) -> tuple[NDArray[np.uint8], NDArray[np.u
     """Read one pickled batch: ``b'data'`` (N, 3072) uint8, the planes R, G, B of 32 rows, and ``b'labels'``, a list.
 
     Args:
-        where: its name, for messages.
+        where: the batch's name, for messages.
 
     Returns:
         Images (N, 3, 32, 32) and labels (N,), both uint8.
 
     Raises:
-        UserError: it cannot be read without running code, is damaged, or holds something else.
+        UserError: the batch cannot be read without running code, is damaged, or has other contents.
     """
     try:
         batch = _Unpickler(io.BytesIO(data), encoding="bytes").load()
         rows, labels = np.asarray(batch[b"data"]), np.asarray(batch[b"labels"])
-    except Exception as error:  # every damaged byte fails in a way of its own
+    except Exception as error:  # damaged bytes raise many kinds of exceptions
         reason = " ".join(str(error).split())
         raise UserError(f"{where}: is not a batch of CIFAR-10 ({type(error).__name__}: {reason})") from error
     if rows.dtype != np.uint8 or rows.shape != (*labels.shape, math.prod(SHAPE)):
@@ -120,7 +119,7 @@ def read_batch(data: bytes, where: str) -> tuple[NDArray[np.uint8], NDArray[np.u
 
 
 class _Unpickler(pickle.Unpickler):
-    """Builds what the batches are made of, numbers, strings, lists, dicts and arrays of bytes, and calls nothing."""
+    """Unpickler that builds only numbers, strings, lists, dicts and arrays of bytes, and calls nothing else."""
 
     def find_class(self, module: str, name: str) -> Any:
         try:
@@ -132,7 +131,7 @@ class _Unpickler(pickle.Unpickler):
 def _byte(kind: object, *_: object) -> np.dtype[np.uint8]:
     if kind not in (b"u1", "u1"):
         raise pickle.UnpicklingError(f"refused: it asks for an array of {kind!r}")
-    # A copy, since unpickling sets its state. numpy's own call would warn of the batches' align=0.
+    # A copy, since unpickling sets its state. numpy's own function would warn about align=0 in the batches.
     return np.dtype(np.uint8, copy=True)
 
 

@@ -1,4 +1,4 @@
-"""What is known of a data set: who made it, how it is read and where it can be had."""
+"""Describe a data set: its authors, its reader and its sources."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,14 +11,14 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 
 @dataclass(frozen=True)
 class Publication:
-    """One form a data set is published in.
+    """One published form of a data set.
 
     Attributes:
-        name: name of the zip archive, of the folder, or of the one file that is the data set.
+        name: name of the zip archive, of the folder, or of the single file.
         root: the folder inside it that is the data set; empty for its own root.
-        sha256: of the archive or file; None where no trustworthy value is known, and for folders.
+        sha256: hash of the archive or file; None for folders, and if no trustworthy value is known.
         url: the official address; None if this form is only found in mirrors.
-        members: as of the data set, where this form has others.
+        members: the needed members of this form, if they differ from those of the data set.
     """
 
     name: str
@@ -30,23 +30,24 @@ class Publication:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set: published ones have ``publications``, those of this project ``shipped`` or ``made``, those of this
-    machine ``local``.
+    """A data set from one kind of source.
+
+    Published sets have ``publications``; sets of this project ``shipped`` or ``made``; sets of this machine ``local``.
 
     Attributes:
-        title: what it is, in a few words.
-        licence: under which terms it may be used, as far as its makers say.
-        citation: whom to cite.
-        read: reads it, file or folder, and raises ``UserError`` where something is wrong with it.
-        episodes: how many demonstrations it holds; None where nobody knows before it is made.
-        publications: the forms it is published in, the preferred first.
-        members: the files and folders of it that are needed; None takes all.
-        content_sha256: ``Demonstrations.content_sha256`` of the right contents, whatever they were packed in.
+        title: a description in a few words.
+        licence: its terms of use, as far as its authors state them.
+        citation: the reference to cite.
+        read: reads the file or folder; raises ``UserError`` if something is wrong with it.
+        episodes: number of demonstrations; None if it is unknown before the set is made.
+        publications: its published forms, the preferred form first.
+        members: the files and folders needed from it; None: all.
+        content_sha256: ``Demonstrations.content_sha256`` of the correct contents, the same for every form.
         shipped: the file in this repository, with ``<file>.sha256`` beside it in the format of ``sha256sum``.
-        made: the file that the command ``make_it`` leaves, likewise.
-        local: a file or folder of this machine. local_sha256: of the file, if it is known; else what ``<file>.sha256``
-            beside it says, if that is there.
-        images: as ``read``, with the images that go with the steps; None: it has none.
+        made: the file that the command ``make_it`` writes, also with ``<file>.sha256`` beside it.
+        local: a file or folder of this machine. local_sha256: the file's hash, if known; else ``<file>.sha256`` beside
+            it is used, if it exists.
+        images: as ``read``, with one image for each step; None: it has no images.
     """
 
     title: str
@@ -68,12 +69,12 @@ class Dataset:
 def own_datasets(
     task: str, kind: str, ending: str, episodes: int, read: Callable[[Path], Demonstrations]
 ) -> dict[str, Dataset]:
-    """The small set of a task that is shipped, and the larger one that the same program makes.
+    """Return this project's data sets of a task: a small shipped set, and a larger set that the same program makes.
 
     Args:
-        kind: the task in the words of a title.
-        ending: of the shipped file's name.
-        episodes: of the shipped set.
+        kind: the task's name for titles.
+        ending: the ending of the shipped file's name.
+        episodes: the number of episodes in the shipped set.
     """
     citation = "this project; data/demonstrations/README.md says how they were made"
     shipped, made = Path("data", "demonstrations", f"{task}_starter{ending}"), Path("data", "expert", task)

@@ -1,4 +1,4 @@
-"""Demonstrations: what the reader of every data set returns, known by its content however it is stored."""
+"""Define ``Demonstrations``, which the reader of every data set returns; a hash of the values identifies them."""
 
 import hashlib
 import warnings
@@ -24,8 +24,8 @@ class Demonstrations:
     """Episodes laid end to end: N steps in E episodes.
 
     Attributes:
-        state: (N, S) float32, what the robot or its simulator observes before each action.
-        action: (N, A) float32, what it is given.
+        state: (N, S) float32, the raw observation before each action.
+        action: (N, A) float32, the executed action.
         episode_ends: (E,) int64, strictly increasing: the index one past the last step of each episode.
     """
 
@@ -50,7 +50,7 @@ class Demonstrations:
         return slice(start, int(self.episode_ends[index]))
 
     def content_sha256(self) -> str:
-        """Hash the values themselves, so that the same demonstrations match however they are stored or compressed.
+        """Hash the values themselves, so that the hash does not depend on storage or compression.
 
         SHA-256 over ``data/state``, ``data/action``, ``meta/episode_ends`` in this order, each as the line
         ``name dtype shape`` followed by its bytes (little-endian float32, float32, int64; C order).
@@ -67,31 +67,31 @@ class Demonstrations:
 
 
 class ImageDemonstrations(Protocol):
-    """Demonstrations with an image before each action; the images are never held in memory together."""
+    """Demonstrations with an image before each action; the images are never in memory all at once."""
 
     @property
     def demonstrations(self) -> Demonstrations:
         """States, actions and episodes."""
 
     def blocks(self, size: int) -> Iterator[NDArray[np.uint8]]:
-        """The images in order, ``size`` at a time: (≤ size, H, W, 3), RGB.
+        """Yield the images in order, ``size`` at a time: (≤ size, H, W, 3), RGB.
 
         Raises:
-            UserError: some cannot be read; those before have been yielded.
+            UserError: an image cannot be read; those before it were yielded.
         """
 
 
 def read_episodes(path: Path, episodes: Mapping[str, Callable[[], Episode]]) -> dict[str, Episode]:
-    """Read episodes that are stored one by one, and leave out those that cannot be read, such as a recording cut short.
+    """Read episodes that are stored one by one; skip unreadable ones, such as a recording cut short.
 
-    A warning says how many were left out, and why the first of them was.
+    A warning gives the number of skipped episodes and the reason for the first one.
 
     Args:
         path: the data set, for the warning.
-        episodes: what reads each, by its name; it raises ``UserError`` where it cannot.
+        episodes: name of an episode → its reader, which raises ``UserError`` if it fails.
 
     Raises:
-        UserError: none can be read; the first one's complaint.
+        UserError: no episode can be read; the error of the first one.
     """
     read: dict[str, Episode] = {}
     complaints: list[UserError] = []

@@ -1,4 +1,4 @@
-"""Fetch a data set whole and verified, or not at all."""
+"""Fetch a data set, complete and verified, or raise an error."""
 
 import shutil
 import time
@@ -19,24 +19,23 @@ def fetch(
     mirror: Path | None = None,
     sleep: Callable[[float], None] = time.sleep,
 ) -> Path:
-    """Get ``data_set`` to ``destination``: from ``mirror``, else from its official address.
+    """Fetch ``data_set`` to ``destination``: from ``mirror``, else from its official address.
 
-    Every source that fails, or gives something else than the data set, is passed over for the next. ``destination``
-    changes only once a source has given the whole, verified set. A download that breaks off stays beside it as
-    ``<archive>.part``, where the next call continues it.
+    A source that fails, or gives other data, is skipped. ``destination`` changes only when a source has given the
+    complete, verified set. An interrupted download stays beside it as ``<archive>.part``; the next call continues it.
 
     Args:
         name: its identifier, for messages.
         destination: becomes a zarr folder for a published set, an npz file for a shipped one.
-        mirror: a folder with archives or folders as they are published; not searched if None.
+        mirror: a folder with archives or folders as published; None: not searched.
         sleep: waits between attempts to download.
 
     Returns:
         ``destination``.
 
     Raises:
-        UserError: no source gave it: each is named with the reason, and what to do; of one on this machine, what is
-            wrong with it.
+        UserError: no source gave the set; the line names each source with the reason, and the remedy. For a set on
+            this machine it says what is wrong with the file.
     """
     if data_set.local:
         return _copy_local(data_set, data_set.local, destination)
@@ -53,7 +52,7 @@ def fetch(
 
 
 def _copy_local(data_set: Dataset, local: Path, destination: Path) -> Path:
-    """Copy a file or folder of this machine, once it has been read there, or unpack a zip archive."""
+    """Copy a file or folder of this machine after reading it there, or unpack a zip archive."""
     if data_set.local_sha256 and local.is_dir():
         raise UserError(f"{local}: is a folder, but a sha256 is given, which is of a file")
     packed = local.suffix == ".zip" and local.is_file()
@@ -79,7 +78,7 @@ def _place_own(data_set: Dataset, file: Path, fresh: Path) -> None:
 
 
 def _noted(file: Path, needed: bool = False) -> str:
-    """The sha256 that ``<file>.sha256`` beside it says; empty where that is absent and not ``needed``."""
+    """Read the sha256 from ``<file>.sha256`` beside ``file``; empty if that is absent and not ``needed``."""
     note = file.with_name(f"{file.name}.sha256")
     if not needed and not note.is_file():
         return ""

@@ -1,4 +1,4 @@
-"""Getting a data set from the first of several sources that has it: whole and verified, or not at all."""
+"""Fetch a data set from the first of several sources that gives it complete and verified."""
 
 import hashlib
 import shutil
@@ -20,12 +20,12 @@ Place = Callable[[Path], None]
 
 @dataclass(frozen=True)
 class Form:
-    """One form a data set is published in.
+    """One published form of a data set.
 
     Attributes:
         name: file or folder name.
         url: the official address; None if this form is only found in mirrors.
-        place: (the file or folder as published, path) puts the verified data set at the path.
+        place: (published file or folder, path) → puts the verified data set at the path.
     """
 
     name: str
@@ -36,20 +36,20 @@ class Form:
 def fetch_published(
     what: str, forms: Sequence[Form], destination: Path, mirror: Path | None, sleep: Callable[[float], None]
 ) -> Path:
-    """Get a data set to ``destination``: in any of ``forms`` from ``mirror``, else from an official address.
+    """Fetch a data set to ``destination``: in any of ``forms`` from ``mirror``, else from an official address.
 
-    A download that breaks off stays beside ``destination`` as ``<form>.part``, where the next call continues it.
+    An interrupted download stays beside ``destination`` as ``<form>.part``; the next call continues it.
 
     Args:
-        what: its name, for messages.
-        mirror: a folder with the forms under their names; not searched if None.
+        what: the data set's name, for messages.
+        mirror: a folder with the forms under their names; None: not searched.
         sleep: waits between attempts to download.
 
     Returns:
         ``destination``.
 
     Raises:
-        UserError: no source gave it: each is named with the reason, and what to do.
+        UserError: no source gave the set; the line names each source with the reason, and the remedy.
     """
     from_mirror = [(str(mirror / form.name), partial(_existing, form, mirror / form.name)) for form in forms if mirror]
     downloaded = [
@@ -65,12 +65,14 @@ def fetch_published(
 def first_of(
     what: str, sources: Iterable[tuple[str, Place]], destination: Path, remedy: str, passed_over: Sequence[str] = ()
 ) -> Path:
-    """Put at ``destination`` what the first source gives; it changes only once one has given a whole, verified set.
+    """Put the data set at ``destination`` from the first source that gives it complete and verified.
+
+    ``destination`` stays unchanged until then.
 
     Args:
-        sources: the name of each, and what it gives.
-        remedy: what to do where none gives anything.
-        passed_over: why what is not among the sources is not.
+        sources: name of each source, and the function that puts its data set at a path.
+        remedy: advice to the user if no source gives the set.
+        passed_over: reasons why other sources were not tried.
 
     Raises:
         UserError: no source gave the data set.
@@ -88,10 +90,10 @@ def first_of(
 
 
 def check_digest(path: Path, expected: str, algorithm: str = "sha256") -> None:
-    """Compare a file's checksum, in hexadecimal.
+    """Compare a file's checksum with the ``expected`` one, in hexadecimal.
 
     Raises:
-        UserError: it is another.
+        UserError: they differ.
     """
     with path.open("rb") as file:
         actual = hashlib.file_digest(file, algorithm).hexdigest()
@@ -110,14 +112,14 @@ def _download(form: Form, url: str, part: Path, sleep: Callable[[float], None], 
     try:
         form.place(part, fresh)
     finally:
-        transfer.discard(part)  # right or wrong, it is whole: continuing it would bring nothing
+        transfer.discard(part)  # it is complete, right or wrong, so there is nothing to continue
 
 
 @contextmanager
 def replacing_path(destination: Path) -> Iterator[Path]:
-    """Yield a path beside ``destination`` for a new file or folder, which takes its place on success.
+    """Yield a path beside ``destination`` for a new file or folder, which replaces ``destination`` on success.
 
-    What a killed process left is removed: the names are fixed, since one stage at a time writes ``destination``.
+    Leftovers of a killed process are removed first. Their names are fixed, since only one stage writes ``destination``.
     """
     make_folder(destination.parent)
     fresh = _fresh(destination)

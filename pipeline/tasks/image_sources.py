@@ -1,4 +1,4 @@
-"""The sets of images this project uses, where each can be had, and fetching one whole and verified."""
+"""Define the image sets of this project and their sources; fetch a set complete and verified."""
 
 import time
 from collections.abc import Callable
@@ -16,7 +16,7 @@ from pipeline.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Published:
-    """One form a set of images is published in: its file or folder, its official address if any, and its reader."""
+    """One published form of an image set: its file or folder, its official address if any, and its reader."""
 
     name: str
     read: Callable[[Path], Images]
@@ -25,16 +25,16 @@ class Published:
 
 @dataclass(frozen=True)
 class ImageSet:
-    """A set of images: one that comes with a library has ``made``, the others ``published``.
+    """An image set. A set that comes with a library has ``made``, the others have ``published``.
 
     Attributes:
-        title: what it is, in a few words.
-        licence: under which terms it may be used, as far as its makers say.
-        citation: whom to cite.
+        title: a description in a few words.
+        licence: its terms of use, as far as its authors state them.
+        citation: the reference to cite.
         shape: (N, C, H, W).
-        per_class: the images of each class, where all classes have as many.
-        made: gives it without a file.
-        published: the forms it is published in, the preferred first.
+        per_class: images per class, if all classes have the same number.
+        made: makes it without a file.
+        published: its published forms, the preferred form first.
     """
 
     title: str
@@ -47,8 +47,8 @@ class ImageSet:
 
 
 def digits() -> Images:
-    """scikit-learn's handwritten digits (Kaynak and Alpaydin, 1998), whose grey values 0 … 16 become 0 … 255."""
-    from sklearn.datasets import load_digits  # here, since it takes a second that no other task should wait
+    """Load scikit-learn's handwritten digits (Kaynak and Alpaydin, 1998); grey values 0 … 16 become 0 … 255."""
+    from sklearn.datasets import load_digits  # here, since this import takes a second and other tasks do not need it
 
     bunch = load_digits()
     images = np.round(bunch.images * 255 / 16).astype(np.uint8)[:, None]
@@ -85,22 +85,23 @@ IMAGE_SETS: dict[str, ImageSet] = {
 def fetch_images(
     name: str, destination: Path, mirror: Path | None = None, sleep: Callable[[float], None] = time.sleep
 ) -> Path:
-    """Get the set of images ``name`` to ``destination``: from ``mirror``, else from its official address.
+    """Fetch the image set ``name`` to ``destination``: from ``mirror``, else from its official address.
 
-    Every source that fails, or gives something else than the set, is passed over for the next. ``destination`` changes
-    only once a source has given the whole, verified set, and has the same bytes wherever exact images came from.
+    A source that fails, or gives other data, is skipped. ``destination`` changes only when a source has given the
+    complete, verified set. All sources of exact images give the same bytes.
 
     Args:
         name: a key of ``IMAGE_SETS``.
         destination: becomes an npz file, see ``Images.save``.
-        mirror: a folder with files or folders as they are published; not searched if None.
+        mirror: a folder with files or folders as published; None: not searched.
         sleep: waits between attempts to download.
 
     Returns:
         ``destination``.
 
     Raises:
-        UserError: there is no such set; or no source gave it: each is named with the reason, and what to do.
+        UserError: there is no such set; or no source gave it: the line names each source with the reason, and the
+            remedy.
     """
     if name not in IMAGE_SETS:
         raise UserError(f"data set {name!r} is unknown; allowed are {', '.join(IMAGE_SETS)}")

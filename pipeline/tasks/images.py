@@ -1,4 +1,4 @@
-"""Sets of images: how they are kept, read and checked, and what their bytes mean to a model."""
+"""Store, read and check sets of images, and convert their bytes to a model's values and back."""
 
 import hashlib
 import zipfile
@@ -26,8 +26,8 @@ class Images:
     Attributes:
         images: (N, C, H, W) uint8, C = 1 grey or C = 3 red, green, blue.
         labels: (N,) uint8, the class of each.
-        exact: (N,) bool, False where an image is not the published original but a decoded JPEG of it.
-        name: of the data set.
+        exact: (N,) bool, False for an image that is not the published original but a decoded JPEG of it.
+        name: the data set's name.
     """
 
     images: NDArray[np.uint8]
@@ -37,16 +37,16 @@ class Images:
 
     @property
     def note(self) -> str:
-        """What a report has to say of the images that are not exact; empty where all are."""
+        """The note for reports on images that are not exact; empty if all are exact."""
         inexact = int((~self.exact).sum())
         total = f"{len(self.exact):,}".replace(",", " ")
         return f"{inexact} of {total} training images are JPEG decodes" if inexact else ""
 
     def content_sha256(self) -> str:
-        """SHA-256 of the values, however they are stored.
+        """Hash the values by SHA-256, independent of their storage.
 
-        Over ``images``, ``labels``, ``exact`` in this order, each as the line ``name shape`` followed by its bytes in
-        C order.
+        The hash is over ``images``, ``labels``, ``exact`` in this order, each as the line ``name shape`` followed by
+        its bytes in C order.
         """
         digest = hashlib.sha256()
         for name, array in (("images", self.images), ("labels", self.labels), ("exact", self.exact)):
@@ -73,7 +73,7 @@ class Images:
 def load_images(path: Path) -> Images:
     """Read and check an npz of ``images``, ``labels`` and, optionally, ``exact`` and ``name``, as in ``Images``.
 
-    Without ``exact`` all are taken for exact, without ``name`` they are called after the file.
+    Without ``exact`` all images are taken for exact. Without ``name`` the set is named after the file.
 
     Raises:
         UserError: the file is absent or damaged, or an array is missing or has another type or shape.
@@ -120,20 +120,20 @@ def _shape(array: NDArray[np.generic]) -> str:
 
 
 def as_float(images: Tensor) -> Tensor:
-    """uint8 images (…) → float32 in [−1, 1], 0 to −1 and 255 to 1."""
+    """Convert uint8 images (…) to float32 in [−1, 1]: 0 to −1 and 255 to 1."""
     return images.float() / 127.5 - 1
 
 
 def as_bytes(images: Tensor) -> Tensor:
-    """Finite images (…), floating point → the nearest uint8, those outside [−1, 1] to its ends; inverts ``as_float``.
+    """Convert finite floating-point images (…) to the nearest uint8, the inverse of ``as_float``.
 
-    Halves go to the even neighbour.
+    Values outside [−1, 1] are clipped. Halves are rounded to the even neighbour.
     """
     return (127.5 * images.float() + 127.5).round().clamp(0, 255).to(torch.uint8)
 
 
 def split_halves(n: int, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Two random disjoint halves of the rows 0 … n − 1, ⌊n/2⌋ each, in increasing order."""
+    """Draw two random disjoint halves of the rows 0 … n − 1, ⌊n/2⌋ each, in increasing order."""
     rows = torch.randperm(n, generator=torch.Generator().manual_seed(derive(seed, "halves"))).numpy()
     half = n // 2
     return np.sort(rows[:half]), np.sort(rows[half : 2 * half])

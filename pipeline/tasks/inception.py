@@ -1,4 +1,4 @@
-"""The Inception weights that FID is defined by: where they are to be had, and whether a file is they."""
+"""Fetch and check the Inception weights that define FID."""
 
 import shutil
 import time
@@ -14,18 +14,18 @@ SHA256 = "6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2"
 
 
 def fetch_inception(destination: Path, mirror: Path | None = None, sleep: Callable[[float], None] = time.sleep) -> Path:
-    """Get the weights of TensorFlow's Inception of 2015 (96 MB, Apache License 2.0), as torch-fidelity publishes them.
+    """Fetch torch-fidelity's copy of the weights of TensorFlow's Inception of 2015 (96 MB, Apache License 2.0).
 
     Args:
-        destination: the file they are put at; left alone where it is the right one.
-        mirror: a folder that may hold them under their published ``NAME``; not searched if None.
+        destination: the file to write; unchanged if it is the right file already.
+        mirror: a folder that may hold them under their published ``NAME``; None: not searched.
         sleep: waits between attempts to download.
 
     Returns:
         ``destination``.
 
     Raises:
-        UserError: no source gave the file: each is named with the reason, and what to do.
+        UserError: no source gave the file; the line names each source with the reason, and the remedy.
     """
     try:
         check_inception(destination)
@@ -36,10 +36,10 @@ def fetch_inception(destination: Path, mirror: Path | None = None, sleep: Callab
 
 
 def check_inception(path: Path) -> None:
-    """Refuse any other file than the published weights.
+    """Refuse any file other than the published weights.
 
     Raises:
-        UserError: ``path`` is another file, or none.
+        UserError: ``path`` does not exist or has other contents.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; FID needs {NAME} there, from {URL} or the folder of {MIRROR_VARIABLE}")

@@ -1,4 +1,4 @@
-"""Find a task by its name: one of this project's, or ``module:name`` or ``path/to/file.py:name`` from outside."""
+"""Load a task by its name: a task of this project, or ``module:name`` or ``path/to/file.py:name`` from outside."""
 
 import importlib
 import importlib.util
@@ -19,23 +19,23 @@ HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
 
 FORMER = {"pusht_image": "pusht"}
-"""The task of a block or model file that names none, where it is not the one of its own name."""
+"""Name of a block or model file without a task → its task, if that is not the task of the same name."""
 
 
 @cache
 def own_tasks() -> tuple[str, ...]:
-    """Names of this project's tasks, the modules in this folder that assign a task to ``TASK``."""
+    """List this project's tasks: the modules in this folder that assign a task to ``TASK``."""
     return tuple(name for name, kind in _assigned().items() if kind != TaskFamily.__name__)
 
 
 @cache
 def own_families() -> tuple[str, ...]:
-    """Names of this project's families of tasks, the modules in this folder that assign one to ``TASK``."""
+    """List this project's families of tasks: the modules in this folder that assign a family to ``TASK``."""
     return tuple(name for name, kind in _assigned().items() if kind == TaskFamily.__name__)
 
 
 def _assigned() -> dict[str, str]:
-    """Module of this folder → what it calls to make its ``TASK``; none is imported for that."""
+    """Map each module of this folder to the name that it calls to make ``TASK``, without importing it."""
     found = {}
     for path in sorted([*HERE.glob("*.py"), *HERE.glob("*/__init__.py")]):
         made = re.search(r"^TASK\b.*=\s*(\w*)", path.read_text(encoding="utf-8"), re.MULTILINE)
@@ -45,15 +45,15 @@ def _assigned() -> dict[str, str]:
 
 
 def load_task(name: str, settings: Mapping[str, Any] | None = None) -> Task:
-    """The task ``name``, imported when it is first asked for.
+    """Load the task ``name``; its module is imported at the first call.
 
     Args:
-        name: one of ``own_tasks`` or ``own_families``, or ``module:name``, whose module is importable or a path that
-            ends in ``.py``; one that is relative is so to the project's root.
-        settings: what a family of tasks makes it from, a block's key ``custom``; None: it is no family's.
+        name: one of ``own_tasks`` or ``own_families``, or ``module:name``. The module is importable, or a path that
+            ends in ``.py``; a relative path is relative to the project's root.
+        settings: a block's key ``custom``, from which a family makes the task; None: the task is of no family.
 
     Raises:
-        UserError: there is no such task; or ``settings`` are missing, unasked for or wrong; one line.
+        UserError: there is no such task; or ``settings`` are missing, not allowed or wrong; one line.
     """
     if ":" in name:
         found, at = find(name), name
@@ -85,7 +85,7 @@ def _made(family: TaskFamily, settings: Mapping[str, Any] | None, name: str) -> 
 
 
 def _complaint(error: ValidationError) -> str:
-    """What is wrong with a block ``custom``: its key, what was given and what is allowed."""
+    """Describe the error in a block ``custom``: its key, what was given and what is allowed."""
     first = error.errors()[0]
     key = ".".join(str(part) for part in ("custom", *first["loc"]))
     told = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
@@ -101,7 +101,7 @@ def _complaint(error: ValidationError) -> str:
 
 
 def find(reference: str) -> Any:
-    """What ``module:name`` names; raises ``UserError``."""
+    """Import the object that ``module:name`` names; raises ``UserError``."""
     module, _, name = reference.rpartition(":")
     imported = _imported(module, reference)
     if not hasattr(imported, name):
@@ -114,11 +114,11 @@ def _imported(module: str, reference: str) -> ModuleType:
         if not module.endswith(".py"):
             return importlib.import_module(module)
         path = (ROOT / Path(module).expanduser()).resolve()
-        # by its bare name, as worker processes find it again
+        # import it by its bare name, so that worker processes find it again
         if str(path.parent) not in sys.path:
             sys.path.append(str(path.parent))
         imported = importlib.import_module(path.stem)
-    except Exception as error:  # whatever the module does when it is imported
+    except Exception as error:  # a foreign module may raise anything
         raise UserError(f"given {reference!r}, which cannot be imported: {' '.join(str(error).split())}") from error
     if Path(imported.__file__ or "").resolve() != path:
         raise UserError(
@@ -128,10 +128,10 @@ def _imported(module: str, reference: str) -> ModuleType:
 
 
 def file_of(name: str) -> str:
-    """The file that defines the task ``name``: relative to the project's root, or absolute where it is outside.
+    """Return the file that defines the task ``name``: relative to the project's root, or absolute if outside.
 
     Args:
-        name: of a task that there is, or of anything else that ``find`` finds.
+        name: the name of an existing task, or of anything else that ``find`` can import.
     """
     if ":" not in name:
         path = HERE / f"{name}.py"

@@ -1,7 +1,7 @@
-"""Forecast Seattle's temperatures: a time series as an offline task, its history observed, its future the action.
+"""Forecast Seattle's temperatures: a time series as an offline task, which observes the past and predicts the future.
 
-The series is that of the package ``vega_datasets``: daily precipitation, highest and lowest temperature and wind, 2012
-to 2015. Each morning a forecaster knows the last week and the season, and says the coming days' temperatures.
+The series is from the package ``vega_datasets``: daily precipitation, highest and lowest temperature and wind, 2012 to
+2015. Each morning a forecaster knows the last week and the season, and predicts the temperatures of the coming days.
 """
 
 from importlib.util import find_spec
@@ -16,25 +16,27 @@ from pipeline.utils.errors import UserError
 MEASURED = ("precipitation", "temp_max", "temp_min", "wind")
 FORECAST = ("temp_max", "temp_min")
 HISTORY = 7
-"""Days that are known."""
+"""Observed days."""
 STRETCH = 28
-"""Days of an episode."""
+"""Days per episode."""
 YEAR = 365.25
 
 
 def series_file() -> Path:
-    """The file in the package, which need not be imported for it."""
+    """Locate the file in the package without importing the package."""
     package = find_spec("vega_datasets")
     root = Path(package.origin).parent if package and package.origin else Path("vega_datasets")
     return root / "_data" / "seattle-weather.csv"
 
 
 def read(path: Path) -> Demonstrations:
-    """The days as steps: the state is the last ``HISTORY`` days, the newest last, and the season as an angle's cosine
-    and sine; the action is the next day's temperatures. Days that make no whole stretch at the end are left out.
+    """Read the series; each day is a step.
+
+    The state holds the last ``HISTORY`` days, the newest last, and the season as cosine and sine of an angle. The
+    action is the next day's temperatures. Days at the end that make no whole episode are left out.
 
     Raises:
-        UserError: there is no such file, or it is another.
+        UserError: the file does not exist or holds no such series.
     """
     import pandas as pd
 
@@ -59,7 +61,7 @@ def read(path: Path) -> Demonstrations:
 
 
 def observe(states: NDArray[np.floating]) -> NDArray[np.float32]:
-    """States (…, 30) as they are."""
+    """Return the states (…, 30) unchanged, as float32."""
     return np.asarray(states, dtype=np.float32)
 
 

@@ -1,4 +1,4 @@
-"""Two small control problems, with states on the plane: a curve to follow by the clock, and two places to settle at."""
+"""Define two small control problems in the plane: follow a curve in time, and settle at one of two points."""
 
 import math
 from dataclasses import dataclass
@@ -16,41 +16,41 @@ _OMEGA = 2 * math.pi / LAP
 SETTLING_TIME = 4.0
 
 PLACES = torch.tensor([[-1.0, -0.5], [1.0, 0.5]])
-"""Where states are to settle: those left of zero at the first, the others at the second; (2, 2)."""
+"""(2, 2) the points to settle at: the first for starts left of zero, the second for the others."""
 
 
 def curve(t: Tensor) -> Tensor:
-    """A figure of eight, (B, 2), at times t (B,)."""
+    """Return the points (B, 2) of a figure of eight at times t (B,)."""
     return torch.stack([torch.sin(_OMEGA * t), 0.6 * torch.sin(2 * _OMEGA * t)], dim=-1)
 
 
 def curve_velocity(t: Tensor) -> Tensor:
-    """d curve / dt at t (B,), (B, 2)."""
+    """Return the velocities d curve / dt (B, 2) at times t (B,)."""
     return _OMEGA * torch.stack([torch.cos(_OMEGA * t), 1.2 * torch.cos(2 * _OMEGA * t)], dim=-1)
 
 
 def clock(t: Tensor) -> Tensor:
-    """What a system that follows the curve is told of the time t (B,): sine and cosine of the lap and of half laps."""
+    """Encode times t (B,) as the input (B, 4) of a system that follows the curve: sine and cosine, lap and half lap."""
     phase = _OMEGA * t
     return torch.stack([torch.sin(phase), torch.cos(phase), torch.sin(2 * phase), torch.cos(2 * phase)], dim=-1)
 
 
 CLOCK = 4
-"""Numbers that ``clock`` tells."""
+"""Size of the encoding by ``clock``."""
 
 
 def place_of(starts: Tensor) -> Tensor:
-    """Where each of the states (B, 2) is to settle, (B, 2)."""
+    """Return the points (B, 2) where systems with starts (B, 2) must settle."""
     return PLACES.to(starts)[(starts[:, 0] > 0).long()]
 
 
 @dataclass(frozen=True)
 class DrivenSystem:
-    """x' = A0 x + Σ_j A_j f_j(W_j x) + g with g = gain · u + offset, trained, in float64.
+    """Trained system x' = A0 x + Σ_j A_j f_j(W_j x) + g with g = gain · u + offset, in float64.
 
     Attributes:
-        system: the matrices. gain: of the input u, (n, m). offset: (n,).
-        rate: λ at which it may contract, which is to be proved.
+        system: the matrices. gain: (n, m), the gain of the input u. offset: (n,).
+        rate: λ, the contraction rate to prove.
         metric, multipliers: P (n, n) and Γ (K,) that prove it, by construction; None: unknown.
     """
 
@@ -62,6 +62,6 @@ class DrivenSystem:
     multipliers: Array | None = None
 
     def push(self, u: Array) -> Array:
-        """g for the inputs u (…, m), (…, n)."""
+        """Compute g (…, n) for the inputs u (…, m)."""
         pushed: Array = u @ self.gain.T + self.offset
         return pushed

@@ -1,4 +1,4 @@
-"""Downloads over HTTP that survive a dropped connection and a killed process."""
+"""Download files over HTTP; a dropped connection or a killed process loses nothing."""
 
 import json
 import logging
@@ -29,12 +29,12 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class _Origin:
-    """What a partial file is a part of, kept beside it as JSON.
+    """Origin of a partial file, stored beside it as JSON.
 
     Attributes:
-        url: where it comes from.
+        url: the file's address.
         validator: the strong ETag, or the modification date, that identifies the version (RFC 9110, section 8.8).
-        total: size of the whole in bytes, if the server told it.
+        total: size of the whole file in bytes, if the server gave it.
     """
 
     url: str
@@ -43,20 +43,20 @@ class _Origin:
 
 
 def download(url: str, part: Path, sleep: Callable[[float], None] = time.sleep) -> None:
-    """Download ``url`` to ``part``, continuing what an earlier call or process left there.
+    """Download ``url`` to ``part``, continuing a partial file of an earlier call or process.
 
-    A partial file is continued only while the server proves to serve the same version of the file (``If-Range``);
-    otherwise the download restarts from the first byte. When this returns, ``part`` is whole by the server's account;
-    whether it is the right file is the caller's to check, and to ``discard`` it after use.
+    A partial file is continued only if the server proves that it serves the same version of the file (``If-Range``).
+    Otherwise the download restarts from the first byte. On return, ``part`` is complete according to the server. The
+    caller must check that it is the right file, and ``discard`` it after use.
 
     Args:
         url: an http or https address.
-        part: the file written; notes on its origin lie beside it, as ``<part>.json``.
-        sleep: waits between attempts, with pauses doubling from 1 s to ``LONGEST_PAUSE_S``.
+        part: the file to write; its origin is stored beside it, as ``<part>.json``.
+        sleep: waits between attempts; the pause doubles from 1 s to ``LONGEST_PAUSE_S``.
 
     Raises:
-        UserError: the server refuses, or ``ATTEMPTS`` attempts in a row brought nothing new. ``part`` stays, for the
-            next call to continue.
+        UserError: the server refuses, or ``ATTEMPTS`` attempts in a row brought no new bytes. ``part`` stays; the next
+            call continues it.
         OSError: ``part`` cannot be written.
     """
     make_folder(part.parent)
@@ -83,16 +83,16 @@ def download(url: str, part: Path, sleep: Callable[[float], None] = time.sleep) 
 
 
 def discard(part: Path) -> None:
-    """Remove ``part`` and the notes on its origin, if they are there."""
+    """Remove ``part`` and the file with its origin, if they exist."""
     part.unlink(missing_ok=True)
     _notes(part).unlink(missing_ok=True)
 
 
 def _continue(url: str, part: Path) -> None:
-    """Make one attempt.
+    """Make one attempt to download.
 
     Raises:
-        HTTPException: the connection ended early, or the server sent another range than asked for.
+        HTTPException: the connection ended early, or the server sent another range than requested.
     """
     origin = _read_origin(url, part)
     offset = _size(part) if origin else 0
@@ -109,7 +109,7 @@ def _continue(url: str, part: Path) -> None:
             total = origin.total
         else:
             offset, total = 0, _content_length(response)
-            # In this order a kill in between never leaves old bytes beside a new version's notes.
+            # In this order, a kill in between never leaves old bytes beside the origin of a new version.
             part.write_bytes(b"")
             _write_origin(url, part, response)
         _receive(response, part, offset, total)
@@ -129,14 +129,14 @@ def _receive(response: HTTPResponse, part: Path, offset: int, total: int | None)
         while block := response.read1(BLOCK_BYTES):
             file.write(block)
             bar.update(len(block))
-    # http.client does not object when a body read in blocks ends early.
+    # http.client raises nothing when a body read in blocks ends early.
     if total is not None and _size(part) != total:
         raise HTTPException(f"the connection ended after {_size(part)} of {total} bytes")
 
 
 def _validator(response: HTTPResponse) -> str | None:
     etag = response.headers.get("ETag")
-    if etag and not etag.startswith("W/"):  # a weak one may stand for different bytes
+    if etag and not etag.startswith("W/"):  # a weak ETag may stand for different bytes
         return etag
     return response.headers.get("Last-Modified")
 
@@ -148,14 +148,14 @@ def _content_length(response: HTTPResponse) -> int | None:
 
 def _write_origin(url: str, part: Path, response: HTTPResponse) -> None:
     validator = _validator(response)
-    if validator is None:  # then nothing could prove later that the parts fit together
+    if validator is None:  # then no later attempt can prove that it continues the same version
         _notes(part).unlink(missing_ok=True)
         return
     write_text(_notes(part), json.dumps(asdict(_Origin(url, validator, _content_length(response)))))
 
 
 def _read_origin(url: str, part: Path) -> _Origin | None:
-    """Return the origin of ``part``; None if it is unknown or another address."""
+    """Return the origin of ``part``; None if it is unknown or its address is not ``url``."""
     try:
         origin = _Origin(**json.loads(_notes(part).read_text(encoding="utf-8")))
     except (FileNotFoundError, ValueError, TypeError):

@@ -1,4 +1,4 @@
-"""Types that tasks share with what is built on them; no simulator is imported for their sake."""
+"""Define types shared by tasks and the code that uses them, without importing a simulator."""
 
 from collections.abc import Callable
 
@@ -6,4 +6,4 @@ import numpy as np
 from numpy.typing import NDArray
 
 Observe = Callable[[NDArray[np.floating]], NDArray[np.float32]]
-"""Raw simulator states (…, S) → what the net sees (…, D)."""
+"""Raw simulator states (…, S) → observation vectors of the net (…, D)."""

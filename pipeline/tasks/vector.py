@@ -1,7 +1,8 @@
-"""Many simulated environments in worker processes that step whole chunks of actions per message.
+"""Step many simulated environments in worker processes, a whole chunk of actions per message.
 
-A control step of a small simulator costs a fraction of a millisecond, less than waking another process; a message per
-chunk (as receding-horizon control executes it anyway) and per worker makes that cost vanish. Knows no task.
+A control step of a small simulator takes a fraction of a millisecond, less than waking another process. One message per
+chunk and worker makes this cost negligible; receding-horizon control executes whole chunks anyway. The module does not
+depend on any task.
 """
 
 import os
@@ -25,7 +26,7 @@ SHUTDOWN_SECONDS = 5.0
 
 
 class Transition(NamedTuple):
-    """What one control step leads to."""
+    """Result of one control step."""
 
     observation: np.ndarray  # (D,) float64
     score: float  # 0 to 1
@@ -37,7 +38,7 @@ class Env(Protocol):
     """A simulated task. Equal reset arguments and actions must give equal transitions, bit for bit."""
 
     def reset(self, *args: Any, **arguments: Any) -> np.ndarray:
-        """Start an episode, from keywords the task defines, and return its first observation (D,), float64."""
+        """Start an episode, by keyword arguments of the task, and return its first observation (D,), float64."""
 
     def step(self, action: np.ndarray) -> Transition:
         """Hold ``action`` (A,), in environment units, for one control step."""
@@ -45,7 +46,7 @@ class Env(Protocol):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """One way to evaluate policies in simulation: which environment, which initial states, how many steps."""
+    """One way to evaluate policies in simulation: environment, initial states and number of steps."""
 
     make_env: Callable[[], Env]  # called inside the workers, so it must be picklable
     reset_arguments: Callable[[int], Mapping[str, Any]]  # from the episode's seed; called in the parent
@@ -54,7 +55,7 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class ChunkResult:
-    """What followed from a chunk of actions; shorter than the chunk (n < chunk) when the episode ended inside it."""
+    """Result of a chunk of actions; n < chunk steps if the episode ended inside it."""
 
     observations: np.ndarray  # (n, D) float64, after each executed action
     scores: np.ndarray  # (n,) float64
@@ -63,14 +64,14 @@ class ChunkResult:
 
 
 class Slots:
-    """Environments by slot number, all in this process; each is made at the first reset of its slot."""
+    """Environments in this process by slot number; each is made at the first reset of its slot."""
 
     def __init__(self, make_env: Callable[[], Env]) -> None:
         self._make_env = make_env
         self._envs: dict[int, Env] = {}
 
     def reset(self, requests: Mapping[int, Mapping[str, Any]]) -> dict[int, np.ndarray]:
-        """As ``ChunkedWorkers.reset``."""
+        """Start episodes as ``ChunkedWorkers.reset`` does."""
         for slot in requests:
             if slot not in self._envs:
                 self._envs[slot] = self._make_env()
@@ -94,10 +95,10 @@ def _step_chunk(env: Env, actions: np.ndarray) -> ChunkResult:
 
 
 class ChunkedWorkers:
-    """Environments spread over worker processes; slot ``s`` lives in worker ``s % workers``.
+    """Environments spread over worker processes; slot ``s`` is in worker ``s % workers``.
 
     With ``workers=0`` everything runs in this process, with the same results. An exception in a worker is raised here,
-    with the worker's traceback as a note. Workers die with the thread that started them, even by SIGKILL.
+    with the worker's traceback as a note. Workers die with the thread that started them, even if SIGKILL ends it.
     """
 
     def __init__(self, make_env: Callable[[], Env], workers: int) -> None:
@@ -130,14 +131,14 @@ class ChunkedWorkers:
     def begin_chunks(self, requests: Mapping[int, np.ndarray]) -> None:
         """Begin to execute a chunk of actions (chunk, A) in each given slot, up to the end of its episode.
 
-        Nothing else may be asked for until ``finish_chunks``.
+        No other method may be called before ``finish_chunks``.
         """
         self._stepping = requests
         if not self._local:
             self._send(self._shares("step_chunks", requests))
 
     def finish_chunks(self) -> dict[int, ChunkResult]:
-        """What followed from the chunks that were begun.
+        """Wait for the chunks that were begun, and return their results.
 
         Raises:
             RuntimeError: a worker process died.
@@ -151,7 +152,7 @@ class ChunkedWorkers:
         return _by_slot(self._exchange(self._shares(method, requests)))
 
     def _shares(self, method: str, requests: Mapping[int, Any]) -> dict[int, tuple[str, dict[int, Any]]]:
-        """The message to each worker."""
+        """Make the message to each worker."""
         shares: dict[int, dict[int, Any]] = {}
         for slot, request in requests.items():
             shares.setdefault(slot % len(self._workers), {})[slot] = request
@@ -166,7 +167,7 @@ class ChunkedWorkers:
             self._workers[worker].send(message)
 
     def _receive(self, workers: Iterable[int]) -> list[Any]:
-        # Every reply is taken before an error is raised, so that none is left over for the next call.
+        # Receive every reply before an error is raised, so that none remains for the next call.
         replies = [self._workers[worker].receive() for worker in workers]
         for error, _ in replies:
             if error is not None:
@@ -187,8 +188,8 @@ def _by_slot(replies: Iterable[Mapping[int, Any]]) -> dict[int, Any]:
 class _Worker:
     """The parent's end of a worker process.
 
-    A plain subprocess instead of multiprocessing's "spawn": that imports the program's main module again in every
-    worker (torch with it: seconds and hundreds of megabytes), and sets threads for the parent as well.
+    It is a plain subprocess, not multiprocessing's "spawn". That would import the program's main module again in every
+    worker, with torch (seconds and hundreds of megabytes), and would set threads for the parent as well.
     """
 
     def __init__(self) -> None:
@@ -223,8 +224,8 @@ class _Worker:
 
 
 def serve(descriptor: int, parent: int) -> None:
-    """Run a worker process: answer the calls arriving on a connection until its other end is closed."""
-    die_with_parent(parent, signal.SIGKILL)  # one deep in a simulation sees no closed pipe
+    """Run a worker process: answer the calls on a connection until its other end is closed."""
+    die_with_parent(parent, signal.SIGKILL)  # during a simulation a worker does not notice a closed pipe
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
     connection = Connection(descriptor)
     slots: Slots | None = None
@@ -244,7 +245,7 @@ def serve(descriptor: int, parent: int) -> None:
 
 
 def _portable(error: Exception) -> Exception:
-    """The error itself if it survives pickling, else a stand-in; with its traceback as a note."""
+    """Return the error itself if it can be pickled, else a replacement, with its traceback as a note."""
     note = f"in a simulation worker:\n{''.join(traceback.format_exception(error))}"
     try:
         error = pickle.loads(pickle.dumps(error))

@@ -1,4 +1,4 @@
-"""Windows cut from demonstrations: a history of observations and the chunk of actions that follows."""
+"""Cut windows from demonstrations: a history of observations and the following sequence of actions."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from pipeline.utils.errors import UserError
 
 @dataclass(frozen=True)
 class Windows:
-    """Row indices into the concatenated demonstrations; no window reaches across an episode's end.
+    """Row indices into the concatenated demonstrations; no window crosses an episode's end.
 
     Attributes:
         observation: (W, n_obs_steps) int64, oldest first; before an episode's start the first row repeats.
@@ -25,14 +25,14 @@ class Windows:
 
 
 def cut_windows(episode_ends: NDArray[np.int64], n_obs_steps: int, horizon: int, *, unpadded: bool = False) -> Windows:
-    """One window for each row t of the demonstrations, whose episodes end before the rows ``episode_ends`` (E,).
+    """Cut one window for each row t of the demonstrations, whose episodes end before the rows ``episode_ends`` (E,).
 
-    The observations are those of rows t − n_obs_steps + 1 … t, the actions those of rows t … t +
-    horizon − 1, so that the first action answers the newest observation. The repeated last action fills up
-    to horizon − 1 places: the policy is asked for a whole prediction in an episode's last steps too.
+    Observations are rows t − n_obs_steps + 1 … t, actions are rows t … t + horizon − 1, so that the first action
+    answers the newest observation. The last action of an episode is repeated up to horizon − 1 times, since the policy
+    also predicts whole sequences in an episode's last steps.
 
     Args:
-        unpadded: leaves out the windows in which any row is repeated.
+        unpadded: whether to leave out windows with repeated rows.
     """
     starts = np.concatenate([[0], episode_ends[:-1]])
     lengths = episode_ends - starts
@@ -49,13 +49,13 @@ def cut_windows(episode_ends: NDArray[np.int64], n_obs_steps: int, horizon: int,
 
 @dataclass(frozen=True)
 class ReportedWindows:
-    """Windows of the episodes that an offline task's results are reported on; nothing is ever chosen by them.
+    """Windows of the episodes on which an offline task's results are reported; nothing is chosen on them.
 
-    Those alone in which no action is filled up, and that have an action before them. In raw units.
+    Only windows without repeated actions and with an action before them, in raw units.
 
     Attributes:
         state: (W, To, S), oldest first. action: (W, Tp, A). previous: (W, A), the action before the window's first.
-        episode, row: (W,) int64, numbers of the episode and of the step, in the order of the demonstrations.
+        episode, row: (W,) int64, indices of the episode and of the step, in the order of the demonstrations.
     """
 
     state: NDArray[np.float32]
@@ -68,10 +68,10 @@ class ReportedWindows:
 def cut_reported(
     demonstrations: Demonstrations, episodes: NDArray[np.int64], n_obs_steps: int, horizon: int
 ) -> ReportedWindows:
-    """The windows of ``episodes`` (numbers), as ``cut_windows`` cuts them.
+    """Cut the windows of ``episodes`` (indices) as ``cut_windows`` does.
 
     Raises:
-        UserError: an episode is too short for one.
+        UserError: an episode is too short for a window.
     """
     ends = demonstrations.episode_ends
     windows = cut_windows(ends, n_obs_steps, horizon)

@@ -1,4 +1,4 @@
-"""A task described in params.yaml alone: any gymnasium environment, or none, and data sets of any known format."""
+"""Make a task from params.yaml alone: any gymnasium environment, or none, and data sets of any known format."""
 
 from functools import partial
 from pathlib import Path, PurePosixPath
@@ -16,11 +16,11 @@ from pipeline.tasks.formats.recording import Recording
 from pipeline.utils.errors import UserError
 
 NUMBERS = ("meta", "data")
-"""Folders of a LeRobotDataset without its cameras' videos."""
+"""Folders of a LeRobotDataset except the videos."""
 
 
 def make_task(settings: CustomSettings) -> Task:
-    """The task that a block ``custom`` describes. Nothing is read and no simulator imported before it is needed."""
+    """Make the task that a block ``custom`` describes. Data are read and the simulator is imported only when needed."""
     environment, (observed, action) = settings.environment, settings.dims
     envs = {}
     if environment:
@@ -45,12 +45,12 @@ def make_task(settings: CustomSettings) -> Task:
 
 
 def as_they_are(states: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Raw states (…, S) as they are observed."""
+    """Return raw states (…, S) unchanged, as float32."""
     return np.asarray(states, dtype=np.float32)
 
 
 def check_demonstrations(environment: Environment | None, demonstrations: Demonstrations, horizon: int) -> None:
-    """Refuse episodes shorter than ``horizon`` actions, and demonstrations that are not of ``environment``.
+    """Refuse episodes shorter than ``horizon`` actions, and demonstrations that do not fit ``environment``.
 
     Raises:
         UserError: as ``require_windows`` and ``check_fit``.
@@ -83,15 +83,15 @@ def _dataset(name: str, source: Source) -> Dataset:
 
 
 def _members(source: Source) -> tuple[str, ...]:
-    """What is needed of a folder that is a LeRobotDataset: its cameras' videos are most of its bytes."""
+    """List the folders needed of a LeRobotDataset; without its videos, which are most of its bytes, if unused."""
     return (*NUMBERS, "videos") if source.image else NUMBERS
 
 
 def _read(name: str, source: Source, path: Path) -> Demonstrations:
-    """Read the data set at ``path``, where it may have been copied or unpacked to.
+    """Read the data set at ``path``, which may be a copy or an unpacked archive.
 
     Raises:
-        UserError: as ``read_demonstrations``; or its keys have other sizes than ``source`` says.
+        UserError: as ``read_demonstrations``; or its keys have other sizes than ``source`` gives.
     """
     from pipeline.tasks.formats.vectors import read_demonstrations
 
@@ -100,7 +100,7 @@ def _read(name: str, source: Source, path: Path) -> Demonstrations:
 
 
 def _read_with_pictures(name: str, source: Source, path: Path) -> ImageDemonstrations:
-    """As ``_read``, with the camera's pictures; raises ``UserError`` too where it has none."""
+    """Read the data set with the camera's pictures; raises as ``_read``, and if it has no pictures."""
     from pipeline.tasks.formats.pictures import open_pictures
 
     (action,), ((camera, side),) = source.action, source.image.items()

@@ -1,4 +1,4 @@
-"""Check that demonstrations and an environment belong together, before anything is trained on them."""
+"""Check that demonstrations fit an environment, before anything is trained on them."""
 
 import warnings
 
@@ -11,16 +11,16 @@ from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.utils.errors import UserError
 
 SEED = 200_000
-"""The first validation seed: those of the table stay unseen."""
+"""The first validation seed; test seeds stay unseen."""
 FIRST_STATES, REPLAYED_STEPS = 5, 20
 
 
 def check_fit(settings: Environment, demonstrations: Demonstrations) -> None:
-    """Refuse demonstrations that are of another environment, and an environment whose episodes do not repeat.
+    """Refuse demonstrations of another environment, and an environment with irreproducible episodes.
 
     Raises:
         UserError: numbers of components differ; demonstrated actions leave the environment's bounds; episodes begin far
-            from all that was demonstrated; two replays with one seed differ; ``success`` names no key of ``info``.
+            from all demonstrated states; two replays with one seed differ; ``success`` names no key of ``info``.
     """
     env = GymnasiumEnv(settings, settings.max_steps)
     observed, action = demonstrations.state.shape[1], demonstrations.action.shape[1]
@@ -49,7 +49,7 @@ def _check_bounds(settings: Environment, env: GymnasiumEnv, actions: NDArray[np.
 
 
 def _check_replays(settings: Environment, env: GymnasiumEnv, actions: NDArray[np.float32]) -> None:
-    """Replay one seed twice in one environment, with another episode between, and once in a fresh one."""
+    """Replay one seed twice in one environment, with another episode between, and once in a new environment."""
     first = _replay(env, SEED, actions)
     _replay(env, SEED + 1, actions)
     fresh = _replay(GymnasiumEnv(settings, settings.max_steps), SEED, actions)
@@ -68,7 +68,7 @@ _LEFT = "an episode before it changes it, so reset() does not bring back all tha
 
 
 def _replay(env: GymnasiumEnv, seed: int, actions: NDArray[np.float32]) -> NDArray[np.float64]:
-    """What is observed, and the score: (T + 1, D + 1)."""
+    """Replay ``actions`` in the episode of ``seed``; return observations and scores, (T + 1, D + 1)."""
     rows = [np.append(env.reset(seed), 0.0)]
     for action in actions:
         transition = env.step(action)
@@ -79,7 +79,7 @@ def _replay(env: GymnasiumEnv, seed: int, actions: NDArray[np.float32]) -> NDArr
 
 
 def _check_first_states(settings: Environment, env: GymnasiumEnv, states: NDArray[np.float32]) -> None:
-    """Compare what episodes begin with to the range of the demonstrations."""
+    """Compare the first observations of episodes with the range of the demonstrations."""
     begun = np.stack([env.reset(SEED + i)[: states.shape[1]] for i in range(FIRST_STATES)])
     least, greatest = states.min(0), states.max(0)
     margin = np.maximum(greatest - least, 1e-3 * np.maximum(1.0, np.abs(greatest)))

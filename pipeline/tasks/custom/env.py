@@ -1,4 +1,4 @@
-"""Any gymnasium environment as this project's rollouts want it: flat observations, scores from 0 to 1, one seed."""
+"""Adapt any gymnasium environment to this project's rollouts: flat observations, scores from 0 to 1, one seed."""
 
 import contextlib
 import importlib
@@ -16,32 +16,32 @@ from pipeline.tasks.vector import Transition
 from pipeline.utils.errors import UserError
 
 LONGEST_VECTOR = 1000
-"""Numbers above which an observation is taken for a picture."""
+"""An observation with more numbers is taken for a picture."""
 
 WHERE = "custom.environment"
 PREFIX = "robosuite/"
-"""What ids of robosuite's environments begin with."""
+"""Prefix of the ids of robosuite's environments."""
 
 
 class GymnasiumEnv:
-    """One environment, ``pipeline.tasks.vector.Env``.
+    """One environment, a ``pipeline.tasks.vector.Env``.
 
-    With ``success``, the score is 1 in the step that solves the task, and ends the episode; with ``returns``, it is 0
-    until the last step, and there the episode's return on the scale that they give: an episode's best score is that of
-    its end. Actions are clipped to the environment's bounds.
+    With ``success``, the score is 1 in the step that solves the task; this step ends the episode. With ``returns``, the
+    score is 0 until the last step; there it is the episode's return, scaled so that the two ``returns`` give 0 and 1.
+    Actions are clipped to the environment's bounds.
 
     Attributes:
-        observation_dim: numbers observed, beside the pixels of a camera's picture, which follow them.
-        low, high: (A,) the bounds of actions, infinite where there are none.
-        rate: control steps a second, as far as the environment says so; else 1.
+        observation_dim: size of the observed vector; the pixels of a camera's picture follow it.
+        low, high: (A,) the bounds of actions; infinite if there are none.
+        rate: control steps per second, if the environment gives it; else 1.
         observed: the environment's own observation, whole.
     """
 
     def __init__(self, settings: Environment, max_steps: int) -> None:
-        """Make it, to end its episodes after ``max_steps`` control steps unless it does so itself.
+        """Make the environment; its episodes end after ``max_steps`` control steps at the latest.
 
         Raises:
-            UserError: it cannot be made, or it has other observations than ``settings`` say, or no box of actions.
+            UserError: it cannot be made, its observations differ from ``settings``, or its actions are no box.
         """
         self._settings = settings
         self._env = make(settings, 0)
@@ -69,7 +69,7 @@ class GymnasiumEnv:
         """Hold ``action`` (A,) for one control step.
 
         Raises:
-            UserError: ``info`` has no such key as ``success`` says.
+            UserError: ``info`` lacks the key that ``success`` names.
         """
         bounded = np.clip(np.asarray(action), self.low, self.high).astype(self._actions.dtype)
         self.observed, reward, terminated, truncated, info = self._env.step(bounded.reshape(self._actions.shape))
@@ -84,7 +84,7 @@ class GymnasiumEnv:
         """Draw the scene: (H, W, 3).
 
         Raises:
-            UserError: the environment draws none.
+            UserError: the environment draws no such picture.
         """
         os.environ.setdefault("MUJOCO_GL", "egl")
         frame = self._env.render()
@@ -111,13 +111,13 @@ class GymnasiumEnv:
 
 
 def make(settings: Environment, seed: int) -> Any:
-    """The gymnasium environment; its own limit of steps is left out.
+    """Make the gymnasium environment, without its own limit of steps.
 
     Args:
-        seed: of the first episode, where the environment is made of it.
+        seed: the seed of the first episode, if the environment takes it as an argument.
 
     Raises:
-        UserError: its module cannot be imported, its id is unknown, or it cannot be made of its arguments.
+        UserError: its module cannot be imported, its id is unknown, or it cannot be made from its arguments.
     """
     if settings.id.startswith(PREFIX):
         return _made_by_robosuite(settings)
@@ -125,9 +125,9 @@ def make(settings: Environment, seed: int) -> Any:
 
     if settings.module:
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # some advertise others of theirs
+            with contextlib.redirect_stderr(io.StringIO()):  # some packages print advertisements
                 importlib.import_module(settings.module)
-        except Exception as error:  # whatever the module does when it is imported
+        except Exception as error:  # a foreign module may raise anything
             raise UserError(f"{WHERE}.module: {settings.module!r} cannot be imported: {_line(error)}") from error
     arguments = {"render_mode": settings.render_mode} if settings.render_mode else {}
     arguments |= settings.arguments | ({settings.seed_argument: seed} if settings.seed_argument else {})
@@ -136,7 +136,7 @@ def make(settings: Environment, seed: int) -> Any:
     except (gymnasium.error.UnregisteredEnv, ModuleNotFoundError) as error:
         remedy = "" if settings.module else f"; {WHERE}.module may name a module that makes it known"
         raise UserError(f"{WHERE}.id: given {settings.id!r}, which is unknown: {_line(error)}{remedy}") from error
-    except Exception as error:  # whatever it does when it is made
+    except Exception as error:  # a foreign environment may raise anything
         raise UserError(f"{WHERE}: {settings.id} cannot be made: {_line(error)}") from error
 
 
@@ -150,7 +150,7 @@ def _made_by_robosuite(settings: Environment) -> Any:
 
 
 def _dim(space: Any, settings: Environment) -> int:
-    """How many numbers the observations have; raises ``UserError`` where they are others than ``settings`` say."""
+    """Count the numbers of an observation; raises ``UserError`` if the observations differ from ``settings``."""
     where, keys = f"{WHERE}.observation", settings.observation
     there = list(_leaves(space))
     if not keys and [name for name, _ in there] != [""]:
@@ -168,7 +168,7 @@ def _dim(space: Any, settings: Environment) -> int:
 
 
 def _camera(space: Any, settings: Environment, numbers: int) -> Camera | None:
-    """What takes the pictures; raises ``UserError`` where no such key holds any."""
+    """Make the camera of the observed pictures, if any; raises ``UserError`` if its key holds no pictures."""
     pictures = {
         name: part
         for name, part in _leaves(space)
@@ -183,7 +183,7 @@ def _camera(space: Any, settings: Environment, numbers: int) -> Camera | None:
 
 
 def _leaves(space: Any, name: str = "") -> Iterable[tuple[str, Any]]:
-    """The parts of a space that are no dictionaries, by their path."""
+    """Yield path and space of every part of a space that is no dictionary."""
     if not hasattr(space, "items"):
         yield name, space
         return
@@ -192,14 +192,14 @@ def _leaves(space: Any, name: str = "") -> Iterable[tuple[str, Any]]:
 
 
 def _size(space: Any) -> int:
-    """Numbers in an observation; 0 where it has none, or no fixed number of them."""
+    """Count the numbers in an observation; 0 if it has none, or no fixed number of them."""
     if space.shape is None or space.dtype is None or np.dtype(space.dtype).kind not in "biuf":
         return 0
     return int(np.prod(space.shape))
 
 
 def flat(observation: Any, keys: Sequence[str]) -> NDArray[np.float64]:
-    """One vector (D,) of an observation, or of those under ``keys`` in it, in their order."""
+    """Flatten an observation, or its parts under ``keys`` in their order, into one vector (D,)."""
     parts = [_at(observation, key) for key in keys] if keys else [observation]
     return np.concatenate([np.asarray(part, dtype=np.float64).ravel() for part in parts])
 

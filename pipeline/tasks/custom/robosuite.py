@@ -1,4 +1,4 @@
-"""robosuite's environments from the recipe in a robomimic file, with gymnasium's methods: ids ``robosuite/<name>``.
+"""Give robosuite's environments gymnasium's methods, from the recipe in a robomimic file: ids ``robosuite/<name>``.
 
 Their keyword arguments are ``env_args.env_kwargs`` of the file. ``info`` has ``success``.
 """
@@ -22,17 +22,17 @@ class Robosuite:
     """One simulation.
 
     Attributes:
-        observation_space, action_space: as gymnasium's, as far as ``GymnasiumEnv`` looks at them.
+        observation_space, action_space: the parts of gymnasium's spaces that ``GymnasiumEnv`` reads.
     """
 
     def __init__(self, name: str, arguments: Mapping[str, Any]) -> None:
-        """Make robosuite's environment ``name``; raises whatever robosuite does where it cannot."""
+        """Make robosuite's environment ``name``; raises robosuite's own errors."""
         quiet = {"has_renderer": False, "has_offscreen_renderer": False, "use_camera_obs": False, "ignore_done": True}
         self._simulator = make_simulator_of(recipe(name, {**arguments, **quiet}))
         self._camera = Camera(self._simulator, FRAME_SIZE)
         self.observation_space = dict(reset_by_seed(self._simulator, 0))
         low, high = self._simulator.env.action_spec
-        if not _relative(arguments):  # the bounds are those of relative actions, whatever the controller takes
+        if not _relative(arguments):  # action_spec always gives the bounds of relative actions
             low, high = np.full_like(low, -np.inf), np.full_like(high, np.inf)
         self.action_space = SimpleNamespace(low=low, high=high, shape=low.shape, dtype=np.dtype(np.float64))
 
@@ -51,7 +51,7 @@ class Robosuite:
 
 
 def _relative(arguments: Mapping[str, Any]) -> bool:
-    """Whether controllers take actions as changes of where the arm is, as they do where nothing is said."""
+    """Tell whether all controllers take relative actions, changes of the arm's pose; this is the default."""
     given = arguments.get("controller_configs", {})
     controllers = given if isinstance(given, list) else [given]
     return all(controller.get("control_delta", True) for controller in controllers)

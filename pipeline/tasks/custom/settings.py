@@ -1,4 +1,4 @@
-"""What the block ``custom`` of params.yaml says: data sets, and the gymnasium environment that they are for, if any."""
+"""Define the settings of a block ``custom`` of params.yaml: data sets, and their gymnasium environment, if any."""
 
 from typing import Annotated, Any, Literal
 
@@ -14,16 +14,16 @@ class _Model(BaseModel):
 
 
 class Source(_Model):
-    """One data set. ``python -m stages.inspect PATH`` prints what belongs here.
+    """One data set. ``python -m stages.inspect PATH`` prints these settings.
 
     Attributes:
-        path: the file, the folder or a zip archive of it, absolute or from the project's root.
-        url: the address of a file or a zip archive; one of both is given.
-        sha256: of the file; needed for a url.
-        format: as ``pipeline.tasks.formats.reading.FORMATS`` calls it; auto: what the data say.
-        observation: keys observed, one after the other → numbers a step of each.
-        action: the key of the actions → numbers a step.
-        image: the key of a camera, if one is watched → pixels a side of the square that its pictures are scaled to.
+        path: a file, a folder or a zip archive, absolute or relative to the project's root.
+        url: the address of a file or a zip archive; either path or url is given.
+        sha256: the hash of the file; required with a url.
+        format: a key of ``pipeline.tasks.formats.reading.FORMATS``; auto: found from the contents.
+        observation: observed key → numbers per step; the keys' vectors are concatenated in this order.
+        action: key of the actions → numbers per step.
+        image: key of a camera, if pictures are observed → pixels per side of the square to which they are scaled.
         title, licence, citation: for reports.
     """
 
@@ -48,7 +48,7 @@ class Source(_Model):
 
     @property
     def dims(self) -> tuple[int, int]:
-        """Numbers a step of all observations, and of the action."""
+        """Numbers per step of all observations together, and of the action."""
         return sum(self.observation.values()), sum(self.action.values())
 
 
@@ -56,19 +56,18 @@ class Environment(_Model):
     """A gymnasium environment.
 
     Attributes:
-        id: what ``gymnasium.make`` knows it by.
-        module: imported before, where that is what makes the id known.
+        id: the id for ``gymnasium.make``.
+        module: a module to import first, if its import registers the id.
         arguments: keyword arguments of ``gymnasium.make``.
-        seed_argument: the keyword argument that is an episode's seed, of an environment that draws its initial state
-            when it is made and not when it is reset; it is made anew for each episode.
-        observation: keys of dictionary observations, flattened one after the other as those of the data are; a key
-            inside another is ``outer/inner``. Empty where observations are one array.
-        image: the key of a picture in a dictionary observation, (H, W, 3) uint8 → as of the data sets.
-        success: the key of a step's ``info`` that says whether the task is solved, which ends the episode; the score is
-            0 or 1.
-        returns: without it: the undiscounted returns of an episode that score 0 and 1.
-        max_steps: control steps an episode.
-        render_mode: of videos; null: there are none.
+        seed_argument: the keyword argument for an episode's seed, if the environment draws its initial state when it
+            is made, not when it is reset. The environment is then made anew for each episode.
+        observation: keys of a dictionary observation, flattened and concatenated in the order of the data's keys; a
+            nested key is ``outer/inner``. Empty if observations are one array.
+        image: key of a picture (H, W, 3), uint8, in a dictionary observation → pixels per side, as in the data sets.
+        success: the key of a step's ``info`` that tells whether the task is solved; this ends the episode with score 1.
+        returns: instead of success: the two undiscounted returns of an episode that score 0 and 1.
+        max_steps: control steps per episode.
+        render_mode: the mode for videos; null: no videos.
     """
 
     id: Text
@@ -92,12 +91,13 @@ class Environment(_Model):
 
 
 class ScriptedExpert(_Model):
-    """Who can demonstrate the task in its environment: ``python -m stages.demonstrate_expert``.
+    """A scripted expert, which ``python -m stages.demonstrate_expert`` runs in the environment.
 
     Attributes:
-        policy: ``module:name`` of a class without arguments; each episode has an object of it, whose method
-            ``get_action`` maps the environment's observation to an action.
-        action_noise: standard deviation of the Gaussian noise on each component of an action, executed and recorded.
+        policy: ``module:name`` of a class, made without arguments for each episode; its method ``get_action`` maps the
+            environment's observation to an action.
+        action_noise: standard deviation of Gaussian noise on each component of an action; the noisy action is executed
+            and recorded.
     """
 
     policy: Annotated[str, StringConstraints(pattern=r"^[\w.]+:\w+$")]
@@ -105,12 +105,12 @@ class ScriptedExpert(_Model):
 
 
 class CustomSettings(_Model):
-    """The block as a whole.
+    """The whole block ``custom``.
 
     Attributes:
-        datasets: by names of their own, of which ``data.dataset`` chooses one; their dimensions are the same.
-        environment: None: an offline task.
-        expert: None: nobody demonstrates it here.
+        datasets: data sets by name, all with the same dimensions; ``data.dataset`` selects one.
+        environment: the simulation; None: an offline task.
+        expert: a scripted expert; None: there is none.
     """
 
     datasets: Annotated[dict[str, Source], Field(min_length=1)]
@@ -119,12 +119,12 @@ class CustomSettings(_Model):
 
     @property
     def dims(self) -> tuple[int, int]:
-        """Numbers a step of the observation and of the action."""
+        """Numbers per step of the observation and of the action."""
         return next(iter(self.datasets.values())).dims
 
     @property
     def side(self) -> int | None:
-        """Pixels a side of the camera's pictures; None: there is no camera."""
+        """Pixels per side of the camera's pictures; None: there is no camera."""
         return next((side for source in self.datasets.values() for side in source.image.values()), None)
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Arrays of all episodes laid end to end, and the row where each ends: npz files and zarr stores.
+"""Open npz files and zarr stores that hold the concatenated arrays of all episodes and the row where each ends.
 
 zarr in the layout of Diffusion Policy's replay buffer (Chi et al., RSS 2023), ``data/<key>`` and ``meta/episode_ends``:
 versions 2 and 3, sharded or not, a folder or a zip. npz with ``<key>`` and ``episode_ends``.
@@ -23,7 +23,11 @@ ENDS = "episode_ends"
 
 
 def open_arrays(path: Path) -> Recording:
-    """Open an npz file or a zarr store, told by what it holds; raises ``UserError`` as each, or where it is absent."""
+    """Open an npz file or a zarr store, recognised by its contents.
+
+    Raises:
+        UserError: as ``open_npz`` and ``open_zarr``; or the file is absent.
+    """
     if not path.exists():
         raise UserError(f"{path}: does not exist; expected a zarr folder, zarr zip or npz file")
     return open_zarr(path) if path.is_dir() or not is_npz(path) else open_npz(path)
@@ -45,7 +49,7 @@ def open_zarr(path: Path) -> Recording:
     """Open a zarr store, a folder or a zip.
 
     Raises:
-        UserError: it is no store; ``meta/episode_ends`` is absent or does not increase strictly from above 0.
+        UserError: it is no zarr store; ``meta/episode_ends`` is absent or does not increase strictly from above 0.
     """
     with ZarrStore(path) as group:
         data = group.get("data")
@@ -103,7 +107,7 @@ def _header(path: Path, archive: zipfile.ZipFile, name: str) -> tuple[tuple[int,
 
 
 def is_npz(path: Path) -> bool:
-    """Whether the zip file ``path`` holds numpy's arrays.
+    """Tell whether the zip file ``path`` holds numpy's arrays.
 
     Raises:
         UserError: it is no whole zip file.
@@ -133,7 +137,7 @@ def read_npz_array(path: Path, name: str) -> NDArray[np.generic]:
 
 
 class ZarrStore:
-    """The root group of a zarr folder or zip, while the ``with`` block runs."""
+    """Open the root group of a zarr folder or zip for the time of a ``with`` block."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -173,24 +177,24 @@ def read_zarr_array(path: Path, group: zarr.Group, name: str) -> NDArray[np.gene
         return np.empty(array.shape, dtype=array.dtype)
     n_rows, step = array.shape[0], (array.shards or array.chunks)[0]
     try:
-        # One stored file a call: when one of many fails, zarr abandons the rest and asyncio complains of each at exit.
+        # One stored file per call: if one of many fails, zarr abandons the rest and asyncio warns about each at exit.
         return np.concatenate([np.asarray(array[start : start + step]) for start in range(0, n_rows, step)])
-    except Exception as error:  # every codec fails in its own way on damaged bytes
+    except Exception as error:  # each codec raises its own exceptions on damaged bytes
         raise damaged(path, name, error) from error
 
 
 def require_whole(path: Path, name: str, array: zarr.Array) -> None:
-    """Refuse an array of which chunks, or in zarr 3 shards of many chunks, are absent.
+    """Refuse an array with missing chunks, or missing shards (zarr 3, each of many chunks).
 
-    zarr reads what is absent as zeros, whether it was lost or never written since all of it is zero, as zarr does by
-    default; only the one who wrote it can tell.
+    zarr reads a missing chunk as zeros. It may be lost, or all zero and therefore never written (zarr's default). The
+    file does not tell which.
 
     Raises:
-        UserError: some are absent.
+        UserError: chunks or shards are missing.
     """
     stored = array.shards or array.chunks
     expected = math.prod(-(-length // step) for length, step in zip(array.shape, stored, strict=True))
-    # zarr counts the chunks that all present shards have room for, more than the array has where the last is not full
+    # zarr counts all chunks that fit into the present shards: more than the array has if the last shard is not full
     present = array.nchunks_initialized // math.prod(a // b for a, b in zip(stored, array.chunks, strict=True))
     if present < expected:
         kind = "chunks" if array.shards is None else "shards"
@@ -201,15 +205,15 @@ def require_whole(path: Path, name: str, array: zarr.Array) -> None:
 
 
 def damaged(path: Path, name: str, error: Exception) -> UserError:
-    """The complaint of an array that a library cannot read."""
+    """Make the error for an array that a library cannot read."""
     return UserError(f"{path}: array {name} cannot be read: {one_line(error)}")
 
 
 def check_ends(path: Path, name: str, ends: NDArray[np.generic]) -> None:
-    """Refuse ends of episodes that are no integers (E,) increasing strictly from above 0.
+    """Refuse ends of episodes other than integers (E,) that increase strictly from above 0.
 
     Raises:
-        UserError: they are not.
+        UserError: they are something else.
     """
     if ends.dtype.kind not in "iu" or ends.ndim != 1 or not len(ends):
         raise UserError(f"{path}: array {name} is {ends.dtype} {ends.shape}, expected integers (E,) with E ≥ 1")

@@ -1,4 +1,4 @@
-"""The cameras' videos of a LeRobotDataset: whether they are there, and whole."""
+"""Find the cameras' videos of a LeRobotDataset and check that they are complete."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ from pipeline.tasks.formats.recording import VIDEO, Recording, last_line
 
 
 def videos_of(recording: Recording) -> dict[str, list[Path]]:
-    """The files of each camera, by its key, in order: of v3.0 several episodes each, of v2.1 one."""
+    """Return the ordered files of each camera by its key; a file of v3.0 holds several episodes, of v2.1 one."""
     cameras = [key for key, feature in recording.features.items() if feature.dtype == VIDEO]
     patterns = ("videos/{}/*/*.mp4", "videos/*/{}/*.mp4")
     return {
@@ -17,10 +17,10 @@ def videos_of(recording: Recording) -> dict[str, list[Path]]:
 
 
 def video_findings(recording: Recording, n_steps: int) -> Iterator[str]:
-    """What is wrong with the videos that are there, a line a camera: a damaged file, or too few or too many frames.
+    """Yield a line for each camera whose existing videos are damaged or have too few or too many frames.
 
     Args:
-        n_steps: of the whole data set, each of which has a frame.
+        n_steps: steps of the whole data set; each has one frame.
     """
     from imageio_ffmpeg import count_frames_and_secs
 

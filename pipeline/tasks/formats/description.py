@@ -1,4 +1,4 @@
-"""Describe a data set in text: what it holds, what is worth a look, and the params.yaml block that learns from it."""
+"""Describe a data set as text: contents, suspicious findings, and the params.yaml block that learns from it."""
 
 import io
 import re
@@ -17,12 +17,12 @@ from pipeline.utils.errors import UserError
 
 ACTIONS = ("action", "actions")
 OBSERVED = {"lerobot": "observation.", "robomimic": "obs/", "minari": "observations"}
-"""What the keys of observations begin with in each format that says so."""
+"""Format → prefix of the keys of observations, for formats that define one."""
 USUAL = ("state", "obs", "observation", "observations")
 
 
 def describe(recording: Recording, given: Path) -> str:
-    """The whole text; ``given`` is the path as the user spells it.
+    """Describe the data set; ``given`` is its path as the user wrote it.
 
     Raises:
         UserError: no episode can be read.
@@ -46,7 +46,7 @@ def describe(recording: Recording, given: Path) -> str:
 
 
 def suggested_keys(recording: Recording) -> tuple[list[str], str | None]:
-    """Keys that are most likely meant: those observed, and that of the actions."""
+    """Guess the keys of the observations and the key of the actions; None: there are no actions."""
     vectors = [key for key, feature in recording.features.items() if feature.is_vector]
     action = next((key for key in ACTIONS if key in vectors), None)
     others = [key for key in vectors if key not in (action, *BOOKKEEPING, *REWARDS)]
@@ -83,7 +83,7 @@ def _ranges(recording: Recording, seen: Survey) -> Iterator[str]:
 
 
 def block(recording: Recording, seen: Survey, given: Path, observation: Sequence[str], action: str) -> str:
-    """The block of params.yaml for a task learned from the data set, as YAML with comments."""
+    """Write the block of params.yaml for a task learned from the data set, as YAML with comments."""
     name = re.sub(r"\W+", "_", given.resolve().stem.lower()).strip("_") or "robot"
     name = name if name[0].isalpha() else f"robot_{name}"
     source = {
@@ -121,13 +121,13 @@ def block(recording: Recording, seen: Survey, given: Path, observation: Sequence
 
 
 def _observed(recording: Recording, observation: Sequence[str]) -> dict[str, list[str]]:
-    """The keys of a dictionary observation, as the environment calls them."""
+    """Return the keys of a dictionary observation by the environment's names."""
     start = OBSERVED.get(recording.format, "")
     inner = [key.removeprefix(start).removeprefix("/") for key in observation]
     return {"observation": inner} if all(inner) else {}
 
 
 def _returns(seen: Survey) -> list[float]:
-    """The least and greatest return of an episode; 0 and 1 where rewards are not recorded or all the same."""
+    """Return the least and greatest return of an episode; 0 and 1 if rewards are not recorded or all returns equal."""
     low, high = (min(seen.returns), max(seen.returns)) if seen.returns else (0.0, 0.0)
     return [round(low, 3), round(high, 3)] if round(low, 3) < round(high, 3) else [0.0, 1.0]

@@ -1,8 +1,9 @@
-"""LeRobotDataset v3.0 and v2.1 (Cadene et al. 2024): the numbers of a folder of parquet files and JSON beside them.
+"""Read the numbers of a LeRobotDataset v3.0 or v2.1 (Cadene et al. 2024), a folder of parquet and JSON files.
 
-``meta/info.json`` says what is recorded at which rate and where the files lie. In v3.0 a parquet file holds many
-episodes, which ``meta/episodes/`` lists; in v2.1 each has a file of its own, and ``meta/episodes.jsonl`` lists them.
-Rows belong to an episode by their ``episode_index``. LeRobot itself is not needed; it suits no torch of this project.
+``meta/info.json`` lists the recorded features, their rate and the paths of the files. In v3.0 a parquet file holds many
+episodes, listed in ``meta/episodes/``. In v2.1 each episode has its own file, listed in ``meta/episodes.jsonl``. The
+column ``episode_index`` assigns rows to episodes. LeRobot itself is not needed; it cannot be installed with this
+project's torch.
 """
 
 import json
@@ -21,14 +22,14 @@ VERSIONS = ("v2.1", "v3.0")
 EPISODE = "episode_index"
 
 Episode = tuple[int, int, Path]
-"""Index, number of steps, and the file that they lie in."""
+"""Index, number of steps, and the file that holds them."""
 
 
 def open_lerobot(path: Path) -> Recording:
     """Open the data set in the folder ``path``; its cameras' videos may be absent.
 
     Raises:
-        UserError: a file of ``meta`` is absent, damaged or half-written; it is of another version; the numbers of
+        UserError: a file of ``meta`` is absent, damaged or half-written; the version is another one; the numbers of
             episodes disagree.
     """
     info = _info(path)
@@ -82,7 +83,7 @@ def _json(file: Path, text: str | None = None) -> dict[str, Any]:
 
 
 def _lines(file: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a file of JSON lines."""
+    """Yield the objects of a file of JSON lines."""
     if not file.is_file():
         raise UserError(f"{file}: is absent; a LeRobotDataset has it")
     for line in filter(str.strip, file.read_text(encoding="utf-8").splitlines()):
@@ -97,7 +98,7 @@ def _feature(path: Path, key: str, feature: Any) -> Feature:
 
 
 def _names(names: Any) -> Iterator[str]:
-    """Names of components: a list of them, or lists of them by group."""
+    """Yield the names of components from a list of names, or from lists of names by group."""
     for group in names.values() if isinstance(names, Mapping) else [names]:
         yield from map(str, group or ())
 
@@ -137,7 +138,7 @@ def _file(path: Path, info: Mapping[str, Any], pattern: str, **place: int | str)
 
 
 def _clips(path: Path, info: Mapping[str, Any], names: Mapping[int, str], camera: str) -> dict[str, Clip]:
-    """Where the video of each episode is; times in it count from its file's first frame."""
+    """Locate the video of each episode: file and first frame, counted from the start of the file."""
     columns = (EPISODE, *(f"videos/{camera}/{name}" for name in ("chunk_index", "file_index", "from_timestamp")))
     files = sorted((path / "meta" / "episodes").glob("*/*.parquet"))
     listed = [row for file in files for row in zip(*_columns(file, columns), strict=True)]
@@ -160,7 +161,7 @@ def _legacy_clips(path: Path, info: Mapping[str, Any], names: Mapping[int, str],
 
 
 def _tasks(path: Path) -> str:
-    """What was to be done, in words: LeRobot writes parquet in v3.0, with the words as the table's index."""
+    """Read the task descriptions; v3.0 stores them in parquet, as the table's index."""
     file = path / "meta" / "tasks.parquet"
     if not file.exists():
         file = file.with_suffix(".jsonl")
@@ -175,7 +176,7 @@ def _tasks(path: Path) -> str:
 
 
 def _limits(file: Path, features: Mapping[str, Feature]) -> dict[str, tuple[Array, Array]]:
-    """What the data set's own statistics say that each component reaches."""
+    """Read the least and greatest value of each component from the data set's own statistics."""
     if not file.exists():
         return {}
     several = [line.get("stats", {}) for line in _lines(file)] if file.suffix == ".jsonl" else [_json(file)]
@@ -206,7 +207,7 @@ def _rows(
 
 
 def _grouped(features: Mapping[str, Feature], file: Path, keys: tuple[str, ...]) -> dict[int, Rows]:
-    """The rows of each episode in ``file``."""
+    """Read the rows of each episode in ``file``: index of the episode → rows."""
     (episodes,), columns = _columns(file, [EPISODE]), _columns(file, keys, {key: features[key].shape for key in keys})
     order = np.argsort(episodes, kind="stable")
     indices, starts = np.unique(episodes[order], return_index=True)
@@ -218,7 +219,7 @@ def _grouped(features: Mapping[str, Feature], file: Path, keys: tuple[str, ...])
 
 
 def _columns(file: Path, names: Sequence[str], shapes: Mapping[str, tuple[int, ...]] | None = None) -> list[Array]:
-    """Columns of a parquet file, each (N, …)."""
+    """Read columns of a parquet file, each (N, …)."""
     table = _parquet(file, names)
     absent = [name for name in names if name not in table.column_names]
     if absent:

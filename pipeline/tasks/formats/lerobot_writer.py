@@ -1,4 +1,4 @@
-"""Writing demonstrations as a LeRobotDataset v3.0, which LeRobot and ``open_lerobot`` read: numbers, no cameras."""
+"""Write demonstrations as a LeRobotDataset v3.0 without cameras, which LeRobot and ``open_lerobot`` read."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -22,19 +22,20 @@ def write_lerobot(
     robot: str,
     names: Mapping[str, Sequence[str]] | None = None,
 ) -> None:
-    """Write ``episodes`` to ``folder``, which is whole or unchanged; equal episodes give equal bytes.
+    """Write ``episodes`` to ``folder`` atomically; equal episodes give equal bytes.
 
     Args:
-        folder: the data set; replaced if it is there.
-        episodes: of each, key → (T, D), or (T,) for one number a step. LeRobot's policies expect the keys ``action``
-            and ``observation.state``; numbers are stored in the type that they have.
-        rate: steps a second.
-        task: what was to be done, in words.
-        robot: by whom, in a word.
+        folder: the data set; replaced if it exists.
+        episodes: for each episode key → (T, D), or (T,) for one number per step. LeRobot's policies expect the keys
+            ``action`` and ``observation.state``; numbers keep their type.
+        rate: steps per second.
+        task: description of the task, in words.
+        robot: name of the robot.
         names: key → names of its D components.
 
     Raises:
-        ValueError: there is no episode, or one has other keys or shapes than the first, or rows that differ in number.
+        ValueError: there is no episode; an episode has no rows, different numbers of rows per key, or other keys, types
+            or shapes than the first episode.
     """
     import pandas as pd
     import pyarrow as pa
@@ -70,7 +71,7 @@ def write_lerobot(
         parquet.write_table(pa.Table.from_pylist(listed), fresh / "meta" / "episodes" / FILE)
         columns = [{key: _column(column) for key, column in table.items()} for table in tables]
         with parquet.ParquetWriter(fresh / "data" / FILE, pa.table(columns[0]).schema, compression="zstd") as writer:
-            for table in columns:  # a row group an episode, as LeRobot writes them
+            for table in columns:  # one row group per episode, as LeRobot writes them
                 writer.write_table(pa.table(table))
 
 
@@ -93,7 +94,7 @@ def _features(episodes: Sequence[Mapping[str, Array]], names: Mapping[str, Seque
 
 
 def _tables(episodes: Sequence[Mapping[str, Array]], rate: float) -> list[dict[str, Array]]:
-    """The columns of each episode, with those that LeRobot adds."""
+    """Make the columns of each episode, with the columns that LeRobot adds."""
     tables, start = [], 0
     for i, episode in enumerate(episodes):
         frame = np.arange(len(next(iter(episode.values()))))
@@ -105,7 +106,7 @@ def _tables(episodes: Sequence[Mapping[str, Array]], rate: float) -> list[dict[s
 
 
 def _listing(i: int, table: Mapping[str, Array], end: int, task: str) -> dict[str, Any]:
-    """The row of ``meta/episodes`` that says where episode ``i`` is, and its statistics."""
+    """Make the row of ``meta/episodes`` for episode ``i``: its location and its statistics."""
     length = len(table["index"])
     place = {"episode_index": i, "tasks": [task], "length": length, "data/chunk_index": 0, "data/file_index": 0}
     place |= {"dataset_from_index": end - length, "dataset_to_index": end}

@@ -1,7 +1,7 @@
-"""Minari data sets (Younis et al. 2024), HDF5 and Arrow, read by the package minari; its recorder is not needed.
+"""Read Minari data sets (Younis et al. 2024), HDF5 and Arrow, by the package minari, without its recorder.
 
-Observations are ``observations``, or ``observations/<key>`` where the environment's are a dictionary; actions are
-``actions``. The last observation of an episode, which no action answers, is left out.
+Observations are ``observations``, or ``observations/<key>`` if the environment observes a dictionary. Actions are
+``actions``. The last observation of an episode has no action and is left out.
 """
 
 from collections.abc import Iterator, Sequence
@@ -18,10 +18,10 @@ METADATA, REWARDS = "metadata.json", "rewards"
 
 
 def open_minari(folder: Path) -> Recording:
-    """Open the data set in ``folder``, which holds ``metadata.json``, or ``data/metadata.json``.
+    """Open the data set in ``folder``, which holds ``metadata.json`` or ``data/metadata.json``.
 
     Raises:
-        UserError: it is no whole data set of a version that minari reads, or has no episodes.
+        UserError: it is damaged, incomplete, of a version that minari does not read, or has no episodes.
     """
     import minari
 
@@ -31,7 +31,7 @@ def open_minari(folder: Path) -> Recording:
         indices = [int(index) for index in dataset.episode_indices]
         spaces = {"observations": dataset.observation_space, "actions": dataset.action_space}
         spec, robot = dataset.env_spec, dataset.storage.metadata.get("dataset_id")
-    except Exception as error:  # minari lets the errors of h5py, json and gymnasium through
+    except Exception as error:  # minari passes on the errors of h5py, json and gymnasium
         raise UserError(f"{path}: is no whole Minari data set: {one_line(error)}") from error
     if not indices:
         raise UserError(f"{path}: holds no episodes")
@@ -57,14 +57,14 @@ def _features(name: str, space: Any) -> Iterator[tuple[str, Feature]]:
 
 
 def _parts(composite: Any) -> dict[str, Any]:
-    """The parts of a dictionary or tuple by name; none of what is neither."""
+    """Return the parts of a dictionary or tuple by name; empty for anything else."""
     if isinstance(composite, tuple):
         composite = dict(enumerate(composite))
     return {str(key): part for key, part in composite.items()} if hasattr(composite, "items") else {}
 
 
 def _recipe(spec: Any) -> dict[str, Any]:
-    """The block ``environment`` of params.yaml for gymnasium's ``EnvSpec``."""
+    """Make the block ``environment`` of params.yaml from gymnasium's ``EnvSpec``."""
     module = str(spec.entry_point).partition(":")[0].partition(".")[0]
     recipe: dict[str, Any] = {"id": spec.id, "module": module, "arguments": dict(spec.kwargs)}
     return recipe | ({"max_steps": spec.max_episode_steps} if spec.max_episode_steps else {})
@@ -79,7 +79,7 @@ def _rows(dataset: Any, path: Path, index: int, keys: Sequence[str]) -> Rows:
     arrays = dict([*_arrays("observations", episode.observations), *_arrays("actions", episode.actions)])
     arrays[REWARDS] = np.asarray(episode.rewards)
     for key in keys:
-        # Minari's Arrow storage reads the first record batch of an episode and drops what follows.
+        # Minari's Arrow storage reads only the first record batch of an episode and drops the others.
         if len(arrays[key]) != steps + key.startswith("observations"):
             raise UserError(f"{path}: episode {index} has {len(arrays[key])} {key} of {steps} steps; it is cut short")
     return {key: arrays[key][:steps] for key in keys}

@@ -1,4 +1,4 @@
-"""Demonstrations with a camera's pictures, out of videos or arrays, read one after the other and never all together."""
+"""Read demonstrations with a camera's pictures, from videos or arrays, without holding all pictures in memory."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
@@ -20,9 +20,9 @@ class Pictures:
     """Demonstrations of N steps with the pictures of one camera, ``pipeline.tasks.demonstrations.ImageDemonstrations``.
 
     Attributes:
-        recording: what they are read from. camera: its key there. side: pixels a side that pictures are scaled to.
+        recording: the source. camera: the camera's key there. side: pixels per side of the scaled pictures.
         lengths: steps of each usable episode, by its name.
-        demonstrations: their vectors.
+        demonstrations: the observation and action vectors.
     """
 
     recording: Recording
@@ -32,10 +32,11 @@ class Pictures:
     demonstrations: Demonstrations
 
     def blocks(self, size: int) -> Iterator[NDArray[np.uint8]]:
-        """The pictures in order, ``size`` at a time: (≤ size, side, side, 3), RGB.
+        """Yield the pictures in order, ``size`` at a time: (≤ size, side, side, 3), RGB.
 
         Raises:
-            UserError: a video is absent, damaged or too short, or an array holds no whole numbers from 0 to 255.
+            UserError: a video is absent, damaged or too short, or an array holds other values than whole numbers from 0
+                to 255.
         """
         waiting: list[NDArray[np.uint8]] = []
         for pictures in self._by_episode():
@@ -61,7 +62,7 @@ def open_pictures(recording: Recording, observation: Sequence[str], action: str,
     """Read the vectors, as ``read_demonstrations`` does, and find the pictures under the key ``camera``.
 
     Raises:
-        UserError: as ``read_demonstrations``; the data set has no such camera, or not the files of its videos.
+        UserError: as ``read_demonstrations``; the data set has no such camera, or a file of its videos is absent.
     """
     require_pictures(recording, camera)
     episodes = read_vectors(recording, observation, action)
@@ -75,7 +76,7 @@ def open_pictures(recording: Recording, observation: Sequence[str], action: str,
 
 
 def require_pictures(recording: Recording, camera: str) -> None:
-    """Raise a ``UserError`` where the key ``camera`` is absent or holds no pictures."""
+    """Raise a ``UserError`` if the key ``camera`` is absent or holds no pictures."""
     there = [key for key, feature in recording.features.items() if feature.is_picture]
     if camera not in there:
         allowed = ", ".join(there) or "none"
@@ -90,7 +91,7 @@ def _as_bytes(name: str, camera: str, pictures: Array) -> NDArray[np.uint8]:
 
 
 def _frames(clips: Iterable[tuple[str, Clip, int]]) -> Iterator[NDArray[np.uint8]]:
-    """The frames of each clip of so many steps, (T, H, W, 3); a file is read once, if its clips follow each other."""
+    """Yield the frames of each clip (name, clip, T), (T, H, W, 3); a file is read once if its clips are in order."""
     file, at = None, 0
     frames: Iterator[NDArray[np.uint8]] = iter(())
     for name, clip, length in clips:
@@ -110,7 +111,7 @@ def _frames(clips: Iterable[tuple[str, Clip, int]]) -> Iterator[NDArray[np.uint8
 
 
 def _video(file: Path) -> Iterator[NDArray[np.uint8]]:
-    """Every frame that is stored in a video (H, W, 3), none repeated or dropped to keep time."""
+    """Yield every frame stored in a video, (H, W, 3); none is repeated or dropped to keep the frame rate."""
     from imageio_ffmpeg import read_frames
 
     try:

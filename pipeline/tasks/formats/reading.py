@@ -1,4 +1,4 @@
-"""Open a data set of any supported format, told by what it holds."""
+"""Open a data set of any supported format, recognised by its contents."""
 
 import json
 import zipfile
@@ -25,12 +25,12 @@ _ZARR_ROOTS = (".zgroup", "zarr.json")
 
 
 def open_recording(path: Path, format: str = "auto") -> Recording:
-    """Open a data set in any of ``FORMATS``, told by what it holds and not by its name.
+    """Open a data set in any of ``FORMATS``, recognised by its contents, not by its name.
 
-    A folder that holds nothing but one folder is taken for that one, as archives leave them.
+    If a folder holds only one file or folder, as after unpacking an archive, that one is opened.
 
     Raises:
-        UserError: it is absent, damaged, of no such format, or of another one than ``format``.
+        UserError: the data set is absent, damaged, of unknown format, or of another format than ``format``.
     """
     place, found = _format_of(path)
     if format not in ("auto", found):

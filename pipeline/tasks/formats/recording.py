@@ -1,4 +1,4 @@
-"""A data set of demonstrations seen alike whatever its format: features by key, and episodes to read them from."""
+"""Define ``Recording``, the common form of data sets of all formats: features by key, and readers of episodes."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -13,18 +13,18 @@ from pipeline.utils.errors import UserError
 
 Array = NDArray[Any]
 Rows = dict[str, Array]
-"""Key → (T, …), one row a step of one episode; row t of an action answers row t of an observation."""
+"""Key → (T, …), one row per step of one episode; row t of an action answers row t of an observation."""
 
 VIDEO = "video"
-"""What stands for the kind of number where a feature is a camera's video."""
+"""The ``dtype`` of a feature that is a camera's video."""
 
 LONGEST_VECTOR = 1000
-"""Numbers a step, above which a feature is taken for a picture or a map, not for a vector that a policy observes."""
+"""A feature with more numbers per step is taken for a picture or a map, not for a vector that a policy observes."""
 
 
 @dataclass(frozen=True)
 class Clip:
-    """An episode's part of a camera's video: the file, and the number of its first frame there."""
+    """An episode's part of a camera's video: the file, and the index of its first frame there."""
 
     file: Path
     first: int
@@ -32,12 +32,12 @@ class Clip:
 
 @dataclass(frozen=True)
 class Feature:
-    """What one key of a data set holds in each step.
+    """Shape and type of one key of a data set in each step.
 
     Attributes:
-        shape: of one step, () for a single number.
-        dtype: numpy's name of its numbers; another word, such as ``video``, where it is no number.
-        names: of its components, in order; empty where the data set names none.
+        shape: shape of one step, () for a single number.
+        dtype: numpy's name of the number type; another word, such as ``video``, if it holds no numbers.
+        names: names of its components, in order; empty if the data set gives none.
     """
 
     shape: tuple[int, ...]
@@ -51,17 +51,17 @@ class Feature:
 
     @property
     def is_vector(self) -> bool:
-        """Whether each step is a vector, or a small array to be flattened, of real numbers."""
+        """True if each step is a vector of real numbers, or a small array to be flattened."""
         return self._kind in tuple("biuf") and 0 < self.size <= LONGEST_VECTOR
 
     @property
     def is_picture(self) -> bool:
-        """Whether each step is a colour picture, (H, W, 3), as numbers or as a frame of a video."""
+        """True if each step is a colour picture, (H, W, 3), as numbers or as a frame of a video."""
         return (self.dtype == VIDEO or self._kind in tuple("uf")) and len(self.shape) == 3 and self.shape[2] == 3
 
     @property
     def _kind(self) -> str:
-        """Of numbers, as numpy has it; empty: they are none."""
+        """numpy's kind of the numbers; empty: they are no numbers."""
         try:
             return np.dtype(self.dtype).kind
         except TypeError:
@@ -74,18 +74,18 @@ class Recording:
 
     Attributes:
         path: the file or folder.
-        format: its format, as ``format:`` in params.yaml calls it.
-        title: its format and version as people call it.
-        features: what it holds, by key.
-        episodes: the name of each, in order → what reads its rows of the given keys. It raises ``UserError`` where it
-            cannot.
-        one_by_one: whether each episode is stored by itself, so that a broken one says nothing about the others.
-        rate: steps a second, if the data set tells.
-        facts: what else it says of itself, for people: the robot, the tasks.
-        limits: key → the (least, greatest) of each component by the data set's own statistics, both (D,).
-        statistics: the file that they are from.
-        clips: a camera's key → where its video of each episode is, by the episode's name; empty of what is no video.
-        environment: the recipe of the environment it was recorded in: a block ``environment`` of params.yaml.
+        format: its format, by the name for ``format:`` in params.yaml.
+        title: its format and version, for people.
+        features: key → feature.
+        episodes: name of each episode, in order → reader of its rows for given keys, which raises ``UserError`` if it
+            fails.
+        one_by_one: whether each episode is stored by itself, so that a damaged episode does not affect the others.
+        rate: steps per second, if known.
+        facts: more facts from the data set, for people: the robot, the tasks.
+        limits: key → (least, greatest) of each component by the data set's own statistics, both (D,).
+        statistics: the file with these statistics.
+        clips: a camera's key → (name of an episode → its clip); empty if the key is no video.
+        environment: recipe of the environment in which it was recorded: a block ``environment`` of params.yaml.
     """
 
     path: Path
@@ -105,10 +105,10 @@ class Recording:
         """Refuse keys that are absent or hold no vectors.
 
         Args:
-            what: what the keys are for, such as ``observation``.
+            what: the role of the keys, such as ``observation``.
 
         Raises:
-            UserError: naming the first such key, and those that could be meant.
+            UserError: naming the first such key, and the keys that hold vectors.
         """
         allowed = ", ".join(key for key, feature in self.features.items() if feature.is_vector)
         for key in keys:
@@ -121,11 +121,11 @@ class Recording:
 
 
 def one_line(error: Exception) -> str:
-    """What an exception of a library says, in one line."""
+    """Return the message of a library's exception in one line."""
     return " ".join(str(error).split()) or type(error).__name__
 
 
 def last_line(error: Exception) -> str:
-    """What an exception says last: of one that quotes a program's output, such as ffmpeg's, the cause."""
+    """Return the last line of an exception's message; if it quotes a program such as ffmpeg, that is the cause."""
     said = [line.strip() for line in str(error).splitlines() if line.strip()]
     return said[-1] if said else type(error).__name__

@@ -1,7 +1,8 @@
-"""HDF5 files in robomimic's layout (Mandlekar et al., CoRL 2021), of any environment: MimicGen and LIBERO write it too.
+"""Read HDF5 files in robomimic's layout (Mandlekar et al., CoRL 2021), of any environment.
 
-A group ``data`` holds a group ``demo_<i>`` an episode, with ``actions``, ``obs/<key>`` and more, one row a step. Its
-attribute ``env_args`` is the environment's recipe. Keys are paths within an episode's group, such as ``obs/object``.
+MimicGen and LIBERO write this layout too. A group ``data`` holds a group ``demo_<i>`` per episode, with ``actions``,
+``obs/<key>`` and more, one row per step. The attribute ``env_args`` of ``data`` is the environment's recipe. Keys are
+paths within an episode's group, such as ``obs/object``.
 """
 
 import json
@@ -15,14 +16,14 @@ from pipeline.tasks.formats.recording import Feature, Recording, Rows, one_line
 from pipeline.utils.errors import UserError
 
 PREFIXES = {1: "robosuite/", 2: ""}
-"""What ids of environments begin with in a block of params.yaml, by ``env_args.type``: robosuite's and gymnasium's."""
+"""``env_args.type`` → prefix of the environment's id in params.yaml, for robosuite and gymnasium."""
 
 
 def open_robomimic(path: Path) -> Recording:
     """Open a robomimic file.
 
     Raises:
-        UserError: it is no whole HDF5 file or has no group ``data`` with episodes; ``env_args`` is no JSON.
+        UserError: it is no complete HDF5 file, or has no group ``data`` with episodes; ``env_args`` is no JSON.
     """
     import h5py
 
@@ -34,7 +35,7 @@ def open_robomimic(path: Path) -> Recording:
             if not names:
                 raise UserError(f"{path}: group data holds no episodes with actions, such as demo_0")
             features = _features(data[names[0]])
-    except (OSError, RuntimeError, KeyError) as error:  # h5py's for truncated and damaged files
+    except (OSError, RuntimeError, KeyError) as error:  # h5py raises these for truncated and damaged files
         raise UserError(f"{path}: is not a whole HDF5 file of robomimic: {one_line(error)}") from error
     arguments = recipe.get("env_kwargs", {})
     return Recording(
@@ -63,7 +64,7 @@ def _recipe(path: Path, text: Any) -> Mapping[str, Any]:
 
 
 def _environment(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The block ``environment`` of params.yaml; None: it is of a kind that is not simulated here."""
+    """Make the block ``environment`` of params.yaml; None: this kind is not simulated here."""
     prefix = PREFIXES.get(recipe.get("type", 0))
     if prefix is None or "env_name" not in recipe:
         return None
@@ -72,7 +73,7 @@ def _environment(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _number(name: str) -> tuple[int, str]:
-    """demo_2 before demo_10."""
+    """Return a sort key by number: demo_2 before demo_10."""
     digits = re.search(r"\d+$", name)
     return int(digits.group()) if digits else -1, name
 

@@ -1,4 +1,4 @@
-"""Survey a data set before anything is learned from it: ranges, lengths, and what commonly goes wrong in recordings."""
+"""Survey a data set before anything is learned from it: ranges, lengths and common faults of recordings."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,17 +10,17 @@ from pipeline.tasks.formats.recording import Recording, Rows
 from pipeline.utils.errors import UserError
 
 BOOKKEEPING = ("timestamp", "frame_index", "episode_index", "index", "task_index")
-"""Keys that LeRobot adds, which nobody observes or does."""
+"""Keys that LeRobot adds; they are neither observations nor actions."""
 REWARDS = ("reward", "rewards", "next.reward")
 ALMOST_ALL = 0.95
-"""Share of steps in which two things must agree to be taken for the same."""
+"""Share of steps in which two vectors must agree to be taken for the same."""
 
 Numbers = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Component:
-    """One number of each step: its key, place and name, its range over all steps, and in how many it is missing."""
+    """One number of each step: key, index, name, range over all steps, and count of steps in which it is not finite."""
 
     key: str
     index: int
@@ -32,14 +32,14 @@ class Component:
 
 @dataclass(frozen=True)
 class Survey:
-    """What a data set holds.
+    """The survey of a data set.
 
     Attributes:
-        lengths: steps of each episode that could be read.
-        unreadable: why each other one could not be.
-        components: of every key that holds vectors, in order.
-        findings: what is worth a look before training, a line each.
-        returns: the sum of rewards of each episode that could be read; empty where rewards are not recorded.
+        lengths: steps of each readable episode.
+        unreadable: the error of each other episode.
+        components: the components of every key that holds vectors, in order.
+        findings: possible faults to check before training, one line each.
+        returns: the sum of rewards of each readable episode; empty if rewards are not recorded.
     """
 
     lengths: tuple[int, ...]
@@ -50,7 +50,7 @@ class Survey:
 
 
 def survey(recording: Recording, action: str | None) -> Survey:
-    """Read all vectors of a data set once and look at them.
+    """Read all vectors of a data set once and survey them.
 
     Args:
         action: the key of the actions, if there is one.
@@ -114,7 +114,7 @@ def _constant(components: Sequence[Component]) -> Iterator[str]:
 
 
 def _repeated(components: Sequence[Component], whole: dict[str, Numbers]) -> Iterator[str]:
-    """Components that equal an earlier one in every step."""
+    """Report components that equal an earlier component in every step."""
     first: dict[bytes, Component] = {}
     for component in components:
         if component.key in BOOKKEEPING or not component.least < component.greatest:

@@ -1,4 +1,4 @@
-"""Demonstrations out of a recording: the vectors under the keys that the caller chooses, all checked."""
+"""Make demonstrations from a recording: read and check the vectors under the chosen keys."""
 
 from collections.abc import Callable, Mapping, Sequence
 
@@ -14,20 +14,20 @@ Vectors = tuple[NDArray[np.float32], NDArray[np.float32]]
 
 
 def read_demonstrations(recording: Recording, observation: Sequence[str], action: str) -> Demonstrations:
-    """Read the observations under the keys ``observation``, one after the other, and the actions under ``action``.
+    """Read the concatenated observations under the keys ``observation``, and the actions under ``action``.
 
-    Where episodes are stored one by one, those that cannot be used are left out with a warning. Arrays of several
-    dimensions are flattened, integers and truth values become numbers.
+    If episodes are stored one by one, unusable episodes are left out with a warning. Arrays of several dimensions are
+    flattened; integers and booleans become float32.
 
     Raises:
-        UserError: a key is absent or no vector; rows differ in number, are not finite, or too large for float32; no
-            episode is usable; the data set's own statistics are not those of its data.
+        UserError: a key is absent or no vector; keys differ in their number of rows; numbers are not finite or too
+            large for float32; no episode is usable; the data set's own statistics do not fit its data.
     """
     return laid_end_to_end(recording, observation, action, read_vectors(recording, observation, action))
 
 
 def read_vectors(recording: Recording, observation: Sequence[str], action: str) -> dict[str, Vectors]:
-    """The usable episodes by name; arguments and errors as of ``read_demonstrations``, but for the statistics."""
+    """Read the usable episodes by name; arguments and errors as ``read_demonstrations``, without the statistics."""
     recording.require("observation", observation)
     recording.require("action", [action])
 
@@ -51,10 +51,10 @@ def read_vectors(recording: Recording, observation: Sequence[str], action: str) 
 def laid_end_to_end(
     recording: Recording, observation: Sequence[str], action: str, episodes: Mapping[str, Vectors]
 ) -> Demonstrations:
-    """What ``read_vectors`` returned, as demonstrations.
+    """Concatenate the ``episodes`` of ``read_vectors`` into demonstrations.
 
     Raises:
-        UserError: nothing was left out, and the data set's own statistics are not those of its data.
+        UserError: no episode was left out, and yet the data set's own statistics do not fit its data.
     """
     demonstrations = Demonstrations(
         state=np.concatenate([state for state, _ in episodes.values()]),
@@ -72,11 +72,11 @@ def _listed(lengths: dict[str, int]) -> str:
 
 
 def _vectors(recording: Recording, name: str, key: str, rows: Rows) -> NDArray[np.float32]:
-    """Rows (T, …) of one key → (T, D)."""
+    """Flatten and check the rows (T, …) of one key; return (T, D)."""
     array, feature = rows[key], recording.features[key]
     if array.dtype.kind not in "biuf" or array.shape[1:] != feature.shape:
         raise UserError(f"{name}: {key} is {array.dtype} {array.shape}, expected {feature.dtype} (T, *{feature.shape})")
-    with np.errstate(over="ignore"):  # what is too large becomes infinite and is found below
+    with np.errstate(over="ignore"):  # numbers too large become infinite and are found below
         vectors = array.reshape(len(array), -1).astype(np.float32)
     finite = np.isfinite(vectors).all(axis=1)
     if not finite.all():
@@ -87,7 +87,7 @@ def _vectors(recording: Recording, name: str, key: str, rows: Rows) -> NDArray[n
 
 
 def _check_statistics(recording: Recording, keys: Sequence[str], rows: NDArray[np.float32]) -> None:
-    """Compare what the data reach with what the data set's own statistics say that they reach."""
+    """Compare the range of the data with the range in the data set's own statistics."""
     column = 0
     for key in keys:
         columns = slice(column, column := column + recording.features[key].size)
@@ -111,13 +111,13 @@ def _check_statistics(recording: Recording, keys: Sequence[str], rows: NDArray[n
 
 
 def require_windows(demonstrations: Demonstrations, horizon: int) -> None:
-    """Refuse episodes shorter than the actions that a policy predicts.
+    """Refuse episodes shorter than the predicted action sequence.
 
     Args:
         horizon: ``data.horizon`` of params.yaml.
 
     Raises:
-        UserError: naming how many there are, and the shortest.
+        UserError: with the number of such episodes, and the shortest.
     """
     lengths = np.diff(demonstrations.episode_ends, prepend=0)
     short = int((lengths < horizon).sum())

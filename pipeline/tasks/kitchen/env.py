@@ -1,35 +1,35 @@
-"""Franka Kitchen: open, slide, turn and move four of a kitchen's seven elements with a 9-jointed arm, in any order.
+"""Simulate Franka Kitchen: open, slide, turn and move four of seven elements with a 9-jointed arm, in any order.
 
-The task of relay policy learning (Gupta et al., CoRL 2019) as Diffusion Policy evaluates it (Chi et al., RSS 2023), on
-the simulation of gymnasium-robotics (``FrankaKitchen-v1``). From that only the MuJoCo model is used; sensing, control,
-scoring and resets are done here, so that they are the reference's and can be replayed bit for bit.
+This is the task of relay policy learning (Gupta et al., CoRL 2019) as Diffusion Policy evaluates it (Chi et al., RSS
+2023). Only the MuJoCo model of gymnasium-robotics (``FrankaKitchen-v1``) is used. Sensing, control, scoring and resets
+are done here, so that they are those of the reference and can be replayed bit for bit.
 
 Raw observation (60): positions of the arm's 7 joints in radians and of its 2 fingers in metres, 21 of the elements'
 joints (knobs and burners 8, light switch 2, slide cabinet 1, hinge cabinet 2, microwave 1, kettle x, y, z and
-quaternion 7), and the goal, which the reference masks: 30 zeros. Action (9) in [-1, 1]: joint velocities over 2 rad/s
-(fingers: 2 m/s). A control step of 0.08 s is 40 physics steps of 2 ms, so 12.5 control steps a second.
+quaternion 7), and the goal, which the reference masks: 30 zeros. Action (9) in [-1, 1]: joint velocities divided by
+2 rad/s (fingers: 2 m/s). A control step of 0.08 s is 40 physics steps of 2 ms, so 12.5 control steps per second.
 
 As in the reference (``kitchen_multitask_v0.py``, ``franka_robot.py``, ``franka_config.xml``):
 
 * Control: servos pull to (last *sensed* position + velocity · 0.08 s), clipped to the joints' ranges. The reference's
   velocity limit of 10 rad/s never binds.
-* Noise: every sensed position is off by a uniform error, 0.1 · ``NOISE_AMPLITUDE`` at most (arm: 0.01 rad). It moves
-  the arm too, by the rule above. FrankaKitchen-v1's own noise, which is not used, is 10 to 200 times smaller and
-  shifted by one joint among the elements.
-* Initial state: one and the same for all seeds, at rest; only the noise depends on the seed. One finger starts
-  beyond its range (at 48 mm; open is 40 mm).
-* An element is completed once its joints come within a distance of 0.3 of their goal, and stays so.
+* Noise: every sensed position has a uniform error of at most 0.1 · ``NOISE_AMPLITUDE`` (arm: 0.01 rad). By the rule
+  above, this noise also moves the arm. FrankaKitchen-v1's own noise is not used: it is 10 to 200 times smaller, and
+  among the elements shifted by one joint.
+* Initial state: the same for all seeds, at rest; only the noise depends on the seed. One finger starts beyond its
+  range (at 48 mm; open is 40 mm).
+* An element is completed once its joints come within a distance of 0.3 of their goal; it then stays completed.
 * Servo gains, force and control ranges, and joint damping: equal numbers in both models.
 
 Unlike the reference:
 
 * Physics: MuJoCo 3.3 with its defaults (Newton's solver, pyramidal cones, no noslip iterations) instead of 2.1, so
-  contacts differ in detail and a public demonstration's actions lead to nearly, not exactly, its states.
-* Model: the pedestal of the arm collides, and the tracked controller of the recording rig is not there.
-* Scores are of true joint positions, the reference's of sensed ones (at most 0.02 apart, against a distance of 0.3).
+  contacts differ in detail. The actions of a public demonstration reach its states nearly, not exactly.
+* Model: the pedestal of the arm collides; the tracked controller of the recording rig is absent.
+* Scores use true joint positions, the reference's use sensed ones (at most 0.02 apart, against a distance of 0.3).
 * An episode ends with the fourth element; the reference goes on for all seven, but its p1 to p4 count the same.
-* The generator is numpy's ``RandomState`` with draws for positions only; the reference draws velocity errors as well.
-* Absolute joint positions as actions, an option of Diffusion Policy's, are not offered.
+* The generator is numpy's ``RandomState`` and draws errors of positions only; the reference also draws velocity errors.
+* Absolute joint positions as actions, an option of Diffusion Policy, are not offered.
 """
 
 import atexit
@@ -71,25 +71,25 @@ GOALS: dict[str, tuple[tuple[int, ...], tuple[float, ...]]] = {
     "microwave": ((22,), (-0.75,)),
     "kettle": ((23, 24, 25, 26, 27, 28, 29), (-0.23, 0.75, 1.62, 0.99, 0.0, 0.0, -0.06)),
 }
-"""Element → its joints, as indices into an observation and into the simulator's positions alike, and their goal."""
+"""Element → its joints and their goal. The indices hold for observations and for the simulator's positions."""
 
 GOAL_DISTANCE = 0.3
-ENOUGH = 4  # elements a demonstration completes
+ENOUGH = 4  # elements that a demonstration completes
 
 FullState = tuple[NDArray[np.float64], ...]
-"""Positions (30,), velocities (29,) and, for a replay that is exact amid contacts too, the solver's start (29,)."""
+"""Positions (30,), velocities (29,) and the solver's start (29,), which an exact replay with contacts needs."""
 
 
 def observe(state: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Observation vectors (..., 60), float32, a policy is conditioned on: the raw observations themselves.
+    """Return the observation vectors (..., 60), float32, that condition a policy: the raw observations themselves.
 
-    The 30 zeros in the place of the goal stay, since the published policies see them.
+    The 30 zeros in place of the goal stay, since the published policies see them.
     """
     return np.asarray(state).astype(np.float32)
 
 
 class Kitchen:
-    """One kitchen. Score: completed elements over four, at most 1; success: four of the seven are completed.
+    """One kitchen. Score: completed elements divided by four, at most 1; success: four of the seven are completed.
 
     Attributes:
         simulation: the unwrapped gymnasium-robotics environment; ``.model`` and ``.data`` are MuJoCo's.
@@ -101,10 +101,10 @@ class Kitchen:
 
         Args:
             max_steps: control steps after which an episode ends.
-            noise_ratio: share of ``NOISE_AMPLITUDE`` that sensors are off by at most; 0 for perfect sensors.
+            noise_ratio: largest sensor error over ``NOISE_AMPLITUDE``; 0 for perfect sensors.
             frame_size: width and height of rendered frames in pixels.
         """
-        with contextlib.redirect_stderr(io.StringIO()):  # an advertisement for other environments at import
+        with contextlib.redirect_stderr(io.StringIO()):  # the import prints advertisements for other environments
             import gymnasium
             import gymnasium_robotics
 
@@ -126,8 +126,8 @@ class Kitchen:
         """Start an episode and return the first observation (60,).
 
         Args:
-            seed: of the sensors' noise.
-            state: where to start, from ``state()`` or a file's (positions, velocities); None for the usual start.
+            seed: the seed of the sensors' noise.
+            state: the start, from ``state()`` or a file's (positions, velocities); None: the usual start.
         """
         import mujoco
 
@@ -169,13 +169,13 @@ class Kitchen:
     ) -> NDArray[np.float64]:
         """Execute a demonstration of T steps and return the true positions (T + 1, 30), before and after each action.
 
-        The targets of the servos follow from what was sensed when the demonstration was made, which is what it stores.
-        So its seed is not needed, and its noise does not make the replay drift.
+        The demonstration stores the sensed positions, and the servo targets are computed from these. So the replay
+        needs no seed, and sensor noise does not make it drift.
 
         Args:
             observations: (T, 60) as stored.
             actions: (T, 9) as stored.
-            state: where the demonstration starts, as for ``reset``.
+            state: the start of the demonstration, as for ``reset``.
         """
         self.reset(state=state)
         positions = [self.simulation.data.qpos.copy()]
@@ -190,7 +190,7 @@ class Kitchen:
         renderer = self._robot.mujoco_renderer
         if not self._renders:
             os.environ.setdefault("MUJOCO_GL", "egl")
-            # Shadow maps and eight samples a pixel take a processor 2 seconds a frame; without, 0.1.
+            # On a CPU, a frame takes 2 s with shadow maps and eight samples per pixel, 0.1 s without them.
             quality = self.simulation.model.vis.quality
             quality.shadowsize = quality.offsamples = 0
         frame = renderer.render("rgb_array")

@@ -1,7 +1,7 @@
-"""Franka Kitchen demonstrations: reading them from each of their public forms, told by content, and writing one.
+"""Read Franka Kitchen demonstrations in each public form, recognised by content, and write one of these forms.
 
-Observations (60) and actions (9) are those of ``pipeline.tasks.kitchen``. Whatever a file holds in the place of the
-goal, the last 30 columns, is masked with zeros, as the task does.
+Observations (60) and actions (9) are those of ``pipeline.tasks.kitchen``. The goal, the last 30 columns, is masked with
+zeros, as in the task.
 """
 
 import io
@@ -36,7 +36,7 @@ MASK = "existence_mask.npy"
 SEQUENCES = (OBSERVATIONS, ACTIONS, MASK)
 MINARI = "main_data.hdf5"
 
-LARGEST_LOG_ACTION = 0.999  # where the published parser of the logs clips actions
+LARGEST_LOG_ACTION = 0.999  # the published parser of the logs clips actions at this value
 _ZIP_EPOCH = (1980, 1, 1, 0, 0, 0)
 
 Episode = tuple[NDArray[np.floating], NDArray[np.floating]]
@@ -46,18 +46,18 @@ Episode = tuple[NDArray[np.floating], NDArray[np.floating]]
 def read_kitchen(path: Path) -> Demonstrations:
     """Read and validate Franka Kitchen demonstrations.
 
-    The form is told by the files inside, at any depth, the first that fits:
+    The files inside, at any depth, tell the form. The first of these that fits is read:
 
     1. ``observations_seq.npy`` (T, N, 60), ``actions_seq.npy`` (T, N, 9) and ``existence_mask.npy`` (T, N), in a folder
-       or zip (Behavior Transformer, Shafiullah et al. 2022; Diffusion Policy; officially T = 409, N = 566). Steps that
-       the mask does not mark are padding and are left out. Steps come first in the published files, though Diffusion
-       Policy reads them as if episodes did and others store them so: the mask tells which, since in an episode no
-       marked step follows an unmarked one; where it fits both, time is the axis along which the arm moves less.
-    2. ``.mjl`` logs of relay policy learning, one an episode, in a folder or zip. Every 40th record is a control step.
-       As in the published parser an action is the velocity from the logged position to the control, over 2 rad/s,
-       clipped to ±0.999, and the last control step has none; unlike there the positions are the logged ones, not those
-       of a playback with sensor noise.
-    3. A folder of a Minari data set (D4RL/kitchen), whose 59 numbers hold positions at 0 to 8 and 18 to 38.
+       or zip (Behavior Transformer, Shafiullah et al. 2022; Diffusion Policy; officially T = 409, N = 566). Steps not
+       marked by the mask are padding and are left out. The published files have steps as the first axis; Diffusion
+       Policy reads them as if episodes came first, and other files are stored so. The mask tells the axis of steps: in
+       an episode no marked step follows an unmarked one. If both axes fit, the arm moves less along the steps.
+    2. ``.mjl`` logs of relay policy learning, one per episode, in a folder or zip. Every 40th record is a control step.
+       As in the published parser, an action is the velocity from the logged position to the control, divided by
+       2 rad/s and clipped to ±0.999, and the last control step has no action. Unlike there, positions are the logged
+       ones, not those of a playback with sensor noise.
+    3. A folder of a Minari data set (D4RL/kitchen). Of its 59 numbers, 0 to 8 and 18 to 38 are the positions.
 
     A log, or an episode of a Minari data set, that is cut short or otherwise unusable is left out with a warning.
 
@@ -82,14 +82,14 @@ def read_kitchen(path: Path) -> Demonstrations:
 def write_kitchen(
     path: Path, observations: Sequence[NDArray[np.floating]], actions: Sequence[NDArray[np.floating]]
 ) -> None:
-    """Write episodes in the first public form, as a zip file that is whole or absent and the same for the same data.
+    """Write episodes in the first public form, as a zip file, atomically; equal episodes give equal bytes.
 
-    Arrays are float32, which every published reader casts to; the mask holds 0 and 1.
+    Arrays are float32, since every published reader casts to it. The mask holds 0 and 1.
 
     Args:
         path: the zip file.
-        observations: of each episode (T_i, 60).
-        actions: of each episode (T_i, 9).
+        observations: one array (T_i, 60) per episode.
+        actions: one array (T_i, 9) per episode.
 
     Raises:
         ValueError: there is no episode, or one has other shapes.
@@ -117,7 +117,7 @@ _FORMS = f"a folder or zip with {', '.join(SEQUENCES)} or with .mjl logs, or the
 
 
 class _Files:
-    """The files of a folder or zip archive by name; hidden ones, such as those macOS adds to archives, are left out."""
+    """The files of a folder or zip archive by name, without hidden files, which macOS adds to archives."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -132,7 +132,7 @@ class _Files:
         self.names = sorted(name for name in names if not PurePosixPath(name).name.startswith("."))
 
     def find(self, basename: str) -> str:
-        """The one file of this name, in whatever folder."""
+        """Find the only file of this name, in any folder; raises ``UserError`` if there is not exactly one."""
         found = [name for name in self.names if PurePosixPath(name).name == basename]
         if len(found) != 1:
             given = f"occurs {len(found)} times ({', '.join(found)})" if found else "is missing"
@@ -189,7 +189,7 @@ def _time_axis(path: Path, mask: NDArray[np.bool_], observations: NDArray[Any]) 
 
 
 def _movement(mask: NDArray[np.bool_], observations: NDArray[Any], axis: int) -> float:
-    """Mean change of the arm's joints between marked neighbours along ``axis``; infinite where there are none."""
+    """Return the mean change of the arm's joints between marked neighbours along ``axis``; infinite if none."""
     arm = np.moveaxis(observations[..., :ROBOT_DIM], axis, 0)
     marked = np.moveaxis(mask, axis, 0)
     neighbours = marked[1:] & marked[:-1]
@@ -208,7 +208,7 @@ def _read_log(files: _Files, name: str) -> Episode:
             f" and exactly {ACTION_DIM}"
         )
     positions, controls = log.positions[::FRAME_SKIP], log.controls[::FRAME_SKIP]
-    # The elements' joints come last: a recording with a ghost of the arm has the ghost's between.
+    # The elements' joints come last: in a recording with a ghost arm, the ghost's joints lie in between.
     observations = np.concatenate([positions[:, :ROBOT_DIM], positions[:, ROBOT_DIM - POSITION_DIM :]], axis=1)
     actions = (controls - positions[:, :ROBOT_DIM]) / np.float32(CONTROL_SECONDS * MAX_VELOCITY)
     clipped = np.clip(actions[:-1], -LARGEST_LOG_ACTION, LARGEST_LOG_ACTION)
@@ -222,7 +222,7 @@ def _read_minari(files: _Files) -> dict[str, Episode]:
     try:
         dataset = MinariDataset(file.parent)
         indices = [int(index) for index in dataset.episode_indices]
-    except Exception as error:  # minari lets the errors of h5py, json and gymnasium through
+    except Exception as error:  # minari passes on the errors of h5py, json and gymnasium
         raise _no_minari(file, error) from error
     names = {f"{file}: episode {index}": index for index in indices}
     readers = {name: partial(_read_minari_episode, dataset, file, name, index) for name, index in names.items()}
@@ -233,7 +233,7 @@ def _read_minari_episode(dataset: Any, file: Path, name: str, index: int) -> Epi
     try:
         (episode,) = dataset.iterate_episodes([index])
         sensed, actions = np.asarray(episode.observations["observation"]), np.asarray(episode.actions)
-    except Exception as error:  # likewise
+    except Exception as error:  # as above
         raise _no_minari(file, error) from error
     if sensed.ndim != 2 or sensed.shape[1] != 59 or len(sensed) != len(actions) + 1:
         raise UserError(f"{name} has observations {sensed.shape} and actions {actions.shape}")
@@ -269,7 +269,7 @@ def _assembled(path: Path, episodes: dict[str, Episode]) -> Demonstrations:
 
 
 def _padded(episodes: Sequence[NDArray[np.floating]]) -> NDArray[np.float32]:
-    """Episodes (T_i, D) → (T, N, D), zeros after each."""
+    """Pad N episodes (T_i, D) with zeros to (T, N, D)."""
     padded = np.zeros((max(map(len, episodes)), len(episodes), episodes[0].shape[1]), np.float32)
     for i, episode in enumerate(episodes):
         padded[: len(episode), i] = episode

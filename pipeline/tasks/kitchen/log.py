@@ -1,8 +1,8 @@
-"""MuJoCo's binary logs (``.mjl``), the form in which relay policy learning published its demonstrations.
+"""Parse MuJoCo's binary logs (``.mjl``), in which relay policy learning published its demonstrations.
 
-Little-endian throughout: seven int32 (nq, nv, nu, nmocap, nsensordata, nuserdata, bytes of the name), the name of the
-model, then one record of float32 for each physics step: time, nq positions, nv velocities, nu controls, 7 nmocap poses,
-sensors and user data.
+The format is little-endian: seven int32 (nq, nv, nu, nmocap, nsensordata, nuserdata, bytes of the name), the name of
+the model, then one record of float32 for each physics step: time, nq positions, nv velocities, nu controls, 7 nmocap
+poses, sensors and user data.
 """
 
 import struct
@@ -35,7 +35,7 @@ def parse_log(data: bytes) -> MujocoLog:
     """Parse a whole log.
 
     Raises:
-        ValueError: ``data`` is no such log, or not all of one.
+        ValueError: ``data`` is no such log, or an incomplete one.
     """
     if len(data) < HEADER.size:
         raise ValueError(f"{len(data)} bytes, a header alone has {HEADER.size}")

@@ -1,4 +1,4 @@
-"""Push-T: push a T-shaped block onto its goal pose, observed as a state or by a camera."""
+"""Define Push-T: push a T-shaped block onto its goal pose, observed as a state or by a camera."""
 
 from collections.abc import Mapping
 from dataclasses import replace
@@ -12,12 +12,12 @@ from pipeline.tasks.demonstrations import ImageDemonstrations
 from pipeline.tasks.pusht.camera import render
 from pipeline.tasks.pusht.env import ACTION_DIM, MAX_STEPS, OBSERVATION_DIM, PushT, Starts, initial_state, observe
 
-# Without the images: 96 % of the bytes, and no state policy reads them.
+# Without the images, which are 96 % of the bytes and not needed by state policies.
 STATE_MEMBERS = (".zgroup", "data/.zgroup", "data/state", "data/action", "meta/.zgroup", "meta/episode_ends")
 
 
 class PushTOptions(Options):
-    """How the states that episodes start from are set, see ``PushT.reset``."""
+    """Options of resets, see ``PushT.reset``."""
 
     reset_order: Literal["exact", "legacy"] = "exact"
 

@@ -1,10 +1,10 @@
-"""Push-T's camera without a simulator: scenes drawn from states, pixel by pixel as in the published demonstrations.
+"""Draw Push-T's camera images from states without a simulator, equal in every pixel to the published demonstrations.
 
-Those were drawn by pymunk's debug view on a pygame surface of 512 × 512 pixels and shrunk by OpenCV's bilinear resize
-(Chi et al. 2023). A shrunk pixel mixes two by two pixels of the surface, so only those are drawn: 192 rows and columns,
-the taps. Shapes are filled by the rules of pygame 2.1, which the demonstrations were recorded with and which newer ones
-do not keep: a polygon's edges are rounded towards their upper ends, a thick line is a run of four pixels along the axis
-that it crosses.
+The published images were drawn by pymunk's debug view on a pygame surface of 512 × 512 pixels and shrunk by OpenCV's
+bilinear resize (Chi et al. 2023). A shrunk pixel mixes 2 × 2 pixels of the surface. Only these pixels are drawn: 192
+rows and columns, the taps. Shapes are filled by the rules of pygame 2.1, the version of the recordings; newer versions
+differ. A polygon's edges are rounded towards their upper ends. A thick line is a run of four pixels along the axis that
+it crosses.
 """
 
 from functools import cache
@@ -43,9 +43,9 @@ _Mask = NDArray[np.bool_]
 
 
 def render(states: NDArray[np.floating]) -> NDArray[np.uint8]:
-    """Images (..., 96, 96, 3), RGB, of Push-T's states (..., 5): the goal, the block and the agent, no action.
+    """Draw images (..., 96, 96, 3), RGB, of Push-T's states (..., 5): the goal, the block and the agent, no action.
 
-    Every image depends on its own state only.
+    Each image depends only on its own state.
     """
     scenes = np.asarray(states, dtype=np.float64).reshape(-1, 5)
     images = np.empty((len(scenes), SIDE, SIDE, 3), dtype=np.uint8)
@@ -55,7 +55,7 @@ def render(states: NDArray[np.floating]) -> NDArray[np.uint8]:
 
 
 def _draw(states: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """The colours (B, 192, 192) of the taps."""
+    """Draw the colours (B, 192, 192) of the taps."""
     background, walls = _background()
     surface = np.repeat(background[None], len(states), axis=0)
 
@@ -82,14 +82,14 @@ def _draw(states: NDArray[np.float64]) -> NDArray[np.uint8]:
 
 @cache
 def _background() -> tuple[NDArray[np.uint8], _Mask]:
-    """The taps (192, 192) of a scene without block, agent and walls, and where the walls are, which cover all else."""
+    """Draw the taps (192, 192) of a scene with the goal only, and the mask of the walls, which cover everything."""
     goal = _filled(_polygon(_corners(np.array(GOAL_POSE)), _TAPS), _TAPS)
     walls = _outlined(_WALLS[:, 0], _WALLS[:, 1], _TAPS, _TAPS)
     return np.where(goal, np.uint8(_GOAL), np.uint8(_WHITE)), walls
 
 
 def _window(corner: _Int, size: int) -> tuple[tuple[_Int, _Int, _Int], _Int, _Int]:
-    """The ``size`` x ``size`` taps of each scene from ``corner`` (B, 2) on, moved inside where they would leave it.
+    """Select ``size`` x ``size`` taps of each scene from ``corner`` (B, 2) on, shifted to stay inside the surface.
 
     Returns:
         An index of (B, 192, 192), and the surface's x and y there, both (B, 1, 1, size).
@@ -101,24 +101,24 @@ def _window(corner: _Int, size: int) -> tuple[tuple[_Int, _Int, _Int], _Int, _In
 
 
 def _corners(poses: NDArray[np.float64]) -> _Int:
-    """The corners (..., 2, 4, 2) of the block's two boxes, rounded to pixels, from its poses (..., 3)."""
+    """Compute the corners (..., 2, 4, 2) of the block's two boxes, rounded to pixels, from its poses (..., 3)."""
     cos, sin = np.cos(poses[..., 2, None, None]), np.sin(poses[..., 2, None, None])
     x = poses[..., 0, None, None] + cos * _BOXES[..., 0] - sin * _BOXES[..., 1]
     y = poses[..., 1, None, None] + sin * _BOXES[..., 0] + cos * _BOXES[..., 1]
     return np.rint(np.stack([x, y], axis=-1)).astype(np.int64)
 
 
-# Below, shapes are runs of pixels: (2, ..., K, R), the first and the last in each of R rows for each of K shapes, an
-# empty run ending before it starts. ``rows`` and ``columns`` are the y and x asked for, (R,) or (B, 1, 1, R).
+# Below, shapes are runs of pixels (2, ..., K, R): the first and the last pixel in each of R rows for each of K shapes.
+# An empty run ends before it starts. ``rows`` and ``columns`` are the y and x to draw, (R,) or (B, 1, 1, R).
 
 
 def _outlined(a: _Int, b: _Int, columns: _Int, rows: _Int) -> _Mask:
-    """Where pymunk's fat segments from ``a`` to ``b`` (..., K, 2) lie, all K together: (..., R, C).
+    """Compute the mask (..., R, C) of all K of pymunk's fat segments from ``a`` to ``b`` (..., K, 2) together.
 
     A segment is a thick line, a parallelogram and a circle at both ends.
     """
     sides = np.abs(b - a)
-    # pymunk takes both parts of the normal as positive, so that some parallelograms lean and only the line is seen.
+    # pymunk takes both components of the normal as positive. So some parallelograms lean and only the line is visible.
     normal = np.rint(sides[..., ::-1] * (_EDGE / np.hypot(*np.moveaxis(sides, -1, 0)))[..., None]).astype(np.int64)
     leaning = _polygon(np.stack([a - normal, a + normal, b + normal, b - normal], axis=-2), rows)
     steep = (sides[..., 0] <= sides[..., 1])[..., None]
@@ -128,7 +128,7 @@ def _outlined(a: _Int, b: _Int, columns: _Int, rows: _Int) -> _Mask:
 
 
 def _polygon(points: _Int, rows: _Int) -> _Int:
-    """Convex polygons with corners (..., K, V, 2)."""
+    """Compute the runs of convex polygons with corners (..., K, V, 2)."""
     start, end = np.roll(points, 1, axis=-2), points
     swap = (start[..., 1] > end[..., 1])[..., None]
     upper, lower = np.where(swap, end, start)[..., None], np.where(swap, start, end)[..., None]
@@ -141,9 +141,9 @@ def _polygon(points: _Int, rows: _Int) -> _Int:
 
 
 def _line(a: _Int, b: _Int, drawn: _Mask, rows: _Int) -> _Int:
-    """Lines four pixels wide from ``a`` to ``b`` (..., K, 2), at least as far along y as along x (Bresenham 1965).
+    """Compute the runs of lines four pixels wide from ``a`` to ``b`` (..., K, 2) (Bresenham 1965).
 
-    Where ``drawn`` (..., K, 1) is false, they are empty.
+    The lines extend at least as far along y as along x. They are empty where ``drawn`` (..., K, 1) is false.
     """
     (x1, y1), (x2, y2) = (np.moveaxis(point[..., None], -2, 0) for point in (a, b))
     dx, dy = np.abs(x2 - x1), np.maximum(np.abs(y2 - y1), 1)
@@ -153,7 +153,7 @@ def _line(a: _Int, b: _Int, drawn: _Mask, rows: _Int) -> _Int:
 
 
 def _circle(centre: _Int, radius: int, rows: _Int) -> _Int:
-    """Discs at ``centre`` (..., K, 2)."""
+    """Compute the runs of discs at ``centre`` (..., K, 2)."""
     x, y = centre[..., 0, None], centre[..., 1, None]
     half = np.concatenate([_half_widths(radius), [0]])[np.clip(rows - y + radius, -1, 2 * radius)]
     return np.stack([np.where(half > 0, x - half, _SURFACE), np.where(half > 0, x + half - 1, -1)])
@@ -161,7 +161,7 @@ def _circle(centre: _Int, radius: int, rows: _Int) -> _Int:
 
 @cache
 def _half_widths(radius: int) -> _Int:
-    """Half of the width of a disc's 2 ``radius`` rows, by the midpoint algorithm, pygame's."""
+    """Compute half the width of each of a disc's 2 ``radius`` rows, by the midpoint algorithm of pygame."""
     widths = np.zeros(radius, dtype=np.int64)
     x, y, error = 0, radius, 1 - radius
     while x < y:
@@ -177,25 +177,25 @@ def _half_widths(radius: int) -> _Int:
 
 
 def _filled(runs: _Int, columns: _Int) -> _Mask:
-    """The pixels (..., R, C) that any of the K shapes covers."""
+    """Compute the mask (..., R, C) of the pixels that any of the K shapes covers."""
     first, last = runs.astype(np.int16)[..., None]
     x = columns.astype(np.int16)[..., None, :]
     return ((first <= x) & (x <= last)).any(axis=-3)
 
 
 def _shrink(surface: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Images (B, 96, 96, 3) from the colours (B, 192, 192) of the taps."""
+    """Shrink the colours (B, 192, 192) of the taps to images (B, 96, 96, 3)."""
     n = len(_COLOURS)
     codes = surface.astype(np.uint16)
     pairs = codes[:, :, 0::2] * n + codes[:, :, 1::2]
     blocks = pairs[:, 0::2] * n**2 + pairs[:, 1::2]
-    phase = np.arange(SIDE) % 3  # the taps' weights repeat, 16 pixels of the surface being 3 of the image
+    phase = np.arange(SIDE) % 3  # the taps' weights repeat: 16 pixels of the surface are 3 of the image
     return _blends()[3 * phase[:, None] + phase, blocks]
 
 
 @cache
 def _blends() -> NDArray[np.uint8]:
-    """The mixed colour (9, 7⁴, 3) of four taps, by their weights and colours, in OpenCV's integers."""
+    """Compute the mixed colour (9, 7⁴, 3) of four taps, by their weights and colours, in OpenCV's integers."""
     weights = np.rint(2048 * np.array([[5, 1], [3, 3], [1, 5]]) / 6).astype(np.int64)
     left, right = np.broadcast_arrays(_COLOURS[:, None], _COLOURS)
     across = [(a * left + b * right).reshape(-1, 3) >> 4 for a, b in weights]

@@ -1,4 +1,4 @@
-"""Push-T: push a T-shaped block onto its goal pose with a round agent (Florence et al. 2021; Chi et al. 2023).
+"""Simulate Push-T: push a T-shaped block onto its goal pose with a round agent (Florence et al. 2021; Chi et al. 2023).
 
 The simulator is gym-pusht, a port of diffusion_policy's. State: agent x, y, block x, y in a 512 x 512 world, block
 angle in radians, in [0, 2π). Action: the target position of the agent, held for 0.1 s by a PD controller.
@@ -36,7 +36,7 @@ _Polygon = list[tuple[float, float]]
 def initial_state(starts: Starts, seed: int) -> np.ndarray:
     """Draw the initial state (5,), float64, of the episode with this seed.
 
-    The generator and the order of its draws are diffusion_policy's, so that a seed means the same there (``b``).
+    The generator and the order of its draws are diffusion_policy's, so that equal seeds give equal states (``b``).
     """
     generator = np.random.RandomState(seed)
     low, high = _BLOCK_RANGE[starts]
@@ -46,7 +46,7 @@ def initial_state(starts: Starts, seed: int) -> np.ndarray:
 
 
 class PushT:
-    """One Push-T simulation. Score: covered share of the goal over 0.95, at most 1; success: more than 0.95 covered."""
+    """One Push-T simulation. Score: covered share of the goal / 0.95, at most 1; success: more than 0.95 is covered."""
 
     def __init__(self, max_steps: int = MAX_STEPS, frame_size: int = 256) -> None:
         """Make the simulation; ``frame_size`` is the width and height of rendered frames in pixels."""
@@ -55,7 +55,7 @@ class PushT:
         import gym_pusht  # noqa: F401  (registers the environment)
         import gymnasium
 
-        # Only `unwrapped` is used: the wrappers' checks and their limit of 300 steps are handled here.
+        # Only `unwrapped` is used, since the wrappers' checks and their limit of 300 steps are handled here.
         env: Any = gymnasium.make(
             "gym_pusht/PushT-v0",
             obs_type="state",
@@ -63,7 +63,7 @@ class PushT:
             visualization_height=frame_size,
             disable_env_checker=True,
         ).unwrapped
-        env._handle_collision = lambda *_: None  # counts contacts, which nothing here reads
+        env._handle_collision = lambda *_: None  # it counts contacts, which nothing here reads
         self._env = env
         self._max_steps = max_steps
         self._steps = 0
@@ -72,9 +72,9 @@ class PushT:
     def reset(self, state: np.ndarray, order: ResetOrder = "exact") -> np.ndarray:
         """Start an episode at ``state`` (5,) and return the observed state (5,), float64.
 
-        gym-pusht sets the block's position, then its angle, which turns the block about its centre of mass and so moves
-        the position: ``legacy`` keeps that. ``exact`` sets the angle first, so that the block lies where ``state``
-        says. Both then step the physics once (0.01 s), which pushes the block aside if the agent overlaps it.
+        gym-pusht sets the block's position, then its angle. This turns the block about its centre of mass and so moves
+        its position. ``legacy`` does the same. ``exact`` sets the angle first, so that the block lies at ``state``.
+        Both then step the physics once (0.01 s), which pushes the block aside if the agent overlaps it.
 
         Raises:
             ValueError: ``order`` is unknown.
@@ -86,7 +86,7 @@ class PushT:
         self._steps = 0
         if order == "legacy":
             return env.reset(options={"reset_to_state": state})[0]
-        # A new space, as in gym-pusht's reset(): that one would also set and step a state, whose contacts would stay.
+        # A new space, as in gym-pusht's reset(). Its reset() also sets and steps a state, whose contacts would remain.
         env._setup()
         env.agent.position = list(state[:2])
         env.block.angle = state[4]
@@ -99,7 +99,7 @@ class PushT:
         env = self._env
         env._last_action = np.asarray(action, dtype=np.float64)
         self._pull(*env._last_action.tolist())
-        # gym-pusht's own coverage (shapely) differs in its last bit between instances at one and the same pose.
+        # gym-pusht's own coverage (shapely) differs in its last bit between instances at the same pose.
         covered = self._coverage((*env.block.position, env.block.angle))
         success = covered > env.success_threshold
         self._steps += 1
@@ -107,17 +107,17 @@ class PushT:
         return Transition(env.get_obs(), score, success, success or self._steps >= self._max_steps)
 
     def _pull(self, x: float, y: float) -> None:
-        """The PD controller and the physics of gym-pusht's step(), to the bit, without its arrays of two numbers."""
+        """Run PD controller and physics, bitwise equal to gym-pusht's step(), without its arrays of two numbers."""
         env = self._env
         agent, advance, dt, k_p, k_v = env.agent, env.space.step, env.dt, env.k_p, env.k_v
-        hurry = type(agent).velocity.fset  # without pymunk's look at the name of what is set
+        hurry = type(agent).velocity.fset  # faster: skips pymunk's check of the attribute's name
         for _ in range(int(1 / (dt * env.control_hz))):
             (px, py), (vx, vy) = agent.position, agent.velocity
             hurry(agent, (vx + (k_p * (x - px) - k_v * vx) * dt, vy + (k_p * (y - py) - k_v * vy) * dt))
             advance(dt)
 
     def _coverage(self, pose: tuple[float, float, float]) -> float:
-        if pose != self._last_coverage[0]:  # a block that nobody pushes lies still, step after step
+        if pose != self._last_coverage[0]:  # a block that is not pushed keeps its pose for many steps
             self._last_coverage = pose, coverage(pose)
         return self._last_coverage[1]
 
@@ -127,8 +127,8 @@ class PushT:
 
 
 def coverage(pose: tuple[float, float, float]) -> float:
-    """Share of the goal, 0 to 1, that a block at ``pose`` (x, y, angle) covers."""
-    # Seen from the goal, the goal's rectangles are parallel to the axes and the block's are turned.
+    """Compute the share of the goal, 0 to 1, that a block at ``pose`` (x, y, angle) covers."""
+    # In the goal's frame, the goal's rectangles are parallel to the axes and the block's are rotated.
     x, y = pose[0] - GOAL_POSE[0], pose[1] - GOAL_POSE[1]
     x, y = _GOAL_COS * x + _GOAL_SIN * y, _GOAL_COS * y - _GOAL_SIN * x
     cos, sin = math.cos(pose[2] - GOAL_POSE[2]), math.sin(pose[2] - GOAL_POSE[2])
@@ -140,7 +140,7 @@ def coverage(pose: tuple[float, float, float]) -> float:
 
 
 def _clip_to_box(polygon: _Polygon, box: tuple[float, float, float, float]) -> _Polygon:
-    """The part of a convex polygon inside an axis-parallel box (Sutherland and Hodgman 1974)."""
+    """Clip a convex polygon to an axis-parallel box (Sutherland and Hodgman 1974)."""
     for side, bound in enumerate(box):
         axis = side % 2
         inside = [point[axis] - bound for point in polygon] if side < 2 else [bound - point[axis] for point in polygon]
@@ -152,10 +152,10 @@ def _clip_to_box(polygon: _Polygon, box: tuple[float, float, float, float]) -> _
 
 
 def _clip(polygon: _Polygon, inside: list[float]) -> _Polygon:
-    """The part of a convex polygon where a linear function, ``inside`` at the corners, is not negative."""
+    """Clip a convex polygon to the half-plane where a linear function, ``inside`` at the corners, is not negative."""
     clipped: _Polygon = []
     a, (xa, ya) = inside[0], polygon[0]
-    for i in range(1 - len(polygon), 1):  # the second corner to the last, and then the first again
+    for i in range(1 - len(polygon), 1):  # from the second corner to the last, then the first again
         b, (xb, yb) = inside[i], polygon[i]
         if a >= 0:
             clipped.append((xa, ya))
@@ -167,24 +167,24 @@ def _clip(polygon: _Polygon, inside: list[float]) -> _Polygon:
 
 
 def _area(polygon: _Polygon) -> float:
-    """The area of a polygon given anticlockwise (the shoelace formula)."""
+    """Compute the area of an anticlockwise polygon (the shoelace formula)."""
     following = polygon[1:] + polygon[:1]
     return 0.5 * sum([xa * yb - xb * ya for (xa, ya), (xb, yb) in zip(polygon, following, strict=True)])
 
 
 def block_keypoints(pose: np.ndarray) -> np.ndarray:
-    """World coordinates (..., 8, 2) of the T's corners from block poses (..., 3): x, y, angle."""
+    """Compute the world coordinates (..., 8, 2) of the T's corners from block poses (..., 3): x, y, angle."""
     cos, sin = np.cos(pose[..., 2]), np.sin(pose[..., 2])
     rotation = np.stack([np.stack([cos, sin], axis=-1), np.stack([-sin, cos], axis=-1)], axis=-2)  # transposed
     return _CORNERS @ rotation + pose[..., None, :2]
 
 
 def observe(state: np.ndarray, kind: ObservationKind) -> np.ndarray:
-    """Observation vectors (..., D), float32, a policy is conditioned on, from states (..., 5).
+    """Compute the observation vectors (..., D), float32, that condition a policy, from states (..., 5).
 
     ``pose`` (D = 6): agent x, y, block x, y, cosine and sine of the angle, which have no jump at 2π.
     ``keypoints`` (D = 18): agent x, y and the eight corners of the T.
-    ``agent`` (D = 2): agent x, y, which is what is observed beside an image.
+    ``agent`` (D = 2): agent x, y, observed beside an image.
 
     Raises:
         ValueError: ``kind`` is unknown.

@@ -1,4 +1,4 @@
-"""Push-T demonstrations in state form: reading them from every format they come in."""
+"""Read Push-T demonstrations of states from each of their formats."""
 
 from pathlib import Path
 
@@ -15,10 +15,10 @@ WIDTH = {"state": 5, "action": 2}
 def read_pusht(path: Path) -> Demonstrations:
     """Read and validate Push-T demonstrations.
 
-    Their states (N, 5) are agent x, y and block x, y in pixels of the 512 × 512 arena, and the block's angle in
-    radians; their actions (N, 2) the agent's target x, y in the same pixels.
+    States (N, 5) are agent x, y and block x, y in pixels of the 512 × 512 arena, and the block's angle in radians.
+    Actions (N, 2) are the agent's target x, y in the same pixels.
 
-    The format is told by what the file holds, not by its name: a zarr folder or zipped zarr store in the layout of
+    The format is recognised by the contents, not by the name: a zarr folder or zipped zarr store in the layout of
     Diffusion Policy's replay buffer (``data/state``, ``data/action``, ``meta/episode_ends``; Chi et al., RSS 2023), or
     an npz file with ``state``, ``action`` and ``episode_ends``.
 

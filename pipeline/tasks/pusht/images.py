@@ -1,4 +1,4 @@
-"""Push-T demonstrations with their images: the published zarr store, whose images are never held in memory together."""
+"""Read Push-T demonstrations with images from the published zarr store, without holding all images in memory."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,12 +18,12 @@ from pipeline.utils.errors import UserError
 IMAGE = "data/img"
 SIDE = 96
 BLOCK = 256
-"""Images read at once, by default: 28 MB as float32, which they are published in."""
+"""Default number of images read at once: 28 MB in float32, the published type."""
 
 
 @dataclass(frozen=True, eq=False)
 class PushTImages:
-    """Demonstrations of N steps, and where their images are.
+    """Demonstrations of N steps with the path of their images.
 
     Attributes:
         path: the zarr folder or zipped zarr store.
@@ -34,10 +34,11 @@ class PushTImages:
     demonstrations: Demonstrations
 
     def blocks(self, size: int = BLOCK) -> Iterator[NDArray[np.uint8]]:
-        """The images in order, ``size`` at a time: (≤ size, 96, 96, 3), RGB.
+        """Yield the images in order, ``size`` at a time: (≤ size, 96, 96, 3), RGB.
 
         Raises:
-            UserError: some cannot be read, or are no whole numbers from 0 to 255; those before have been yielded.
+            UserError: images cannot be read, or hold other values than whole numbers from 0 to 255; the images before
+                them were yielded.
         """
         with _opened(self.path) as images:
             for start in range(0, images.shape[0], size):
@@ -63,7 +64,7 @@ def open_pusht_images(path: Path) -> PushTImages:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[zarr.Array]:
-    """The array of images, while its store is open."""
+    """Yield the array of images while its store is open."""
     if path.is_dir():
         yield _array(path, zarr.open_group(path, mode="r"))
         return
@@ -83,7 +84,7 @@ def _array(path: Path, group: zarr.Group) -> zarr.Array:
 def _read(path: Path, images: zarr.Array, start: int, size: int = BLOCK) -> NDArray[np.generic]:
     try:
         return np.asarray(images[start : start + size])
-    except Exception as error:  # every codec fails in its own way on damaged bytes
+    except Exception as error:  # each codec raises its own exceptions on damaged bytes
         detail = " ".join(str(error).split()) or type(error).__name__
         raise UserError(f"{path}: array {IMAGE} cannot be read from row {start} on: {detail}") from error
 
@@ -91,7 +92,7 @@ def _read(path: Path, images: zarr.Array, start: int, size: int = BLOCK) -> NDAr
 def _as_bytes(path: Path, start: int, images: NDArray[np.generic]) -> NDArray[np.uint8]:
     if images.dtype == np.uint8:
         return images.astype(np.uint8)
-    with np.errstate(invalid="ignore"):  # NaN and numbers out of range are found by what they become
+    with np.errstate(invalid="ignore"):  # NaN and numbers out of range change in this conversion and are found below
         pixels = images.astype(np.uint8)
     same = (pixels == images).all(axis=(1, 2, 3))
     if not same.all():

@@ -1,7 +1,7 @@
-"""Robomimic's actions: as policies give them, as files with absolute and with relative actions hold them.
+"""Convert Robomimic's actions between the forms of policies, of absolute files and of relative files.
 
 Policies give 10 numbers per arm: position (3), rotation as six numbers, gripper. Files and the simulator take 7:
-position (3), axis-angle (3), gripper; absolute, in the world's frame, or relative to the arm's pose.
+position (3), axis-angle (3), gripper. These are absolute, in the world's frame, or relative to the arm's pose.
 """
 
 import numpy as np
@@ -20,29 +20,29 @@ Array = NDArray[np.float64]
 FILE_ACTION = 7
 POLICY_ACTION = 10
 
-_METRES, _RADIANS = 0.05, 0.5  # what a relative action of 1 means (output_max of the public controller settings)
+_METRES, _RADIANS = 0.05, 0.5  # size of a relative action of 1 (output_max of the public controller settings)
 _SITE_IN_HAND = np.array([[0.0, 1.0, 0.0], [-1.0, 0.0, 0.0], [0.0, 0.0, 1.0]])  # a Panda's grip site, axes as columns
 
 
 def file_actions(actions: NDArray[np.floating]) -> Array:
-    """Actions with axis-angle (..., 7 per arm), as in files and the simulator, from a policy's (..., 10 per arm)."""
+    """Convert a policy's actions (..., 10 per arm) to those of files and simulator (..., 7 per arm: axis-angle)."""
     arms = _by_arm(actions, POLICY_ACTION)
     rotation = axis_angle_from_matrix(matrix_from_six(arms[..., 3:9]))
     return _flat(np.concatenate([arms[..., :3], rotation, arms[..., 9:]], axis=-1))
 
 
 def policy_actions(actions: NDArray[np.floating]) -> Array:
-    """Actions with six numbers a rotation (..., 10 per arm), as policies give them, from files' (..., 7 per arm)."""
+    """Convert actions of files (..., 7 per arm) to a policy's (..., 10 per arm), with six numbers per rotation."""
     arms = _by_arm(actions, FILE_ACTION)
     rotation = six_from_matrix(matrix_from_axis_angle(arms[..., 3:6]))
     return _flat(np.concatenate([arms[..., :3], rotation, arms[..., 6:]], axis=-1))
 
 
 def are_absolute(actions: NDArray[np.floating], positions: NDArray[np.floating]) -> bool:
-    """Tell by the data whether a file's ``actions`` (N, 7 per arm) are absolute.
+    """Tell from the data whether a file's ``actions`` (N, 7 per arm) are absolute.
 
-    Absolute targets lie around the grip sites' ``positions`` (N, arms, 3), a metre above the floor; relative ones lie
-    around 0.
+    Absolute targets lie near the grip sites' ``positions`` (N, arms, 3), about a metre above the floor. Relative
+    targets lie near 0.
     """
     targets = _by_arm(actions, FILE_ACTION)[..., :3]
     return bool(np.linalg.norm(targets - positions, axis=-1).mean() < np.linalg.norm(targets, axis=-1).mean())
@@ -51,10 +51,10 @@ def are_absolute(actions: NDArray[np.floating], positions: NDArray[np.floating])
 def absolute_actions(
     actions: NDArray[np.floating], positions: NDArray[np.floating], quaternions: NDArray[np.floating]
 ) -> Array:
-    """The absolute actions (T, 7 per arm) with which robosuite's controller pursues the same goals as with relative.
+    """Convert relative actions to absolute ones (T, 7 per arm) that give robosuite's controller the same goals.
 
-    A goal is the pose sensed when the action arrives, moved by 5 cm and turned by 0.5 rad about the world's axes times
-    the action clipped to [-1, 1]. An action without any rotation leaves the former goal's rotation in place.
+    The goal is the pose sensed when the action arrives, moved and rotated along the world's axes by the action, clipped
+    to [-1, 1], times 5 cm and 0.5 rad. An action without rotation keeps the rotation of the previous goal.
 
     Args:
         actions: (T, 7 per arm), relative, of one episode.

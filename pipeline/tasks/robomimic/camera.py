@@ -1,4 +1,4 @@
-"""Pictures of a robosuite simulation, drawn by MuJoCo's own renderer; only this needs OpenGL (EGL on Linux)."""
+"""Draw pictures of a robosuite simulation by MuJoCo's own renderer; only this needs OpenGL (EGL on Linux)."""
 
 import atexit
 from typing import Any
@@ -10,10 +10,10 @@ CAMERA = "agentview"
 
 
 class Camera:
-    """A camera of the scene that a simulator of ``make_simulator`` has, whose pictures are square."""
+    """A camera with square pictures, in the scene of a simulator from ``make_simulator``."""
 
     def __init__(self, simulator: Any, size: int) -> None:
-        """Prepare for pictures of ``size`` pixels a side; nothing is drawn yet."""
+        """Prepare for pictures with ``size`` pixels per side; nothing is drawn yet."""
         self._simulator = simulator
         self._size = size
         self._renderer: Any = None
@@ -28,12 +28,12 @@ class Camera:
         if self._drawn is not model:  # a reset may have replaced it
             if self._renderer is not None:
                 self._renderer.close()
-            # Shadow maps and several samples a pixel take a processor seconds a frame.
+            # On a CPU, shadow maps and several samples per pixel take seconds per frame.
             model.vis.quality.shadowsize = model.vis.quality.offsamples = 0
             self._renderer, self._drawn = mujoco.Renderer(model, self._size, self._size), model
             atexit.register(self._renderer.close)  # to run before MuJoCo's own handler shuts EGL down
         visible = mujoco.MjvOption()
-        visible.geomgroup[0] = 0  # what collides; group 1 is what is seen
+        visible.geomgroup[0] = 0  # group 0 holds the collision shapes, group 1 the visible ones
         self._renderer.update_scene(sim.data._data, CAMERA, visible)
         frame: NDArray[np.uint8] = self._renderer.render()
         return frame

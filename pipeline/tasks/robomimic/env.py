@@ -1,9 +1,9 @@
-"""Robomimic's Lift, Can, Square and Transport (Mandlekar et al., CoRL 2021), observed in their low-dimensional form.
+"""Simulate Robomimic's Lift, Can, Square and Transport (Mandlekar et al., CoRL 2021) with low-dimensional observations.
 
 Raw observation, in the public order: ``object``, then for each arm the position of its grip site (3), the quaternion
 of its hand (4; x, y, z, w) and the positions of its two fingers (2), in metres. ``object`` holds for Lift the cube's
-pose and its offset to the gripper (10), for Can and Square the pose of the can or nut in the world and seen from the
-gripper (14), for Transport the poses of hammer, trash and lid, the bins' places, four offsets and two flags (41).
+pose and its offset to the gripper (10); for Can and Square the pose of the can or nut in the world and in the gripper's
+frame (14); for Transport the poses of hammer, trash and lid, the bins' positions, four offsets and two flags (41).
 
 Action of a policy, 10 per arm: the grip site's target position (3) in metres, its target rotation as six numbers (see
 ``rotation.py``), both in the world's frame, and the gripper, -1 open to +1 closed; held for 0.05 s.
@@ -48,14 +48,14 @@ def observation_keys(task: Task) -> dict[str, int]:
 
 
 class Robomimic:
-    """One simulation of a task. Score and success: whether the state reached solves the task, 1 or 0."""
+    """One simulation of a task. Score and success are 1 if the state reached solves the task, else 0."""
 
     def __init__(self, task: Task, max_steps: int | None = None, frame_size: int = 256) -> None:
         """Make the simulation.
 
         Args:
-            task: which.
-            max_steps: control steps after which an episode ends; by default the task's of robomimic's rollouts.
+            task: the task to simulate.
+            max_steps: control steps after which an episode ends; None: as in robomimic's rollouts.
             frame_size: width and height of rendered frames in pixels.
         """
         self._simulator = make_simulator(task)
@@ -75,9 +75,9 @@ class Robomimic:
         """Start an episode and return its first observation (S,), float64.
 
         Args:
-            seed: draws the initial state, and objects' sizes where the task draws them.
+            seed: draws the initial state, and objects' sizes if the task draws them.
             states: instead of a seed, the simulator's flattened state as files store it (time, positions, velocities).
-            model: the MuJoCo XML that belongs to ``states``; without it, the model of seed 0.
+            model: the MuJoCo XML that belongs to ``states``; None: the model of seed 0.
 
         Raises:
             ValueError: neither or both of ``seed`` and ``states`` are given.
@@ -110,19 +110,19 @@ def raw_observation(observation: dict[str, np.ndarray], task: Task) -> NDArray[n
 
 
 def arm_poses(state: NDArray[np.floating], task: Task) -> tuple[NDArray[np.floating], NDArray[np.floating]]:
-    """Where raw observations (..., S) see the arms: grip sites (..., arms, 3), hands' quaternions (..., arms, 4)."""
+    """Take grip sites (..., arms, 3) and hands' quaternions (..., arms, 4) from raw observations (..., S)."""
     arms = state[..., OBJECT_DIM[task] :].reshape(*state.shape[:-1], ARMS[task], ARM_DIM)
     return arms[..., :3], arms[..., 3:7]
 
 
 def observe(state: NDArray[np.floating], kind: ObservationKind) -> NDArray[np.float32]:
-    """Observation vectors (..., D), float32, a policy is conditioned on, from raw observations (..., S).
+    """Compute the observation vectors (..., D), float32, that condition a policy, from raw observations (..., S).
 
-    ``state`` is all of it; ``one_arm``, for Transport, the object's 41 components and the first arm's 9, as in the
-    paper's Table D.2.
+    ``state`` is the whole raw observation. ``one_arm``, only for Transport, is the object's 41 components and the first
+    arm's 9, as in the paper's Table D.2.
 
     Raises:
-        ValueError: ``kind`` is unknown, or the raw observations are not Transport's and ``kind`` is its own.
+        ValueError: ``kind`` is unknown, or it is ``one_arm`` and the raw observations are not Transport's.
     """
     state = np.asarray(state)
     if kind == "state":

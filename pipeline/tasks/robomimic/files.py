@@ -1,11 +1,11 @@
-"""Robomimic's demonstration files (HDF5): read in any of their public forms, and written in that with absolute actions.
+"""Read Robomimic's demonstration files (HDF5) in any public form; write them in the form with absolute actions.
 
 A file holds a group ``data`` with the attributes ``env_args`` (JSON: task, simulator's version, robots, controller) and
-``total`` (steps), and in it a group ``demo_<i>`` per episode, with ``actions``, ``states``, ``rewards``, ``dones`` and
+``total`` (steps). In it is a group ``demo_<i>`` per episode, with ``actions``, ``states``, ``rewards``, ``dones`` and
 ``obs/<key>``, one row per step, and the attributes ``num_samples`` and ``model_file`` (the simulated scene as XML).
 
-The settings are read by robomimic itself, the arrays by h5py: robomimic's ``SequenceDataset`` serves windows padded
-beyond an episode's end, and here padding never becomes data.
+robomimic itself reads the settings, h5py the arrays. robomimic's ``SequenceDataset`` is not used: it returns windows
+padded beyond an episode's end, and padding must not become data here.
 """
 
 import json
@@ -36,11 +36,11 @@ _BLANK = re.compile(r">\s+<")
 
 
 class Episode(Protocol):
-    """What is written of an episode of T steps; ``pipeline.experts.episode.ExpertEpisode`` is one."""
+    """An episode of T steps to write, such as ``pipeline.experts.episode.ExpertEpisode``."""
 
     @property
     def observations(self) -> Array:
-        """(T, S) raw observation before each action."""
+        """(T, S) raw observations before each action."""
 
     @property
     def actions(self) -> NDArray[np.floating]:
@@ -48,11 +48,11 @@ class Episode(Protocol):
 
     @property
     def success(self) -> bool:
-        """Whether the last action solves the task."""
+        """True if the last action solves the task."""
 
     @property
     def states(self) -> Array | None:
-        """(T, …) the simulator's flattened state before each action."""
+        """(T, …) flattened states of the simulator before each action."""
 
     @property
     def extras(self) -> Mapping[str, str]:
@@ -62,17 +62,17 @@ class Episode(Protocol):
 def read_robomimic(path: Path, task: Task) -> Demonstrations:
     """Read and validate the demonstrations of ``task``: raw observations (N, S), actions as a policy gives them.
 
-    Absolute actions (diffusion_policy's ``low_dim_abs.hdf5``) are taken as they are, relative ones (robomimic's
-    ``low_dim_v141.hdf5``) are converted: ``absolute_actions`` says how. Which of them a file holds is told by the
-    actions themselves, unless ``control_delta`` is false: ``low_dim_abs.hdf5`` keeps the settings of the relative file
-    that it was made from.
+    Absolute actions (diffusion_policy's ``low_dim_abs.hdf5``) are kept. Relative actions (robomimic's
+    ``low_dim_v141.hdf5``) are converted by ``absolute_actions``. If ``control_delta`` is false, actions are absolute.
+    Otherwise the actions themselves tell which they are, since ``low_dim_abs.hdf5`` has the settings of the relative
+    file from which it was made.
 
-    An episode that lacks a data set, or has one damaged, of another type or shape, or with NaN or infinity, is left out
-    with a warning.
+    An episode is left out with a warning if a data set in it is missing, damaged, of another type or shape, or holds
+    NaN or infinity.
 
     Raises:
-        UserError: the file is absent, not whole, lacks a group or attribute, has no usable episode, or was recorded in
-            another task, simulator's version, robot or controller.
+        UserError: the file is absent or incomplete, lacks a group or attribute, has no usable episode, or was recorded
+            with another task, simulator's version, robot or controller.
     """
     import h5py
 
@@ -85,7 +85,7 @@ def read_robomimic(path: Path, task: Task) -> Demonstrations:
             names = sorted(filter(_DEMO.fullmatch, file["data"]), key=lambda name: int(name.removeprefix("demo_")))
             readers = {name: partial(_read_episode, path, file["data"], name, task) for name in names}
             episodes = list(read_episodes(path, readers).values())
-    except (OSError, RuntimeError) as error:  # h5py's for truncated and damaged files
+    except (OSError, RuntimeError) as error:  # h5py raises these for truncated and damaged files
         raise UserError(f"{path}: is not a whole HDF5 file: {_line(error)}") from error
     if not episodes:
         raise UserError(f"{path}: group data holds no episodes demo_0, demo_1, …")
@@ -100,7 +100,7 @@ def read_robomimic(path: Path, task: Task) -> Demonstrations:
 def _settings(path: Path, file: Any) -> Mapping[str, Any]:
     if "data" not in file or "env_args" not in file["data"].attrs:
         raise UserError(f"{path}: has no group data with attribute env_args; expected a Robomimic file")
-    with redirect_stdout(StringIO()):  # robomimic's advice on a private macro file
+    with redirect_stdout(StringIO()):  # robomimic prints advice on a private macro file
         from robomimic.utils.file_utils import get_env_metadata_from_dataset
     try:
         settings = get_env_metadata_from_dataset(str(path))
@@ -151,17 +151,17 @@ def _absolute(task: Task, settings: Mapping[str, Any], actions: list[Array], obs
 def write_robomimic(path: Path, task: Task, episodes: Sequence[Episode]) -> None:
     """Write ``episodes`` of ``task`` to ``path`` in the public form, with absolute actions, atomically.
 
-    Equal episodes give equal bytes. Of the observations only those of the raw observation are written; ``next_obs`` is
-    left out, and a step's reward is 1 where an episode ends solved and 0 elsewhere. Observations and states after the
-    first are rounded to single precision, which is all that training uses and, in the public type of 64 bits, halves
-    the file; replays need the first state and the actions.
+    Equal episodes give equal bytes. Only the observations of the raw observation are written, without ``next_obs``. The
+    reward is 1 in the last step of a solved episode, else 0. Observations, and states after the first, are rounded to
+    single precision but stored in the public type of 64 bits. This halves the file; training uses single precision
+    anyway, and replays need only the first state and the actions.
 
     Raises:
         ValueError: an episode lacks its states or its scene.
     """
     import h5py
 
-    # The format of HDF5 1.10 spends a tenth of the oldest one's bytes on bookkeeping for arrays this small.
+    # For arrays this small, the bookkeeping of the HDF5 1.10 format takes a tenth of the bytes of the oldest format.
     with replacing(path) as temporary, h5py.File(temporary, "w", libver=("v110", "v110")) as file:
         data = file.create_group("data")
         data.attrs["env_args"] = json.dumps(env_arguments(task), indent=4)
@@ -203,9 +203,9 @@ def _rounded(array: Array) -> Array:
 
 
 def portable_model(xml: str) -> str:
-    """Strip a scene's XML of indentation, and of where robosuite's meshes and textures lie on this machine.
+    """Strip indentation from a scene's XML, and this machine's paths of robosuite's meshes and textures.
 
-    robosuite looks for them in its own folder in any case (``edit_model_xml``).
+    robosuite always looks for them in its own folder (``edit_model_xml``).
     """
     return _BLANK.sub("><", _ASSETS.sub(r"\1", xml))
 

@@ -1,7 +1,7 @@
-"""Rotations of three-dimensional space as axis-angle vectors, matrices and six numbers, in float64.
+"""Convert three-dimensional rotations between axis-angle vectors, matrices, quaternions and six numbers, in float64.
 
-Six numbers are the first two rows of the matrix, as in PyTorch3D and diffusion_policy; Zhou et al. (CVPR 2019), who
-introduced them, take its first two columns. Unlike axis-angle they are continuous in the rotation.
+The six numbers are the first two rows of the matrix, as in PyTorch3D and diffusion_policy. Zhou et al. (CVPR 2019)
+introduced them with the first two columns. Unlike axis-angle, they are continuous in the rotation.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ _TINY = 1e-12  # below this length a vector has no direction
 
 
 def matrix_from_axis_angle(vectors: NDArray[np.floating]) -> Array:
-    """Matrices (..., 3, 3) of rotations about axes ``vectors`` (..., 3) by their lengths in radians (Rodrigues)."""
+    """Compute rotation matrices (..., 3, 3) from axis-angle ``vectors`` (..., 3), in radians (Rodrigues' formula)."""
     vectors = np.asarray(vectors, dtype=np.float64)
     angle = np.linalg.norm(vectors, axis=-1)[..., None, None]
     x, y, z = np.moveaxis(vectors, -1, 0)
@@ -26,10 +26,10 @@ def matrix_from_axis_angle(vectors: NDArray[np.floating]) -> Array:
 
 
 def axis_angle_from_matrix(matrices: NDArray[np.floating]) -> Array:
-    """Axis-angle vectors (..., 3), at most π long, of rotation ``matrices`` (..., 3, 3).
+    """Compute axis-angle vectors (..., 3), at most π long, of rotation ``matrices`` (..., 3, 3).
 
-    By way of the quaternion, computed from its largest component (Shepperd 1978), so that it is as exact near 0 and π
-    as elsewhere. A half turn has two vectors; either may be returned.
+    The intermediate quaternion is computed from its largest component (Shepperd 1978), so that the result is as exact
+    near 0 and π as elsewhere. A half turn has two vectors; either may be returned.
     """
     m = np.asarray(matrices, dtype=np.float64)
     diagonal = np.diagonal(m, axis1=-2, axis2=-1)
@@ -50,29 +50,29 @@ def axis_angle_from_matrix(matrices: NDArray[np.floating]) -> Array:
 
 
 def six_from_matrix(matrices: NDArray[np.floating]) -> Array:
-    """Six numbers (..., 6), the first row and the second, of rotation ``matrices`` (..., 3, 3)."""
+    """Return six numbers (..., 6), the first and the second row, of rotation ``matrices`` (..., 3, 3)."""
     rows: Array = np.asarray(matrices, dtype=np.float64)[..., :2, :]
     return rows.reshape(*rows.shape[:-2], 6)
 
 
 def matrix_from_six(numbers: NDArray[np.floating]) -> Array:
-    """Rotation matrices (..., 3, 3) from any six ``numbers`` (..., 6), by Gram and Schmidt's method.
+    """Compute rotation matrices (..., 3, 3) from any six ``numbers`` (..., 6), by Gram and Schmidt's method.
 
     A row without a direction of its own (zero, or the second parallel to the first) is replaced by a coordinate axis.
     """
     rows: Array = np.asarray(numbers, dtype=np.float64)
     first = _unit(rows[..., :3], np.eye(3)[0])
-    least: Array = np.eye(3)[np.abs(first).argmin(-1)]  # the coordinate axis most across ``first``
+    least: Array = np.eye(3)[np.abs(first).argmin(-1)]  # the coordinate axis nearest to perpendicular to ``first``
     across = least - (least * first).sum(-1, keepdims=True) * first
     second: Array = rows[..., 3:]
-    for _ in range(2):  # once would leave rounding errors where the rows are nearly parallel
+    for _ in range(2):  # once would leave rounding errors if the rows are nearly parallel
         second = second - (second * first).sum(-1, keepdims=True) * first
         second = _unit(second, across / np.linalg.norm(across, axis=-1, keepdims=True))
     return np.stack([first, second, np.cross(first, second)], axis=-2)
 
 
 def matrix_from_quaternion(quaternions: NDArray[np.floating]) -> Array:
-    """Rotation matrices (..., 3, 3) of unit ``quaternions`` (..., 4) in the order x, y, z, w."""
+    """Compute rotation matrices (..., 3, 3) of unit ``quaternions`` (..., 4) in the order x, y, z, w."""
     q = np.asarray(quaternions, dtype=np.float64)
     x, y, z, w = np.moveaxis(q / np.linalg.norm(q, axis=-1, keepdims=True), -1, 0)
     rows = (

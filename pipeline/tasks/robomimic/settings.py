@@ -1,4 +1,4 @@
-"""What a Robomimic file says about its recording (``env_args``), checked against what is simulated here."""
+"""Check the recording settings of a Robomimic file (``env_args``) against the simulation here."""
 
 import re
 from collections.abc import Mapping
@@ -9,19 +9,19 @@ from pipeline.tasks.robomimic.simulator import ENV_VERSION, Task, env_arguments
 from pipeline.utils.errors import UserError
 
 OLDEST_VERSION = "1.2.0"
-"""The version of robosuite that robomimic's first files were recorded with; those files do not name it."""
+"""The version of robosuite of robomimic's first recordings; their files do not name it."""
 
 _FREE = {"control_delta", "kp_limits", "damping_limits", "ramp_ratio"}
-"""Controller settings that change nothing: the first is told by the actions, the others are for unused modes."""
+"""Controller settings that are not checked: the actions themselves tell the first; the others are of unused modes."""
 
 
 def check_env_args(path: Path, given: Mapping[str, Any], task: Task) -> None:
-    """Check the settings ``given`` in the file at ``path``, key by key, for those that change what an action does.
+    """Check those settings ``given`` in the file at ``path`` that change the effect of an action, key by key.
 
-    Settings that a file leaves out are robosuite's defaults, which are the ones simulated.
+    A setting missing in the file has robosuite's default, which is also simulated here.
 
     Raises:
-        UserError: one of them differs from what is simulated as ``task``; the line names it.
+        UserError: a setting differs from the simulation of ``task``; the line names it.
     """
     expected = env_arguments(task)
     _check(path, "env_name", given.get("env_name"), expected["env_name"])

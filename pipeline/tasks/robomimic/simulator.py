@@ -1,7 +1,7 @@
-"""Robomimic's simulated tasks in robosuite: their settings as public files carry them, and the simulator itself.
+"""Make Robomimic's tasks in robosuite: their settings as in public files, and the simulator itself.
 
-An arm's action is absolute: the target of the grip site, held for 0.05 s by operational space control, as position (3)
-in metres and axis-angle (3) in radians, both in the world's frame, then the gripper (1), -1 open to +1 closed.
+An arm's action is absolute: the target of the grip site, held for 0.05 s by operational space control. It has position
+(3) in metres and axis-angle (3) in radians, both in the world's frame, then the gripper (1), -1 open to +1 closed.
 """
 
 import ctypes
@@ -27,16 +27,16 @@ ENV_NAME: dict[Task, str] = {
     "transport": "TwoArmTransport",
 }
 ARMS: dict[Task, int] = {"lift": 1, "can": 1, "square": 1, "transport": 2}
-ARM_OBSERVATION = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": 2}  # of each arm, in the public order, and its size
+ARM_OBSERVATION = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": 2}  # keys of each arm in the public order → sizes
 ENV_VERSION = "1.4.1"  # of robosuite
 CONTROL_FREQUENCY = 20  # control steps per simulated second
 
-_FIXED_MODELS = ("PickPlaceCan", "NutAssemblySquare")  # of others sizes are drawn with each episode, or may be
+_FIXED_MODELS = ("PickPlaceCan", "NutAssemblySquare")  # other tasks may draw new sizes of objects in each episode
 _ROBOSUITE_TYPE = 1  # robomimic.envs.env_base.EnvType.ROBOSUITE_TYPE
 
 
 def recipe(name: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
-    """Return ``env_args`` of robosuite's environment ``name`` in the version that is installed."""
+    """Return ``env_args`` of robosuite's environment ``name`` in the installed version."""
     return {"env_name": name, "env_version": ENV_VERSION, "type": _ROBOSUITE_TYPE, "env_kwargs": dict(arguments)}
 
 
@@ -84,10 +84,10 @@ def make_simulator(task: Task) -> Any:
 
 
 def make_simulator_of(arguments: Mapping[str, Any]) -> Any:
-    """Make a simulator by ``env_args`` as robomimic does: an ``EnvRobosuite``, whose ``env`` is robosuite's own.
+    """Make a simulator from ``env_args`` as robomimic does: an ``EnvRobosuite``, whose ``env`` is robosuite's own.
 
-    Its steps lead to the same states as robosuite's, bit for bit, in about half the time, and its observations are
-    those of the state reached, as in the public files (robosuite's own lag behind it by one physics step of 2 ms).
+    Its steps reach the same states as robosuite's, bit for bit, in about half the time. Its observations are those of
+    the state reached, as in the public files; robosuite's own are one physics step of 2 ms older.
     """
     _import_robosuite()
     import robomimic.utils.env_utils as env_utils
@@ -102,8 +102,8 @@ def make_simulator_of(arguments: Mapping[str, Any]) -> Any:
 def reset_by_seed(simulator: Any, seed: int) -> dict[str, np.ndarray]:
     """Start the episode of ``seed`` in a simulator of ``make_simulator``; return robomimic's observation by key.
 
-    Robosuite draws the arms' joints, the objects' poses and some objects' sizes from numpy's global generator; it is
-    seeded for that and restored. The model is rebuilt (0.2 to 0.4 s) only where it depends on the draws.
+    Robosuite draws the arms' joints, the objects' poses and some objects' sizes from numpy's global generator. The
+    generator is seeded for that and restored. The model is rebuilt (0.2 to 0.4 s) only if it depends on the draws.
     """
     env = simulator.env
     env.hard_reset = type(env).__name__ not in _FIXED_MODELS or getattr(env, "_model_is_stored", False)
@@ -115,9 +115,9 @@ def reset_by_seed(simulator: Any, seed: int) -> dict[str, np.ndarray]:
 
 
 def reset_to_state(simulator: Any, state: np.ndarray, model: str | None = None) -> dict[str, np.ndarray]:
-    """Start at a stored ``state``, in the stored ``model`` (XML) or, without one, that of seed 0; return as above.
+    """Start at a stored ``state`` in the stored ``model`` (XML; None: that of seed 0); return as ``reset_by_seed``.
 
-    XML holds a model's numbers rounded: replays in a stored model come close to the original and are not equal to it.
+    XML holds rounded numbers of a model. So a replay in a stored model is close to the original, but not equal to it.
     """
     if model is None:
         reset_by_seed(simulator, 0)
@@ -132,10 +132,10 @@ def reset_to_state(simulator: Any, state: np.ndarray, model: str | None = None) 
 
 
 def _start_controllers(env: Any) -> None:
-    """Let the controllers see the state they start in, and tend to the arms' nominal joint angles in their null space.
+    """Give the controllers their start state, and the arms' nominal joint angles as target in their null space.
 
-    Without this a controller takes the drawn joint angles for nominal after robosuite's ``reset`` (not so in the public
-    demonstrations and robomimic's own rollouts), and sees the stored state one physics step late after ``reset_to``.
+    Without this, after robosuite's ``reset`` a controller takes the drawn joint angles for nominal, unlike in the
+    public demonstrations and robomimic's own rollouts. After ``reset_to`` it sees the state one physics step late.
     """
     for robot in env.robots:
         robot.controller.update_initial_joints(robot.init_qpos)
@@ -143,7 +143,7 @@ def _start_controllers(env: Any) -> None:
 
 @contextmanager
 def drawing_from(seed: int) -> Iterator[None]:
-    """Seed numpy's global generator with ``seed``, and restore it in the end."""
+    """Seed numpy's global generator with ``seed``, and restore its state at the end."""
     before = np.random.get_state()  # noqa: NPY002  (robosuite draws from the global generator)
     np.random.seed(seed)  # noqa: NPY002
     try:
@@ -153,11 +153,11 @@ def drawing_from(seed: int) -> Iterator[None]:
 
 
 def _step(env: Any, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, bool, dict[str, Any]]:
-    """Robosuite's control step of 25 physics steps, without what it computes in vain.
+    """Run robosuite's control step of 25 physics steps, without its redundant computations.
 
-    In each physics step robosuite computes the forward dynamics when it starts, once per arm's controller and once to
-    integrate, and it looks after every observable. Positions and velocities do not change in between: they are computed
-    once (``mj_step1``), the forces when the controllers have spoken (``mj_step2``), observables at the end.
+    In each physics step, robosuite computes the forward dynamics at the start, once per arm's controller and once to
+    integrate, and updates every observable. Positions and velocities do not change in between. Here they are computed
+    once (``mj_step1``), the forces after the controllers (``mj_step2``), and the observables at the end.
     """
     import mujoco
 
@@ -186,7 +186,7 @@ def _step(env: Any, action: np.ndarray) -> tuple[dict[str, np.ndarray], float, b
 
 
 def _declare_modalities() -> None:
-    """Tell robomimic, once per process, that no observation is an image; it observes nothing before it is told."""
+    """Tell robomimic, once per process, that no observation is an image; without this it observes nothing."""
     import robomimic.utils.obs_utils as obs_utils
 
     if obs_utils.OBS_KEYS_TO_MODALITIES is None:
@@ -195,15 +195,16 @@ def _declare_modalities() -> None:
 
 
 def _import_robosuite() -> None:
-    """Import robomimic's adapter of robosuite without what no task needs: mujoco-py, EGL where it is absent, and torch.
+    """Import robomimic's adapter of robosuite without mujoco-py and torch, and without EGL if that is absent.
 
-    Robosuite asks for EGL at import whatever MUJOCO_GL says, except for two other libraries; GLFW comes as a package.
+    No task needs them. Robosuite loads EGL at import unless MUJOCO_GL names one of two other libraries. Of these, GLFW
+    (``glx``) comes as a package.
     """
     library = os.environ.get("MUJOCO_GL")
     if sys.platform == "linux":
         os.environ["MUJOCO_GL"] = (library or "egl") if has_egl() else "glx"
     disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)  # advice of both on private macro files
+    logging.disable(logging.WARNING)  # both give advice on private macro files
     try:
         with redirect_stdout(StringIO()), _deferred("mujoco_py", "torch", "torch.nn", "torch.nn.functional"):
             import robomimic.envs.env_robosuite  # noqa: F401
@@ -214,10 +215,10 @@ def _import_robosuite() -> None:
 
 
 class _Deferred(ModuleType):
-    """A module that is imported when something in it is first asked for."""
+    """A module that is imported at the first access to one of its names."""
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__") and name != "__path__":  # somebody looks at all modules, as ``inspect`` does
+        if name.startswith("__") and name != "__path__":  # code such as ``inspect`` looks at all modules
             raise AttributeError(name)
         _forget_deferred()
         return getattr(importlib.import_module(self.__name__), name)
@@ -225,9 +226,9 @@ class _Deferred(ModuleType):
 
 @contextmanager
 def _deferred(*names: str) -> Iterator[None]:
-    """Imports of these modules inside are deferred, installed or not; outside, all is as it was.
+    """Defer imports of these modules inside the ``with`` block, installed or not; afterwards imports are as before.
 
-    Robomimic needs torch, which takes a second, for images alone, and mujoco-py for the name of an exception.
+    Robomimic needs torch, whose import takes a second, only for images, and mujoco-py only to name an exception.
     """
     modules = {name: _Deferred(name) for name in names if name not in sys.modules}
     for name, module in modules.items():
@@ -247,7 +248,7 @@ def _forget_deferred() -> None:
 
 
 def has_egl() -> bool:
-    """Tell whether this machine can draw without a display, which on Linux needs EGL."""
+    """Tell whether this machine can draw without a display; on Linux that needs EGL."""
     try:
         ctypes.CDLL("libEGL.so.1")
     except OSError:

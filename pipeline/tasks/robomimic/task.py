@@ -1,4 +1,4 @@
-"""Make the interface of one of Robomimic's tasks."""
+"""Make the task interface of one of Robomimic's tasks."""
 
 from functools import partial
 from pathlib import Path
@@ -14,10 +14,10 @@ from pipeline.utils.errors import UserError
 def robomimic_task(
     task: Task, title: str, starter_episodes: int, expert: str, *, objects: int = 1, paper: PaperFacts | None = None
 ) -> Interface:
-    """The interface of ``task``.
+    """Make the interface of ``task``.
 
     Args:
-        starter_episodes: demonstrations in the set that is shipped.
+        starter_episodes: demonstrations in the shipped set.
         expert: as ``pipeline.tasks.api.Task.expert``.
     """
     read = partial(_read_one_file, task)
@@ -61,7 +61,7 @@ def _published(task: Task, title: str) -> Dataset:
 
 
 def _read_one_file(task: Task, path: Path) -> Demonstrations:
-    """The file, or that in the folder that an archive was unpacked to."""
+    """Read a file, or the only file in the folder of an unpacked archive."""
     from pipeline.tasks.robomimic.files import read_robomimic
 
     inside = sorted(path.glob("*.hdf5")) if path.is_dir() else [path]
