@@ -1,10 +1,11 @@
-"""How long it takes to certify chunks of actions of the sizes of Push-T, Franka Kitchen and Transport.
+"""Time the certification of chunks of actions of the sizes of Push-T, Franka Kitchen and Transport.
 
     python -m pipeline.perf.certificates
 
-writes reports/benchmarks_certificates.csv and .md: for the whole chunk as one state, constructed to contract, and for
-one action as the state, shared along the chunk, searched for the best claim. The weights are drawn at random and moved
-as far from their start as training moves them; the falsifier's search for a counterexample is timed apart.
+writes reports/benchmarks_certificates.csv and .md. Two kinds of state are timed. A whole chunk as one state contracts
+by construction. One action as the state shares its matrices along the chunk; the best claim is searched for. Weights
+are random and moved as far from their start as by training. The falsifier's search for a counterexample is timed
+separately.
 """
 
 import argparse
@@ -32,7 +33,7 @@ CHUNKS = (
     ("Transport, executed", 8, 20),
     ("Transport", 16, 20),
 )
-"""Task, actions in a chunk, components of an action."""
+"""Task, actions per chunk, components of an action."""
 
 FUNCTIONS = ("tanh", "softsign")
 STEP, RATIO = 0.25, float(np.exp(-0.25))
@@ -40,7 +41,7 @@ STEP, RATIO = 0.25, float(np.exp(-0.25))
 
 @dataclass(frozen=True)
 class Row:
-    """One certificate: ``state`` ``chunk`` or ``action``, of ``states`` components, ``branches`` nonlinear ones."""
+    """One certificate; ``state``, `chunk` or `action`, with ``states`` components, ``branches`` of them nonlinear."""
 
     task: str
     chunk: int
@@ -54,7 +55,7 @@ class Row:
 
 
 def measure(chunks: Sequence[tuple[str, int, int]] = CHUNKS) -> list[Row]:
-    """A row for each chunk as one state, then one for each size of action."""
+    """Certify each chunk as one state, then each size of action; a row each."""
     work = [(*chunk, "chunk") for chunk in chunks]
     work += [(*chunk, "action") for chunk in {size: (task, n, size) for task, n, size in chunks}.values()]
     return [_certify(*item) for item in tqdm(work, desc="certify", unit="certificate")]

@@ -1,4 +1,4 @@
-"""Training as the scripts of diffusers, LeRobot and TorchCFM write it: the peer of this project's training loop."""
+"""Train as the scripts of diffusers, LeRobot and TorchCFM do: the peer of this project's training loop."""
 
 from collections.abc import Callable
 from typing import Literal
@@ -17,10 +17,10 @@ Loss = Callable[[nn.Module, Tensor, Tensor, Tensor, Tensor], Tensor]
 
 
 class CommonTraining:
-    """Steps in float32, by AdamW as PyTorch makes it and diffusers' EMA and schedule, the loss read off in each.
+    """Train in float32 with PyTorch's default AdamW and diffusers' EMA and schedule; every step reads the loss.
 
     Args:
-        net: trained in place. optimization: the settings that ours has.
+        net: trained in place. optimization: the settings, the same as for ours.
     """
 
     def __init__(self, net: nn.Module, loss: Loss, optimization: Optimization) -> None:
@@ -32,7 +32,7 @@ class CommonTraining:
         self.average = EMAModel(net.parameters(), decay=optimization.ema_decay)
 
     def step(self, condition: Tensor, data: Tensor, noise: Tensor, time: Tensor) -> float:
-        """The loss of one update."""
+        """Make one update and return its loss."""
         loss = self.loss(self.net, condition, data, noise, time)
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), self.clip)
@@ -44,13 +44,13 @@ class CommonTraining:
 
 
 def common_matching(net: nn.Module, condition: Tensor, data: Tensor, noise: Tensor, time: Tensor) -> Tensor:
-    """The flow-matching loss on the straight path."""
+    """Compute the flow-matching loss on the straight path."""
     t = time.view(-1, *[1] * (data.dim() - 1))
     return functional.mse_loss(net(time, (1 - t) * noise + t * data, condition), data - noise)
 
 
 def odeint_loss(nfe: int, gradient: Literal["direct", "adjoint"]) -> Loss:
-    """The reconstruction loss by torchdiffeq's Euler steps."""
+    """Make the reconstruction loss by torchdiffeq's Euler steps."""
 
     class Field(nn.Module):
         def __init__(self, net: nn.Module, condition: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""The same work done twice, by this project and by what people would use instead, in turns and timed."""
+"""Time the same work in turns, done by this project ("ours") and by the tool that people would use instead ("peer")."""
 
 import gc
 import math
@@ -15,19 +15,19 @@ from pipeline.utils import platform
 from pipeline.utils.hardware import cores
 
 Seconds = tuple[float, float]
-"""What ours took and what the peer's took, of the same work in one turn."""
+"""Seconds of ours and of the peer's for the same work in one turn."""
 
 
 class DiffersError(Exception):
-    """Ours and the peer's did not compute the same thing, so that their times say nothing."""
+    """Ours and the peer's gave different results, so that their times cannot be compared."""
 
 
 @dataclass(frozen=True)
 class Floor:
-    """A lower bound of ours: a part of the work that it cannot leave out.
+    """A lower bound of the time of ours: a part of the work that it cannot leave out.
 
     Attributes:
-        what: the part. seconds: does that part alone and says how long it took.
+        what: the part. seconds: does that part alone and returns its time.
     """
 
     what: str
@@ -39,12 +39,12 @@ class Contest:
     """One piece of work and two ways to do it.
 
     Attributes:
-        work: what is done, sizes included. peer: whose way it is compared with.
-        aim: the largest ratio of times, ours over the peer's, that is aimed at.
-        same: shows that both compute the same thing and says how nearly; called once, before the turns.
-        turns: count → seconds of both, turn after turn.
-        count: turns that are timed. warm_ups: turns before them that are not; none where ``same`` has done the work.
-        floor: timed where the aim is missed.
+        work: description of the work, with sizes. peer: the tool that it is compared with.
+        aim: the target for the ratio of times, ours over the peer's: at most this.
+        same: checks that both compute the same and says how closely; called once, before the turns.
+        turns: count → seconds of both in each turn.
+        count: timed turns. warm_ups: untimed turns before them; 0 if ``same`` has done the work already.
+        floor: timed if the aim is missed.
     """
 
     work: str
@@ -59,9 +59,9 @@ class Contest:
 
 @dataclass(frozen=True)
 class Row:
-    """A contest's outcome: medians over the turns, and of the ratio the quartiles too; times in milliseconds.
+    """A contest's result: medians over the turns, for the ratio also the quartiles; times in milliseconds.
 
-    ``floor`` is empty, and ``floor_ms`` no number, where none was timed.
+    If no floor was timed, ``floor`` is empty and ``floor_ms`` is NaN.
     """
 
     work: str
@@ -82,7 +82,7 @@ def hold(contest: Contest) -> Row:
     """Check that both sides of ``contest`` compute the same; time them in turns and, if the aim is missed, its floor.
 
     Raises:
-        DiffersError: they do not.
+        DiffersError: they compute different results.
     """
     same = contest.same()
     gc.collect()
@@ -98,9 +98,9 @@ def hold(contest: Contest) -> Row:
 def in_turns(
     ours: Callable[[], object], theirs: Callable[[], object], repeat: int = 1
 ) -> Callable[[int], list[Seconds]]:
-    """``Contest.turns`` of two functions, each called ``repeat`` times a turn, now one first and now the other.
+    """Make ``Contest.turns`` from two functions, each called ``repeat`` times per turn, in alternating order.
 
-    Whatever the machine does for a while, such as slowing down, then meets both alike.
+    A temporary effect of the machine, such as a slowdown, then affects both alike.
     """
 
     def turns(count: int) -> list[Seconds]:
@@ -117,7 +117,7 @@ def in_turns(
 
 
 def timed(work: Callable[[], object], repeat: int = 1) -> float:
-    """Seconds of one of ``repeat`` calls."""
+    """Return the mean seconds of ``repeat`` calls."""
     begin = perf_counter()
     for _ in range(repeat):
         work()
@@ -125,15 +125,15 @@ def timed(work: Callable[[], object], repeat: int = 1) -> float:
 
 
 def median_seconds(work: Callable[[], object], count: int = 3) -> float:
-    """The median of ``count`` calls, after one that warms up."""
+    """Return the median seconds of ``count`` calls after one warm-up call."""
     return median([timed(work) for _ in range(count + 1)][1:])
 
 
 def nearly_equal(ours: Any, theirs: Any, tolerance: float, what: str) -> str:
-    """Say by how much two arrays differ, relative to the largest number in the peer's.
+    """Report by how much two arrays differ, relative to the largest number in the peer's.
 
     Raises:
-        DiffersError: by more than ``tolerance``, or in shape.
+        DiffersError: they differ by more than ``tolerance``, or in shape.
     """
     a, b = (torch.as_tensor(x).detach().double() for x in (ours, theirs))
     if a.shape != b.shape:
@@ -147,5 +147,5 @@ def nearly_equal(ours: Any, theirs: Any, tolerance: float, what: str) -> str:
 
 
 def machine() -> str:
-    """Processor, CPUs and PyTorch's threads: rows of different machines are not to be compared."""
+    """Describe processor, CPUs and PyTorch's threads; rows of different machines must not be compared."""
     return f"{platform.processor()}, {cores()} CPUs, {torch.get_num_threads()} threads"

@@ -21,19 +21,19 @@ from pipeline.utils.precision import Precision, autocast, device_kind, native
 from pipeline.utils.seeding import Generators
 
 ADAPTIVE_NFE = 150
-"""What an adaptive solve of images is taken to cost: the paper's Table 1 has 134 to 146."""
+"""Assumed evaluations of an adaptive solve of images; the paper's Table 1 has 134 to 146."""
 METHODS = 10
-"""Rows of Table 1 that images are made for, the untrained net among them."""
+"""Rows of Table 1 with images, including the untrained net."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """What one training, or the making of images, is predicted to take.
+    """Predicted time and memory of one training, or of the generation of images.
 
     Attributes:
-        steps: of the optimiser, or evaluations of the net for single images. seconds, core_seconds: of one.
-        hours: of this device's clock. core_hours: of the CPU. peak_bytes: of a process; 0: not measured.
-        note: what is not in it.
+        steps: optimiser steps, or evaluations of the net for single images. seconds, core_seconds: time of one.
+        hours: wall-clock time on this device. core_hours: CPU time. peak_bytes: memory of a process; 0: not measured.
+        note: assumptions, and parts that are not included.
     """
 
     task: str
@@ -49,12 +49,12 @@ class Forecast:
 
 
 def forecasts(settings: ScaleSettings, measured_steps: int, rows: int | None = None) -> Iterator[Forecast]:
-    """One for each training, then for the images of each image task, as they are measured.
+    """Yield a forecast for each training, then for the images of each image task, as each is measured.
 
     Args:
-        measured_steps: of each training.
-        rows: batch, at least 2, that is measured in place of larger ones, with a quarter of it, and extrapolated from,
-            for nets too large for this device; memory is that of what is measured.
+        measured_steps: steps to measure of each training.
+        rows: batch size, at least 2, for nets too large for this device: instead of a larger batch, this batch and a
+            quarter of it are measured, and the time is extrapolated. Memory is that of the measured batch.
     """
     precision, costs = native(), dict[tuple[str, str], StepCost | None]()
     solves = {str(image): _solve(settings.image_task(image), precision, rows) for image in settings.images}
@@ -110,8 +110,10 @@ def _measured(training: Training, steps: int, rows: int | None, threads: int) ->
 
 
 def _extrapolated(few: float, more: float, rows: int, size: int) -> float:
-    """The cost of ``size`` rows on the line through those of ``rows`` // 4 and ``rows``: what the optimiser spends on
-    the weights does not grow with the batch."""
+    """Extrapolate the cost of ``size`` rows along the line through the costs of ``rows`` // 4 and ``rows``.
+
+    The line has an offset, since the optimiser's work on the weights does not grow with the batch.
+    """
     slope = max(0.0, more - few) / (rows - max(1, rows // 4))
     return more + slope * (size - rows)
 
@@ -121,7 +123,7 @@ def _threads(settings: ScaleSettings, task: str) -> int:
 
 
 def _solve(settings: ImageTaskSettings, precision: Precision, rows: int | None) -> StepCost | None:
-    """What an evaluation of the base net for one of many images costs; None: it does not fit into memory."""
+    """Measure the cost per image of an evaluation of the base net on a batch; None: it does not fit into memory."""
     return _apart(partial(_solved, settings, precision, rows))
 
 
@@ -141,7 +143,7 @@ def _solved(settings: ImageTaskSettings, precision: Precision, rows: int | None)
 
 
 def _sampling(settings: ImageTaskSettings, nfes: list[int]) -> dict[str, int]:
-    """Evaluations for single images: those that checkpoints are chosen by, of the histories, and of the table."""
+    """Count evaluations for single images: for the selection of checkpoints, the histories and the table."""
     select, fid = settings.select, settings.fid
     of_one = select.n_samples * select.sampling_seeds
     along = sum(nfe * (1 + settings.finetune[f"nfe{nfe}"].history_points) for nfe in nfes)
@@ -154,7 +156,7 @@ def _sampling(settings: ImageTaskSettings, nfes: list[int]) -> dict[str, int]:
 
 
 def _apart(work: Callable[[], StepCost]) -> StepCost | None:
-    """The result of ``work``, on a CPU in a process of its own, whose memory is its own; None: there is too little."""
+    """Run ``work``, on a CPU in a process of its own so that memory is measured alone; None: out of memory."""
     if torch.cuda.is_available():
         try:
             return work()
@@ -168,7 +170,7 @@ def _apart(work: Callable[[], StepCost]) -> StepCost | None:
     theirs.close()
     try:
         answer = ours.recv()
-    except EOFError:  # killed, as Linux does where memory runs out
+    except EOFError:  # killed, as Linux does when memory runs out
         return None
     finally:
         process.join()

@@ -1,11 +1,11 @@
-"""What gradients through the solve cost: time of an MLE update against flow-matching updates, and memory.
+"""Measure the cost of gradients through the solve: time of an MLE update against flow-matching updates, and memory.
 
     python -m pipeline.perf.gradients
 
-times the net of a scale (lab by default), on random data of its shapes, and writes reports/benchmarks_gradients.csv and
-.md. All variants run in one process and take turns, so that whatever else the machine does meets them alike: in a turn,
-NFE flow-matching updates are followed by one MLE update of each kind at that NFE, and the ratios are formed. The median
-over the turns is reported with its quartiles.
+times the net of a scale (lab by default) on random data of its shapes, and writes reports/benchmarks_gradients.csv and
+.md. All variants run in one process and take turns, so that other work on the machine affects them alike. A turn is NFE
+flow-matching updates, then one MLE update of each kind at that NFE; their ratios are formed. The report gives median
+and quartiles over the turns.
 """
 
 import argparse
@@ -39,20 +39,20 @@ from pipeline.utils.seeding import Generators
 
 TASK = "pusht"
 NFES = (1, 8, 16)
-REFLOW_NFE = 32  # of the base model's solve
+REFLOW_NFE = 32  # function evaluations of the base model's solve
 AIMS: dict[tuple[str, Gradient], float | None] = {
     ("given", "direct"): 1.1,
     ("given", "checkpointed"): 1.45,
     ("nearest", "direct"): None,
     ("reflow", "direct"): None,
 }
-"""What is measured, by pairs and gradient, with the largest ratio of one MLE update to NFE flow-matching updates that
-is aimed at. Pairs that are given cost nothing; the others are those of couplings that solve in every step."""
+"""(pairs, gradient) to measure → target for the ratio of one MLE update to NFE flow-matching updates: at most this.
+``given`` pairs cost nothing; the other pairs are of couplings that solve in every step."""
 
 
 @dataclass
 class SavedBytes:
-    """Bytes that autograd keeps for backward, each storage counted once."""
+    """Bytes that autograd keeps for the backward pass; each storage counts once."""
 
     ignored: frozenset[int]
     storages: dict[int, int] = field(default_factory=dict)
@@ -70,10 +70,10 @@ class SavedBytes:
 
 @contextmanager
 def saved_bytes(ignored: Sequence[Tensor]) -> Iterator[SavedBytes]:
-    """Count what autograd saves inside the block, without the tensors ``ignored``, which are there anyway.
+    """Count the bytes that autograd saves inside the block, without the tensors ``ignored``, such as the weights.
 
-    The graph must be alive when the block ends, since addresses are used again once freed. What a checkpointed step
-    saves while it is computed again is not counted: it is the activations of one step, and is freed with it.
+    The graph must be alive when the block ends, since freed addresses are reused. The activations that a checkpointed
+    step saves during its recomputation are not counted: they are those of one step and are freed with it.
     """
     saved = SavedBytes(frozenset(tensor.untyped_storage().data_ptr() for tensor in ignored))
     with torch.autograd.graph.saved_tensors_hooks(saved.keep, lambda tensor: tensor):
@@ -81,11 +81,11 @@ def saved_bytes(ignored: Sequence[Tensor]) -> Iterator[SavedBytes]:
 
 
 class Update:
-    """One way to update a net of ``settings``, from the batch to the moving average, as the training loop does it.
+    """One way to update a net of ``settings``, from the batch to the moving average, as in the training loop.
 
     Args:
-        make_objective: net, generators → what is minimised.
-        recipe: whose learning rate, clipping, precision and averaging are used.
+        make_objective: net, generators → the objective to minimise.
+        recipe: gives learning rate, clipping, precision and averaging.
     """
 
     def __init__(
@@ -118,7 +118,7 @@ class Update:
             return self.objective(condition, data)
 
     def seconds(self, condition: Tensor, data: Tensor) -> tuple[float, float]:
-        """Time of one whole update, and of its loss and gradient alone."""
+        """Make one update; return its time in seconds, and that of its loss and gradient alone."""
         start = perf_counter()
         self.loss(condition, data).backward()
         differentiated = perf_counter()
@@ -129,7 +129,7 @@ class Update:
         return perf_counter() - start, differentiated - start
 
     def saved(self, condition: Tensor, data: Tensor) -> int:
-        """Bytes kept for backward, without the weights."""
+        """Count the bytes kept for the backward pass, without the weights."""
         with saved_bytes(self.parameters) as saved:
             loss = self.loss(condition, data)
         del loss
@@ -142,11 +142,11 @@ class Row:
 
     Attributes:
         pairs, gradient: a key of ``AIMS``.
-        update_ratio: MLE update over NFE × flow-matching update: median, and quartiles, over the turns.
-        gradient_ratio: the same for loss and gradient alone, without the optimiser's work, which an MLE update does
-            once and NFE flow-matching updates do NFE times.
+        update_ratio: time of an MLE update over that of NFE flow-matching updates: median, and quartiles, over turns.
+        gradient_ratio: the same for loss and gradient alone. The optimiser's work is left out: an MLE update does it
+            once, NFE flow-matching updates NFE times.
         update_ms: median time of the MLE update.
-        saved_bytes: kept for backward: activations, states and reduced-precision copies of weights.
+        saved_bytes: bytes kept for the backward pass: activations, states and reduced-precision copies of weights.
     """
 
     pairs: str
@@ -199,12 +199,12 @@ def measure(settings: TaskSettings, *, batch_size: int, turns: int, nfes: Sequen
 
 
 def recipe_of(settings: TaskSettings) -> FinetuneRecipe:
-    """The first of the task's, in the precision that it is trained in here."""
+    """Return the task's first fine-tuning recipe, in the training precision of this machine."""
     return next(iter(settings.finetune.values())).with_auto(native("cpu"))
 
 
 def _random_batch(settings: TaskSettings, size: int) -> tuple[Tensor, Tensor]:
-    """Condition (size, C) and data (size, Tp, A)."""
+    """Draw condition (size, C) and data (size, Tp, A)."""
     generator, task, data = torch.Generator().manual_seed(settings.seed), load_task(TASK), settings.data
     condition_dim = data.n_obs_steps * task.observations[data.observation].dim
     condition = torch.randn(size, condition_dim, generator=generator)

@@ -1,9 +1,9 @@
-"""How time and memory grow with the size of the work: reports/benchmarks_growth.csv, .md, .png and .svg.
+"""Measure how time and memory grow with the size of the work: reports/benchmarks_growth.csv, .md, .png and .svg.
 
     python -m pipeline.perf.growth
 
-Each size is measured in a process of its own: the time of the work, and by how much the process's memory peaks above
-what it held before. The slope of either on logarithmic axes is the power of the size that it grows with.
+Each size is measured in a process of its own: the time of the work, and the peak of the process's memory above its
+level before the work. On logarithmic axes, the slope is the power of the size with which each grows.
 """
 
 import argparse
@@ -48,12 +48,12 @@ Work = Callable[[], object]
 
 @dataclass(frozen=True)
 class Axis:
-    """One thing that is made larger.
+    """One size that is varied.
 
     Attributes:
-        about: what is done. size: what is made larger; and the ``sizes`` that it takes.
-        work: a size → the work, ready to be done as often as one likes.
-        time, memory: the powers of the size that they must not exceed by much, since the work itself grows like that.
+        about: description of the work. size: name of the size. sizes: its values.
+        work: size → the work, which can be repeated.
+        time, memory: the powers of the size with which the work itself grows; measured powers must not be much larger.
     """
 
     about: str
@@ -146,21 +146,21 @@ AXES: Mapping[str, Axis] = {
     "fid-samples": Axis("Fréchet distance, 256 features", "samples", (2000, 8000, 32_000, 128_000), _features, 1, 0),
     "minibatch-ot": Axis("minibatch OT", "batch", (128, 256, 512, 1024, 2048), _ot, 3, 2),
 }
-"""What is measured. Assignment takes cubic time and a quadratic cost matrix; all else is linear or constant."""
+"""Name → axis to measure. Assignment needs cubic time and a quadratic cost matrix; all else is linear or constant."""
 
 REPEATS = 3
 
 TIDY = {"MALLOC_TRIM_THRESHOLD_": "0"}
-"""Lets the C library give freed memory back at once. Else what it keeps, in holes too small for the next step's
-tensors, counts as used, the more the more steps there are."""
+"""Makes the C library return freed memory at once. Otherwise it keeps holes too small for the next step's tensors; they
+count as used memory, and grow with the number of steps."""
 
 
 def measure(names: Sequence[str] = tuple(AXES)) -> pd.DataFrame:
-    """A row for each size of each axis: ``ms`` of the work, and ``peak_mb``, what memory peaks by above the start."""
+    """Measure every size of each axis; a row each: ``ms`` of the work and ``peak_mb``, peak memory above the start."""
     rows = []
     points = [(name, size) for name in names for size in AXES[name].sizes]
     for name, size in tqdm(points, desc="growth", unit="size"):
-        # a process for each: memory that a larger size has left behind would hide a smaller one's
+        # one process for each size: memory left by a larger size would hide the peak of a smaller one
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as alone:
             seconds, peak = alone.submit(measure_size, name, size, torch.get_num_threads()).result()
         axis = AXES[name]
@@ -169,19 +169,19 @@ def measure(names: Sequence[str] = tuple(AXES)) -> pd.DataFrame:
 
 
 def measure_size(name: str, size: int, threads: int) -> tuple[float, int]:
-    """Seconds of the work of one size, the median of some, and the bytes that memory peaked by above the start."""
+    """Measure one size: median seconds of the work, and peak memory above the start in bytes."""
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     work = AXES[name].work(size)
-    platform.forget_peak_memory()  # so that it is what is held now
-    before = platform.peak_memory()  # not its resident size, which is counted a little apart and may be more
+    platform.forget_peak_memory()  # resets the peak to the current memory
+    before = platform.peak_memory()  # not the resident size, which is counted differently and may be larger
     first = timed(work)
     peak = platform.peak_memory() - before
     return median([timed(work) for _ in range(REPEATS)]) if first < 10 else first, peak
 
 
 def slopes(table: pd.DataFrame) -> pd.DataFrame:
-    """The powers of the size that time and memory grow with, by axis; memory of less than a megabyte counts as one."""
+    """Fit the powers of the size with which time and memory grow, by axis; memory below 1 MB counts as 1 MB."""
     rows = []
     for name, points in table.groupby("name", sort=False):
         axis, size = AXES[str(name)], np.log(points["size"].to_numpy(dtype=float))
@@ -206,7 +206,7 @@ def write(folder: Path, table: pd.DataFrame, about: str) -> None:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """A panel for each axis, time and peak memory against size, logarithmic; ``path`` with ``.png`` and ``.svg``."""
+    """Draw a panel for each axis, log time and peak memory against log size, to ``path`` with ``.png`` and ``.svg``."""
     names = table["name"].unique()
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(10, 2.9 * -(-len(names) // 3)), layout="constrained")

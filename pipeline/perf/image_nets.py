@@ -1,9 +1,9 @@
-"""Compare small U-Nets for CIFAR-10 on one CPU core: images a second of training, and the distance after a short one.
+"""Compare small U-Nets for CIFAR-10 on one CPU core: training images per second, and FD after a short training.
 
-``python -m pipeline.perf.image_nets`` measures the speeds; ``--trial NAME`` trains one net as I-CFM for a number of
-``--core-minutes`` and measures its distance to the data, which takes the images and the classifier that lab's stages
-``fetch_images`` and ``train_extractor`` make. Times are of the core, not of the clock, so that other programs disturb
-them little. Results go to reports/lab/image_nets_tried.csv and image_nets_trials.csv, and to image_nets_tried.md.
+``python -m pipeline.perf.image_nets`` measures the speeds. ``--trial NAME`` trains one net as I-CFM for
+``--core-minutes`` and measures its distance to the data. The trial needs the images and the classifier made by lab's
+stages ``fetch_images`` and ``train_extractor``. Times are CPU times, so that other programs disturb them little.
+Results go to reports/lab/image_nets_tried.csv and image_nets_trials.csv, and to image_nets_tried.md.
 """
 
 import argparse
@@ -44,7 +44,7 @@ MORE_LR = 5e-4
 
 
 def unet(channels: int, multipliers: list[int], patch: int, attention: list[int], blocks: int = 1) -> Any:
-    """A candidate; the widths in ``attention`` are those of the folded image."""
+    """Make the settings of a candidate; ``attention`` lists sides of the folded image."""
     return PatchedUnet2dSettings(
         kind="patched_unet2d",
         channels=channels,
@@ -73,17 +73,17 @@ CANDIDATES = {
     "p4-c64": unet(64, [1, 1], 4, []),
     "p4-c64-wide": unet(64, [1, 2], 4, []),
 }
-"""Nets of 0.6 to 3 M parameters: p is the side of the squares of pixels that are folded, c the first level's width."""
+"""Nets of 0.6 to 3 M parameters: p is the side of the squares of folded pixels, c the width of the first level."""
 
 
 def build(name: str, channels_last: bool = False) -> nn.Module:
-    """The untrained net of a candidate."""
+    """Build the untrained net of a candidate."""
     net = build_image_net(CANDIDATES[name], (3, 32, 32))
     return net.to(memory_format=torch.channels_last) if channels_last else net  # type: ignore[call-overload]
 
 
 def measure(names: list[str], precisions: list[Precision], batches: list[int]) -> Iterator[dict[str, object]]:
-    """A row for each net, precision, memory format and batch."""
+    """Measure the training speed; yield a row for each net, precision, memory format and batch."""
     images = torch.randint(256, (1024, 3, 32, 32), dtype=torch.uint8)
     for name, precision, last, batch in product(names, precisions, (False, True), batches):
         settings = _pretraining(precision, batch_size=batch)
@@ -101,7 +101,7 @@ def measure(names: list[str], precisions: list[Precision], batches: list[int]) -
 
 
 def trial(name: str, core_minutes: float, lr: float) -> Iterator[dict[str, object]]:
-    """Train a candidate for about ``core_minutes`` and measure it; a row for each number of Euler steps."""
+    """Train a candidate for about ``core_minutes`` and measure it; yield a row for each number of Euler steps."""
     files, settings = ImageFiles(SCALE, TASK), _task()
     images = ImageBatches(torch.from_numpy(load_images(files.images).images), settings.data.flip)
     keep = Path(".flowtune", "image_nets", f"{name}-{core_minutes:g}-{lr:g}")
@@ -109,7 +109,7 @@ def trial(name: str, core_minutes: float, lr: float) -> Iterator[dict[str, objec
     cost = measure_steps(
         pretraining(METHOD, build(name), short, Generators(0)), images, short, Generators(0), 2 * STEPS
     )
-    steps_file = keep / "steps"  # those that it began with go on after a kill
+    steps_file = keep / "steps"  # a resumed trial must keep its first number of steps
     if not steps_file.exists():
         write_text(steps_file, str(int(60 * core_minutes / cost.core_seconds)))
     steps = int(steps_file.read_text(encoding="utf-8"))
@@ -166,7 +166,7 @@ time that the core spent. `patch` is the side of the squares of pixels that are 
 
 
 def report(folder: Path) -> None:
-    """Write the Markdown of the tables that are there."""
+    """Write the existing tables as Markdown."""
     parts = [_ABOUT]
     for name, title in (("tried", "Speed of training"), ("trials", "Distance after a short training")):
         path = folder / f"image_nets_{name}.csv"

@@ -1,7 +1,7 @@
-"""Training windows from demonstration files, against robomimic's data set and a sampler as diffusion_policy writes it.
+"""Time loading training windows from files against robomimic's data set and a sampler in diffusion_policy's style.
 
 The work is one epoch: from the file to shuffled batches of conditions and actions, both normalised. Ours cuts all
-windows at once and draws batches by index; the peers make a window at a time and collate.
+windows at once and draws batches by index. The peers make one window at a time and collate.
 """
 
 from collections.abc import Callable, Iterator
@@ -39,7 +39,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 def contests() -> Iterator[Contest]:
-    """Windows of Push-T from zarr and of Robomimic's Square from hdf5."""
+    """Yield the contests: windows of Push-T from zarr and of Robomimic's Square from HDF5."""
     settings = schema.load()
     with TemporaryDirectory() as folder:
         store = Path(folder) / "pusht.zarr"
@@ -63,7 +63,7 @@ class _Epoch:
     """One epoch over the windows of a file, by ours and by a peer.
 
     Args:
-        read: file, task, settings, shuffled → the peer's batches. floor: the file's arrays, read and nothing else.
+        read: file, task, settings, shuffle → the peer's batches. floor: reading the file's arrays, nothing else.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class _Epoch:
             pass
 
     def same(self) -> str:
-        """Compare all windows, each as one random projection, so that their order does not matter."""
+        """Compare the sorted random projections of all windows, so that their order does not matter."""
         data = self._prepared()
         condition = torch.cat([data.condition, data.held_out_condition])
         action = torch.cat([data.action, data.held_out_action])
@@ -119,7 +119,7 @@ def _projected(observed: Tensor, action: Tensor) -> Tensor:
 
 
 class _Sampled(Dataset[tuple[NDArray[np.float32], NDArray[np.float32]]]):
-    """Arrays in memory, of which a window at a time is sliced, padded at an episode's ends and copied."""
+    """Arrays in memory; each window is sliced, padded at an episode's ends and copied one at a time."""
 
     def __init__(self, path: Path, spec: Task, settings: DataSettings) -> None:
         arrays = _zarr_arrays(path)
@@ -158,12 +158,12 @@ def _hdf5_arrays(path: Path) -> list[NDArray[Any]]:
 
 
 def _sampled(path: Path, spec: Task, settings: DataSettings, shuffle: bool) -> Iterator[Batch]:
-    """The way of diffusion_policy's ``SequenceSampler`` under a ``DataLoader``."""
+    """Yield batches as diffusion_policy's ``SequenceSampler`` under a ``DataLoader``."""
     yield from DataLoader(_Sampled(path, spec, settings), BATCH, shuffle=shuffle)
 
 
 def _robomimic(path: Path, spec: Task, settings: DataSettings, shuffle: bool) -> Iterator[Batch]:
-    """Robomimic's own, with ``hdf5_cache_mode`` ``all`` as in its settings for low-dimensional data."""
+    """Yield batches of robomimic's data set, with ``hdf5_cache_mode`` ``all`` as in its low-dimensional settings."""
     del spec
     with redirect_stdout(StringIO()):
         from robomimic.utils.dataset import SequenceDataset

@@ -1,4 +1,4 @@
-"""Noise and data paired by optimal transport within a batch, against TorchCFM's sampler."""
+"""Time the pairing of noise and data by optimal transport within a batch, against TorchCFM's sampler."""
 
 from collections.abc import Iterator
 
@@ -8,12 +8,12 @@ from pipeline.flow.pairing import NO_MODELS, Source
 from pipeline.flow.transport import minibatch_ot
 from pipeline.perf.contest import Contest, in_turns, nearly_equal
 
-SHAPE = (16, 2)  # of Push-T's chunks of actions
+SHAPE = (16, 2)  # shape of Push-T's chunks of actions
 
 
 def contests(sizes: tuple[int, ...] = (128, 256, 1024)) -> Iterator[Contest]:
-    """Exact minibatch OT of chunks of actions."""
-    from torchcfm.optimal_transport import OTPlanSampler  # of the optional peers
+    """Yield the contests: exact minibatch OT of chunks of actions."""
+    from torchcfm.optimal_transport import OTPlanSampler  # in the optional dependency group peers
 
     sampler = OTPlanSampler(method="exact")
     for size in sizes:

@@ -1,10 +1,10 @@
-"""Training and sampling against what the machine can do at most: reports/benchmarks_peak.csv and .md.
+"""Compare the speed of training and sampling with the machine's peak: reports/benchmarks_peak.csv and .md.
 
     python -m pipeline.perf.peak
 
-The most is a large matrix product in the same precision with the same threads. Operations are those of the products and
-convolutions of forward and backward (2 for a multiplication with its addition), as PyTorch's ``FlopCounterMode`` counts
-them; the time is that of a whole step of the training loop, or from observations to actions.
+The peak is that of a large matrix product in the same precision with the same threads. Operations are those of products
+and convolutions, forward and backward (2 for a multiplication with its addition), counted by PyTorch's
+``FlopCounterMode``. The time is that of a whole step of the training loop, or from observations to actions.
 """
 
 import argparse
@@ -53,7 +53,7 @@ STEPS = 5
 
 @dataclass(frozen=True)
 class Work:
-    """What is measured: its name, precision, operations and seconds."""
+    """Work to measure: name, precision, number of operations and seconds."""
 
     name: str
     precision: Precision
@@ -62,12 +62,12 @@ class Work:
 
 
 def precisions() -> tuple[Precision, ...]:
-    """What is timed here: fp32, and bf16 where the machine has instructions for it; elsewhere it takes minutes."""
+    """List the precisions to time: fp32, and bf16 if the machine has instructions for it; else bf16 takes minutes."""
     return ("fp32", "bf16") if native("cpu") == "bf16" else ("fp32",)
 
 
 def gemm_peak(precision: Precision, size: int) -> float:
-    """Operations a second of the fastest of some products of two square matrices."""
+    """Measure the operations per second of products of two square matrices; the fastest of ten counts."""
     kind = {"fp32": torch.float32, "bf16": torch.bfloat16}[precision]
     a, b = (torch.randn(size, size).to(kind) for _ in range(2))
     a @ b
@@ -75,13 +75,13 @@ def gemm_peak(precision: Precision, size: int) -> float:
 
 
 def works(rows: int = 256, images: int = 64, episodes: int = 500) -> Iterator[Work]:
-    """Updates of nets of lab and of the paper, and sampling with them.
+    """Yield updates of nets of lab and of the paper, and sampling with them.
 
     Args:
-        rows, images: of a batch of actions and of images. episodes: observations that lab's net acts on at once.
+        rows, images: sizes of a batch of actions and of images. episodes: batch size of observations for lab's net.
     """
     settings = schema.load().lab
-    nets: dict[str, tuple[NetSettings, int]] = {  # with the observations that are acted on at once
+    nets: dict[str, tuple[NetSettings, int]] = {  # with the batch size of observations
         "lab's mlp for Push-T": (settings.task("pusht").net, episodes),
         "the paper's ConditionalUnet1D": (UNET1D, 64),
     }
@@ -90,7 +90,7 @@ def works(rows: int = 256, images: int = 64, episodes: int = 500) -> Iterator[Wo
         net = build_net(net_settings, HORIZON, ACTION_DIM, CONDITION_DIM)
         batch = random_batch(rows, HORIZON, ACTION_DIM, condition_dim=CONDITION_DIM)
         yield from _updates(f"FM training step, {name}, batch {rows}", flow_matching(net, Generators(0)), *batch)
-        if net_settings is not UNET1D:  # whose solve is the step above, 16 times
+        if net_settings is not UNET1D:  # its MLE update would be 16 times the step above
             mle = Reconstruction(net, independent, NFE, Generators(0))
             yield from _updates(f"MLE update, {NFE} Euler steps, {name}, batch {rows}", mle, *batch)
         for size in (1, at_once):
@@ -122,14 +122,14 @@ def _sampling(name: str, net: nn.Module, size: int) -> Work:
 
 
 def operations(work: Callable[[], object]) -> int:
-    """What ``work`` multiplies and adds."""
+    """Count the multiplications and additions of ``work``."""
     with FlopCounterMode(display=False) as counter:
         work()
     return counter.get_total_flops()
 
 
 def measure(works: Iterable[Work], gemm: int = GEMM) -> pd.DataFrame:
-    """A row for each work; ``gemm`` is the size of the products that the peak is measured with."""
+    """Measure each work, a row each; ``gemm`` is the size of the products for the peak."""
     peaks = {precision: gemm_peak(precision, gemm) for precision in precisions()}
     rows = []
     for work in tqdm(works, desc="peak", unit="work"):

@@ -1,4 +1,4 @@
-"""One plan for one robot on one thread: a policy exported to onnxruntime, against the same policy in PyTorch."""
+"""Time one plan for one robot on one thread: a policy exported to onnxruntime, against the same policy in PyTorch."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +19,7 @@ NFES = (1, 2, 16)
 
 
 def contests(nfes: tuple[int, ...] = NFES, calls: int = 100) -> Iterator[Contest]:
-    """From a raw observation to raw actions, lab's Push-T net as it is shipped; ``calls`` plans a turn."""
+    """Yield the contests: lab's shipped Push-T net, from raw observation to raw actions; ``calls`` plans per turn."""
     for nfe in nfes:
         work = _Plan(nfe, calls)
         yield Contest(
@@ -32,7 +32,7 @@ def contests(nfes: tuple[int, ...] = NFES, calls: int = 100) -> Iterator[Contest
 
 
 class _Plan:
-    """The same observation and noise, planned from by both."""
+    """Plans of both sides from the same observation and noise."""
 
     def __init__(self, nfe: int, calls: int) -> None:
         generator = np.random.default_rng(nfe)
@@ -46,10 +46,10 @@ class _Plan:
         self.noise = generator.standard_normal((1, *self.eager.noise_shape), dtype=np.float32)
 
     def same(self) -> str:
-        """Export the policy, and compare what both plan.
+        """Export the policy and compare the plans of both sides.
 
         Raises:
-            DiffersError: they plan differently, or the packages of the group ``export`` are not installed.
+            DiffersError: the plans differ, or the packages of the group ``export`` are not installed.
         """
         try:
             require_packages(*PACKAGES, "onnxruntime")
@@ -66,15 +66,15 @@ class _Plan:
         return nearly_equal(self.exported(), self.by_torch(), 1e-5, "actions")
 
     def exported(self) -> np.ndarray:
-        """By onnxruntime, (1, horizon, A)."""
+        """Plan by onnxruntime, (1, horizon, A)."""
         return self.session.run(None, {"observation": self.observation, "noise": self.noise})[0]
 
     def by_torch(self) -> np.ndarray:
-        """By PyTorch, shaped so too."""
+        """Plan by PyTorch, (1, horizon, A)."""
         return self.eager.act(self.observation, self.noise)
 
     def turns(self, count: int) -> list[Seconds]:
-        """``Contest.turns``, PyTorch held to one thread meanwhile."""
+        """Run ``Contest.turns`` with PyTorch on one thread."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:

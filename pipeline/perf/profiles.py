@@ -1,13 +1,13 @@
-"""Where the time of each stage goes: reports/profiles.csv, .md, .png and .svg.
+"""Profile the time of each stage: reports/profiles.csv, .md, .png and .svg.
 
     python -m pipeline.perf.profiles [--scale starter] [--at-most 60] [STAGE …]
 
-Runs the commands of dvc.lock again under py-spy, one after the other, on inputs as they lie there; outputs are written
-anew and equal. Stages whose inputs are absent are left out and named. STAGE: a word that the stage's name contains.
+Runs the commands of dvc.lock again under py-spy, one after the other, on the existing inputs; outputs are rewritten
+with equal contents. A stage with absent inputs is left out and named. STAGE: a word in the stage's name.
 
-A sample is attributed to the deepest function of this project on the stack, with what it called outside of it; a sample
-inside an import to ``imports``. Waiting is not sampled, threads of PyTorch's pool neither: what is counted is Python's
-threads at work, in all processes of the stage.
+A sample counts for the deepest function of this project on the stack, together with the innermost function that this
+called. A sample inside an import counts for ``imports``. Only Python threads at work are sampled, in all processes of
+the stage; waiting threads and PyTorch's thread pool are not.
 """
 
 import argparse
@@ -36,19 +36,19 @@ from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
 
 RATE = 50
-"""Samples a second."""
+"""Samples per second."""
 _KEEPING_STATUS = "import subprocess, sys; open(sys.argv[1], 'w').write(str(subprocess.call(sys.argv[2:])))"
-"""A program that runs another: py-spy itself does not tell how that ended."""
+"""Program that runs another and writes its exit status, which py-spy does not report."""
 LARGEST = 4
-"""Items of a stage that are kept; the rest is summed up."""
+"""Number of items kept per stage; the others are summed up."""
 COLUMNS = ["scale", "stage", "machine", "wall_s", "busy_s", "item", "share"]
 
 
 def commands(scale: str, words: Sequence[str] = ()) -> Iterator[tuple[str, list[str]]]:
-    """Name and command of each stage of ``scale`` that has run here and whose inputs are there.
+    """Yield name and command of each stage of ``scale`` that has run here and has its inputs.
 
     Raises:
-        UserError: there is none.
+        UserError: there is no such stage.
     """
     entries: dict[str, Any] = read_yaml(read_file(Path("dvc.lock")), "dvc.lock")["stages"]
     found = False
@@ -66,10 +66,10 @@ def commands(scale: str, words: Sequence[str] = ()) -> Iterator[tuple[str, list[
 
 
 def sample(command: Sequence[str], at_most_s: float) -> tuple[float, list[str]]:
-    """Run ``command`` for at most so long under py-spy.
+    """Run ``command`` under py-spy for at most ``at_most_s`` seconds.
 
     Returns:
-        Seconds that it took, and the samples: stacks as py-spy's ``raw`` format has them, with their counts.
+        Seconds that it took, and the samples: stacks in py-spy's ``raw`` format, with their counts.
 
     Raises:
         UserError: py-spy is absent, or the command failed.
@@ -99,7 +99,10 @@ def sample(command: Sequence[str], at_most_s: float) -> tuple[float, list[str]]:
 
 
 def _ended_after(running: subprocess.Popen[bytes], at_most_s: float) -> bool:
-    """Whether py-spy had to be stopped; it then writes what it has, and the program is stopped too."""
+    """Stop py-spy and its program after ``at_most_s`` seconds; return whether that was needed.
+
+    A stopped py-spy writes the samples taken so far.
+    """
     try:
         running.wait(at_most_s)
     except subprocess.TimeoutExpired:
@@ -111,7 +114,7 @@ def _ended_after(running: subprocess.Popen[bytes], at_most_s: float) -> bool:
 
 
 def shares(stacks: Iterable[str]) -> Counter[str]:
-    """Samples by item, see above."""
+    """Count samples by item; the module's docstring defines items."""
     counts = Counter[str]()
     for line in stacks:
         stack, _, count = line.rpartition(" ")
@@ -120,7 +123,7 @@ def shares(stacks: Iterable[str]) -> Counter[str]:
 
 
 def _item(frames: Sequence[str]) -> str:
-    """frames: root first, each ``function (/path/to/file.py:line)``."""
+    """Return the item of a sample; ``frames``: root first, each ``function (/path/to/file.py:line)``."""
     if any("_find_and_load" in frame or "_handle_fromlist" in frame for frame in frames):
         return "imports"
     ours = [k for k, frame in enumerate(frames) if _module(frame)]
@@ -136,7 +139,7 @@ def _function(frame: str) -> str:
 
 
 def _module(frame: str) -> str | None:
-    """The module of a frame of this project."""
+    """Return the module of a frame of this project; None for other frames."""
     path = Path(frame.split(" (", 1)[-1].rpartition(":")[0])
     if path.is_relative_to(ROOT) and path.relative_to(ROOT).parts[0] in ("pipeline", "stages"):
         return ".".join(path.relative_to(ROOT).with_suffix("").parts)
@@ -144,7 +147,7 @@ def _module(frame: str) -> str | None:
 
 
 def measure(scale: str, words: Sequence[str], at_most_s: float) -> pd.DataFrame:
-    """Rows of the largest items of each stage, ``share`` of the samples in all."""
+    """Profile the stages; rows of each stage's largest items, with their ``share`` of its samples."""
     rows: list[tuple[object, ...]] = []
     with tqdm(list(commands(scale, words)), desc="profiles", unit="stage") as bar:
         for name, command in bar:
@@ -173,7 +176,7 @@ def write(folder: Path, table: pd.DataFrame, about: str) -> None:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Seconds at work of each stage, its largest items apart; ``path`` with ``.png`` and ``.svg``."""
+    """Draw the seconds at work of each stage, split by its largest items, to ``path`` with ``.png`` and ``.svg``."""
     stages = list(dict.fromkeys(zip(table["scale"], table["stage"], strict=True)))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(9.5, 1.2 + 0.24 * len(stages)), layout="constrained")

@@ -1,4 +1,4 @@
-"""Robomimic's own rollouts, one episode and one control step at a time: the peer of this project's in its simulator."""
+"""Run robomimic's own rollouts, one episode and one control step at a time: the peer of this project's rollouts."""
 
 from collections import deque
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from pipeline.tasks.robomimic.simulator import Task, drawing_from, env_arguments
 
 
 class Chunked:
-    """A policy as robomimic's ``RolloutPolicy`` calls its algorithms: an observation in, one action out."""
+    """A policy with the interface that robomimic's ``RolloutPolicy`` expects: one observation in, one action out."""
 
     device = torch.device("cpu")
 
@@ -30,19 +30,19 @@ class Chunked:
         self.history: deque[NDArray[np.float32]] = deque(maxlen=policy.n_obs_steps)
 
     def begin(self, seed: int) -> None:
-        """Draw the noise of the episode of ``seed``."""
+        """Seed the noise of the episode of ``seed``."""
         self.generator = np.random.default_rng([seed, 0])
 
     def set_eval(self) -> None:
-        """Nothing: it is never trained here."""
+        """Do nothing, since the policy is never trained here."""
 
     def reset(self) -> None:
-        """Forget the episode before."""
+        """Forget the previous episode."""
         self.plan.clear()
         self.history.clear()
 
     def get_action(self, obs_dict: dict[str, Tensor], goal_dict: None = None) -> Tensor:
-        """Observations (1, …) by key → the next action of the plan, in the public files' form, (1, 7 per arm)."""
+        """Return the next action (1, 7 per arm), in the public files' form, for observations (1, …) by key."""
         del goal_dict
         seen = torch.cat([obs_dict[key] for key in self.keys], dim=-1)[0].numpy()
         self.history.extend([seen] * (1 if self.history else self.policy.n_obs_steps))
@@ -55,10 +55,10 @@ class Chunked:
 
 
 class RobomimicLoop:
-    """Episodes of a policy by the ``rollout`` of robomimic's ``run_trained_agent``, in its environment as it comes."""
+    """Episodes of a policy by ``rollout`` of robomimic's ``run_trained_agent``, in robomimic's own environment."""
 
     def __init__(self, policy: Policy, task: Task) -> None:
-        make_simulator(task)  # lets robomimic be imported where there is no display, and names its observations
+        make_simulator(task)  # makes robomimic importable without a display, and declares its observations
         import robomimic.utils.env_utils as env_utils
         from robomimic.algo.algo import RolloutPolicy
 
@@ -68,7 +68,7 @@ class RobomimicLoop:
             self.env = env_utils.create_env_from_metadata(env_meta=env_arguments(task))
 
     def run(self, seeds: Sequence[int], steps: int) -> list[dict[str, Any]]:
-        """Robomimic's results of the episodes of ``seeds``, of ``steps`` at most."""
+        """Run the episodes of ``seeds``, at most ``steps`` steps each; return robomimic's results."""
         from robomimic.scripts.run_trained_agent import rollout
 
         results = []
@@ -79,11 +79,11 @@ class RobomimicLoop:
         return results
 
     def state(self) -> NDArray[np.float64]:
-        """Where the last episode ended."""
+        """Return the simulator's state at the end of the last episode."""
         return simulator_state(self.env)
 
 
 def simulator_state(env: Any) -> NDArray[np.float64]:
-    """Positions and velocities of all joints in an ``EnvRobosuite``."""
+    """Return the positions and velocities of all joints in an ``EnvRobosuite``."""
     data = env.env.sim.data
     return np.concatenate([data.qpos, data.qvel])

@@ -1,7 +1,7 @@
-"""Rollouts, against vectors of environments that are stepped one control step at a time.
+"""Time rollouts against vectors of environments that are stepped one control step at a time.
 
-Both sides execute the same plans of the same policy, called with the same padded batches, so that the episodes are the
-same ones and can be compared to the bit.
+Both sides execute the same plans of the same policy, called with the same padded batches. So their episodes are the
+same and can be compared bit by bit.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -32,10 +32,10 @@ CPUS = cores()
 
 
 class Padded:
-    """A policy that is always called with ``BLOCK`` rows, so that its actions do not depend on who else is asked for.
+    """A policy that is always called with ``BLOCK`` rows, so that an action does not depend on the batch.
 
     Attributes:
-        asked: hashes of the rows it was asked for, observations and noise, to compare episodes by.
+        asked: hashes of the rows of its inputs, observations and noise, to compare episodes.
     """
 
     def __init__(self, policy: Policy) -> None:
@@ -47,7 +47,7 @@ class Padded:
         self.asked: set[int] = set()
 
     def act(self, observations: NDArray[np.float32], noise: NDArray[np.float32]) -> NDArray[np.float32]:
-        """As the policy's, block by block."""
+        """Call the policy block by block."""
         self.asked |= {hash((o.tobytes(), n.tobytes())) for o, n in zip(observations, noise, strict=True) if n.any()}
         parts = []
         for start in range(0, len(noise), BLOCK):
@@ -61,7 +61,7 @@ def _padded(rows: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 class Wandering:
-    """A policy that goes about ``offset`` by ``scale`` times the noise and sees nothing; it takes next to no time."""
+    """A policy that ignores observations and returns ``offset`` + ``scale`` · noise; it takes almost no time."""
 
     n_obs_steps = 1
     horizon = 16
@@ -73,14 +73,14 @@ class Wandering:
         self.noise_shape: tuple[int, ...] = (self.horizon, len(offset))
 
     def act(self, observations: NDArray[np.float32], noise: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Noise (B, Tp, A) → actions (B, Tp, A)."""
+        """Map noise (B, Tp, A) to actions (B, Tp, A)."""
         del observations
         return self.offset + self.scale * noise
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """The same episodes, ``seeds`` a turn, by this project's rollouts and by a vector of environments."""
+    """The same episodes, ``turn`` of the ``seeds`` per turn, by this project's rollouts and by a vector."""
 
     policy: Policy
     evaluation: Evaluation
@@ -94,7 +94,7 @@ class Rollouts:
     ) -> list[EpisodeResult]:
         policy, episodes = policy or self.policy, [Episode(seed, 0) for seed in seeds]
         threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # as params.yaml sets it: the policy plans while the simulations are at work
+        torch.set_num_threads(1)  # as in params.yaml: the policy plans while the simulations run
         try:
             return rollout(policy, self.evaluation, episodes, workers=workers, batch=batch, progress=False)
         finally:
@@ -105,10 +105,10 @@ class Rollouts:
         return vectorised(padded, self.make, seeds, self.evaluation.max_steps, self.vector)
 
     def same(self) -> str:
-        """Compare one turn's episodes: all that the policy saw, and how they ended."""
+        """Compare one turn's episodes: all inputs of the policy, and the outcomes."""
         seen, shown = Padded(self.policy), Padded(self.policy)
         ours, theirs = self.ours(self.seeds[: self.turn], seen), self.theirs(self.seeds[: self.turn], shown)
-        # a vector goes on with an episode that has ended, so the peer's policy sees more
+        # a vector continues an episode that has ended, so the peer's policy sees more
         if not seen.asked <= shown.asked:
             raise DiffersError(f"{len(seen.asked - shown.asked)} of {len(seen.asked)} observations")
         outcomes = [[(e.seed, e.success, e.steps) for e in results] for results in (ours, theirs)]
@@ -120,7 +120,7 @@ class Rollouts:
         return f"all {len(seen.asked)} observations equal to the bit, scores within {score:.0e}"
 
     def floor(self, batch: int = BATCH) -> Floor:
-        """``shared_floor`` of one turn, with so many episodes at once."""
+        """Make the ``shared_floor`` of one turn, with ``batch`` episodes at once."""
         return shared_floor(lambda: self.ours(self.seeds[: self.turn], workers=0, batch=batch))
 
     def turns(self, count: int) -> list[Seconds]:
@@ -133,7 +133,7 @@ class Rollouts:
 
 
 def pusht_contests(seeds: int = 500, turn: int = 100) -> Iterator[Contest]:
-    """Push-T by lab's shipped policy, all of the seeds once, some a turn."""
+    """Yield the contests: Push-T by lab's shipped policy, every seed once, ``turn`` seeds per turn."""
     policy = load_policy(CHECKPOINT)[0].acting(NFE)
     evaluation = load_task("pusht").envs["b"].evaluation(PushTOptions(reset_order="legacy"))
     for vector in VECTORS:
@@ -146,12 +146,12 @@ def pusht_contests(seeds: int = 500, turn: int = 100) -> Iterator[Contest]:
             work.turns,
             seeds // turn,
             warm_ups=0,
-            floor=work.floor(),  # in batches as they are: its policy takes its time, and by whole blocks
+            floor=work.floor(),  # with the usual batch: the policy takes time and is called with whole blocks
         )
 
 
 def step_contests(steps: int = 300) -> Iterator[Contest]:
-    """Push-T's simulation alone: an episode of targets around the middle, where the block is pushed about."""
+    """Yield the contest of Push-T's simulation alone: an episode of targets near the centre, which push the block."""
     seed = validation_seeds(1)[0]
     env, reference = PushT(), make_pusht()
     targets = np.random.default_rng(0).uniform(150, 350, (steps, 2))
@@ -174,16 +174,19 @@ def step_contests(steps: int = 300) -> Iterator[Contest]:
 
 
 def shared_floor(alone: Callable[[], object]) -> Floor:
-    """What rollouts ``alone``, in one process, take, over the number of CPUs: no schedule on all of them takes less."""
+    """Make a floor: the time of rollouts ``alone``, in one process, over the number of CPUs.
+
+    No schedule on all CPUs takes less.
+    """
     return Floor(f"the same episodes in one process, its time over {CPUS} CPUs", lambda: timed(alone) / CPUS)
 
 
 WANDERED = {"kitchen": (280, 0.5), "transport": (100, 0.02)}
-"""Steps of an episode, and the noise of the actions."""
+"""Task → steps of an episode, and scale of the noise on actions."""
 
 
 def mujoco_contests(episodes: int = 8, wandered: Mapping[str, tuple[int, float]] = WANDERED) -> Iterator[Contest]:
-    """Franka Kitchen and Transport, both sides in this project's simulation of them."""
+    """Yield the contests of Franka Kitchen and Transport, both sides in this project's simulation."""
     for task, (steps, scale) in wandered.items():
         spec = load_task(task)
         evaluation = spec.envs[""].evaluation(max_steps=steps)
@@ -207,7 +210,7 @@ def mujoco_contests(episodes: int = 8, wandered: Mapping[str, tuple[int, float]]
 
 
 def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]:
-    """Transport, against robomimic's own loop."""
+    """Yield the contest of Transport against robomimic's own loop."""
     evaluation = load_task("transport").envs[""].evaluation(max_steps=steps)
     seeds = validation_seeds(episodes)
     env = evaluation.make_env()
@@ -216,7 +219,7 @@ def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]
     loop = RobomimicLoop(policy, "transport")
 
     def same() -> str:
-        """Compare where the first episode ends. Robomimic reloads the scene from XML, which holds rounded numbers."""
+        """Compare the final states of the first episode; robomimic reloads the scene from XML with rounded numbers."""
         loop.run(seeds[:1], steps)
         env.reset(**evaluation.reset_arguments(seeds[0]))
         noise = np.random.default_rng([seeds[0], 0])
@@ -245,7 +248,7 @@ def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]
 
 
 def _resting(observation: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The action of Transport that holds both arms where they are seen, grippers open."""
+    """Return the action of Transport that holds both arms at their observed poses, grippers open."""
     positions, quaternions = arm_poses(observation, "transport")
     return policy_actions(
         np.concatenate(

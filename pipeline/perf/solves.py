@@ -1,4 +1,4 @@
-"""Solves by a net: actions from noise, and gradients through an adaptive solve."""
+"""Time solves of a net's ODE against peers: actions from noise, and gradients through an adaptive solve."""
 
 import copy
 from collections.abc import Iterator, Sequence
@@ -29,11 +29,11 @@ CHECKPOINT = Path("data/checkpoints/lab/pusht/fm-nfe1.safetensors")
 
 
 SAMPLED = ((1, UNET1D, 15), (500, UNET1D.model_copy(update={"channels": [64, 128, 256]}), 3))
-"""Observations at once, net and turns: one robot with the paper's policy net, 500 episodes with a smaller one."""
+"""Batch size, net and turns: one robot with the paper's policy net, 500 episodes with a smaller net."""
 
 
 def sampling_contests(sampled: Sequence[tuple[int, Unet1dSettings, int]] = SAMPLED) -> Iterator[Contest]:
-    """From observations to actions."""
+    """Yield the contests of sampling, from observations to actions."""
     peers = {"diffusers' scheduler in a pipeline's loop": _by_scheduler, "torchdiffeq odeint": _by_odeint}
     for size, settings, count in sampled:
         torch.manual_seed(0)
@@ -42,7 +42,7 @@ def sampling_contests(sampled: Sequence[tuple[int, Unet1dSettings, int]] = SAMPL
         observations = generator.standard_normal((size, 2, CONDITION_DIM // 2), dtype=np.float32)
         noise = generator.standard_normal((size, HORIZON, ACTION_DIM), dtype=np.float32)
         precisions = {"float32": (policy, 1e-4)}  # with tolerance
-        if native(policy.device.type) == "bf16":  # elsewhere it takes minutes, and nobody would sample in it
+        if native(policy.device.type) == "bf16":  # on other machines bf16 takes minutes and is of no use
             precisions["bfloat16"] = (policy.in_precision("bf16"), 3e-2)
         for (precision, (used, tolerance)), (peer, sample) in product(precisions.items(), peers.items()):
             ours = partial(used.acting(NFE).act, observations, noise)
@@ -71,7 +71,7 @@ def _evaluations_s(policy: FlowPolicy, condition: Tensor, x: Tensor) -> float:
 
 
 def policy_of(net: nn.Module) -> FlowPolicy:
-    """Acts by ``net`` on two observations; nothing is normalised."""
+    """Make a policy from ``net`` with two observations and without normalisation."""
     return FlowPolicy(
         net,
         np.asarray,
@@ -85,7 +85,7 @@ def policy_of(net: nn.Module) -> FlowPolicy:
 
 @torch.no_grad()
 def _by_scheduler(policy: FlowPolicy, observations: NDArray[np.float32], noise: NDArray[np.float32]) -> object:
-    """As a pipeline of diffusers does it: time runs from 1, noise, to 0, and the net predicts noise minus data."""
+    """Sample as a pipeline of diffusers does: time runs from 1 (noise) to 0, and the net predicts noise minus data."""
     condition, x = policy.condition(observations), torch.from_numpy(noise)
     scheduler: Any = FlowMatchEulerDiscreteScheduler()
     scheduler.set_timesteps(sigmas=np.linspace(1.0, 1 / NFE, NFE).tolist())
@@ -108,10 +108,10 @@ def _by_odeint(policy: FlowPolicy, observations: NDArray[np.float32], noise: NDA
 
 
 def adaptive_contests(batch_size: int = 64, tolerance: float = 1e-3) -> Iterator[Contest]:
-    """Gradients of the reconstruction loss through dopri5, of lab's Push-T net as it is shipped.
+    """Yield the contest of gradients of the reconstruction loss through dopri5, for lab's shipped Push-T net.
 
-    Ours has a tenth of the peer's ``tolerance``, since neither gradient has an error at equal ones that is always the
-    smaller. With a lower one the adjoint takes minutes an update.
+    Ours has a tenth of the peer's ``tolerance``: at equal tolerances, neither gradient has always the smaller error.
+    With a lower tolerance the adjoint takes minutes per update.
     """
     policy = load_policy(CHECKPOINT)[0]
     generator = torch.Generator().manual_seed(0)
@@ -130,7 +130,7 @@ def adaptive_contests(batch_size: int = 64, tolerance: float = 1e-3) -> Iterator
 
 
 class _AdaptiveGradient:
-    """∇ mean ‖φ(x0, c) − x1‖² in the weights, φ the adaptive solve."""
+    """Gradient of mean ‖φ(x0, c) − x1‖² with respect to the weights; φ is the adaptive solve."""
 
     def __init__(self, net: nn.Module, x0: Tensor, x1: Tensor, condition: Tensor, tolerance: float) -> None:
         self.net = net
@@ -140,13 +140,13 @@ class _AdaptiveGradient:
         self.tolerance = tolerance
 
     def ours(self) -> Tensor:
-        """By the accepted steps, taken again with gradient."""
+        """Compute the gradient by repeating the accepted steps with gradient."""
         field = lambda t, x: self.net(x.new_full((len(x),), t), x, self.condition)  # noqa: E731
         end = replay_dopri5(field, self.x0, rtol=self.tolerance / 10, atol=self.tolerance / 10).end
         return self._gradient(end)
 
     def theirs(self) -> Tensor:
-        """By the adjoint equation, solved backwards."""
+        """Compute the gradient by solving the adjoint equation backwards."""
         end = odeint_adjoint(
             lambda t, x: self.net(t.expand(len(x)).to(x.dtype), x, self.condition),
             self.x0,
@@ -159,7 +159,7 @@ class _AdaptiveGradient:
         return self._gradient(end)
 
     def same(self) -> str:
-        """Compare both with the gradient of a far finer solve in float64."""
+        """Compare both with the gradient of a much finer solve in float64."""
         x0, x1, condition = (x.double() for x in (self.x0, self.x1, self.condition))
         reference = _AdaptiveGradient(copy.deepcopy(self.net).double(), x0, x1, condition, 1e-6).ours()
         ours, theirs = (float((g.double() - reference).norm() / reference.norm()) for g in (self.ours(), self.theirs()))

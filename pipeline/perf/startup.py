@@ -1,4 +1,4 @@
-"""What is waited for beside the computation: DVC finding nothing to do, its part of a stage, and a stage's imports."""
+"""Time the overhead around the computation: ``dvc repro`` with nothing to do or of one stage, and a stage's imports."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ PROGRAMS = {
     "stages.evaluate_fid": "torch_fidelity, pandas",
     "stages.tabulate": "pandas",
 }
-"""Stages, and packages that they use."""
+"""Program of a stage → packages that it uses."""
 
 _COLLECTING = """
 from dvc.repo import Repo
@@ -28,7 +28,7 @@ with Repo() as repo:
 
 
 def contests() -> Iterator[Contest]:
-    """``dvc repro`` and ``make repro`` on a tree that is up to date, and stages' programs up to their first line."""
+    """Yield the contests: ``dvc repro`` and ``make repro`` with nothing to do, and the start of stages' programs."""
     collecting = Floor(
         "DVC's `Repo().index.graph`, which reads every dvc.yaml and dvc.lock, and nothing else",
         lambda: median_seconds(partial(_run, [sys.executable, "-c", _COLLECTING]), 1),
@@ -44,7 +44,7 @@ def contests() -> Iterator[Contest]:
 
 
 def _overhead_of_a_stage() -> Contest:
-    """What ``dvc repro`` of one stage takes longer than its program, which makes the same files again."""
+    """Make the contest for the extra time of ``dvc repro`` of one stage over its program, which writes equal files."""
     stage, scale = "tabulate_settings", load().scale
     repro = partial(_run, [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", f"{stage}@{scale}"])
     program = partial(_run, [sys.executable, "-m", f"stages.{stage}", "--scale", scale])
@@ -64,7 +64,7 @@ def _imported(packages: str) -> Floor:
 def _limited(
     work: str, limit_s: float, run: Callable[[], object], same: Callable[[], str], floor: Floor, warm_ups: int = 1
 ) -> Contest:
-    """A contest with a limit in place of a peer."""
+    """Make a contest with a time limit instead of a peer."""
 
     def turns(count: int) -> list[Seconds]:
         return [(timed(run), limit_s) for _ in range(count)]

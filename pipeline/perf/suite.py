@@ -1,9 +1,9 @@
-"""All contests against other tools: reports/benchmarks.csv, .md, .png and .svg.
+"""Run all contests against other tools: reports/benchmarks.csv, .md, .png and .svg.
 
     python -m pipeline.perf.suite [WORD …]
 
-Of the rows of this machine those whose work or peer contains one of the words are measured anew, without words all;
-rows of other machines stay as they are.
+Measures this machine's rows with one of the words in their work or peer; without words, all. Rows of other machines
+stay as they are.
 """
 
 import argparse
@@ -51,7 +51,7 @@ COLUMNS = [field.name for field in fields(Row)]
 
 
 def measure(words: Sequence[str] = (), families: Sequence[Callable[[], Iterator[Contest]]] = FAMILIES) -> list[Row]:
-    """Hold every contest that one of ``words`` names, or all; one that finds a difference is left out and said so."""
+    """Hold every contest named by one of ``words``, or all; one with different results is left out with a message."""
     rows = []
     with tqdm(desc="benchmarks", unit="contest") as bar:
         for family in families:
@@ -68,10 +68,10 @@ def measure(words: Sequence[str] = (), families: Sequence[Callable[[], Iterator[
 
 
 def merged(path: Path, rows: Sequence[Row], *, all_anew: bool) -> pd.DataFrame:
-    """The table at ``path``, if there is one, with ``rows`` in place of this machine's.
+    """Return the table at ``path``, if it exists, with ``rows`` in place of this machine's.
 
     Args:
-        all_anew: drop every row of this machine; else only those that are measured again.
+        all_anew: whether to drop every row of this machine; else only those measured again.
     """
     table = pd.DataFrame([asdict(row) for row in rows], columns=COLUMNS)
     if not path.exists():
@@ -83,7 +83,7 @@ def merged(path: Path, rows: Sequence[Row], *, all_anew: bool) -> pd.DataFrame:
 
 
 def _keys(table: pd.DataFrame) -> pd.Series:
-    """What a row is about; a limit of time is the same peer whatever it is set to."""
+    """Return the identity of each row: work, peer and machine; all time limits are the same peer."""
     peer = table["peer"].str.replace(r"^limit of .*", "limit", regex=True)
     return pd.Series(list(zip(table["work"], peer, table["machine"], strict=True)), index=table.index, dtype=object)
 
@@ -125,10 +125,10 @@ def _duration(milliseconds: float) -> str:
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
-    """Each row's ratio with its quartiles, a colour for each machine, and its aim, on a logarithmic axis.
+    """Draw each row's ratio with its quartiles, a colour for each machine, and its aim, on a logarithmic axis.
 
     Args:
-        path: of the figure, with ``.png`` and ``.svg`` added.
+        path: the figure's path without ``.png`` and ``.svg``.
     """
     rows = table[["work", "peer"]].drop_duplicates()
     labels = [f"{row.work}\nagainst {row.peer}" for row in rows.itertuples()]

@@ -1,4 +1,4 @@
-"""Measure what a step of a training costs here: the training loop itself, run for a few steps."""
+"""Measure the cost of a training step on this machine by running the training loop for a few steps."""
 
 import time
 from dataclasses import dataclass
@@ -11,16 +11,16 @@ from pipeline.training.loop import BatchSource, Objective, train
 from pipeline.utils.memory import peak_of_this_process
 from pipeline.utils.seeding import Generators
 
-WARM_UP = 2  # steps in which buffers are made and kernels chosen
+WARM_UP = 2  # first steps, which allocate buffers and choose kernels
 
 
 @dataclass(frozen=True)
 class StepCost:
-    """The mean of a few steps.
+    """Mean cost per step over a few steps.
 
     Attributes:
-        seconds: of a clock, other programs' share included. core_seconds: of this process on all cores; on a GPU those
-            of the CPU that drives it. peak_bytes: the most that the process ever had, of the GPU where there is one.
+        seconds: wall-clock time, slowed down by other programs too. core_seconds: CPU time of this process on all
+            cores; with a GPU, of the CPU that drives it. peak_bytes: peak memory of the process, or of the GPU if used.
     """
 
     seconds: float
@@ -31,10 +31,10 @@ class StepCost:
 def measure_steps(
     objective: Objective, batches: BatchSource, optimization: Optimization, generators: Generators, steps: int
 ) -> StepCost:
-    """Train for ``WARM_UP`` and then ``steps`` steps, and measure those; the net of ``objective`` is changed by it.
+    """Train for ``WARM_UP`` and then ``steps`` steps; measure the latter. This changes the net of ``objective``.
 
     Args:
-        optimization: as of the whole training, its precision fp32 or bf16.
+        optimization: the settings of the whole training; precision is fp32 or bf16.
     """
     clocks: list[tuple[float, float]] = []
 

@@ -1,4 +1,4 @@
-"""Every training of a scale, built as its stage builds it but on made-up data: measured before anything is run."""
+"""Build every training of a scale as its stage does, but on random data, to measure it before anything is run."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -30,10 +30,10 @@ from pipeline.utils.precision import Precision
 from pipeline.utils.seeding import Generators
 
 IMAGES = {"digits": 1797, "cifar10": 50_000}
-"""Training images of each data set."""
+"""Data set → number of training images."""
 
-_FEW = 2  # windows or images of solves made ahead, which are made while a training is built
-_MADE_UP = 256  # windows or images to draw batches from
+_FEW = 2  # windows or images with precomputed solves, which are made while a training is built
+_MADE_UP = 256  # random windows or images to draw batches from
 
 Build = Callable[[Generators], tuple[Objective, BatchSource]]
 
@@ -43,11 +43,10 @@ class Training:
     """One training.
 
     Attributes:
-        task, name: what it makes. like: trainings of a task that share it cost the same a step.
-        optimization: steps, batch size and precision, never ``auto``. processes: that batches are split among.
-        build: what is trained, untrained, and made-up batches.
-        solves: evaluations of single windows or images, of the base net, that are made ahead; None: it is not known
-            before the data is there.
+        task, name: its identifiers. like: trainings of a task with the same ``like`` cost the same per step.
+        optimization: steps, batch size and precision, never ``auto``. processes: batches are split among so many.
+        build: makes the untrained objective and random batches.
+        solves: precomputed evaluations of the base net for single windows or images; None: unknown without the data.
     """
 
     task: str
@@ -60,7 +59,7 @@ class Training:
 
 
 def trainings(settings: ScaleSettings, precision: Precision) -> Iterator[Training]:
-    """All trainings of the tasks and images of a scale; ``precision`` is what ``auto`` is here."""
+    """Yield all trainings of the tasks and images of a scale; ``precision`` replaces ``auto``."""
     for task in settings.tasks:
         yield from _robot(task, settings.task(task).with_auto(precision), settings)
     for image in settings.images:
@@ -108,7 +107,7 @@ def _robot(task: str, settings: TaskSettings, scale: ScaleSettings) -> Iterator[
             few = _few(windows) if recipe.solves_ahead else windows
             return maximum_likelihood(field, recipe, nfe, settings.pretrain, generators, few)
 
-        if not recipe.solves_ahead:  # else the steps of fm depend on how many windows there are
+        if not recipe.solves_ahead:  # else the steps of fm depend on the number of windows
             yield of(f"fm nfe{nfe}", "fm", equal_compute(recipe, settings.pretrain, nfe, 0), continued)
         yield of(f"ft_fm nfe{nfe}", f"ft_fm nfe{nfe}", recipe, finetune, None if recipe.solves_ahead else 0)
     for row in scale.residual:

@@ -1,6 +1,6 @@
-"""Updates of a net, by flow matching and by MLE through the solve, against training as scripts commonly write it.
+"""Time updates of a net, by flow matching and by MLE through the solve, against training as scripts commonly do it.
 
-Ours is the training loop itself, timed from one draw of a batch to the next; the peer takes its step in between.
+Ours is the training loop itself, timed from one draw of a batch to the next. The peer takes its step in between.
 """
 
 import copy
@@ -37,12 +37,12 @@ from pipeline.utils.seeding import Generators
 HORIZON, ACTION_DIM, CONDITION_DIM = 16, 2, 36  # Push-T, two observations of its keypoints
 UNET1D = Unet1dSettings(kind="unet1d", channels=[256, 512, 1024], kernel=5, groups=8, time_features=256)  # Table D.1
 CHECKED = 3
-"""Steps after which both sides must have had the same losses."""
+"""Number of first steps in which both sides must have the same losses."""
 
 
 @dataclass
 class _Alternating:
-    """A source of one and the same batch, which lets the peer take its step whenever the loop asks for it."""
+    """A source that always gives the same batch, and lets the peer take its step whenever the loop draws one."""
 
     condition: Tensor
     data: Tensor
@@ -67,14 +67,14 @@ class _Alternating:
 def _train(
     objective: Objective, source: _Alternating, optimization: Optimization, generators: Generators | None = None
 ) -> None:
-    with redirect_stderr(StringIO()):  # its progress bar would be drawn over the suite's
+    with redirect_stderr(StringIO()):  # its progress bar would overwrite the suite's
         train(objective, source, optimization, generators or Generators(0))
 
 
 def step_seconds(
     objective: Objective, condition: Tensor, data: Tensor, optimization: Optimization, steps: int
 ) -> list[float]:
-    """Seconds of each of ``steps`` steps of the training loop on one and the same batch, after one that warms up."""
+    """Return the seconds of each of ``steps`` steps of the training loop on the same batch, after a warm-up step."""
     source = _Alternating(condition, data, lambda: None)
     _train(objective, source, optimization.model_copy(update={"steps": steps + 2}))
     return [ours for ours, _ in source.taken][1:]
@@ -85,10 +85,10 @@ class Update:
     """An update of one net on one batch, by ours and by a peer.
 
     Attributes:
-        nets: ours and the peer's, with equal weights, that compute the same. condition, data: the batch.
-        objective: net, generators → ours. loss: the peer's.
-        optimization: of both; ``precision`` is of ours alone, the peer's is float32.
-        tolerance: of the losses of both in float32; more than rounding where the peer's gradient is another.
+        nets: makes our net and the peer's, which have equal weights and compute the same. condition, data: the batch.
+        objective: net, generators → our objective. loss: the peer's loss.
+        optimization: settings of both; ``precision`` is only for ours, the peer uses float32.
+        tolerance: for the losses of both in float32; more than rounding if the peer computes another gradient.
     """
 
     nets: Callable[[], tuple[nn.Module, nn.Module]]
@@ -100,7 +100,7 @@ class Update:
     tolerance: float = 1e-4
 
     def contest(self, work: str, peer: str, aim: float, count: int, evaluations: int = 1) -> Contest:
-        """The update against the peer's, of a net that is evaluated ``evaluations`` times in a row."""
+        """Make the contest against the peer's update, for a net that is evaluated ``evaluations`` times in a row."""
         floor = Floor(
             f"{evaluations} × the net, forward and backward, in {self.optimization.precision}, and nothing else",
             partial(self._evaluations_s, evaluations),
@@ -116,7 +116,7 @@ class Update:
         return source.taken
 
     def same(self) -> str:
-        """Compare the losses of the first steps, both in float32, and say what ours are at its own precision."""
+        """Compare the losses of the first steps, both in float32, then ours in its own precision."""
         net, theirs = self.nets()
         steps = self._steps(CHECKED)
         common, drawn = CommonTraining(theirs, self.loss, steps), self._drawn()
@@ -153,7 +153,7 @@ class Update:
         return self.optimization.model_copy(update={"steps": steps})
 
     def _drawn(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """The noise and times that the objective draws, for the peer."""
+        """Yield the noise and times that the objective draws, for the peer."""
         generators = Generators(0)
         while True:
             noise = torch.randn(self.data.shape, generator=generators["noise"])
@@ -173,7 +173,7 @@ class _AgainstOwn:
         return [(self._seconds(self._mle()), self.nfe * self._seconds(self._matching())) for _ in range(count)]
 
     def same(self) -> str:
-        """Count the evaluations of the net, which make the work equal; the losses differ, as they must."""
+        """Check that both make equally many evaluations of the net; their losses differ by definition."""
         evaluations = [self._evaluations(self._mle()), self.nfe * self._evaluations(self._matching())]
         if evaluations[0] != evaluations[1]:
             raise DiffersError(f"evaluations of the net: {evaluations[0]}, and {evaluations[1]} of the peer's")
@@ -197,13 +197,13 @@ class _AgainstOwn:
 
 
 def random_batch(size: int, *shape: int, condition_dim: int) -> tuple[Tensor, Tensor]:
-    """Condition (size, C) and data (size, …)."""
+    """Draw condition (size, C) and data (size, …)."""
     generator = torch.Generator().manual_seed(size)
     return torch.randn(size, condition_dim, generator=generator), torch.randn(size, *shape, generator=generator)
 
 
 def optimization(batch_size: int) -> Optimization:
-    """Of all updates here; they are timed, not trained to an end."""
+    """Return the settings of all updates here; nothing is trained to the end."""
     precision = native()
     return Optimization(
         steps=1,
@@ -218,7 +218,7 @@ def optimization(batch_size: int) -> Optimization:
 
 
 def flow_matching(net: nn.Module, generators: Generators) -> Objective:
-    """The pretraining objective."""
+    """Make the pretraining objective."""
     return FlowMatching(net, i_cfm(0.0), independent, generators)
 
 
@@ -229,7 +229,7 @@ def _twice(make: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
 
 
 def unet1d_contests(sizes: tuple[int, ...] = (64, 256), net: NetSettings = UNET1D) -> Iterator[Contest]:
-    """Flow-matching steps of the paper's policy net."""
+    """Yield the contests of flow-matching steps of the paper's policy net."""
     for size in sizes:
         update = Update(
             partial(_twice, partial(build_net, net, HORIZON, ACTION_DIM, CONDITION_DIM)),
@@ -243,8 +243,8 @@ def unet1d_contests(sizes: tuple[int, ...] = (64, 256), net: NetSettings = UNET1
 
 
 def unet2d_contests(batch_size: int = 16, channels: int = 128) -> Iterator[Contest]:
-    """Flow-matching steps of TorchCFM's net for CIFAR-10, which has 128 channels at first."""
-    from torchcfm.models.unet.unet import UNetModelWrapper  # of the optional peers
+    """Yield the contest of flow-matching steps of TorchCFM's net for CIFAR-10, with 128 channels in its first level."""
+    from torchcfm.models.unet.unet import UNetModelWrapper  # in the optional dependency group peers
 
     def nets() -> tuple[nn.Module, nn.Module]:
         torch.manual_seed(0)
@@ -256,9 +256,9 @@ def unet2d_contests(batch_size: int = 16, channels: int = 128) -> Iterator[Conte
             num_heads=4,
             num_head_channels=64,
             attention_resolutions="16",
-            dropout=0.0,  # else no loss could be compared
+            dropout=0.0,  # else losses could not be compared
         )
-        for parameter in theirs.parameters():  # parts of it start at zero, and hide the rest from the loss
+        for parameter in theirs.parameters():  # parts of the net start at zero, so that other parts would not matter
             nn.init.normal_(parameter, std=0.02)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "net.pt"
@@ -275,7 +275,7 @@ def unet2d_contests(batch_size: int = 16, channels: int = 128) -> Iterator[Conte
 
 
 def mle_contests(nfes: tuple[int, ...] = (1, 8, 16), batch_size: int = 256) -> Iterator[Contest]:
-    """MLE updates of lab's Push-T net through Euler steps."""
+    """Yield the contests of MLE updates of lab's Push-T net through Euler steps."""
     settings = schema.load().lab.task("pusht")
     task, data = load_task("pusht"), settings.data
     condition_dim = data.n_obs_steps * task.observations[data.observation].dim

@@ -1,4 +1,4 @@
-"""Gymnasium's vectors of environments, as evaluation scripts commonly use them: the peer of this project's rollouts."""
+"""Run episodes in gymnasium's vector environments, as evaluation scripts do: the peer of this project's rollouts."""
 
 import os
 from collections import deque
@@ -19,11 +19,11 @@ MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
 Vector = Literal["AsyncVectorEnv", "SyncVectorEnv"]
 VECTORS: dict[Vector, Any] = {"AsyncVectorEnv": AsyncVectorEnv, "SyncVectorEnv": SyncVectorEnv}
 LIVE = 50
-"""Environments of a vector, as LeRobot evaluates by default."""
+"""Environments per vector, LeRobot's default for evaluation."""
 
 
 class Stepped(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
-    """A simulated task as gymnasium's vectors want it."""
+    """A simulated task with the interface of a gymnasium environment."""
 
     def __init__(self, make: Callable[[], Env], evaluation: Evaluation, observation_dim: int, action_dim: int) -> None:
         self.env = make()
@@ -34,27 +34,27 @@ class Stepped(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
-        """Start the episode of ``seed``; of 0 where the vector goes on after an episode's end."""
+        """Start the episode of ``seed``; of seed 0 if the vector continues after an episode's end."""
         del options
         return self.env.reset(**self.evaluation.reset_arguments(seed or 0)), {}
 
     def step(self, action: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
-        """One control step; ``is_success`` as gym-pusht says it."""
+        """Make one control step; ``info`` has ``is_success`` as in gym-pusht."""
         observation, score, success, done = self.env.step(action)
         return observation, score, success, done and not success, {"is_success": success}
 
 
 class SeededPushT(gymnasium.Wrapper[Any, Any, Any, Any]):
-    """gym-pusht as it is, but that a seed draws diffusion_policy's initial state and not its own."""
+    """gym-pusht, except that a seed draws diffusion_policy's initial state."""
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        """Start the episode of ``seed``; of 0 where the vector goes on after an episode's end."""
+        """Start the episode of ``seed``; of seed 0 if the vector continues after an episode's end."""
         del options
         return self.env.reset(options={"reset_to_state": initial_state("b", seed or 0)})
 
 
 def make_pusht() -> gymnasium.Env[Any, Any]:
-    """gym-pusht by its registered name, wrappers and limit of 300 steps included."""
+    """Make gym-pusht by its registered name, with its wrappers and limit of 300 steps."""
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     import gym_pusht  # noqa: F401  (registers the environment)
 
@@ -64,7 +64,7 @@ def make_pusht() -> gymnasium.Env[Any, Any]:
 def vectorised(
     policy: Policy, make: MakeEnv, seeds: Sequence[int], max_steps: int, vector: Vector
 ) -> list[EpisodeResult]:
-    """Episodes in batches of ``LIVE``: one step of all environments at a time, one call of the policy a chunk."""
+    """Run episodes in batches of ``LIVE``: all environments step together, with one call of the policy per chunk."""
     results: list[EpisodeResult] = []
     for start in range(0, len(seeds), LIVE):
         batch = list(seeds[start : start + LIVE])
