@@ -32,7 +32,7 @@ CPUS = cores()
 
 
 class Padded:
-    """A policy that is always called with ``BLOCK`` rows, so that an action does not depend on the batch.
+    """A policy always called with ``BLOCK`` rows, so that an action does not depend on the batch.
 
     Attributes:
         asked: hashes of the rows of its inputs, observations and noise, to compare episodes.

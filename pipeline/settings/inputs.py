@@ -1,4 +1,4 @@
-"""Make the input file of every stage: JSON with the settings that it may read and digests of the code that it runs.
+"""Make the input file of every stage: JSON with its declared settings and digests of its code.
 
 Stage ``resolve`` writes the files, ``data/inputs/<scale>/<stage>-<…>.json``. DVC re-runs a stage when its own file
 changed. A program reads its settings only from its file. A setting that ``kinds`` does not declare is missing there.

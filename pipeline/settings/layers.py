@@ -137,7 +137,7 @@ def resolve(file: Node) -> Node:
 
 
 def _resolve_scale(file: Node, block: Node) -> Node:
-    """Resolve a scale: its lists, and the blocks that they name or that the scale has."""
+    """Resolve a scale: its lists, the blocks named in them, and its own blocks."""
     lists, common = _inside(block, "lists"), _inside(file, "common")
     found = dict(lists)
     for name in _made_at(file, block, lists):
@@ -164,7 +164,7 @@ def group_of(name: str) -> str:
 
 
 def _made_at(file: Node, block: Node, lists: Mapping[str, Node]) -> list[str]:
-    """List a scale's blocks: ``gap``, ``toys``, and the tasks that its lists name or that have a block in it."""
+    """List a scale's blocks: ``gap``, ``toys``, the tasks in its lists, and the tasks with a block in it."""
     listed = [lists[key].value for key in ("tasks", "images") if key in lists]
     named = [name for names in listed if isinstance(names, list) for name in names]
     names = [name for name in (*robot_blocks(file), *MODELS) if name not in ("robot", "image")]
@@ -270,9 +270,9 @@ def _wrong(model: type[Block], key: str, value: object) -> Finding | None:
 
 
 def without_effect(before: str, after: str, name: str = "params.yaml") -> list[str]:
-    """Find changed keys that have no effect on what is run.
+    """Find changed keys without effect on the run.
 
-    What is run: the tasks and images that the top of ``after`` names, at its scale, and ``gap`` and ``toys``.
+    The run covers the tasks and images that the top of ``after`` names, at its scale, and ``gap`` and ``toys``.
 
     Args:
         before: the text of the file as it was. A key that was removed since is not reported.

@@ -89,7 +89,7 @@ def _complaint(error: ValidationError) -> str:
     first = error.errors()[0]
     key = ".".join(str(part) for part in ("custom", *first["loc"]))
     told = first["msg"].removeprefix("Input should be ").removeprefix("Value error, ")
-    if not first["loc"]:  # of the block as a whole: the message names the key
+    if not first["loc"]:  # an error of the whole block: the message names the key
         return f"{key}.{told}"
     if "allowed: " in told:
         return f"{key}: {told}"

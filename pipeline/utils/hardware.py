@@ -31,7 +31,7 @@ def cores(root: Path = ROOT) -> int:
 
 
 def free_memory(root: Path = ROOT) -> int:
-    """Return the bytes that this process and its children may still take; page cache that can be freed counts as free.
+    """Return the bytes that this process and its children may still take; reclaimable page cache counts as free.
 
     Args:
         root: see ``cores``.
@@ -86,7 +86,7 @@ def _groups(root: Path, controller: str) -> Iterator[Path]:
     """Yield the folders of this process's control groups for ``controller``, each followed by its mounted parents."""
     paths: dict[str, str] = {}
     for names, path in re.findall(r"^\d+:(.*?):(/.*)$", _read(root / "proc/self/cgroup"), re.MULTILINE):
-        paths |= dict.fromkeys(names.split(","), path)  # of version 2 the name is empty
+        paths |= dict.fromkeys(names.split(","), path)  # in version 2 the name is empty
     for found in re.finditer(_MOUNT, _read(root / "proc/self/mountinfo"), re.MULTILINE):
         top, place, version, options = found.groups()
         name = "" if version == "2" else controller

@@ -1,4 +1,4 @@
-"""Open npz files and zarr stores that hold the concatenated arrays of all episodes and the row where each ends.
+"""Open npz files and zarr stores with the concatenated arrays of all episodes and the rows where episodes end.
 
 zarr in the layout of Diffusion Policy's replay buffer (Chi et al., RSS 2023), ``data/<key>`` and ``meta/episode_ends``:
 versions 2 and 3, sharded or not, a folder or a zip. npz with ``<key>`` and ``episode_ends``.

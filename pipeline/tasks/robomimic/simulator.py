@@ -28,7 +28,7 @@ ENV_NAME: dict[Task, str] = {
 }
 ARMS: dict[Task, int] = {"lift": 1, "can": 1, "square": 1, "transport": 2}
 ARM_OBSERVATION = {"eef_pos": 3, "eef_quat": 4, "gripper_qpos": 2}  # keys of each arm in the public order → sizes
-ENV_VERSION = "1.4.1"  # of robosuite
+ENV_VERSION = "1.4.1"  # version of robosuite
 CONTROL_FREQUENCY = 20  # control steps per simulated second
 
 _FIXED_MODELS = ("PickPlaceCan", "NutAssemblySquare")  # other tasks may draw new sizes of objects in each episode
