@@ -1,5 +1,6 @@
 """A throw-away project for tests: this one's code, tiny settings, its programs run as users run them."""
 
+import atexit
 import hashlib
 import os
 import re
@@ -7,10 +8,12 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,6 +24,8 @@ from pipeline.settings import schema
 from pipeline.settings.inputs import resolved_inputs
 from pipeline.tracking import queue
 from pipeline.utils.atomic import write_text
+from pipeline.utils.handover import SERVER
+from pipeline.utils.platform import FORK_IS_SAFE
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -118,12 +123,15 @@ class Project:
         )
 
     def run(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        """``python -m <arguments>`` to its end, whatever that is; a stage has its inputs by params.yaml as it is."""
+        """``python -m <arguments>`` to its end, whatever that is; a stage has its inputs by params.yaml as it is.
+
+        Stages run in processes of ``program_server``, which need not import torch anew.
+        """
         self._resolve_for(*arguments)
         return subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=self.root,
-            env=self.environment() | env,
+            env={SERVER: program_server()} | self.environment() | env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
@@ -206,6 +214,22 @@ def on_another_system(root: Path) -> None:
     platform.write_text(text, encoding="utf-8")
 
 
+@cache
+def program_server() -> str:
+    """The socket of this process's ``tests.program_server``, which ends with it; empty where processes cannot fork."""
+    if not FORK_IS_SAFE:
+        return ""
+    folder = tempfile.mkdtemp(prefix="flowtune-programs-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    socket = Path(folder, "socket")
+    patient = {"OMP_NUM_THREADS": "1", "MPLCONFIGDIR": folder, "PYTHONPATH": ""}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.program_server", str(socket)], cwd=ROOT, env=os.environ | patient
+    )
+    wait_for(lambda: socket.exists() or server.poll() is not None, "the server of programs to listen")
+    return str(socket)
+
+
 def executed(output: str) -> list[str]:
     """The stages that ``dvc repro`` ran, by its output."""
     return re.findall(r"Running stage '([^']+)'", output)
@@ -229,7 +253,7 @@ def make_project(root: Path) -> Project:
     """This project in the new folder ``root``: its code, tiny settings, demonstrations made on the spot."""
     root.mkdir()
     for folder in ("pipeline", "stages"):
-        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(ROOT / folder, root / folder)  # with bytecode, which is not compiled anew then
     shutil.copy(ROOT / "dvc.yaml", root)
     shutil.copy(ROOT / ".dvcignore", root)
     shutil.copytree(ROOT / ".dvc" / "no_git", root / ".dvc" / "no_git")
