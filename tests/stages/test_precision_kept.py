@@ -83,7 +83,7 @@ TRAININGS = [
         (*PUSHT, "--train-seed", "0", "--row", "reflow", "--nfe", "1"),
         "reports/starter/coupling_study/seed0/episodes/pusht_b-reflow-nfe1.csv",
         NFE1,
-        {"pusht.study": STUDY},
+        {"pusht.study": STUDY | {"budget": 20}, "pusht.evaluation.n_seeds": 3},
     ),
 ]
 
