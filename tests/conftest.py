@@ -8,8 +8,9 @@ import torch._dynamo  # before any test draws: PyTorch's compiler, loaded after 
 from filelock import FileLock
 
 from pipeline.tasks.robomimic.simulator import has_egl
+from pipeline.tracking.store import create_store
 from pipeline.utils.hardware import cores, free_memory
-from tests.project import Project, make_project
+from tests.project import DATABASE, Project, make_project
 
 if has_egl():  # whichever test imports MuJoCo first decides how all of this process draw
     os.environ.setdefault("MUJOCO_GL", "egl")
@@ -44,6 +45,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(scope="session")
+def database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+    """An empty database of MLflow's, migrated once: that takes seconds."""
+    root = tmp_path_factory.mktemp("store")
+    create_store(root)
+    return (root / DATABASE).read_bytes()
+
+
+@pytest.fixture(scope="session")
 def sources(tmp_path_factory: pytest.TempPathFactory) -> Project:
     """The project before its first run. Shared: copy it before changing anything."""
     return make_project(tmp_path_factory.mktemp("sources") / "project")
@@ -58,6 +67,6 @@ def made(sources: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     done = folder / "made.done"
     with FileLock(folder / "made.lock"):
         if not done.exists():
-            sources.copy(folder / "made").check("pipeline.orchestration.repro")
+            sources.copy(folder / "made").check("dvc", "repro")
             done.touch()
     return Project(folder / "made")

@@ -1,5 +1,6 @@
 """A throw-away project for tests: this one's code, tiny settings, its programs run as users run them."""
 
+import atexit
 import hashlib
 import os
 import re
@@ -7,10 +8,13 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache, reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any, get_args
 
@@ -21,9 +25,12 @@ from pipeline.settings import schema
 from pipeline.settings.inputs import resolved_inputs
 from pipeline.tracking import queue
 from pipeline.utils.atomic import write_text
+from pipeline.utils.handover import SERVER
+from pipeline.utils.platform import FORK_IS_SAFE
 
 ROOT = Path(__file__).resolve().parent.parent
 
+DATABASE = Path(".flowtune", "mlflow.db")
 TINY_RECIPE: dict[str, Any] = {"candidates": 2, "steps": 200, "batch_size": 16, "lr": 1e-3, "fm_lr": 1e-3, "warmup": 5}
 TINY_RECIPE |= {"precision": "fp32", "history_points": 1, "history_seeds": 2, "collapse_below": 0.0}
 TINY_BLOCK: dict[str, Any] = {
@@ -48,6 +55,8 @@ TINY_GAP |= {"trajectories": 4, "nfe": [4, 8]}
 TINY_TOYS: dict[str, Any] = {"net": {"width": 16, "depth": 1}, "couplings": ["independent", "nearest"], "free": 2}
 TINY_TOYS |= {key: {"steps": 60, "warmup": 5, "batch_size": 16} for key in ("fm", "mle")}
 TINY_TOYS |= {key: {"steps": 200, "warmup": 5, "batch_size": 32} for key in ("follow", "settle")}
+ALONE = {SERVER: ""}
+"""In the environment of programs that do not run in ``program_server``'s processes, but import all by themselves."""
 RESIDUALS = {"resft_fm-nfe2": "resft_fm-nfe4", "resft_fm_unet-nfe2": "resft_fm_unet-nfe16"}
 TINY_RESIDUAL: dict[str, Any] = {"residual_steps": 1, "candidates": 2, "steps": 200, "batch_size": 16, "warmup": 5}
 TINY_RESIDUAL |= {
@@ -103,13 +112,17 @@ class Project:
             **self.env,
         }
 
-    def start(self, *arguments: str) -> subprocess.Popen[str]:
+    def _served(self) -> dict[str, str]:
+        """``environment``, in which stages run in processes of ``program_server`` and do not import torch anew."""
+        return {SERVER: program_server()} | self.environment()
+
+    def start(self, *arguments: str, **env: str) -> subprocess.Popen[str]:
         """``python -m <arguments>`` in a session of its own."""
         self._resolve_for(*arguments)
         return subprocess.Popen(
             [sys.executable, "-m", *arguments],
             cwd=self.root,
-            env=self.environment(),
+            env=self._served() | env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -123,7 +136,7 @@ class Project:
         return subprocess.run(
             [sys.executable, "-m", *arguments],
             cwd=self.root,
-            env=self.environment() | env,
+            env=self._served() | env,
             stdin=subprocess.DEVNULL,
             capture_output=True,
             encoding="utf-8",
@@ -133,9 +146,9 @@ class Project:
     def _resolve_for(self, program: str, *_: str) -> None:
         """Let a stage that is begun by hand have its inputs by params.yaml as it is."""
         settings, inputs = self.root / "params.yaml", self.root / "data" / "inputs"
-        written = [path.stat().st_mtime for path in inputs.rglob("*.json")]
-        by_hand = program.startswith("stages.") and program != "stages.resolve"
-        if by_hand and (not written or settings.stat().st_mtime > max(written)):
+        by_hand = program.startswith("stages.") and program != "stages.resolve" and settings.exists()
+        written = max((path.stat().st_mtime for path in inputs.rglob("*.json")), default=0.0)
+        if by_hand and settings.stat().st_mtime > written:
             self.run("stages.resolve")
 
     def check(self, *arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
@@ -151,36 +164,29 @@ class Project:
 
     def params(self, key: str, value: object) -> None:
         """Set ``key`` of params.yaml, such as ``starter.pusht.seed``."""
-        path = self.root / "params.yaml"
-        yaml = YAML()
-        document = yaml.load(path.read_text(encoding="utf-8"))
+        document = read_yaml(self.root / "params.yaml")
         *blocks, last = key.split(".")
-        block = document
-        for name in blocks:
-            block = block[name]
-        block[last] = value
-        with path.open("w", encoding="utf-8") as file:
-            yaml.dump(document, file)
+        reduce(getitem, blocks, document)[last] = value
+        write_yaml(document, self.root / "params.yaml")
 
     def keep_stages(self, *names: str) -> None:
         """Leave these stages of dvc.yaml alone."""
-        path, yaml = self.root / "dvc.yaml", YAML()
-        document = yaml.load(path.read_text(encoding="utf-8"))
-        document["stages"] = {name: document["stages"][name] for name in names}
-        with path.open("w", encoding="utf-8") as file:
-            yaml.dump(document, file)
+        stages = read_yaml(self.root / "dvc.yaml")["stages"]
+        write_yaml({"stages": {name: stages[name] for name in names}}, self.root / "dvc.yaml")
 
     def value(self, key: str) -> Any:
         """What ``key`` of params.yaml holds."""
-        block = YAML(typ="safe").load((self.root / "params.yaml").read_text(encoding="utf-8"))
-        for name in key.split("."):
-            block = block[name]
-        return block
+        return reduce(getitem, key.split("."), read_yaml(self.root / "params.yaml"))
 
     def files(self, folder: str) -> dict[str, bytes]:
         """Path → contents of all files below ``folder``."""
         paths = sorted((self.root / folder).rglob("*"))
         return {str(path.relative_to(self.root)): path.read_bytes() for path in paths if path.is_file()}
+
+    def put_database(self, content: bytes) -> None:
+        """Let MLflow find its database, which it would make in seconds."""
+        (self.root / DATABASE).parent.mkdir(exist_ok=True)
+        (self.root / DATABASE).write_bytes(content)
 
     def recorded(self) -> None:
         """Wait until MLflow has all that stages have recorded here."""
@@ -206,6 +212,22 @@ def on_another_system(root: Path) -> None:
     platform.write_text(text, encoding="utf-8")
 
 
+@cache
+def program_server() -> str:
+    """The socket of this process's ``tests.program_server``, which ends with it; empty where processes cannot fork."""
+    if not FORK_IS_SAFE:
+        return ""
+    folder = tempfile.mkdtemp(prefix="flowtune-programs-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    socket = Path(folder, "socket")
+    patient = {"OMP_NUM_THREADS": "1", "MPLCONFIGDIR": folder, "PYTHONPATH": ""}
+    server = subprocess.Popen(
+        [sys.executable, "-m", "tests.program_server", str(socket)], cwd=ROOT, env=os.environ | patient
+    )
+    wait_for(lambda: socket.exists() or server.poll() is not None, "the server of programs to listen")
+    return str(socket)
+
+
 def executed(output: str) -> list[str]:
     """The stages that ``dvc repro`` ran, by its output."""
     return re.findall(r"Running stage '([^']+)'", output)
@@ -216,7 +238,7 @@ def wait_for(condition: Callable[[], bool], what: str, *, seconds: float = 300) 
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited in vain: {what}"
-        time.sleep(0.003)
+        time.sleep(0.01)
 
 
 def kill(process: subprocess.Popen[str]) -> None:
@@ -228,8 +250,7 @@ def kill(process: subprocess.Popen[str]) -> None:
 def make_project(root: Path) -> Project:
     """This project in the new folder ``root``: its code, tiny settings, demonstrations made on the spot."""
     root.mkdir()
-    for folder in ("pipeline", "stages"):
-        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_code(root)
     shutil.copy(ROOT / "dvc.yaml", root)
     shutil.copy(ROOT / ".dvcignore", root)
     shutil.copytree(ROOT / ".dvc" / "no_git", root / ".dvc" / "no_git")
@@ -262,7 +283,7 @@ def make_project(root: Path) -> Project:
     small |= {"gap": _merged(starter["gap"], TINY_GAP), "toys": _merged(starter["toys"], TINY_TOYS)}
     block = {"lists": choice, **small, "pusht": tiny}
     scales = {name: block | {"lists": choice | {"theory": [name]}} for name in get_args(schema.Scale)}
-    write_params({"scale": "starter", **choice, **scales}, root)
+    write_yaml({"scale": "starter", **choice, **scales}, root / "params.yaml")
     _save_often(root / "pipeline" / "training" / "loop.py")
     (root / "data" / "recordings").mkdir(parents=True)
     demonstrations = root / "data" / "demonstrations"
@@ -273,17 +294,32 @@ def make_project(root: Path) -> Project:
     return Project(root)
 
 
-def write_params(values: dict[str, Any], folder: Path) -> None:
-    """Write params.yaml of these plain values into ``folder``."""
+def copy_code(root: Path) -> None:
+    """Copy the project's code into ``root``, with its bytecode, which Python need not compile anew then."""
+    for folder in ("pipeline", "stages"):
+        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("*.pyc.*"))  # those half-written
+
+
+def read_yaml(path: Path) -> Any:
+    return YAML(typ="safe").load(path.read_text(encoding="utf-8"))
+
+
+def write_yaml(values: dict[str, Any], path: Path) -> None:
+    """Write plain values, none of them by an alias."""
     yaml = YAML(typ="safe")
     yaml.representer.ignore_aliases = lambda _: True
-    with (folder / "params.yaml").open("w", encoding="utf-8") as file:
+    with path.open("w", encoding="utf-8") as file:
         yaml.dump(values, file)
 
 
 def write_settings(values: dict[str, Any]) -> None:
     """Write params.yaml into the current folder, and what each stage reads of it."""
-    write_params(values, Path())
+    write_yaml(values, Path("params.yaml"))
+    write_inputs()
+
+
+def write_inputs() -> None:
+    """Write what each stage reads of params.yaml in the current folder, as ``resolve`` does."""
     for path, text in resolved_inputs(schema.load()).items():
         write_text(path, text)
 

@@ -1,9 +1,6 @@
 """Text is read and written as UTF-8 by name: the encoding that Python takes by itself is the locale's."""
 
 import ast
-from pathlib import Path
-
-import pytest
 
 from pipeline.utils.code_deps import ROOT
 
@@ -33,7 +30,6 @@ def is_text(call: ast.Call) -> bool:
     return mode is None or (isinstance(mode, ast.Constant) and set(str(mode.value)) <= set("rwax+t"))
 
 
-@pytest.mark.parametrize("file", [str(path.relative_to(ROOT)) for path in FILES])
-def test_the_encoding_is_named(file: str) -> None:
-    tree = ast.parse(Path(ROOT, file).read_text(encoding="utf-8"))
-    assert [f"line {call.lineno}: {ast.unparse(call)}" for call in nameless(tree)] == []
+def test_the_encoding_is_named() -> None:
+    found = [(path, call) for path in FILES for call in nameless(ast.parse(path.read_text(encoding="utf-8")))]
+    assert [f"{path.relative_to(ROOT)}:{call.lineno}: {ast.unparse(call)}" for path, call in found] == []

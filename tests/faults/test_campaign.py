@@ -17,7 +17,9 @@ def bench(made: Project, tmp_path: Path) -> Bench:
     return make_bench(made, tmp_path / "project", [STAGE], {})
 
 
-def test_a_killed_run_is_survived(made: Project, tmp_path: Path) -> None:
+def test_a_killed_run_is_survived(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tests.faults.plan.window", lambda *_: [STAGE])
+    monkeypatch.setattr("tests.faults.plan.GUESS_S", 4.0)
     row = try_it(Trial("kill", "SIGKILL driver", "make repro", 0), made, tmp_path, seed=3, env={})
     assert row.verdict == "survived" and row.what.startswith("SIGKILL to pipeline.orchestration.repro")
 

@@ -126,10 +126,9 @@ stages:
     return project
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_what_a_program_imports_is_imported_once_for_all_stages(tmp_path: Path, jobs: str) -> None:
+def test_what_a_program_imports_is_imported_once_for_all_stages(tmp_path: Path) -> None:
     project = importing(tmp_path / "project")
-    output = project.check("pipeline.orchestration.executor", "--jobs", jobs).stdout
+    output = project.check(*DRIVER).stdout
     assert executed(output) == ["a", "b", "c"]
     assert output.count("exec python") == 3
     assert not (project.root / ".flowtune" / "programs.sock").exists()
@@ -145,10 +144,14 @@ def test_a_program_edited_meanwhile_runs_as_it_then_is(tmp_path: Path) -> None:
     assert [(project.root / f"{name}.txt").read_text(encoding="utf-8") for name in "abc"] == ["1", "1", "2"]
 
 
-def test_what_failed_and_what_needs_it_is_written_down(tmp_path: Path) -> None:
+def test_a_program_that_fails_shows_where_and_what_needs_its_stage_is_written_down(tmp_path: Path) -> None:
     project = importing(tmp_path / "project", "fail")
     unmade = project.root / "unmade.json"
-    assert project.run(*DRIVER, "--unmade", str(unmade)).returncode == 1
+    result = project.run(*DRIVER, "--unmade", str(unmade))
+    assert result.returncode == 1
+    assert "b | ValueError: on purpose\n" in result.stdout
+    assert "failed to run: exec python -m stages.program b.txt fail, exited with 1" in result.stdout
+    assert result.stderr.splitlines()[-2:] == ["failed: b", "not run: c"]
     assert json.loads(unmade.read_text(encoding="utf-8")) == {
         "outs": ["b.txt", "c.txt"],
         "commands": {"c": "exec python -m stages.program c.txt"},
@@ -169,15 +172,6 @@ stages:
     assert project.check(*DRIVER).stdout == "Data and pipelines are up to date.\n"
 
 
-def test_a_program_that_fails_shows_where_and_its_stage_fails(tmp_path: Path) -> None:
-    project = importing(tmp_path / "project", "fail")
-    result = project.run(*DRIVER)
-    assert result.returncode == 1
-    assert "b | ValueError: on purpose\n" in result.stdout
-    assert "failed to run: exec python -m stages.program b.txt fail, exited with 1" in result.stdout
-    assert result.stderr.splitlines()[-2:] == ["failed: b", "not run: c"]
-
-
 def test_a_failed_stage_stops_only_what_needs_it(tmp_path: Path) -> None:
     stages = """
 stages:
@@ -195,12 +189,11 @@ stages:
     assert (project.root / "second.txt").exists()
 
 
-@pytest.mark.parametrize("jobs", ["1", "2"])
-def test_an_interrupt_ends_every_stage(project: Project, jobs: str) -> None:
+def test_an_interrupt_ends_every_stage(project: Project) -> None:
     # no second stage ever comes: both wait
     (project.root / "meet.py").write_text(MEET.replace("not there.exists()", "True"), encoding="utf-8")
-    driver = project.start("pipeline.orchestration.executor", "--jobs", jobs)
-    wait_for(lambda: len(list(project.root.glob("*.here"))) == int(jobs), "the stages to be at work")
+    driver = project.start(*DRIVER)
+    wait_for(lambda: len(list(project.root.glob("*.here"))) == 2, "the stages to be at work")
     os.kill(driver.pid, signal.SIGINT)  # to it alone, as no terminal does
     out, err = driver.communicate(timeout=30)
     assert driver.returncode == 130, out + err

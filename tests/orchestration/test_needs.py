@@ -76,19 +76,20 @@ def test_a_stage_waits_until_there_is_memory_beside_what_others_have_yet_to_take
     assert "and 0.0 GB are left" in str(room.lack("small", running))
 
 
-def test_the_table_is_made_of_recorded_runs(sources: Project, tmp_path: Path) -> None:
+def test_the_table_is_made_of_recorded_runs(sources: Project, tmp_path: Path, database: bytes) -> None:
     project = sources.copy(tmp_path / "project")
     refused = project.run("pipeline.orchestration.needs")
     assert (refused.returncode, refused.stdout) == (1, "") and "run `make repro` first" in refused.stderr
     before = (project.root / "pipeline" / "orchestration" / "needs.csv").read_text(encoding="utf-8")
-    project.keep_stages("resolve", "fetch", "prepare", "tabulate_settings")
+    project.keep_stages("resolve", "fetch", "tabulate_settings")
+    project.put_database(database)
     project.check("pipeline.orchestration.repro", "--jobs", "2", FLOWTUNE_TRACKING="on")
     project.recorded()
     project.check("pipeline.orchestration.needs")
     rows = {
         (row.program, row.task): row for row in read_table(project.root / "pipeline" / "orchestration" / "needs.csv")
     }
-    for key in (("tabulate_settings", ""), ("prepare", "pusht")):
+    for key in (("tabulate_settings", ""), ("fetch", "pusht")):
         assert rows[key].scale == "starter" and rows[key].runs == 1 and 50 < rows[key].peak_mb < 3000
         assert "cores" in rows[key].machine
     assert len(rows) >= len(before.splitlines()) - 1

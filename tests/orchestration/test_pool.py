@@ -33,12 +33,7 @@ stages:
 GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
 
 
-@pytest.fixture(scope="module", autouse=True)
-def prefect_server() -> Iterator[None]:
-    from prefect.testing.utilities import prefect_test_harness
-
-    with prefect_test_harness(server_startup_timeout=120):
-        yield
+pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
 def ran(*command: str, cwd: Path) -> None:

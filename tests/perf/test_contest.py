@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.perf.contest import Contest, DiffersError, Floor, hold, in_turns, nearly_equal, timed
+from pipeline.perf.contest import Contest, DiffersError, Floor, hold, in_turns, nearly_equal
 
 
 def contest(turns: list[tuple[float, float]], same: str = "equal") -> Contest:
@@ -33,12 +33,6 @@ def test_both_sides_take_turns_and_take_turns_in_going_first() -> None:
     taken = in_turns(lambda: called.append("ours"), lambda: called.append("theirs"), repeat=2)(2)
     assert called == 2 * ["ours"] + 2 * ["theirs"] + 2 * ["theirs"] + 2 * ["ours"]
     assert len(taken) == 2
-
-
-def test_a_call_is_timed_by_the_repeats() -> None:
-    calls: list[int] = []
-    assert timed(lambda: calls.append(0), repeat=3) >= 0
-    assert len(calls) == 3
 
 
 def test_what_differs_is_refused() -> None:

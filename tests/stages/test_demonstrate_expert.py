@@ -1,7 +1,6 @@
 """The program that makes demonstrations, with a tiny expert in place of the real ones."""
 
 import re
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import pytest
 from pipeline.tasks import archive
 from pipeline.tasks.formats.lerobot import open_lerobot
 from pipeline.tasks.formats.vectors import read_demonstrations
-from tests.project import ROOT, Project
+from tests.project import ROOT, Project, copy_code
 
 TINY = '''
 """An expert that solves the episodes with an even seed, and writes down which it was asked for."""
@@ -90,8 +89,7 @@ COMMAND = ("stages.demonstrate_expert", "--task", "tiny", "--seeds", "300000:300
 def project(tmp_path: Path) -> Project:
     """The programs, with a tiny task and its expert among the others."""
     root = tmp_path / "project"
-    for folder in ("pipeline", "stages"):
-        shutil.copytree(ROOT / folder, root / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    copy_code(root)
     (root / "pipeline" / "experts" / "tiny.py").write_text(TINY, encoding="utf-8")
     (root / "pipeline" / "tasks" / "tiny.py").write_text(TASK, encoding="utf-8")
     return Project(root)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from tests.project import Project, executed, kill, wait_for
+from tests.project import ALONE, Project, executed, kill, wait_for
 
 
 def steps_done(resume: Path) -> int:
@@ -94,14 +94,16 @@ def test_a_killed_stage_resumes_to_the_same_files(victim: Victim, made: Project,
         shutil.rmtree(out) if out.is_dir() else out.unlink()
     lock = (project.root / "dvc.lock").read_text(encoding="utf-8")
     force = ("dvc", "repro", "-f", "-s", victim.name)
+    # one as under `dvc repro`, the others in processes of a server, which `make repro` and Prefect flows have, too
+    env = ALONE if victim is VICTIMS[0] else {}
 
-    dvc = project.start(*force)
+    dvc = project.start(*force, **env)
     first = wait_until_at_work(project, victim, more_than=0)
     kill(dvc)
     wait_for(lambda: not project.processes(), "the stage and its workers to die with dvc", seconds=60)
     wait_for(lambda: all(report.exists() for report in reports), "the reports to be put back", seconds=60)
 
-    stage = project.start(*victim.command)
+    stage = project.start(*victim.command, **env)
     second = wait_until_at_work(project, victim, more_than=first)
     kill(stage)
     wait_for(lambda: not project.processes(), "the workers to die with the stage", seconds=60)
@@ -112,8 +114,6 @@ def test_a_killed_stage_resumes_to_the_same_files(victim: Victim, made: Project,
     ]
     assert project.files("reports") == made.files("reports")  # DVC removed them, and they were put back
     assert (project.root / "dvc.lock").read_text(encoding="utf-8") == lock
-    if len(reports) < len(victim.outs):
-        assert victim.name in project.check("dvc", "status", victim.name).stdout
 
     finished = project.check(*force)
     assert executed(finished.stdout) == [victim.name]
@@ -143,7 +143,7 @@ def wait_until_at_work(project: Project, victim: Victim, *, more_than: int) -> i
 
 def test_a_stage_dies_with_dvc_while_it_still_imports(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
-    dvc = project.start("dvc", "repro", "-f", "-s", "pretrain@starter-pusht")
+    dvc = project.start("dvc", "repro", "-f", "-s", "pretrain@starter-pusht", **ALONE)
     wait_for(lambda: any(imports_torch(pid) for pid in stages_in(project)), "the stage to import torch")
     kill(dvc)
     wait_for(lambda: not project.processes(), "the stage to die with dvc", seconds=60)
@@ -180,26 +180,19 @@ def imports_torch(pid: int) -> bool:
         return False
 
 
-def test_two_runs_of_one_stage_do_not_mix(made: Project, tmp_path: Path) -> None:
+def test_a_second_run_is_refused_and_one_by_other_settings_does_not_resume(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     project.params("starter.pusht.pretrain.steps", 100_000)
-    command = VICTIMS[0].command
-    first = project.start(*command)
-    wait_until_at_work(project, VICTIMS[0], more_than=0)
-    second = project.run(*command)
+    victim = VICTIMS[0]
+    first = project.start(*victim.command)
+    wait_until_at_work(project, victim, more_than=0)
+    second = project.run(*victim.command)
     kill(first)
     assert second.returncode == 2
     assert second.stderr.startswith("error: ") and "another process is running this stage" in second.stderr
     assert second.stderr.count("\n") == 1
 
-
-def test_other_settings_do_not_resume(made: Project, tmp_path: Path) -> None:
-    project = made.copy(tmp_path / "project")
-    victim = VICTIMS[0]
-    stage = project.start(*victim.command)
-    wait_until_at_work(project, victim, more_than=0)
-    kill(stage)
+    project.params("starter.pusht.pretrain.steps", victim.total)
     project.params("starter.pusht.pretrain.lr", 2e-3)
-    changed = project.check(*victim.command)
-    assert victim.shown(0) in changed.stderr
+    assert victim.shown(0) in project.check(*victim.command).stderr
     assert project.files("data/starter/pusht/pretrain") != made.files("data/starter/pusht/pretrain")

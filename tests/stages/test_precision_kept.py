@@ -15,7 +15,7 @@ from pipeline.orchestration import stage as stages
 from pipeline.tracking.run import Run
 from pipeline.training import loop
 from pipeline.utils import precision
-from tests.project import Project
+from tests.project import Project, write_inputs
 from tests.stages.test_study_cells import STUDY
 
 PUSHT, DIGITS = ("--scale", "starter", "--task", "pusht"), ("--scale", "starter", "--task", "digits")
@@ -26,7 +26,7 @@ class Training:
     """A program that trains.
 
     Attributes:
-        out: what it makes, by a pattern. params: what is set in params.yaml, besides its ``precision`` in ``block``.
+        out: what it makes, by a pattern. block: whose ``precision`` counts. params: what is set in params.yaml besides.
     """
 
     program: str
@@ -36,30 +36,37 @@ class Training:
     params: dict[str, Any] = field(default_factory=dict)
 
 
+STEPS = {"steps": 12, "warmup": 2}
 AHEAD = {"coupling": "reflow", "reflow_nfe": 4, "precomputed_pairs": 1}
 """Pairs that lie on disk before the first step."""
+NFE1, NFE2, RESIDUAL = "pusht.finetune.nfe1", "pusht.finetune.nfe2", "pusht.residual.resft_fm-nfe2"
+PRETRAIN, DIFFUSION, MODELS = "pusht.pretrain", "pusht.diffusion", "data/starter/pusht/models"
+
+
+def of(block: str, *settings: dict[str, Any]) -> dict[str, Any]:
+    """All of ``settings``, in that block of params.yaml."""
+    return {f"{block}.{key}": value for each in settings for key, value in each.items()}
+
+
 TRAININGS = [
-    Training("pretrain", PUSHT, "data/starter/pusht/pretrain/*.safetensors", "pusht.pretrain"),
-    Training("pretrain_diffusion", PUSHT, "data/starter/pusht/models/diffusion.safetensors", "pusht.diffusion"),
+    Training("pretrain", PUSHT, "data/starter/pusht/pretrain/*.safetensors", PRETRAIN, of(PRETRAIN, STEPS)),
+    Training("pretrain_diffusion", PUSHT, f"{MODELS}/diffusion.safetensors", DIFFUSION, of(DIFFUSION, STEPS)),
     Training(
-        "finetune",
-        (*PUSHT, "--method", "fm", "--nfe", "1"),
-        "data/starter/pusht/models/fm-nfe1.safetensors",
-        "pusht.pretrain",
+        "finetune", (*PUSHT, "--method", "fm", "--nfe", "1"), f"{MODELS}/fm-nfe1.safetensors", PRETRAIN, of(NFE1, STEPS)
     ),
     Training(
         "finetune",
         (*PUSHT, "--method", "ft_fm", "--nfe", "2"),
-        "data/starter/pusht/models/ft_fm-nfe2.safetensors",
-        "pusht.finetune.nfe2",
-        AHEAD,
+        f"{MODELS}/ft_fm-nfe2.safetensors",
+        NFE2,
+        of(NFE2, STEPS, AHEAD),
     ),
     Training(
         "finetune_residual",
         (*PUSHT, "--row", "resft_fm-nfe2"),
-        "data/starter/pusht/models/resft_fm-nfe2.safetensors",
-        "pusht.residual.resft_fm-nfe2",
-        AHEAD,
+        f"{MODELS}/resft_fm-nfe2.safetensors",
+        RESIDUAL,
+        of(RESIDUAL, STEPS, AHEAD),
     ),
     Training(
         "pretrain_images",
@@ -68,22 +75,15 @@ TRAININGS = [
         "digits.pretrain",
     ),
     Training(
-        "finetune_images",
-        (*DIGITS, "--nfe", "1"),
-        "data/starter/digits/ft_fm/nfe1.safetensors",
-        "digits.finetune.nfe1",
+        "finetune_images", (*DIGITS, "--nfe", "1"), "data/starter/digits/ft_fm/nfe1.safetensors", "digits.finetune.nfe1"
     ),
-    Training(
-        "finetune_image_residual",
-        DIGITS,
-        "data/starter/digits/resft_fm/nfe2.safetensors",
-        "digits.residual",
-    ),
+    Training("finetune_image_residual", DIGITS, "data/starter/digits/resft_fm/nfe2.safetensors", "digits.residual"),
     Training(
         "study_cell",
         (*PUSHT, "--train-seed", "0", "--row", "reflow", "--nfe", "1"),
         "reports/starter/coupling_study/seed0/episodes/pusht_b-reflow-nfe1.csv",
-        "pusht.finetune.nfe1",
+        NFE1,
+        {"pusht.study": STUDY | {"budget": 20}, "pusht.evaluation.n_seeds": 3},
     ),
 ]
 
@@ -132,14 +132,12 @@ def run(here: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[st
 
 
 def prepare(project: Project, training: Training) -> None:
+    for key, value in (training.params | {f"{training.block}.precision": "auto"}).items():
+        project.params(f"starter.{key}", value)
+    write_inputs()
     if training.program == "study_cell":
-        project.params("starter.pusht.study", STUDY)
-        project.check(
-            "stages.study_base", *PUSHT, "--train-seed", "0", "--model", "data/starter/pusht/base.safetensors"
-        )
-    for key, value in (training.params | {"precision": "auto"}).items():
-        project.params(f"starter.{training.block}.{key}", value)
-    project.check("stages.resolve")
+        base = ("--train-seed", "0", "--model", "data/starter/pusht/base.safetensors")
+        project.check("stages.study_base", *PUSHT, *base)
 
 
 @pytest.mark.parametrize("training", TRAININGS, ids=lambda one: f"{one.program}-{one.block}")

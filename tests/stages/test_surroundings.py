@@ -4,15 +4,14 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from ruamel.yaml import YAML
 
 from pipeline.tracking import store
-from tests.project import Project, executed
+from tests.project import ALONE, Project, executed
 
 STAGES = ("resolve", "fetch", "prepare")
 FOLDER = "feature%2Flogin a?b#c ü"
 NOWHERE = {"HOME": "/proc/no-home", "XDG_CACHE_HOME": "/proc/no-cache", "http_proxy": "http://127.0.0.1:9"}
-PLAINEST = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+PLAINEST = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", **ALONE}
 
 
 @pytest.fixture
@@ -21,11 +20,7 @@ def project(sources: Project, tmp_path: Path) -> Project:
     project = sources.copy(tmp_path / FOLDER, **NOWHERE, **PLAINEST)
     config = project.root / ".dvc" / "config"
     config.write_text(config.read_text(encoding="utf-8").replace("no_scm = true", ""), encoding="utf-8")
-    yaml = YAML()
-    path = project.root / "dvc.yaml"
-    document = yaml.load(path.read_text(encoding="utf-8"))
-    with path.open("w", encoding="utf-8") as file:
-        yaml.dump({"stages": {name: document["stages"][name] for name in STAGES}}, file)
+    project.keep_stages(*STAGES)
     path = project.root / "params.yaml"
     path.write_text(f"# Größe, 大小\n{path.read_text(encoding='utf-8')}", encoding="utf-8")
     return project

@@ -19,7 +19,7 @@ from pipeline.tracking import store as tracking
 from tests.tracking import test_store
 from tests.tracking.test_store import REPOSITORY
 
-root, empty_database, store = test_store.root, test_store.empty_database, test_store.store
+root, store = test_store.root, test_store.store
 
 STAGE = """
 import sys, time
@@ -36,8 +36,6 @@ with stage_run("work", params={"optimizer": {"lr": 1e-4}, "long": "y" * 9000}, t
     run.tag("trainable", "7")
     while sys.argv[2] == "wait" and not Path(sys.argv[1], "go on").exists():
         time.sleep(0.05)
-    if sys.argv[2] == "fail":
-        raise ZeroDivisionError("oh")
 print("mlflow" in sys.modules)
 """
 HISTORY = [("loss", step, float(step)) for step in range(1500)]
@@ -56,9 +54,9 @@ def start(root: Path, end: str) -> subprocess.Popen[str]:
     )
 
 
-def work(root: Path, end: str) -> tuple[int, str, str]:
+def work(root: Path) -> tuple[int, str, str]:
     """Exit code and output of a stage, at an end when all that has its pipes is."""
-    stage = start(root, end)
+    stage = start(root, "well")
     return (stage.wait(), *stage.communicate())
 
 
@@ -112,13 +110,12 @@ def recorder_of(root: Path) -> int:
     return found()[0]
 
 
-@pytest.mark.parametrize(("end", "status"), [("well", "FINISHED"), ("fail", "FAILED")])
-def test_a_stage_is_recorded_without_mlflow_in_it(end: str, status: str, store: Path) -> None:
-    code, out, err = work(store, end)
-    assert (code, out) == ((0, "False\n") if end == "well" else (1, ""))
+def test_a_stage_is_recorded_without_mlflow_in_it(store: Path) -> None:
+    code, out, err = work(store)
+    assert (code, out) == (0, "False\n")
     assert "warning" not in err
     found = content(store)
-    assert found["status"] == (status, status)
+    assert found["status"] == ("FINISHED", "FINISHED")
     assert found["params"]["optimizer.lr"] == "0.0001" and len(found["params"]["long"]) == 6000
     assert (found["tags"]["trainable"], found["tags"]["hash.data"]) == ("7", "d")
     assert found["tags"]["nonfinite_metric"] == "rate = nan at step 7"
@@ -234,7 +231,7 @@ def test_a_broken_database_costs_a_stage_nothing_and_is_told_once(
 ) -> None:
     (root / ".flowtune").mkdir()
     (root / ".flowtune" / "mlflow.db").write_text("this is no database" * 100, encoding="utf-8")
-    code, out, err = work(root, "well")
+    code, out, err = work(root)
     assert (code, out) == (0, "False\n")
     assert queue.drain(root, 120)
     assert (err + capfd.readouterr().err).count("warning: MLflow does not record work") == 1
@@ -285,7 +282,7 @@ def test_runs_wait_for_a_server_that_does_not_answer_and_are_recorded_when_it_do
         monkeypatch.setenv(name, "127.0.0.1")
     said = ""
     for _ in range(2):
-        code, out, err = work(root, "well")
+        code, out, err = work(root)
         assert (code, out) == (0, "False\n")
         assert not queue.drain(root, 8)
         said += err + capfd.readouterr().err

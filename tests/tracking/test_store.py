@@ -14,6 +14,7 @@ from pipeline.tracking import store as tracking
 from pipeline.tracking.recorder import Player
 from pipeline.utils import processes
 from pipeline.utils.provenance import hash_files
+from tests.project import Project
 
 REPOSITORY = Path(__file__).parents[2]
 
@@ -41,18 +42,9 @@ def recorded(root: Path) -> None:
     PLAYERS.setdefault(root, Player(root, partial(tracking.begin, root))).play()
 
 
-@pytest.fixture(scope="session")
-def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """Migrated once: that takes seconds."""
-    root = tmp_path_factory.mktemp("store")
-    tracking.create_store(root)
-    return (root / ".flowtune" / "mlflow.db").read_bytes()
-
-
 @pytest.fixture
-def store(root: Path, empty_database: bytes) -> Path:
-    (root / ".flowtune").mkdir()
-    (root / ".flowtune" / "mlflow.db").write_bytes(empty_database)
+def store(root: Path, database: bytes) -> Path:
+    Project(root).put_database(database)
     return root
 
 
@@ -150,11 +142,11 @@ def test_artifacts_and_tables_are_kept(root: Path) -> None:
 
 @pytest.mark.parametrize("name", ["feature%2Flogin", "a?b", "a#b", "%20 a+b & ü 流"])
 def test_the_store_is_in_the_project_whatever_the_name_of_its_folder(
-    name: str, tmp_path: Path, empty_database: bytes
+    name: str, tmp_path: Path, database: bytes
 ) -> None:
     root = tmp_path / name
-    (root / ".flowtune").mkdir(parents=True)
-    (root / ".flowtune" / "mlflow.db").write_bytes(empty_database)
+    root.mkdir()
+    Project(root).put_database(database)
     (root / "note.txt").write_text("kept", encoding="utf-8")
     with tracking.stage_run("pretrain", params={}, tags={}, root=root) as run:
         run.artifact(root / "note.txt")

@@ -69,13 +69,6 @@ def test_held_out_episodes_do_not_leak_into_the_statistics() -> None:
     assert other.held_out_action.abs().min() > 100
 
 
-def test_the_split_follows_the_seed() -> None:
-    splits = {
-        frozenset(episodes_of(prepare(demonstrations(), SETTINGS, identity, seed), held_out=True)) for seed in range(8)
-    }
-    assert len(splits) > 1
-
-
 def test_conditions_and_actions_belong_together() -> None:
     given = demonstrations()
     data = prepare(given, SETTINGS, lambda states: states, seed=0)

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,18 +11,18 @@ from ruamel.yaml import YAML
 
 from pipeline.utils import platform
 from tests.orchestration.test_executor import DVC_YAML, MEET, make
-from tests.project import ROOT, Project, executed, kill, on_another_system, wait_for
+from tests.project import ALONE, DATABASE, ROOT, Project, copy_code, executed, kill, on_another_system, wait_for
 
 ONLY_THERE = r"prctl|fcntl|pidfd|/proc/|\bos\.fork\b|sched_getaffinity|cpu_count|ctypes\.CDLL\(None\)"
 
 
-@pytest.fixture
-def elsewhere(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the code, that runs by the fallbacks."""
-    for folder in ("pipeline", "stages"):
-        shutil.copytree(ROOT / folder, tmp_path / "code" / folder, ignore=shutil.ignore_patterns("__pycache__"))
-    on_another_system(tmp_path / "code")
-    return tmp_path / "code"
+    root = tmp_path_factory.mktemp("code")
+    copy_code(root)
+    on_another_system(root)
+    return root
 
 
 def test_calls_that_differ_between_systems_stand_in_one_module() -> None:
@@ -104,12 +103,12 @@ def is_gone(pid: int) -> bool:
     return not state.exists() or state.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
 
 
-def test_stages_side_by_side_leave_on_every_system_what_they_leave_on_linux(elsewhere: Path, tmp_path: Path) -> None:
+def test_stages_side_by_side_leave_on_every_system_what_dvc_leaves(elsewhere: Path, tmp_path: Path) -> None:
     there, here = make(tmp_path / "there", DVC_YAML), make(tmp_path / "here", DVC_YAML)
-    for project, code in ((there, elsewhere), (here, ROOT)):
-        output = project.check("pipeline.orchestration.executor", "--jobs", "2", PYTHONPATH=str(code)).stdout
-        assert sorted(executed(output)) == ["after", "left", "right"]
-        assert "left | Running stage 'left':\n" in output
+    output = there.check("pipeline.orchestration.executor", "--jobs", "2", PYTHONPATH=str(elsewhere)).stdout
+    assert sorted(executed(output)) == ["after", "left", "right"]
+    assert "left | Running stage 'left':\n" in output
+    here.check("dvc", "repro", PATIENCE="0")
     locks = [YAML(typ="safe").load(project.root / "dvc.lock") for project in (there, here)]
     assert locks[0] == locks[1]
     assert there.files(".dvc/cache/files") == here.files(".dvc/cache/files") != {}
@@ -137,26 +136,28 @@ def test_started_stages_end_with_an_interrupt_and_with_a_killed_driver(elsewhere
         os.kill(pid, 9)
 
 
-def test_a_stage_runs_recorded_through_the_whole_chain_of_fallbacks(sources: Project, tmp_path: Path) -> None:
-    here, there = (sources.copy(tmp_path / name) for name in ("here", "there"))
-    on_another_system(there.root)
-    for project in (here, there):
-        project.keep_stages("resolve", "tabulate_settings")
-        result = project.check("pipeline.orchestration.repro", "--jobs", "2", FLOWTUNE_TRACKING="on")
-        project.recorded()
-        assert sorted(executed(result.stdout)) == ["resolve", "tabulate_settings@starter"]
-        assert "warning" not in result.stderr
-        assert (project.root / ".flowtune" / "mlflow.db").exists()
-    assert here.files("reports") == there.files("reports") != {}
-
-
-def test_a_stage_dies_with_a_killed_repro(sources: Project, tmp_path: Path) -> None:
-    project = sources.copy(tmp_path / "project")
+def test_a_stage_runs_recorded_through_the_whole_chain_of_fallbacks(
+    sources: Project, made: Project, tmp_path: Path
+) -> None:
+    project = sources.copy(tmp_path / "project", **ALONE)
     on_another_system(project.root)
-    project.keep_stages("resolve", "fetch", "prepare", "pretrain")
+    project.keep_stages("resolve", "tabulate_settings")
+    result = project.check("pipeline.orchestration.repro", "--jobs", "2", FLOWTUNE_TRACKING="on")
+    project.recorded()
+    assert sorted(executed(result.stdout)) == ["resolve", "tabulate_settings@starter"]
+    assert "warning" not in result.stderr
+    assert (project.root / DATABASE).exists()
+    reports, whole = project.files("reports"), made.files("reports")
+    assert reports and reports == {name: whole[name] for name in reports}
+
+
+def test_a_stage_dies_with_a_killed_repro(made: Project, tmp_path: Path) -> None:
+    project = made.copy(tmp_path / "project", **ALONE)
+    on_another_system(project.root)
+    project.keep_stages("resolve", "pretrain")
     project.params("starter.pusht.pretrain.steps", 100_000)
     repro = project.start("pipeline.orchestration.repro")
-    at_work = "the stage to be at work, each before it in a Python of its own"
+    at_work = "the stage to be at work, in a Python of its own"
     wait_for(lambda: any("stages.pretrain" in line for line in project.processes().values()), at_work, seconds=300)
     kill(repro)
     wait_for(lambda: not project.processes(), "the driver and the stage to die")
