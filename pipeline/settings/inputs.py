@@ -7,7 +7,7 @@ there to be read.
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -26,6 +26,7 @@ from pipeline.utils.errors import UserError
 FOLDER = Path("data", "inputs")
 EXECUTION_FILE = "execution.json"
 """Beside the inputs of a scale: the settings that change no result."""
+_EXPERT = Kind("demonstrate_expert", ())
 
 
 @dataclass(frozen=True)
@@ -33,21 +34,23 @@ class Inputs:
     """What one stage may read.
 
     Attributes:
-        program: the file that it runs, such as ``stages/pretrain.py``.
+        program: the file that it runs, such as ``stages/train.py``.
         settings: those of its scale, of which only the declared ones are there.
         params: the declared ones as plain values.
         path: the file that they come from; None: of a program that is no stage of a pipeline.
+        roots: files that decide its result with all that they import; empty: the program alone does.
     """
 
     program: str
     settings: ScaleSettings
     params: Mapping[str, Any]
     path: Path | None = None
+    roots: Sequence[str] = ()
 
     @property
     def code(self) -> dict[str, str]:
         """Digests of the files that it runs, as they are now; see ``code_of``."""
-        return _code(self.program, self.params)
+        return _code(self.roots or [self.program], self.params)
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -85,7 +88,8 @@ def read_inputs(stage: str, scale: str, *names: object) -> Inputs:
     readable = _merged(
         params, {task: block for task, block in execution.items() if "evaluation" in params.get(task, {})}
     )
-    return Inputs(f"stages/{written['program']}.py", built(ScaleSettings, readable), params, path)
+    program = f"stages/{written['program']}.py"
+    return Inputs(program, built(ScaleSettings, readable), params, path, written.get("roots", ()))
 
 
 def inputs_of(program: str, params: Mapping[str, Any]) -> Inputs:
@@ -103,8 +107,8 @@ def resolved_inputs(settings: Settings) -> dict[Path, str]:
     for scale in _scales(settings):
         tree = resolved(settings, scale)
         current = scale == settings.scale
-        for path, program, keys in _instances({**(KINDS if current else {}), **STUDY_KINDS}, scale, tree):
-            files[path] = _text(program, chosen(tree, keys))
+        for path, kind, keys in _instances({**(KINDS if current else {}), **STUDY_KINDS}, scale, tree):
+            files[path] = _text(kind, chosen(tree, keys))
         tasks = dict.fromkeys([*(tree["tasks"] if current else ()), *tree["studies"], *tree["one_step_tasks"]])
         if tasks:
             files[FOLDER / scale / EXECUTION_FILE] = _dump(
@@ -117,7 +121,7 @@ def resolved_inputs(settings: Settings) -> dict[Path, str]:
             if block.load_task().expert:
                 experts[f"{scale}-{name}"] = scripted(name, block)
     for name, depends in experts.items():
-        files[FOLDER / "demonstrations" / f"demonstrate_expert-{name}.json"] = _text("demonstrate_expert", depends)
+        files[FOLDER / "demonstrations" / f"demonstrate_expert-{name}.json"] = _text(_EXPERT, depends)
     return files
 
 
@@ -163,13 +167,15 @@ def resolved(settings: Settings, scale: str) -> dict[str, Any]:
     }
 
 
-def _instances(kinds: Mapping[str, Kind], scale: str, tree: Mapping[str, Any]) -> Iterator[tuple[Path, str, list[str]]]:
-    """Place, program and keys of every input file of ``kinds``."""
+def _instances(
+    kinds: Mapping[str, Kind], scale: str, tree: Mapping[str, Any]
+) -> Iterator[tuple[Path, Kind, list[str]]]:
+    """Place, kind and keys of every input file of ``kinds``."""
     for stage, kind in kinds.items():
         for values in product(*(tree[name] for name in kind.over)):
             named = dict(zip(kind.over, values, strict=True))
             path = FOLDER / scale / f"{'-'.join([stage, *map(str, values)])}.json"
-            yield path, kind.program, [key for template in kind.keys for key in _filled(template, named, tree)]
+            yield path, kind, [key for template in kind.keys for key in _filled(template, named, tree)]
 
 
 def _filled(template: str, named: Mapping[str, object], tree: Mapping[str, Any]) -> list[str]:
@@ -196,15 +202,16 @@ def _copy(tree: Mapping[str, Any], parts: list[str], into: dict[str, Any]) -> No
             into[name] = tree[name]
 
 
-def _text(program: str, settings: Mapping[str, Any]) -> str:
-    return _dump({"program": program, "settings": settings, "code": _code(f"stages/{program}.py", settings)})
+def _text(kind: Kind, settings: Mapping[str, Any]) -> str:
+    roots = {"roots": kind.code} if kind.modules else {}
+    return _dump({"program": kind.program, **roots, "settings": settings, "code": _code(kind.code, settings)})
 
 
-def _code(program: str, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Digests of what ``program`` runs, the code of the tasks and experts that ``settings`` name among it."""
+def _code(roots: Sequence[str], settings: Mapping[str, Any]) -> dict[str, str]:
+    """Digests of what runs from ``roots`` on, the code of the tasks and experts that ``settings`` name among it."""
     blocks = [settings, *(value for value in settings.values() if isinstance(value, Mapping))]
     named = [block[key] for block in blocks for key in ("task", "expert") if isinstance(block.get(key), str)]
-    return digests_of(program, *map(file_of, named))
+    return digests_of(*roots, *map(file_of, named))
 
 
 def outdated_outside(settings: Settings, root: Path) -> list[str]:

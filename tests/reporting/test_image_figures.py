@@ -8,8 +8,9 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from pipeline.evaluation.image_grid import image_grid, tile
 from pipeline.reporting import image_figures
-from pipeline.reporting.image_figures import IMAGE_HISTORY_HEADER, figure_2a, figure_e2, image_grid, tile
+from pipeline.reporting.image_figures import IMAGE_HISTORY_HEADER, figure_2a, figure_e2
 from pipeline.utils.errors import UserError
 
 
