@@ -46,8 +46,8 @@ def main() -> None:
     if arguments.replica is not None and kind != "pretrain":
         raise UserError(f"--replica: given {arguments.replica}, allowed for fm from scratch alone")
     asked = Asked(arguments.scale, arguments.task, method, nfe or 0, arguments.replica)
-    names = {"finetune": [nfe], "finetune_images": [nfe], "finetune_residual": [asked.row]}
-    run_kind(kind, asked, *names.get(kind, []))
+    names: dict[str, object] = {"finetune": nfe, "finetune_images": nfe, "finetune_residual": asked.row}
+    run_kind(kind, asked, *([names[kind]] if kind in names else []))
 
 
 def kind_of(task: str, method: str | None, nfe: int | None) -> str:

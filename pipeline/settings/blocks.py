@@ -147,10 +147,14 @@ class Updates(Block):
     precision: PrecisionSetting
 
 
-class Optimization(Updates):
-    """One run of the optimiser."""
+class Length(Block):
+    """How long a training is."""
 
     steps: Count
+
+
+class Optimization(Updates, Length):
+    """One run of the optimiser."""
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "Optimization":

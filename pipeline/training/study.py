@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.settings.schema import TaskSettings
+from pipeline.settings.schema import Optimization, TaskSettings
 from pipeline.training.cells import Cell, Choice
 from pipeline.training.checkpoint import Record, build_policy, load_policy
 from pipeline.training.data import PreparedData
@@ -50,7 +50,7 @@ class CouplingCell(Cell):
         windows = Batches(data.condition, data.action)
         generators = Generators(settings.seed, "study", row, *self.numbers)
         if row == "fm_continued":
-            optimization = pretrain.model_copy(update={"steps": study.budget, "lr": study.fm_lr})
+            optimization: Optimization = pretrain.model_copy(update={"steps": study.budget, "lr": study.fm_lr})
             objective = flow_matching(policy.net, pretrain, generators)
             return Training(objective, windows, generators, optimization, record.train_steps)
         if row in OUTSIDERS:
