@@ -3,19 +3,24 @@
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pipeline.orchestration.stage import program, stage
+from pipeline.reporting.rows import write_metrics, write_row_episodes
 from pipeline.reporting.study import ROW_NAMES, seed_folder
 from pipeline.settings import schema
 from pipeline.settings.inputs import Inputs, inputs_of, read_inputs
 from pipeline.settings.one_step import BASELINES, CELLS, METHODS
 from pipeline.settings.paths import Entry, ScaleReports, TaskFiles, fingerprint
+from pipeline.training.cells import Cell, load_base, outcomes
+from pipeline.training.checkpoint import load_policy, save_policy
+from pipeline.training.data import PreparedData
+from pipeline.training.one_step import OneStepCell, milliseconds_a_plan, policy_like
+from pipeline.training.one_step_tries import READ, append, changed, tried
+from pipeline.training.study import CouplingCell
+from pipeline.utils.atomic import write_text
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
-
-if TYPE_CHECKING:
-    from pipeline.training.cells import Cell
+from pipeline.utils.provenance import hardware
 
 PROGRAM = "stages/study.py"
 
@@ -26,9 +31,6 @@ def coupling(arguments: argparse.Namespace) -> None:
     A row is fm (the base model itself), fm_continued, an outsider (regression, mip) or a coupling. All but fm are
     trained for the same compute, and of a row's checkpoints the best on validation seeds is what is reported.
     """
-    from pipeline.training.cells import load_base
-    from pipeline.training.study import CouplingCell
-
     scale, task, seed, row = arguments.scale, arguments.task, arguments.train_seed, arguments.row
     numbers, files = arguments.nfe, TaskFiles(scale, task)
     inputs = _coupling_inputs(scale, task, row, numbers)
@@ -47,9 +49,6 @@ def one_step(arguments: argparse.Namespace) -> None:
     A method is trained once for all its numbers of evaluations, ft_fm once for each. Of its checkpoints the best on
     validation seeds is reported, at the temperature that is best there.
     """
-    from pipeline.training.cells import load_base
-    from pipeline.training.one_step import OneStepCell
-
     scale, task, seed, name = arguments.scale, arguments.task, arguments.train_seed, arguments.cell
     method, _, own = name.partition("-nfe")
     kind, *which = (
@@ -74,7 +73,7 @@ def _coupling_inputs(scale: str, task: str, row: str, numbers: list[int]) -> Inp
 
 
 def _run(
-    cell: "Cell",
+    cell: Cell,
     inputs: Inputs,
     files: TaskFiles,
     label: str,
@@ -83,8 +82,6 @@ def _run(
     reports: Path,
 ) -> None:
     """Run the stage of a cell, whose results lie in the folder ``reports``."""
-    from pipeline.reporting.rows import write_metrics, write_row_episodes
-    from pipeline.training.cells import outcomes
 
     use_threads(cell.settings.threads)
     with stage(inputs, label, also=also, deps=[cell.base_file, files.prepared], outs=outs) as here:
@@ -102,12 +99,6 @@ def times(arguments: argparse.Namespace) -> None:
     Apart from its cells, which run side by side: the time of a plan depends on the method and its number of
     evaluations, not on weights. It is to be run on a machine that does nothing else.
     """
-    from pipeline.training.cells import load_base
-    from pipeline.training.data import PreparedData
-    from pipeline.training.one_step import milliseconds_a_plan, policy_like
-    from pipeline.utils.atomic import write_text
-    from pipeline.utils.provenance import hardware
-
     scale, task, seed = arguments.scale, arguments.task, arguments.train_seed
     inputs = read_inputs("one_step_times", scale, task)
     settings, files = inputs.settings.task(task), TaskFiles(scale, task)
@@ -137,11 +128,6 @@ def try_settings(arguments: argparse.Namespace) -> None:
     from the base model of params.yaml's seed, of another --train-seed that one was made for, or of another file
     (--base). Each checkpoint at each temperature is a line in reports/<scale>/coupling_study_tried.csv.
     """
-    from pipeline.training.cells import load_base
-    from pipeline.training.checkpoint import load_policy
-    from pipeline.training.one_step import OneStepCell
-    from pipeline.training.one_step_tries import READ, append, changed, tried
-
     scale, task, method, nfe = arguments.scale, arguments.task, arguments.method, arguments.nfe
     if nfe not in METHODS[method].nfe:
         raise UserError(f"--nfe: given {nfe}, allowed for {method}: {', '.join(map(str, METHODS[method].nfe))}")
@@ -174,9 +160,6 @@ def base(arguments: argparse.Namespace) -> None:
         python -m stages.select --scale lab --task pusht --replica 1
         python -m stages.study base --scale lab --task pusht --train-seed 1
     """
-    from pipeline.training.cells import load_base
-    from pipeline.training.checkpoint import save_policy
-
     scale, task, seed = arguments.scale, arguments.task, arguments.train_seed
     model = arguments.model or TaskFiles(scale, task, seed).base
     out = TaskFiles(scale, task).study_base(seed)

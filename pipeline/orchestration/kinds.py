@@ -29,6 +29,6 @@ def run_kind(kind: str, asked: Asked, *names: object) -> None:
     with stage(inputs, job.label, also=job.also, deps=job.deps, outs=job.outs) as here:
         if job.shipped and shipment.unpack(here.main):
             return
-        module.run(asked, inputs.settings, here)
+        module.work(asked, inputs.settings, here, job.label)
         if job.shipped and here.main:
             shipment.note()

@@ -5,11 +5,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.evaluation.protocol import evaluation_of, run_episodes, test_seeds, validation_seeds
+from pipeline.evaluation.protocol import test_seeds, validation_seeds
 from pipeline.evaluation.rollouts import EpisodeResult
 from pipeline.settings.schema import TaskSettings
 from pipeline.training.checkpoint import Record, load_policy, save_policy
@@ -19,6 +18,7 @@ from pipeline.training.guard import Guard
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import evenly_spaced
 from pipeline.training.problem import Workspace
+from pipeline.training.selection import mean_scores, roll_out
 from pipeline.utils.errors import UserError
 
 
@@ -117,17 +117,9 @@ class Cell(ABC):
         """How a checkpoint does on so many validation seeds."""
         policy, record = self.load(model, nfe)
         policy.temperature = temperature
-        settings = self.settings
-        results = run_episodes(
-            policy,
-            evaluation_of(settings.load_task(), record.task, settings.select.evaluation, settings.evaluation),
-            nfe,
-            validation_seeds(seeds),
-            settings.evaluation,
-            journal=folder / f"validation-nfe{nfe}-{model.stem}-{temperature:g}.jsonl",
-        )
-        scores = [np.mean([result.max_score for result in results]), np.mean([result.success for result in results])]
-        return Choice(model, temperature, *map(float, scores))
+        journal = folder / f"validation-nfe{nfe}-{model.stem}-{temperature:g}.jsonl"
+        results = roll_out(policy, record.task, self.settings, nfe, validation_seeds(seeds), journal)
+        return Choice(model, temperature, **mean_scores(results))
 
     def trained(self, training: Training, here: Workspace, title: str) -> list[Path]:
         """Train, resumably; evenly spaced checkpoints, in the precision in which models are stored."""
@@ -158,19 +150,12 @@ def outcomes(cell: Cell, prepared: Path, here: Workspace, title: str) -> Iterato
     if cell.method != "fm":
         training = cell.training(data, here.settled(settings), here.resume / "pairs.pt")
         models = cell.trained(training, here, title)
-    evaluation = settings.select.evaluation
     for nfe in cell.numbers:
         chosen = cell.best(models, nfe, here.resume)
         policy, record = cell.load(chosen.model, nfe)
         policy.temperature = chosen.temperature
         figures = figures_of(guard.read(policy, nfe))
-        results = run_episodes(
-            policy,
-            evaluation_of(settings.load_task(), record.task, evaluation, settings.evaluation),
-            nfe,
-            test_seeds(settings.evaluation.n_seeds),
-            settings.evaluation,
-            journal=here.resume / f"test-nfe{nfe}-{chosen.model.stem}-{chosen.temperature:g}.jsonl",
-        )
+        journal = here.resume / f"test-nfe{nfe}-{chosen.model.stem}-{chosen.temperature:g}.jsonl"
+        results = roll_out(policy, record.task, settings, nfe, test_seeds(settings.evaluation.n_seeds), journal)
         made = replace(record, nfe=nfe, method=cell.method, temperature=chosen.temperature, figures=figures)
         yield Outcome(nfe, chosen.model, made, results, cell.beside(chosen))

@@ -134,30 +134,8 @@ def fine_tune(
         ValueError: one line that names the argument, what was given and what is allowed.
         FloatingPointError: training diverged.
     """
-    options = Options(
-        nfe=nfe,
-        coupling=coupling,
-        candidates=candidates,
-        teacher_nfe=teacher_nfe,
-        teacher_temperature=teacher_temperature,
-        solver=solver,
-        gradient=gradient,
-        last_steps=last_steps,
-        covariance=covariance,
-        fm_weight=fm_weight,
-        energy_weight=energy_weight,
-        lora_rank=lora_rank,
-        lora_alpha=lora_alpha,
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        ema_decay=ema_decay,
-        precision=precision,
-        readings=readings,
-        collapse_below=collapse_below,
-        on_collapse=on_collapse,
-        seed=seed,
-    )
+    given = locals()  # the arguments
+    options = Options(**{name: given[name] for name in Options.names()})
     if not any(parameter.requires_grad for parameter in field.parameters()):
         raise ValueError("field: none of its parameters requires a gradient, allowed: at least one")
     home = next(field.parameters())

@@ -95,10 +95,15 @@ class Options:
         """Whether the coupling learns from a copy of the field as it was given; of a function that is not known."""
         return not isinstance(self.coupling, str) or self.coupling in AHEAD
 
+    @classmethod
+    def names(cls) -> list[str]:
+        """Those of the arguments."""
+        return [field.name for field in fields(cls)]
+
     @property
     def identity(self) -> str:
         """All that the weights on the way depend on."""
-        own = {name: getattr(self, name) for name in (f.name for f in fields(self)) if name not in _WATCHING}
+        own = {name: getattr(self, name) for name in self.names() if name not in _WATCHING}
         if not isinstance(self.coupling, str):
             own["coupling"] = getattr(self.coupling, "__qualname__", "")
         return repr(own)

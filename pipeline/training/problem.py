@@ -12,6 +12,7 @@ from torch import nn
 
 from pipeline.nets.lora import trainable_parameters
 from pipeline.settings.blocks import Block
+from pipeline.settings.schema import ScaleSettings
 from pipeline.training.finetuning import Trained, Training, run
 from pipeline.training.guard import Reading
 from pipeline.training.job import Asked
@@ -67,19 +68,21 @@ class Problem(ABC):
     """A training of one task. It is loaded when it is made, measured along the way, and saved at the end.
 
     Attributes:
+        label: of its run. log: the losses.
         training: what is minimised, and how.
         watch: of the diversity of its samples; None: nothing is watched.
         measured_after: steps after which ``measure`` is called.
-        log: the losses.
     """
 
     training: Training
     watch: Watch | None = None
     measured_after: Sequence[int] = ()
 
-    def __init__(self, asked: Asked, here: Workspace) -> None:
+    def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
+        del settings
         self.asked = asked
         self.here = here
+        self.label = label
         self.log = TrainingLog(here.resume / "log.jsonl", here.run)
 
     def checkpoint(self, step: int) -> Path:
@@ -99,60 +102,61 @@ class Problem(ABC):
     def save(self, trained: Trained) -> None:
         """Write the outputs."""
 
+    def watch_over(
+        self,
+        read: Callable[[nn.Module], Reading],
+        net: nn.Module,
+        recipe: Collapsible,
+        steps: Sequence[int],
+        *,
+        watches: bool = True,
+    ) -> Watch:
+        """A watch whose readings and warnings are shown in the run.
 
-def train_problem(problem: Problem, title: str) -> None:
-    """Train ``problem`` resumably, and save it."""
-    here, training = problem.here, problem.training
-    here.run.tag("precision", training.optimization.precision)
-    here.run.tag("trainable_parameters", str(trainable_parameters(training.objective.net)))
-    trained = run(
-        training,
-        log=problem.log,
-        state_path=here.resume / "state.pt",
-        title=title,
-        watch=problem.watch,
-        measured_after=problem.measured_after,
-        measure=problem.measure,
-    )
-    if here.main:
-        problem.save(trained)
+        Args:
+            read: held-out figures of a net. net: the model as it is before training.
+            recipe: what collapsing is, and whether training ends there. steps: those after which ``read`` is called.
+            watches: False: figures are read only.
+        """
+
+        def tell(text: str) -> None:
+            print(f"warning: {self.label}: {text}", file=sys.stderr)
+            self.here.run.tag("collapsing", text)
+
+        def show(reading: Reading, step: int) -> None:
+            ratios = {name: value for name, value in asdict(reading).items() if name.endswith("_ratio")}
+            self.here.run.log({f"guard_{name}": value for name, value in ratios.items()}, step)
+
+        return Watch(
+            read,
+            read(net),
+            recipe.steps,
+            collapse_below=recipe.collapse_below if watches else 0.0,
+            stop=watches and recipe.on_collapse == "stop",
+            tell=tell,
+            show=show,
+            keep=self.here.resume / "healthy.pt",
+            steps=steps,
+        )
 
 
-def watch_over(
-    read: Callable[[nn.Module], Reading],
-    net: nn.Module,
-    recipe: Collapsible,
-    here: Workspace,
-    title: str,
-    steps: Sequence[int],
-    *,
-    watches: bool = True,
-) -> Watch:
-    """A watch whose readings and warnings are shown in the stage's run.
+def trains(of: type[Problem]) -> Callable[[Asked, ScaleSettings, Workspace, str], None]:
+    """The work of a stage that trains such a problem, resumably, and saves it."""
 
-    Args:
-        read: held-out figures of a net. net: the model as it is before training.
-        recipe: what collapsing is, and whether training ends there.
-        title: of the run, in warnings. steps: those after which ``read`` is called.
-        watches: False: figures are read only.
-    """
+    def work(asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
+        problem = of(asked, settings, here, label)
+        here.run.tag("precision", problem.training.optimization.precision)
+        here.run.tag("trainable_parameters", str(trainable_parameters(problem.training.objective.net)))
+        trained = run(
+            problem.training,
+            log=problem.log,
+            state_path=here.resume / "state.pt",
+            title=label,
+            watch=problem.watch,
+            measured_after=problem.measured_after,
+            measure=problem.measure,
+        )
+        if here.main:
+            problem.save(trained)
 
-    def tell(text: str) -> None:
-        print(f"warning: {title}: {text}", file=sys.stderr)
-        here.run.tag("collapsing", text)
-
-    def show(reading: Reading, step: int) -> None:
-        ratios = {name: value for name, value in asdict(reading).items() if name.endswith("_ratio")}
-        here.run.log({f"guard_{name}": value for name, value in ratios.items()}, step)
-
-    return Watch(
-        read,
-        read(net),
-        recipe.steps,
-        collapse_below=recipe.collapse_below if watches else 0.0,
-        stop=watches and recipe.on_collapse == "stop",
-        tell=tell,
-        show=show,
-        keep=here.resume / "healthy.pt",
-        steps=steps,
-    )
+    return work

@@ -11,11 +11,11 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from pipeline.evaluation.protocol import evaluation_of, run_episodes, validation_seeds
+from pipeline.evaluation.protocol import validation_seeds
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
 from pipeline.nets.lora import merge_lora
 from pipeline.settings.paths import TaskFiles
-from pipeline.settings.schema import ScaleSettings, TaskSettings
+from pipeline.settings.schema import ScaleSettings
 from pipeline.training.checkpoint import round_weights, save_policy
 from pipeline.training.finetuning import Trained, Training, figures_of
 from pipeline.training.guard import Reading
@@ -23,8 +23,9 @@ from pipeline.training.job import Asked, Job
 from pipeline.training.journal import TrainingLog
 from pipeline.training.kinds.robot import RobotProblem, read_by
 from pipeline.training.loop import Objective, evenly_spaced
-from pipeline.training.problem import Workspace, train_problem, watch_over
+from pipeline.training.problem import Workspace, trains
 from pipeline.training.recipe import equal_compute, flow_matching, maximum_likelihood, path_of
+from pipeline.training.selection import roll_out
 from pipeline.utils.seeding import Generators
 
 SCORES = ("max_score", "max_score_low", "max_score_high", "success", "success_low", "success_high")
@@ -43,21 +44,17 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
     )
 
 
-def run(asked: Asked, settings: ScaleSettings, here: Workspace) -> None:
-    train_problem(FineTuning(asked, settings.task(asked.task), here), job(asked, settings).label)
-
-
 class FineTuning(RobotProblem):
     """The base model trained on, its rollouts and its samples' diversity measured along the way."""
 
-    def __init__(self, asked: Asked, settings: TaskSettings, here: Workspace) -> None:
-        super().__init__(asked, settings, here)
+    def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
+        super().__init__(asked, settings, here, label)
         method, nfe = asked.method, asked.nfe
-        recipe, policy = settings.finetune[f"nfe{nfe}"], self.policy
+        recipe, policy = self.settings.finetune[f"nfe{nfe}"], self.policy
         policy.solver, policy.temperature = recipe.solver, recipe.temperature
         self.recipe, self.history = recipe, TrainingLog(here.resume / "history.jsonl", here.run)
-        generators = Generators(settings.seed, "finetune", method, nfe)
-        pretrain, recipe = here.settled(settings.pretrain), here.settled(recipe)
+        generators = Generators(self.settings.seed, "finetune", method, nfe)
+        pretrain, recipe = here.settled(self.settings.pretrain), here.settled(recipe)
         objective: Objective
         batches = self.windows
         if method == "fm":
@@ -70,15 +67,8 @@ class FineTuning(RobotProblem):
         self.training = Training(objective, batches, generators, recipe)
         self.measured_after = [0, *evenly_spaced(recipe.steps, recipe.history_points)]
         guarded = range(0, recipe.steps, recipe.guard_every) if method == "ft_fm" else ()
-        self.watch = watch_over(
-            self.read,
-            policy.net,
-            recipe,
-            here,
-            f"finetune-{asked.scale}-{asked.task}-{method}-{nfe}",
-            [*self.measured_after, *guarded],
-            watches=method == "ft_fm",
-        )
+        steps = [*self.measured_after, *guarded]
+        self.watch = self.watch_over(self.read, policy.net, recipe, steps, watches=method == "ft_fm")
 
     def read(self, net: nn.Module) -> Reading:
         """Held-out figures of ``net``."""
@@ -104,14 +94,13 @@ class FineTuning(RobotProblem):
 
     def rolled_out(self, step: int, net: nn.Module) -> dict[str, float]:
         """Scores on validation seeds, with their intervals."""
-        settings = self.settings
-        results = run_episodes(
+        results = roll_out(
             self.policy.with_net(net),
-            evaluation_of(settings.load_task(), self.asked.task, settings.select.evaluation, settings.evaluation),
+            self.asked.task,
+            self.settings,
             self.asked.nfe,
             validation_seeds(self.recipe.history_seeds),
-            settings.evaluation,
-            journal=self.here.resume / f"episodes-{step}.jsonl",
+            self.here.resume / f"episodes-{step}.jsonl",
         )
         score = mean_interval(np.array([result.max_score for result in results]))
         success = proportion_interval(np.array([result.success for result in results]))
@@ -138,3 +127,6 @@ class FineTuning(RobotProblem):
         history = self.files.history(method, nfe)
         self.history.write_csv(history, **self.constants)
         self.here.run.artifact(history)
+
+
+work = trains(FineTuning)

@@ -9,7 +9,6 @@ from torch import nn
 
 from pipeline.evaluation.image_models import FlowModel
 from pipeline.flow.image_methods import path_of
-from pipeline.settings.images import ImageTaskSettings
 from pipeline.settings.paths import ImageFiles
 from pipeline.settings.schema import ScaleSettings
 from pipeline.training.finetuning import Trained, Training
@@ -19,7 +18,7 @@ from pipeline.training.job import Asked, Job
 from pipeline.training.journal import TrainingLog
 from pipeline.training.kinds.images import ImageProblem
 from pipeline.training.loop import evenly_spaced
-from pipeline.training.problem import Workspace, train_problem
+from pipeline.training.problem import Workspace, trains
 from pipeline.training.recipe import maximum_likelihood, within_budget
 from pipeline.utils.seeding import Generators
 
@@ -35,28 +34,25 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
     )
 
 
-def run(asked: Asked, settings: ScaleSettings, here: Workspace) -> None:
-    train_problem(ImageFineTuning(asked, settings.image_task(asked.task), here), job(asked, settings).label)
-
-
 class ImageFineTuning(ImageProblem):
     """The base model trained on, the distance of its images measured along the way."""
 
-    def __init__(self, asked: Asked, settings: ImageTaskSettings, here: Workspace) -> None:
-        super().__init__(asked, settings, here)
+    def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
+        super().__init__(asked, settings, here, label)
+        of_task = self.settings
         model, self.base = load_image_model(self.files.base)
         assert isinstance(model, FlowModel)
         self.model, nfe = model, asked.nfe
-        pretrain, recipe = settings.pretrain, here.settled(settings.finetune[f"nfe{nfe}"])
+        pretrain, recipe = of_task.pretrain, here.settled(of_task.finetune[f"nfe{nfe}"])
         self.compute = pretrain.steps - self.base.train_steps
         optimization = within_budget(recipe, nfe, self.compute, pretrain, len(self.images))
-        generators, path = Generators(settings.seed, "finetune images", nfe), path_of("i_cfm", pretrain)
+        generators, path = Generators(of_task.seed, "finetune images", nfe), path_of("i_cfm", pretrain)
         objective, pairs = maximum_likelihood(
             model.field, recipe, nfe, path, generators, self.windows(recipe), keep=here.resume / "pairs.pt"
         )
         batches = pairs if recipe.solves_ahead else self.batches
         self.training = Training(objective, batches, generators, optimization)
-        self.judge = make_judge(self.files, settings) if here.main else None
+        self.judge = make_judge(self.files, of_task) if here.main else None
         self.history = TrainingLog(here.resume / "history.jsonl", here.run)
         self.measured_after = [0, *evenly_spaced(optimization.steps, recipe.history_points)]
 
@@ -103,3 +99,6 @@ class ImageFineTuning(ImageProblem):
             selected=False,
         )
         self.here.run.artifact(history)
+
+
+work = trains(ImageFineTuning)

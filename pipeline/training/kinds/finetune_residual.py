@@ -11,13 +11,13 @@ from torch import nn
 
 from pipeline.nets.residual import Residual
 from pipeline.settings.paths import TaskFiles
-from pipeline.settings.schema import ScaleSettings, TaskSettings
+from pipeline.settings.schema import ScaleSettings
 from pipeline.training.checkpoint import round_weights
 from pipeline.training.finetuning import Trained, Training, figures_of
 from pipeline.training.guard import Reading
 from pipeline.training.job import Asked, Job
 from pipeline.training.kinds.robot import RobotProblem, read_by
-from pipeline.training.problem import Workspace, train_problem, watch_over
+from pipeline.training.problem import Workspace, trains
 from pipeline.training.residual import residual_training
 from pipeline.training.residual_checkpoint import make_residual_policy, save_residual_policy
 from pipeline.utils.seeding import Generators
@@ -33,20 +33,16 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
     )
 
 
-def run(asked: Asked, settings: ScaleSettings, here: Workspace) -> None:
-    train_problem(ResidualFineTuning(asked, settings.task(asked.task), here), job(asked, settings).label)
-
-
 class ResidualFineTuning(RobotProblem):
     """A residual trained behind the base model, its samples' diversity watched along the way."""
 
-    def __init__(self, asked: Asked, settings: TaskSettings, here: Workspace) -> None:
-        super().__init__(asked, settings, here)
-        self.recipe = recipe = settings.residual_recipe(asked.row)
+    def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
+        super().__init__(asked, settings, here, label)
+        self.recipe = recipe = self.settings.residual_recipe(asked.row)
         self.policy.temperature = recipe.temperature
         round_weights(self.policy.net)  # models are stored in half the size; the residual is to correct what is stored
-        self.whole = make_residual_policy(self.policy, recipe, settings.seed)
-        generators = Generators(settings.seed, "finetune_residual", asked.row)
+        self.whole = make_residual_policy(self.policy, recipe, self.settings.seed)
+        generators = Generators(self.settings.seed, "finetune_residual", asked.row)
         optimization = here.settled(recipe)
         objective, batches = residual_training(
             self.whole.residual,
@@ -58,14 +54,8 @@ class ResidualFineTuning(RobotProblem):
             keep=here.resume / "pairs.pt",
         )
         self.training = Training(objective, batches, generators, optimization)
-        self.watch = watch_over(
-            self.read,
-            self.whole.residual,
-            recipe,
-            here,
-            f"finetune_residual-{asked.scale}-{asked.task}-{asked.row}",
-            [*range(0, recipe.steps, recipe.guard_every), recipe.steps],
-        )
+        steps = [*range(0, recipe.steps, recipe.guard_every), recipe.steps]
+        self.watch = self.watch_over(self.read, self.whole.residual, recipe, steps)
 
     def read(self, residual: nn.Module) -> Reading:
         """Held-out figures with ``residual``, which stays in the policy."""
@@ -88,3 +78,6 @@ class ResidualFineTuning(RobotProblem):
         log = self.files.residual_log(self.asked.row)
         self.log.write_csv(log, **self.constants)
         self.here.run.artifact(log)
+
+
+work = trains(ResidualFineTuning)

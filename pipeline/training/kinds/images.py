@@ -5,8 +5,8 @@ import torch
 from pipeline.evaluation.image_grid import sample_grid
 from pipeline.evaluation.image_models import ImageModel
 from pipeline.settings.blocks import CoupledUpdates
-from pipeline.settings.images import ImageTaskSettings
 from pipeline.settings.paths import ImageFiles
+from pipeline.settings.schema import ScaleSettings
 from pipeline.tasks.images import load_images
 from pipeline.training.image_methods import windows_of
 from pipeline.training.images import ImageBatches
@@ -22,12 +22,12 @@ class ImageProblem(Problem):
         images: (N, C, H, W) uint8. batches: of them, without noise.
     """
 
-    def __init__(self, asked: Asked, settings: ImageTaskSettings, here: Workspace) -> None:
-        super().__init__(asked, here)
-        self.settings = settings
+    def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
+        super().__init__(asked, settings, here, label)
+        self.settings = settings.image_task(asked.task)
         self.files = ImageFiles(asked.scale, asked.task)
         self.images = torch.from_numpy(load_images(self.files.images).images)
-        self.batches: BatchSource = ImageBatches(self.images, settings.data.flip)
+        self.batches: BatchSource = ImageBatches(self.images, self.settings.data.flip)
 
     def windows(self, recipe: CoupledUpdates) -> Batches:
         """The images as ``recipe`` has need of them, see ``windows_of``."""

@@ -6,7 +6,7 @@ from typing import cast
 from torch import nn
 
 from pipeline.evaluation.image_models import FieldModel
-from pipeline.settings.images import ImageMethod, ImageTask, ImageTaskSettings
+from pipeline.settings.images import ImageMethod, ImageTask
 from pipeline.settings.paths import ImageFiles
 from pipeline.settings.schema import ScaleSettings
 from pipeline.training.finetuning import Trained, Training
@@ -15,7 +15,7 @@ from pipeline.training.image_methods import pretraining
 from pipeline.training.job import Asked, Job
 from pipeline.training.kinds.images import ImageProblem
 from pipeline.training.loop import evenly_spaced
-from pipeline.training.problem import Workspace, train_problem
+from pipeline.training.problem import Workspace, trains
 from pipeline.utils.seeding import Generators
 
 _SHOWN_BY = "euler-16"
@@ -33,15 +33,12 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
     )
 
 
-def run(asked: Asked, settings: ScaleSettings, here: Workspace) -> None:
-    train_problem(ImagePretraining(asked, settings.image_task(asked.task), here), job(asked, settings).label)
-
-
 class ImagePretraining(ImageProblem):
     """DDPM, or flow matching by the path and coupling of a method, from random weights."""
 
-    def __init__(self, asked: Asked, settings: ImageTaskSettings, here: Workspace) -> None:
-        super().__init__(asked, settings, here)
+    def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
+        super().__init__(asked, settings, here, label)
+        of_task = self.settings
         method = cast(ImageMethod, asked.method)
         self.record = ImageRecord(
             scale=asked.scale,
@@ -51,14 +48,14 @@ class ImagePretraining(ImageProblem):
             nfe=0,
             train_steps=0,
             updates=0.0,
-            train_seed=settings.seed,
-            net=settings.net,
-            pretrain=settings.pretrain,
+            train_seed=of_task.seed,
+            net=of_task.net,
+            pretrain=of_task.pretrain,
         )
         model = build_image_model(self.record)
         assert isinstance(model, FieldModel)
         self.model = model
-        generators, recipe = Generators(settings.seed, "pretrain images", method), here.settled(settings.pretrain)
+        generators, recipe = Generators(of_task.seed, "pretrain images", method), here.settled(of_task.pretrain)
         self.training = Training(pretraining(method, model.field, recipe, generators), self.batches, generators, recipe)
         self.measured_after = [0, *evenly_spaced(recipe.steps, recipe.checkpoints)]
 
@@ -75,3 +72,6 @@ class ImagePretraining(ImageProblem):
         del trained  # the last checkpoint
         self.copy_checkpoints(files.pretrained(asked.method))
         self.log.write_csv(files.training_log(asked.method), scale=asked.scale, task=asked.task, method=asked.method)
+
+
+work = trains(ImagePretraining)

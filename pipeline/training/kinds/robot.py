@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pipeline.settings.paths import TaskFiles
-from pipeline.settings.schema import TaskSettings
+from pipeline.settings.schema import ScaleSettings
 from pipeline.training.checkpoint import load_policy, require_architecture
 from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
@@ -27,21 +27,21 @@ class RobotProblem(Problem):
         policy, base: the base model and its record. data: as it sees them. guard: compares others with it.
     """
 
-    def __init__(self, asked: Asked, settings: TaskSettings, here: Workspace) -> None:
+    def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         """Load the base model and the data.
 
         Raises:
             UserError: the base model is missing, or was made with other settings.
         """
-        super().__init__(asked, here)
-        self.settings = settings
+        super().__init__(asked, settings, here, label)
+        self.settings = of_task = settings.task(asked.task)
         self.files = files = TaskFiles(asked.scale, asked.task)
         self.policy, self.base = load_policy(files.base)
-        require_architecture(files.base, self.base, settings.data, settings.net)
+        require_architecture(files.base, self.base, of_task.data, of_task.net)
         prepared = PreparedData.load(files.prepared)
         self.data = as_seen(self.policy, prepared, files.frames, keep=here.resume / "features")
         self.windows = Batches(self.data.condition, self.data.action)
-        self.guard = Guard(self.policy, self.data, settings.seed)
+        self.guard = Guard(self.policy, self.data, of_task.seed)
 
     @property
     def constants(self) -> Mapping[str, object]:

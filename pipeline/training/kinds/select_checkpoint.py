@@ -3,16 +3,14 @@
 import json
 from pathlib import Path
 
-import numpy as np
-
-from pipeline.evaluation.protocol import evaluation_of, run_episodes, validation_seeds
+from pipeline.evaluation.protocol import validation_seeds
 from pipeline.settings.paths import TaskFiles
 from pipeline.settings.schema import ScaleSettings, TaskSettings
 from pipeline.training.checkpoint import load_policy, save_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.job import Asked, Job
 from pipeline.training.problem import Workspace
-from pipeline.training.selection import Candidate, held_out_loss, select
+from pipeline.training.selection import Candidate, held_out_loss, mean_scores, roll_out, select
 from pipeline.training.sight import as_seen
 from pipeline.utils.atomic import write_text
 
@@ -27,7 +25,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
     )
 
 
-def run(asked: Asked, settings: ScaleSettings, here: Workspace) -> None:
+def work(asked: Asked, settings: ScaleSettings, here: Workspace, _label: str) -> None:
     files = TaskFiles(asked.scale, asked.task, asked.replica)
     of_task = settings.task(asked.task).replica(asked.replica)
     rule = of_task.select
@@ -66,17 +64,7 @@ def by_rollouts(path: Path, files: TaskFiles, settings: TaskSettings, here: Work
     """A checkpoint by its mean max score on validation seeds."""
     policy, record = load_policy(path)
     rule = settings.select
-    results = run_episodes(
-        policy,
-        evaluation_of(settings.load_task(), files.task, rule.evaluation, settings.evaluation),
-        rule.nfe,
-        validation_seeds(rule.seeds),
-        settings.evaluation,
-        journal=here.resume / f"{path.stem}.jsonl",
-    )
-    figures = {
-        "max_score": float(np.mean([result.max_score for result in results])),
-        "success": float(np.mean([result.success for result in results])),
-    }
+    journal = here.resume / f"{path.stem}.jsonl"
+    figures = mean_scores(roll_out(policy, files.task, settings, rule.nfe, validation_seeds(rule.seeds), journal))
     here.run.log(figures, record.train_steps)
     return Candidate(path.name, record.train_steps, figures["max_score"], figures)

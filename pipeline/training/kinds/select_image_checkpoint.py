@@ -29,7 +29,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
     )
 
 
-def run(asked: Asked, settings: ScaleSettings, here: Workspace) -> None:
+def work(asked: Asked, settings: ScaleSettings, here: Workspace, _label: str) -> None:
     files, of_task = ImageFiles(asked.scale, asked.task), settings.image_task(asked.task)
     rule, judge = of_task.select, make_judge(files, of_task)
     rows: list[dict[str, object]] = []

@@ -7,7 +7,6 @@ import torch
 
 from pipeline.evaluation.features import EmbeddedNet, save_extractor
 from pipeline.evaluation.fid import halves_distances
-from pipeline.settings.images import ImageTaskSettings
 from pipeline.settings.paths import ImageFiles
 from pipeline.settings.schema import ScaleSettings
 from pipeline.tasks.images import load_images
@@ -16,7 +15,7 @@ from pipeline.training.finetuning import Trained
 from pipeline.training.image_judge import features_of
 from pipeline.training.job import Asked, Job
 from pipeline.training.journal import write_rows
-from pipeline.training.problem import Problem, Workspace, train_problem
+from pipeline.training.problem import Problem, Workspace, trains
 
 
 def job(asked: Asked, settings: ScaleSettings) -> Job:
@@ -26,21 +25,17 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
     return Job(label, deps=[files.images], outs=[files.extractor, files.halves], shipped="train_extractor")
 
 
-def run(asked: Asked, settings: ScaleSettings, here: Workspace) -> None:
-    train_problem(Extractor(asked, settings.image_task(asked.task), here), "extractor")
-
-
 class Extractor(Problem):
     """The classifier of a task's own images."""
 
-    def __init__(self, asked: Asked, settings: ImageTaskSettings, here: Workspace) -> None:
-        super().__init__(asked, here)
-        self.settings, self.files = settings, ImageFiles(asked.scale, asked.task)
+    def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
+        super().__init__(asked, settings, here, label)
+        self.settings, self.files = settings.image_task(asked.task), ImageFiles(asked.scale, asked.task)
         data = load_images(self.files.images)
         self.images, self.labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
-        recipe = here.settled(settings.extractor)
+        of_task, recipe = self.settings, here.settled(self.settings.extractor)
         self.training, self.test = classification(
-            self.images, self.labels, recipe, flip=settings.data.flip, seed=settings.seed
+            self.images, self.labels, recipe, flip=of_task.data.flip, seed=of_task.seed
         )
 
     def save(self, trained: Trained) -> None:
@@ -65,3 +60,6 @@ class Extractor(Problem):
         ]
         write_rows(files.halves, rows)
         here.run.artifact(files.halves)
+
+
+work = trains(Extractor)
