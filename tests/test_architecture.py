@@ -161,6 +161,12 @@ def test_stages_of_images_run_no_code_of_simulators(stage: str) -> None:
     assert [file for file in code if packages(ast.parse((ROOT / file).read_text(encoding="utf-8"))) & SIMULATORS] == []
 
 
+@pytest.mark.parametrize("stage", sorted(name for name, kind in KINDS.items() if kind.program in ("train", "select")))
+def test_a_stage_depends_on_the_code_of_its_own_kind_alone(stage: str) -> None:
+    kinds = {file for kind in KINDS.values() if kind.program in ("train", "select") for file in kind.code}
+    assert kinds & set(code_of(*KINDS[stage].code)) == set(KINDS[stage].code)
+
+
 def test_training_and_sampling_load_no_orchestrator_simulator_or_plotter() -> None:
     modules = [
         "training.loop",
