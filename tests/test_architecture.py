@@ -71,11 +71,17 @@ def test_simulators_are_imported_only_where_they_run() -> None:
 
 
 def test_stages_of_images_run_no_code_of_simulators() -> None:
-    programs = {kind.program for kind in KINDS.values() if kind.over and kind.over[0] not in ("tasks", "offline")}
-    code = {(program, file) for program in programs for file in code_of(f"stages/{program}.py")}
+    kinds = {name: kind for name, kind in KINDS.items() if kind.over and kind.over[0] not in ("tasks", "offline")}
+    code = {(name, file) for name, kind in kinds.items() for file in code_of(*kind.code)}
     assert code
     assert [pair for pair in code if SIMULATORS.intersection(packages(parsed(pair[1])))] == []
-    assert [program for program, file in code if file == "pipeline/tasks/api.py"] == []
+    assert [name for name, file in code if file == "pipeline/tasks/api.py"] == []
+
+
+@pytest.mark.parametrize("stage", sorted(name for name, kind in KINDS.items() if kind.program in ("train", "select")))
+def test_a_stage_depends_on_the_code_of_its_own_kind_alone(stage: str) -> None:
+    kinds = {file for kind in KINDS.values() if kind.program in ("train", "select") for file in kind.code}
+    assert kinds & set(code_of(*KINDS[stage].code)) == set(KINDS[stage].code)
 
 
 def test_training_and_sampling_load_no_orchestrator_simulator_or_plotter() -> None:

@@ -49,38 +49,48 @@ def of(block: str, *settings: dict[str, Any]) -> dict[str, Any]:
 
 
 TRAININGS = [
-    Training("pretrain", PUSHT, "data/starter/pusht/pretrain/*.safetensors", PRETRAIN, of(PRETRAIN, STEPS)),
-    Training("pretrain_diffusion", PUSHT, f"{MODELS}/diffusion.safetensors", DIFFUSION, of(DIFFUSION, STEPS)),
     Training(
-        "finetune", (*PUSHT, "--method", "fm", "--nfe", "1"), f"{MODELS}/fm-nfe1.safetensors", PRETRAIN, of(NFE1, STEPS)
+        "train", (*PUSHT, "--method", "fm"), "data/starter/pusht/pretrain/*.safetensors", PRETRAIN, of(PRETRAIN, STEPS)
+    ),
+    Training("train", (*PUSHT, "--method", "ddpm"), f"{MODELS}/diffusion.safetensors", DIFFUSION, of(DIFFUSION, STEPS)),
+    Training(
+        "train", (*PUSHT, "--method", "fm", "--nfe", "1"), f"{MODELS}/fm-nfe1.safetensors", PRETRAIN, of(NFE1, STEPS)
     ),
     Training(
-        "finetune",
+        "train",
         (*PUSHT, "--method", "ft_fm", "--nfe", "2"),
         f"{MODELS}/ft_fm-nfe2.safetensors",
         NFE2,
         of(NFE2, STEPS, AHEAD),
     ),
     Training(
-        "finetune_residual",
+        "train",
         (*PUSHT, "--row", "resft_fm-nfe2"),
         f"{MODELS}/resft_fm-nfe2.safetensors",
         RESIDUAL,
         of(RESIDUAL, STEPS, AHEAD),
     ),
     Training(
-        "pretrain_images",
+        "train",
         (*DIGITS, "--method", "i_cfm"),
         "data/starter/digits/i_cfm/step-0000060.safetensors",
         "digits.pretrain",
     ),
     Training(
-        "finetune_images", (*DIGITS, "--nfe", "1"), "data/starter/digits/ft_fm/nfe1.safetensors", "digits.finetune.nfe1"
+        "train",
+        (*DIGITS, "--method", "ft_fm", "--nfe", "1"),
+        "data/starter/digits/ft_fm/nfe1.safetensors",
+        "digits.finetune.nfe1",
     ),
-    Training("finetune_image_residual", DIGITS, "data/starter/digits/resft_fm/nfe2.safetensors", "digits.residual"),
     Training(
-        "study_cell",
-        (*PUSHT, "--train-seed", "0", "--row", "reflow", "--nfe", "1"),
+        "train",
+        (*DIGITS, "--method", "resft_fm"),
+        "data/starter/digits/resft_fm/nfe2.safetensors",
+        "digits.residual",
+    ),
+    Training(
+        "study",
+        ("coupling", *PUSHT, "--train-seed", "0", "--row", "reflow", "--nfe", "1"),
         "reports/starter/coupling_study/seed0/episodes/pusht_b-reflow-nfe1.csv",
         NFE1,
         {"pusht.study": STUDY | {"budget": 20}, "pusht.evaluation.n_seeds": 3},
@@ -135,12 +145,12 @@ def prepare(project: Project, training: Training) -> None:
     for key, value in (training.params | {f"{training.block}.precision": "auto"}).items():
         project.params(f"starter.{key}", value)
     write_inputs()
-    if training.program == "study_cell":
+    if training.program == "study":
         base = ("--train-seed", "0", "--model", "data/starter/pusht/base.safetensors")
-        project.check("stages.study_base", *PUSHT, *base)
+        project.check("stages.study", "base", *PUSHT, *base)
 
 
-@pytest.mark.parametrize("training", TRAININGS, ids=lambda one: f"{one.program}-{one.block}")
+@pytest.mark.parametrize("training", TRAININGS, ids=lambda one: one.out.rpartition("/")[2])
 def test_a_training_resumed_on_the_other_kind_of_machine_ends_with_the_same_bits(
     training: Training, here: Project, run: Callable[..., dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,7 +163,7 @@ def test_a_training_resumed_on_the_other_kind_of_machine_ends_with_the_same_bits
         run(training, has_bf16=True, plug=steps)
         assert run(training, has_bf16=False) == undisturbed
         assert tags["precision"] == "bf16"
-    if training.program != "study_cell":
+    if training.program != "study":
         assert {trained_in(Path(path)) for path in undisturbed} == {"bf16"}
 
 
