@@ -8,6 +8,8 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
+import pytest
+
 from pipeline.settings.kinds import KINDS
 from pipeline.utils.code_deps import ROOT, code_of, imports_of
 
