@@ -9,10 +9,10 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from pipeline.evaluation.image_grid import sample_grid
 from pipeline.evaluation.image_models import FlowModel
 from pipeline.nets.lora import merge_lora
 from pipeline.orchestration.stage import in_processes, program, stage
-from pipeline.reporting.image_figures import sample_grid
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import load_images

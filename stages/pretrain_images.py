@@ -8,9 +8,9 @@ from typing import get_args
 import torch
 from torch import nn
 
+from pipeline.evaluation.image_grid import sample_grid
 from pipeline.evaluation.image_models import FieldModel
 from pipeline.orchestration.stage import in_processes, program, stage
-from pipeline.reporting.image_figures import sample_grid
 from pipeline.settings.images import ImageMethod
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles

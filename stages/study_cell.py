@@ -10,9 +10,9 @@ from dataclasses import replace
 from pipeline.evaluation.protocol import evaluation_of, run_episodes, test_seeds
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.rows import write_metrics, write_row_episodes
-from pipeline.reporting.study import ROW_NAMES, seed_folder
 from pipeline.settings.inputs import Inputs, read_inputs
 from pipeline.settings.paths import Entry, ScaleReports, TaskFiles
+from pipeline.settings.robots import ROW_NAMES
 from pipeline.training.data import PreparedData
 from pipeline.training.finetuning import figures_of
 from pipeline.training.guard import Guard
@@ -37,7 +37,7 @@ def main() -> None:
     base = load_base(base_file, scale, task, seed)
     use_threads(settings.threads)
 
-    reports = seed_folder(ScaleReports(scale).study, seed)
+    reports = ScaleReports(scale).study_seed(seed)
     entries = [Entry(settings.select.evaluation, row, nfe) for nfe in arguments.nfe]
     outs = [path for entry in entries for path in (entry.episodes(reports), entry.metrics(reports))]
     label = f"study-{scale}-{task}-{row}-{'_'.join(str(nfe) for nfe in arguments.nfe)}-seed{seed}"

@@ -17,7 +17,6 @@ from pydantic import ValidationError
 from ruamel.yaml import YAML
 
 from pipeline.orchestration.stage import program, stage
-from pipeline.reporting.tables import write_table
 from pipeline.settings import schema
 from pipeline.settings.inputs import inputs_of
 from pipeline.settings.messages import line
@@ -29,6 +28,7 @@ from pipeline.training.data import PreparedData
 from pipeline.training.guard import Guard
 from pipeline.training.one_step import choose, load_method, make_training
 from pipeline.training.study import load_base, train_row
+from pipeline.utils.atomic import write_csv
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
 
@@ -129,7 +129,7 @@ def append(path: Path, rows: list[tuple[object, ...]]) -> None:
     table = pd.DataFrame(rows, columns=COLUMNS).astype(str)
     if path.exists():  # as text: what stands there stays as it is written; older lines lack the last columns
         table = pd.concat([pd.read_csv(path, dtype=str, keep_default_na=False), table]).fillna("")
-    write_table(path, table)
+    write_csv(path, table)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,12 @@ import torch
 from pipeline.evaluation.features import save_extractor
 from pipeline.evaluation.fid import halves_distances
 from pipeline.orchestration.stage import program, stage
-from pipeline.reporting.tables import write_table
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles
 from pipeline.tasks.images import load_images
 from pipeline.training.extractor import train_extractor
 from pipeline.training.image_judge import features_of
+from pipeline.utils.atomic import write_csv
 from pipeline.utils.hardware import use_threads
 from pipeline.utils.shipped import Shipment
 
@@ -55,7 +55,7 @@ def main() -> None:
         table.insert(1, "dataset", settings.data.dataset)
         table.insert(3, "n_samples", len(images.images) // 2)
         table.insert(4, "features", settings.fid.features)
-        write_table(files.halves, table)
+        write_csv(files.halves, table)
         here.run.artifact(files.halves)
         shipment.note()
 

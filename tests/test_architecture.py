@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings.kinds import KINDS
+from pipeline.settings.kinds import KINDS, STUDY_KINDS, files_of
 from pipeline.utils.code_deps import ROOT, code_of, imports_of
 
 ORDER = (
@@ -61,7 +61,7 @@ WITHIN = {
         "baselines", "diversity", "rollouts", "video", "demonstrate",
         "protocol", "offline_scores", "offline", "aggregate",
         "precision", "gap", "robustness", "certify", "toy_flows", "toy_systems", "figure_1",
-        "image_models", "features", "fid", "sample_metrics", "generation",
+        "image_models", "image_grid", "features", "fid", "sample_metrics", "generation",
     ),
     "training": (
         "data", "resume", "frames", "checkpoint", "journal", "loop", "sight", "sources", "teacher", "pretrain",
@@ -77,11 +77,9 @@ WITHIN = {
         "image_nets", "trainings", "forecast",
     ),
     "reporting": (
-        "titles", "episodes", "rows", "tables", "figures", "study", "study_markdown", "study_figures",
-        "one_step", "one_step_report", "precision",
-        "gap", "robustness", "certificates", "hyperparameters", "figure_1", "figure_1_markdown",
-        "offline_rows", "offline_table", "offline_figure",
-        "table1", "table1_checks", "table1_markdown", "image_figures",
+        "tables", "episodes", "rows", "offline_rows", "figures", "table2", "figure_2b", "offline", "robustness",
+        "certificates", "hyperparameters", "table1", "table1_report", "image_figures", "figure_1", "gap",
+        "cells", "study", "one_step", "precision",
     ),
     "tracking": ("run", "queue", "store", "recorder"),
     "orchestration": (
@@ -153,9 +151,18 @@ def test_simulators_are_imported_only_where_they_run(file: str) -> None:
     sorted({kind.program for kind in KINDS.values() if kind.over and kind.over[0] not in ("tasks", "offline")}),
 )
 def test_stages_of_images_run_no_code_of_simulators(program: str) -> None:
-    code = code_of(f"stages/{program}.py")
+    code = code_of(*files_of(program))
     assert "pipeline/tasks/api.py" not in code
     assert [file for file in code if packages(ast.parse((ROOT / file).read_text(encoding="utf-8"))) & SIMULATORS] == []
+
+
+REPORTS = sorted({kind.program for kind in (KINDS | STUDY_KINDS).values() if kind.program.startswith("report ")})
+
+
+@pytest.mark.parametrize("program", REPORTS)
+def test_a_report_runs_no_code_of_another(program: str) -> None:
+    own, others = files_of(program), {file for other in REPORTS if other != program for file in files_of(other)}
+    assert set(code_of(*own)) & others == {"stages/report.py"}
 
 
 def test_training_and_sampling_load_no_orchestrator_simulator_or_plotter() -> None:

@@ -6,7 +6,7 @@ changed. A program reads its settings only from its file. A setting that ``kinds
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -14,7 +14,7 @@ from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
 from pipeline.settings.blocks import Block
-from pipeline.settings.kinds import EXECUTION, KINDS, STUDY_KINDS, Kind
+from pipeline.settings.kinds import EXECUTION, KINDS, STUDY_KINDS, Kind, files_of
 from pipeline.settings.one_step import BASELINES
 from pipeline.settings.robots import TaskSettings
 from pipeline.settings.schema import LISTS, ScaleSettings, Settings
@@ -32,13 +32,13 @@ class Inputs:
     """The inputs of one stage.
 
     Attributes:
-        program: the file that it runs, such as ``stages/pretrain.py``.
+        files: the program that it runs, such as ``stages/pretrain.py``, and the module that this imports by its name.
         settings: the settings of its scale; only the declared ones are set.
         params: the declared settings as plain values.
         path: the input file; None: the program is no stage of a pipeline.
     """
 
-    program: str
+    files: Sequence[str]
     settings: ScaleSettings
     params: Mapping[str, Any]
     path: Path | None = None
@@ -46,7 +46,12 @@ class Inputs:
     @property
     def code(self) -> dict[str, str]:
         """Digest the files that the stage runs, as they are now; see ``code_of``."""
-        return _code(self.program, self.params)
+        return _code(self.files, self.params)
+
+    @property
+    def program(self) -> str:
+        """The program that the stage runs."""
+        return self.files[0]
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -84,12 +89,12 @@ def read_inputs(stage: str, scale: str, *names: object) -> Inputs:
     readable = _merged(
         params, {task: block for task, block in execution.items() if "evaluation" in params.get(task, {})}
     )
-    return Inputs(f"stages/{written['program']}.py", built(ScaleSettings, readable), params, path)
+    return Inputs(files_of(written["program"]), built(ScaleSettings, readable), params, path)
 
 
 def inputs_of(program: str, params: Mapping[str, Any]) -> Inputs:
     """Make the inputs of a ``program`` that is no stage of a pipeline; its arguments give ``params``."""
-    return Inputs(program, built(ScaleSettings, {}), params)
+    return Inputs([program], built(ScaleSettings, {}), params)
 
 
 def resolved_inputs(settings: Settings) -> dict[Path, str]:
@@ -196,14 +201,14 @@ def _copy(tree: Mapping[str, Any], parts: list[str], into: dict[str, Any]) -> No
 
 
 def _text(program: str, settings: Mapping[str, Any]) -> str:
-    return _dump({"program": program, "settings": settings, "code": _code(f"stages/{program}.py", settings)})
+    return _dump({"program": program, "settings": settings, "code": _code(files_of(program), settings)})
 
 
-def _code(program: str, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Digest the code that ``program`` runs, including the tasks and experts that ``settings`` name."""
+def _code(files: Iterable[str], settings: Mapping[str, Any]) -> dict[str, str]:
+    """Digest the code that ``files`` run, including the tasks and experts that ``settings`` name."""
     blocks = [settings, *(value for value in settings.values() if isinstance(value, Mapping))]
     named = [block[key] for block in blocks for key in ("task", "expert") if isinstance(block.get(key), str)]
-    return digests_of(program, *map(file_of, named))
+    return digests_of(*files, *map(file_of, named))
 
 
 def outdated_outside(settings: Settings, root: Path) -> list[str]:

@@ -8,7 +8,8 @@ class Kind:
     """A kind of stage.
 
     Attributes:
-        program: the file in ``stages/`` that it runs, without its ending.
+        program: the file in ``stages/`` that it runs, without its ending. After ``report`` follows the module of
+            ``pipeline/reporting`` that this program imports by its name.
         keys: resolved names of the settings that it may read; ``{name}`` stands for each value of the list ``name``,
             ``*`` for each key of a block.
         over: lists; it has an input file for each combination of their values.
@@ -17,6 +18,12 @@ class Kind:
     program: str
     keys: tuple[str, ...]
     over: tuple[str, ...] = ()
+
+
+def files_of(program: str) -> list[str]:
+    """The files that the code of a stage is found from, by the ``program`` of its kind."""
+    name, *reports = program.split()
+    return [f"stages/{name}.py", *(f"pipeline/reporting/{module}.py" for module in reports)]
 
 
 _TASK = "task custom"
@@ -81,15 +88,13 @@ KINDS = {
     "evaluate_diffusion": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
     "evaluate_baselines": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
     "evaluate_robustness": _robot("evaluate_robustness", f"threads data net robustness select.evaluation {_EPISODES}"),
-    "tabulate": _table("tabulate", f"tasks nfe residual diffusion baselines {_TITLES} {_PRECISIONS}"),
-    "tabulate_offline": _each(
-        "offline", "tabulate_offline", f"{_TASK} title", lists="nfe residual diffusion baselines"
-    ),
-    "tabulate_settings": _table("tabulate_settings", "tasks nfe {tasks}"),
-    "report_stability": _table("report_stability", f"tasks offline residual robustness {_TITLES} {_PRECISIONS}"),
+    "tabulate": _table("report table2", f"tasks nfe residual diffusion baselines {_TITLES} {_PRECISIONS}"),
+    "tabulate_offline": _each("offline", "report offline", f"{_TASK} title", lists="nfe residual diffusion baselines"),
+    "tabulate_settings": _table("report hyperparameters", "tasks nfe {tasks}"),
+    "report_stability": _table("report certificates", f"tasks offline residual robustness {_TITLES} {_PRECISIONS}"),
     "train_toys": _table("train_toys", "toys"),
-    "draw_toys": _table("draw_toys", "toys"),
-    "draw": _table("draw", f"tasks offline nfe {_TITLES}"),
+    "draw_toys": _table("report figure_1", "toys"),
+    "draw": _table("report figure_2b", f"tasks offline nfe {_TITLES}"),
     "measure_gap": _table("measure_gap", "gap"),
     "fetch_images": _image("fetch_images", "data.dataset fid.features"),
     "train_extractor": _image("train_extractor", "seed threads data extractor fid.features fid.halves"),
@@ -101,9 +106,9 @@ KINDS = {
     "finetune_image_residual": _image("finetune_image_residual", f"{_TRAINED} residual"),
     "evaluate_fid": _image("evaluate_fid", f"{_DISTANCES} residual.nfe", lists="image_nfe"),
     "evaluate_untrained": _image("evaluate_fid", _DISTANCES),
-    "tabulate_images": _image("tabulate_images", "fid.solvers residual.residual_steps"),
+    "tabulate_images": _image("report table1_report", "fid.solvers residual.residual_steps"),
     "draw_images": _image(
-        "draw_images", "threads data fid.batch fid.shown fid.sampling_seeds residual.nfe", lists="image_nfe"
+        "report image_figures", "threads data fid.batch fid.shown fid.sampling_seeds residual.nfe", lists="image_nfe"
     ),
 }
 """Every kind of stage in dvc.yaml, by its name there."""
@@ -120,8 +125,8 @@ STUDY_KINDS = {
     "one_step_ft_fm": _one_step("recipes.nfe{one_step_nfe}", "one_step_nfe", also=" finetune.nfe1"),
     "one_step_baseline": _one_step("{one_step_baselines}", "one_step_baselines"),
     "one_step_times": _each("one_step_tasks", "one_step_times", f"{_TASK} threads data net one_step.mip"),
-    "one_step_table": Kind("one_step_table", (), ("one_step_scales",)),
-    "study_table": _study("study_table", "title select.evaluation study.train_seeds study.chosen"),
+    "one_step_table": Kind("report one_step", (), ("one_step_scales",)),
+    "study_table": _study("report study", "title select.evaluation study.train_seeds study.chosen"),
     "study_precision": _study(
         "study_precision", f"title seed threads data net select.evaluation study.precision {_EPISODES}"
     ),
