@@ -31,10 +31,9 @@ class Comparison:
     difference: Interval
 
     def __str__(self) -> str:
-        low, high = self.difference.low, self.difference.high
         return (
             f"{self.evaluation}: {MEASURES[self.measure]} {self.first:.3f} and {self.second:.3f}, difference "
-            f"{self.difference.mean:+.3f} [{low:+.3f}, {high:+.3f}], {self.seeds} seeds"
+            f"{self.difference:+.3f}, {self.seeds} seeds"
         )
 
 

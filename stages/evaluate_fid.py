@@ -20,12 +20,12 @@ import pandas as pd
 from pipeline.evaluation.generation import Distance
 from pipeline.evaluation.image_models import fixed_nfe
 from pipeline.orchestration.stage import program, stage
-from pipeline.reporting.tables import write_table
 from pipeline.settings.images import SOLVER, ImageMethod, ImageTaskSettings
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ImageFiles, fingerprint
 from pipeline.training.image_checkpoint import load_image_model
 from pipeline.training.image_judge import Judge, make_judge
+from pipeline.utils.atomic import write_csv
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
 
@@ -74,7 +74,7 @@ def as_dvc_stage(scale: str, task: str, method: str) -> None:
             for row in of_solver:
                 here.run.log({f"{solver}-distance": row["distance"], f"{solver}-nfe": row["nfe"]}, row["sampling_seed"])
             rows += of_solver
-        write_table(files.distances(method), pd.DataFrame(rows))
+        write_csv(files.distances(method), pd.DataFrame(rows))
         here.run.artifact(files.distances(method))
 
 
@@ -92,7 +92,7 @@ def test_mode(arguments: argparse.Namespace) -> None:
         if not re.fullmatch(SOLVER, solver):
             raise UserError(f"--solver: given {solver!r}, allowed: euler-1 to euler-1000, dopri5")
         rows += distances(arguments.checkpoint, record.method, solver, judge, settings, seeds, None)
-    write_table(arguments.out, pd.DataFrame(rows))
+    write_csv(arguments.out, pd.DataFrame(rows))
     for row in rows:
         print(f"{row['solver']} NFE {row['nfe']:g}, seed {row['sampling_seed']}: {row['distance']:.4f}")
 

@@ -7,10 +7,9 @@ import torch
 
 from pipeline.evaluation import offline
 from pipeline.evaluation.protocol import evaluation_of, run_acting, test_seeds
-from pipeline.evaluation.robustness import Disturbed
+from pipeline.evaluation.robustness import Disturbed, perturbation
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.offline_rows import write_offline_episodes
-from pipeline.reporting.robustness import perturbation
 from pipeline.reporting.rows import mean_scores, write_all_episodes
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import Entry, ScaleReports, TaskFiles, split_row

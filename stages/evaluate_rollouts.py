@@ -211,8 +211,8 @@ def told(entry: Entry, results: Sequence[EpisodeResult]) -> str:
     score = mean_interval([[result.max_score for result in of_seed] for of_seed in by_seed.values()])
     success = proportion_interval([[result.success for result in of_seed] for of_seed in by_seed.values()])
     return (
-        f"{entry.evaluation}, {entry.method} at NFE {entry.nfe}: max score {score.mean:.3f} [{score.low:.3f}, "
-        f"{score.high:.3f}], success {success.mean:.1%} [{success.low:.1%}, {success.high:.1%}], {len(by_seed)} seeds"
+        f"{entry.evaluation}, {entry.method} at NFE {entry.nfe}: max score {score:.3f}, success {success:.1%}, "
+        f"{len(by_seed)} seeds"
     )
 
 

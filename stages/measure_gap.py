@@ -16,13 +16,12 @@ from pipeline.ode.fixed_step import Field
 from pipeline.ode.grids import GRIDS, time_grid
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.gap import gap_markdown, gap_panels, gap_table
-from pipeline.reporting.tables import write_table
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports
 from pipeline.settings.schema import EVALUATIONS, GapSettings
 from pipeline.training.loop import Batches, Log, train
 from pipeline.training.pretrain import FlowMatching
-from pipeline.utils.atomic import write_text
+from pipeline.utils.atomic import write_csv, write_text
 from pipeline.utils.hardware import use_threads
 from pipeline.utils.seeding import Generators
 
@@ -57,7 +56,7 @@ def main() -> None:
                 learned = learn(points, path, settled, generators, here.resume / f"{name}-{sigma!r}.pt", log, label)
                 gaps[label] = solve_all(MarginalField(points, path), learned, settings, generators, label)
         table = gap_table(scale, gaps)
-        write_table(table_path, table)
+        write_csv(table_path, table)
         gap_panels(table, picture)
         about = settings.model_dump(include={"trajectories", "tolerance", "end", "seed"})
         write_text(report_path, gap_markdown(table, gaps, picture.name, steps=settings.train.steps, **about))

@@ -10,14 +10,13 @@ from pipeline.evaluation.precision import Varied, run_varied, variations
 from pipeline.evaluation.protocol import evaluation_of
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.precision import precision_markdown, precision_panels, precision_rows, precision_table
-from pipeline.reporting.tables import write_table
-from pipeline.reporting.titles import evaluation_titles
+from pipeline.reporting.tables import evaluation_titles
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports, TaskFiles, fingerprint
 from pipeline.settings.schema import TaskSettings
 from pipeline.training.checkpoint import load_policy, read_record, require_architecture
 from pipeline.training.data import PreparedData
-from pipeline.utils.atomic import write_text
+from pipeline.utils.atomic import write_csv, write_text
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
 
@@ -69,7 +68,7 @@ def main() -> None:
             }
             rows += precision_rows(record, fingerprint(model), evaluation, outcomes, samples)
         table = precision_table(rows)
-        write_table(table_path, table)
+        write_csv(table_path, table)
         precision_panels(table, picture)
         write_text(
             report_path, precision_markdown(table, picture.name, evaluation_titles({task: settings})[evaluation])

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.settings.kinds import KINDS
+from pipeline.settings.kinds import KINDS, STUDY_KINDS
 from pipeline.utils.code_deps import ROOT, code_of, imports_of
 
 LAYERS = (
@@ -80,10 +80,13 @@ def test_stages_of_images_run_no_code_of_simulators() -> None:
     assert [name for name, file in code if file == "pipeline/tasks/api.py"] == []
 
 
-@pytest.mark.parametrize("stage", sorted(name for name, kind in KINDS.items() if kind.program in ("train", "select")))
+OWN_CODE = {name: kind for name, kind in (KINDS | STUDY_KINDS).items() if kind.program in ("train", "select", "report")}
+
+
+@pytest.mark.parametrize("stage", sorted(OWN_CODE))
 def test_a_stage_depends_on_the_code_of_its_own_kind_alone(stage: str) -> None:
-    kinds = {file for kind in KINDS.values() if kind.program in ("train", "select") for file in kind.code}
-    assert kinds & set(code_of(*KINDS[stage].code)) == set(KINDS[stage].code)
+    of_any_kind = {file for kind in OWN_CODE.values() for file in kind.code}
+    assert of_any_kind & set(code_of(*OWN_CODE[stage].code)) == set(OWN_CODE[stage].code)
 
 
 def test_training_and_sampling_load_no_orchestrator_simulator_or_plotter() -> None:

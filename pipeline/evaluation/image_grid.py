@@ -1,4 +1,4 @@
-"""Grids of images as PNG files."""
+"""Tile images into one picture, and write what a model samples as one."""
 
 from pathlib import Path
 

@@ -48,3 +48,8 @@ class Disturbed:
         keys = np.ascontiguousarray(noise.reshape(len(noise), -1)).view(np.uint32)
         rows = [np.random.default_rng(key).standard_normal(like.shape[1:], dtype=np.float32) for key in keys]
         return self._strength * torch.from_numpy(np.stack(rows)).to(like)
+
+
+def perturbation(disturbance: str, strength: float) -> str:
+    """The name of a disturbance in episode files, such as ``action_noise=0.1``."""
+    return f"{disturbance}={strength:g}"

@@ -4,6 +4,7 @@ The seed is the unit of replication. It draws the initial state, which repeats o
 averaged (or their best is taken) within each seed, and intervals are over seeds.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
@@ -21,6 +22,16 @@ class Interval:
     mean: float
     low: float
     high: float
+
+    def __format__(self, style: str) -> str:
+        """``+0.12 [+0.09, +0.15]`` in the ``style`` ``+.2f`` of its numbers; a dash without a mean."""
+        low, high = shown(self.low, style), shown(self.high, style)
+        return "—" if math.isnan(self.mean) else f"{shown(self.mean, style)} [{low}, {high}]"
+
+
+def shown(value: float | None, style: str = ".3f") -> str:
+    """A number in a format ``style``, to be read; a dash where there is none."""
+    return "—" if value is None or math.isnan(value) else f"{value:{style}}".replace("%", " %")
 
 
 def mean_interval(values: ArrayLike, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:

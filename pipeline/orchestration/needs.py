@@ -30,7 +30,7 @@ MB, GB = 10**6, 10**9
 
 @dataclass(frozen=True, order=True)
 class Need:
-    """A row of the table: the highest peak in ``runs`` runs of a program, and the machine of that run."""
+    """A row of the table: the highest peak in ``runs`` runs of a program or report, and the machine of that run."""
 
     program: str
     scale: str
@@ -89,7 +89,7 @@ class Room:
 
 def _kind(program: Program) -> tuple[str, str, str]:
     options = dict(zip(program.arguments, program.arguments[1:], strict=False))
-    return program.module.rpartition(".")[2], options.get("--scale", ""), options.get("--task", "")
+    return program.work, options.get("--scale", ""), options.get("--task", "")
 
 
 def measured(root: Path) -> list[Need]:

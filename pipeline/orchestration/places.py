@@ -7,12 +7,7 @@ from pipeline.orchestration.plan import programs_of
 Place = Literal["head", "cpu", "gpu"]
 """The machine that the run was started on, or any worker; ``gpu``: one with a GPU if there is any."""
 
-HEAD = frozenset(
-    {
-        *("resolve", "tabulate", "tabulate_images", "tabulate_offline", "tabulate_settings", "study_table"),
-        *("one_step_table", "report_stability", "draw", "draw_images", "draw_toys"),
-    }
-)
+HEAD = frozenset({"resolve", "report"})
 """Programs of seconds, which read what all others made."""
 
 GPU = frozenset(

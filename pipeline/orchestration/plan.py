@@ -40,6 +40,12 @@ class Program(NamedTuple):
     module: str
     arguments: list[str]
 
+    @property
+    def work(self) -> str:
+        """Its name; of a report that of its stage, since ``report`` runs many."""
+        name = self.module.rpartition(".")[2]
+        return self.arguments[0] if name == "report" else name
+
 
 @dataclass(frozen=True)
 class Plan:

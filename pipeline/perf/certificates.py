@@ -20,10 +20,11 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from pipeline.reporting.tables import markdown_table
 from pipeline.stability.contraction import certify_step, smallest_ratio
 from pipeline.stability.falsify import cross_check
 from pipeline.stability.parameterization import ContractingStep
-from pipeline.utils.atomic import write_text
+from pipeline.utils.atomic import write_csv, write_text
 from pipeline.utils.hardware import cores
 
 CHUNKS = (
@@ -86,9 +87,8 @@ def _certify(task: str, actions: int, size: int, state: str) -> Row:
 def write(folder: Path, rows: Sequence[Row], about: str) -> None:
     """Write the rows to ``benchmarks_certificates.csv`` and, with ``about`` above them, to ``.md``."""
     table = pd.DataFrame([asdict(row) for row in rows]).round({"ratio": 4, "certify_s": 2, "falsify_s": 2})
-    write_text(folder / "benchmarks_certificates.csv", table.to_csv(index=False, lineterminator="\n"))
-    lines = [list(table.columns), ["---"] * len(table.columns), *table.astype(str).to_numpy().tolist()]
-    text = "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    write_csv(folder / "benchmarks_certificates.csv", table)
+    text = markdown_table(table.astype(str).to_numpy().tolist(), list(Row.__dataclass_fields__))
     write_text(folder / "benchmarks_certificates.md", f"{about}\n{text}\n")
 
 

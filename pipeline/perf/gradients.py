@@ -25,6 +25,7 @@ from pipeline.flow.coupling import independent, make_coupling
 from pipeline.flow.path import PATHS
 from pipeline.nets.ema import averaged
 from pipeline.ode.gradient import Gradient
+from pipeline.reporting.tables import markdown_table
 from pipeline.settings import schema
 from pipeline.settings.schema import FinetuneRecipe, Optimization, TaskSettings
 from pipeline.tasks.loader import load_task
@@ -217,8 +218,7 @@ def write(folder: Path, rows: Sequence[Row], about: str) -> None:
     cells = [[_cell(getattr(row, name, AIMS[row.pairs, row.gradient])) for name in names] for row in rows]
     lines = [",".join(line) for line in (names, *cells)]
     write_text(folder / "benchmarks_gradients.csv", "\n".join(lines) + "\n")
-    table = [f"| {' | '.join(line)} |" for line in (names, ["---"] * len(names), *cells)]
-    write_text(folder / "benchmarks_gradients.md", about + "\n" + "\n".join(table) + "\n")
+    write_text(folder / "benchmarks_gradients.md", f"{about}\n{markdown_table(cells, names)}\n")
 
 
 def _cell(value: object) -> str:

@@ -16,11 +16,9 @@ from functools import partial
 from pathlib import Path
 from statistics import median
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from pipeline.evaluation.fid import FeatureStatistics, frechet_distance
@@ -32,7 +30,8 @@ from pipeline.flow.transport import minibatch_ot
 from pipeline.nets.registry import build_net
 from pipeline.ode.gradient import Gradient
 from pipeline.perf.contest import machine, timed
-from pipeline.reporting.figures import STYLE, save_figure
+from pipeline.reporting.figures import drawing
+from pipeline.reporting.tables import markdown_table
 from pipeline.settings import schema
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.tasks.loader import load_task
@@ -40,7 +39,7 @@ from pipeline.training.checkpoint import load_policy
 from pipeline.training.data import prepare
 from pipeline.training.mle import Reconstruction
 from pipeline.utils import platform
-from pipeline.utils.atomic import write_text
+from pipeline.utils.atomic import write_csv, write_text
 from pipeline.utils.seeding import Generators
 
 Work = Callable[[], object]
@@ -195,21 +194,21 @@ def slopes(table: pd.DataFrame) -> pd.DataFrame:
 def write(folder: Path, table: pd.DataFrame, about: str) -> None:
     """Write ``benchmarks_growth.csv`` (the sizes), ``.md`` (the slopes), ``.png`` and ``.svg``."""
     table = table.round({"ms": 2, "peak_mb": 1})
-    write_text(folder / "benchmarks_growth.csv", table.to_csv(index=False, lineterminator="\n"))
-    lines = ["| work | with | sizes | time grows as | must | memory grows as | must |", "| --- " * 7 + "|"]
+    write_csv(folder / "benchmarks_growth.csv", table)
+    rows = []
     for row in slopes(table).itertuples():
         sizes = table[table["name"] == row.name]["size"]
-        powers = (f"{row.time_slope:.2f} | {row.time_must:g}", f"{row.memory_slope:.2f} | {row.memory_must:g}")
-        lines.append(f"| {row.work} | {row.size_of} | {sizes.min()} to {sizes.max()} | {' | '.join(powers)} |")
-    write_text(folder / "benchmarks_growth.md", about + "\n" + "\n".join(lines) + "\n")
+        powers = (f"{row.time_slope:.2f}", f"{row.time_must:g}", f"{row.memory_slope:.2f}", f"{row.memory_must:g}")
+        rows.append((row.work, row.size_of, f"{sizes.min()} to {sizes.max()}", *powers))
+    head = ["work", "with", "sizes", "time grows as", "must", "memory grows as", "must"]
+    write_text(folder / "benchmarks_growth.md", f"{about}\n{markdown_table(rows, head)}\n")
     draw(table, folder / "benchmarks_growth")
 
 
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Draw a panel for each axis, log time and peak memory against log size, to ``path`` with ``.png`` and ``.svg``."""
     names = table["name"].unique()
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(10, 2.9 * -(-len(names) // 3)), layout="constrained")
+    with drawing(path, 10, 2.9 * -(-len(names) // 3), legend=False) as figure:
         panels = figure.subplots(-(-len(names) // 3), 3, squeeze=False).flat
         for panel, name in zip(panels, names, strict=False):
             points = table[table["name"] == name]
@@ -220,7 +219,6 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         for panel in panels:
             panel.set_axis_off()
         figure.axes[0].legend()
-        save_figure(figure, path)
 
 
 _ABOUT = """\

@@ -20,6 +20,7 @@ from pipeline.evaluation.image_models import FlowModel
 from pipeline.nets.images import build_image_net
 from pipeline.perf.contest import machine
 from pipeline.perf.training_step import measure_steps
+from pipeline.reporting.tables import markdown_table
 from pipeline.settings import schema
 from pipeline.settings.blocks import PatchedUnet2dSettings
 from pipeline.settings.images import ImageMethod, ImagePretrainSettings, ImageTask, ImageTaskSettings
@@ -30,7 +31,7 @@ from pipeline.training.image_judge import make_judge, summary
 from pipeline.training.image_methods import pretraining
 from pipeline.training.images import ImageBatches
 from pipeline.training.loop import train
-from pipeline.utils.atomic import write_text
+from pipeline.utils.atomic import write_csv, write_text
 from pipeline.utils.precision import Precision, native
 from pipeline.utils.seeding import Generators
 
@@ -153,7 +154,7 @@ def add(path: Path, rows: list[dict[str, object]], key: list[str]) -> pd.DataFra
     before = pd.read_csv(path) if path.exists() else pd.DataFrame()
     table = pd.concat([before, pd.DataFrame(rows)]).astype({"channels": str, "patch": str, "blocks": str})
     table = table.drop_duplicates(key, keep="last").reset_index(drop=True)
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    write_csv(path, table)
     return table
 
 
@@ -172,9 +173,8 @@ def report(folder: Path) -> None:
         path = folder / f"image_nets_{name}.csv"
         if path.exists():
             table = pd.read_csv(path).astype(object)
-            lines = ["| " + " | ".join(table.columns) + " |", "| --- " * len(table.columns) + "|"]
-            lines += ["| " + " | ".join(map(_cell, row)) + " |" for row in table.itertuples(index=False)]
-            parts.append(f"\n## {title}\n\n" + "\n".join(lines) + "\n")
+            cells = [list(map(_cell, row)) for row in table.itertuples(index=False)]
+            parts.append(f"\n## {title}\n\n{markdown_table(cells, list(map(str, table)))}\n")
     write_text(folder / "image_nets_tried.md", "".join(parts))
 
 

@@ -37,11 +37,12 @@ from pipeline.perf.updates import (
     random_batch,
     step_seconds,
 )
+from pipeline.reporting.tables import markdown_table
 from pipeline.settings import schema
 from pipeline.settings.schema import NetSettings
 from pipeline.training.loop import Objective
 from pipeline.training.mle import Reconstruction
-from pipeline.utils.atomic import write_text
+from pipeline.utils.atomic import write_csv, write_text
 from pipeline.utils.hardware import cores
 from pipeline.utils.precision import Precision, native
 from pipeline.utils.seeding import Generators
@@ -145,12 +146,16 @@ def measure(works: Iterable[Work], gemm: int = GEMM) -> pd.DataFrame:
 def write(folder: Path, table: pd.DataFrame, about: str) -> None:
     """Write ``benchmarks_peak.csv`` and ``.md``."""
     table = table.round({"gflop": 4, "ms": 3, "gflop_per_s": 1, "peak_gflop_per_s": 1, "share_of_peak": 3})
-    write_text(folder / "benchmarks_peak.csv", table.to_csv(index=False, lineterminator="\n"))
-    lines = ["| work | precision | Gflop | time | Gflop/s | at most | share |", "| --- " * 7 + "|"]
-    for row in table.itertuples():
-        rates = f"{row.gflop_per_s:.0f} | {row.peak_gflop_per_s:.0f} | {row.share_of_peak:.0%}"
-        lines.append(f"| {row.work} | {row.precision} | {row.gflop:.3g} | {row.ms:.3g} ms | {rates} |")
-    write_text(folder / "benchmarks_peak.md", about + "\n" + "\n".join(lines) + "\n")
+    write_csv(folder / "benchmarks_peak.csv", table)
+    rows = [
+        (
+            *(row.work, row.precision, f"{row.gflop:.3g}", f"{row.ms:.3g} ms"),
+            *(f"{row.gflop_per_s:.0f}", f"{row.peak_gflop_per_s:.0f}", f"{row.share_of_peak:.0%}"),
+        )
+        for row in table.itertuples()
+    ]
+    head = ["work", "precision", "Gflop", "time", "Gflop/s", "at most", "share"]
+    write_text(folder / "benchmarks_peak.md", f"{about}\n{markdown_table(rows, head)}\n")
 
 
 _ABOUT = """\

@@ -23,15 +23,14 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-import matplotlib as mpl
 import pandas as pd
-from matplotlib.figure import Figure
 from tqdm import tqdm
 
 from pipeline.perf.contest import machine
-from pipeline.reporting.figures import STYLE, save_figure
+from pipeline.reporting.figures import drawing
+from pipeline.reporting.tables import markdown_table
 from pipeline.settings.source import read_file, read_yaml
-from pipeline.utils.atomic import write_text
+from pipeline.utils.atomic import write_csv, write_text
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
 
@@ -164,13 +163,14 @@ def measure(scale: str, words: Sequence[str], at_most_s: float) -> pd.DataFrame:
 
 def write(folder: Path, table: pd.DataFrame, about: str) -> None:
     """Write ``profiles.csv``, ``.md``, ``.png`` and ``.svg``."""
-    write_text(folder / "profiles.csv", table.to_csv(index=False, lineterminator="\n"))
+    write_csv(folder / "profiles.csv", table)
     texts = [about]
     for scale, of_scale in table.groupby("scale", sort=False):
-        texts.append(f"\n## {scale}\n\n| stage | time | at work | largest items |\n| --- | --- | --- | --- |\n")
+        lines = []
         for stage, rows in of_scale.groupby("stage", sort=False):
             items = "<br>".join(f"{row.share:.0%} {row.item}" for row in rows.itertuples())
-            texts.append(f"| {stage} | {rows.wall_s.iloc[0]:.1f} s | {rows.busy_s.iloc[0]:.1f} s | {items} |\n")
+            lines.append((stage, f"{rows.wall_s.iloc[0]:.1f} s", f"{rows.busy_s.iloc[0]:.1f} s", items))
+        texts.append(f"\n## {scale}\n\n{markdown_table(lines, ['stage', 'time', 'at work', 'largest items'])}\n")
     write_text(folder / "profiles.md", "".join(texts))
     draw(table, folder / "profiles")
 
@@ -178,8 +178,7 @@ def write(folder: Path, table: pd.DataFrame, about: str) -> None:
 def draw(table: pd.DataFrame, path: Path) -> None:
     """Draw the seconds at work of each stage, split by its largest items, to ``path`` with ``.png`` and ``.svg``."""
     stages = list(dict.fromkeys(zip(table["scale"], table["stage"], strict=True)))
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.5, 1.2 + 0.24 * len(stages)), layout="constrained")
+    with drawing(path, 9.5, 1.2 + 0.24 * len(stages), legend=False) as figure:
         axes = figure.subplots()
         for place, (scale, stage) in enumerate(stages):
             rows = table[(table["scale"] == scale) & (table["stage"] == stage)]
@@ -192,7 +191,6 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         axes.set_yticks(range(len(stages)), [stage for _, stage in stages], fontsize=6)
         axes.invert_yaxis()
         axes.set_xlabel("seconds at work: imports olive, the largest items in colours, all else grey")
-        save_figure(figure, path)
 
 
 _ABOUT = """\

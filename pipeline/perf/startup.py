@@ -16,7 +16,7 @@ PROGRAMS = {
     "pipeline.training.kinds.pretrain": "torch",
     "stages.evaluate_rollouts": "torch",
     "stages.evaluate_fid": "torch_fidelity, pandas",
-    "stages.tabulate": "pandas",
+    "stages.report": "pandas",
 }
 """Modules that stages import before their work → packages that they use."""
 
@@ -47,7 +47,7 @@ def _overhead_of_a_stage() -> Contest:
     """Make the contest for the extra time of ``dvc repro`` of one stage over its program, which writes equal files."""
     stage, scale = "tabulate_settings", load().scale
     repro = partial(_run, [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", f"{stage}@{scale}"])
-    program = partial(_run, [sys.executable, "-m", f"stages.{stage}", "--scale", scale])
+    program = partial(_run, [sys.executable, "-m", "stages.report", stage, "--scale", scale])
 
     def turns(count: int) -> list[Seconds]:
         return [(timed(repro) - timed(program), STAGE_OVERHEAD_S) for _ in range(count)]

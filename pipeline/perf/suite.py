@@ -15,18 +15,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 import torch
-from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
 from pipeline.perf import loading, pairs, plans, simulation, solves, startup, updates
 from pipeline.perf.contest import Contest, DiffersError, Row, hold, machine
-from pipeline.reporting.figures import STYLE, save_figure
-from pipeline.utils.atomic import write_text
+from pipeline.reporting.figures import drawing
+from pipeline.reporting.tables import markdown_table
+from pipeline.utils.atomic import write_csv, write_text
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import cores
 from pipeline.utils.precision import native
@@ -91,33 +90,42 @@ def _keys(table: pd.DataFrame) -> pd.Series:
 def write(folder: Path, table: pd.DataFrame, about: str) -> None:
     """Write ``benchmarks.csv``, ``.md``, ``.png`` and ``.svg``."""
     table = table.round({"ours_ms": 3, "peer_ms": 3, "ratio": 3, "ratio_low": 3, "ratio_high": 3, "floor_ms": 3})
-    write_text(folder / "benchmarks.csv", table.to_csv(index=False, lineterminator="\n"))
-    lines = [
-        "| work | peer | ours | peer's | ratio (quartiles) | aim | met | same result |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    write_csv(folder / "benchmarks.csv", table)
     texts = []
     for name, rows in table.groupby("machine", sort=False):
-        texts.append(f"\n## {name}\n\n" + "\n".join([*lines, *map(_line, rows.itertuples())]) + "\n")
+        texts.append(f"\n## {name}\n\n{markdown_table(map(_line, rows.itertuples()))}\n")
         missed = rows[(rows["ratio"] > rows["aim"]) & rows["floor_ms"].notna()]
         if len(missed):
-            texts.append(_FLOORS + "\n".join(map(_floor, missed.itertuples())) + "\n")
+            texts.append(f"{_FLOORS}\n{markdown_table(map(_floor, missed.itertuples()))}\n")
     write_text(folder / "benchmarks.md", about + "".join(texts))
     draw(table, folder / "benchmarks")
 
 
-def _line(row: Any) -> str:
-    ratio = f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})"
-    met = "yes" if row.ratio <= row.aim else "no"
-    cells = (row.work, row.peer, _duration(row.ours_ms), _duration(row.peer_ms), ratio, f"{row.aim:g}", met)
-    return f"| {' | '.join(cells)} | {row.same_result} |"
+def _line(row: Any) -> dict[str, str]:
+    return {
+        "work": row.work,
+        "peer": row.peer,
+        "ours": _duration(row.ours_ms),
+        "peer's": _duration(row.peer_ms),
+        "ratio (quartiles)": f"{row.ratio:.2f} ({row.ratio_low:.2f} to {row.ratio_high:.2f})",
+        "aim": f"{row.aim:g}",
+        "met": "yes" if row.ratio <= row.aim else "no",
+        "same result": row.same_result,
+    }
 
 
-def _floor(row: Any) -> str:
+def _floor(row: Any) -> dict[str, str]:
     share = row.floor_ms / row.peer_ms
-    reachable = "no" if share > row.aim else "not ruled out"
-    cells = (row.work, row.peer, f"{row.ratio:.2f}, {row.aim:g}", row.floor, _duration(row.floor_ms), f"{share:.2f}")
-    return f"| {' | '.join(cells)} | {row.ours_ms / row.floor_ms:.2f} | {reachable} |"
+    return {
+        "work": row.work,
+        "peer": row.peer,
+        "ratio, aim": f"{row.ratio:.2f}, {row.aim:g}",
+        "floor": row.floor,
+        "its time": _duration(row.floor_ms),
+        "over the peer's": f"{share:.2f}",
+        "ours over it": f"{row.ours_ms / row.floor_ms:.2f}",
+        "aim in reach": "no" if share > row.aim else "not ruled out",
+    }
 
 
 def _duration(milliseconds: float) -> str:
@@ -134,8 +142,7 @@ def draw(table: pd.DataFrame, path: Path) -> None:
     labels = [f"{row.work}\nagainst {row.peer}" for row in rows.itertuples()]
     place = {key: float(k) for k, key in enumerate(rows.itertuples(index=False, name=None))}
     machines = list(table["machine"].unique())
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(9.5, 1.2 + 0.42 * len(rows)), layout="constrained")
+    with drawing(path, 9.5, 1.2 + 0.42 * len(rows), legend=False) as figure:
         axes = figure.subplots()
         for k, (name, measured) in enumerate(table.groupby("machine", sort=False)):
             beside = 0.3 * (k - (len(machines) - 1) / 2)
@@ -162,7 +169,6 @@ def draw(table: pd.DataFrame, path: Path) -> None:
         axes.set_yticks(list(place.values()), labels, fontsize=7)
         axes.set_ylim(len(rows) - 0.4, -0.6)
         figure.legend(loc="outside upper left")
-        save_figure(figure, path)
 
 
 _COLORS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9")
@@ -170,9 +176,6 @@ _COLORS = ("#0072B2", "#009E73", "#CC79A7", "#56B4E9")
 _FLOORS = """
 Rows that miss their aim and have a known floor: a part of the work that ours cannot leave out, timed by itself after
 the turns. Where that part alone takes longer than the aim allows, nothing that does this part as ours does can meet it.
-
-| work | peer | ratio, aim | floor | its time | over the peer's | ours over it | aim in reach |
-| --- | --- | --- | --- | --- | --- | --- | --- |
 """
 
 _ABOUT = """\

@@ -1,16 +1,23 @@
-"""What is and is not guaranteed of the residual models of one scale, in plain words."""
+"""Report the stability of residual models: Table 2's robustness columns, and their certificates in words."""
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Any
 
+import pandas as pd
+
+from pipeline.evaluation.statistics import shown
 from pipeline.nets.residual import shorter_ratio
-from pipeline.reporting.tables import METHOD_NAMES, NO_TITLES
-from pipeline.settings.paths import split_row
+from pipeline.reporting import tables
+from pipeline.reporting.robustness import disturbed_evaluation, disturbed_results, robustness_markdown, robustness_table
+from pipeline.settings.paths import Entry, ScaleReports, split_row
+from pipeline.settings.schema import ScaleSettings
 from pipeline.stability.certificate import CERTIFIED, UNKNOWN, Certificate
 from pipeline.stability.contraction import input_gain
 from pipeline.stability.recheck import recheck
+from pipeline.utils.atomic import write_csv, write_text
 
 _WHAT = """\
 A residual model takes the sample of the frozen base model and moves it on by Euler steps of a second field, system (7)
@@ -49,41 +56,76 @@ _CLAIMS = {
 }
 
 
+def report(asked: tables.Request) -> None:
+    """Write the robustness table and the report on certificates of one scale."""
+    settings, reports, blocks = asked.settings, asked.reports, asked.settings.chosen()
+    text = reports.robustness.with_suffix(".md")
+    with asked.begin(
+        deps=[reports.folder / "episodes", reports.folder / "metrics"],
+        outs=[reports.robustness, text, reports.certificates],
+    ):
+        table, missing = _robustness(settings, reports)
+        write_csv(reports.robustness, table)
+        write_text(text, robustness_markdown(table, settings.robustness[0], missing, tables.evaluation_titles(blocks)))
+        results, absent = _certificates(settings, reports)
+        write_text(
+            reports.certificates, certificates_markdown(reports.scale, results, absent, tables.task_titles(blocks))
+        )
+
+
+def _robustness(settings: ScaleSettings, reports: ScaleReports) -> tuple[pd.DataFrame, list[Entry]]:
+    """The table, and the rows that it lacks of tasks that have any."""
+    tables, missing = [robustness_table({}, Entry("", "", 0))], []
+    for task in [task for task in settings.tasks if task not in settings.offline]:
+        evaluation = disturbed_evaluation(reports, task, settings.robustness)
+        if evaluation is None:
+            continue
+        entries = [Entry(evaluation, *split_row(row), within=task) for row in settings.robustness]
+        found = disturbed_results(reports, entries)
+        missing += [entry for entry in entries if entry not in found]
+        precisions = {entry: settings.task(task).precision_of(entry.method, entry.nfe) for entry in entries}
+        tables.append(robustness_table(found, entries[0], precisions))
+    return pd.concat([table for table in tables if len(table)] or tables[:1], ignore_index=True), missing
+
+
+def _certificates(settings: ScaleSettings, reports: ScaleReports) -> tuple[list[dict[str, Any]], list[str]]:
+    """The contents of the certify stage's files, and the names of those that are not there."""
+    rows = [(task, row, reports.certificate(task, row)) for task in settings.tasks for row in settings.residual]
+    found = [json.loads(path.read_text(encoding="utf-8")) for _, _, path in rows if path.exists()]
+    return found, [f"{task}-{row}" for task, row, path in rows if not path.exists()]
+
+
 def certificates_markdown(
-    scale: str, results: Sequence[Mapping[str, Any]], missing: Sequence[str], titles: Mapping[str, str] = NO_TITLES
+    scale: str,
+    results: Sequence[Mapping[str, Any]],
+    missing: Sequence[str],
+    titles: Mapping[str, str] = tables.NO_TITLES,
 ) -> str:
     """The report on ``results``, the contents of the certify stage's files; ``missing``: rows that have none.
 
     Every certificate is proved again from its matrices, and one that is not proved is called so.
     """
-    lines = [
-        ["Model", "Claim about", "Status", "Proved", "Gain", "Measured, median", "Measured, largest", "Pairs"],
-        ["---"] * 8,
-    ]
+    head = ["Model", "Claim about", "Status", "Proved", "Gain", "Measured, median", "Measured, largest", "Pairs"]
+    lines = []
     for result in results:
         name = _name(result, titles)
         if not result["certificates"]:
             lines.append([name, "—", "nothing is known", *["—"] * 5])
         for kind, written in result["certificates"].items():
             lines.append([name, _CLAIMS[kind], *_proved(written), *_measured(kind, result)])
-    sizes = [_size(result, titles) for result in results if result["certificates"]]
-    parts = [
+    return tables.document(
         f"# Certificates of stability, scale `{scale}`",
         _WHAT,
-        "\n".join(f"| {' | '.join(line)} |" for line in lines),
-        "\n".join(sizes),
+        tables.markdown_table(lines, head),
+        "\n".join(_size(result, titles) for result in results if result["certificates"]),
         _HOW_TO_READ,
-    ]
-    if missing:
-        parts.append(
-            "\n".join(["**Missing rows**", "", *(f"- {row}: its certificate is not there." for row in missing)])
-        )
-    return "\n\n".join(part for part in parts if part) + "\n"
+        tables.missing_list(f"{row}: its certificate is not there" for row in missing),
+    )
 
 
 def _name(result: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     method, nfe = split_row(result["row"])
-    return f"{titles.get(result['task'], result['task'])}, {METHOD_NAMES[method]}, NFE {nfe}"
+    return f"{titles.get(result['task'], result['task'])}, {tables.METHOD_NAMES[method]}, NFE {nfe}"
 
 
 def _proved(written: Mapping[str, Any]) -> list[str]:
@@ -113,7 +155,7 @@ def _measured(kind: str, result: Mapping[str, Any]) -> list[str]:
         decay = result["decay"]
         return [f"{decay['median']:.4f}", f"{decay['largest']:.4f}", str(decay["pairs"])]
     if kind == "region" and result["region_share"] is not None:
-        return [f"{result['region_share']:.0%} of inputs".replace("%", " %"), "—", "—"]
+        return [f"{shown(result['region_share'], '.0%')} of inputs", "—", "—"]
     return ["—"] * 3
 
 

@@ -1,16 +1,21 @@
-"""The files that rollouts leave behind, read back and checked: episodes/*.csv and metrics/*.json of one scale."""
+"""Read and check the files that rollouts leave behind: episodes/*.csv and metrics/*.json of one scale."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
 from pipeline.evaluation.rollouts import UNPERTURBED, episode_columns
+from pipeline.evaluation.statistics import Interval, mean_interval, paired_difference, proportion_interval
+from pipeline.reporting.tables import interval_columns, read_csv
 from pipeline.settings.paths import Entry
 from pipeline.utils.errors import UserError
 
 EPISODES_HEADER = ",".join(episode_columns())
+AGAIN = "evaluate again to rewrite it"
+"""The remedy for a file that is not as it should be."""
 
 
 def read_episodes(reports: Path, entry: Entry) -> pd.DataFrame:
@@ -23,8 +28,8 @@ def read_episodes(reports: Path, entry: Entry) -> pd.DataFrame:
     episodes = episode_table(path)
     if entry.within:
         episodes = episodes[episodes["evaluation"] == entry.evaluation]
-    if problem := _content_problem(episodes, entry):
-        raise UserError(f"{path}: {problem}; evaluate again to rewrite it")
+    if problem := _problem(episodes, entry):
+        raise UserError(f"{path}: {problem}; {AGAIN}")
     return episodes.reset_index(drop=True)
 
 
@@ -34,33 +39,17 @@ def episode_table(path: Path) -> pd.DataFrame:
     Raises:
         UserError: it is unreadable, or not one of whole episodes.
     """
-    try:
-        # "none" and "nan" are text here: only an empty field is a missing value
-        episodes = pd.read_csv(path, keep_default_na=False, na_values=[""])
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise UserError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
-    if problem := form_problem(episodes):
-        raise UserError(f"{path}: {problem}; evaluate again to rewrite it")
+    episodes = read_csv(path, EPISODES_HEADER, AGAIN)
+    if episodes.isna().any(axis=None):
+        raise UserError(f"{path}: has an empty field in {episodes.columns[episodes.isna().any()][0]}; {AGAIN}")
+    for column in ("nfe", "train_seed", "seed", "repeat", "final", "max", "success", "steps"):
+        if not pd.api.types.is_numeric_dtype(episodes[column]):
+            raise UserError(f"{path}: {column} holds something that is not a number; {AGAIN}")
     return episodes
 
 
-def form_problem(episodes: pd.DataFrame) -> str | None:
-    """What keeps a table from being one of whole episodes; None: nothing."""
-    header = ",".join(episodes.columns)
-    subtasks = sum(column[0] == "p" and column[1:].isdigit() for column in episodes.columns)
-    if header != ",".join(episode_columns(subtasks)):
-        return f"columns are {header}, expected {EPISODES_HEADER}"
-    if episodes.empty:
-        return "has no episodes"
-    if episodes.isna().any(axis=None):
-        return f"has an empty field in {episodes.columns[episodes.isna().any()][0]}"
-    for column in ("nfe", "train_seed", "seed", "repeat", "final", "max", "success", "steps"):
-        if not pd.api.types.is_numeric_dtype(episodes[column]):
-            return f"{column} holds something that is not a number"
-    return None
-
-
-def _content_problem(episodes: pd.DataFrame, entry: Entry) -> str | None:
+def _problem(episodes: pd.DataFrame, entry: Entry) -> str | None:
+    """Tell what keeps ``episodes`` from being a whole set of ``entry``'s; None: nothing."""
     if episodes.empty:
         return f"has no episodes of {entry.evaluation}"
     for column, expected in (("evaluation", entry.evaluation), ("method", entry.method), ("nfe", entry.nfe)):
@@ -83,11 +72,61 @@ def _content_problem(episodes: pd.DataFrame, entry: Entry) -> str | None:
     return None
 
 
-def read_metrics(reports: Path, entry: Entry, episodes: pd.DataFrame) -> dict[str, object]:
-    """The metrics beside ``episodes``: ``dataset``, ``train_steps``, ``spread_ratio`` and more.
+def require_model(episodes: pd.DataFrame, entry: Entry, path: Path) -> None:
+    """Check that all of ``episodes`` in the file ``path`` are of the evaluation, method and NFE of ``entry``.
 
     Raises:
-        UserError: the file is absent or unreadable, lacks a key, or tells of other episodes than these.
+        UserError: one is of others.
+    """
+    if (episodes[["evaluation", "method", "nfe"]] != [entry.evaluation, entry.method, entry.nfe]).any(axis=None):
+        raise UserError(f"{path}: holds episodes of another model; {AGAIN}")
+
+
+def reference(entry: Entry, present: Collection[Entry]) -> Entry:
+    """The FM row that ``entry`` is compared with: that of its NFE; of baselines, which have none, that of the most."""
+    numbers = [other.nfe for other in present if (other.evaluation, other.method) == (entry.evaluation, "fm")]
+    return replace(entry, method="fm", nfe=entry.nfe or max(numbers, default=0))
+
+
+def by_seed(episodes: pd.DataFrame, column: str) -> pd.DataFrame:
+    """``column`` as (S, R): a row per seed and a column per repeat, both ascending."""
+    return episodes.pivot(index="seed", columns="repeat", values=column)
+
+
+def score_difference(mine: pd.DataFrame, others: pd.DataFrame | None) -> Interval | None:
+    """The mean of the max score of ``mine`` less that of the ``others``, if any, paired on the seeds that both have."""
+    if others is None:
+        return None
+    a, b = by_seed(mine, "max"), by_seed(others, "max")
+    seeds = a.index.intersection(b.index)
+    return paired_difference(a.loc[seeds], b.loc[seeds], seeds.to_numpy(), seeds.to_numpy())
+
+
+def summary(entry: Entry, episodes: pd.DataFrame, metrics: Mapping[str, object], asked: str = "") -> dict[str, object]:
+    """The columns that Table 2 and the table of disturbances share.
+
+    Args:
+        metrics: from ``read_metrics``. asked: the setting ``precision`` of the training, see ``trained_in``.
+    """
+    scores = by_seed(episodes, "max")
+    return {
+        **vars(entry),
+        "scale": episodes["scale"].iloc[0],
+        **{key: metrics[key] for key in ("dataset", "train_steps", "spread_ratio")},
+        "train_seeds": str(episodes["train_seed"].iloc[0]),
+        "n_seeds": len(scores),
+        "repeats": scores.shape[1],
+        **interval_columns(mean_interval(scores), "max_score"),
+        **interval_columns(proportion_interval(by_seed(episodes, "success")), "success"),
+        "precision": trained_in(metrics, asked),
+    }
+
+
+def metrics_object(reports: Path, entry: Entry) -> dict[str, object]:
+    """The metrics beside the episodes of ``entry``.
+
+    Raises:
+        UserError: the file is absent or unreadable, or holds none of the evaluation.
     """
     path = entry.metrics(reports)
     try:
@@ -97,12 +136,22 @@ def read_metrics(reports: Path, entry: Entry, episodes: pd.DataFrame) -> dict[st
     if entry.within and isinstance(metrics, dict):
         metrics = metrics.get(entry.evaluation)
     if not isinstance(metrics, dict):
-        raise UserError(f"{path}: holds no JSON object of {entry.evaluation}; evaluate again to rewrite it")
+        raise UserError(f"{path}: holds no JSON object of {entry.evaluation}; {AGAIN}")
+    return metrics
+
+
+def read_metrics(reports: Path, entry: Entry, episodes: pd.DataFrame) -> dict[str, object]:
+    """The metrics beside ``episodes``: ``dataset``, ``train_steps``, ``spread_ratio`` and more.
+
+    Raises:
+        UserError: as of ``metrics_object``; or they lack a key, or tell of other episodes than these.
+    """
+    path, metrics = entry.metrics(reports), metrics_object(reports, entry)
     shared = {name: episodes[name].iloc[0] for name in ("scale", "evaluation", "method", "nfe", "train_seed")}
     shared |= {"n_seeds": episodes["seed"].nunique(), "repeats": episodes["repeat"].nunique()}
     for key in (*shared, "dataset", "train_steps", "spread_ratio"):
         if key not in metrics:
-            raise UserError(f"{path}: {key} is missing; evaluate again to rewrite it")
+            raise UserError(f"{path}: {key} is missing; {AGAIN}")
     for key, value in shared.items():
         if metrics[key] != value:
             raise UserError(f"{path}: {key} is {metrics[key]}, but the episodes say {value}; evaluate again")

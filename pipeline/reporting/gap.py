@@ -1,17 +1,16 @@
-"""The gap table and its figure: Theorem 1's bounds beside the real error, as CSV, Markdown and panels."""
+"""Tabulate and draw the gap of inference: Theorem 1's bounds beside the real error, as CSV, Markdown and panels."""
 
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from pipeline.evaluation.gap import Gap
-from pipeline.reporting.figures import STYLE, legend_below, save_figure
+from pipeline.reporting.figures import drawing
+from pipeline.reporting.tables import document, markdown_table
 
 GAP_HEADER = "scale,dataset,solver,grid,nfe,error,bound_variable,bound_uniform,bound_max_step,bound_product,vacuous"
 
@@ -44,15 +43,12 @@ def gap_table(scale: str, gaps: Mapping[str, Sequence[Gap]]) -> pd.DataFrame:
         {
             "scale": scale,
             "dataset": dataset,
-            "solver": gap.solver,
-            "grid": gap.grid,
-            "nfe": gap.nfe,
+            **{name: getattr(gap, name) for name in ("solver", "grid", "nfe", "vacuous")},
             "error": _rounded(gap.error),
             "bound_variable": _rounded(gap.variable),
             "bound_uniform": math.nan if gap.uniform is None else _rounded(gap.uniform),
             "bound_max_step": _rounded(gap.max_step),
             "bound_product": _rounded(gap.product),
-            "vacuous": gap.vacuous,
         }
         for dataset, of_dataset in gaps.items()
         for gap in of_dataset
@@ -86,8 +82,7 @@ the exact flow of that field from the same noise.
 
 The paths are I-CFM's, with noise of deviation *sigma* around the line from noise to datum. Flows are solved from 0 to
 {end:g}: towards 1 the true field's L grows, the more the smaller sigma. Scale `{scale}`, one net a data set and sigma,
-{steps} training steps, training seed {seed}.
-"""
+{steps} training steps, training seed {seed}."""
 
 
 def gap_markdown(table: pd.DataFrame, gaps: Mapping[str, Sequence[Gap]], picture: str, **about: float | str) -> str:
@@ -96,21 +91,26 @@ def gap_markdown(table: pd.DataFrame, gaps: Mapping[str, Sequence[Gap]], picture
     Args:
         picture: a file name beside it. about: trajectories, tolerance, end, steps and seed of the measurement.
     """
-    lines = [_ABOUT.format(scale=table["scale"].iloc[0], **about), "## What came out", "", *_summary(table)]
-    lines += ["", f"![{picture}]({picture})", "", "## Every solve", ""]
-    lines += [
-        "| Data | Solver | Grid | NFE | Error | ε | L | C | Product | (5) | Largest step | (4) | Vacuous |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
+    head = ["Data", "Solver", "Grid", "NFE", "Error", "ε", "L", "C"]
+    head += ["Product", "(5)", "Largest step", "(4)", "Vacuous"]
     constants = [gap for of_dataset in gaps.values() for gap in of_dataset]
-    for (_, row), gap in zip(table.iterrows(), constants, strict=True):
-        ratios = " | ".join(_ratio(row[bound], row["error"]) for bound in BOUNDS)
-        lines.append(
-            f"| {row['dataset']} | {row['solver']} | {row['grid']} | {row['nfe']} | {row['error']:.2g} "
-            f"| {gap.field_error:.2g} | {gap.lipschitz:.3g} | {gap.truncation:.2g} | {ratios} "
-            f"| {'yes' if row['vacuous'] else 'no'} |"
+    rows = [
+        (
+            *(row[key] for key in ("dataset", "solver", "grid", "nfe")),
+            *(f"{row['error']:.2g}", f"{gap.field_error:.2g}", f"{gap.lipschitz:.3g}", f"{gap.truncation:.2g}"),
+            *(_ratio(row[bound], row["error"]) for bound in BOUNDS),
+            "yes" if row["vacuous"] else "no",
         )
-    return "\n".join(lines) + "\n"
+        for (_, row), gap in zip(table.iterrows(), constants, strict=True)
+    ]
+    return document(
+        _ABOUT.format(scale=table["scale"].iloc[0], **about),
+        "## What came out",
+        "\n".join(_summary(table)),
+        f"![{picture}]({picture})",
+        "## Every solve",
+        markdown_table(rows, head),
+    )
 
 
 def _ratio(bound: float, error: float) -> str:
@@ -120,7 +120,7 @@ def _ratio(bound: float, error: float) -> str:
 
 
 def _summary(table: pd.DataFrame) -> list[str]:
-    """What the table says, in sentences made from its numbers."""
+    """Sentences made from the numbers of the table."""
     held = (table[list(BOUNDS)].isna() | table[list(BOUNDS)].ge(table["error"], axis=0)).all(axis=1)
     ratio = table["bound_product"] / table["error"]
     lines = [
@@ -159,8 +159,7 @@ def gap_panels(table: pd.DataFrame, path: Path) -> None:
     """
     even = table[table["grid"] == "uniform"]
     datasets, numbers = list(dict.fromkeys(table["dataset"])), sorted(even["nfe"].unique())
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(3 * len(datasets) + 0.5, 5.6), layout="constrained")
+    with drawing(path, 3 * len(datasets) + 0.5, 5.6) as figure:
         panels = figure.subplots(2, len(datasets), sharex=True, squeeze=False)
         for (above, below), dataset in zip(panels.T, datasets, strict=True):
             of_dataset = even[even["dataset"] == dataset]
@@ -175,8 +174,6 @@ def gap_panels(table: pd.DataFrame, path: Path) -> None:
             below.minorticks_off()
         panels[0, 0].set_ylabel("Euler: error and bounds")
         panels[1, 0].set_ylabel("error, and product form (dashed)")
-        legend_below(figure)
-        save_figure(figure, path)
 
 
 def _draw_bounds(panel: Axes, rows: pd.DataFrame) -> None:

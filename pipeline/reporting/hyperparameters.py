@@ -1,4 +1,4 @@
-"""Tables D.1 and D.2 of the paper, made from ``params.yaml``: what was set, beside what the paper set."""
+"""Tabulate the paper's Tables D.1 and D.2, of ``params.yaml``: the settings, beside those of the paper."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,8 +9,10 @@ import torch
 from torch import nn
 
 from pipeline.nets.registry import build_encoder, build_net
+from pipeline.reporting.tables import Request, document, markdown_table, task_titles
 from pipeline.settings.schema import ScaleSettings, TaskSettings
 from pipeline.tasks.api import PaperFacts
+from pipeline.utils.atomic import write_csv, write_text
 
 NET_NAMES = {"mlp": "MLP", "unet1d": "ConditionalUnet1D", "transformer1d": "Transformer"}
 ENCODER_NAMES = {"resnet18": "ResNet-18"}
@@ -21,6 +23,17 @@ D1_COLUMNS = (
     *("pretrain_lr", "finetune_lr"),
 )
 D2_COLUMNS = ("robots", "objects", "action_dim", "demonstrations", "max_steps", "images")
+
+
+def report(asked: Request) -> None:
+    """Write both tables of one scale."""
+    settings, reports = asked.settings, asked.reports
+    with asked.begin(deps=[], outs=[reports.table_d1, reports.table_d2, reports.tables_d]):
+        d1, d2 = table_d1(settings, settings.tasks, max(settings.nfe)), table_d2(settings, settings.tasks)
+        write_csv(reports.table_d1, d1)
+        write_csv(reports.table_d2, d2)
+        titles = task_titles(settings.chosen())
+        write_text(reports.tables_d, hyperparameters_markdown(d1, d2, titles, scale=reports.scale))
 
 
 def table_d1(settings: ScaleSettings, tasks: Sequence[str], nfe: int) -> pd.DataFrame:
@@ -43,7 +56,7 @@ def table_d2(settings: ScaleSettings, tasks: Sequence[str]) -> pd.DataFrame:
 
 def hyperparameters_markdown(d1: pd.DataFrame, d2: pd.DataFrame, titles: Mapping[str, str], *, scale: str) -> str:
     """The Markdown twin of both tables, with the ``titles`` of tasks."""
-    parts = [
+    return document(
         f"# Tables D.1 and D.2, scale `{scale}`",
         "What `params.yaml` sets, and in brackets the paper's value where it has the task and differs. Parameters are\n"
         "in millions, counted on the nets as they are built.",
@@ -51,8 +64,7 @@ def hyperparameters_markdown(d1: pd.DataFrame, d2: pd.DataFrame, titles: Mapping
         _table(d1, D1_COLUMNS, titles),
         "## D.2 Tasks",
         _table(d2, D2_COLUMNS, titles),
-    ]
-    return "\n\n".join(parts) + "\n"
+    )
 
 
 def _columns(own: Sequence[str]) -> list[str]:
@@ -83,7 +95,7 @@ def _d1(settings: TaskSettings, nfe: int) -> dict[str, object]:
 
 
 def _told(settings: TaskSettings) -> PaperFacts | None:
-    """What the paper says of the task as it is observed here."""
+    """The paper's facts of the task as it is observed here."""
     paper = settings.load_task().paper
     return paper if paper and settings.data.observation in paper.observations else None
 
@@ -102,10 +114,11 @@ def _millions(net: nn.Module) -> float:
 
 
 def _table(table: pd.DataFrame, columns: Sequence[str], titles: Mapping[str, str]) -> str:
-    lines = [["Task", *(name.replace("_", " ") for name in columns)], ["---"] * (len(columns) + 1)]
-    for _, row in table.iterrows():
-        lines.append([titles[row["task"]], *(_cell(row[name], row[f"paper_{name}"]) for name in columns)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    rows = [
+        [titles[row["task"]], *(_cell(row[name], row[f"paper_{name}"]) for name in columns)]
+        for _, row in table.iterrows()
+    ]
+    return markdown_table(rows, ["Task", *(name.replace("_", " ") for name in columns)])
 
 
 def _cell(own: Any, paper: Any) -> str:

@@ -1,28 +1,64 @@
-"""Pictures of the image half: Figure 2(a) and Figure E.2."""
+"""Draw Figure 2(a), distance over training, and Figure E.2, images from the same noise."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib as mpl
 import pandas as pd
+import torch
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
 
+from pipeline.evaluation.generation import image_blocks
 from pipeline.evaluation.image_grid import Images, tile
-from pipeline.reporting.figures import STYLE, legend_below, save_figure
-from pipeline.reporting.table1 import DISTANCE_NAMES, IMAGE_METHODS, one_of, require_columns, span
+from pipeline.reporting.figures import band, drawing, line
+from pipeline.reporting.table1 import DISTANCE_NAMES, IMAGE_METHODS
+from pipeline.reporting.tables import Request, one_of, read_csv, require, span
+from pipeline.settings.images import ImageTaskSettings
+from pipeline.settings.paths import ImageFiles
+from pipeline.training.image_checkpoint import load_image_model
 from pipeline.utils.errors import UserError
+from pipeline.utils.hardware import use_threads
 
 IMAGE_HISTORY_HEADER = (
     "scale,dataset,method,nfe,train_seed,step,updates,distance,distance_low,distance_high,"
     "features,n_samples,sampling_seeds,selected"
 )
 
-# the looks of FM and FT-FM in Figure 2(b)
-_LOOKS = {"i_cfm": ("#0072B2", "o", "--"), "ft_fm": ("#D55E00", "s", "-")}
-_LABELS = {"i_cfm": "I-CFM", "ft_fm": "FT-FM"}
+_LOOKS = {"i_cfm": ("fm", "I-CFM"), "ft_fm": ("ft_fm", "FT-FM")}
+"""Of each method the one of Figure 2(b) whose looks it has, and its name."""
 _PANELS_IN_A_ROW = 4
+
+
+def report(asked: Request) -> None:
+    """Draw both figures of one image task, of its histories and of its models."""
+    reports, files = asked.reports, ImageFiles(asked.reports.scale, asked.task)
+    settings, numbers = asked.settings.image_task(asked.task), asked.settings.image_nfe
+    use_threads(settings.threads)
+    residual, tuned = (
+        files.model("resft_fm", settings.residual.nfe),
+        {nfe: files.model("ft_fm", nfe) for nfe in numbers},
+    )
+    histories = [files.history("i_cfm"), *(files.history("ft_fm", nfe) for nfe in numbers)]
+    with asked.begin(
+        deps=[*histories, files.base, residual, *tuned.values()], outs=[reports.figure_2a, reports.figure_e2]
+    ):
+        history = pd.concat([read_csv(path, IMAGE_HISTORY_HEADER) for path in histories], ignore_index=True)
+        figure_2a(history, reports.figure_2a)
+        rows = [(f"base, NFE {nfe}", files.base, nfe) for nfe in numbers]
+        rows += [(f"FT-FM, NFE {nfe}", path, nfe) for nfe, path in tuned.items()]
+        rows = sorted(rows, key=lambda row: row[2])
+        rows += [("base, NFE 100", files.base, 100)]
+        rows += [(f"ResFT-FM, NFE {settings.residual.nfe}", residual, settings.residual.nfe)]
+        figure_e2({label: _sampled(path, nfe, settings) for label, path, nfe in rows}, reports.figure_e2)
+
+
+def _sampled(path: Path, nfe: int, settings: ImageTaskSettings) -> Images:
+    """The images that the model in the file ``path`` makes of the first noises that distances are of."""
+    model = load_image_model(path)[0].to("cuda" if torch.cuda.is_available() else "cpu")
+    count, batch, seed = settings.fid.shown, settings.fid.batch, settings.fid.seeds()[0]
+    blocks = image_blocks(model, f"euler-{nfe}", shape=settings.shape, n_samples=count, batch=batch, seed=seed)
+    images: Images = torch.cat([images for images, _ in blocks]).cpu().numpy()
+    return images
 
 
 def figure_2a(history: pd.DataFrame, path: Path) -> None:
@@ -36,15 +72,20 @@ def figure_2a(history: pd.DataFrame, path: Path) -> None:
         UserError: a column or all rows are missing, the scale, data set, features or training seed is not one, there is
             a branch without I-CFM at its NFE, or the checkpoint selected at an NFE is not one.
     """
-    require_columns(history, IMAGE_HISTORY_HEADER, "history")
+    require(history, IMAGE_HISTORY_HEADER, "history")
     scale, dataset, features, seed = (
         one_of(history, column, "history") for column in ("scale", "dataset", "features", "train_seed")
     )
     name, numbers = DISTANCE_NAMES[str(features)], sorted(history["nfe"].unique())
     columns = min(len(numbers), _PANELS_IN_A_ROW)
     rows = -(-len(numbers) // columns)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(1.0 + 3.1 * columns, 1.6 + 2.6 * rows), layout="constrained")
+    samples, seeds = (span(history[column]) for column in ("n_samples", "sampling_seeds"))
+    title = (
+        f"{name} while training, and while fine-tuning a checkpoint of it\n"
+        f"scale {scale}, data set {dataset}, training seed {seed}\n"
+        f"{samples} images, {seeds} sampling seeds per point, bands are 95 % intervals"
+    )
+    with drawing(path, 1.0 + 3.1 * columns, 1.6 + 2.6 * rows, title) as figure:
         panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False).flat
         for panel, nfe in zip(panels, numbers, strict=False):
             _draw_training(panel, history[history["nfe"] == nfe], nfe)
@@ -54,15 +95,6 @@ def figure_2a(history: pd.DataFrame, path: Path) -> None:
         for panel in figure.axes[-columns:]:  # the lowest of each column
             panel.set_xlabel("Compute (flow-matching updates)")
             panel.tick_params(labelbottom=True)
-        samples, seeds = (span(history[column]) for column in ("n_samples", "sampling_seeds"))
-        figure.suptitle(
-            f"{name} while training, and while fine-tuning a checkpoint of it\n"
-            f"scale {scale}, data set {dataset}, training seed {seed}\n"
-            f"{samples} images, {seeds} sampling seeds per point, bands are 95 % intervals",
-            fontsize=10,
-        )
-        legend_below(figure)
-        save_figure(figure, path)
 
 
 def _draw_training(panel: Axes, history: pd.DataFrame, nfe: int) -> None:
@@ -97,12 +129,11 @@ def _draw_training(panel: Axes, history: pd.DataFrame, nfe: int) -> None:
 
 
 def _curve(panel: Axes, rows: pd.DataFrame, method: str) -> None:
-    colour, marker, dash = _LOOKS[method]
-    x, name = rows["updates"], _LABELS[method]
-    panel.plot(x, rows["distance"], color=colour, marker=marker, markersize=4, linestyle=dash, label=name)
+    looks, name = _LOOKS[method]
+    line(panel, rows["updates"], rows["distance"], looks, name)
     # a bound at 0 has no place on a logarithmic axis: the band then goes down to the smallest distance drawn
     low = rows["distance_low"].mask(rows["distance_low"] <= 0, rows["distance"].min())
-    panel.fill_between(x, low, rows["distance_high"], color=colour, alpha=0.18, linewidth=0)
+    band(panel, rows["updates"], low, rows["distance_high"], looks)
 
 
 def figure_e2(rows: Mapping[str, Images], path: Path) -> None:
@@ -118,12 +149,11 @@ def figure_e2(rows: Mapping[str, Images], path: Path) -> None:
     if len({images.shape for images in rows.values()}) != 1:
         raise ValueError(f"rows of images must be of one shape, not {[images.shape for images in rows.values()]}")
     count = len(next(iter(rows.values())))
-    with mpl.rc_context({**STYLE, "axes.grid": False, "axes.spines.left": False, "axes.spines.bottom": False}):
-        figure = Figure(figsize=(2.1 + 0.6 * count, 0.7 + 0.65 * len(rows)), layout="constrained")
+    width, height, title = 2.1 + 0.6 * count, 0.7 + 0.65 * len(rows), "Images in a column are from the same noise"
+    bare = {"axes_grid": False, "axes_spines_left": False, "axes_spines_bottom": False}
+    with drawing(path, width, height, title, legend=False, **bare) as figure:
         panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
         for panel, (name, images) in zip(panels, rows.items(), strict=True):
             panel.imshow(tile(images, count), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
             panel.set(xticks=[], yticks=[])
             panel.set_ylabel(IMAGE_METHODS.get(name, name), rotation=0, ha="right", va="center")
-        figure.suptitle("Images in a column are from the same noise", fontsize=10)
-        save_figure(figure, path)

@@ -20,12 +20,7 @@ OFFLINE_COLUMNS = (*ABOUT, "episode", "windows", "repeats", *SCORES)
 
 
 def write_offline_episodes(
-    path: Path,
-    results: Mapping[str, Sequence[EpisodeScores]],
-    model: Path,
-    record: Record,
-    entry: Entry,
-    repeats: int,
+    path: Path, results: Mapping[str, Sequence[EpisodeScores]], model: Path, record: Record, entry: Entry, repeats: int
 ) -> None:
     """Write a row for each episode as CSV, whole or not at all; a score that there is none of is an empty field.
 

@@ -1,20 +1,17 @@
-"""The precision table: what each change to a rollout does to score, success and near misses, paired on seeds."""
+"""Report the study of precision: the effect of each change to a rollout on score, success and near misses."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import PercentFormatter
 
 from pipeline.evaluation.diversity import Diversity
 from pipeline.evaluation.precision import Variation
 from pipeline.evaluation.rollouts import EpisodeResult
-from pipeline.evaluation.statistics import paired_difference
-from pipeline.reporting.figures import STYLE, legend_below, save_figure
-from pipeline.reporting.tables import METHOD_NAMES
+from pipeline.evaluation.statistics import paired_difference, shown
+from pipeline.reporting.figures import drawing, in_percent
+from pipeline.reporting.tables import METHOD_NAMES, document, interval_cell, interval_columns, markdown_table
 from pipeline.training.checkpoint import Record
 
 NEAR_MISS = 0.9
@@ -47,13 +44,10 @@ def precision_rows(
     for variation, results in outcomes.items():
         near = [result.max_score >= NEAR_MISS and not result.success for result in results]
         row: dict[str, object] = {
+            **{name: getattr(record, name) for name in ("scale", "method", "train_steps", "train_seed", "precision")},
             "evaluation": evaluation,
-            "scale": record.scale,
             "dataset": record.data.dataset,
-            "method": record.method,
             "made_for_nfe": record.nfe,
-            "train_steps": record.train_steps,
-            "train_seed": record.train_seed,
             "checkpoint": checkpoint,
             "change": variation.change,
             "nfe": variation.nfe,
@@ -67,7 +61,6 @@ def precision_rows(
             "near_misses": np.mean(near),
             "spread": samples[variation].spread,
             "sample_error": samples[variation].reconstruction_error,
-            "precision": record.precision,
         }
         if results is not unchanged:
             row |= _differences(results, unchanged)
@@ -84,11 +77,7 @@ def _differences(ours: Sequence[EpisodeResult], theirs: Sequence[EpisodeResult])
             [result.seed for result in ours],
             [result.seed for result in theirs],
         )
-        found |= {
-            f"{name}_diff": difference.mean,
-            f"{name}_diff_low": difference.low,
-            f"{name}_diff_high": difference.high,
-        }
+        found |= interval_columns(difference, f"{name}_diff")
     return found
 
 
@@ -128,59 +117,52 @@ def precision_markdown(table: pd.DataFrame, picture: str, title: str) -> str:
         train_seed=first["train_seed"],
         n_seeds=first["n_seeds"],
     )
-    lines = [
-        "| Model | Training steps | Change | Max score | Difference | Success | Difference | Near misses "
-        "| Spread | Sample error |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- | --- | --- |",
-    ]
-    for _, row in table.iterrows():
-        lines.append(
-            f"| {_model(row)} | {row['train_steps']} | {row['change'] or '—'} "
-            f"| {row['max_score']:.3f} | {_difference(row, 'score')} "
-            f"| {100 * row['success']:.1f} % | {_difference(row, 'success')} "
-            f"| {100 * row['near_misses']:.1f} % | {row['spread']:.3f} | {row['sample_error']:.3f} |"
+    head = ["Model", "Training steps", "Change", "Max score", "Difference", "Success", "Difference", "Near misses"]
+    rows = [
+        (
+            *(_model(row), row["train_steps"], row["change"] or "—"),
+            *(shown(row["max_score"]), interval_cell(row, "score_diff", "+.3f")),
+            *(shown(row["success"], ".1%"), interval_cell(row, "success_diff", "+.3f")),
+            *(shown(row["near_misses"], ".1%"), shown(row["spread"]), shown(row["sample_error"])),
         )
-    return "\n\n".join(["# Where is precision lost?", about, f"![{picture}]({picture})", "\n".join(lines)]) + "\n"
+        for _, row in table.iterrows()
+    ]
+    return document(
+        "# Where is precision lost?",
+        about,
+        f"![{picture}]({picture})",
+        markdown_table(rows, [*head, "Spread", "Sample error"]),
+    )
 
 
 def _model(row: pd.Series) -> str:
     return f"{METHOD_NAMES[row['method']]}, NFE {row['made_for_nfe']}"
 
 
-def _difference(row: pd.Series, name: str) -> str:
-    if pd.isna(row[f"{name}_diff"]):
-        return "—"
-    return f"{row[f'{name}_diff']:+.3f} [{row[f'{name}_diff_low']:+.3f}, {row[f'{name}_diff_high']:+.3f}]"
-
-
 def precision_panels(table: pd.DataFrame, path: Path) -> None:
     """Success and near misses of every model and variation, stacked; ``path`` with the suffixes .png and .svg."""
     models = list(dict.fromkeys(_model(row) for _, row in table.iterrows()))
     names = table.apply(_model, axis=1)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(2.6 * len(models) + 1.2, 3.6), layout="constrained")
+    first = table.iloc[0]
+    title = (
+        f"One thing changed at a time: {first['evaluation']}, scale {first['scale']}, data set {first['dataset']}, "
+        f"training seed {first['train_seed']}, {first['n_seeds']} validation seeds"
+    )
+    with drawing(path, 2.6 * len(models) + 1.2, 3.6, title) as figure:
         panels = figure.subplots(1, len(models), sharex=True, squeeze=False)[0]
         for panel, model in zip(panels, models, strict=True):
-            shown = table[names == model]
-            labels = [change or "as made" for change in shown["change"]]
-            panel.barh(labels, shown["success"], color="#0072B2", label="success")
+            of_model = table[names == model]
+            labels = [change or "as made" for change in of_model["change"]]
+            panel.barh(labels, of_model["success"], color="#0072B2", label="success")
             panel.barh(
                 labels,
-                shown["near_misses"],
-                left=shown["success"],
+                of_model["near_misses"],
+                left=of_model["success"],
                 color="#E69F00",
                 hatch="//",
                 label=f"near miss: max score from {NEAR_MISS}",
             )
             panel.invert_yaxis()
             panel.set_title(model)
-            panel.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0, symbol=" %"))
+            in_percent(panel.xaxis)
             panel.set_xlabel("Episodes")
-        first = table.iloc[0]
-        figure.suptitle(
-            f"One thing changed at a time: {first['evaluation']}, scale {first['scale']}, data set {first['dataset']}, "
-            f"training seed {first['train_seed']}, {first['n_seeds']} validation seeds",
-            fontsize=10,
-        )
-        legend_below(figure)
-        save_figure(figure, path)

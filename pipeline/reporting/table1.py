@@ -1,4 +1,4 @@
-"""Table 1: how far generated images are from real ones, a row for each method, solver and NFE.
+"""Compute Table 1: how far generated images are from real ones, a row for each method, solver and NFE.
 
 Everything is computed from the distances of single sampling seeds. A row is one trained model: its interval is over
 sampling noise, and says nothing of what another training would give.
@@ -6,12 +6,14 @@ sampling noise, and says nothing of what another training would give.
 
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 
 from pipeline.evaluation.intervals import t_interval
+from pipeline.reporting.tables import one_of, require
 from pipeline.utils.errors import UserError
 
 DISTANCES_HEADER = (
@@ -24,7 +26,7 @@ TABLE1_HEADER = (
     "train_steps,train_seeds,sampling_seeds,paper_fid,paper_nfe,paper_comparable,precision"
 )
 SAMPLE_METRICS = ("kid", "sample_precision", "sample_recall")
-"""Columns that both tables have at the end where they were measured, see ``pipeline.evaluation.sample_metrics``."""
+"""Columns that both have at the end where they were measured, see ``pipeline.evaluation.sample_metrics``."""
 
 IMAGE_METHODS = {
     "untrained": "Untrained net",
@@ -43,7 +45,15 @@ IMAGE_METHODS = {
 ADAPTIVE = "dopri5"
 SOLVERS = ("euler", "ancestral", ADAPTIVE)
 DISTANCE_NAMES = {"embedded": "FD", "inception": "FID"}
-"""What the distance is called, by its features: FID is kept for those of Inception."""
+"""Names of the distance, by its features: FID is kept for those of Inception."""
+
+UNTRAINED_SHARE = 0.1
+HALVES_FACTOR = 5
+CHECKED = "euler-100"
+FEW_STEPS = (1, 2, 4)
+
+Cells = Mapping[tuple[str, str], pd.Series]
+"""Rows by method and solver, see ``shown_cells``."""
 
 _NONE = math.nan
 PAPER: Mapping[str, tuple[float, float, float, float]] = {
@@ -57,7 +67,7 @@ PAPER: Mapping[str, tuple[float, float, float, float]] = {
     "resft_fm": (_NONE, _NONE, 3.553, 460.07),
 }
 """The paper's Table 1: FID by Euler with 100 and 1000 steps and by dopri5, and dopri5's NFE."""
-_PAPER_NUMBER = {("euler", 100): 0, ("euler", 1000): 1}
+PAPER_SOLVERS = ("euler-100", "euler-1000", ADAPTIVE)
 _PAPER_SAMPLES = 50_000
 
 
@@ -88,7 +98,7 @@ def table1_rows(distances: pd.DataFrame) -> pd.DataFrame:
     # older files do not say
     precision = distances["precision"].fillna("") if "precision" in distances.columns else ""
     distances = distances.assign(precision=precision)
-    require_columns(distances, DISTANCES_HEADER, "distances")
+    require(distances, DISTANCES_HEADER, "distances")
     for column, allowed in (("method", IMAGE_METHODS), ("solver", SOLVERS), ("features", DISTANCE_NAMES)):
         for name in distances[column].unique():
             if name not in allowed:
@@ -136,24 +146,23 @@ def _row(of_row: pd.DataFrame) -> dict:
 
 
 def _paper_numbers(method: str, solver: str, nfe: float) -> tuple[float, float]:
-    if method not in PAPER:
+    key = solver_key(solver, nfe)
+    if method not in PAPER or solver == "ancestral" or key not in PAPER_SOLVERS:
         return _NONE, _NONE
-    numbers = PAPER[method]
-    if solver == ADAPTIVE:
-        return numbers[2], numbers[3]
-    fid = numbers[_PAPER_NUMBER[solver, int(nfe)]] if (solver, nfe) in _PAPER_NUMBER else _NONE
-    return fid, nfe if math.isfinite(fid) else _NONE
+    *fids, adaptive_nfe = PAPER[method]
+    fid = fids[PAPER_SOLVERS.index(key)]
+    return fid, adaptive_nfe if key == ADAPTIVE else nfe if math.isfinite(fid) else _NONE
 
 
 def yardstick(halves: pd.DataFrame | None, table: pd.DataFrame) -> Halves | None:
-    """What ``halves`` (columns as in ``HALVES_HEADER``) says of the data of ``table``; None where there is none.
+    """Read ``halves`` (columns as in ``HALVES_HEADER``) as a yardstick of the data of ``table``; None without any.
 
     Raises:
         UserError: a column is missing, or they are of another scale, data set or kind of features than ``table``.
     """
     if halves is None or halves.empty:
         return None
-    require_columns(halves, HALVES_HEADER, "halves")
+    require(halves, HALVES_HEADER, "halves")
     for column in ("scale", "dataset", "features"):
         given, allowed = one_of(halves, column, "halves"), table[column].iloc[0]
         if given != allowed:
@@ -188,32 +197,87 @@ def _made_for_it(row: pd.Series) -> bool:
     return row["solver"] != ADAPTIVE and row["finetuned_nfe"] == row["nfe"]
 
 
-def one_of(frame: pd.DataFrame, column: str, what: str) -> object:
-    """The one value in ``column``.
+@dataclass(frozen=True)
+class Check:
+    """One question, and its answer: yes, no, or None where the numbers cannot say."""
 
-    Raises:
-        UserError: there are several.
+    question: str
+    numbers: str
+    holds: bool | None
+
+
+def checks(table: pd.DataFrame, halves: Halves | None) -> list[Check]:
+    """Whether training and few-step fine-tuning did what they should, by the rows of ``table`` (``table1_rows``).
+
+    Every trained method with Euler 100 (DDPM: 100 ancestral steps) is held against a tenth of the untrained net's
+    distance and against five times the mean plus one standard deviation of ``halves``; fine-tuning against the model
+    that it starts from, at NFE 1, 2 and 4.
     """
-    values = frame[column].unique()
-    if len(values) != 1:
-        raise UserError(f"{what}: {column}: given {', '.join(map(str, values))}, allowed: one for all")
-    return values[0]
+    cells = shown_cells(table)
+    trained = [method for method in IMAGE_METHODS if method in set(table["method"]) and method != "untrained"]
+    found = [_against_untrained(cells, method) for method in trained]
+    found += [_against_halves(cells, method, halves) for method in trained]
+    for nfe in FEW_STEPS:
+        found += _fine_tuned(cells, nfe)
+    return found
 
 
-def require_columns(frame: pd.DataFrame, header: str, what: str) -> None:
-    """Check that ``frame`` has rows, and the columns of ``header``.
-
-    Raises:
-        UserError: it lacks one of them.
-    """
-    absent = [name for name in header.split(",") if name not in frame.columns]
-    if absent:
-        raise UserError(f"{what}: column {absent[0]} is missing, expected {header}")
-    if frame.empty:
-        raise UserError(f"{what}: has no rows")
+def _against_untrained(cells: Cells, method: str) -> Check:
+    question = f"{IMAGE_METHODS[method]}, Euler 100: at most a tenth of the untrained net's"
+    mine, untrained = cells.get((method, CHECKED)), cells.get(("untrained", CHECKED))
+    unknown = _not_to_compare(mine, untrained)
+    if mine is None or untrained is None or unknown:
+        return Check(question, unknown, None)
+    limit = UNTRAINED_SHARE * untrained["distance"]
+    numbers = f"{digits(mine['distance'])} against {UNTRAINED_SHARE:g} × {digits(untrained['distance'])}"
+    return Check(question, f"{numbers} = {digits(limit)}", bool(mine["distance"] <= limit))
 
 
-def span(values: pd.Series) -> str:
-    """Its one value, or from what to what it goes."""
-    low, high = values.min(), values.max()
-    return f"{low}" if low == high else f"{low} to {high}"
+def _against_halves(cells: Cells, method: str, halves: Halves | None) -> Check:
+    question = f"{IMAGE_METHODS[method]}, Euler 100: at most five times two halves of the real data"
+    mine = cells.get((method, CHECKED))
+    if mine is None or halves is None or np.isnan(halves.std):
+        return Check(question, "a row is not there" if mine is None else "fewer than two splits into halves", None)
+    limit = HALVES_FACTOR * (halves.mean + halves.std)
+    numbers = f"{digits(mine['distance'])} against {HALVES_FACTOR} × ({digits(halves.mean)} + {digits(halves.std)})"
+    return Check(question, f"{numbers} = {digits(limit)}", bool(mine["distance"] <= limit))
+
+
+def _fine_tuned(cells: Cells, nfe: int) -> list[Check]:
+    tuned, base = cells.get(("ft_fm", f"euler-{nfe}")), cells.get(("i_cfm", f"euler-{nfe}"))
+    questions = [
+        f"{IMAGE_METHODS['ft_fm']} below {IMAGE_METHODS['i_cfm']}, NFE {nfe}",
+        f"Their intervals apart, NFE {nfe}",
+    ]
+    unknown = _not_to_compare(tuned, base)
+    if tuned is None or base is None or unknown:
+        return [Check(question, unknown, None) for question in questions]
+    difference = tuned["distance"] - base["distance"]
+    numbers = f"{digits(tuned['distance'])} - {digits(base['distance'])} = {digits(difference, sign=True)}"
+    single = bool(np.isnan([row[f"distance_{side}"] for row in (tuned, base) for side in ("low", "high")]).any())
+    between = "a single sampling seed has no interval" if single else f"{bounds(tuned)} and {bounds(base)}"
+    overlap = tuned["distance_high"] >= base["distance_low"] and base["distance_high"] >= tuned["distance_low"]
+    apart = None if single else not overlap
+    return [Check(questions[0], numbers, bool(difference < 0)), Check(questions[1], between, apart)]
+
+
+def _not_to_compare(mine: pd.Series | None, other: pd.Series | None) -> str:
+    """Why two rows cannot be compared, or nothing."""
+    if mine is None or other is None:
+        return "a row is not there"
+    if mine["n_samples"] != other["n_samples"]:  # the distance is biased, by more the fewer the images
+        return f"from {mine['n_samples']} and {other['n_samples']} images"
+    return ""
+
+
+def bounds(row: pd.Series) -> str:
+    """The interval of a row's distance."""
+    return f"[{digits(row['distance_low'])}, {digits(row['distance_high'])}]"
+
+
+def digits(value: float, *, sign: bool = False) -> str:
+    """``value`` to about four significant digits, without an exponent; — if it is missing."""
+    if np.isnan(value):
+        return "—"
+    decimals = max(0, 3 - math.floor(math.log10(abs(value)))) if value else 3
+    return f"{value:{'+' if sign else ''}.{decimals}f}"

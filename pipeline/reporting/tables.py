@@ -1,36 +1,19 @@
-"""Table 2: one row per evaluation, method and NFE, as CSV and as Markdown.
+"""Read tables of results from CSV files, check them, and show them as Markdown; ``utils.atomic`` writes the files."""
 
-Every score is computed from the episode files alone; the metrics beside them add what an episode cannot show (data set,
-training steps, diversity). A row whose episodes are not there is named with the reason, and costs no other row.
-"""
-
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
-from io import StringIO
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
+from typing import Protocol
 
-import numpy as np
 import pandas as pd
 
-from pipeline.evaluation.statistics import (
-    Interval,
-    best_of_repeats,
-    mean_interval,
-    paired_difference,
-    proportion_interval,
-)
-from pipeline.reporting.episodes import read_episodes, read_metrics, temperature_of, trained_in
-from pipeline.reporting.titles import Quoted
-from pipeline.settings.paths import Entry
-from pipeline.utils.atomic import write_text
+from pipeline.evaluation.statistics import Interval
+from pipeline.settings.paths import Entry, ScaleReports
+from pipeline.settings.schema import ScaleSettings, TaskSettings
 from pipeline.utils.errors import UserError
-
-TABLE_HEADER = (
-    "evaluation,method,nfe,scale,dataset,train_steps,train_seeds,n_seeds,repeats,best,mean,"
-    "max_score,max_score_low,max_score_high,success,success_low,success_high,"
-    "diff_vs_fm,diff_low,diff_high,temperature,spread_ratio,paper_best,paper_mean,paper_comparable,precision"
-)
 
 METHOD_NAMES = {
     "random": "Random actions",
@@ -45,144 +28,128 @@ METHOD_NAMES = {
 }
 NO_TITLES: Mapping[str, str] = MappingProxyType({})
 
-PAPER_NFE = 16  # the paper's header says "Methods (16-step)": it has no number at another NFE
-PAPER: Mapping[str, tuple[tuple[float, float], ...]] = {  # its Table 2: best and mean, a pair each column
-    "ddpm": ((0.8840, 0.7178), (0.7360, 0.6100), (0.9840, 0.6716), (0.9359, 0.7168)),
-    "ddim": ((0.8801, 0.6372), (0.7490, 0.6167), (0.9865, 0.7471), (0.9334, 0.7073)),
-    "fm": ((0.9035, 0.7519), (0.7363, 0.6218), (0.9960, 0.7425), (0.9360, 0.7289)),
-    "ft_fm": ((0.9197, 0.7885), (0.7567, 0.6496), (0.9967, 0.7822), (0.9401, 0.7552)),
-    "resft_fm": ((0.9143, 0.7761), (0.7452, 0.6511), (0.9963, 0.7836), (0.9385, 0.7447)),
-    "resft_fm_unet": ((0.9039, 0.7518), (0.7371, 0.6220), (0.9961, 0.7541), (0.9362, 0.7283)),
-}
 
-_HOW_TO_READ = """\
-One row is one trained model, rolled out once per test seed and repeat. *Max score* is the highest score of an episode,
-averaged over episodes; *success* is the share of episodes that reached full score; both with 95 % intervals over seeds.
-*Against FM* is the difference in max score to the FM row of the same evaluation and NFE (of baselines, which have no
-NFE: to that of the most) on the same seeds: with its interval above zero, the method is better than FM trained on for
-equal compute. *Best / mean* is the paper's protocol:
-the best of a seed's repeats, averaged over seeds (— with one repeat) / the max score averaged over all episodes.
-*τ* is the temperature: the factor of the noise that solves start from. *Spread* is how diverse the action samples are,
-relative to the base model at NFE 16 and temperature 1: near 0, the modes have collapsed.
-[How to read the reports](../README.md) explains every column and the protocol."""
+class Begin(Protocol):
+    """Begins a stage that reads ``deps`` and writes ``outs``, CSV, Markdown and PNG files, each PNG with its SVG."""
+
+    def __call__(self, deps: Sequence[Path], outs: Sequence[Path]) -> AbstractContextManager[None]: ...
 
 
-def task_table(
-    reports: Path,
-    expected: Sequence[Entry],
-    asked: Mapping[Entry, str] = MappingProxyType({}),
-    paper: Mapping[str, Quoted] = MappingProxyType({}),
-) -> pd.DataFrame:
-    """The rows of Table 2 for those of ``expected`` whose episodes lie under ``reports`` (one scale), in that order.
+@dataclass(frozen=True)
+class Request:
+    """What the function ``report`` of a module of this package is asked to write.
+
+    Attributes:
+        settings: those that the stage may read.
+        reports: of the scale.
+        task: that the report is about; empty: it is about all of the scale.
+        others: further scales, whose results are in it too.
+        begin: what the files are read and written in.
+    """
+
+    settings: ScaleSettings
+    reports: ScaleReports
+    task: str
+    others: Sequence[str]
+    begin: Begin
+
+
+def read_csv(path: Path, header: str = "", remedy: str = "") -> pd.DataFrame:
+    """Read a CSV file, in which only an empty field is a missing value: "none" and "nan" are text.
 
     Args:
-        asked: the setting ``precision`` of their trainings, see ``trained_in``.
-        paper: evaluations that the paper has numbers of.
+        header: columns that it must have, beside rows, separated by commas; empty: it may be any table.
+        remedy: what to do where it lacks them.
 
     Raises:
-        UserError: an episodes or metrics file is wrong, or a row has seeds that its FM row lacks.
-    """
-    present = {entry: read_episodes(reports, entry) for entry in expected if entry.episodes(reports).exists()}
-    rows = []
-    for entry, episodes in present.items():
-        metrics = read_metrics(reports, entry, episodes)
-        fm = present.get(reference(entry, present))
-        if fm is not None and not episodes["seed"].isin(fm["seed"]).all():
-            raise UserError(f"{entry.episodes(reports)}: has seeds that the fm row lacks; evaluate both on the same")
-        rows.append(
-            _row(entry, episodes, metrics, fm, paper.get(entry.evaluation))
-            | {"precision": trained_in(metrics, asked.get(entry, ""))}
-        )
-    return pd.DataFrame(rows, columns=TABLE_HEADER.split(",")).round(6)
-
-
-def reference(entry: Entry, present: Collection[Entry]) -> Entry:
-    """The FM row that ``entry`` is compared with: that of its NFE; of baselines, which have none, that of the most."""
-    numbers = [other.nfe for other in present if (other.evaluation, other.method) == (entry.evaluation, "fm")]
-    return replace(entry, method="fm", nfe=entry.nfe or max(numbers, default=0))
-
-
-def _row(
-    entry: Entry,
-    episodes: pd.DataFrame,
-    metrics: Mapping[str, object],
-    fm: pd.DataFrame | None,
-    quoted: Quoted | None,
-) -> dict[str, object]:
-    scores = _by_seed(episodes, "max")
-    max_score = mean_interval(scores)
-    success = proportion_interval(_by_seed(episodes, "success"))
-    difference = _difference(scores, fm) if entry.method != "fm" else None
-    paper, scale = _paper_numbers(entry, quoted), episodes["scale"].iloc[0]
-    repeats = scores.shape[1]
-    return {
-        "evaluation": entry.evaluation,
-        "method": entry.method,
-        "nfe": entry.nfe,
-        "scale": scale,
-        "dataset": metrics["dataset"],
-        "train_steps": metrics["train_steps"],
-        "train_seeds": str(episodes["train_seed"].iloc[0]),
-        "n_seeds": len(scores),
-        "repeats": repeats,
-        "best": best_of_repeats(scores) if repeats > 1 else np.nan,
-        "mean": episodes["max"].mean(),
-        "max_score": max_score.mean,
-        "max_score_low": max_score.low,
-        "max_score_high": max_score.high,
-        "success": success.mean,
-        "success_low": success.low,
-        "success_high": success.high,
-        "diff_vs_fm": difference.mean if difference else np.nan,
-        "diff_low": difference.low if difference else np.nan,
-        "diff_high": difference.high if difference else np.nan,
-        "temperature": temperature_of(metrics) if entry.nfe else np.nan,
-        "spread_ratio": np.nan if metrics["spread_ratio"] is None else metrics["spread_ratio"],
-        "paper_best": paper[0] if paper else np.nan,
-        "paper_mean": paper[1] if paper else np.nan,
-        "paper_comparable": quoted is not None
-        and (paper is not None and scale == "paper" and metrics["dataset"] == quoted.dataset),
-    }
-
-
-def _by_seed(episodes: pd.DataFrame, column: str) -> pd.DataFrame:
-    """``column`` as (S, R): a row per seed and a column per repeat, both ascending."""
-    return episodes.pivot(index="seed", columns="repeat", values=column)
-
-
-def _difference(scores: pd.DataFrame, fm: pd.DataFrame | None) -> Interval | None:
-    if fm is None:
-        return None
-    # a costly method may have been run on the first of the seeds only, which are then the pairs
-    reference = _by_seed(fm, "max").loc[scores.index]
-    return paired_difference(scores, reference, scores.index.to_numpy(), reference.index.to_numpy())
-
-
-def _paper_numbers(entry: Entry, quoted: Quoted | None) -> tuple[float, float] | None:
-    if entry.nfe != PAPER_NFE or entry.method not in PAPER or quoted is None:
-        return None
-    return PAPER[entry.method][quoted.column]
-
-
-def write_table(path: Path, table: pd.DataFrame) -> None:
-    """Write ``table`` as CSV: missing values are empty fields."""
-    write_text(path, table.to_csv(index=False, lineterminator="\n"))
-
-
-def read_table(path: Path) -> pd.DataFrame:
-    """A table that ``write_table`` wrote.
-
-    Raises:
-        UserError: the file is unreadable or its columns are not those of Table 2.
+        UserError: it cannot be read, or lacks rows or a column.
     """
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read ({error})") from error
-    header = text.partition("\n")[0]
-    if header != TABLE_HEADER:
-        raise UserError(f"{path}: columns are {header}, expected {TABLE_HEADER}; run tabulate again")
-    return pd.read_csv(StringIO(text), dtype={"train_seeds": str, "precision": str}).fillna({"precision": ""})
+        table = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
+        raise UserError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
+    return require(table, header, path, remedy) if header else table
+
+
+def require(table: pd.DataFrame, header: str, name: object, remedy: str = "") -> pd.DataFrame:
+    """Return the ``table`` called ``name`` if it has rows and the columns of ``header``; arguments as of ``read_csv``.
+
+    Raises:
+        UserError: it lacks them.
+    """
+    end = f"; {remedy}" if remedy else ""
+    for column in header.split(","):
+        if column not in table.columns:
+            raise UserError(f"{name}: column {column} is missing, expected {header}{end}")
+    if table.empty:
+        raise UserError(f"{name}: has no rows{end}")
+    return table
+
+
+def one_of(table: pd.DataFrame, column: str, name: object) -> object:
+    """The one value in ``column`` of the table called ``name``.
+
+    Raises:
+        UserError: there are several.
+    """
+    values = table[column].unique()
+    if len(values) != 1:
+        raise UserError(f"{name}: {column}: given {', '.join(map(str, values))}, allowed: one for all")
+    return values[0]
+
+
+def span(values: pd.Series) -> str:
+    """The one value, or the lowest and the highest."""
+    low, high = values.min(), values.max()
+    return f"{low}" if low == high else f"{low} to {high}"
+
+
+def interval_columns(interval: Interval | None, mean: str, bounds: str | None = None) -> dict[str, float]:
+    """``interval`` as the columns ``mean``, ``<bounds>_low`` and ``<bounds>_high``; none without an interval.
+
+    Args:
+        bounds: as ``mean`` by default; empty: the columns are called low and high.
+    """
+    if interval is None:
+        return {}
+    return dict(zip(_columns(mean, bounds), (interval.mean, interval.low, interval.high), strict=True))
+
+
+def interval_cell(row: pd.Series, mean: str, style: str = ".3f", bounds: str | None = None) -> str:
+    """The columns of ``interval_columns`` as ``+0.12 [+0.09, +0.15]``; a dash where there is no mean."""
+    return format(Interval(*(row[column] for column in _columns(mean, bounds))), style)
+
+
+def _columns(mean: str, bounds: str | None) -> list[str]:
+    name = mean if bounds is None else bounds
+    return [mean, *(f"{name}_{side}".removeprefix("_") for side in ("low", "high"))]
+
+
+def markdown_table(
+    rows: Iterable[Mapping[str, object]] | Iterable[Sequence[object]], head: Sequence[str] | None = None
+) -> str:
+    """``rows`` as a Markdown table; empty where there are none and no ``head``.
+
+    Args:
+        rows: mappings from column to cell, or cells alone. head: the columns; by default those of the first row.
+    """
+    found = list(rows)
+    columns = list(head or (found[0] if found else ()))
+    lines = [row.values() if isinstance(row, Mapping) else row for row in found]
+    return "\n".join(
+        f"| {' | '.join(map(str, line))} |" for line in (columns, ["---"] * len(columns), *lines) if columns
+    )
+
+
+def document(*parts: str) -> str:
+    """The ``parts`` that are not empty, as paragraphs of a Markdown file."""
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def missing_list(reasons: Iterable[str]) -> str:
+    """A list of rows that are missing and of the reasons; empty where there are none."""
+    items = [f"- {reason}." for reason in reasons]
+    return "\n".join(["**Missing rows**", "", *items]) if items else ""
 
 
 def missing_rows(reports: Path, expected: Sequence[Entry]) -> dict[Entry, str]:
@@ -195,66 +162,37 @@ def missing_rows(reports: Path, expected: Sequence[Entry]) -> dict[Entry, str]:
     }
 
 
-def markdown(
-    table: pd.DataFrame, missing: Mapping[Entry, str], *, scale: str, titles: Mapping[str, str] = NO_TITLES
-) -> str:
-    """The Markdown twin of ``table``: titles of evaluations, how to read it, and what is missing and why."""
-    parts = [f"# Table 2, scale `{scale}`", _HOW_TO_READ, _paper_note(table)]
-    if len(table):
-        cells = [_cells(row, titles) for _, row in table.iterrows()]
-        lines = [list(cells[0]), ["---"] * len(cells[0]), *(list(row.values()) for row in cells)]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    if missing:
-        rows = [f"- {_name(e.evaluation, e.method, titles)}, NFE {e.nfe}: {reason}." for e, reason in missing.items()]
-        parts.append("\n".join(["**Missing rows**", "", *rows]))
-    return "\n\n".join(part for part in parts if part) + "\n"
-
-
-def _paper_note(table: pd.DataFrame) -> str:
-    comparable = table["paper_comparable"].astype(bool)
-    if comparable.all():
-        return ""
-    which = "No row here is" if not comparable.any() else "Rows marked with * are not"
-    return (
-        f"**{which} comparable with the paper.** Its numbers are quoted for orientation, with *: they come from other "
-        "observations, data, net sizes or training lengths."
-    )
-
-
-def _name(evaluation: str, method: str, titles: Mapping[str, str]) -> str:
-    return f"{titles.get(evaluation, evaluation)}, {METHOD_NAMES.get(method, method)}"
-
-
-def _cells(row: pd.Series, titles: Mapping[str, str]) -> dict[str, str]:
-    success = f"{row['success']:.1%} [{row['success_low']:.1%}, {row['success_high']:.1%}]"
-    paper = f"{row['paper_best']:.4f} / {row['paper_mean']:.4f}" if pd.notna(row["paper_mean"]) else "—"
+def training_cells(row: pd.Series) -> dict[str, str]:
+    """Scale, data, length and precision of the training of a row's model."""
     return {
-        "Evaluation": titles.get(row["evaluation"], row["evaluation"]),
-        "Method": METHOD_NAMES.get(row["method"], row["method"]),
-        "NFE": str(row["nfe"]),
-        "Max score": with_interval(row, "max_score", "max_score_low", "max_score_high", ".3f"),
-        "Success": success.replace("%", " %"),
-        "Against FM": with_interval(row, "diff_vs_fm", "diff_low", "diff_high", "+.3f"),
-        "Best / mean": f"{number(row['best'])} / {number(row['mean'])}",
-        "τ": number(row["temperature"], "g"),
-        "Spread": number(row["spread_ratio"]),
         "Scale": row["scale"],
         "Data set": row["dataset"],
         "Training steps": str(row["train_steps"]),
         "Precision": row["precision"] or "—",
-        "Training seeds": row["train_seeds"],
-        "Test seeds": str(row["n_seeds"]),
-        "Repeats": str(row["repeats"]),
-        "Paper, best / mean": paper if paper == "—" or row["paper_comparable"] else f"{paper} *",
     }
 
 
-def number(value: float, style: str = ".3f") -> str:
-    """A number of a Markdown cell; a dash where there is none."""
-    return "—" if pd.isna(value) else f"{value:{style}}"
+Blocks = Mapping[str, TaskSettings]
+"""Blocks of params.yaml by name; of their settings ``task``, ``custom`` and ``title`` are read."""
 
 
-def with_interval(row: pd.Series, mean: str, low: str, high: str, style: str) -> str:
-    if pd.isna(row[mean]):
-        return "—"
-    return f"{row[mean]:{style}} [{number(row[low], style)}, {number(row[high], style)}]"
+def task_titles(blocks: Blocks) -> dict[str, str]:
+    """The title of each block, by its name, which is added where several have the same."""
+    titles = {name: settings.title or settings.load_task().title for name, settings in blocks.items()}
+    times = Counter(titles.values())
+    return {name: title if times[title] == 1 else f"{title} [{name}]" for name, title in titles.items()}
+
+
+def evaluation_titles(blocks: Blocks) -> dict[str, str]:
+    """The title of each evaluation, by its name."""
+    found = {}
+    for block, title in task_titles(blocks).items():
+        task = blocks[block].load_task()
+        for evaluation, which in zip(task.evaluations(block), task.envs, strict=True):
+            found[evaluation] = f"{title} ({which})" if which else title
+    return found
+
+
+def entry_name(entry: Entry, titles: Mapping[str, str] = NO_TITLES) -> str:
+    """How a list of rows names ``entry``, with the title of its evaluation."""
+    return f"{titles.get(entry.evaluation, entry.evaluation)}, {METHOD_NAMES[entry.method]}, NFE {entry.nfe}"

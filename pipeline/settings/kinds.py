@@ -8,7 +8,8 @@ class Kind:
     """A kind of stage.
 
     Attributes:
-        program: the file in ``stages/`` that it runs, without its ending.
+        program: the file in ``stages/`` that it runs, without its ending. After ``report`` follows the module of
+            ``pipeline/reporting`` that this program imports by its name.
         keys: resolved names of the settings that it may read; ``{name}`` stands for each value of the list ``name``,
             ``*`` for each key of a block.
         over: lists; it has an input file for each combination of their values.
@@ -31,17 +32,22 @@ _TASK = "task custom"
 """Keys that identify a block's task. A stage that reads them has the code of the task among its inputs."""
 
 
+def _kind(program: str, keys: str, *over: str) -> Kind:
+    """Return a kind; ``program`` is its name and the modules of ``pipeline`` that it imports for this kind alone."""
+    name, *modules = program.split()
+    return Kind(name, tuple(keys.split()), over, tuple(f"pipeline.{module}" for module in modules))
+
+
 def _each(over: str, program: str, keys: str, *more: str, lists: str = "") -> Kind:
     """Return a kind with an input file for each combination of values of the lists ``over`` and ``more``.
 
     Args:
-        program: its name and, if it runs several kinds, the modules of ``pipeline`` of this one, separated by spaces.
+        program: as of ``_kind``.
         keys: keys of the block that the value of ``over`` names, separated by spaces.
         lists: top-level lists that it may read too, separated by spaces.
     """
-    own = tuple(f"{{{over}}}.{key}" for key in keys.split())
-    name, *modules = program.split()
-    return Kind(name, (*lists.split(), *own), (over, *more), tuple(f"pipeline.{module}" for module in modules))
+    own = " ".join(f"{{{over}}}.{key}" for key in keys.split())
+    return _kind(program, f"{lists} {own}", over, *more)
 
 
 def _robot(program: str, keys: str, *more: str) -> Kind:
@@ -61,10 +67,6 @@ def _one_step(own: str, *more: str, also: str = "") -> Kind:
     shared = " ".join(f"one_step.{key}" for key in ("budget", "checkpoints", "seeds", "temperatures", own))
     keys = f"seed threads data net pretrain select.evaluation evaluation.n_seeds {_EPISODES} {shared}{also}"
     return _each("one_step_tasks", _ONE_STEP, f"{_TASK} {keys}", *more)
-
-
-def _table(program: str, keys: str) -> Kind:
-    return Kind(program, tuple(keys.split()))
 
 
 _ONE_STEP = "study training.one_step reporting.rows"
@@ -98,16 +100,18 @@ KINDS = {
     "evaluate_diffusion": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
     "evaluate_baselines": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
     "evaluate_robustness": _robot("evaluate_robustness", f"threads data net robustness select.evaluation {_EPISODES}"),
-    "tabulate": _table("tabulate", f"tasks nfe residual diffusion baselines {_TITLES} {_PRECISIONS}"),
+    "tabulate": _kind("report reporting.table2", f"tasks nfe residual diffusion baselines {_TITLES} {_PRECISIONS}"),
     "tabulate_offline": _each(
-        "offline", "tabulate_offline", f"{_TASK} title", lists="nfe residual diffusion baselines"
+        "offline", "report reporting.offline", f"{_TASK} title", lists="nfe residual diffusion baselines"
     ),
-    "tabulate_settings": _table("tabulate_settings", "tasks nfe {tasks}"),
-    "report_stability": _table("report_stability", f"tasks offline residual robustness {_TITLES} {_PRECISIONS}"),
-    "train_toys": _table("train_toys", "toys"),
-    "draw_toys": _table("draw_toys", "toys"),
-    "draw": _table("draw", f"tasks offline nfe {_TITLES}"),
-    "measure_gap": _table("measure_gap", "gap"),
+    "tabulate_settings": _kind("report reporting.hyperparameters", "tasks nfe {tasks}"),
+    "report_stability": _kind(
+        "report reporting.certificates", f"tasks offline residual robustness {_TITLES} {_PRECISIONS}"
+    ),
+    "train_toys": _kind("train_toys", "toys"),
+    "draw_toys": _kind("report reporting.figure_1", "toys"),
+    "draw": _kind("report reporting.figure_2b", f"tasks offline nfe {_TITLES}"),
+    "measure_gap": _kind("measure_gap", "gap"),
     "fetch_images": _image("fetch tasks.image_sources tasks.inception", "data.dataset fid.features"),
     "train_extractor": _image(
         "train training.kinds.train_extractor", "seed threads data extractor fid.features fid.halves"
@@ -124,9 +128,11 @@ KINDS = {
     "finetune_image_residual": _image("train training.kinds.finetune_image_residual", f"{_TRAINED} residual"),
     "evaluate_fid": _image("evaluate_fid", f"{_DISTANCES} residual.nfe", lists="image_nfe"),
     "evaluate_untrained": _image("evaluate_fid", _DISTANCES),
-    "tabulate_images": _image("tabulate_images", "fid.solvers residual.residual_steps"),
+    "tabulate_images": _image("report reporting.table1_report", "fid.solvers residual.residual_steps"),
     "draw_images": _image(
-        "draw_images", "threads data fid.batch fid.shown fid.sampling_seeds residual.nfe", lists="image_nfe"
+        "report reporting.image_figures",
+        "threads data fid.batch fid.shown fid.sampling_seeds residual.nfe",
+        lists="image_nfe",
     ),
 }
 """Every kind of stage in dvc.yaml, by its name there."""
@@ -145,8 +151,8 @@ STUDY_KINDS = {
     "one_step_ft_fm": _one_step("recipes.nfe{one_step_nfe}", "one_step_nfe", also=" finetune.nfe1"),
     "one_step_baseline": _one_step("{one_step_baselines}", "one_step_baselines"),
     "one_step_times": _each("one_step_tasks", "study training.one_step", f"{_TASK} threads data net one_step.mip"),
-    "one_step_table": Kind("one_step_table", (), ("one_step_scales",)),
-    "study_table": _study("study_table", "title select.evaluation study.train_seeds study.chosen"),
+    "one_step_table": _kind("report reporting.one_step", "", "one_step_scales"),
+    "study_table": _study("report reporting.study", "title select.evaluation study.train_seeds study.chosen"),
     "study_precision": _study(
         "study_precision", f"title seed threads data net select.evaluation study.precision {_EPISODES}"
     ),

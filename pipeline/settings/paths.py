@@ -214,6 +214,10 @@ class ScaleReports:
         """Folder of the coupling study's cells."""
         return self.folder / "coupling_study"
 
+    def study_seed(self, train_seed: int) -> Path:
+        """The cells of one training seed of that study, in ``episodes`` and ``metrics`` as those of a scale."""
+        return self.study / f"seed{train_seed}"
+
     @property
     def one_step(self) -> Path:
         """Folder of the one-step study's cells."""

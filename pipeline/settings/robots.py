@@ -74,6 +74,25 @@ class SelectSettings(Block):
     seeds: SeedCount
 
 
+ROW_NAMES = {
+    "fm": "FM base",
+    "fm_continued": "FM continued",
+    "regression": "regression",
+    "mip": "MIP",
+    "independent": "FT, independent",
+    "minibatch_ot": "FT, minibatch OT",
+    "sinkhorn": "FT, Sinkhorn",
+    "conditional_ot": "FT, conditional OT",
+    "nearest": "FT, nearest",
+    "inversion": "FT, inversion",
+    "reflow": "FT, reflow",
+}
+"""Every row that a study may have, in the order of its tables; those that begin with FT are couplings."""
+
+OWN_NFE = {"regression": 1, "mip": 2}
+"""Baselines: the only number of evaluations that they have."""
+
+
 class StudyRecipe(Block):
     """Settings of the coupling study that depend on the number of function evaluations."""
 

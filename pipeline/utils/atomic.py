@@ -6,8 +6,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from glob import escape
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.utils.errors import UserError
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 
 @contextmanager
@@ -64,3 +68,8 @@ def write_bytes(path: Path, data: bytes) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write ``text`` to ``path`` atomically, as UTF-8."""
     write_bytes(path, text.encode())
+
+
+def write_csv(path: Path, table: "pd.DataFrame") -> None:
+    """Write ``table`` to ``path`` atomically as CSV: a missing value is an empty field."""
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))

@@ -14,7 +14,7 @@ from pipeline.settings.inputs import inputs_of
 from pipeline.utils import code_deps
 from pipeline.utils.errors import UserError
 
-PROGRAM = "stages/tabulate.py"
+PROGRAM = "stages/report.py"
 
 
 @pytest.fixture(autouse=True)
@@ -44,7 +44,7 @@ def test_a_failed_stage_keeps_its_state_for_the_same_inputs_only(root: Path) -> 
     (first / "state").touch()
     assert resume_of() == first and (first / "state").exists()
     assert resume_of(params={"lr": 2.0}) != first
-    assert resume_of(program="stages/draw.py") != first
+    assert resume_of(program="stages/prepare.py") != first
     (root / "input").write_text("two", encoding="utf-8")
     assert resume_of() != first
 

@@ -15,7 +15,7 @@ LOCK = """\
 schema: '2.0'
 stages:
   draw@starter:
-    cmd: exec python -m stages.draw --scale starter
+    cmd: exec python -m stages.report draw --scale starter
     deps:
     - path: here.txt
   select@starter-pusht:
@@ -23,7 +23,7 @@ stages:
     deps:
     - path: absent.txt
   draw@lab:
-    cmd: exec python -m stages.draw --scale lab
+    cmd: exec python -m stages.report draw --scale lab
     deps:
     - path: here.txt
 """
@@ -57,7 +57,7 @@ def test_stages_are_those_of_the_scale_with_their_inputs(
     Path("dvc.lock").write_text(LOCK, encoding="utf-8")
     Path("here.txt").touch()
     stages = list(profiles.commands("starter"))
-    assert stages == [("draw@starter", ["python", "-m", "stages.draw", "--scale", "starter"])]
+    assert stages == [("draw@starter", ["python", "-m", "stages.report", "draw", "--scale", "starter"])]
     assert "select@starter-pusht: left out, absent.txt is absent" in capsys.readouterr().out
     with pytest.raises(UserError, match="given lab select: no stage"):
         list(profiles.commands("lab", ["select"]))

@@ -74,8 +74,8 @@ def test_perturbed_episodes_are_refused(tmp_path: Path) -> None:
     ("text", "complaint"),
     [
         (b"", "not a readable CSV file"),
-        (b"a,b\n1,2\n", "columns are a,b, expected scale,"),
-        (EPISODES_HEADER.encode() + b"\n", "has no episodes"),
+        (b"a,b\n1,2\n", "column scale is missing, expected scale,"),
+        (EPISODES_HEADER.encode() + b"\n", "has no rows"),
         (b"\xff\xfe\x00", "not a readable CSV file"),
         (b"a\n1\n2,3,4\n", "not a readable CSV file"),
     ],

@@ -8,8 +8,7 @@ import pytest
 from pipeline.evaluation.figure_1 import Figure1
 from pipeline.evaluation.toy_flows import Detours, Steepness
 from pipeline.evaluation.toy_systems import Disturbed, Region, Settled
-from pipeline.reporting.figure_1 import figure_1
-from pipeline.reporting.figure_1_markdown import FIGURE_1_HEADER, figure_1_markdown, figure_1_table
+from pipeline.reporting.figure_1 import FIGURE_1_HEADER, draw_figure_1, figure_1_markdown, figure_1_table
 
 TIMES = np.linspace(0, 1, 5)
 
@@ -44,7 +43,7 @@ def shown(regions: list[Region]) -> Figure1:
 @pytest.mark.parametrize("regions", [[], [region(0.1), region(0.5)]])
 def test_the_figure_is_drawn_alike_each_time_with_and_without_regions(regions: list[Region], tmp_path: Path) -> None:
     for folder in ("first", "second"):
-        figure_1(shown(regions), tmp_path / folder / "figure_1.png")
+        draw_figure_1(shown(regions), tmp_path / folder / "figure_1.png")
     for name in ("figure_1.png", "figure_1.svg"):
         assert (tmp_path / "first" / name).read_bytes() == (tmp_path / "second" / name).read_bytes()
 

@@ -7,8 +7,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline.reporting import figures
-from pipeline.reporting.figures import HISTORY_HEADER, figure_2b, score_vs_nfe
-from pipeline.reporting.tables import TABLE_HEADER
+from pipeline.reporting.figure_2b import HISTORY_HEADER, figure_2b, score_vs_nfe
+from pipeline.reporting.table2 import TABLE2_HEADER
 from pipeline.utils.errors import UserError
 
 
@@ -34,7 +34,7 @@ def table() -> pd.DataFrame:
     )
     scores = {"max_score": 0.5, "max_score_low": 0.45, "max_score_high": 0.55}
     rates = {"success": 0.1, "success_low": 0.05, "success_high": 0.2}
-    return rows.assign(train_seeds="0", n_seeds=500, **scores, **rates).reindex(columns=TABLE_HEADER.split(","))
+    return rows.assign(train_seeds="0", n_seeds=500, **scores, **rates).reindex(columns=TABLE2_HEADER.split(","))
 
 
 @pytest.fixture
@@ -111,8 +111,8 @@ def test_unusable_input_is_refused(tmp_path: Path) -> None:
         figure_2b(history().drop(columns="epoch"), tmp_path / "f")
     with pytest.raises(UserError, match="method ft_fm is missing at NFE 16"):
         figure_2b(history().query("method == 'fm' or nfe == 1"), tmp_path / "f")
-    with pytest.raises(UserError, match="one train_seed makes a figure, not 2"):
+    with pytest.raises(UserError, match="train_seed: given 0, 1, allowed: one for all"):
         figure_2b(pd.concat([history(), history().assign(train_seed=1)]), tmp_path / "f")
-    with pytest.raises(UserError, match="nothing to draw"):
+    with pytest.raises(UserError, match="table2: has no rows"):
         score_vs_nfe(table().iloc[:0], tmp_path / "f")
     assert not list(tmp_path.iterdir())

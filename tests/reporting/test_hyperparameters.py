@@ -3,7 +3,7 @@
 import pytest
 
 from pipeline.reporting.hyperparameters import hyperparameters_markdown, table_d1, table_d2
-from pipeline.reporting.titles import task_titles
+from pipeline.reporting.tables import task_titles
 from pipeline.settings import schema
 from pipeline.utils.code_deps import ROOT
 

@@ -2,15 +2,13 @@
 
 from pathlib import Path
 
-import imageio.v3 as iio
 import numpy as np
 import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline.evaluation import image_grid as image_grids
-from pipeline.evaluation.image_grid import image_grid, tile
-from pipeline.reporting import image_figures
+from pipeline.evaluation.image_grid import tile
+from pipeline.reporting import figures
 from pipeline.reporting.image_figures import IMAGE_HISTORY_HEADER, figure_2a, figure_e2
 from pipeline.utils.errors import UserError
 
@@ -35,7 +33,7 @@ def history(tuned: tuple[int, ...] = (1,), low: float = 0.9) -> pd.DataFrame:
 def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
     """The figures that would be saved, instead of their files."""
     kept: list[Figure] = []
-    monkeypatch.setattr(image_figures, "save_figure", lambda figure, _: kept.append(figure))
+    monkeypatch.setattr(figures, "save_figure", lambda figure, _: kept.append(figure))
     return kept
 
 
@@ -121,48 +119,3 @@ def test_figure_e2_labels_rows_and_shows_their_images(drawn: list[Figure], tmp_p
         figure_e2({"i_cfm": base, "ft_fm": tuned[:2]}, tmp_path / "figure_e2")
     with pytest.raises(ValueError, match="one shape"):
         figure_e2({}, tmp_path / "figure_e2")
-
-
-@pytest.mark.parametrize(("channels", "side", "factor"), [(1, 8, 8), (3, 32, 2), (3, 100, 1)])
-def test_a_grid_holds_every_pixel_as_a_square(tmp_path: Path, channels: int, side: int, factor: int) -> None:
-    given = images(5, channels, side)
-    image_grid(given, 3, tmp_path / "grid.png")
-    grid = iio.imread(tmp_path / "grid.png")
-    large = side * factor
-    assert grid.shape[:2] == (2 * large + 2, 3 * large + 4) and grid.ndim == (2 if channels == 1 else 3)
-    grid = grid.reshape(*grid.shape[:2], channels)
-    for number, image in enumerate(given):
-        top, left = (number // 3) * (large + 2), (number % 3) * (large + 2)
-        squares = grid[top : top + large, left : left + large].reshape(side, factor, side, factor, channels)
-        assert (squares == image.transpose(1, 2, 0)[:, None, :, None]).all()
-    assert (grid[large + 2 :, 2 * large + 4 :] == 255).all()  # the place of a sixth image
-
-
-def test_a_grid_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "grid.png"
-    image_grid(images(2, 1, 8), 2, path)
-    before = path.read_bytes()
-
-    def die_half_way(file: Path, *_: object, **__: object) -> None:
-        file.write_bytes(b"half")
-        raise OSError("disk full")
-
-    monkeypatch.setattr(image_grids.iio, "imwrite", die_half_way)
-    with pytest.raises(OSError, match="disk full"):
-        image_grid(images(3, 1, 8), 2, path)
-    assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["grid.png"]
-
-
-@pytest.mark.parametrize(
-    ("wrong", "columns"),
-    [
-        (np.zeros((2, 1, 8, 8), dtype=np.float32), 2),
-        (np.zeros((2, 2, 8, 8), dtype=np.uint8), 2),
-        (np.zeros((0, 1, 8, 8), dtype=np.uint8), 2),
-        (np.zeros((2, 8, 8), dtype=np.uint8), 2),
-        (np.zeros((2, 1, 8, 8), dtype=np.uint8), 0),
-    ],
-)
-def test_what_is_no_batch_of_images_is_refused(wrong: np.ndarray, columns: int) -> None:
-    with pytest.raises(ValueError, match="a grid needs uint8 images"):
-        tile(wrong, columns)

@@ -7,9 +7,8 @@ import pandas as pd
 import pytest
 
 from pipeline.evaluation.offline_scores import SCORES, EpisodeScores
-from pipeline.reporting.offline_figure import offline_vs_nfe
+from pipeline.reporting.offline import OFFLINE_HEADER, offline_markdown, offline_table, offline_vs_nfe
 from pipeline.reporting.offline_rows import OFFLINE_COLUMNS
-from pipeline.reporting.offline_table import OFFLINE_HEADER, offline_markdown, offline_table
 from pipeline.reporting.tables import missing_rows
 from pipeline.settings.paths import Entry, ScaleReports
 from pipeline.utils.atomic import write_text
@@ -80,7 +79,7 @@ def test_rows_of_other_episodes_or_files_are_refused(reports: ScaleReports) -> N
     with pytest.raises(UserError, match=r"^arm-ft_fm-nfe2: has other episodes than arm-fm-nfe2; evaluate both again$"):
         offline_table(reports, [FM, FT])
     write_text(FT.episodes(reports.folder), "seed,max\n1,0.5\n")
-    with pytest.raises(UserError, match=r"arm-ft_fm-nfe2.csv: holds no scores of held-out episodes"):
+    with pytest.raises(UserError, match=r"arm-ft_fm-nfe2.csv: column scale is missing, expected scale,"):
         offline_table(reports, [FM, FT])
 
 

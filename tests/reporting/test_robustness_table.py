@@ -46,7 +46,7 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScaleReports:
 
 
 def test_losses_and_differences_are_paired_on_the_disturbed_seeds(reports: ScaleReports) -> None:
-    table = robustness_table("starter", disturbed_results(reports, [FM, RES]), FM, {FM: "fp32", RES: "auto"})
+    table = robustness_table(disturbed_results(reports, [FM, RES]), FM, {FM: "fp32", RES: "auto"})
     assert table["precision"].tolist() == ["fp32", "bf16"] * 2
     rows = {(row["method"], row["perturbation"]): row for _, row in table.iterrows()}
     assert list(rows) == [(m, p) for p in ("none", "action_noise") for m in ("fm", "resft_fm")]
@@ -66,15 +66,15 @@ def test_disturbed_episodes_of_another_model_are_left_out_and_named(reports: Sca
     episodes(RES, "action_noise=0.1", "model@2").to_csv(reports.disturbed_episodes(RES), index=False)
     found = disturbed_results(reports, [FM, RES])
     assert list(found) == [FM]
-    text = robustness_markdown(robustness_table("starter", found, FM), "fm-nfe16", [RES], {"pusht_b": "Push-T (b)"})
+    text = robustness_markdown(robustness_table(found, FM), "fm-nfe16", [RES], {"pusht_b": "Push-T (b)"})
     assert "- Push-T (b), ResFT-FM (ControlSynth), NFE 16: its disturbed episodes are not there, or of another" in text
 
 
 @pytest.mark.parametrize(
     ("damage", "line"),
     [
-        (lambda table: table.drop(columns="seed"), r"columns are scale,"),
-        (lambda table: pd.concat([table, table]), r"or one twice"),
+        (lambda table: table.drop(columns="seed"), r"column seed is missing, expected scale,"),
+        (lambda table: pd.concat([table, table]), r"holds an episode twice"),
         (lambda table: table.assign(method="fm"), r"of another model"),
     ],
 )

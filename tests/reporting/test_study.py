@@ -8,29 +8,35 @@ import pandas as pd
 import pytest
 
 from pipeline.evaluation.statistics import Interval
+from pipeline.reporting.cells import Cell, Question, compare
 from pipeline.reporting.episodes import EPISODES_HEADER
 from pipeline.reporting.study import (
     STUDY_HEADER,
-    Question,
-    answers,
-    compare,
+    difference_panels,
     questions,
     read_cells,
-    seed_folder,
+    score_panels,
+    study_answers,
+    study_markdown,
     study_table,
     verdicts,
 )
-from pipeline.reporting.study_figures import difference_panels, score_panels
-from pipeline.reporting.study_markdown import study_markdown
-from pipeline.settings.paths import Entry
+from pipeline.settings.paths import Entry, ScaleReports
 
 SEEDS = range(100_000, 100_040)
 CHOSEN = {1: "reflow", 2: "reflow", 16: "nearest"}
 
 
-def write_cell(folder: Path, row: str, nfe: int, train_seed: int, level: float) -> None:
+REPORTS = ScaleReports("lab")
+
+
+def cells_of() -> list[Cell]:
+    return read_cells(REPORTS, "pusht", "pusht_b", [0, 1])
+
+
+def write_cell(row: str, nfe: int, train_seed: int, level: float) -> None:
     """Scores that vary between test seeds by much and between rows by ``level`` alone."""
-    reports, entry = seed_folder(folder, train_seed), Entry("pusht_b", row, nfe)
+    reports, entry = REPORTS.study_seed(train_seed), Entry("pusht_b", row, nfe)
     easy = np.random.default_rng(0).uniform(0.0, 0.5, len(SEEDS))
     lines = [EPISODES_HEADER]
     for seed, score in zip(SEEDS, easy + level, strict=True):
@@ -46,22 +52,22 @@ def write_cell(folder: Path, row: str, nfe: int, train_seed: int, level: float) 
     entry.metrics(reports).write_text(json.dumps(metrics), encoding="utf-8")
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
+@pytest.fixture(autouse=True)
+def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
     for train_seed in (0, 1):
         for nfe in (1, 2, 16):
-            write_cell(tmp_path, "fm", nfe, train_seed, 0.20)
-            write_cell(tmp_path, "fm_continued", nfe, train_seed, 0.25)
-        write_cell(tmp_path, "independent", 1, train_seed, 0.05)
-        write_cell(tmp_path, "reflow", 1, train_seed, 0.37 if train_seed == 0 else 0.31)
-        write_cell(tmp_path, "reflow", 2, train_seed, 0.4)
-        write_cell(tmp_path, "nearest", 16, train_seed, 0.2495)
-        write_cell(tmp_path, "mip", 2, train_seed, 0.3)
-    return tmp_path
+            write_cell("fm", nfe, train_seed, 0.20)
+            write_cell("fm_continued", nfe, train_seed, 0.25)
+        write_cell("independent", 1, train_seed, 0.05)
+        write_cell("reflow", 1, train_seed, 0.37 if train_seed == 0 else 0.31)
+        write_cell("reflow", 2, train_seed, 0.4)
+        write_cell("nearest", 16, train_seed, 0.2495)
+        write_cell("mip", 2, train_seed, 0.3)
 
 
-def test_a_row_is_paired_with_fm_continued_at_its_nfe_and_training_seed(folder: Path) -> None:
-    table = study_table(read_cells(folder, "pusht_b", [0, 1]), "lab", "pusht_b")
+def test_a_row_is_paired_with_fm_continued_at_its_nfe_and_training_seed() -> None:
+    table = study_table(cells_of())
     assert ",".join(table.columns) == STUDY_HEADER
     row = table[(table["coupling"] == "reflow") & (table["nfe"] == 1) & (table["train_seed"] == 1)].iloc[0]
     assert row["diff_vs_fm"] == pytest.approx(0.06, abs=1e-6)
@@ -73,8 +79,8 @@ def test_a_row_is_paired_with_fm_continued_at_its_nfe_and_training_seed(folder: 
     assert list(dict.fromkeys(table["coupling"])) == ["fm", "fm_continued", "mip", "independent", "nearest", "reflow"]
 
 
-def test_questions_are_answered_for_each_training_seed_and_for_all(folder: Path) -> None:
-    found = answers(read_cells(folder, "pusht_b", [0, 1]), questions(CHOSEN))
+def test_questions_are_answered_for_each_training_seed_and_for_all() -> None:
+    found = study_answers(cells_of(), CHOSEN)
     first = found[found["question"] == questions(CHOSEN)[0].text].set_index("train_seed")
     assert first["difference"].round(4).to_dict() == {"0": 0.12, "1": 0.06, "all": 0.09}
     assert first["met"].to_dict() == {"0": True, "1": False, "all": False}  # 0.10 is asked for
@@ -86,18 +92,18 @@ def test_questions_are_answered_for_each_training_seed_and_for_all(folder: Path)
 
 
 def test_an_aim_that_reaches_zero_may_contain_it() -> None:
-    question = Question("", "a", 1, "b", 1, "scores", at_least=-0.01, reaches=True)
+    question = Question("", "a", 1, "b", 1, "max_score", at_least=-0.01, reaches=True)
     assert question.met(Interval(-0.005, -0.02, 0.01))
     assert not question.met(Interval(-0.02, -0.05, 0.01))
     assert not question.met(Interval(-0.005, -0.009, -0.001))
-    diverse = Question("", "a", 1, "b", 1, "scores", reaches=True, spread_at_least=0.8)
+    diverse = Question("", "a", 1, "b", 1, "max_score", reaches=True, spread_at_least=0.8)
     assert diverse.met(Interval(0.0, -0.1, 0.1), 0.8) and not diverse.met(Interval(0.0, -0.1, 0.1), 0.79)
 
 
-def test_verdicts_need_every_training_seed(folder: Path) -> None:
-    write_cell(folder, "nearest", 1, 0, 0.3)
-    write_cell(folder, "nearest", 1, 1, 0.2)
-    table = study_table(read_cells(folder, "pusht_b", [0, 1]), "lab", "pusht_b")
+def test_verdicts_need_every_training_seed() -> None:
+    write_cell("nearest", 1, 0, 0.3)
+    write_cell("nearest", 1, 1, 0.2)
+    table = study_table(cells_of())
     found = verdicts(table, [0, 1])
     assert found["helps"] == ["reflow (NFE 1, 2)"]
     assert found["harms"] == ["independent (NFE 1)", "nearest (NFE 16)"]
@@ -108,21 +114,21 @@ def test_verdicts_need_every_training_seed(folder: Path) -> None:
     assert with_another["unfinished"] == ["independent (NFE 1)", "nearest (NFE 1, 16)", "reflow (NFE 1, 2)"]
 
 
-def test_training_seeds_are_averaged_within_a_test_seed(folder: Path) -> None:
-    cells = read_cells(folder, "pusht_b", [0, 1])
-    ours = [cell for cell in cells if (cell.row, cell.nfe) == ("reflow", 1)]
-    theirs = [cell for cell in cells if (cell.row, cell.nfe) == ("fm_continued", 1)]
+def test_training_seeds_are_averaged_within_a_test_seed() -> None:
+    cells = cells_of()
+    ours = [cell for cell in cells if cell.key == ("reflow", 1)]
+    theirs = [cell for cell in cells if cell.key == ("fm_continued", 1)]
     both = compare(ours, theirs)
     assert both.mean == pytest.approx(0.09, abs=1e-6)
     assert both.high - both.low < 1e-5
 
 
-def test_the_report_says_what_harms_and_shows_every_cell(folder: Path) -> None:
-    cells = read_cells(folder, "pusht_b", [0, 1])
-    table = study_table(cells, "lab", "pusht_b")
+def test_the_report_says_what_harms_and_shows_every_cell() -> None:
+    cells = cells_of()
+    table = study_table(cells)
     report = study_markdown(
         table,
-        answers(cells, questions(CHOSEN)),
+        study_answers(cells, CHOSEN),
         train_seeds=[0, 1],
         chosen=CHOSEN,
         pictures=["a.png"],
@@ -133,8 +139,8 @@ def test_the_report_says_what_harms_and_shows_every_cell(folder: Path) -> None:
     assert "training seeds 0, 1" in report and "![a.png](a.png)" in report
 
 
-def test_pictures_are_the_same_bytes_for_the_same_numbers(folder: Path, tmp_path: Path) -> None:
-    table: pd.DataFrame = study_table(read_cells(folder, "pusht_b", [0, 1]), "lab", "pusht_b")
+def test_pictures_are_the_same_bytes_for_the_same_numbers(tmp_path: Path) -> None:
+    table: pd.DataFrame = study_table(cells_of())
     for draw in (score_panels, difference_panels):
         draw(table, tmp_path / "a.png")
         draw(table, tmp_path / "b.png")

@@ -17,13 +17,14 @@ from pipeline.reporting.table1 import (
     PAPER,
     TABLE1_HEADER,
     Halves,
+    checks,
+    digits,
     shown_cells,
     t_interval,
     table1_rows,
     yardstick,
 )
-from pipeline.reporting.table1_checks import checks, digits
-from pipeline.reporting.table1_markdown import table1_markdown
+from pipeline.reporting.table1_report import table1_markdown
 from pipeline.utils.errors import UserError
 
 HALVES = Halves(0.2, 0.02, 750, 5)

@@ -65,11 +65,12 @@ def test_resolve_writes_what_the_stages_depend_on(scale: str) -> None:
 @pytest.mark.parametrize(("pipeline", "kinds"), [("dvc.yaml", KINDS), *((study, STUDY_KINDS) for study in STUDIES)])
 def test_a_stage_is_run_by_the_program_of_its_kind(pipeline: str, kinds: dict[str, Any]) -> None:
     for name, stage in stages_of(pipeline).items():
-        found = re.match(r"exec python -m stages\.(\w+)( |$)", stage["cmd"])
+        found = re.match(r"exec python -m stages\.(\w+)(?: (\w+))?( |$)", stage["cmd"])
         assert found, f"{pipeline}, {name}: runs no program of stages/ in the shell's place"
         (inputs,) = [dep for dep in stage["deps"] if dep.startswith("data/inputs/")] or ["resolve"]
         kind = Path(inputs).name.partition("-")[0].removesuffix(".json")
-        assert found[1] == ("resolve" if name == "resolve" else kinds[kind].program)
+        program, *report = ["resolve"] if name == "resolve" else kinds[kind].program.split()
+        assert (found[1], found[2]) == (program, kind if report else None)
 
 
 def test_no_pipeline_names_a_python_file_and_every_stage_has_a_run_cache() -> None:

@@ -45,8 +45,8 @@ def test_images_are_fetched_learned_judged_and_shown(project: Project) -> None:
     run("train", "--method", "resft_fm")
     for method in ("i_cfm", "ft_fm", "resft_fm"):
         run("evaluate_fid", "--method", method)
-    run("tabulate_images")
-    run("draw_images")
+    run("report", "tabulate_images")
+    run("report", "draw_images")
 
     reports = project.root / "reports" / "starter"
     table = pd.read_csv(reports / "table1.csv")

@@ -34,5 +34,5 @@ def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="share no seed of any evaluation"):
         list(compared(one, write(tmp_path / "b.csv", {1: [0.5]}, "kitchen")))
     (tmp_path / "c.csv").write_text("seed,max\n1,0.5\n", encoding="utf-8")
-    with pytest.raises(UserError, match=r"c\.csv: columns are seed,max"):
+    with pytest.raises(UserError, match=r"c\.csv: column scale is missing, expected scale,"):
         list(compared(one, tmp_path / "c.csv"))

@@ -121,7 +121,7 @@ def learn(run: Any, *rows: str) -> pd.DataFrame:
     run("train", *of_arm, "--method", "ft_fm", "--nfe", "1")
     for row in rows:
         run("evaluate_rollouts", *of_arm, "--row", row)
-    run("tabulate", "--scale", "starter")
+    run("report", "tabulate", "--scale", "starter")
     return pd.read_csv("reports/starter/table2.csv").set_index("method")
 
 

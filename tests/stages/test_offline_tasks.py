@@ -12,7 +12,7 @@ import pytest
 import torch
 from ruamel.yaml import YAML
 
-from pipeline.reporting.offline_table import OFFLINE_HEADER
+from pipeline.reporting.offline import OFFLINE_HEADER
 from pipeline.training.data import PreparedData
 from pipeline.utils.code_deps import ROOT
 from tests.project import write_settings
@@ -99,9 +99,9 @@ def test_an_offline_task_goes_from_its_data_to_its_table(
         for row in ROWS:
             run(monkeypatch, "evaluate_rollouts", "--task", task, "--row", row)
         run(monkeypatch, "evaluate_robustness", "--task", task, "--row", "fm-nfe1")
-        run(monkeypatch, "tabulate_offline", "--task", task)
+        run(monkeypatch, "report", "tabulate_offline", "--task", task)
         for stage in ("tabulate", "tabulate_settings", "report_stability", "draw"):
-            run(monkeypatch, stage)
+            run(monkeypatch, "report", stage)
         first = Path("reports/lab/episodes", f"{task}-ft_fm-nfe1.csv").read_bytes()
         run(monkeypatch, "evaluate_rollouts", "--task", task, "--row", "ft_fm-nfe1")
     finally:

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 
 from pipeline.reporting.episodes import EPISODES_HEADER
-from pipeline.reporting.figures import HISTORY_HEADER
+from pipeline.reporting.figure_2b import HISTORY_HEADER
 from pipeline.reporting.gap import GAP_HEADER
 from pipeline.reporting.robustness import ROBUSTNESS_HEADER
 from pipeline.reporting.table1 import TABLE1_HEADER
-from pipeline.reporting.tables import TABLE_HEADER
+from pipeline.reporting.table2 import TABLE2_HEADER
 from pipeline.settings.images import ImageMethod
 from pipeline.stability.recheck import recheck
 from tests.project import Project, executed
@@ -116,7 +116,7 @@ def test_table_1_is_that_of_the_distances(made: Project) -> None:
 
 def test_the_table_is_that_of_the_episodes(made: Project) -> None:
     reports = made.root / "reports" / "starter"
-    assert header(reports / "table2.csv") == TABLE_HEADER
+    assert header(reports / "table2.csv") == TABLE2_HEADER
     table = pd.read_csv(reports / "table2.csv")
     assert len(table) == 20
     for _, row in table.iterrows():

@@ -103,8 +103,8 @@ def test_a_task_goes_from_demonstrations_to_rows(
             run(monkeypatch, "train", "--task", task, "--row", "resft_fm-nfe16")
         for row in rows:
             run(monkeypatch, "evaluate_rollouts", "--task", task, "--row", row)
-        run(monkeypatch, "tabulate")
-        run(monkeypatch, "tabulate_settings")
+        run(monkeypatch, "report", "tabulate")
+        run(monkeypatch, "report", "tabulate_settings")
     finally:
         torch.set_num_threads(threads)
         capsys.readouterr()

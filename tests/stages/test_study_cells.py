@@ -41,7 +41,7 @@ def studied(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
         ("nearest", "2"),
     ):
         project.check(*CELL, row, "--nfe", *numbers)
-    project.check("stages.study_table", "--scale", "starter", "--task", "pusht")
+    project.check("stages.report", "study_table", "--scale", "starter", "--task", "pusht")
     return project
 
 
@@ -144,7 +144,7 @@ def test_every_method_of_the_one_step_study_becomes_rows_of_one_table(studied: P
     for cell in cells:
         project.check("stages.study", "one_step", *at, cell)
     project.check("stages.study", "times", *at[:-1])
-    project.check("stages.one_step_table", "--scale", "starter")
+    project.check("stages.report", "one_step_table", "--scale", "starter")
     reports = project.root / "reports" / "starter"
     table = pd.read_csv(reports / "one_step.csv").set_index(["method", "nfe"])
     expected = [(method, nfe) for method in METHODS for nfe in (METHODS[method].nfe if method != "ft_fm" else (1,))]

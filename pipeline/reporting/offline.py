@@ -1,11 +1,9 @@
-"""The table of an offline task: one row per method, NFE and perturbation, as CSV and as Markdown.
+"""Tabulate and draw an offline task: one row per method, NFE and perturbation, as CSV, Markdown and a figure.
 
 Every score is computed from the files of held-out episodes alone; the metrics beside them add what an episode cannot
 show. A row whose episodes are not there is named with the reason, and costs no other row.
 """
 
-import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +11,13 @@ from pathlib import Path
 import pandas as pd
 
 from pipeline.evaluation.rollouts import UNPERTURBED
-from pipeline.evaluation.statistics import Interval, mean_interval, paired_difference
-from pipeline.reporting.episodes import temperature_of
+from pipeline.evaluation.statistics import Interval, mean_interval, paired_difference, shown
+from pipeline.reporting import tables
+from pipeline.reporting.episodes import AGAIN, metrics_object, reference, require_model, temperature_of
+from pipeline.reporting.figures import draw_methods, drawing, nfe_axis
 from pipeline.reporting.offline_rows import OFFLINE_COLUMNS
-from pipeline.reporting.tables import METHOD_NAMES, number, reference, with_interval
-from pipeline.settings.paths import Entry, ScaleReports
+from pipeline.settings.paths import Entry, ScaleReports, listed_models
+from pipeline.utils.atomic import write_csv, write_text
 from pipeline.utils.errors import UserError
 
 COMPARED = ("error", "best_of_k", "mean_error", "nll", "crps")
@@ -47,6 +47,27 @@ NFE, perturbation and windows, on the same draws of noise; below zero, the metho
   episodes, below which diversity is being lost; *seam*: root mean square step from a plan's last executed action to the
   next plan's first, and in brackets the recorded one.
 - *ms*: median time of a plan for one observation on the machine that evaluated the row."""
+
+_PANELS = {
+    "mean_error": "RMSE (of the mean of the answers)",
+    "crps": "CRPS",
+    "best_of_k": "Error of the best of K answers",
+    "nll": "NLL of a component (nats)",
+}
+
+
+def report(asked: tables.Request) -> None:
+    """Write the table and draw the figure of one task."""
+    reports, task = asked.reports, asked.task
+    rows = [Entry(task, method, nfe, within=task) for method, nfe in listed_models(asked.settings)]
+    csv = reports.offline(task)
+    text, picture = csv.with_suffix(".md"), csv.with_suffix(".png")
+    with asked.begin(deps=[reports.folder / "episodes", reports.folder / "metrics"], outs=[csv, text, picture]):
+        table, title = offline_table(reports, rows), tables.task_titles({task: asked.settings.task(task)})[task]
+        missing = tables.missing_rows(reports.folder, rows)
+        write_csv(csv, table)
+        write_text(text, offline_markdown(table, missing, scale=reports.scale, title=title))
+        offline_vs_nfe(table, picture, title)
 
 
 @dataclass(frozen=True)
@@ -81,11 +102,7 @@ def _read(reports: ScaleReports, entry: Entry) -> Iterator[_Found]:
     plain, disturbed = entry.episodes(reports.folder), reports.disturbed_episodes(entry)
     if not plain.exists():
         return
-    episodes, path = _checked(plain, entry), entry.metrics(reports.folder)
-    try:
-        metrics = json.loads(path.read_text(encoding="utf-8"))[entry.evaluation]
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: not a readable JSON file of {entry.evaluation} ({error})") from error
+    episodes, metrics = _checked(plain, entry), metrics_object(reports.folder, entry)
     yield _Found(entry, episodes, metrics)
     if disturbed.exists():
         others = _checked(disturbed, entry)
@@ -95,44 +112,30 @@ def _read(reports: ScaleReports, entry: Entry) -> Iterator[_Found]:
 
 
 def _checked(path: Path, entry: Entry) -> pd.DataFrame:
-    try:
-        episodes = pd.read_csv(path)
-    except ValueError as error:  # pandas' parser errors are ValueErrors
-        raise UserError(f"{path}: not a readable CSV file ({str(error).splitlines()[0]})") from error
-    if tuple(episodes.columns) != OFFLINE_COLUMNS or episodes.empty:
-        raise UserError(f"{path}: holds no scores of held-out episodes; evaluate again to rewrite it")
-    of = set(zip(episodes["evaluation"], episodes["method"], episodes["nfe"], strict=True))
-    if of != {(entry.evaluation, entry.method, entry.nfe)}:
-        raise UserError(f"{path}: holds episodes of another model; evaluate again to rewrite it")
+    episodes = tables.read_csv(path, ",".join(OFFLINE_COLUMNS), AGAIN)
+    require_model(episodes, entry, path)
     return episodes
 
 
 def _row(row: _Found, fm: _Found | None) -> dict[str, object]:
     episodes, metrics = row.episodes, row.metrics
     values: dict[str, object] = {
-        "evaluation": row.entry.evaluation,
-        "method": row.entry.method,
-        "nfe": row.entry.nfe,
+        **vars(row.entry),
         "perturbation": row.perturbation,
         "scale": episodes["scale"].iloc[0],
-        "dataset": metrics["dataset"],
-        "train_steps": metrics["train_steps"],
         "train_seeds": str(episodes["train_seed"].iloc[0]),
         "n_episodes": len(episodes),
         "n_windows": int(episodes["windows"].sum()),
         "repeats": int(episodes["repeats"].iloc[0]),
+        "temperature": temperature_of(metrics),
+        **{name: episodes[name].mean() for name in ("spread", "jump", "jump_recorded")},
+        **{name: metrics[name] for name in ("dataset", "train_steps", "spread_ratio", "ms_per_plan", "precision")},
     }
     for name in COMPARED:
-        values |= _interval(name, mean_interval(episodes[name]))
+        values |= tables.interval_columns(mean_interval(episodes[name]), name)
         if fm is not None and row.entry.method != "fm":
-            values |= _interval(f"{name}_diff", _difference(row, fm, name), "_vs_fm")
-    return values | {
-        "temperature": temperature_of(metrics),
-        "spread_ratio": math.nan if metrics["spread_ratio"] is None else metrics["spread_ratio"],
-        **{name: episodes[name].mean() for name in ("spread", "jump", "jump_recorded")},
-        "ms_per_plan": math.nan if metrics["ms_per_plan"] is None else metrics["ms_per_plan"],
-        "precision": metrics["precision"],
-    }
+            values |= tables.interval_columns(_difference(row, fm, name), f"{name}_diff_vs_fm", f"{name}_diff")
+    return values
 
 
 def _difference(row: _Found, fm: _Found, name: str) -> Interval:
@@ -143,56 +146,66 @@ def _difference(row: _Found, fm: _Found, name: str) -> Interval:
         raise UserError(f"{row.entry.stem}: has other episodes than {fm.entry.stem}; evaluate both again") from None
 
 
-def _interval(name: str, interval: Interval, end: str = "") -> dict[str, object]:
-    return {f"{name}{end}": interval.mean, f"{name}_low": interval.low, f"{name}_high": interval.high}
-
-
 def offline_markdown(table: pd.DataFrame, missing: Mapping[Entry, str], *, scale: str, title: str) -> str:
     """The Markdown twin of ``table``: how to read it, and what is missing and why."""
-    parts = [f"# {title}, scale `{scale}`: held-out episodes"]
+    about = ""
     if len(table):
-        parts.append(_HOW_TO_READ.format(repeats=table["repeats"].max(), episodes=_span(table["n_episodes"])))
-        cells = [_cells(row) for _, row in table.iterrows()]
-        lines = [list(cells[0]), ["---"] * len(cells[0]), *(list(row.values()) for row in cells)]
-        parts.append("\n".join(f"| {' | '.join(line)} |" for line in lines))
-    if missing:
-        rows = [f"- {METHOD_NAMES.get(e.method, e.method)}, NFE {e.nfe}: {reason}." for e, reason in missing.items()]
-        parts.append("\n".join(["**Missing rows**", "", *rows]))
-    return "\n\n".join(parts) + "\n"
-
-
-def _span(values: pd.Series) -> str:
-    return f"{values.min()}" if values.min() == values.max() else f"{values.min()} to {values.max()}"
+        about = _HOW_TO_READ.format(repeats=table["repeats"].max(), episodes=tables.span(table["n_episodes"]))
+    return tables.document(
+        f"# {title}, scale `{scale}`: held-out episodes",
+        about,
+        tables.markdown_table(_cells(row) for _, row in table.iterrows()),
+        tables.missing_list(f"{tables.METHOD_NAMES[e.method]}, NFE {e.nfe}: {reason}" for e, reason in missing.items()),
+    )
 
 
 def _cells(row: pd.Series) -> dict[str, str]:
-    def scored(name: str) -> str:
-        return with_interval(row, name, f"{name}_low", f"{name}_high", ".4f")
-
-    def against(name: str) -> str:
-        return with_interval(row, f"{name}_diff_vs_fm", f"{name}_diff_low", f"{name}_diff_high", "+.4f")
+    def against_fm(name: str) -> str:
+        return tables.interval_cell(row, f"{name}_diff_vs_fm", "+.4f", f"{name}_diff")
 
     return {
-        "Method": METHOD_NAMES.get(row["method"], row["method"]),
+        "Method": tables.METHOD_NAMES[row["method"]],
         "NFE": str(row["nfe"]),
         "Perturbation": "—" if row["perturbation"] == UNPERTURBED else row["perturbation"],
-        "Error": scored("error"),
-        "Error against FM": against("error"),
-        "Best of K": scored("best_of_k"),
-        "RMSE": scored("mean_error"),
-        "RMSE against FM": against("mean_error"),
-        "NLL": scored("nll"),
-        "CRPS": scored("crps"),
-        "CRPS against FM": against("crps"),
-        "τ": number(row["temperature"], "g"),
-        "Spread": f"{number(row['spread'])} ({number(row['spread_ratio'], '.2f')})",
-        "Seam": f"{number(row['jump'])} ({number(row['jump_recorded'])})",
-        "ms": number(row["ms_per_plan"], ".2f"),
-        "Scale": row["scale"],
-        "Data set": row["dataset"],
-        "Training steps": str(row["train_steps"]),
-        "Precision": row["precision"] or "—",
+        "Error": tables.interval_cell(row, "error", ".4f"),
+        "Error against FM": against_fm("error"),
+        "Best of K": tables.interval_cell(row, "best_of_k", ".4f"),
+        "RMSE": tables.interval_cell(row, "mean_error", ".4f"),
+        "RMSE against FM": against_fm("mean_error"),
+        "NLL": tables.interval_cell(row, "nll", ".4f"),
+        "CRPS": tables.interval_cell(row, "crps", ".4f"),
+        "CRPS against FM": against_fm("crps"),
+        "τ": shown(row["temperature"], "g"),
+        "Spread": f"{shown(row['spread'])} ({shown(row['spread_ratio'], '.2f')})",
+        "Seam": f"{shown(row['jump'])} ({shown(row['jump_recorded'])})",
+        "ms": shown(row["ms_per_plan"], ".2f"),
+        **tables.training_cells(row),
         "Training seeds": row["train_seeds"],
         "Windows": str(row["n_windows"]),
         "K": str(row["repeats"]),
     }
+
+
+def offline_vs_nfe(table: pd.DataFrame, path: Path, title: str) -> None:
+    """Draw four scores of each method against NFE, less being better; ``table``: from ``offline_table``.
+
+    Raises:
+        UserError: no row has an NFE.
+    """
+    table = table[table["perturbation"] == UNPERTURBED]
+    numbers = sorted(set(table["nfe"]) - {0})
+    if not numbers:
+        raise UserError(f"{path.stem}: no row of a trained model, so there is nothing to draw")
+    first = table.iloc[0]
+    title = (
+        f"{title}: held-out episodes, less is better\n"
+        f"scale {first['scale']}, data set {first['dataset']}, training seed {first['train_seeds']}\n"
+        f"{first['n_episodes']} episodes, bars are 95 % intervals; normalised units"
+    )
+    with drawing(path, 8.4, 6.8, title) as figure:
+        for panel, (name, label) in zip(figure.subplots(2, 2, sharex=True).flat, _PANELS.items(), strict=True):
+            draw_methods(panel, table, name)
+            nfe_axis(panel, numbers)
+            panel.set_title(label)
+            panel.tick_params(labelbottom=True)
+            panel.set_xlabel("NFE (function evaluations per answer)")

@@ -1,6 +1,8 @@
-"""Table 1 to be read: methods against solvers, yardsticks, what is missing, and checks of the numbers."""
+"""Report Table 1: methods against solvers, yardsticks, what is missing, and checks of the numbers."""
 
+import math
 from collections.abc import Mapping, Sequence
+from typing import get_args
 
 import numpy as np
 import pandas as pd
@@ -10,13 +12,25 @@ from pipeline.reporting.table1 import (
     DISTANCE_NAMES,
     IMAGE_METHODS,
     PAPER,
+    PAPER_SOLVERS,
     SAMPLE_METRICS,
+    Cells,
     Halves,
-    one_of,
+    bounds,
+    checks,
+    digits,
     shown_cells,
-    span,
+    table1_rows,
+    yardstick,
 )
-from pipeline.reporting.table1_checks import Cells, Check, checks, digits
+from pipeline.reporting.tables import Request, document, markdown_table, one_of, read_csv, span
+from pipeline.settings.images import ImageMethod, ImageTaskSettings
+from pipeline.settings.paths import ImageFiles
+from pipeline.tasks.images import load_images
+from pipeline.utils.atomic import write_csv, write_text
+from pipeline.utils.errors import UserError
+
+METHODS = ("untrained", *get_args(ImageMethod), "ft_fm", "resft_fm")
 
 FEATURES = {
     "embedded": "a small classifier that this project trains on the same data set, so\nthe distance is called FD and "
@@ -24,11 +38,7 @@ FEATURES = {
     "inception": "the Inception network that FID is defined by, as\n`torch-fidelity` has it",
 }
 
-_PAPER_COLUMNS = {
-    "euler-100": "Paper, Euler 100",
-    "euler-1000": "Paper, Euler 1000",
-    ADAPTIVE: "Paper, adaptive (NFE)",
-}
+_PAPER_COLUMNS = ("Paper, Euler 100", "Paper, Euler 1000", "Paper, adaptive (NFE)")
 
 _HOW_TO_READ = """\
 {name} is the Fréchet distance between generated and training images, of Gaussians fitted to their features: lower is
@@ -42,14 +52,39 @@ them: it is about the noise of sampling from this one model, not about training 
 
 {facts}"""
 
+_HOW_TO_READ_METRICS = """\
+**Kernel distance × 1000, precision, recall** in the same features, means over sampling seeds. The kernel distance (KID)
+is lower for better images and has no bias by their number; *precision* is the share of generated images among the real
+ones, *recall* the share of real images among the generated, of as many real images."""
+
+
+def report(asked: Request) -> None:
+    """Write the table of one image task, from the distances of single sampling seeds alone."""
+    files, reports = ImageFiles(asked.reports.scale, asked.task), asked.reports
+    settings = asked.settings.image_task(asked.task)
+    there = [files.distances(method) for method in METHODS if files.distances(method).exists()]
+    if not there:
+        raise UserError(f"{files.reports}: no row of Table 1 is there")
+    yardsticks = [path for path in (files.images, files.halves) if path.exists()]
+    text = reports.table1.with_suffix(".md")
+    with asked.begin(deps=[*yardsticks, *there], outs=[reports.table1, text]):
+        table = table1_rows(pd.concat([read_csv(path) for path in there], ignore_index=True))
+        halves = yardstick(read_csv(files.halves) if files.halves in yardsticks else None, table)
+        expected = {method: _solvers(method, settings) for method in METHODS}
+        command = f"make repro SCALE={reports.scale}"
+        note = load_images(files.images).note if files.images in yardsticks else ""
+        write_csv(reports.table1, table)
+        write_text(text, table1_markdown(table, halves, expected=expected, command=command, note=note))
+
+
+def _solvers(method: str, settings: ImageTaskSettings) -> list[str]:
+    """The solvers that a row can have: a residual's own steps leave none of the fewest evaluations for the base."""
+    few = {f"euler-{nfe}" for nfe in range(settings.residual.residual_steps + 1)} if method == "resft_fm" else set()
+    return [solver for solver in settings.fid.solvers if solver not in few]
+
 
 def table1_markdown(
-    table: pd.DataFrame,
-    halves: Halves | None,
-    *,
-    expected: Mapping[str, Sequence[str]],
-    command: str,
-    note: str = "",
+    table: pd.DataFrame, halves: Halves | None, *, expected: Mapping[str, Sequence[str]], command: str, note: str = ""
 ) -> str:
     """The Markdown twin of ``table``, from ``table1_rows``.
 
@@ -64,8 +99,10 @@ def table1_markdown(
     scale, dataset, features = (one_of(table, column, "table1") for column in ("scale", "dataset", "features"))
     name = DISTANCE_NAMES[str(features)]
     cells = shown_cells(table)
-    columns = _columns(cells, expected)
-    parts = [
+    keys = {solver for _, solver in cells} | {solver for solvers in expected.values() for solver in solvers}
+    columns = sorted(keys, key=lambda key: math.inf if key == ADAPTIVE else int(key.removeprefix("euler-")))
+    answers = {True: "yes", False: "**no**", None: "unknown"}
+    return document(
         f"# Table 1, scale `{scale}`: {name} ({features} features) on `{dataset}`",
         f"`{command}` makes this.",
         _HOW_TO_READ.format(name=name, features=FEATURES[str(features)], facts=_facts(table)),
@@ -78,16 +115,17 @@ def table1_markdown(
         _missing(cells, expected, halves),
         "## Checks",
         "Computed from the numbers above.",
-        _checks_table(checks(table, halves)),
-    ]
-    return "\n\n".join(part for part in parts if part) + "\n"
+        markdown_table(
+            [(check.question, check.numbers, answers[check.holds]) for check in checks(table, halves)],
+            ["Check", "Numbers", "Holds"],
+        ),
+    )
 
 
 def _facts(table: pd.DataFrame) -> str:
-    seeds = f"{span(table['sampling_seeds'])} sampling seeds"
     facts = (
-        f"Data set `{table['dataset'].iloc[0]}`, {span(table['n_samples'])} images for each number, {seeds}, "
-        f"training seed {', '.join(dict.fromkeys(table['train_seeds']))}."
+        f"Data set `{table['dataset'].iloc[0]}`, {span(table['n_samples'])} images for each number, "
+        f"{span(table['sampling_seeds'])} sampling seeds, training seed {', '.join(table['train_seeds'].unique())}."
     )
     if table["n_samples"].nunique() > 1:
         facts += (
@@ -109,38 +147,32 @@ def _paper_note(table: pd.DataFrame, cells: Cells, name: str) -> str:
     return "\n".join(parts)
 
 
-def _columns(cells: Cells, expected: Mapping[str, Sequence[str]]) -> list[str]:
-    keys = {solver for _, solver in cells} | {solver for solvers in expected.values() for solver in solvers}
-    return sorted(keys, key=lambda key: (key == ADAPTIVE, 0 if key == ADAPTIVE else int(key.removeprefix("euler-"))))
-
-
 def _column_name(solver: str) -> str:
     return "Adaptive" if solver == ADAPTIVE else f"Euler {solver.removeprefix('euler-')}"
 
 
 def _wide_table(cells: Cells, columns: Sequence[str], halves: Halves | None) -> str:
     heads = [_column_name(solver) + (" (NFE)" if solver == ADAPTIVE else "") for solver in columns]
-    lines = [["Method", "Training steps", "Precision", *heads, *_PAPER_COLUMNS.values()]]
-    lines.append(["---"] * len(lines[0]))
+    lines = []
     for method, pretty in IMAGE_METHODS.items():
         of_method = [row for (name, _), row in cells.items() if name == method]
         if not of_method:
             continue
         steps = span(pd.Series([row["train_steps"] for row in of_method]))
-        shown = [_cell(cells.get((method, solver))) for solver in columns]
         precision = ", ".join(sorted({row["precision"] for row in of_method if row["precision"]})) or "—"
-        lines.append([pretty, steps, precision, *shown, *_paper_cells(method, cells)])
+        distances = [_distance(cells.get((method, solver))) for solver in columns]
+        lines.append([pretty, steps, precision, *distances, *_paper_cells(method, cells)])
     if halves is not None:
         # the same in every column: a floor for each of them
         floor = digits(halves.mean) + ("" if np.isnan(halves.std) else f" ± {digits(halves.std)}")
         lines.append(["Two halves of the real data", "—", "—", *[floor] * len(columns), *["—"] * len(_PAPER_COLUMNS)])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    return markdown_table(lines, ["Method", "Training steps", "Precision", *heads, *_PAPER_COLUMNS])
 
 
-def _cell(row: pd.Series | None) -> str:
+def _distance(row: pd.Series | None) -> str:
     if row is None:
         return "—"
-    text = f"{digits(row['distance'])} [{digits(row['distance_low'])}, {digits(row['distance_high'])}]"
+    text = f"{digits(row['distance'])} {bounds(row)}"
     return f"{text} ({row['nfe']:.1f})" if row["solver"] == ADAPTIVE else text
 
 
@@ -150,7 +182,7 @@ def _paper_cells(method: str, cells: Cells) -> list[str]:
         return ["—"] * len(_PAPER_COLUMNS)
     *fids, nfe = PAPER[method]
     texts = []
-    for solver, fid in zip(_PAPER_COLUMNS, fids, strict=True):
+    for solver, fid in zip(PAPER_SOLVERS, fids, strict=True):
         row = cells.get((method, solver))
         star = "" if row is not None and row["paper_comparable"] else " *"
         evaluations = f" ({nfe:g})" if solver == ADAPTIVE else ""
@@ -168,27 +200,20 @@ def _yardsticks(halves: Halves | None) -> str:
     )
 
 
-_HOW_TO_READ_METRICS = """\
-**Kernel distance × 1000, precision, recall** in the same features, means over sampling seeds. The kernel distance (KID)
-is lower for better images and has no bias by their number; *precision* is the share of generated images among the real
-ones, *recall* the share of real images among the generated, of as many real images."""
-
-
 def _sample_metrics(table: pd.DataFrame, cells: Cells, columns: Sequence[str]) -> str:
-    measured = [name for name in SAMPLE_METRICS if name in table.columns]
-    if not measured:
+    if not set(SAMPLE_METRICS) & set(table.columns):
         return ""
-    lines = [["Method", *map(_column_name, columns)], ["---"] * (len(columns) + 1)]
-    for method in dict.fromkeys(table["method"]):
-        shown = [cells.get((method, solver)) for solver in columns]
-        lines.append([IMAGE_METHODS[method], *["—" if row is None else _metrics_cell(row) for row in shown]])
-    rows = "\n".join(f"| {' | '.join(line)} |" for line in lines)
-    return f"{_HOW_TO_READ_METRICS}\n\n{rows}"
+    lines = [
+        [IMAGE_METHODS[method], *(_metrics_cell(cells.get((method, solver))) for solver in columns)]
+        for method in dict.fromkeys(table["method"])
+    ]
+    return f"{_HOW_TO_READ_METRICS}\n\n{markdown_table(lines, ['Method', *map(_column_name, columns)])}"
 
 
-def _metrics_cell(row: pd.Series) -> str:
-    kid, precision, recall = (row[name] for name in SAMPLE_METRICS)
-    return "—" if np.isnan(kid) else f"{1000 * kid:.2f}, {precision:.3f}, {recall:.3f}"
+def _metrics_cell(row: pd.Series | None) -> str:
+    if row is None or np.isnan(row["kid"]):
+        return "—"
+    return f"{1000 * row['kid']:.2f}, {row['sample_precision']:.3f}, {row['sample_recall']:.3f}"
 
 
 def _models(cells: Cells, columns: Sequence[str]) -> str:
@@ -215,14 +240,5 @@ def _missing(cells: Cells, expected: Mapping[str, Sequence[str]], halves: Halves
             lines.append(f"- {IMAGE_METHODS[method]}: {what}.")
     if halves is None:
         lines.append("- Two halves of the real data.")
-    if not lines:
-        return ""
     reason = "their evaluation, or a stage before it, has not finished:"
-    return "\n".join([f"**Missing**, since {reason}", "", *lines])
-
-
-def _checks_table(found: Sequence[Check]) -> str:
-    answers = {True: "yes", False: "**no**", None: "unknown"}
-    lines = ["| Check | Numbers | Holds |", "| --- | --- | --- |"]
-    lines += [f"| {check.question} | {check.numbers} | {answers[check.holds]} |" for check in found]
-    return "\n".join(lines)
+    return "\n".join([f"**Missing**, since {reason}", "", *lines]) if lines else ""
