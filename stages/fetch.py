@@ -1,29 +1,49 @@
-"""Stage ``fetch``: get a task's demonstrations, from a mirror folder if there is one, else from their official URL."""
+"""Get the data of a task, from a mirror folder (FLOWTUNE_MIRROR) if there is one, else from its official URL.
+
+Of a robot task its demonstrations (stage fetch); of images those, and where distances are to be FID the weights of
+Inception (fetch_images).
+"""
 
 import argparse
 import os
 from pathlib import Path
 
 from pipeline.orchestration.stage import program, stage
+from pipeline.settings.images import SHAPES
 from pipeline.settings.inputs import read_inputs
-from pipeline.settings.paths import TaskFiles
-from pipeline.tasks.download import fetch
+from pipeline.settings.paths import ImageFiles, TaskFiles
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--scale", required=True)
-    parser.add_argument("--task", required=True)
+    parser.add_argument("--task", required=True, help="a block of params.yaml")
     arguments = parser.parse_args()
-    files = TaskFiles(arguments.scale, arguments.task)
-    inputs = read_inputs("fetch", arguments.scale, arguments.task)
-    settings = inputs.settings.task(arguments.task)
-    name = settings.data.dataset
+    mirror = Path(folder) if (folder := os.environ.get("FLOWTUNE_MIRROR")) else None
+    of = images if arguments.task in SHAPES else demonstrations
+    of(arguments.scale, arguments.task, mirror)
 
-    mirror = os.environ.get("FLOWTUNE_MIRROR")
-    label = f"fetch-{arguments.scale}-{arguments.task}"
-    with stage(inputs, label, deps=[], outs=[files.demonstrations]):
-        fetch(name, settings.load_task().datasets[name], files.demonstrations, Path(mirror) if mirror else None)
+
+def demonstrations(scale: str, task: str, mirror: Path | None) -> None:
+    from pipeline.tasks.download import fetch
+
+    files, inputs = TaskFiles(scale, task), read_inputs("fetch", scale, task)
+    settings = inputs.settings.task(task)
+    name = settings.data.dataset
+    with stage(inputs, f"fetch-{scale}-{task}", deps=[], outs=[files.demonstrations]):
+        fetch(name, settings.load_task().datasets[name], files.demonstrations, mirror)
+
+
+def images(scale: str, task: str, mirror: Path | None) -> None:
+    from pipeline.tasks.image_sources import fetch_images
+    from pipeline.tasks.inception import fetch_inception
+
+    files, inputs = ImageFiles(scale, task), read_inputs("fetch_images", scale, task)
+    settings = inputs.settings.image_task(task)
+    with stage(inputs, f"fetch_images-{scale}-{task}", deps=[], outs=[files.fetched]):
+        fetch_images(settings.data.dataset, files.images, mirror)
+        if settings.fid.features == "inception":
+            fetch_inception(files.inception, mirror)
 
 
 if __name__ == "__main__":

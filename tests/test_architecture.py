@@ -61,14 +61,18 @@ WITHIN = {
         "baselines", "diversity", "rollouts", "video", "demonstrate",
         "protocol", "offline_scores", "offline", "aggregate",
         "precision", "gap", "robustness", "certify", "toy_flows", "toy_systems", "figure_1",
-        "image_models", "features", "fid", "sample_metrics", "generation",
+        "image_models", "image_grid", "features", "fid", "sample_metrics", "generation",
     ),
     "training": (
         "data", "resume", "frames", "checkpoint", "journal", "loop", "sight", "sources", "teacher", "pretrain",
         "one_step_baselines", "flow_map", "mle",
-        "recipe", "guard", "watch", "finetuning", "fine_tune", "selection", "study", "one_step",
-        "residual", "residual_checkpoint", "toys",
-        "diffusion", "acting", "images", "image_methods", "image_checkpoint", "extractor", "image_judge",
+        "recipe", "guard", "watch", "finetuning", "options", "fields", "fine_tune", "selection", "job", "problem",
+        "cells", "study", "one_step", "one_step_tries", "residual", "residual_checkpoint", "toys",
+        "diffusion", "acting", "images", "image_methods", "image_checkpoint", "extractor", "image_judge", "kinds",
+    ),
+    "training/kinds": (
+        "robot", "images", "pretrain", "pretrain_diffusion", "select_checkpoint", "finetune", "finetune_residual",
+        "train_extractor", "pretrain_images", "select_image_checkpoint", "finetune_images", "finetune_image_residual",
     ),
     "deployment": ("controller", "onnx_export"),
     "perf": (
@@ -85,8 +89,8 @@ WITHIN = {
     ),
     "tracking": ("run", "queue", "store", "recorder"),
     "orchestration": (
-        "restore", "lockguard", "stage", "output", "program_server", "plan", "places", "share", "needs", "partial",
-        "executor", "repro", "flow_runs", "worker_flows", "pool", "prefect_flows", "worker", "ui",
+        "restore", "lockguard", "stage", "kinds", "output", "program_server", "plan", "places", "share", "needs",
+        "partial", "executor", "repro", "flow_runs", "worker_flows", "pool", "prefect_flows", "worker", "ui",
     ),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""
@@ -149,13 +153,18 @@ def test_simulators_are_imported_only_where_they_run(file: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "program",
-    sorted({kind.program for kind in KINDS.values() if kind.over and kind.over[0] not in ("tasks", "offline")}),
+    "stage", sorted(name for name, kind in KINDS.items() if kind.over and kind.over[0] not in ("tasks", "offline"))
 )
-def test_stages_of_images_run_no_code_of_simulators(program: str) -> None:
-    code = code_of(f"stages/{program}.py")
+def test_stages_of_images_run_no_code_of_simulators(stage: str) -> None:
+    code = code_of(*KINDS[stage].code)
     assert "pipeline/tasks/api.py" not in code
     assert [file for file in code if packages(ast.parse((ROOT / file).read_text(encoding="utf-8"))) & SIMULATORS] == []
+
+
+@pytest.mark.parametrize("stage", sorted(name for name, kind in KINDS.items() if kind.program in ("train", "select")))
+def test_a_stage_depends_on_the_code_of_its_own_kind_alone(stage: str) -> None:
+    kinds = {file for kind in KINDS.values() if kind.program in ("train", "select") for file in kind.code}
+    assert kinds & set(code_of(*KINDS[stage].code)) == set(KINDS[stage].code)
 
 
 def test_training_and_sampling_load_no_orchestrator_simulator_or_plotter() -> None:

@@ -17,8 +17,7 @@ HEAD = frozenset(
 
 GPU = frozenset(
     {
-        *("pretrain", "pretrain_diffusion", "pretrain_images", "train_extractor", "finetune", "finetune_images"),
-        *("finetune_residual", "finetune_image_residual", "evaluate_fid", "study_cell", "one_step_cell"),
+        *("train", "evaluate_fid", "study"),
     }
 )
 """Programs that a GPU makes many times faster."""

@@ -22,9 +22,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from pipeline.settings.kinds import KINDS, STUDY_KINDS
 from pipeline.utils.handover import ACCEPTED, CODE, LENGTH
 from pipeline.utils.platform import die_with_parent, name_process, socket_address
 
+_KINDS = {**KINDS, **STUDY_KINDS}
 REQUEST_SECONDS = 5.0  # a caller sends all of a request at once
 _MONITOR_SECONDS = 10  # tqdm's own
 
@@ -72,8 +74,10 @@ class Server:
 
     def _run(self, connection: socket.socket, stdio: Sequence[int], request: dict[str, Any]) -> None:
         """Start a program; pass on its caller's signals, and its exit code to the caller."""
-        with suppress(Exception):  # a module that cannot be imported says so when it runs
-            importlib.import_module(request["module"])
+        stage = request["environment"].get("DVC_STAGE", "").rpartition(":")[2].partition("@")[0]
+        for module in (request["module"], *(_KINDS[stage].modules if stage in _KINDS else ())):
+            with suppress(Exception):  # a module that cannot be imported says so when it runs
+                importlib.import_module(module)
         process = multiprocessing.get_context("fork").Process(
             target=_live, args=(os.getpid(), stdio), kwargs=request, daemon=True
         )

@@ -7,9 +7,9 @@ from typing import cast, get_args
 import torch
 from torch import nn
 
-from pipeline.evaluation.features import Architecture, EmbeddedNet
 from pipeline.evaluation.image_models import FieldModel, FlowModel, ResidualModel
 from pipeline.evaluation.image_policy import ImagePolicy
+from pipeline.flow import image_methods
 from pipeline.nets.residual import Residual
 from pipeline.nets.vision import pack
 from pipeline.settings.blocks import Optimization
@@ -18,12 +18,12 @@ from pipeline.settings.paths import split_row
 from pipeline.settings.schema import ScaleSettings, TaskSettings
 from pipeline.training.checkpoint import build_policy, new_record
 from pipeline.training.diffusion import NoisePrediction
-from pipeline.training.extractor import AugmentedBatches, Classification
+from pipeline.training.extractor import classification
 from pipeline.training.image_checkpoint import ImageRecord, build_image_model
 from pipeline.training.image_methods import pretraining, windows_of
 from pipeline.training.images import ImageBatches
 from pipeline.training.loop import Batches, BatchSource, Objective
-from pipeline.training.recipe import equal_compute, flow_matching, maximum_likelihood, within_budget
+from pipeline.training.recipe import equal_compute, flow_matching, maximum_likelihood, path_of, within_budget
 from pipeline.training.residual import residual_training
 from pipeline.training.residual_checkpoint import make_residual_policy
 from pipeline.utils.precision import Precision
@@ -105,7 +105,7 @@ def _robot(task: str, settings: TaskSettings, scale: ScaleSettings) -> Iterator[
         def finetune(generators: Generators, nfe: int = nfe) -> tuple[Objective, BatchSource]:
             recipe, field = settings.finetune[f"nfe{nfe}"], build_policy(record).net
             few = _few(windows) if recipe.solves_ahead else windows
-            return maximum_likelihood(field, recipe, nfe, settings.pretrain, generators, few)
+            return maximum_likelihood(field, recipe, nfe, path_of(settings.pretrain), generators, few)
 
         if not recipe.solves_ahead:  # else the steps of fm depend on the number of windows
             yield of(f"fm nfe{nfe}", "fm", equal_compute(recipe, settings.pretrain, nfe, 0), continued)
@@ -132,7 +132,7 @@ def _images(task: str, settings: ImageTaskSettings, nfes: list[int]) -> Iterator
         return Training(task, name, like, optimization, settings.processes, build, solves)
 
     if settings.fid.features == "embedded":
-        yield replace(of("extractor", "extractor", _extractor(settings), _classifier(settings, images)), processes=1)
+        yield _extractor(task, settings, images)
     for method in get_args(ImageMethod):
 
         def pretrain(generators: Generators, method: ImageMethod = method) -> tuple[Objective, BatchSource]:
@@ -143,20 +143,21 @@ def _images(task: str, settings: ImageTaskSettings, nfes: list[int]) -> Iterator
         like = method if method in ("ddpm", "ot_cfm") else "pretrain"
         yield of(f"pretrain {method}", like, settings.pretrain, pretrain)
 
-    matching = settings.pretrain.matching()
     compute = settings.pretrain.steps - settings.select.latest
     for nfe in nfes:
-        recipe = within_budget(settings.finetune[f"nfe{nfe}"].recipe(), nfe, compute, matching, count)
-        made = count * recipe.precomputed_pairs * recipe.reflow_nfe if recipe.solves_ahead else 0
+        own = settings.finetune[f"nfe{nfe}"]
+        optimization = within_budget(own, nfe, compute, settings.pretrain, count)
+        made = count * own.precomputed_pairs * own.reflow_nfe if own.solves_ahead else 0
 
         def finetune(generators: Generators, nfe: int = nfe) -> tuple[Objective, BatchSource]:
-            recipe, model = settings.finetune[f"nfe{nfe}"].recipe(), build_image_model(start)
+            recipe, model = settings.finetune[f"nfe{nfe}"], build_image_model(start)
             assert isinstance(model, FlowModel)
             windows = windows_of(images[:_FEW], recipe)
-            objective, pairs = maximum_likelihood(model.field, recipe, nfe, matching, generators, windows)
+            path = image_methods.path_of("i_cfm", settings.pretrain)
+            objective, pairs = maximum_likelihood(model.field, recipe, nfe, path, generators, windows)
             return objective, pairs if recipe.solves_ahead else batches
 
-        yield of(f"ft_fm nfe{nfe}", f"ft_fm nfe{nfe}", recipe, finetune, made)
+        yield of(f"ft_fm nfe{nfe}", f"ft_fm nfe{nfe}", optimization, finetune, made)
 
     def residual(generators: Generators) -> tuple[Objective, BatchSource]:
         recipe = settings.residual
@@ -171,20 +172,15 @@ def _images(task: str, settings: ImageTaskSettings, nfes: list[int]) -> Iterator
     yield of("resft_fm", "resft_fm", settings.residual, residual, made)
 
 
-def _extractor(settings: ImageTaskSettings) -> Optimization:
-    own = settings.extractor.model_dump(include={"steps", "batch_size", "lr", "weight_decay", "precision"})
-    return Optimization(**own, warmup=0, max_grad_norm=1.0, ema_decay=0.0)
+def _extractor(task: str, settings: ImageTaskSettings, images: torch.Tensor) -> Training:
+    labels = torch.arange(len(images)) % 10
+    made, _ = classification(images, labels, settings.extractor, flip=settings.data.flip, seed=settings.seed)
 
-
-def _classifier(settings: ImageTaskSettings, images: torch.Tensor) -> Build:
     def build(generators: Generators) -> tuple[Objective, BatchSource]:
         del generators
-        own = settings.extractor
-        net = EmbeddedNet(Architecture(settings.shape, 10, own.channels, own.features))
-        labels = torch.randint(10, (len(images), 1))
-        return Classification(net), AugmentedBatches(labels, images, settings.data.flip, own.shift)
+        return made.objective, made.batches
 
-    return build
+    return Training(task, "extractor", "extractor", made.optimization, 1, build)
 
 
 def _few(windows: Batches) -> Batches:

@@ -1,41 +1,28 @@
-"""Pictures of the image half: Figure 2(a), Figure E.2 and grids of samples."""
+"""Pictures of the image half: Figure 2(a) and Figure E.2."""
 
 from collections.abc import Mapping
 from pathlib import Path
 
-import imageio.v3 as iio
 import matplotlib as mpl
-import numpy as np
 import pandas as pd
-import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, LogLocator, MaxNLocator, NullLocator
-from numpy.typing import NDArray
 
-from pipeline.evaluation.image_models import ImageModel
+from pipeline.evaluation.image_grid import Images, tile
 from pipeline.reporting.figures import STYLE, legend_below, save_figure
 from pipeline.reporting.table1 import DISTANCE_NAMES, IMAGE_METHODS, one_of, require_columns, span
-from pipeline.tasks.images import as_bytes
-from pipeline.utils.atomic import replacing
 from pipeline.utils.errors import UserError
-from pipeline.utils.seeding import Generators
 
 IMAGE_HISTORY_HEADER = (
     "scale,dataset,method,nfe,train_seed,step,updates,distance,distance_low,distance_high,"
     "features,n_samples,sampling_seeds,selected"
 )
 
-Images = NDArray[np.uint8]
-"""(N, C, H, W), C 1 or 3."""
-
 # the looks of FM and FT-FM in Figure 2(b)
 _LOOKS = {"i_cfm": ("#0072B2", "o", "--"), "ft_fm": ("#D55E00", "s", "-")}
 _LABELS = {"i_cfm": "I-CFM", "ft_fm": "FT-FM"}
 _PANELS_IN_A_ROW = 4
-_GAP = 2  # white pixels between images
-_SHOWN = 64
-_LEGIBLE = 64  # pixels: smaller images are enlarged to about this side
 
 
 def figure_2a(history: pd.DataFrame, path: Path) -> None:
@@ -140,49 +127,3 @@ def figure_e2(rows: Mapping[str, Images], path: Path) -> None:
             panel.set_ylabel(IMAGE_METHODS.get(name, name), rotation=0, ha="right", va="center")
         figure.suptitle("Images in a column are from the same noise", fontsize=10)
         save_figure(figure, path)
-
-
-def image_grid(images: Images, columns: int, path: Path) -> None:
-    """Write ``images`` (N, C, H, W) as one PNG of ``columns`` images a row; small ones are enlarged by a whole factor.
-
-    Raises:
-        ValueError: as of ``tile``.
-    """
-    with replacing(path) as temporary:
-        iio.imwrite(temporary, tile(images, columns), extension=".png")
-
-
-@torch.no_grad()
-def sample_grid(model: ImageModel, solver: str, shape: tuple[int, int, int], seed: int, path: Path) -> None:
-    """Write 64 samples of ``model`` as one PNG, always from the same noise, to be looked at as training goes.
-
-    Args:
-        shape: (C, H, W) of an image. seed: of the noise.
-    """
-    noise = torch.randn(_SHOWN, *shape, generator=Generators(seed)["shown noise"])
-    shown, _ = model.sample(noise, solver, torch.Generator().manual_seed(seed))
-    image_grid(as_bytes(shown).cpu().numpy(), round(_SHOWN**0.5), path)
-
-
-def tile(images: Images, columns: int) -> NDArray[np.uint8]:
-    """``images`` (N, C, H, W) side by side on white, row by row: (height, width), with 3 channels if they have.
-
-    Every pixel becomes a square of equal pixels, so that images of 8 × 8 can be looked at and none is resampled.
-
-    Raises:
-        ValueError: they are not uint8, not (N, 1 or 3, H, W), there are none, or ``columns`` is below 1.
-    """
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[1] not in (1, 3) or len(images) == 0 or columns < 1:
-        raise ValueError(
-            f"a grid needs uint8 images (N, 1 or 3, H, W) and at least one column, not {images.dtype} {images.shape} "
-            f"and {columns}"
-        )
-    factor = max(1, _LEGIBLE // max(images.shape[2:]))
-    large = images.transpose(0, 2, 3, 1).repeat(factor, axis=1).repeat(factor, axis=2)
-    count, height, width, channels = large.shape
-    rows = -(-count // columns)
-    canvas = np.full((rows * (height + _GAP) - _GAP, columns * (width + _GAP) - _GAP, channels), 255, dtype=np.uint8)
-    for number, image in enumerate(large):
-        top, left = (number // columns) * (height + _GAP), (number % columns) * (width + _GAP)
-        canvas[top : top + height, left : left + width] = image
-    return canvas[..., 0] if channels == 1 else canvas

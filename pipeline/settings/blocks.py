@@ -135,10 +135,9 @@ NetSettings = Annotated[MlpSettings | Unet1dSettings | Transformer1dSettings, Fi
 ImageNetSettings = Annotated[MlpSettings | Unet2dSettings | PatchedUnet2dSettings, Field(discriminator="kind")]
 
 
-class Optimization(Block):
-    """One run of the optimiser."""
+class Updates(Block):
+    """How the optimiser updates weights."""
 
-    steps: Count
     batch_size: Count
     lr: Positive
     weight_decay: NonNegative
@@ -146,6 +145,16 @@ class Optimization(Block):
     max_grad_norm: Positive
     ema_decay: BelowOne
     precision: PrecisionSetting
+
+
+class Length(Block):
+    """How long a training is."""
+
+    steps: Count
+
+
+class Optimization(Updates, Length):
+    """One run of the optimiser."""
 
     @model_validator(mode="after")
     def _warmup_ends(self) -> "Optimization":
@@ -175,17 +184,13 @@ class PretrainSettings(Optimization):
         return self
 
 
-class CoupledOptimization(Optimization):
-    """One run of the optimiser on pairs of noise and data from one of the couplings."""
+class CoupledUpdates(Updates):
+    """Updates on pairs of noise and data from one of the couplings."""
 
     coupling: FinetuneCoupling
     candidates: Count
-    regularization: Positive
-    condition_weight: NonNegative
-    typical_quantile: Fraction
     reflow_nfe: Count
     reflow_temperature: NonNegative = 1.0  # the default is for model files older than this key
-    inversion_nfe: Annotated[int, Field(ge=4, multiple_of=4)]
     precomputed_pairs: Natural
 
     @property
@@ -196,7 +201,25 @@ class CoupledOptimization(Optimization):
     @property
     def teacher_nfe(self) -> int:
         """Return the function evaluations of the base model's fine solve for the coupling; 0: it needs none."""
-        return {"reflow": self.reflow_nfe, "inversion": self.inversion_nfe}.get(self.coupling, 0)
+        return {"reflow": self.reflow_nfe, "inversion": self.backward_nfe}.get(self.coupling, 0)
+
+    @property
+    def backward_nfe(self) -> int:
+        """Return the function evaluations of the solve back in time, for ``inversion``."""
+        return 64
+
+
+class CoupledOptimization(CoupledUpdates, Optimization):
+    """One run of the optimiser on pairs of noise and data from one of the couplings."""
+
+    regularization: Positive
+    condition_weight: NonNegative
+    typical_quantile: Fraction
+    inversion_nfe: Annotated[int, Field(ge=4, multiple_of=4)]
+
+    @property
+    def backward_nfe(self) -> int:
+        return self.inversion_nfe
 
 
 class FinetuneRecipe(CoupledOptimization):

@@ -9,8 +9,7 @@ from pipeline.settings.blocks import (
     LEARNED_IN,
     Block,
     Count,
-    FinetuneCoupling,
-    FinetuneRecipe,
+    CoupledUpdates,
     Fraction,
     ImageNetSettings,
     Natural,
@@ -18,7 +17,6 @@ from pipeline.settings.blocks import (
     Optimization,
     PatchedUnet2dSettings,
     Positive,
-    PretrainSettings,
     RecipeKey,
     ResidualSolve,
     Seed,
@@ -65,11 +63,6 @@ class ImagePretrainSettings(Optimization):
             raise ValueError(f"checkpoints: given {self.checkpoints}, allowed: at most steps = {self.steps}")
         return self
 
-    def matching(self) -> PretrainSettings:
-        """Return the settings of the ``i_cfm`` row; fine-tuning starts from it and is compared with it."""
-        own = self.model_dump(exclude={"ot_sigma_min", "ve_sigma_min", "ve_sigma_max"})
-        return PretrainSettings(path="i_cfm", coupling="independent", regularization=1.0, condition_weight=0.0, **own)
-
 
 class ImageSelectSettings(Block):
     latest: Count
@@ -82,48 +75,12 @@ class ImageSelectSettings(Block):
         return range(200_000, 200_000 + self.sampling_seeds)
 
 
-class ImageFinetuneRecipe(Block):
+class ImageFinetuneRecipe(CoupledUpdates):
     """Fine-tuning for one number of Euler steps; the compute budget sets the number of updates."""
 
-    coupling: FinetuneCoupling
-    candidates: Count
-    reflow_nfe: Count
-    reflow_temperature: NonNegative
-    precomputed_pairs: Natural
     fm_weight: NonNegative
     last_steps: Natural
-    batch_size: Count
-    lr: Positive
-    weight_decay: NonNegative
-    warmup: Natural
-    max_grad_norm: Positive
-    ema_decay: Annotated[float, Field(ge=0, lt=1)]
-    precision: PrecisionSetting
     history_points: Count
-
-    def recipe(self) -> FinetuneRecipe:
-        """Return the full recipe, without penalties and guard; the caller sets its steps."""
-        return FinetuneRecipe(
-            **self.model_dump(exclude={"warmup"}),
-            warmup=0,
-            steps=1,
-            regularization=0.05,
-            condition_weight=0.0,
-            typical_quantile=0.99,
-            inversion_nfe=64,
-            covariance="identity",
-            energy_weight=0.0,
-            lora_rank=0,
-            lora_alpha=1.0,
-            fm_lr=self.lr,
-            temperature=1.0,
-            history_seeds=1,
-            guard_every=1,
-            collapse_below=0.0,
-            on_collapse="warn",
-            solver="euler",
-            gradient="direct",
-        ).model_copy(update={"warmup": self.warmup})
 
 
 class ImageResidualRecipe(ResidualSolve):

@@ -6,7 +6,7 @@ changed. A program reads its settings only from its file. A setting that ``kinds
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
@@ -25,6 +25,7 @@ from pipeline.utils.errors import UserError
 FOLDER = Path("data", "inputs")
 EXECUTION_FILE = "execution.json"
 """File beside the inputs of a scale, with the settings that change no result."""
+_EXPERT = Kind("demonstrate_expert", ())
 
 
 @dataclass(frozen=True)
@@ -32,21 +33,23 @@ class Inputs:
     """The inputs of one stage.
 
     Attributes:
-        program: the file that it runs, such as ``stages/pretrain.py``.
+        program: the file that it runs, such as ``stages/train.py``.
         settings: the settings of its scale; only the declared ones are set.
         params: the declared settings as plain values.
         path: the input file; None: the program is no stage of a pipeline.
+        roots: the files that decide its result, with all that they import; empty: the program alone.
     """
 
     program: str
     settings: ScaleSettings
     params: Mapping[str, Any]
     path: Path | None = None
+    roots: Sequence[str] = ()
 
     @property
     def code(self) -> dict[str, str]:
         """Digest the files that the stage runs, as they are now; see ``code_of``."""
-        return _code(self.program, self.params)
+        return _code(self.roots or [self.program], self.params)
 
     @property
     def shown(self) -> dict[str, Any]:
@@ -84,7 +87,8 @@ def read_inputs(stage: str, scale: str, *names: object) -> Inputs:
     readable = _merged(
         params, {task: block for task, block in execution.items() if "evaluation" in params.get(task, {})}
     )
-    return Inputs(f"stages/{written['program']}.py", built(ScaleSettings, readable), params, path)
+    program = f"stages/{written['program']}.py"
+    return Inputs(program, built(ScaleSettings, readable), params, path, written.get("roots", ()))
 
 
 def inputs_of(program: str, params: Mapping[str, Any]) -> Inputs:
@@ -102,8 +106,8 @@ def resolved_inputs(settings: Settings) -> dict[Path, str]:
     for scale in _scales(settings):
         tree = resolved(settings, scale)
         current = scale == settings.scale
-        for path, program, keys in _instances({**(KINDS if current else {}), **STUDY_KINDS}, scale, tree):
-            files[path] = _text(program, chosen(tree, keys))
+        for path, kind, keys in _instances({**(KINDS if current else {}), **STUDY_KINDS}, scale, tree):
+            files[path] = _text(kind, chosen(tree, keys))
         tasks = dict.fromkeys([*(tree["tasks"] if current else ()), *tree["studies"], *tree["one_step_tasks"]])
         if tasks:
             files[FOLDER / scale / EXECUTION_FILE] = _dump(
@@ -116,7 +120,7 @@ def resolved_inputs(settings: Settings) -> dict[Path, str]:
             if block.load_task().expert:
                 experts[f"{scale}-{name}"] = scripted(name, block)
     for name, depends in experts.items():
-        files[FOLDER / "demonstrations" / f"demonstrate_expert-{name}.json"] = _text("demonstrate_expert", depends)
+        files[FOLDER / "demonstrations" / f"demonstrate_expert-{name}.json"] = _text(_EXPERT, depends)
     return files
 
 
@@ -162,13 +166,15 @@ def resolved(settings: Settings, scale: str) -> dict[str, Any]:
     }
 
 
-def _instances(kinds: Mapping[str, Kind], scale: str, tree: Mapping[str, Any]) -> Iterator[tuple[Path, str, list[str]]]:
-    """Yield path, program and keys of every input file of ``kinds``."""
+def _instances(
+    kinds: Mapping[str, Kind], scale: str, tree: Mapping[str, Any]
+) -> Iterator[tuple[Path, Kind, list[str]]]:
+    """Yield path, kind and keys of every input file of ``kinds``."""
     for stage, kind in kinds.items():
         for values in product(*(tree[name] for name in kind.over)):
             named = dict(zip(kind.over, values, strict=True))
             path = FOLDER / scale / f"{'-'.join([stage, *map(str, values)])}.json"
-            yield path, kind.program, [key for template in kind.keys for key in _filled(template, named, tree)]
+            yield path, kind, [key for template in kind.keys for key in _filled(template, named, tree)]
 
 
 def _filled(template: str, named: Mapping[str, object], tree: Mapping[str, Any]) -> list[str]:
@@ -195,15 +201,16 @@ def _copy(tree: Mapping[str, Any], parts: list[str], into: dict[str, Any]) -> No
             into[name] = tree[name]
 
 
-def _text(program: str, settings: Mapping[str, Any]) -> str:
-    return _dump({"program": program, "settings": settings, "code": _code(f"stages/{program}.py", settings)})
+def _text(kind: Kind, settings: Mapping[str, Any]) -> str:
+    roots = {"roots": kind.code} if kind.modules else {}
+    return _dump({"program": kind.program, **roots, "settings": settings, "code": _code(kind.code, settings)})
 
 
-def _code(program: str, settings: Mapping[str, Any]) -> dict[str, str]:
-    """Digest the code that ``program`` runs, including the tasks and experts that ``settings`` name."""
+def _code(roots: Sequence[str], settings: Mapping[str, Any]) -> dict[str, str]:
+    """Digest the code that ``roots`` run, including the tasks and experts that ``settings`` name."""
     blocks = [settings, *(value for value in settings.values() if isinstance(value, Mapping))]
     named = [block[key] for block in blocks for key in ("task", "expert") if isinstance(block.get(key), str)]
-    return digests_of(program, *map(file_of, named))
+    return digests_of(*roots, *map(file_of, named))
 
 
 def outdated_outside(settings: Settings, root: Path) -> list[str]:

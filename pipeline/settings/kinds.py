@@ -12,11 +12,19 @@ class Kind:
         keys: resolved names of the settings that it may read; ``{name}`` stands for each value of the list ``name``,
             ``*`` for each key of a block.
         over: lists; it has an input file for each combination of their values.
+        modules: of a program that runs several kinds, the modules that it imports for this one; they decide the result,
+            with all that they import. Empty: the program itself decides it.
     """
 
     program: str
     keys: tuple[str, ...]
     over: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+
+    @property
+    def code(self) -> list[str]:
+        """List the files that decide its result, with all that they import; relative to the root."""
+        return [f"{name.replace('.', '/')}.py" for name in self.modules or [f"stages.{self.program}"]]
 
 
 _TASK = "task custom"
@@ -27,11 +35,14 @@ def _each(over: str, program: str, keys: str, *more: str, lists: str = "") -> Ki
     """Return a kind with an input file for each combination of values of the lists ``over`` and ``more``.
 
     Args:
+        program: its name; where it runs several kinds, also the modules of ``pipeline`` for this one, separated by
+            spaces.
         keys: keys of the block that the value of ``over`` names, separated by spaces.
         lists: top-level lists that it may read too, separated by spaces.
     """
     own = tuple(f"{{{over}}}.{key}" for key in keys.split())
-    return Kind(program, (*lists.split(), *own), (over, *more))
+    name, *modules = program.split()
+    return Kind(name, (*lists.split(), *own), (over, *more), tuple(f"pipeline.{module}" for module in modules))
 
 
 def _robot(program: str, keys: str, *more: str) -> Kind:
@@ -50,13 +61,14 @@ def _one_step(own: str, *more: str, also: str = "") -> Kind:
     """Return a kind of cells of the one-step study. ``own``: its own key there, beside those that all cells share."""
     shared = " ".join(f"one_step.{key}" for key in ("budget", "checkpoints", "seeds", "temperatures", own))
     keys = f"seed threads data net pretrain select.evaluation evaluation.n_seeds {_EPISODES} {shared}{also}"
-    return _each("one_step_tasks", "one_step_cell", f"{_TASK} {keys}", *more)
+    return _each("one_step_tasks", _ONE_STEP, f"{_TASK} {keys}", *more)
 
 
 def _table(program: str, keys: str) -> Kind:
     return Kind(program, tuple(keys.split()))
 
 
+_ONE_STEP = "study training.one_step reporting.rows"
 _TRAINED = "seed threads processes data net"
 _EPISODES = "evaluation.max_steps evaluation.options evaluation.policy_batch_size"
 _ROW = f"seed threads data net evaluation.repeats {_EPISODES}"
@@ -68,13 +80,19 @@ _PRECISIONS = " ".join(
 )
 
 KINDS = {
-    "fetch": _robot("fetch", "data.dataset"),
+    "fetch": _robot("fetch tasks.download", "data.dataset"),
     "prepare": _robot("prepare", "seed data"),
-    "pretrain": _robot("pretrain", f"{_TRAINED} pretrain"),
-    "pretrain_diffusion": _robot("pretrain_diffusion", f"{_TRAINED} diffusion"),
-    "select_checkpoint": _robot("select_checkpoint", f"seed threads pretrain.path pretrain.sigma select {_EPISODES}"),
-    "finetune": _robot("finetune", f"{_TRAINED} pretrain select.evaluation finetune.nfe{{nfe}} {_EPISODES}", "nfe"),
-    "finetune_residual": _robot("finetune_residual", f"{_TRAINED} residual.{{residual}}", "residual"),
+    "pretrain": _robot("train training.kinds.pretrain", f"{_TRAINED} pretrain"),
+    "pretrain_diffusion": _robot("train training.kinds.pretrain_diffusion", f"{_TRAINED} diffusion"),
+    "select_checkpoint": _robot(
+        "select training.kinds.select_checkpoint", f"seed threads pretrain.path pretrain.sigma select {_EPISODES}"
+    ),
+    "finetune": _robot(
+        "train training.kinds.finetune", f"{_TRAINED} pretrain select.evaluation finetune.nfe{{nfe}} {_EPISODES}", "nfe"
+    ),
+    "finetune_residual": _robot(
+        "train training.kinds.finetune_residual", f"{_TRAINED} residual.{{residual}}", "residual"
+    ),
     "certify": _robot("certify", "seed threads residual.{residual}", "residual"),
     "evaluate_rollouts": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds"),
     "evaluate_residual": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
@@ -91,14 +109,20 @@ KINDS = {
     "draw_toys": _table("draw_toys", "toys"),
     "draw": _table("draw", f"tasks offline nfe {_TITLES}"),
     "measure_gap": _table("measure_gap", "gap"),
-    "fetch_images": _image("fetch_images", "data.dataset fid.features"),
-    "train_extractor": _image("train_extractor", "seed threads data extractor fid.features fid.halves"),
-    "pretrain_images": _image("pretrain_images", f"{_TRAINED} intermediate pretrain"),
-    "select_image_checkpoint": _image("select_image_checkpoint", f"{_JUDGED} select", lists="image_nfe"),
-    "finetune_images": _image(
-        "finetune_images", f"{_TRAINED} {_JUDGED} pretrain select finetune.nfe{{image_nfe}}", "image_nfe"
+    "fetch_images": _image("fetch tasks.image_sources tasks.inception", "data.dataset fid.features"),
+    "train_extractor": _image(
+        "train training.kinds.train_extractor", "seed threads data extractor fid.features fid.halves"
     ),
-    "finetune_image_residual": _image("finetune_image_residual", f"{_TRAINED} residual"),
+    "pretrain_images": _image("train training.kinds.pretrain_images", f"{_TRAINED} intermediate pretrain"),
+    "select_image_checkpoint": _image(
+        "select training.kinds.select_image_checkpoint", f"{_JUDGED} select", lists="image_nfe"
+    ),
+    "finetune_images": _image(
+        "train training.kinds.finetune_images",
+        f"{_TRAINED} {_JUDGED} pretrain select finetune.nfe{{image_nfe}}",
+        "image_nfe",
+    ),
+    "finetune_image_residual": _image("train training.kinds.finetune_image_residual", f"{_TRAINED} residual"),
     "evaluate_fid": _image("evaluate_fid", f"{_DISTANCES} residual.nfe", lists="image_nfe"),
     "evaluate_untrained": _image("evaluate_fid", _DISTANCES),
     "tabulate_images": _image("tabulate_images", "fid.solvers residual.residual_steps"),
@@ -113,13 +137,15 @@ _CELL = (
     "study.seeds"
 )
 STUDY_KINDS = {
-    "flow_matching": _study("study_cell", f"{_CELL} study.fm_lr"),
-    "baseline": _study("study_cell", _CELL),
-    "coupling": _study("study_cell", f"{_CELL} finetune.nfe1 study.recipes.nfe{{study_nfe}}", "study_nfe"),
+    "flow_matching": _study("study training.study reporting.rows", f"{_CELL} study.fm_lr"),
+    "baseline": _study("study training.study reporting.rows", _CELL),
+    "coupling": _study(
+        "study training.study reporting.rows", f"{_CELL} finetune.nfe1 study.recipes.nfe{{study_nfe}}", "study_nfe"
+    ),
     "one_step_flow": _one_step("fm_lr"),
     "one_step_ft_fm": _one_step("recipes.nfe{one_step_nfe}", "one_step_nfe", also=" finetune.nfe1"),
     "one_step_baseline": _one_step("{one_step_baselines}", "one_step_baselines"),
-    "one_step_times": _each("one_step_tasks", "one_step_times", f"{_TASK} threads data net one_step.mip"),
+    "one_step_times": _each("one_step_tasks", "study training.one_step", f"{_TASK} threads data net one_step.mip"),
     "one_step_table": Kind("one_step_table", (), ("one_step_scales",)),
     "study_table": _study("study_table", "title select.evaluation study.train_seeds study.chosen"),
     "study_precision": _study(

@@ -2,18 +2,18 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipeline.evaluation.features import Architecture, EmbeddedNet, require_uint8
-from pipeline.settings.schema import Optimization
+from pipeline.settings.blocks import Optimization
+from pipeline.settings.images import ExtractorSettings
+from pipeline.training.finetuning import Training
 from pipeline.training.images import mirrored, shifted
-from pipeline.training.loop import Batches, Log, Objective, train
+from pipeline.training.loop import Batches, Objective
 from pipeline.utils.errors import UserError
-from pipeline.utils.precision import Precision
 from pipeline.utils.seeding import Generators, derive
 
 _ROWS = 1024  # images classified at once
@@ -55,39 +55,13 @@ class AugmentedBatches(Batches):
         return labels, shifted(images, self.shift, generator) if self.shift else images
 
 
-@dataclass(frozen=True)
-class TrainedExtractor:
-    """A trained classifier, on the CPU, and the share of images never trained on that it classifies rightly."""
-
-    net: EmbeddedNet
-    held_out_accuracy: float
-
-
-def train_extractor(
-    images: Tensor,
-    labels: Tensor,
-    *,
-    channels: int,
-    features: int,
-    steps: int,
-    batch_size: int,
-    lr: float,
-    seed: int,
-    held_out: float = 0.1,
-    flip: bool = False,
-    shift: int = 0,
-    weight_decay: float = 1e-4,
-    precision: Precision = "fp32",
-    log: Log = lambda _metrics, _step: None,
-    state_path: Path | None = None,
-) -> TrainedExtractor:
-    """Train an ``EmbeddedNet`` on all but a random ``held_out`` share of the images, and test it on that.
-
-    The result depends on the arguments alone (on a GPU up to the order of its sums); a killed run resumes as ``train``.
+def classification(
+    images: Tensor, labels: Tensor, settings: ExtractorSettings, *, flip: bool, seed: int
+) -> tuple[Training, Tensor]:
+    """The training of an ``EmbeddedNet`` on all but a random share of the images, and the numbers of those held out.
 
     Args:
-        images: (N, C, H, W) uint8. labels: (N,) integers from 0.
-        channels, features: as in ``Architecture``. flip, shift: as in ``AugmentedBatches``.
+        images: (N, C, H, W) uint8. labels: (N,) integers from 0. flip: as in ``AugmentedBatches``.
 
     Raises:
         UserError: images that are not uint8; no image is left for training or for the test.
@@ -95,36 +69,30 @@ def train_extractor(
     require_uint8(images)
     labels = labels.long()
     order = torch.randperm(len(images), generator=torch.Generator().manual_seed(derive(seed, "held out")))
-    count = round(held_out * len(images))
+    count = round(settings.held_out * len(images))
     if not 0 < count < len(images):
         raise UserError(
-            f"extractor.held_out: given {held_out}, which holds out {count} of {len(images)} images, allowed: a share "
-            "that leaves some for training and for the test"
+            f"extractor.held_out: given {settings.held_out}, which holds out {count} of {len(images)} images, allowed: "
+            "a share that leaves some for training and for the test"
         )
-    test, training = order[:count], order[count:]
-    channel_count, height, width = images.shape[1:]
-    architecture = Architecture((channel_count, height, width), int(labels.max()) + 1, channels, features)
+    test, rest = order[:count], order[count:]
+    channels, height, width = images.shape[1:]
+    architecture = Architecture((channels, height, width), int(labels.max()) + 1, settings.channels, settings.features)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(seed, "extractor"))
         net = EmbeddedNet(architecture)
     optimization = Optimization(
-        steps=steps,
-        batch_size=batch_size,
-        lr=lr,
-        weight_decay=weight_decay,
-        warmup=min(100, steps),
+        steps=settings.steps,
+        batch_size=settings.batch_size,
+        lr=settings.lr,
+        weight_decay=settings.weight_decay,
+        warmup=min(100, settings.steps),
         max_grad_norm=1.0,
         ema_decay=0.0,
-        precision=precision,
+        precision=settings.precision,
     )
-    batches = AugmentedBatches(labels[training, None], images[training], flip, shift)
-    generators = Generators(seed, "extractor")
-    trained = train(
-        Classification(net), batches, optimization, generators, log=log, state_path=state_path, title="extractor"
-    )
-    assert isinstance(trained, EmbeddedNet)
-    trained = trained.cpu().eval()
-    return TrainedExtractor(trained, accuracy(trained, images[test], labels[test]))
+    batches = AugmentedBatches(labels[rest, None], images[rest], flip, settings.shift)
+    return Training(Classification(net), batches, Generators(seed, "extractor"), optimization), test
 
 
 @torch.no_grad()

@@ -1,17 +1,15 @@
 """Maximum-likelihood fine-tuning of a flow-matching model of one's own, in one call."""
 
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast
 
 import torch
-from pydantic import ValidationError
 from torch import Tensor, nn
 
-from pipeline.flow.coupling import AHEAD, make_coupling
 from pipeline.flow.covariance import COVARIANCES
 from pipeline.flow.objective import reconstruct
 from pipeline.flow.pairing import Coupling
@@ -19,19 +17,19 @@ from pipeline.flow.path import i_cfm
 from pipeline.nets.lora import add_lora, merge_lora
 from pipeline.nets.modes import evaluating
 from pipeline.ode.fixed_step import uniform_grid
-from pipeline.ode.gradient import GRADIENTS, Gradient
-from pipeline.settings.messages import line
-from pipeline.settings.schema import Optimization, Solver
+from pipeline.ode.gradient import Gradient
+from pipeline.settings.schema import Solver
+from pipeline.training.fields import FieldSampler, HeldOutRows, Velocity, check_field
+from pipeline.training.finetuning import Training, run
 from pipeline.training.guard import Guard, Reading
-from pipeline.training.loop import Batches, Log, evenly_spaced, make_accelerator, train
+from pipeline.training.loop import Batches, BatchSource, Log, evenly_spaced, make_accelerator
 from pipeline.training.mle import Reconstruction
+from pipeline.training.options import SOLVERS, Options, check_choice
 from pipeline.training.resume import claim, fingerprint, healthy, kept_precision, release
 from pipeline.training.sources import Data, as_rows, as_source
 from pipeline.training.watch import Watch
 from pipeline.utils.precision import Precision, PrecisionSetting, autocast, begun_with, native
 from pipeline.utils.seeding import Generators
-
-_SOLVERS: tuple[Solver, ...] = get_args(Solver)
 
 
 @dataclass(frozen=True)
@@ -136,111 +134,95 @@ def fine_tune(
         ValueError: one line that names the argument, what was given and what is allowed.
         FloatingPointError: training diverged.
     """
-    settings: dict[str, Any] = {"steps": steps, "batch_size": batch_size, "lr": lr, "ema_decay": ema_decay}
-    settings["precision"] = precision
-    try:
-        optimization = Optimization(**settings, weight_decay=0.0, warmup=min(50, steps), max_grad_norm=1.0)
-    except ValidationError as error:
-        raise ValueError(line(error, settings, lambda _keys: ())) from None
-    _check_choice("solver", solver, _SOLVERS)
-    _check_choice("gradient", gradient, GRADIENTS)
-    _check_choice("covariance", covariance, tuple(COVARIANCES))
-    at_least_zero = {"fm_weight": fm_weight, "energy_weight": energy_weight, "lora_rank": lora_rank}
-    for name, weight in (at_least_zero | {"teacher_temperature": teacher_temperature}).items():
-        if not weight >= 0:
-            raise ValueError(f"{name}: given {weight}, allowed: 0 or more")
-    _check_choice("on_collapse", on_collapse, ("stop", "warn"))
-    _check_positive(nfe=nfe, candidates=candidates, readings=readings, teacher_nfe=teacher_nfe)
-    uniform_grid(nfe, solver)  # refuses what does not fit
-    if coupling == "reflow" and teacher_nfe <= nfe:
-        raise ValueError(f"teacher_nfe: given {teacher_nfe}, allowed for coupling 'reflow': more than nfe = {nfe}")
-    if coupling == "inversion" and teacher_nfe % 4:
-        raise ValueError(f"teacher_nfe: given {teacher_nfe}, allowed for coupling 'inversion': multiples of 4")
-    if not 0 <= collapse_below < 1:
-        raise ValueError(f"collapse_below: given {collapse_below}, allowed: at least 0 and below 1")
-    pair = make_coupling(coupling, candidates) if isinstance(coupling, str) else coupling
+    given = locals()  # the arguments
+    options = Options(**{name: given[name] for name in Options.names()})
     if not any(parameter.requires_grad for parameter in field.parameters()):
         raise ValueError("field: none of its parameters requires a gradient, allowed: at least one")
     home = next(field.parameters())
     source, sample_rows = as_source(data, home.dtype)
-    device = make_accelerator().device
-    velocity = _Velocity(deepcopy(field).eval()).to(device)
-    auto = native(device.type) if home.dtype == torch.float32 else "fp32"
-    with autocast(device.type, optimization.with_auto(auto).precision):
-        _check_field(velocity, sample_rows, coupling)
+    velocity = Velocity(deepcopy(field).eval()).to(make_accelerator().device)
     path = Path(state_path) if state_path is not None else None
-    if path is not None:
-        name = coupling if isinstance(coupling, str) else getattr(coupling, "__qualname__", "")
-        chosen = (
-            nfe,
-            name,
-            candidates,
-            teacher_nfe,
-            teacher_temperature,
-            solver,
-            gradient,
-            last_steps,
-            seed,
-            optimization,
-        )
-        terms = (covariance, fm_weight, energy_weight, lora_rank, lora_alpha)
-        claim(path, fingerprint(velocity, repr((chosen, terms))))
-        auto = begun_with(kept_precision(path), auto)
-    optimization = optimization.with_auto(auto)
-    watch, history, is_healthy = None, {}, True
-    if held_out is not None:
-        read = _reader(velocity, held_out, nfe, solver, seed)
-        keep = healthy(path) if path is not None else None
-        history[0] = read(velocity)
-        watch = Watch(
-            read, history[0], steps, collapse_below=collapse_below, stop=on_collapse == "stop", tell=_warn, keep=keep
-        )
-        if keep is None or not keep.exists():  # which a run that is resumed has
-            watch.look(0, velocity)
+    trained_in = _begin(velocity, options, sample_rows, path)
+    watch = _watch(velocity, held_out, options, path) if held_out is not None else None
+    history = {0: watch.reading} if watch else {}
 
-    def look(step: int, net: nn.Module) -> bool:
-        nonlocal is_healthy
-        if watch is not None:
-            history[step], is_healthy = watch.look(step, net)
-        return is_healthy
+    def note(step: int, _net: nn.Module) -> None:
+        assert watch
+        history[step] = watch.reading
 
-    generators = Generators(seed, "fine_tune")
-    objective = Reconstruction(
-        velocity,
-        pair,
-        nfe,
-        generators,
-        teacher_nfe=teacher_nfe if coupling in AHEAD or not isinstance(coupling, str) else None,
-        teacher_temperature=teacher_temperature,
-        solver=solver,
-        gradient=gradient,
-        last_steps=last_steps,
-        covariance=COVARIANCES[covariance](sample_rows.data.shape[1:]),
-        fm_weight=fm_weight,
-        path=i_cfm(0.0),
-        energy_weight=energy_weight,
-    )
-    if lora_rank > 0:  # after the teacher was copied, which has no use for it
-        add_lora(velocity, lora_rank, lora_alpha, generators["lora"])
-    average = train(
-        objective,
-        source,
-        optimization,
-        generators,
-        milestones=evenly_spaced(steps, readings) if watch else (),
-        on_milestone=look,
+    trained = run(
+        _training(velocity, options, source, sample_rows, trained_in),
         log=log,
         state_path=path,
         title="fine-tune",
+        watch=watch,
+        measured_after=watch.steps if watch else (),
+        measure=note,
     )
-    kept = steps
-    if watch is not None and not is_healthy:
-        kept = watch.go_back(average)
-    merge_lora(average)
+    merge_lora(trained.net)
     if path is not None:
         release(path)
-    trained_in = cast(Precision, optimization.precision)
-    return FineTuned(cast(_Velocity, average).field.to(home.device).eval(), kept, history, trained_in)
+    tuned = cast(Velocity, trained.net).field.to(home.device).eval()
+    return FineTuned(tuned, trained.steps, history, trained_in)
+
+
+def _begin(velocity: Velocity, options: Options, rows: Batches, path: Path | None) -> Precision:
+    """Try the field on ``rows`` and claim the resumable state; the precision that the run has, or began with."""
+    home = next(velocity.parameters())
+    auto = native(home.device.type) if home.dtype == torch.float32 else "fp32"
+    wanted = options.optimization
+    with autocast(home.device.type, wanted.with_auto(auto).precision):
+        check_field(velocity, rows, options.coupling)
+    if path is not None:
+        claim(path, fingerprint(velocity, options.identity))
+        auto = begun_with(kept_precision(path), auto)
+    return cast(Precision, wanted.with_auto(auto).precision)
+
+
+def _training(
+    velocity: Velocity, options: Options, source: BatchSource, rows: Batches, precision: Precision
+) -> Training:
+    """What ``options`` ask for, in ``precision``; ``rows`` have the data's shape."""
+    generators = Generators(options.seed, "fine_tune")
+    objective = Reconstruction(
+        velocity,
+        options.pairing,
+        options.nfe,
+        generators,
+        teacher_nfe=options.teacher_nfe if options.has_teacher else None,
+        teacher_temperature=options.teacher_temperature,
+        solver=options.solver,
+        gradient=options.gradient,
+        last_steps=options.last_steps,
+        covariance=COVARIANCES[options.covariance](rows.data.shape[1:]),
+        fm_weight=options.fm_weight,
+        path=i_cfm(0.0),
+        energy_weight=options.energy_weight,
+    )
+    if options.lora_rank > 0:  # after the teacher was copied, which has no use for it
+        add_lora(velocity, options.lora_rank, options.lora_alpha, generators["lora"])
+    return Training(objective, source, generators, options.optimization.with_auto(precision))
+
+
+def _watch(velocity: Velocity, held_out: Tensor | tuple[Tensor, Tensor], options: Options, path: Path | None) -> Watch:
+    """The watch of the samples at ``options.nfe`` evaluations, held against ``velocity`` as it is now."""
+    rows = as_rows(held_out, next(velocity.parameters()).dtype, "held_out")
+    check_field(velocity, rows, None, "held_out")
+    guard = Guard(FieldSampler(velocity, options.solver), HeldOutRows(rows.condition, rows.data), options.seed)
+
+    def read(net: nn.Module) -> Reading:
+        return guard.read(FieldSampler(net, options.solver), options.nfe)
+
+    return Watch(
+        read,
+        read(velocity),
+        options.steps,
+        collapse_below=options.collapse_below,
+        stop=options.on_collapse == "stop",
+        tell=_warn,
+        keep=healthy(path) if path is not None else None,
+        steps=[0, *evenly_spaced(options.steps, options.readings)],
+    )
 
 
 @torch.no_grad()
@@ -265,85 +247,11 @@ def sample(
     Raises:
         ValueError: the solver is none of those, or does not spend exactly ``nfe``.
     """
-    _check_choice("solver", solver, _SOLVERS)
+    check_choice("solver", solver, SOLVERS)
     condition = noise.new_empty(len(noise), 0) if condition is None else condition
     with evaluating(field):
-        return reconstruct(_Velocity(field), temperature * noise, condition, uniform_grid(nfe, solver), solver)
-
-
-class _Velocity(nn.Module):
-    """The user's field where an empty condition (B, 0) stands for none, as everything else here has it."""
-
-    def __init__(self, field: nn.Module) -> None:
-        super().__init__()
-        self.field = field
-
-    def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
-        return self.field(t, x, None if condition.shape[1:] == (0,) else condition)
-
-
-@dataclass(frozen=True)
-class _HeldOut:
-    held_out_condition: Tensor
-    held_out_action: Tensor
-
-
-@dataclass(frozen=True)
-class _Sampler:
-    net: nn.Module
-    solver: Solver
-
-    @property
-    def device(self) -> torch.device:
-        return next(self.net.parameters()).device
-
-    def sample(self, condition: Tensor, noise: Tensor, nfe: int) -> Tensor:
-        return reconstruct(self.net, noise, condition, uniform_grid(nfe, self.solver), self.solver)
-
-
-def _reader(
-    net: nn.Module, held_out: Tensor | tuple[Tensor, Tensor], nfe: int, solver: Solver, seed: int
-) -> Callable[[nn.Module], Reading]:
-    """The guard's reading of a net at ``nfe`` evaluations, held against ``net`` as it is now."""
-    rows = as_rows(held_out, next(net.parameters()).dtype, "held_out")
-    _check_field(net, rows, None, "held_out")
-    guard = Guard(_Sampler(net, solver), _HeldOut(rows.condition, rows.data), seed)
-    return lambda changed: guard.read(_Sampler(changed, solver), nfe)
+        return reconstruct(Velocity(field), temperature * noise, condition, uniform_grid(nfe, solver), solver)
 
 
 def _warn(text: str) -> None:
     warnings.warn(text, RuntimeWarning, stacklevel=2)
-
-
-def _check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
-    if given not in allowed:
-        raise ValueError(f"{name}: given {given!r}, allowed: {', '.join(allowed)}")
-
-
-def _check_positive(**counts: int) -> None:
-    for name, given in counts.items():
-        if not isinstance(given, int) or given < 1:
-            raise ValueError(f"{name}: given {given}, allowed: whole numbers from 1")
-
-
-@torch.no_grad()
-def _check_field(net: nn.Module, rows: Batches, coupling: str | Coupling | None, name: str = "data") -> None:
-    """Call the field on two rows, before anything costly."""
-    rows = Batches(rows.condition[:2], rows.data[:2]).to(next(net.parameters()).device)
-    x, condition = rows.data, rows.condition
-    if coupling == "conditional_ot" and not (condition.is_floating_point() and condition.dim() > 1):
-        raise ValueError(
-            f"data: given a condition of {condition.dtype} and shape {tuple(condition.shape)}, allowed for "
-            "coupling 'conditional_ot': floating point (B, …), such as one-hot labels"
-        )
-    shapes = f"t {(len(x),)}, x {tuple(x.shape)}, condition "
-    shapes += "None" if condition.shape[1:] == (0,) else f"{tuple(condition.shape)}"
-    shapes += " in bf16" if torch.is_autocast_enabled(x.device.type) else ""
-    try:
-        velocity = net(x.new_full((len(x),), 0.5), x, condition)
-    except Exception as error:
-        detail = f"{type(error).__name__}: {' '.join(str(error).split()):.200}"
-        raise ValueError(f"field: called on {name} with {shapes}, it failed: {detail}") from error
-    if not isinstance(velocity, Tensor) or velocity.shape != x.shape:
-        given = tuple(velocity.shape) if isinstance(velocity, Tensor) else type(velocity).__name__
-        raise ValueError(f"field: called with {shapes}, it returned {given}, allowed: {tuple(x.shape)}, shaped as x")

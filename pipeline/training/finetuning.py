@@ -1,27 +1,24 @@
-"""One fine-tuning run: trained resumably, watched for collapsing samples; the same for every method and task."""
+"""Run a training of any method and task: resumable, measured along the way, watched for a collapse."""
 
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
 
 from torch import nn
 
 from pipeline.settings.schema import Optimization
 from pipeline.training.guard import Reading
-from pipeline.training.journal import Sink, TrainingLog
-from pipeline.training.loop import BatchSource, Objective, train
+from pipeline.training.loop import BatchSource, Log, Objective, train
 from pipeline.training.watch import Watch
 from pipeline.utils.seeding import Generators
 
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained.
+    """Everything that the training of a model needs.
 
     Attributes:
-        steps_before: those of the base model, from which its own are counted; 0 from scratch.
+        steps_before: training steps of the base model; 0: the training starts from random weights.
     """
 
     objective: Objective
@@ -31,115 +28,53 @@ class Training:
     steps_before: int = 0
 
 
-class Record(Sink, Protocol):
-    """Where a run is shown, see ``pipeline.tracking.run.Run``."""
+@dataclass(frozen=True)
+class Trained:
+    """Averaged net of a training, and the number of steps that led to it."""
 
-    def tag(self, name: str, value: str) -> None:
-        """Say something of the run as a whole."""
-
-
-class Workspace(Protocol):
-    """What a stage gives a training, see ``pipeline.orchestration.stage.Stage``."""
-
-    @property
-    def resume(self) -> Path:
-        """The folder of what a resumed run goes on from."""
-
-    @property
-    def run(self) -> Record:
-        """Its run."""
-
-
-class Collapsible(Protocol):
-    """The part of a recipe that says when samples have collapsed, and what is done then."""
-
-    @property
-    def steps(self) -> int: ...
-
-    @property
-    def collapse_below(self) -> float: ...
-
-    @property
-    def on_collapse(self) -> str: ...
+    net: nn.Module
+    steps: int
 
 
 def run(
     training: Training,
-    here: Workspace,
+    *,
+    log: Log,
+    state_path: Path | None,
     title: str,
-    log: TrainingLog,
-    milestones: Sequence[int] = (),
-    on_milestone: Callable[[int, nn.Module], bool] = lambda _step, _net: True,
-) -> nn.Module:
-    """Train, going on from what an interrupted run left; the averaged net.
+    watch: Watch | None = None,
+    measured_after: Sequence[int] = (),
+    measure: Callable[[int, nn.Module], None] = lambda _step, _net: None,
+) -> Trained:
+    """Train, and continue from the state of an interrupted run if there is one.
 
     Args:
-        log, milestones, on_milestone: as of ``pipeline.training.loop.train``.
+        log, state_path, title: as of ``pipeline.training.loop.train``.
+        watch: monitors the samples; where they collapse, its last healthy weights are returned.
+        measured_after: steps after which ``measure(step, averaged net)`` is called, 0 being before the first.
     """
-    here.run.tag("precision", training.optimization.precision)
-    return train(
+
+    def look(step: int, net: nn.Module) -> bool:
+        going_on = watch is None or watch.look(step, net)[1]
+        if step in measured_after:
+            measure(step, net)
+        return going_on
+
+    net = train(
         training.objective,
         training.batches,
         training.optimization,
         training.generators,
-        milestones=milestones,
-        on_milestone=on_milestone,
+        milestones=sorted({*measured_after, *(watch.steps if watch else ())}),
+        on_milestone=look,
         log=log,
-        state_path=here.resume / "state.pt",
+        state_path=state_path,
         title=title,
     )
-
-
-class Supervisor:
-    """Reads a model's diversity while it is fine-tuned, warns where its samples collapse, and keeps healthy weights.
-
-    Args:
-        read: held-out figures of a net. net: the model as it is before.
-        recipe: what collapsing is, and whether training ends there. watches: False: figures are read only.
-        title: of the run, in warnings.
-
-    Attributes:
-        healthy: whether training is to go on, after the last reading.
-    """
-
-    def __init__(
-        self,
-        read: Callable[[nn.Module], Reading],
-        net: nn.Module,
-        recipe: Collapsible,
-        here: Workspace,
-        title: str,
-        *,
-        watches: bool = True,
-    ) -> None:
-        def warn(text: str) -> None:
-            print(f"warning: {title}: {text}", file=sys.stderr)
-            here.run.tag("collapsing", text)
-
-        self.healthy = True
-        self._run = here.run
-        self._watch = Watch(
-            read,
-            read(net),
-            recipe.steps,
-            collapse_below=recipe.collapse_below if watches else 0.0,
-            stop=watches and recipe.on_collapse == "stop",
-            tell=warn,
-            keep=here.resume / "healthy.pt",
-        )
-
-    def look(self, step: int, net: nn.Module) -> Reading:
-        """Read ``net`` after ``step`` updates, and show it."""
-        reading, self.healthy = self._watch.look(step, net)
-        ratios = {name: value for name, value in asdict(reading).items() if name.endswith("_ratio")}
-        self._run.log({f"guard_{name}": value for name, value in ratios.items()}, step)
-        return reading
-
-    def settle(self, net: nn.Module, steps: int) -> int:
-        """Give ``net`` the last healthy weights if it has collapsed; the steps that led to its weights, at most all."""
-        return steps if self.healthy else self._watch.go_back(net)
+    steps = training.optimization.steps
+    return Trained(net, watch.settle(net, steps) if watch else steps)
 
 
 def figures_of(reading: Reading) -> dict[str, float]:
-    """What a checkpoint's record says of its samples."""
+    """Return the figures of samples for the record of a checkpoint."""
     return {"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)}

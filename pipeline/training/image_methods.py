@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.image_methods import FLOW_METHODS, ScaledField, path_of
 from pipeline.flow.pairing import NO_MODELS, Source
-from pipeline.settings.blocks import CoupledOptimization
+from pipeline.settings.blocks import CoupledUpdates
 from pipeline.settings.images import ImageMethod, ImagePretrainSettings
 from pipeline.tasks.images import as_float
 from pipeline.training.diffusion import NoisePrediction
@@ -61,7 +61,7 @@ def pretraining(
     return SeededDropout(objective, generators) if drops else objective
 
 
-def windows_of(images: Tensor, recipe: CoupledOptimization) -> Batches:
+def windows_of(images: Tensor, recipe: CoupledUpdates) -> Batches:
     """Images (N, C, H, W), uint8, as fine-tuning is given its data: all of them where solves are made ahead, a noise
     or a solve for each; otherwise one, of whose shape it makes use."""
     data = as_float(images if recipe.solves_ahead else images[:1])

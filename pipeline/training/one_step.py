@@ -1,18 +1,16 @@
 """How each method of the one-step study is trained, for the same compute, and what of it is reported."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.evaluation.protocol import evaluation_of, run_episodes, validation_seeds
 from pipeline.nets.registry import build_net
 from pipeline.settings.one_step import METHODS, BaselineRecipe, OneStepSettings
-from pipeline.settings.schema import PretrainSettings, TaskSettings
+from pipeline.settings.schema import Optimization, PretrainSettings, TaskSettings
+from pipeline.training.cells import Cell, Choice
 from pipeline.training.checkpoint import Record, build_policy, load_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.finetuning import Training
@@ -28,7 +26,7 @@ from pipeline.training.one_step_baselines import (
     Regression,
     RegressionField,
 )
-from pipeline.training.recipe import flow_matching, maximum_likelihood, within_budget
+from pipeline.training.recipe import flow_matching, maximum_likelihood, path_of, within_budget
 from pipeline.utils.errors import UserError
 from pipeline.utils.seeding import Generators
 from pipeline.utils.timing import median_ms
@@ -37,45 +35,80 @@ _DISTILLED_PASSES = 7  # of a step's velocity and slope 2 forward and 4 backward
 _TIMED_PLANS = 60
 
 
-def make_training(
-    method: str,
-    nfe: int,
-    base: tuple[FlowPolicy, Record],
-    data: PreparedData,
-    settings: TaskSettings,
-    keep: Path,
-) -> Training:
-    """How ``method`` is trained.
+class OneStepCell(Cell):
+    """Method of the one-step study, trained once for all its numbers of evaluations; ``ft_fm``: once for each.
 
-    Args:
-        nfe: that ``ft_fm`` is trained for; no other method looks at it.
-        base: the model to start from, whose net is trained in place. keep: file of solves made ahead.
-
-    Raises:
-        UserError: the study has no recipe for so many evaluations, its budget is below what is solved ahead, or the
-            net cannot be told the length of a step.
+    Checkpoints compete at temperature 1, and the best of them at all temperatures.
     """
-    policy, record = base
-    study, pretrain = settings.one_step, settings.pretrain
-    windows = Batches(data.condition, data.action)
-    generators = Generators(settings.seed, "one step", method, nfe if method == "ft_fm" else 0)
-    if method == "fm_continued":
-        optimization = pretrain.model_copy(update={"steps": study.budget, "lr": study.fm_lr})
-        return Training(
-            flow_matching(policy.net, pretrain, generators), windows, generators, optimization, record.train_steps
-        )
-    if method == "ft_fm":
-        recipe = study.recipe(nfe, settings.finetune["nfe1"])
-        likelihood, batches = maximum_likelihood(policy.net, recipe, nfe, pretrain, generators, windows, keep=keep)
-        recipe = within_budget(recipe, nfe, study.budget, pretrain, len(data.action))
-        return Training(likelihood, batches, generators, recipe, record.train_steps)
-    own = _recipe(method, study)
-    updates = study.budget + (0 if METHODS[method].from_base else record.train_steps)
-    steps = max(1, int(passes_of(updates, pretrain) / (own.batch_size * passes(method, study))))
-    changed = {"steps": steps, "lr": own.lr, "batch_size": own.batch_size, "warmup": min(pretrain.warmup, steps // 10)}
-    objective = _baseline(method, base, study, steps, generators)
-    before = record.train_steps if METHODS[method].from_base else 0
-    return Training(objective, windows, generators, pretrain.model_copy(update=changed), before)
+
+    @property
+    def checkpoints(self) -> int:
+        return self.settings.one_step.checkpoints
+
+    def training(self, data: PreparedData, settings: TaskSettings, keep: Path) -> Training:
+        """Return the training of the method, within the study's budget.
+
+        Raises:
+            UserError: the study has no recipe for so many evaluations, its budget is below what is solved ahead, or the
+                net cannot be told the length of a step.
+        """
+        (policy, record), method, study, pretrain = self.base, self.method, settings.one_step, settings.pretrain
+        windows, nfe = Batches(data.condition, data.action), self.numbers[0] if self.method == "ft_fm" else 0
+        generators = Generators(settings.seed, "one step", method, nfe)
+        if method == "fm_continued":
+            optimization: Optimization = pretrain.model_copy(update={"steps": study.budget, "lr": study.fm_lr})
+            objective = flow_matching(policy.net, pretrain, generators)
+            return Training(objective, windows, generators, optimization, record.train_steps)
+        if method == "ft_fm":
+            recipe = study.recipe(nfe, settings.finetune["nfe1"])
+            likelihood, batches = maximum_likelihood(
+                policy.net, recipe, nfe, path_of(pretrain), generators, windows, keep=keep
+            )
+            optimization = within_budget(recipe, nfe, study.budget, pretrain, len(data.action))
+            return Training(likelihood, batches, generators, optimization, record.train_steps)
+        own, before = _recipe(method, study), record.train_steps
+        scratch = not METHODS[method].from_base
+        updates = study.budget + (before if scratch else 0)
+        steps = max(1, int(passes_of(updates, pretrain) / (own.batch_size * passes(method, study))))
+        warmup = min(pretrain.warmup, steps // 10)
+        changed = {"steps": steps, "lr": own.lr, "batch_size": own.batch_size, "warmup": warmup}
+        baseline = _baseline(method, self.base, study, steps, generators)
+        optimization = pretrain.model_copy(update=changed)
+        return Training(baseline, windows, generators, optimization, 0 if scratch else before)
+
+    def load(self, model: Path, nfe: int) -> tuple[FlowPolicy, Record]:
+        def build(record: Record) -> FlowPolicy:
+            policy = build_policy(record)
+            return policy.with_net(_mapping_net(policy, record)) if self.method == "lsd" else policy
+
+        policy, record = load_policy(model, build)
+        return policy.with_net(_field(self.method, policy.net, nfe, self.settings.one_step)), record
+
+    def best(self, models: Sequence[Path], nfe: int, folder: Path) -> Choice:
+        return self.choices(models, nfe, folder)[0]
+
+    def choices(self, models: Sequence[Path], nfe: int, folder: Path, *, every: bool = False) -> list[Choice]:
+        """Try checkpoints and temperatures on the study's validation seeds; the best comes first.
+
+        Args:
+            every: True: try all checkpoints at all temperatures.
+        """
+        study = self.settings.one_step
+        first, *others = study.temperatures
+        tried = [self.judged(path, nfe, first, study.seeds, folder) for path in models]
+        kept = models if every else [_best(tried).model]
+        if METHODS[self.method].has_noise:
+            tried += [self.judged(path, nfe, other, study.seeds, folder) for path in kept for other in others]
+        best = _best(tried)
+        return [best, *(choice for choice in tried if choice != best)]
+
+    def beside(self, chosen: Choice) -> Mapping[str, float]:
+        updates = self.base[1].train_steps + (0 if self.method == "fm" else self.settings.one_step.budget)
+        return {
+            "train_passes": passes_of(updates, self.settings.pretrain),
+            "validation_max_score": chosen.max_score,
+            "validation_success": chosen.success,
+        }
 
 
 def passes(method: str, study: OneStepSettings) -> float:
@@ -130,17 +163,6 @@ def _mapping_net(policy: FlowPolicy, record: Record) -> nn.Module:
     return build_net(record.net, policy.horizon, policy.action_dim, condition_dim + STEP_FEATURES)
 
 
-def load_method(path: Path, method: str, nfe: int, study: OneStepSettings) -> tuple[FlowPolicy, Record]:
-    """The policy of a checkpoint of ``method`` at ``nfe`` evaluations, its net as the field that makes a flow of it."""
-
-    def build(record: Record) -> FlowPolicy:
-        policy = build_policy(record)
-        return policy.with_net(_mapping_net(policy, record)) if method == "lsd" else policy
-
-    policy, record = load_policy(path, build)
-    return policy.with_net(_field(method, policy.net, nfe, study)), record
-
-
 def policy_like(method: str, nfe: int, base: tuple[FlowPolicy, Record], study: OneStepSettings) -> FlowPolicy:
     """A policy of the same nets as ``method`` trains from ``base``, with random weights: to take the time of."""
     policy, record = base
@@ -158,56 +180,6 @@ def _field(method: str, net: nn.Module, nfe: int, study: OneStepSettings) -> nn.
         "lsd": lambda: FlowMapField(net, nfe),
     }
     return fields[method]().eval() if method in fields else net
-
-
-@dataclass(frozen=True)
-class Choice:
-    """A checkpoint at a temperature, and how it did on validation seeds; the greatest ``value`` is taken."""
-
-    model: Path
-    temperature: float
-    max_score: float
-    success: float
-
-    @property
-    def value(self) -> float:
-        """The mean of score and success: a policy is to do most of a task always, and all of it often."""
-        return (self.max_score + self.success) / 2
-
-
-def choose(
-    models: Sequence[Path], method: str, nfe: int, settings: TaskSettings, folder: Path, *, every: bool = False
-) -> list[Choice]:
-    """What was tried on the study's validation seeds, the one to be taken first.
-
-    Checkpoints compete at temperature 1, and the best of them at all temperatures; with ``every``, all of them.
-
-    Args:
-        folder: keeps finished episodes for a resume.
-    """
-    study = settings.one_step
-
-    def judged(path: Path, temperature: float) -> Choice:
-        policy, record = load_method(path, method, nfe, study)
-        policy.temperature = temperature
-        results = run_episodes(
-            policy,
-            evaluation_of(settings.load_task(), record.task, settings.select.evaluation, settings.evaluation),
-            nfe,
-            validation_seeds(study.seeds),
-            settings.evaluation,
-            journal=folder / f"validation-nfe{nfe}-{path.stem}-{temperature:g}.jsonl",
-        )
-        scores = [np.mean([result.max_score for result in results]), np.mean([result.success for result in results])]
-        return Choice(path, temperature, *map(float, scores))
-
-    first, *others = study.temperatures
-    tried = [judged(path, first) for path in models]
-    kept = models if every else [_best(tried).model]
-    if METHODS[method].has_noise:
-        tried += [judged(path, temperature) for path in kept for temperature in others]
-    best = _best(tried)
-    return [best, *(choice for choice in tried if choice != best)]
 
 
 def _best(tried: Sequence[Choice]) -> Choice:

@@ -1,14 +1,17 @@
 """From settings to what is minimised, and what that costs: the same for the pipeline's rows and for studies of them."""
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from pipeline.flow.coupling import added_solves, atypical, make_coupling
 from pipeline.flow.covariance import COVARIANCES
-from pipeline.flow.path import PATHS
+from pipeline.flow.path import PATHS, AffinePath
 from pipeline.nets.lora import add_lora
-from pipeline.settings.schema import FinetuneRecipe, PretrainSettings
+from pipeline.settings.blocks import Updates
+from pipeline.settings.images import ImageFinetuneRecipe
+from pipeline.settings.schema import FinetuneRecipe, Optimization, PretrainSettings
 from pipeline.training.loop import Batches
 from pipeline.training.mle import FM_UPDATE, Reconstruction, update_cost
 from pipeline.training.pretrain import FlowMatching
@@ -16,20 +19,28 @@ from pipeline.training.teacher import paired
 from pipeline.utils.errors import UserError
 from pipeline.utils.seeding import Generators
 
+Recipe = FinetuneRecipe | ImageFinetuneRecipe
+"""That of images has fewer keys: in place of the others the loss's own defaults stand."""
+
+
+def path_of(pretrain: PretrainSettings) -> AffinePath:
+    """The probability path of pretraining."""
+    return PATHS[pretrain.path](pretrain.sigma)
+
 
 def flow_matching(net: nn.Module, pretrain: PretrainSettings, generators: Generators) -> FlowMatching:
     """Flow matching of ``net`` as in pretraining."""
     coupling = make_coupling(
         pretrain.coupling, regularization=pretrain.regularization, condition_weight=pretrain.condition_weight
     )
-    return FlowMatching(net, PATHS[pretrain.path](pretrain.sigma), coupling, generators)
+    return FlowMatching(net, path_of(pretrain), coupling, generators)
 
 
 def maximum_likelihood(
     net: nn.Module,
-    recipe: FinetuneRecipe,
+    recipe: Recipe,
     nfe: int,
-    pretrain: PretrainSettings,
+    path: AffinePath,
     generators: Generators,
     windows: Batches,
     *,
@@ -39,9 +50,11 @@ def maximum_likelihood(
     made ahead. Puts LoRA on ``net`` where asked for.
 
     Args:
-        keep: file that keeps the solves made ahead for a resume.
+        path: of the term of flow matching. keep: file that keeps the solves made ahead for a resume.
     """
     coupling, batches = paired(recipe, net, windows, generators, keep)
+    keys = recipe.model_dump(include={"covariance", "energy_weight", "lora_rank", "lora_alpha"}) | _solve(recipe)
+    covariance, rank, alpha = keys.pop("covariance", "identity"), keys.pop("lora_rank", 0), keys.pop("lora_alpha", 1.0)
     objective = Reconstruction(
         net,
         coupling,
@@ -49,16 +62,13 @@ def maximum_likelihood(
         generators,
         teacher_nfe=None if recipe.solves_ahead else recipe.teacher_nfe or None,
         teacher_temperature=recipe.reflow_temperature,
-        solver=recipe.solver,
-        gradient=recipe.gradient,
-        last_steps=recipe.last_steps or None,
-        covariance=COVARIANCES[recipe.covariance](windows.data.shape[1:]),
+        covariance=COVARIANCES[covariance](windows.data.shape[1:]),
         fm_weight=recipe.fm_weight,
-        path=PATHS[pretrain.path](pretrain.sigma),
-        energy_weight=recipe.energy_weight,
+        path=path,
+        **keys,
     )
-    if recipe.lora_rank > 0:  # after the teacher was copied, which has no use for it
-        add_lora(net, recipe.lora_rank, recipe.lora_alpha, generators["lora"])
+    if rank > 0:  # after the teacher was copied, which has no use for it
+        add_lora(net, rank, alpha, generators["lora"])
     return objective, batches
 
 
@@ -72,9 +82,9 @@ def equal_compute(recipe: FinetuneRecipe, pretrain: PretrainSettings, nfe: int, 
 
 
 def within_budget(
-    recipe: FinetuneRecipe, nfe: int, budget: int, pretrain: PretrainSettings, windows: int, fallback_share: float = 1.0
-) -> FinetuneRecipe:
-    """``recipe`` with as many steps as cost ``budget`` flow-matching updates of pretraining's batch size.
+    recipe: Recipe, nfe: int, budget: int, pretrain: Optimization, windows: int, fallback_share: float = 1.0
+) -> Optimization:
+    """The steps of ``recipe`` that cost ``budget`` flow-matching updates of pretraining's batch size.
 
     At most a tenth of them are warm-up.
 
@@ -88,7 +98,9 @@ def within_budget(
     steps = int(passes / (recipe.batch_size * _passes(recipe, nfe, fallback_share)))
     if steps < 1:
         raise UserError(f"budget: given {budget}, allowed: more than {recipe.coupling}'s solves made ahead cost")
-    return recipe.model_copy(update={"steps": steps, "warmup": min(recipe.warmup, max(1, steps // 10))})
+    warmup = min(recipe.warmup, max(1, steps // 10))
+    own = recipe.model_dump(include=set(Updates.model_fields))
+    return Optimization(**own | {"steps": steps, "warmup": warmup})
 
 
 def fallback_share(recipe: FinetuneRecipe, batches: Batches) -> float:
@@ -98,20 +110,19 @@ def fallback_share(recipe: FinetuneRecipe, batches: Batches) -> float:
     return atypical(batches.data[:, 0], recipe.typical_quantile).double().mean().item()
 
 
-def _passes(recipe: FinetuneRecipe, nfe: int, fallback_share: float = 1.0) -> float:
+def _passes(recipe: Recipe, nfe: int, fallback_share: float = 1.0) -> float:
     """Of the net, in an update, for each datum."""
     teacher_solves = 0.0 if recipe.solves_ahead else recipe.teacher_nfe / nfe
-    return update_cost(
-        nfe,
-        added_solves(recipe.coupling, recipe.candidates, teacher_solves, fallback_share),
-        solver=recipe.solver,
-        gradient=recipe.gradient,
-        last_steps=recipe.last_steps or None,
-        fm_term=recipe.fm_weight > 0,
-    )
+    solves = added_solves(recipe.coupling, recipe.candidates, teacher_solves, fallback_share)
+    return update_cost(nfe, solves, fm_term=recipe.fm_weight > 0, **_solve(recipe))
 
 
-def _passes_ahead(recipe: FinetuneRecipe, windows: int) -> int:
+def _solve(recipe: Recipe) -> dict[str, Any]:
+    """How the solve is made and followed back."""
+    return {**recipe.model_dump(include={"solver", "gradient"}), "last_steps": recipe.last_steps or None}
+
+
+def _passes_ahead(recipe: Recipe, windows: int) -> int:
     """Of the net, before training."""
     if not recipe.solves_ahead:
         return 0

@@ -1,16 +1,19 @@
 """Choosing a checkpoint, on validation seeds or held-out data only."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from pipeline.evaluation.policy import FlowPolicy
+from pipeline.evaluation.protocol import evaluation_of, run_episodes
+from pipeline.evaluation.rollouts import EpisodeResult
 from pipeline.flow.objective import flow_matching_loss
 from pipeline.flow.path import PATHS
 from pipeline.nets.modes import evaluating
-from pipeline.settings.schema import PretrainSettings
+from pipeline.settings.schema import PretrainSettings, TaskSettings
 from pipeline.training.data import PreparedData
 from pipeline.utils.seeding import derive
 
@@ -45,6 +48,26 @@ def select(paths: list[Path], judge: Callable[[Path], Candidate], rule: str) -> 
     candidates = [judge(path) for path in paths]
     best = max(candidates, key=lambda candidate: (candidate.value, candidate.train_steps))
     return Selection(rule, best.checkpoint, candidates)
+
+
+def roll_out(
+    policy: FlowPolicy, task: str, settings: TaskSettings, nfe: int, seeds: Sequence[int], journal: Path
+) -> list[EpisodeResult]:
+    """Episodes of the evaluation that checkpoints of ``task`` are chosen by.
+
+    Args:
+        journal: file of finished episodes, for a resume.
+    """
+    simulated = evaluation_of(settings.load_task(), task, settings.select.evaluation, settings.evaluation)
+    return run_episodes(policy, simulated, nfe, seeds, settings.evaluation, journal=journal)
+
+
+def mean_scores(results: Sequence[EpisodeResult]) -> dict[str, float]:
+    """Mean max score and share of successes."""
+    return {
+        "max_score": float(np.mean([result.max_score for result in results])),
+        "success": float(np.mean([result.success for result in results])),
+    }
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ from pipeline.flow.objective import reconstruct
 from pipeline.flow.pairing import Coupling, Source
 from pipeline.nets.modes import in_evaluation_mode
 from pipeline.ode.fixed_step import uniform_grid
-from pipeline.settings.blocks import CoupledOptimization
+from pipeline.settings.blocks import CoupledUpdates
 from pipeline.training.loop import Batches
 from pipeline.utils.atomic import replacing
 from pipeline.utils.precision import PrecisionSetting, autocast
@@ -61,7 +61,7 @@ class Teacher(nn.Module):
 
 
 def paired(
-    recipe: CoupledOptimization, net: nn.Module, batches: Batches, generators: Generators, keep: Path | None
+    recipe: CoupledUpdates, net: nn.Module, batches: Batches, generators: Generators, keep: Path | None
 ) -> tuple[Coupling, Batches]:
     """The coupling of ``recipe``, and the batches to train on: ``batches``, with their noise where ``net``, the base
     model, makes the solves ahead (stream ``pairs``).

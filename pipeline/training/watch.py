@@ -1,6 +1,6 @@
 """Early stop: reads the guard while a model is fine-tuned, says so when it collapses, and keeps what was healthy."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from copy import deepcopy
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,12 @@ class Watch:
         last_step: of training.
         collapse_below: the least healthy spread ratio.
         stop: whether training is to end where it collapses, going back to the last healthy weights.
-        tell: is given the warning, one line, at every reading that calls for it.
+        tell: is given the warning, one line, at every reading that calls for it. show: is given every reading.
         keep: file of the healthy weights, so that a resumed run has them; None: they are kept in memory.
+        steps: those after which it is to be asked.
+
+    Attributes:
+        reading: the last one. healthy: whether training is to go on after it.
     """
 
     def __init__(
@@ -38,8 +42,13 @@ class Watch:
         collapse_below: float,
         stop: bool,
         tell: Callable[[str], None],
+        show: Callable[[Reading, int], None] = lambda _reading, _step: None,
         keep: Path | None = None,
+        steps: Sequence[int] = (),
     ) -> None:
+        self.steps = steps
+        self.reading = first
+        self.healthy = True
         self._read = read
         self._first = first
         self._limit = min(collapse_below, first.spread_ratio / 2)
@@ -47,12 +56,13 @@ class Watch:
         self._last_step = last_step
         self._stop = stop
         self._tell = tell
+        self._show = show
         self._keep = keep
         self._healthy: dict[str, Any] = {}
 
     def look(self, step: int, net: nn.Module) -> tuple[Reading, bool]:
         """Read ``net`` after ``step`` updates: the reading, and whether training is to go on."""
-        reading = self._read(net) if step else self._first  # of the same weights
+        self.reading = reading = self._read(net) if step else self._first  # of the same weights
         collapsing = not reading.spread_ratio >= self._limit  # so written that NaN is collapsing
         if not collapsing and self._stop:
             self._remember(step, net)
@@ -62,7 +72,13 @@ class Watch:
                 f"model's (collapse_below: {self._collapse_below}); coupling nearest or reflow, a lower lr or fewer "
                 f"steps keep more of it{'; the last healthy weights are kept' if collapsing and self._stop else ''}"
             )
-        return reading, not (collapsing and self._stop)
+        self.healthy = not (collapsing and self._stop)
+        self._show(reading, step)
+        return reading, self.healthy
+
+    def settle(self, net: nn.Module, steps: int) -> int:
+        """Give ``net`` the last healthy weights if it has collapsed; the steps that led to its weights, at most all."""
+        return steps if self.healthy else self.go_back(net)
 
     def go_back(self, net: nn.Module) -> int:
         """Put the last healthy weights, those of step 0 if no others, into ``net``; return their step."""

@@ -8,8 +8,10 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
+from pipeline.evaluation import image_grid as image_grids
+from pipeline.evaluation.image_grid import image_grid, tile
 from pipeline.reporting import image_figures
-from pipeline.reporting.image_figures import IMAGE_HISTORY_HEADER, figure_2a, figure_e2, image_grid, tile
+from pipeline.reporting.image_figures import IMAGE_HISTORY_HEADER, figure_2a, figure_e2
 from pipeline.utils.errors import UserError
 
 
@@ -145,7 +147,7 @@ def test_a_grid_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
         file.write_bytes(b"half")
         raise OSError("disk full")
 
-    monkeypatch.setattr(image_figures.iio, "imwrite", die_half_way)
+    monkeypatch.setattr(image_grids.iio, "imwrite", die_half_way)
     with pytest.raises(OSError, match="disk full"):
         image_grid(images(3, 1, 8), 2, path)
     assert path.read_bytes() == before and [file.name for file in tmp_path.iterdir()] == ["grid.png"]

@@ -98,7 +98,7 @@ def test_the_one_step_study_makes_every_method_for_every_training_seed(pipeline:
     tasks = resolved(settings, scale)["one_step_tasks"]
     cells = []
     for stage in stages_of(pipeline).values():
-        if "stages.one_step_cell" in stage["cmd"]:
+        if "stages.study one_step" in stage["cmd"]:
             matrix = stage["matrix"]
             (axis,) = matrix.keys() - {"task", "seed"}
             name = stage["cmd"].rpartition(" ")[2]

@@ -172,7 +172,7 @@ def test_a_stage_before_its_input_is_made(project: Project) -> None:
 def test_a_checkpoint_of_another_architecture(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     project.params("starter.pusht.net.width", 32)
-    line = refused(project, "stages.finetune", *OF_TASK, "--method", "fm", "--nfe", "1")
+    line = refused(project, "stages.train", *OF_TASK, "--method", "fm", "--nfe", "1")
     assert line == (
         "error: data/starter/pusht/base.safetensors: checkpoint of another architecture: its net.width is 16, "
         "params.yaml asks for 32"
@@ -180,7 +180,7 @@ def test_a_checkpoint_of_another_architecture(made: Project, tmp_path: Path) -> 
 
 
 def test_an_nfe_without_a_recipe(made: Project) -> None:
-    line = refused(made, "stages.finetune", *OF_TASK, "--method", "fm", "--nfe", "7")
+    line = refused(made, "stages.train", *OF_TASK, "--method", "fm", "--nfe", "7")
     assert line.startswith("error: data/inputs/starter/finetune-pusht-7.json: not found; ")
     assert line.endswith("; there are those of pusht-1, pusht-2")
 
@@ -190,7 +190,7 @@ def test_a_file_where_the_reports_folder_should_be(made: Project, tmp_path: Path
     shutil.rmtree(project.root / "reports")
     (project.root / "reports").touch()
     problem = "reports: is a file, but a folder is needed there; remove or rename it"
-    assert refused(project, "stages.pretrain", *OF_TASK) == f"error: {problem}"
+    assert refused(project, "stages.train", *OF_TASK, "--method", "fm") == f"error: {problem}"
     assert refused(project, "pipeline.orchestration.repro") == f"error: {project.root}/{problem}"
 
 

@@ -36,13 +36,13 @@ def test_images_are_fetched_learned_judged_and_shown(project: Project) -> None:
         where = ("--scale", "starter", "--task", "cifar10")
         return project.check(f"stages.{stage}", *where, *arguments, FLOWTUNE_MIRROR=str(MIRROR)).stdout
 
-    run("fetch_images")
-    run("train_extractor")
-    run("pretrain_images", "--method", "i_cfm")
-    run("select_image_checkpoint")
+    run("fetch")
+    run("train", "--method", "extractor")
+    run("train", "--method", "i_cfm")
+    run("select")
     for nfe in ("1", "2"):
-        run("finetune_images", "--nfe", nfe)
-    run("finetune_image_residual")
+        run("train", "--method", "ft_fm", "--nfe", nfe)
+    run("train", "--method", "resft_fm")
     for method in ("i_cfm", "ft_fm", "resft_fm"):
         run("evaluate_fid", "--method", method)
     run("tabulate_images")
@@ -61,8 +61,8 @@ def test_images_are_fetched_learned_judged_and_shown(project: Project) -> None:
     run("ship")
     for path in before:
         path.unlink()
-    for arguments in (("pretrain_images", "--method", "i_cfm"), ("finetune_images", "--nfe", "1")):
-        assert "taken in place of training" in run(*arguments)
+    for arguments in (("--method", "i_cfm"), ("--method", "ft_fm", "--nfe", "1")):
+        assert "taken in place of training" in run("train", *arguments)
     there = {path: path.read_bytes() for path in before if path.exists()}
     assert there == {path: content for path, content in before.items() if path.name != "nfe2.safetensors"}
     of_table = pd.read_csv(reports / "images" / "cifar10-i_cfm.csv").query("solver == 'euler-1' or nfe == 1").iloc[0]

@@ -116,9 +116,9 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
 def learn(run: Any, *rows: str) -> pd.DataFrame:
     """Run the stages from the data to Table 2."""
     of_arm = ("--scale", "starter", "--task", "arm")
-    for stage in ("fetch", "prepare", "pretrain", "select_checkpoint"):
-        run(stage, *of_arm)
-    run("finetune", *of_arm, "--method", "ft_fm", "--nfe", "1")
+    for stage, *arguments in (("fetch",), ("prepare",), ("train", "--method", "fm"), ("select",)):
+        run(stage, *of_arm, *arguments)
+    run("train", *of_arm, "--method", "ft_fm", "--nfe", "1")
     for row in rows:
         run("evaluate_rollouts", *of_arm, "--row", row)
     run("tabulate", "--scale", "starter")

@@ -45,7 +45,7 @@ OF_TASK = ("--scale", "starter", "--task", "pusht")
 VICTIMS = [
     Victim(
         "pretrain@starter-pusht",
-        ("stages.pretrain", *OF_TASK),
+        ("stages.train", *OF_TASK, "--method", "fm"),
         ("data/starter/pusht/pretrain", "reports/starter/pretrain/pusht.csv"),
         steps_done,
         400,
@@ -53,7 +53,7 @@ VICTIMS = [
     ),
     Victim(
         "finetune@starter-pusht-ft_fm-2",
-        ("stages.finetune", *OF_TASK, "--method", "ft_fm", "--nfe", "2"),
+        ("stages.train", *OF_TASK, "--method", "ft_fm", "--nfe", "2"),
         ("data/starter/pusht/models/ft_fm-nfe2.safetensors", "reports/starter/history/pusht-ft_fm-nfe2.csv"),
         steps_done,
         200,
@@ -61,7 +61,7 @@ VICTIMS = [
     ),
     Victim(
         "finetune_residual@starter-pusht-resft_fm-nfe2",
-        ("stages.finetune_residual", *OF_TASK, "--row", "resft_fm-nfe2"),
+        ("stages.train", *OF_TASK, "--row", "resft_fm-nfe2"),
         ("data/starter/pusht/models/resft_fm-nfe2.safetensors", "reports/starter/residual/pusht-resft_fm-nfe2.csv"),
         steps_done,
         200,
@@ -86,7 +86,7 @@ VICTIMS = [
 ]
 
 
-@pytest.mark.parametrize("victim", VICTIMS, ids=lambda victim: victim.command[0])
+@pytest.mark.parametrize("victim", VICTIMS, ids=lambda victim: victim.name)
 def test_a_killed_stage_resumes_to_the_same_files(victim: Victim, made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     reports = [project.root / out for out in victim.outs if out.startswith("reports/")]
@@ -154,14 +154,14 @@ def test_dvc_and_its_stage_die_with_the_program_that_runs_the_pipeline(made: Pro
     project = made.copy(tmp_path / "project")
     project.params("starter.pusht.pretrain.steps", 100_000)
     repro = project.start("pipeline.orchestration.repro")
-    wait_for(lambda: "pretrain" in names_of(project), "the stage to be at work")
+    wait_for(lambda: "train" in names_of(project), "the stage to be at work")
     kill(repro)
     wait_for(lambda: not project.processes(), "dvc and the stage to die", seconds=60)
     assert not project.processes()
 
 
 def stages_in(project: Project) -> list[int]:
-    return [pid for pid, command in project.processes().items() if "-m stages.pretrain" in command]
+    return [pid for pid, command in project.processes().items() if "-m stages.train" in command]
 
 
 def names_of(project: Project) -> set[str]:

@@ -91,11 +91,11 @@ def test_an_offline_task_goes_from_its_data_to_its_table(
     write_settings(values)
     threads = torch.get_num_threads()
     try:
-        for stage in ("fetch", "prepare", "pretrain", "select_checkpoint", "pretrain_diffusion"):
-            run(monkeypatch, stage, "--task", task)
+        for stage in ("fetch", "prepare", "train --method fm", "select", "train --method ddpm"):
+            run(monkeypatch, *stage.split(), "--task", task)
         for method in ("fm", "ft_fm"):
-            run(monkeypatch, "finetune", "--task", task, "--method", method, "--nfe", "1")
-        run(monkeypatch, "finetune_residual", "--task", task, "--row", "resft_fm-nfe16")
+            run(monkeypatch, "train", "--task", task, "--method", method, "--nfe", "1")
+        run(monkeypatch, "train", "--task", task, "--row", "resft_fm-nfe16")
         for row in ROWS:
             run(monkeypatch, "evaluate_rollouts", "--task", task, "--row", row)
         run(monkeypatch, "evaluate_robustness", "--task", task, "--row", "fm-nfe1")

@@ -39,49 +39,51 @@ class Training:
 AHEAD = {"coupling": "reflow", "reflow_nfe": 4, "precomputed_pairs": 1}
 """Pairs that lie on disk before the first step."""
 TRAININGS = [
-    Training("pretrain", PUSHT, "data/starter/pusht/pretrain/*.safetensors", "pusht.pretrain"),
-    Training("pretrain_diffusion", PUSHT, "data/starter/pusht/models/diffusion.safetensors", "pusht.diffusion"),
+    Training("train", (*PUSHT, "--method", "fm"), "data/starter/pusht/pretrain/*.safetensors", "pusht.pretrain"),
     Training(
-        "finetune",
+        "train", (*PUSHT, "--method", "ddpm"), "data/starter/pusht/models/diffusion.safetensors", "pusht.diffusion"
+    ),
+    Training(
+        "train",
         (*PUSHT, "--method", "fm", "--nfe", "1"),
         "data/starter/pusht/models/fm-nfe1.safetensors",
         "pusht.pretrain",
     ),
     Training(
-        "finetune",
+        "train",
         (*PUSHT, "--method", "ft_fm", "--nfe", "2"),
         "data/starter/pusht/models/ft_fm-nfe2.safetensors",
         "pusht.finetune.nfe2",
         AHEAD,
     ),
     Training(
-        "finetune_residual",
+        "train",
         (*PUSHT, "--row", "resft_fm-nfe2"),
         "data/starter/pusht/models/resft_fm-nfe2.safetensors",
         "pusht.residual.resft_fm-nfe2",
         AHEAD,
     ),
     Training(
-        "pretrain_images",
+        "train",
         (*DIGITS, "--method", "i_cfm"),
         "data/starter/digits/i_cfm/step-0000060.safetensors",
         "digits.pretrain",
     ),
     Training(
-        "finetune_images",
-        (*DIGITS, "--nfe", "1"),
+        "train",
+        (*DIGITS, "--method", "ft_fm", "--nfe", "1"),
         "data/starter/digits/ft_fm/nfe1.safetensors",
         "digits.finetune.nfe1",
     ),
     Training(
-        "finetune_image_residual",
-        DIGITS,
+        "train",
+        (*DIGITS, "--method", "resft_fm"),
         "data/starter/digits/resft_fm/nfe2.safetensors",
         "digits.residual",
     ),
     Training(
-        "study_cell",
-        (*PUSHT, "--train-seed", "0", "--row", "reflow", "--nfe", "1"),
+        "study",
+        ("coupling", *PUSHT, "--train-seed", "0", "--row", "reflow", "--nfe", "1"),
         "reports/starter/coupling_study/seed0/episodes/pusht_b-reflow-nfe1.csv",
         "pusht.finetune.nfe1",
     ),
@@ -132,17 +134,17 @@ def run(here: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[st
 
 
 def prepare(project: Project, training: Training) -> None:
-    if training.program == "study_cell":
+    if training.program == "study":
         project.params("starter.pusht.study", STUDY)
         project.check(
-            "stages.study_base", *PUSHT, "--train-seed", "0", "--model", "data/starter/pusht/base.safetensors"
+            "stages.study", "base", *PUSHT, "--train-seed", "0", "--model", "data/starter/pusht/base.safetensors"
         )
     for key, value in (training.params | {"precision": "auto"}).items():
         project.params(f"starter.{training.block}.{key}", value)
     project.check("stages.resolve")
 
 
-@pytest.mark.parametrize("training", TRAININGS, ids=lambda one: f"{one.program}-{one.block}")
+@pytest.mark.parametrize("training", TRAININGS, ids=lambda one: one.out.rpartition("/")[2])
 def test_a_training_resumed_on_the_other_kind_of_machine_ends_with_the_same_bits(
     training: Training, here: Project, run: Callable[..., dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -155,7 +157,7 @@ def test_a_training_resumed_on_the_other_kind_of_machine_ends_with_the_same_bits
         run(training, has_bf16=True, plug=steps)
         assert run(training, has_bf16=False) == undisturbed
         assert tags["precision"] == "bf16"
-    if training.program != "study_cell":
+    if training.program != "study":
         assert {trained_in(Path(path)) for path in undisturbed} == {"bf16"}
 
 

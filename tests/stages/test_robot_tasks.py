@@ -79,11 +79,11 @@ def test_a_task_goes_from_demonstrations_to_rows(
     settings["lab"] |= {"lists": settings["lab"]["lists"] | choice, task: block}
     write_settings(settings)
     try:
-        for stage in ("fetch", "prepare", "pretrain", "select_checkpoint", "pretrain_diffusion"):
-            run(monkeypatch, stage, "--task", task)
-        run(monkeypatch, "finetune", "--task", task, "--method", "ft_fm", "--nfe", "1")
+        for stage in ("fetch", "prepare", "train --method fm", "select", "train --method ddpm"):
+            run(monkeypatch, *stage.split(), "--task", task)
+        run(monkeypatch, "train", "--task", task, "--method", "ft_fm", "--nfe", "1")
         if "resft_fm-nfe16" in rows:
-            run(monkeypatch, "finetune_residual", "--task", task, "--row", "resft_fm-nfe16")
+            run(monkeypatch, "train", "--task", task, "--row", "resft_fm-nfe16")
         for row in rows:
             run(monkeypatch, "evaluate_rollouts", "--task", task, "--row", row)
         run(monkeypatch, "tabulate")

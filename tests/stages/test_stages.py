@@ -46,7 +46,7 @@ def test_a_model_is_tuned_and_then_evaluated_by_the_solver_of_its_recipe(made: P
     for key, value in recipe.items():
         project.params(f"starter.pusht.finetune.nfe2.{key}", value)
     of_task = ("--scale", "starter", "--task", "pusht", "--nfe", "2")
-    project.check("stages.finetune", *of_task, "--method", "ft_fm")
+    project.check("stages.train", *of_task, "--method", "ft_fm")
     model = "data/starter/pusht/models/ft_fm-nfe2.safetensors"
     assert read_record(project.root / model).solver == "heun"
     refused = project.run(*EVALUATE, *SEEDS, "--checkpoint", model, "--out", str(tmp_path / "episodes.csv"))
@@ -62,7 +62,7 @@ def test_a_model_tuned_by_every_term_and_lora_is_stored_as_a_plain_one(made: Pro
     recipe = {"covariance": "profiled", "fm_weight": 0.1, "energy_weight": 0.01, "lora_rank": 2, "steps": 10}
     for key, value in recipe.items():
         project.params(f"starter.pusht.finetune.nfe1.{key}", value)
-    project.check("stages.finetune", "--scale", "starter", "--task", "pusht", "--nfe", "1", "--method", "ft_fm")
+    project.check("stages.train", "--scale", "starter", "--task", "pusht", "--nfe", "1", "--method", "ft_fm")
     models = "data/starter/pusht"
     base, tuned = (
         load_file(project.root / models / name) for name in ("base.safetensors", "models/ft_fm-nfe1.safetensors")

@@ -10,7 +10,7 @@ import pytest
 from pipeline.settings.one_step import METHODS
 from tests.project import ROOT, Project
 
-CELL = ("stages.study_cell", "--scale", "starter", "--task", "pusht", "--train-seed", "0", "--row")
+CELL = ("stages.study", "coupling", "--scale", "starter", "--task", "pusht", "--train-seed", "0", "--row")
 STUDY = {
     "train_seeds": [0],
     "budget": 60,
@@ -32,7 +32,7 @@ def studied(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     project = made.copy(tmp_path_factory.mktemp("study") / "project")
     project.params("starter.pusht.study", STUDY)
     base = ("--train-seed", "0", "--model", "data/starter/pusht/base.safetensors")
-    project.check("stages.study_base", "--scale", "starter", "--task", "pusht", *base)
+    project.check("stages.study", "base", "--scale", "starter", "--task", "pusht", *base)
     for row, *numbers in (
         ("fm", "1", "2"),
         ("fm_continued", "1", "2"),
@@ -94,7 +94,7 @@ def test_what_cannot_be_a_cell_is_refused(studied: Project, row: str, numbers: l
 
 
 def test_settings_are_tried_on_validation_seeds_and_noted_below_each_other(studied: Project) -> None:
-    tried = ("stages.study_try", "--scale", "starter", "--task", "pusht", "--method", "ft_fm", "--nfe", "2")
+    tried = ("stages.study", "try", "--scale", "starter", "--task", "pusht", "--method", "ft_fm", "--nfe", "2")
     before = studied.files("reports/starter/coupling_study")
     common = ["seeds=3", "coupling=nearest", "temperatures=[1.0, 0.5]"]
     for changes in (["lr=1e-2", "candidates=1"], ["ema_decay=0.5"]):
@@ -142,8 +142,8 @@ def test_every_method_of_the_one_step_study_becomes_rows_of_one_table(studied: P
     cells = ["fm", "fm_continued", "ft_fm-nfe1", "regression", "mip", "imle", "drifting", "lsd"]
     at = ("--scale", "starter", "--task", "pusht", "--train-seed", "0", "--cell")
     for cell in cells:
-        project.check("stages.one_step_cell", *at, cell)
-    project.check("stages.one_step_times", *at[:-1])
+        project.check("stages.study", "one_step", *at, cell)
+    project.check("stages.study", "times", *at[:-1])
     project.check("stages.one_step_table", "--scale", "starter")
     reports = project.root / "reports" / "starter"
     table = pd.read_csv(reports / "one_step.csv").set_index(["method", "nfe"])
@@ -169,12 +169,13 @@ def test_every_method_of_the_one_step_study_becomes_rows_of_one_table(studied: P
 def test_a_cell_starts_from_the_base_model_of_its_training_seed(studied: Project, tmp_path: Path) -> None:
     refused = studied.run(*CELL[:-2], "9", "--row", "fm", "--nfe", "1")
     assert (
-        refused.returncode == 2 and "base-seed9.safetensors: not found; stages/study_base.py says how" in refused.stderr
+        refused.returncode == 2
+        and "base-seed9.safetensors: not found; `python -m stages.study base --help` says how" in refused.stderr
     )
     project = studied.copy(tmp_path / "project")
     (project.root / "data/checkpoints/starter/pusht/base-seed0.safetensors").unlink()
     refused = project.run(*CELL, "fm", "--nfe", "1")
-    assert refused.returncode == 2 and "not found; stages/study_base.py says how" in refused.stderr
+    assert refused.returncode == 2 and "not found; `python -m stages.study base --help` says how" in refused.stderr
 
 
 def test_a_scale_without_a_study_says_so(made: Project) -> None:
@@ -187,8 +188,8 @@ def test_a_scale_without_a_study_says_so(made: Project) -> None:
 def test_a_replica_is_another_model_in_a_place_of_its_own(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     before = project.files("data/starter/pusht/pretrain")
-    project.check("stages.pretrain", "--scale", "starter", "--task", "pusht", "--replica", "7")
-    project.check("stages.select_checkpoint", "--scale", "starter", "--task", "pusht", "--replica", "7")
+    project.check("stages.train", "--scale", "starter", "--task", "pusht", "--method", "fm", "--replica", "7")
+    project.check("stages.select", "--scale", "starter", "--task", "pusht", "--replica", "7")
     assert project.files("data/starter/pusht/pretrain") == before
     replica = project.files("data/starter/pusht/seed7/pretrain")
     assert len(replica) == len(before) and not set(replica.values()) & set(before.values())
@@ -230,6 +231,6 @@ def test_models_that_one_precision_table_cannot_hold_are_refused(
 
 def test_a_base_model_is_that_of_its_training_seed(studied: Project) -> None:
     base = ("--train-seed", "1", "--model", "data/starter/pusht/base.safetensors")
-    refused = studied.run("stages.study_base", "--scale", "starter", "--task", "pusht", *base)
+    refused = studied.run("stages.study", "base", "--scale", "starter", "--task", "pusht", *base)
     assert refused.returncode == 2 and "allowed: ('starter', 'pusht', 'fm', 1, 0)" in refused.stderr
     assert not (studied.root / "data/checkpoints/starter/pusht/base-seed1.safetensors").exists()

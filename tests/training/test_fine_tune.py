@@ -94,6 +94,14 @@ def test_a_collapse_is_warned_of_and_not_returned_unless_asked_for(
     assert tuned.history[tuned.steps].spread_ratio > 0.2 or on_collapse == "warn"
 
 
+def test_a_collapse_of_lora_at_the_first_reading_goes_back_to_the_field_as_it_was(base: nn.Module) -> None:
+    arguments: dict[str, Any] = {"coupling": "independent", "steps": 300, "lr": 2e-2, "lora_rank": 8, "readings": 1}
+    with pytest.warns(RuntimeWarning, match="at step 300 .*; the last healthy weights are kept"):
+        tuned = fine_tune(base, DATA, nfe=2, held_out=HELD_OUT, **arguments)
+    assert tuned.steps == 0
+    assert all(weight.equal(base.state_dict()[name]) for name, weight in tuned.net.state_dict().items())
+
+
 @pytest.mark.parametrize("coupling", COUPLINGS)
 @pytest.mark.parametrize(
     ("x1", "condition"),

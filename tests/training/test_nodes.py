@@ -40,4 +40,4 @@ def test_another_number_of_processes_than_the_settings_say_is_refused(monkeypatc
     monkeypatch.setenv("RANK", "0")
     monkeypatch.setenv("WORLD_SIZE", "4")
     with pytest.raises(UserError, match="processes: given 2, allowed: 4, as many as torchrun started in all"):
-        in_processes(2, "stages/pretrain.py")
+        in_processes(2, "stages/train.py")

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pipeline.settings import schema
 from pipeline.settings.schema import FinetuneRecipe
 from pipeline.training.loop import Batches
-from pipeline.training.recipe import equal_compute, fallback_share, maximum_likelihood, within_budget
+from pipeline.training.recipe import equal_compute, fallback_share, maximum_likelihood, path_of, within_budget
 from pipeline.utils.errors import UserError
 from pipeline.utils.seeding import Generators
 
@@ -42,7 +42,7 @@ def test_solves_made_ahead_are_paid_for_once(coupling: str, draws: int) -> None:
     given = recipe(coupling=coupling, precomputed_pairs=draws, reflow_nfe=20, inversion_nfe=8, typical_quantile=0.9999)
     Counting.rows = 0
     objective, batches = maximum_likelihood(
-        Counting(), given, 1, PRETRAIN, Generators(0), Batches(torch.zeros(50, 1), torch.randn(50, 2, 2))
+        Counting(), given, 1, path_of(PRETRAIN), Generators(0), Batches(torch.zeros(50, 1), torch.randn(50, 2, 2))
     )
     ahead = Counting.rows
     assert ahead == {"reflow": 50 * 3 * 20, "inversion": 50 * 8}[coupling]
@@ -61,7 +61,8 @@ def test_online_a_teacher_is_paid_for_in_every_step() -> None:
 @pytest.mark.parametrize("nfe", [1, 8])
 def test_a_budget_is_kept_and_used_up(coupling: str, nfe: int) -> None:
     given = recipe(coupling=coupling, candidates=4, precomputed_pairs=2, reflow_nfe=16, batch_size=PRETRAIN.batch_size)
-    spent = equal_compute(within_budget(given, nfe, 500, PRETRAIN, 1000), PRETRAIN, nfe, 1000).steps
+    steps = within_budget(given, nfe, 500, PRETRAIN, 1000).steps
+    spent = equal_compute(given.model_copy(update={"steps": steps}), PRETRAIN, nfe, 1000).steps
     one_update = equal_compute(given.model_copy(update={"steps": 1, "precomputed_pairs": 2}), PRETRAIN, nfe, 0).steps
     assert 500 - one_update - 1 <= spent <= 500
 

@@ -157,6 +157,6 @@ def test_a_stage_dies_with_a_killed_repro(sources: Project, tmp_path: Path) -> N
     project.params("starter.pusht.pretrain.steps", 100_000)
     repro = project.start("pipeline.orchestration.repro")
     at_work = "the stage to be at work, each before it in a Python of its own"
-    wait_for(lambda: any("stages.pretrain" in line for line in project.processes().values()), at_work, seconds=300)
+    wait_for(lambda: any("stages.train" in line for line in project.processes().values()), at_work, seconds=300)
     kill(repro)
     wait_for(lambda: not project.processes(), "the driver and the stage to die")

@@ -1,0 +1,162 @@
+"""Train as a stage: load a problem, measure it along the way, and save it."""
+
+import shutil
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from torch import nn
+
+from pipeline.nets.lora import trainable_parameters
+from pipeline.settings.blocks import Block
+from pipeline.settings.schema import ScaleSettings
+from pipeline.training.finetuning import Trained, Training, run
+from pipeline.training.guard import Reading
+from pipeline.training.job import Asked
+from pipeline.training.journal import Sink, TrainingLog
+from pipeline.training.watch import Watch
+
+Settings = TypeVar("Settings", bound=Block)
+
+
+class Record(Sink, Protocol):
+    """Record of a run, see ``pipeline.tracking.run.Run``."""
+
+    def tag(self, key: str, value: str) -> None:
+        """Set a tag of the run."""
+
+    def artifact(self, path: Path, folder: str | None = None) -> None:
+        """Keep a copy of a file."""
+
+
+class Workspace(Protocol):
+    """Place where a stage works, see ``pipeline.orchestration.stage.Stage``."""
+
+    @property
+    def main(self) -> bool:
+        """Tell whether this process writes the results."""
+
+    @property
+    def run(self) -> Record:
+        """Return the run of the stage."""
+
+    @property
+    def resume(self) -> Path:
+        """Return the folder with the state that a resumed run continues from."""
+
+    def settled(self, settings: Settings) -> Settings:
+        """Return ``settings`` with ``precision: auto`` replaced, by the same value after a resume."""
+
+
+class Collapsible(Protocol):
+    """Part of a recipe with the threshold of a collapse and the reaction to it."""
+
+    @property
+    def steps(self) -> int: ...
+
+    @property
+    def collapse_below(self) -> float: ...
+
+    @property
+    def on_collapse(self) -> str: ...
+
+
+class Problem(ABC):
+    """Training of one task: the constructor loads it, ``measure`` runs along the way, ``save`` at the end.
+
+    Attributes:
+        label: the name of its run. log: its losses.
+        training: the objective, the batches and the optimiser.
+        watch: monitor of the diversity of its samples; None: there is none.
+        measured_after: steps after which ``measure`` is called.
+    """
+
+    training: Training
+    watch: Watch | None = None
+    measured_after: Sequence[int] = ()
+
+    def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
+        del settings
+        self.asked = asked
+        self.here = here
+        self.label = label
+        self.log = TrainingLog(here.resume / "log.jsonl", here.run)
+
+    def checkpoint(self, step: int) -> Path:
+        """Return the file that keeps the model after ``step`` updates until the end."""
+        return self.here.resume / "checkpoints" / f"step-{step:07d}.safetensors"
+
+    def copy_checkpoints(self, to: Path) -> None:
+        """Replace the folder ``to`` by all checkpoints."""
+        if to.exists():
+            shutil.rmtree(to)
+        shutil.copytree(self.checkpoint(0).parent, to)
+
+    def measure(self, step: int, net: nn.Module) -> None:  # noqa: B027  (most have nothing to note)
+        """Measure the averaged ``net`` after ``step`` updates. A resume may repeat a call."""
+
+    @abstractmethod
+    def save(self, trained: Trained) -> None:
+        """Write the outputs of the stage."""
+
+    def watch_over(
+        self,
+        read: Callable[[nn.Module], Reading],
+        net: nn.Module,
+        recipe: Collapsible,
+        steps: Sequence[int],
+        *,
+        watches: bool = True,
+    ) -> Watch:
+        """Return a watch that shows its readings and warnings in the run.
+
+        Args:
+            read: measures held-out figures of a net. net: the model before training.
+            recipe: has the threshold of a collapse and the reaction to it. steps: when ``read`` is called.
+            watches: False: the watch reads figures but never ends the training.
+        """
+
+        def tell(text: str) -> None:
+            print(f"warning: {self.label}: {text}", file=sys.stderr)
+            self.here.run.tag("collapsing", text)
+
+        def show(reading: Reading, step: int) -> None:
+            ratios = {name: value for name, value in asdict(reading).items() if name.endswith("_ratio")}
+            self.here.run.log({f"guard_{name}": value for name, value in ratios.items()}, step)
+
+        return Watch(
+            read,
+            read(net),
+            recipe.steps,
+            collapse_below=recipe.collapse_below if watches else 0.0,
+            stop=watches and recipe.on_collapse == "stop",
+            tell=tell,
+            show=show,
+            keep=self.here.resume / "healthy.pt",
+            steps=steps,
+        )
+
+
+def trains(of: type[Problem]) -> Callable[[Asked, ScaleSettings, Workspace, str], None]:
+    """Return the work of a stage: load such a problem, train it resumably, and save it."""
+
+    def work(asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
+        problem = of(asked, settings, here, label)
+        here.run.tag("precision", problem.training.optimization.precision)
+        here.run.tag("trainable_parameters", str(trainable_parameters(problem.training.objective.net)))
+        trained = run(
+            problem.training,
+            log=problem.log,
+            state_path=here.resume / "state.pt",
+            title=label,
+            watch=problem.watch,
+            measured_after=problem.measured_after,
+            measure=problem.measure,
+        )
+        if here.main:
+            problem.save(trained)
+
+    return work
