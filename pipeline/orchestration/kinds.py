@@ -1,4 +1,4 @@
-"""Run a stage by the code of its kind: one program serves several kinds, and imports that of one alone."""
+"""Run a stage with the code of its kind: a program of several kinds imports that of one alone."""
 
 import importlib
 
@@ -11,13 +11,13 @@ from pipeline.utils.shipped import Shipment
 
 
 def run_kind(kind: str, asked: Asked, *names: object) -> None:
-    """Run the stage of ``kind`` that is ``asked`` for, or take what is shipped in its place.
+    """Run the stage of ``kind`` for ``asked``, or take its shipped results.
 
     Args:
-        names: what tells its inputs apart, beside scale and task.
+        names: further names of its input file, beside scale and task.
 
     Raises:
-        UserError: there are no such inputs, an input file is missing, or what its code raises.
+        UserError: its inputs or a file that it reads are missing, or its code says so.
     """
     inputs = read_inputs(kind, asked.scale, asked.task, *names)
     block = inputs.params[asked.task]

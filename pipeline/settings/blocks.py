@@ -185,7 +185,7 @@ class PretrainSettings(Optimization):
 
 
 class CoupledUpdates(Updates):
-    """Optimiser updates on pairs of noise and data from one of the couplings."""
+    """Updates on pairs of noise and data from one of the couplings."""
 
     coupling: FinetuneCoupling
     candidates: Count
@@ -205,12 +205,12 @@ class CoupledUpdates(Updates):
 
     @property
     def backward_nfe(self) -> int:
-        """Return the function evaluations of the solve back in time."""
+        """Return the function evaluations of the solve back in time, for ``inversion``."""
         return 64
 
 
 class CoupledOptimization(CoupledUpdates, Optimization):
-    """One run of the optimiser on pairs of noise and data."""
+    """One run of the optimiser on pairs of noise and data from one of the couplings."""
 
     regularization: Positive
     condition_weight: NonNegative

@@ -1,4 +1,4 @@
-"""A cell of a study: a method trained from one base model, chosen on validation seeds, rolled out on test seeds."""
+"""Make a cell of a study: train a method from one base model, choose a checkpoint, roll it out on test seeds."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -23,7 +23,7 @@ from pipeline.utils.errors import UserError
 
 
 def load_base(path: Path, scale: str, task: str, train_seed: int) -> tuple[FlowPolicy, Record]:
-    """The pretrained model that cells start from.
+    """Load the pretrained model that cells start from.
 
     Raises:
         UserError: there is none, or it is another model.
@@ -40,7 +40,7 @@ def load_base(path: Path, scale: str, task: str, train_seed: int) -> tuple[FlowP
 
 @dataclass(frozen=True)
 class Choice:
-    """A checkpoint at a temperature, and how it did on validation seeds."""
+    """Checkpoint at a temperature, with its scores on validation seeds."""
 
     model: Path
     temperature: float
@@ -49,17 +49,17 @@ class Choice:
 
     @property
     def value(self) -> float:
-        """The mean of score and success: a policy is to do most of a task always, and all of it often."""
+        """Return the mean of score and success: a policy should do most of a task always, and all of it often."""
         return (self.max_score + self.success) / 2
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A cell at one number of evaluations.
+    """Result of a cell at one number of evaluations.
 
     Attributes:
-        model: the file that was chosen. record: what is said of it, its measured figures included.
-        results: on the test seeds. beside: more metrics.
+        model: the chosen file. record: its record, with the measured figures.
+        results: episodes on the test seeds. beside: further metrics.
     """
 
     nfe: int
@@ -70,12 +70,12 @@ class Outcome:
 
 
 class Cell(ABC):
-    """A method of a study from one base model; ``fm`` is that model itself, and trains nothing.
+    """Method of a study with one base model; ``fm`` is that model itself and trains nothing.
 
     Attributes:
-        numbers: of function evaluations that it is rolled out at.
-        settings: of the task, with the training seed of the base model.
-        base: the model to start from, whose net is trained in place, and its record. base_file: where it lies.
+        numbers: numbers of function evaluations of its rollouts.
+        settings: settings of the task, with the training seed of the base model.
+        base: the base model and its record; training changes its net in place. base_file: the file of it.
     """
 
     def __init__(
@@ -95,26 +95,26 @@ class Cell(ABC):
     @property
     @abstractmethod
     def checkpoints(self) -> int:
-        """How many a training leaves to choose from."""
+        """Return the number of checkpoints to choose from."""
 
     @abstractmethod
     def training(self, data: PreparedData, settings: TaskSettings, keep: Path) -> Training:
-        """How it is trained. ``settings``: of the task, settled. ``keep``: file of solves made ahead."""
+        """Return its training. ``settings`` have no ``precision: auto``; the file ``keep`` holds solves made ahead."""
 
     @abstractmethod
     def load(self, model: Path, nfe: int) -> tuple[FlowPolicy, Record]:
-        """The policy of a checkpoint at ``nfe`` evaluations, as a flow."""
+        """Load a checkpoint as a flow policy at ``nfe`` evaluations."""
 
     @abstractmethod
     def best(self, models: Sequence[Path], nfe: int, folder: Path) -> Choice:
-        """The checkpoint to be taken, by validation seeds. ``folder`` keeps finished episodes for a resume."""
+        """Choose a checkpoint on validation seeds. ``folder`` keeps finished episodes for a resume."""
 
     @abstractmethod
     def beside(self, chosen: Choice) -> Mapping[str, float]:
-        """Metrics of a row beside its scores."""
+        """Return metrics of the row beside its scores."""
 
     def judged(self, model: Path, nfe: int, temperature: float, seeds: int, folder: Path) -> Choice:
-        """How a checkpoint does on so many validation seeds."""
+        """Roll a checkpoint out on so many validation seeds."""
         policy, record = self.load(model, nfe)
         policy.temperature = temperature
         journal = folder / f"validation-nfe{nfe}-{model.stem}-{temperature:g}.jsonl"
@@ -122,7 +122,7 @@ class Cell(ABC):
         return Choice(model, temperature, **mean_scores(results))
 
     def trained(self, training: Training, here: Workspace, title: str) -> list[Path]:
-        """Train, resumably; evenly spaced checkpoints, in the precision in which models are stored."""
+        """Train resumably; return evenly spaced checkpoints, with weights as models are stored."""
         policy, record = self.base
         precision = training.optimization.precision
         steps = evenly_spaced(training.optimization.steps, self.checkpoints)
@@ -140,7 +140,7 @@ class Cell(ABC):
 
 
 def outcomes(cell: Cell, prepared: Path, here: Workspace, title: str) -> Iterator[Outcome]:
-    """Train the cell, and roll its best checkpoint out at each number of evaluations.
+    """Train the cell, and roll out its best checkpoint at each number of evaluations.
 
     Args:
         prepared: the task's data. title: of the run.

@@ -1,4 +1,4 @@
-"""A field of one's own, called as everything else here calls fields, and tried before anything costly."""
+"""Wrap a user's velocity field for this library, and try it before anything costly."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from pipeline.training.loop import Batches
 
 
 class Velocity(nn.Module):
-    """The user's field where an empty condition (B, 0) stands for none, as everything else here has it."""
+    """User's field; an empty condition (B, 0) reaches it as None."""
 
     def __init__(self, field: nn.Module) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class Velocity(nn.Module):
 
 @dataclass(frozen=True)
 class HeldOutRows:
-    """Rows that the guard reads a field on."""
+    """Held-out rows for the guard."""
 
     held_out_condition: Tensor
     held_out_action: Tensor
@@ -33,7 +33,7 @@ class HeldOutRows:
 
 @dataclass(frozen=True)
 class FieldSampler:
-    """A field as the guard samples it."""
+    """Field with its solver, as a sampler for the guard."""
 
     net: nn.Module
     solver: Solver
@@ -51,7 +51,7 @@ def check_field(net: nn.Module, rows: Batches, coupling: str | Coupling | None, 
     """Call the field on two rows.
 
     Args:
-        name: of the rows, in messages.
+        name: the name of the rows in messages.
 
     Raises:
         ValueError: it fails or returns another shape, or ``coupling`` has no use for such conditions.

@@ -1,4 +1,4 @@
-"""One training, the same for every method and task: resumable, measured on its way, watched for a collapse."""
+"""Run a training of any method and task: resumable, measured along the way, watched for a collapse."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -15,10 +15,10 @@ from pipeline.utils.seeding import Generators
 
 @dataclass(frozen=True)
 class Training:
-    """How a model is trained.
+    """Everything that the training of a model needs.
 
     Attributes:
-        steps_before: those of the base model, from which its own are counted; 0 from scratch.
+        steps_before: training steps of the base model; 0: the training starts from random weights.
     """
 
     objective: Objective
@@ -30,7 +30,7 @@ class Training:
 
 @dataclass(frozen=True)
 class Trained:
-    """The averaged net of a training, and the number of its own steps that led to it."""
+    """Averaged net of a training, and the number of steps that led to it."""
 
     net: nn.Module
     steps: int
@@ -46,11 +46,11 @@ def run(
     measured_after: Sequence[int] = (),
     measure: Callable[[int, nn.Module], None] = lambda _step, _net: None,
 ) -> Trained:
-    """Train, going on from what an interrupted run left.
+    """Train, and continue from the state of an interrupted run if there is one.
 
     Args:
         log, state_path, title: as of ``pipeline.training.loop.train``.
-        watch: of the samples, whose last healthy weights are returned where they collapse.
+        watch: monitors the samples; where they collapse, its last healthy weights are returned.
         measured_after: steps after which ``measure(step, averaged net)`` is called, 0 being before the first.
     """
 
@@ -76,5 +76,5 @@ def run(
 
 
 def figures_of(reading: Reading) -> dict[str, float]:
-    """What a checkpoint's record says of its samples."""
+    """Return the figures of samples for the record of a checkpoint."""
     return {"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)}

@@ -1,4 +1,4 @@
-"""The arguments of a stage, and the files that it reads and writes. Imports nothing: programs start at once."""
+"""Describe a stage: its arguments, and the files that it reads and writes. Imports no library, to start at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,11 +7,11 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Asked:
-    """The arguments of a stage: a method of a task at a scale.
+    """Arguments of a stage: a method of a task at a scale.
 
     Attributes:
-        nfe: that it is trained for; 0: none.
-        replica: a training seed in place of that in params.yaml; None: that one.
+        nfe: the number of function evaluations that it is trained for; 0: none.
+        replica: a training seed in place of that in params.yaml; None: that in params.yaml.
     """
 
     scale: str
@@ -22,18 +22,18 @@ class Asked:
 
     @property
     def row(self) -> str:
-        """As ``split_row`` reads it."""
+        """Return method and NFE in one word, for ``split_row``."""
         return f"{self.method}-nfe{self.nfe}"
 
 
 @dataclass(frozen=True)
 class Job:
-    """A stage before it begins.
+    """Stage before it begins.
 
     Attributes:
         label: the name of its run. deps, outs: files and folders read and written.
-        also: what its result depends on beside its settings.
-        shipped: its name among shipped results; empty: it has none.
+        also: further values that its result depends on, beside its settings.
+        shipped: its name among shipped results; empty: none are shipped.
     """
 
     label: str

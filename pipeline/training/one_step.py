@@ -36,7 +36,7 @@ _TIMED_PLANS = 60
 
 
 class OneStepCell(Cell):
-    """A method of the one-step study, trained once for all its numbers of evaluations, ``ft_fm`` once for each.
+    """Method of the one-step study, trained once for all its numbers of evaluations; ``ft_fm``: once for each.
 
     Checkpoints compete at temperature 1, and the best of them at all temperatures.
     """
@@ -46,7 +46,7 @@ class OneStepCell(Cell):
         return self.settings.one_step.checkpoints
 
     def training(self, data: PreparedData, settings: TaskSettings, keep: Path) -> Training:
-        """How the method is trained within the study's budget.
+        """Return the training of the method, within the study's budget.
 
         Raises:
             UserError: the study has no recipe for so many evaluations, its budget is below what is solved ahead, or the
@@ -88,10 +88,10 @@ class OneStepCell(Cell):
         return self.choices(models, nfe, folder)[0]
 
     def choices(self, models: Sequence[Path], nfe: int, folder: Path, *, every: bool = False) -> list[Choice]:
-        """What was tried on the study's validation seeds, the one to be taken first.
+        """Try checkpoints and temperatures on the study's validation seeds; the best comes first.
 
         Args:
-            every: whether all checkpoints are tried at all temperatures.
+            every: True: try all checkpoints at all temperatures.
         """
         study = self.settings.one_step
         first, *others = study.temperatures

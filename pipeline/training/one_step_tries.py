@@ -1,4 +1,4 @@
-"""Try other settings of a method of the one-step study, on validation seeds only, and note how they did."""
+"""Try other settings of a method of the one-step study on validation seeds, and record the scores."""
 
 import csv
 from collections.abc import Mapping, Sequence
@@ -20,11 +20,11 @@ from pipeline.training.problem import Workspace
 from pipeline.utils.errors import UserError
 
 READ = {"task", "custom", "seed", "threads", "pretrain", "select", "evaluation", "one_step", "finetune"}
-"""Settings of a task that a try depends on."""
+"""Keys of a task that a try depends on."""
 
 
 def changed(settings: TaskSettings, assignments: Sequence[str], method: str, nfe: int) -> TaskSettings:
-    """``settings`` with keys of a method's recipe, of the study, or of the recipe that ft_fm follows, set anew.
+    """Return ``settings`` with changed keys of a method's recipe, of the study, or of the recipe that ft_fm follows.
 
     Args:
         assignments: KEY=VALUE each, the value in YAML.
@@ -53,10 +53,10 @@ def changed(settings: TaskSettings, assignments: Sequence[str], method: str, nfe
 
 
 def tried(cell: OneStepCell, prepared: Path, here: Workspace, title: str, changes: str) -> list[dict[str, object]]:
-    """Train ``cell`` for its one number of evaluations; a row for each checkpoint at each temperature.
+    """Train ``cell``; return a row for each checkpoint at each temperature, at its one number of evaluations.
 
     Args:
-        prepared: the task's data. title: of the run. changes: of the settings, as they were asked for.
+        prepared: the task's data. title: the title of the run. changes: the changes of settings, as text.
     """
     data, settings, (nfe,) = PreparedData.load(prepared), cell.settings, cell.numbers
     guard, models = Guard(cell.base[0], data, settings.seed), [cell.base_file]
@@ -90,7 +90,7 @@ def tried(cell: OneStepCell, prepared: Path, here: Workspace, title: str, change
 
 
 def append(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Add ``rows`` to the CSV file, whole or not at all; what stands there stays as it is written."""
+    """Append ``rows`` to the CSV file atomically; older rows keep their text."""
     before: list[Mapping[str, object]] = []
     if path.exists():
         with path.open(encoding="utf-8", newline="") as file:

@@ -1,4 +1,4 @@
-"""The arguments of ``pipeline.training.fine_tune.fine_tune``, checked."""
+"""Check the arguments of ``pipeline.training.fine_tune.fine_tune``."""
 
 from dataclasses import dataclass, fields
 from functools import cached_property
@@ -16,12 +16,12 @@ from pipeline.settings.schema import Optimization, Solver
 from pipeline.utils.precision import PrecisionSetting
 
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
-_WATCHING = ("readings", "collapse_below", "on_collapse")  # which say nothing of the weights on the way
+_WATCHING = ("readings", "collapse_below", "on_collapse")  # the weights on the way do not depend on them
 
 
 @dataclass(frozen=True)
 class Options:
-    """How to fine-tune; each is described at ``fine_tune``.
+    """Valid arguments of ``fine_tune``, which describes each.
 
     Raises:
         ValueError: one line that names the argument, what was given and what is allowed.
@@ -78,7 +78,7 @@ class Options:
 
     @cached_property
     def optimization(self) -> Optimization:
-        """The run of the optimiser."""
+        """Return the settings of the optimiser."""
         given = {name: getattr(self, name) for name in ("steps", "batch_size", "lr", "ema_decay", "precision")}
         try:
             return Optimization(**given, weight_decay=0.0, warmup=min(50, self.steps), max_grad_norm=1.0)
@@ -87,22 +87,22 @@ class Options:
 
     @cached_property
     def pairing(self) -> Coupling:
-        """The coupling itself."""
+        """Return the coupling as a function."""
         return make_coupling(self.coupling, self.candidates) if isinstance(self.coupling, str) else self.coupling
 
     @property
     def has_teacher(self) -> bool:
-        """Whether the coupling learns from a copy of the field as it was given; of a function that is not known."""
+        """Tell whether the coupling may ask for the given field's fine solve."""
         return not isinstance(self.coupling, str) or self.coupling in AHEAD
 
     @classmethod
     def names(cls) -> list[str]:
-        """Those of the arguments."""
+        """List the names of the arguments."""
         return [field.name for field in fields(cls)]
 
     @property
     def identity(self) -> str:
-        """All that the weights on the way depend on."""
+        """Return a text of all arguments that the weights on the way depend on."""
         own = {name: getattr(self, name) for name in self.names() if name not in _WATCHING}
         if not isinstance(self.coupling, str):
             own["coupling"] = getattr(self.coupling, "__qualname__", "")

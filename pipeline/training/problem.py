@@ -1,4 +1,4 @@
-"""A stage that trains: the files that it reads and writes, and how its problem is loaded, measured and saved."""
+"""Train as a stage: load a problem, measure it along the way, and save it."""
 
 import shutil
 import sys
@@ -23,36 +23,36 @@ Settings = TypeVar("Settings", bound=Block)
 
 
 class Record(Sink, Protocol):
-    """Where a run is shown, see ``pipeline.tracking.run.Run``."""
+    """Record of a run, see ``pipeline.tracking.run.Run``."""
 
     def tag(self, key: str, value: str) -> None:
-        """Say something of the run as a whole."""
+        """Set a tag of the run."""
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a copy of a file."""
 
 
 class Workspace(Protocol):
-    """What a stage is given when it begins, see ``pipeline.orchestration.stage.Stage``."""
+    """Place where a stage works, see ``pipeline.orchestration.stage.Stage``."""
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that writes results."""
+        """Tell whether this process writes the results."""
 
     @property
     def run(self) -> Record:
-        """Its run."""
+        """Return the run of the stage."""
 
     @property
     def resume(self) -> Path:
-        """The folder of what a resumed run goes on from."""
+        """Return the folder with the state that a resumed run continues from."""
 
     def settled(self, settings: Settings) -> Settings:
-        """``settings`` with what ``precision: auto`` is here, or was where the run that is resumed began."""
+        """Return ``settings`` with ``precision: auto`` replaced, by the same value after a resume."""
 
 
 class Collapsible(Protocol):
-    """The part of a recipe that says when samples have collapsed, and what is done then."""
+    """Part of a recipe with the threshold of a collapse and the reaction to it."""
 
     @property
     def steps(self) -> int: ...
@@ -65,12 +65,12 @@ class Collapsible(Protocol):
 
 
 class Problem(ABC):
-    """A training of one task. It is loaded when it is made, measured along the way, and saved at the end.
+    """Training of one task: the constructor loads it, ``measure`` runs along the way, ``save`` at the end.
 
     Attributes:
-        label: of its run. log: the losses.
-        training: what is minimised, and how.
-        watch: of the diversity of its samples; None: nothing is watched.
+        label: the name of its run. log: its losses.
+        training: the objective, the batches and the optimiser.
+        watch: monitor of the diversity of its samples; None: there is none.
         measured_after: steps after which ``measure`` is called.
     """
 
@@ -86,21 +86,21 @@ class Problem(ABC):
         self.log = TrainingLog(here.resume / "log.jsonl", here.run)
 
     def checkpoint(self, step: int) -> Path:
-        """Where the model after ``step`` updates is kept until the end."""
+        """Return the file that keeps the model after ``step`` updates until the end."""
         return self.here.resume / "checkpoints" / f"step-{step:07d}.safetensors"
 
     def copy_checkpoints(self, to: Path) -> None:
-        """Make the folder ``to`` of all checkpoints."""
+        """Replace the folder ``to`` by all checkpoints."""
         if to.exists():
             shutil.rmtree(to)
         shutil.copytree(self.checkpoint(0).parent, to)
 
     def measure(self, step: int, net: nn.Module) -> None:  # noqa: B027  (most have nothing to note)
-        """Note how the averaged ``net`` does after ``step`` updates; it may be called again after a resume."""
+        """Measure the averaged ``net`` after ``step`` updates. A resume may repeat a call."""
 
     @abstractmethod
     def save(self, trained: Trained) -> None:
-        """Write the outputs."""
+        """Write the outputs of the stage."""
 
     def watch_over(
         self,
@@ -111,12 +111,12 @@ class Problem(ABC):
         *,
         watches: bool = True,
     ) -> Watch:
-        """A watch whose readings and warnings are shown in the run.
+        """Return a watch that shows its readings and warnings in the run.
 
         Args:
-            read: held-out figures of a net. net: the model as it is before training.
-            recipe: what collapsing is, and whether training ends there. steps: those after which ``read`` is called.
-            watches: False: figures are read only.
+            read: measures held-out figures of a net. net: the model before training.
+            recipe: has the threshold of a collapse and the reaction to it. steps: when ``read`` is called.
+            watches: False: the watch reads figures but never ends the training.
         """
 
         def tell(text: str) -> None:
@@ -141,7 +141,7 @@ class Problem(ABC):
 
 
 def trains(of: type[Problem]) -> Callable[[Asked, ScaleSettings, Workspace, str], None]:
-    """The work of a stage that trains such a problem, resumably, and saves it."""
+    """Return the work of a stage: load such a problem, train it resumably, and save it."""
 
     def work(asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         problem = of(asked, settings, here, label)

@@ -30,8 +30,10 @@ _TIMED_UPDATES = 20
 
 
 class CouplingCell(Cell):
-    """A row of the coupling study: ``fm``, ``fm_continued``, an outsider, or a coupling, which has one number of
-    evaluations. The checkpoint with the highest score on validation seeds is taken, at temperature 1."""
+    """Row of the coupling study: ``fm``, ``fm_continued``, an outsider, or a coupling with one number of evaluations.
+
+    It takes the checkpoint with the highest score on validation seeds, at temperature 1.
+    """
 
     update_ms = 0.0
 
@@ -40,7 +42,7 @@ class CouplingCell(Cell):
         return self.settings.studied().checkpoints
 
     def training(self, data: PreparedData, settings: TaskSettings, keep: Path) -> Training:
-        """How the row is trained within the study's budget.
+        """Return the training of the row, within the study's budget.
 
         Raises:
             UserError: a coupling and several numbers of evaluations, one that the study's settings do not have, or a
@@ -72,7 +74,7 @@ class CouplingCell(Cell):
         return Training(likelihood, batches, generators, optimization, record.train_steps)
 
     def load(self, model: Path, nfe: int) -> tuple[FlowPolicy, Record]:
-        """An outsider's net as the field that makes a flow of it."""
+        """Load a checkpoint; an outsider's net becomes a velocity field."""
         del nfe
         policy, record = load_policy(model)
         field = OUTSIDERS.get(self.method)

@@ -30,7 +30,7 @@ from pipeline.utils.seeding import Generators
 
 SCORES = ("max_score", "max_score_low", "max_score_high", "success", "success_low", "success_high")
 NO_ROLLOUTS = {**dict.fromkeys(SCORES, math.nan), "n_seeds": 0}
-"""Of an offline task, whose history is the guard's readings on held-out episodes alone."""
+"""Scores of an offline task: its history has the guard's readings on held-out episodes alone."""
 
 
 def job(asked: Asked, settings: ScaleSettings) -> Job:
@@ -45,7 +45,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
 
 
 class FineTuning(RobotProblem):
-    """The base model trained on, its rollouts and its samples' diversity measured along the way."""
+    """Continued training of the base model, with rollouts and the diversity of samples along the way."""
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         super().__init__(asked, settings, here, label)
@@ -71,7 +71,7 @@ class FineTuning(RobotProblem):
         self.watch = self.watch_over(self.read, policy.net, recipe, steps, watches=method == "ft_fm")
 
     def read(self, net: nn.Module) -> Reading:
-        """Held-out figures of ``net``."""
+        """Measure held-out figures of ``net``."""
         return self.guard.read(self.policy.with_net(net), self.asked.nfe)
 
     def measure(self, step: int, net: nn.Module) -> None:
@@ -93,7 +93,7 @@ class FineTuning(RobotProblem):
         )
 
     def rolled_out(self, step: int, net: nn.Module) -> dict[str, float]:
-        """Scores on validation seeds, with their intervals."""
+        """Return scores on validation seeds, with their intervals."""
         results = roll_out(
             self.policy.with_net(net),
             self.asked.task,

@@ -27,7 +27,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
 
 
 class ImageResidual(ImageProblem):
-    """A residual trained behind the base model."""
+    """Training of a residual behind the base model."""
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         super().__init__(asked, settings, here, label)

@@ -1,6 +1,6 @@
 """Train the base model of images on by maximum likelihood (ft_fm), through the solve of one NFE.
 
-It has the compute that flow matching has after the selected checkpoint: i_cfm's last checkpoint has cost as much.
+The compute is that of flow matching after the selected checkpoint: i_cfm's last checkpoint costs as much.
 """
 
 from dataclasses import replace
@@ -35,7 +35,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
 
 
 class ImageFineTuning(ImageProblem):
-    """The base model trained on, the distance of its images measured along the way."""
+    """Continued training of the base model, with the distance of its images along the way."""
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         super().__init__(asked, settings, here, label)
@@ -63,7 +63,7 @@ class ImageFineTuning(ImageProblem):
         self.history({"updates": self.base.updates + spent * step, **self.distance(step, net)}, step)
 
     def distance(self, step: int, net: nn.Module) -> dict[str, float]:
-        """That of the images of ``net``, with its interval."""
+        """Return the distance of the images of ``net``, with its interval."""
         assert self.judge
         rule, solver = self.settings.select, f"euler-{self.asked.nfe}"
         trained, self.model.field = self.model.field, net

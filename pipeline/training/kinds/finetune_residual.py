@@ -34,7 +34,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
 
 
 class ResidualFineTuning(RobotProblem):
-    """A residual trained behind the base model, its samples' diversity watched along the way."""
+    """Training of a residual behind the base model, with a watch of the samples' diversity."""
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         super().__init__(asked, settings, here, label)
@@ -58,7 +58,7 @@ class ResidualFineTuning(RobotProblem):
         self.watch = self.watch_over(self.read, self.whole.residual, recipe, steps)
 
     def read(self, residual: nn.Module) -> Reading:
-        """Held-out figures with ``residual``, which stays in the policy."""
+        """Put ``residual`` into the policy, and measure held-out figures."""
         self.whole.residual = cast(Residual, residual)
         return self.guard.read(self.whole.to(next(residual.parameters()).device), self.asked.nfe)
 

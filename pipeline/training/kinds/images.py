@@ -1,4 +1,4 @@
-"""The images of a task, for the stages that train models of them."""
+"""Load the images of a task for the stages that train on them."""
 
 import torch
 
@@ -16,10 +16,10 @@ from pipeline.training.problem import Problem, Workspace
 
 
 class ImageProblem(Problem):
-    """A training on images.
+    """Training on images.
 
     Attributes:
-        images: (N, C, H, W) uint8. batches: of them, without noise.
+        images: (N, C, H, W) uint8. batches: random batches of them.
     """
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
@@ -30,7 +30,7 @@ class ImageProblem(Problem):
         self.batches: BatchSource = ImageBatches(self.images, self.settings.data.flip)
 
     def windows(self, recipe: CoupledUpdates) -> Batches:
-        """The images as ``recipe`` has need of them, see ``windows_of``."""
+        """Return the images for the couplings of ``recipe``, see ``windows_of``."""
         return windows_of(self.images, recipe)
 
     def show(self, model: ImageModel, solver: str, step: int) -> None:

@@ -28,7 +28,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
 
 
 class Pretraining(Problem):
-    """Flow matching from random weights."""
+    """Training by flow matching from random weights."""
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         super().__init__(asked, settings, here, label)

@@ -26,7 +26,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
 
 
 class Diffusion(Problem):
-    """Noise prediction from random weights."""
+    """Training of noise prediction from random weights."""
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         super().__init__(asked, settings, here, label)

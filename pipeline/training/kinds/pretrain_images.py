@@ -34,7 +34,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
 
 
 class ImagePretraining(ImageProblem):
-    """DDPM, or flow matching by the path and coupling of a method, from random weights."""
+    """Training from random weights: DDPM, or flow matching with the path and coupling of a method."""
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         super().__init__(asked, settings, here, label)

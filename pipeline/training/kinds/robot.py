@@ -1,4 +1,4 @@
-"""The base model of a robot task and the data that it is fine-tuned on, for the stages that go on from it."""
+"""Load the base model and the data of a robot task for the stages that fine-tune it."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,16 +15,16 @@ from pipeline.training.sight import as_seen
 
 
 def read_by(asked: Asked) -> list[Path]:
-    """The files that every fine-tuning of a task reads."""
+    """List the files that every fine-tuning of a task reads."""
     files = TaskFiles(asked.scale, asked.task)
     return [files.base, files.prepared, files.frames]
 
 
 class RobotProblem(Problem):
-    """A training that goes on from the base model.
+    """Training that continues from the base model.
 
     Attributes:
-        policy, base: the base model and its record. data: as it sees them. guard: compares others with it.
+        policy, base: the base model and its record. data: conditions as it encodes them. guard: compares nets with it.
     """
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
@@ -45,7 +45,7 @@ class RobotProblem(Problem):
 
     @property
     def constants(self) -> Mapping[str, object]:
-        """The columns that each row of its history begins with."""
+        """Return the first columns of each row of its history."""
         asked, settings = self.asked, self.settings
         return {
             "scale": asked.scale,

@@ -52,7 +52,7 @@ def work(asked: Asked, settings: ScaleSettings, here: Workspace, _label: str) ->
 
 
 def by_loss(path: Path, data: PreparedData, files: TaskFiles, settings: TaskSettings, here: Workspace) -> Candidate:
-    """A checkpoint by its loss on held-out episodes."""
+    """Measure a checkpoint's loss on held-out episodes."""
     policy, record = load_policy(path)
     seen = as_seen(policy, data, files.frames, held_out_only=True)
     loss = held_out_loss(policy, seen, settings.pretrain, settings.seed)
@@ -61,7 +61,7 @@ def by_loss(path: Path, data: PreparedData, files: TaskFiles, settings: TaskSett
 
 
 def by_rollouts(path: Path, files: TaskFiles, settings: TaskSettings, here: Workspace) -> Candidate:
-    """A checkpoint by its mean max score on validation seeds."""
+    """Measure a checkpoint's mean max score on validation seeds."""
     policy, record = load_policy(path)
     rule = settings.select
     journal = here.resume / f"{path.stem}.jsonl"

@@ -26,7 +26,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
 
 
 class Extractor(Problem):
-    """The classifier of a task's own images."""
+    """Training of a classifier of the task's own images."""
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         super().__init__(asked, settings, here, label)
