@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.rows import write_metrics, write_row_episodes
-from pipeline.reporting.study import ROW_NAMES, seed_folder
 from pipeline.settings import schema
 from pipeline.settings.inputs import Inputs, inputs_of, read_inputs
 from pipeline.settings.one_step import BASELINES, CELLS, METHODS
 from pipeline.settings.paths import Entry, ScaleReports, TaskFiles, fingerprint
+from pipeline.settings.robots import ROW_NAMES
 from pipeline.training.cells import Cell, load_base, outcomes
 from pipeline.training.checkpoint import load_policy, save_policy
 from pipeline.training.data import PreparedData
@@ -36,7 +36,7 @@ def coupling(arguments: argparse.Namespace) -> None:
     inputs = _coupling_inputs(scale, task, row, numbers)
     settings, base_file = inputs.settings.task(task).replica(seed), files.study_base(seed)
     cell = CouplingCell(row, numbers, base_file, load_base(base_file, scale, task, seed), settings)
-    reports = seed_folder(ScaleReports(scale).study, seed)
+    reports = ScaleReports(scale).study_seed(seed)
     entries = [Entry(settings.select.evaluation, row, nfe) for nfe in numbers]
     outs = [path for entry in entries for path in (entry.episodes(reports), entry.metrics(reports))]
     label = f"study-{scale}-{task}-{row}-{'_'.join(str(nfe) for nfe in numbers)}-seed{seed}"

@@ -152,6 +152,7 @@ def test_a_stage_dies_with_dvc_while_it_still_imports(made: Project, tmp_path: P
 
 def test_dvc_and_its_stage_die_with_the_program_that_runs_the_pipeline(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
+    project.keep_stages("resolve", "pretrain")
     project.params("starter.pusht.pretrain.steps", 100_000)
     repro = project.start("pipeline.orchestration.repro")
     wait_for(lambda: "train" in names_of(project), "the stage to be at work")

@@ -11,6 +11,7 @@ from pipeline.settings.one_step import METHODS
 from tests.project import ROOT, Project
 
 CELL = ("stages.study", "coupling", "--scale", "starter", "--task", "pusht", "--train-seed", "0", "--row")
+TEST_SEEDS = 5
 STUDY = {
     "train_seeds": [0],
     "budget": 60,
@@ -31,6 +32,7 @@ def studied(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
     """A project with a few cells."""
     project = made.copy(tmp_path_factory.mktemp("study") / "project")
     project.params("starter.pusht.study", STUDY)
+    project.params("starter.pusht.evaluation.n_seeds", TEST_SEEDS)
     base = ("--train-seed", "0", "--model", "data/starter/pusht/base.safetensors")
     project.check("stages.study", "base", "--scale", "starter", "--task", "pusht", *base)
     for row, *numbers in (
@@ -55,7 +57,7 @@ def test_cells_are_evaluated_on_all_test_seeds_and_counted_from_the_base_model(s
     assert isinstance(base, int)
     for row, nfe, steps in (("fm_continued", 1, 60), ("nearest", 2, None), ("reflow", 1, None)):
         found = metrics(studied, row, nfe)
-        assert found["n_seeds"] == 20 and found["update_ms"] and found["spread_ratio"] > 0  # type: ignore[operator]
+        assert found["n_seeds"] == TEST_SEEDS and found["update_ms"] and found["spread_ratio"] > 0  # type: ignore[operator]
         trained = found["train_steps"] - base  # type: ignore[operator]
         assert trained in (steps, steps // 2) if steps else 0 < trained <= 60
     mip = metrics(studied, "mip", 2)["train_steps"]
@@ -149,7 +151,7 @@ def test_every_method_of_the_one_step_study_becomes_rows_of_one_table(studied: P
     table = pd.read_csv(reports / "one_step.csv").set_index(["method", "nfe"])
     expected = [(method, nfe) for method in METHODS for nfe in (METHODS[method].nfe if method != "ft_fm" else (1,))]
     assert list(table.index) == expected
-    assert (table["n_seeds"] == 20).all() and (table["ms_per_plan"] > 0).all()
+    assert (table["n_seeds"] == TEST_SEEDS).all() and (table["ms_per_plan"] > 0).all()
     assert (table.loc[["regression", "mip"], "spread_ratio"] == 0).all() and (
         table.loc[["imle", "fm"], "spread_ratio"] > 0
     ).all()
