@@ -85,7 +85,7 @@ WITHIN = {
     ),
     "tracking": ("run", "queue", "store", "recorder"),
     "orchestration": (
-        "restore", "lockguard", "stage", "output", "program_server", "plan", "places", "share", "needs", "partial",
+        "restore", "lockguard", "stage", "output", "program_server", "plan", "places", "run_cache", "share", "needs", "partial",
         "executor", "repro", "flow_runs", "worker_flows", "pool", "prefect_flows", "worker", "ui",
     ),
 }  # fmt: skip

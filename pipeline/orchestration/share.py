@@ -2,6 +2,7 @@
 
 ``python -m pipeline.orchestration.share``, in the root, is ``dvc push --run-cache`` and the outputs that stages keep
 out of DVC's cache, such as reports: DVC saves those beside the run that made them, but leaves them out when it pushes.
+With ``--new``, runs that the remote knows are not looked at: what they made should be there.
 """
 
 import sys
@@ -11,31 +12,40 @@ from pipeline.orchestration.plan import repository
 from pipeline.utils.errors import UserError
 
 
-def push(root: Path) -> int:
-    """Push every run that the run cache of the project in ``root`` (the current folder) has; how many files were new.
+def push(root: Path, *, new: bool = False) -> int:
+    """Push the runs of the project in ``root`` (the current folder) and what they made; how many files were new.
+
+    A run is pushed after what it made, so that no clone finds one without.
+
+    Args:
+        new: push only what was made by runs that the remote lacks, which spares it a question about each file.
 
     Raises:
         UserError: there is no remote, or some files did not arrive.
     """
-    from dvc.exceptions import DvcException
+    from pipeline.orchestration.run_cache import RunCache, runs_in
 
     try:
         with repository(root) as repo:
-            runs = repo.stage_cache.push(None)
+            cache, runs = repo.cache.legacy, RunCache(repo)
+            remote = repo.cloud.get_remote_odb(command="push", hash_name=cache.hash_name)
+            wanted = runs.missing(cache, remote) if new else runs_in(cache)
             pushed = failed = 0
-            for odb, files in repo.stage_cache.get_used_objs(runs).items():
+            for odb, files in runs.get_used_objs(wanted).items():
                 done = repo.cloud.push(files, odb=odb)
                 pushed, failed = pushed + len(done.transferred), failed + len(done.failed)
-    except (DvcException, OSError) as error:
+            if failed:
+                raise UserError(f"DVC's remote: {failed} files did not arrive; the lines above say why")
+            return pushed + len(runs.transfer(cache, remote))
+    except UserError:
+        raise
+    except Exception as error:  # each kind of remote has errors of its own
         raise UserError(f"DVC's remote: {' '.join(str(error).split())}") from error
-    if failed:
-        raise UserError(f"DVC's remote: {failed} files did not arrive; the lines above say why")
-    return pushed
 
 
 def main() -> int:
     try:
-        pushed = push(Path.cwd())
+        pushed = push(Path.cwd(), new="--new" in sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

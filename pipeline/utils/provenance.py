@@ -32,17 +32,17 @@ def _files(path: Path) -> list[Path]:
 
 def git_commit(root: Path) -> str:
     """The commit checked out in ``root``, or ``none`` where there is no repository or no commit."""
-    return _git(root, "rev-parse", "HEAD") or "none"
+    return git(root, "rev-parse", "HEAD") or "none"
 
 
 def git_dirty(root: Path) -> bool:
     """Whether tracked files in ``root`` differ from that commit."""
-    return bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    return bool(git(root, "status", "--porcelain", "--untracked-files=no"))
 
 
 def file_at(root: Path, commit: str, name: str) -> str | None:
     """The text of the file ``name`` in a commit; None where git cannot say."""
-    return _git(root, "show", f"{commit}:{name}") or None
+    return git(root, "show", f"{commit}:{name}") or None
 
 
 def hardware() -> str:
@@ -53,13 +53,14 @@ def hardware() -> str:
     return ", ".join(parts)
 
 
-def _git(root: Path, *arguments: str) -> str:
+def git(root: Path, *arguments: str) -> str | None:
+    """What git prints in the repository at ``root``, without the last line's end; None where it cannot say."""
     if not (root / ".git").exists():  # one in a folder above is not of this code
-        return ""
+        return None
     # What git refuses in a repository of another user's is to run its hooks; the code in it is at work already.
     command = ["git", "-c", f"safe.directory={root}", *arguments]
     try:
         result = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", check=False)
     except FileNotFoundError:  # there is no git
-        return ""
-    return result.stdout.strip() if result.returncode == 0 else ""
+        return None
+    return result.stdout.rstrip() if result.returncode == 0 else None
