@@ -10,10 +10,11 @@ Place = Literal["head", "cpu", "gpu"]
 HEAD = frozenset(
     {
         *("resolve", "tabulate", "tabulate_images", "tabulate_offline", "tabulate_settings", "study_table"),
-        *("one_step_table", "report_stability", "draw", "draw_images", "draw_toys"),
+        *("one_step_table", "report_stability", "draw", "draw_images", "draw_toys", "fetch", "fetch_images"),
     }
 )
-"""Programs of seconds, which read what all others made."""
+"""Programs of seconds, which read what all others made, and those that fetch: the user's recordings, a mirror and the
+network need to be on the head alone."""
 
 GPU = frozenset(
     {
