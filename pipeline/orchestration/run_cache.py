@@ -63,8 +63,8 @@ class OnlyTaken(RunCache):
             super().restore(stage, *arguments, **options)
         except RunCacheNotFoundError:
             raise DvcException(
-                f"{stage.addressing}: a worker brought it up to date, but DVC's remote has no run that read what is here; "
-                "is the remote the same place there, and are the files that no stage makes the same?"
+                f"{stage.addressing}: a worker brought it up to date, but DVC's remote has no run that read what is "
+                "here; is the remote the same place there, and are the files that no stage makes the same?"
             ) from None
 
 

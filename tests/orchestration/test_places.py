@@ -16,7 +16,7 @@ def test_the_table_names_programs_that_there_are_and_each_once() -> None:
     [
         ("exec python -m stages.tabulate --scale lab", "head"),
         ("exec python -m stages.pretrain --scale lab --task pusht", "gpu"),
-        ("exec python -m stages.fetch --scale lab --task pusht", "cpu"),
+        ("exec python -m stages.prepare --scale lab --task pusht", "cpu"),
         ("exec python -m stages.study_table --scale lab\nexec python -m stages.pretrain --scale lab", "gpu"),
         ("cp a b", "cpu"),
     ],
