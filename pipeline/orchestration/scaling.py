@@ -12,8 +12,9 @@ import hashlib
 import os
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
+from itertools import chain
 from pathlib import Path
 from statistics import median
 
@@ -89,7 +90,7 @@ def measure_mlflow(sizes: Sequence[int]) -> Iterator[Row]:
     """The seconds that one stage's record takes in an SQLite store with so many runs of one repro."""
     with tempfile.TemporaryDirectory() as folder:
         taken: list[float] = []
-        for number in tqdm(range(max(sizes) + 1), desc="MLflow", unit="run"):
+        for number in tqdm(range(max(sizes) + 1), desc="MLflow", unit="run", mininterval=5):
             if number in sizes:
                 value = median(taken[-_LATEST:])
                 yield Row("MLflow", "runs in the store", number, "record a stage", value, "s")
@@ -106,39 +107,56 @@ def _record(root: Path, number: int) -> None:
     run.close("FINISHED")
 
 
-def write(folder: Path, rows: Sequence[Row], about: str) -> None:
-    """Write ``scaling.csv`` and ``.md``."""
-    table = pd.DataFrame(rows).assign(machine=hardware())
-    write_text(folder / "scaling.csv", table.round({"value": 4}).to_csv(index=False, lineterminator="\n"))
-    texts = [about]
-    for part, of_part in table.groupby("part", sort=False):
-        wide = of_part.pivot_table(index=["quantity", "unit"], columns="size", values="value", sort=False)
-        texts.append(f"\n## {part}\n\n| by {of_part['size_of'].iloc[0]} | " + " | ".join(map(str, wide.columns)) + " |")
+PARTS: Mapping[str, Callable[[argparse.Namespace], Iterable[Row]]] = {
+    "run cache": lambda _: measure_run_cache(RUN_CACHE_SIZES),
+    "MLflow": lambda _: measure_mlflow(MLFLOW_SIZES),
+    "pool": lambda given: chain.from_iterable(measure_pool(workers, given.stages, given.sleep) for workers in WORKERS),
+}
+
+
+def table_of(rows: Iterable[Row]) -> pd.DataFrame:
+    """The rows, with the machine and its load average now."""
+    return pd.DataFrame(rows).assign(machine=hardware(), load=round(os.getloadavg()[0], 1)).round({"value": 4})
+
+
+def write(folder: Path, table: pd.DataFrame) -> None:
+    """Write ``scaling.csv``, where parts that ``table`` has not keep their rows, and ``scaling.md`` of all."""
+    path = folder / "scaling.csv"
+    if path.exists():
+        before = pd.read_csv(path)
+        table = pd.concat([before[~before["part"].isin(table["part"])], table], ignore_index=True)
+    write_text(path, table.to_csv(index=False, lineterminator="\n"))
+    texts = [_ABOUT]
+    for part, rows in table.groupby("part", sort=False):
+        wide = rows.pivot_table(index=["quantity", "unit"], columns="size", values="value", sort=False)
+        texts.append(f"## {part}\n\n{rows['machine'].iloc[0]}; load average {rows['load'].max():g}.\n")
+        texts.append(f"| by {rows['size_of'].iloc[0]} | " + " | ".join(map(str, wide.columns)) + " |")
         texts.append("| --- " * (len(wide.columns) + 1) + "|")
-        for (quantity, unit), values in wide.iterrows():
+        for (quantity, unit), values in wide.iterrows():  # type: ignore[misc]
             texts.append(f"| {quantity}, {unit} | " + " | ".join(f"{value:.3g}" for value in values) + " |")
-    write_text(folder / "scaling.md", "\n".join(texts) + "\n")
+        texts.append("")
+    write_text(folder / "scaling.md", "\n".join(texts))
 
 
 _ABOUT = """\
 # How the cost of a pool grows
 
-`python -m pipeline.orchestration.scaling`, {machine}; load average of the machine before the start {load:.1f}, so other
-work ran beside it. Seconds are of processor time, of all processes that took part, unless `wall` is said. The remote is
-a folder, Prefect's and MLflow's stores are SQLite files. [What follows for 100 workers](../docs/scaling.md).
+`python -m pipeline.orchestration.scaling` measures this. Seconds are of processor time, of all processes that took
+part, unless `wall` is said; a load average above the number of cores says that other work ran beside it. The remote is
+a folder; Prefect's and MLflow's stores are SQLite files. [What follows for 100 workers](../docs/scaling.md).
 """
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"some of {', '.join(PARTS)}; default: all")
     parser.add_argument("--stages", type=int, default=4, help="of the pool's, side by side where there are workers")
     parser.add_argument("--sleep", type=float, default=60, help="seconds that each of them takes")
     arguments = parser.parse_args()
-    load = os.getloadavg()[0]
-    rows = [*measure_run_cache(RUN_CACHE_SIZES), *measure_mlflow(MLFLOW_SIZES)]
-    for workers in WORKERS:
-        rows += measure_pool(workers, arguments.stages, arguments.sleep)
-    write(Path("reports"), rows, _ABOUT.format(machine=hardware(), load=load))
+    if unknown := set(arguments.parts) - set(PARTS):
+        parser.error(f"parts: given {', '.join(sorted(unknown))}, allowed: {', '.join(PARTS)}")
+    for part in arguments.parts:
+        write(Path("reports"), table_of(PARTS[part](arguments)))
 
 
 if __name__ == "__main__":

@@ -6,10 +6,16 @@ With ``--new``, runs that the remote knows are not looked at: what they made sho
 """
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.orchestration.plan import repository
 from pipeline.utils.errors import UserError
+
+if TYPE_CHECKING:
+    from dvc_data.hashfile.db import HashFileDB
+    from dvc_data.hashfile.hash_info import HashInfo
 
 
 def push(root: Path, *, new: bool = False) -> int:
@@ -32,6 +38,7 @@ def push(root: Path, *, new: bool = False) -> int:
             wanted = runs.missing(cache, remote) if new else runs_in(cache)
             pushed = failed = 0
             for odb, files in runs.get_used_objs(wanted).items():
+                _remove_halves(repo.cache.local, odb or repo.cloud.get_remote_odb(command="push"), files)
                 done = repo.cloud.push(files, odb=odb)
                 pushed, failed = pushed + len(done.transferred), failed + len(done.failed)
             if failed:
@@ -41,6 +48,22 @@ def push(root: Path, *, new: bool = False) -> int:
         raise
     except Exception as error:  # each kind of remote has errors of its own
         raise UserError(f"DVC's remote: {' '.join(str(error).split())}") from error
+
+
+def _remove_halves(here: "HashFileDB", there: "HashFileDB", files: Iterable["HashInfo"]) -> None:
+    """Remove those of ``files`` that are of another size ``there``.
+
+    A push by SSH that is killed leaves a half under the whole's name, and DVC looks at names alone.
+    """
+    names = [file.value for file in files if file.value]
+    paths = [there.oid_to_path(name) for name in names]
+    sizes = [
+        [told.get("size") if isinstance(told, dict) else None for told in odb.fs.info(found, return_exceptions=True)]
+        for odb, found in ((here, [here.oid_to_path(name) for name in names]), (there, paths))
+    ]
+    for path, own, other in zip(paths, *sizes, strict=True):
+        if own is not None and other is not None and own != other:
+            there.fs.remove(path)
 
 
 def main() -> int:

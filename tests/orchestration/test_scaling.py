@@ -8,12 +8,12 @@ from pipeline.orchestration import scaling
 
 
 def test_each_size_has_its_rows(tmp_path: Path) -> None:
-    rows = [*scaling.measure_run_cache((2, 5)), *scaling.measure_mlflow((1, 3))]
-    scaling.write(tmp_path, rows, "# Title\n")
+    for rows in (scaling.measure_run_cache((2, 5)), scaling.measure_mlflow((1, 3)), scaling.measure_run_cache((2, 6))):
+        scaling.write(tmp_path, scaling.table_of(rows))
     table = pd.read_csv(tmp_path / "scaling.csv")
     assert table.groupby("part", sort=False)["size"].unique().map(list).to_dict() == {
         "run cache": [2, 5],
         "MLflow": [1, 3],
     }
     assert (table["value"] >= 0).all() and table["machine"].nunique() == 1
-    assert "| by runs at the remote | 2 | 5 |" in (tmp_path / "scaling.md").read_text(encoding="utf-8")
+    assert "| by runs at the remote | 2 | 6 |" in (tmp_path / "scaling.md").read_text(encoding="utf-8")
