@@ -105,14 +105,17 @@ class Engine:
         self._servers.stop()
         self._socket.unlink(missing_ok=True)
 
-    def run_stage(self, name: str, say: Say) -> None:
+    def run_stage(self, name: str, say: Say, *, only_take: bool = False) -> None:
         """Bring a stage up to date, whose inputs are, with its output said piece by piece.
+
+        Args:
+            only_take: what it makes is taken from DVC's remote, as another machine made it; it does not run here.
 
         Raises:
             StageError: it failed, or the engine was stopped.
         """
         try:
-            with self._started(name, say) as process:
+            with self._started(name, say, only_take) as process:
                 assert process.stdout
                 process.stdout.reconfigure(newline="")  # type: ignore[attr-defined]
                 for piece in process.stdout:
@@ -125,18 +128,21 @@ class Engine:
             raise StageError(f"{name}: exit code {code}; its output says why")
         forget_note(self.root, name)
 
-    def _started(self, name: str, say: Say) -> Popen[str]:
-        """The process of a stage, as soon as there is memory for it."""
+    def _started(self, name: str, say: Say, only_take: bool) -> Popen[str]:
+        """The process of a stage, as soon as there is memory for it, if it runs."""
         told = False
         while not self.stopped:
             with self._starting:
-                lack = self._room.lack(name, self._running)
+                lack = None if only_take else self._room.lack(name, self._running)
                 if not lack:
                     note_stage(self.root, name)  # DVC removes its reports before the program begins
+                    dvc = ["pipeline.orchestration.run_cache"] if self._pull else ["dvc"]
+                    dvc += ["--only-take"] if only_take else []
                     repro = ["--wait-for-lock", "repro", *self._pull, "--single-item", name]
-                    command = [sys.executable, "-m", "dvc", *repro]
+                    command = [sys.executable, "-m", *dvc, *repro]
                     if process := self._stages.start(command, cwd=self.root, env=self._env):
-                        self._running.add(name)
+                        if not only_take:
+                            self._running.add(name)
                         return process
             if lack and not told:
                 say(f"{lack}\n")

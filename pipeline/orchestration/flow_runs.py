@@ -54,13 +54,13 @@ def log(text: str) -> None:
 
 
 def run_dvc(arguments: Sequence[str], root: Path) -> None:
-    """Run DVC in ``root``; see ``run_module``."""
-    run_module(["dvc", *arguments], root)
+    """Run DVC in ``root``, with the run cache of ``pipeline.orchestration.run_cache``; see ``run_module``."""
+    run_module(["pipeline.orchestration.run_cache", *arguments], root)
 
 
 def push(root: Path) -> None:
-    """Give DVC's remote all that was made in ``root``; see ``run_module``."""
-    run_module(["pipeline.orchestration.share"], root)
+    """Give DVC's remote what was made in ``root`` and it lacks; see ``run_module``."""
+    run_module(["pipeline.orchestration.share", "--new"], root)
 
 
 def run_module(words: Sequence[str], root: Path) -> None:

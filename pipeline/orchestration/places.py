@@ -7,8 +7,9 @@ from pipeline.orchestration.plan import programs_of
 Place = Literal["head", "cpu", "gpu"]
 """The machine that the run was started on, or any worker; ``gpu``: one with a GPU if there is any."""
 
-HEAD = frozenset({"resolve", "report"})
-"""Programs of seconds, which read what all others made."""
+HEAD = frozenset({"resolve", "report", "fetch"})
+"""Programs of seconds that read all results, and those that fetch: only the head needs the user's recordings, a mirror and
+the network."""
 
 GPU = frozenset(
     {

@@ -4,6 +4,7 @@ Which worker takes what, how many at a time and what becomes of one that is gone
 """
 
 import asyncio
+import math
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -44,8 +45,12 @@ HEARTBEAT_SECONDS = 30
 """The least that Prefect takes."""
 
 LOST = "FlowTune: a worker that is gone"
-_POLL_SECONDS = 2.0
+_POLL_SECONDS, _SELDOM_SECONDS = 2.0, 60.0
+_POLL_SHARE = 1 / 50
+"""Of the time that a stage has taken, between two questions whether it has ended."""
 _PATIENCE_SECONDS = 20.0
+_GPU_SECONDS = 30.0
+"""For so long it is taken as known whether there are workers with a GPU."""
 _UNFINISHED = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING)
 
 
@@ -63,6 +68,7 @@ class Pool:
         flows = run_stage_here, run_experiment_here
         made = {flow.name: deployment_of(flow, name, work_pool_name=name).apply() for flow in flows}
         self._deployments = cast(dict[str, UUID], made)
+        self._gpu = (-math.inf, False)
         crash_lost_runs()
 
     def run_stage(self, name: str, place: Place) -> None:
@@ -74,7 +80,7 @@ class Pool:
         self._run("experiment", str(overrides), {"overrides": overrides}, "gpu")
 
     def _run(self, flow: str, title: str, parameters: dict[str, Any], place: Place) -> None:
-        queue = "gpu" if place == "gpu" and is_served(self.name, "gpu") else "cpu"
+        queue = "gpu" if place == "gpu" and self._has_gpu() else "cpu"
         parameters |= {"origin": self.origin.model_dump()}
         run = self._unfinished(flow, title, parameters)  # of a run that was killed, or that goes on elsewhere
         if run is None:
@@ -83,6 +89,14 @@ class Pool:
         state = _awaited(run.id, lambda: f"{title}: no worker takes it; `make worker POOL={self.name}` starts one")
         if not state.is_completed():
             raise StageError(f"{title}: {state.name} on a worker of {self.name}: {state.message or 'see its own log'}")
+
+    def _has_gpu(self) -> bool:
+        """Whether workers with a GPU serve the pool, by what was found lately."""
+        asked, found = self._gpu
+        if time.monotonic() > asked + _GPU_SECONDS:
+            found = is_served(self.name, "gpu")
+            self._gpu = (time.monotonic(), found)
+        return found
 
     def _unfinished(self, flow: str, title: str, parameters: dict[str, Any]) -> FlowRun | None:
         """The run of the same that workers have yet to finish, if there is one."""
@@ -111,7 +125,10 @@ def _awaited(run_id: UUID, unserved: Callable[[], str]) -> Any:
                 said = True
             if started.stopped:
                 raise StageError("stopped")
-            time.sleep(_POLL_SECONDS)
+            asked = time.monotonic()
+            pause = min(max(_POLL_SECONDS, _POLL_SHARE * (asked - began)), _SELDOM_SECONDS)
+            while time.monotonic() < asked + pause and not started.stopped:
+                time.sleep(_POLL_SECONDS / 2)
     except BaseException:
         with suppress(Exception), get_client(sync_client=True) as client:  # the server may be what is gone
             client.set_flow_run_state(run_id, Cancelling())

@@ -69,9 +69,11 @@ def run_stage(name: str, engine: Engine | None, pool: Pool | None = None) -> Sta
         place = place_of(engine.commands[name])
         if pool and place != "head":
             pool.run_stage(name, place)
-        engine.run_stage(name, log)  # after a worker's: what it made is taken from the remote
-        if pool and place == "head":
-            push(engine.root)
+            engine.run_stage(name, log, only_take=True)
+        else:
+            engine.run_stage(name, log)
+            if pool:
+                push(engine.root)
 
     return state_after(work)
 
@@ -103,12 +105,7 @@ def tables(target: Target = "table2", parallel: int = 1, pool: str = "") -> Stat
     def work(root: Path) -> None:
         if parallel < 1:
             raise UserError(f"parallel: given {parallel}, allowed: at least 1")
-        plan = _planned(target, root)
-        workers = Pool(pool, root) if pool else None
-        if workers:
-            push(root)
-        with Engine(plan, root, environment(root), started, pull=bool(pool)) as engine:
-            _make(plan, engine, parallel, workers)
+        make_stages(_planned(target, root), root, parallel, pool)
 
     return _conclude(work)
 
@@ -188,6 +185,20 @@ def _planned(target: Target, root: Path) -> Plan:
         return ask_plan(root, file, ALL if target == "all" else target, env=environment(root))
     except UserError as error:
         raise UserError(f"{root / file}: {' '.join(str(error).split())}") from None
+
+
+def make_stages(plan: Plan, root: Path, parallel: int, pool: str = "") -> None:
+    """Bring ``plan`` up to date in ``root``, at most ``parallel`` stages at a time, by the workers of ``pool`` if any.
+
+    Raises:
+        StageError: stages failed.
+        UserError: see ``Pool``.
+    """
+    workers = Pool(pool, root) if pool else None
+    if workers:
+        push(root)
+    with Engine(plan, root, environment(root), started, pull=bool(pool)) as engine:
+        _make(plan, engine, parallel, workers)
 
 
 def _make(plan: Plan, engine: Engine, parallel: int, pool: Pool | None) -> None:

@@ -2,40 +2,73 @@
 
 ``python -m pipeline.orchestration.share``, in the root, is ``dvc push --run-cache`` and the outputs that stages keep
 out of DVC's cache, such as reports: DVC saves those beside the run that made them, but leaves them out when it pushes.
+With ``--new``, runs that the remote knows are not looked at: what they made should be there.
 """
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.orchestration.plan import repository
 from pipeline.utils.errors import UserError
 
+if TYPE_CHECKING:
+    from dvc_data.hashfile.db import HashFileDB
+    from dvc_data.hashfile.hash_info import HashInfo
 
-def push(root: Path) -> int:
-    """Push every run that the run cache of the project in ``root`` (the current folder) has; how many files were new.
+
+def push(root: Path, *, new: bool = False) -> int:
+    """Push the runs of the project in ``root`` (the current folder) and what they made; how many files were new.
+
+    A run is pushed after what it made, so that no clone finds one without.
+
+    Args:
+        new: push only what was made by runs that the remote lacks, which spares it a question about each file.
 
     Raises:
         UserError: there is no remote, or some files did not arrive.
     """
-    from dvc.exceptions import DvcException
+    from pipeline.orchestration.run_cache import RunCache, runs_in
 
     try:
         with repository(root) as repo:
-            runs = repo.stage_cache.push(None)
+            cache, runs = repo.cache.legacy, RunCache(repo)
+            remote = repo.cloud.get_remote_odb(command="push", hash_name=cache.hash_name)
+            wanted = runs.missing(cache, remote) if new else runs_in(cache)
             pushed = failed = 0
-            for odb, files in repo.stage_cache.get_used_objs(runs).items():
+            for odb, files in runs.get_used_objs(wanted).items():
+                _remove_halves(repo.cache.local, odb or repo.cloud.get_remote_odb(command="push"), files)
                 done = repo.cloud.push(files, odb=odb)
                 pushed, failed = pushed + len(done.transferred), failed + len(done.failed)
-    except (DvcException, OSError) as error:
+            if failed:
+                raise UserError(f"DVC's remote: {failed} files did not arrive; the lines above say why")
+            return pushed + len(runs.transfer(cache, remote))
+    except UserError:
+        raise
+    except Exception as error:  # each kind of remote has errors of its own
         raise UserError(f"DVC's remote: {' '.join(str(error).split())}") from error
-    if failed:
-        raise UserError(f"DVC's remote: {failed} files did not arrive; the lines above say why")
-    return pushed
+
+
+def _remove_halves(here: "HashFileDB", there: "HashFileDB", files: Iterable["HashInfo"]) -> None:
+    """Remove those of ``files`` that are of another size ``there``.
+
+    A push by SSH that is killed leaves a half under the whole's name, and DVC looks at names alone.
+    """
+    names = [file.value for file in files if file.value]
+    paths = [there.oid_to_path(name) for name in names]
+    sizes = [
+        [told.get("size") if isinstance(told, dict) else None for told in odb.fs.info(found, return_exceptions=True)]
+        for odb, found in ((here, [here.oid_to_path(name) for name in names]), (there, paths))
+    ]
+    for path, own, other in zip(paths, *sizes, strict=True):
+        if own is not None and other is not None and own != other:
+            there.fs.remove(path)
 
 
 def main() -> int:
     try:
-        pushed = push(Path.cwd())
+        pushed = push(Path.cwd(), new="--new" in sys.argv[1:])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 1

@@ -5,7 +5,6 @@ so that whoever has the same inputs is given it in place of a run.
 """
 
 import platform
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +22,7 @@ from pipeline.utils.atomic import write_text
 from pipeline.utils.environment import project_root
 from pipeline.utils.errors import UserError
 from pipeline.utils.platform import lock
+from pipeline.utils.provenance import git
 
 CODE = ("pipeline", "stages", "dvc.yaml", "reports/*/study/dvc.yaml", "requirements*.lock")
 """What decides results beside settings; data and results have hashes in DVC's locks."""
@@ -46,11 +46,14 @@ class Origin(BaseModel):
         Raises:
             UserError: it is no clone, or its code is not as it was committed.
         """
-        if changed := _git(root, "status", "--porcelain", "--", *CODE):
+        commit, changed = git(root, "rev-parse", "HEAD"), git(root, "status", "--porcelain", "--", *CODE)
+        if commit is None or changed is None:
+            raise UserError(f"{root}: no clone that git can read, with a commit; workers run what is committed")
+        if changed:
             files = ", ".join(line[3:] for line in changed.splitlines())
             raise UserError(f"{root}: {files} changed since the commit; commit them, workers run what is committed")
         return cls(
-            commit=_git(root, "rev-parse", "HEAD").strip(),
+            commit=commit,
             python=".".join(map(str, sys.version_info[:2])),
             settings=(root / "params.yaml").read_text(encoding="utf-8"),
         )
@@ -64,11 +67,11 @@ def run_stage_here(name: str, origin: Origin) -> State[None]:
         root = project_root()
         with _as_at(origin, root), stopping_processes():
             plan = ask_plan(root, target=name, env=environment(root))
-            with _alone(root / ".flowtune" / "restore.lock"):  # stages at work here may need the same
-                for other in plan.inputs:
-                    if other in plan.stale and other != name:
-                        run_dvc(["--wait-for-lock", "repro", "--pull", "--single-item", other], root)
-            run_dvc(["--wait-for-lock", "repro", "--pull", "--single-item", name], root)
+            repro = ["--wait-for-lock", "repro", "--pull", "--single-item"]
+            if inputs := [other for other in plan.inputs if other in plan.stale and other != name]:
+                with _alone(root / ".flowtune" / "restore.lock"):  # stages at work here may need the same
+                    run_dvc([*repro, *inputs], root)
+            run_dvc([*repro, name], root)
             push(root)
 
     return state_after(work)
@@ -122,10 +125,3 @@ def _alone(path: Path) -> Iterator[None]:
     with path.open("a", encoding="utf-8") as file:
         lock(file, wait=True)
         yield
-
-
-def _git(root: Path, *arguments: str) -> str:
-    told = subprocess.run(["git", *arguments], cwd=root, capture_output=True, encoding="utf-8", check=False)
-    if told.returncode:
-        raise UserError(f"{root}: no clone of a Git repository: {' '.join(told.stderr.split())}")
-    return told.stdout

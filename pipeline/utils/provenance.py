@@ -46,17 +46,17 @@ def _files(path: Path) -> list[Path]:
 
 def git_commit(root: Path) -> str:
     """Return the commit checked out in ``root``; ``none`` if there is no repository or no commit."""
-    return _git(root, "rev-parse", "HEAD") or "none"
+    return git(root, "rev-parse", "HEAD") or "none"
 
 
 def git_dirty(root: Path) -> bool:
     """Tell whether tracked files in ``root`` differ from the commit checked out."""
-    return bool(_git(root, "status", "--porcelain", "--untracked-files=no"))
+    return bool(git(root, "status", "--porcelain", "--untracked-files=no"))
 
 
 def file_at(root: Path, commit: str, name: str) -> str | None:
     """Return the text of the file ``name`` in a commit; None if git cannot find it."""
-    return _git(root, "show", f"{commit}:{name}") or None
+    return git(root, "show", f"{commit}:{name}") or None
 
 
 def user() -> str:
@@ -75,13 +75,14 @@ def hardware() -> str:
     return ", ".join(parts)
 
 
-def _git(root: Path, *arguments: str) -> str:
+def git(root: Path, *arguments: str) -> str | None:
+    """Return what git prints in the repository at ``root``, without trailing space; None if git fails."""
     if not (root / ".git").exists():  # a repository in a folder above is not this code's
-        return ""
+        return None
     # git refuses a repository of another user because it could hold harmful hooks; its code already runs here anyway
     command = ["git", "-c", f"safe.directory={root}", *arguments]
     try:
         result = subprocess.run(command, cwd=root, capture_output=True, encoding="utf-8", check=False)
     except FileNotFoundError:  # git is not installed
-        return ""
-    return result.stdout.strip() if result.returncode == 0 else ""
+        return None
+    return result.stdout.rstrip() if result.returncode == 0 else None

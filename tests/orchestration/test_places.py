@@ -16,7 +16,7 @@ def test_the_table_names_programs_that_there_are_and_each_once() -> None:
     [
         ("exec python -m stages.report tabulate --scale lab", "head"),
         ("exec python -m stages.train --scale lab --task pusht --method fm", "gpu"),
-        ("exec python -m stages.fetch --scale lab --task pusht", "cpu"),
+        ("exec python -m stages.prepare --scale lab --task pusht", "cpu"),
         ("exec python -m stages.report study_table --scale lab\nexec python -m stages.train --scale lab", "gpu"),
         ("cp a b", "cpu"),
     ],

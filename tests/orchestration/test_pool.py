@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from prefect import flow
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.objects import StateType
 from prefect.settings import PREFECT_API_URL
 from prefect.states import Crashed
 
 from pipeline.orchestration import pool, prefect_flows
+from pipeline.orchestration.executor import StageError
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
 
@@ -22,7 +24,9 @@ DVC_YAML = """
 stages:
   train:
     matrix: {task: "${tasks}"}
-    cmd: echo $FLOWTUNE_ROOT > trained-${item.task}.txt; while test -e ../wait; do sleep 0.1; done
+    cmd: >-
+      test ! -e ../hook || . ../hook; echo $FLOWTUNE_ROOT > trained-${item.task}.txt;
+      while test -e ../wait; do sleep 0.1; done
     deps: [params.yaml]
     plots: ["trained-${item.task}.txt": {cache: false}]
   tabulate:
@@ -59,6 +63,36 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return root
 
 
+def start_tables(head: Path) -> subprocess.Popen[bytes]:
+    """The run of a head, in a process group of its own, which says what it waits for and how it ends."""
+    program = (
+        "from pipeline.orchestration import pool as p, prefect_flows as f; f.checked_settings = lambda _: None\n"
+        "awaited = p._awaited; p._awaited = lambda run, say: (print(run, flush=True), awaited(run, say))[1]\n"
+        "print(f.tables('all', parallel=2, pool='lab', return_state=True).type.value)"
+    )
+    own = {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "FLOWTUNE_ROOT": str(head)}
+    return subprocess.Popen(
+        [sys.executable, "-c", program],
+        cwd=head,
+        env=os.environ | own,
+        stdout=subprocess.PIPE,
+        start_new_session=True,
+    )
+
+
+def awaited_by(run: subprocess.Popen[bytes]) -> set[bytes]:
+    """The first two flow runs that a head waits for."""
+    assert run.stdout
+    return {run.stdout.readline() for _ in range(2)}
+
+
+def clone_of(head: Path, name: str) -> Path:
+    clone = head.parent / name
+    ran("git", "clone", "-q", str(head), str(clone), cwd=head.parent)
+    share(clone)
+    return clone
+
+
 def share(clone: Path) -> None:
     remote = ("remote", "add", "--quiet", "--local", "--default", "shared", str(clone.parent / "remote"))
     ran(sys.executable, "-m", "dvc", *remote, cwd=clone)
@@ -73,8 +107,7 @@ class Workers:
     def start(self, name: str) -> Path:
         clone = self._head.parent / name
         if not clone.exists():
-            ran("git", "clone", "-q", str(self._head), str(clone), cwd=self._head.parent)
-            share(clone)
+            clone_of(self._head, name)
         own = {"FLOWTUNE_ROOT": str(clone), "PREFECT_API_URL": str(PREFECT_API_URL.value())}
         command = [sys.executable, "-m", "pipeline.orchestration.worker", "--pool", "lab", "--slots", "1"]
         log = (self._head.parent / f"{name}.log").open("wb")
@@ -114,9 +147,7 @@ def test_workers_share_the_stages_and_the_head_has_what_they_made(head: Path, wo
     assert sorted(trained) == sorted(map(str, clones)), "each worker did part, at the same time"
     assert (head / "table.txt").read_text(encoding="utf-8").split() == trained
     # another clone is given all of it without a run
-    third = head.parent / "third"
-    ran("git", "clone", "-q", str(head), str(third), cwd=head.parent)
-    share(third)
+    third = clone_of(head, "third")
     ran(sys.executable, "-m", "dvc", "repro", "--pull", "--quiet", cwd=third)
     assert (third / "table.txt").read_bytes() == (head / "table.txt").read_bytes()
 
@@ -131,12 +162,7 @@ def test_a_stage_of_a_lost_worker_goes_to_another(head: Path, workers: Workers) 
     await_pool()
     waiting = head.parent / "wait"
     waiting.touch()
-    program = (
-        "from pipeline.orchestration import prefect_flows as f; f.checked_settings = lambda _: None\n"
-        "print(f.tables('all', parallel=2, pool='lab', return_state=True).type.value)"
-    )
-    own = {"PREFECT_API_URL": str(PREFECT_API_URL.value())}
-    run = subprocess.Popen([sys.executable, "-c", program], cwd=head, env=os.environ | own, stdout=subprocess.PIPE)
+    run = start_tables(head)
     wait_until(lambda: list(first.glob("trained-*.txt")))
     workers.kill("first")
     second = workers.start("second")
@@ -150,20 +176,48 @@ def test_a_stage_of_a_lost_worker_goes_to_another(head: Path, workers: Workers) 
     assert str(second) in (head / "table.txt").read_text(encoding="utf-8").split()
 
 
-def test_a_worker_at_another_commit_says_so_in_the_run(
-    head: Path, workers: Workers, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_killed_head_goes_on_and_two_heads_give_nothing_out_twice(head: Path, workers: Workers) -> None:
+    first, waiting = workers.start("first"), head.parent / "wait"
+    await_pool()
+    waiting.touch()
+    killed = start_tables(head)
+    given_out = awaited_by(killed)
+    wait_until(lambda: list(first.glob("trained-*.txt")))
+    os.killpg(killed.pid, signal.SIGKILL)
+    killed.wait()
+    other = clone_of(head, "other")
+    heads = [start_tables(root) for root in (head, other)]
+    assert [awaited_by(run) for run in heads] == [given_out, given_out]
+    waiting.unlink()
+    for run in heads:
+        told, _ = run.communicate(timeout=240)
+        assert told.split()[-1:] == [b"COMPLETED"]
+    assert (head / "table.txt").read_text(encoding="utf-8") == f"{first}\n{first}\n"
+    assert (other / "table.txt").read_bytes() == (head / "table.txt").read_bytes()
+
+
+def test_what_a_worker_lacks_is_one_line(head: Path, workers: Workers) -> None:
     workers.start("first")
     await_pool()
-    (head / "new.md").write_text("x", encoding="utf-8")
-    ran(*GIT, "add", ".", cwd=head)
-    ran(*GIT, "commit", "-q", "-m", "more", cwd=head)
-    monkeypatch.setattr(prefect_flows, "run_stage", prefect_flows.run_stage.with_options(retries=0))
-    state = prefect_flows.tables("all", pool="lab", return_state=True)
-    assert state.is_failed() and "failed: train@one" in (state.message or "")
-    with get_client(sync_client=True) as client:
-        messages = [run.state.message for run in client.read_flow_runs() if run.name == "train@one" and run.state]
-    assert any("/first is at commit" in (message or "") and "git checkout" in (message or "") for message in messages)
+    lab, hook = pool.Pool("lab", head), head.parent / "hook"
+    own = lab.origin
+
+    @flow
+    def told() -> str:
+        with pytest.raises(StageError) as caught:
+            lab.run_stage("train@one", "cpu")
+        assert "\n" not in str(caught.value)
+        return str(caught.value)
+
+    lab.origin = own.model_copy(update={"python": "3.99"})
+    assert "allowed: 3.99 as where the run began" in told()
+    lab.origin = own.model_copy(update={"commit": "0" * 40})
+    assert f"/first is at commit {own.commit[:12]}" in told()
+    lab.origin = own
+    hook.write_text("echo 'error: data/set.npz: not there' >&2; exit 1", encoding="utf-8")
+    assert "error: data/set.npz: not there" in told()
+    hook.write_text("rm -rf ../remote; touch ../remote", encoding="utf-8")
+    assert "DVC's remote: " in told()
 
 
 def test_what_cannot_be_distributed_is_one_line(head: Path) -> None:

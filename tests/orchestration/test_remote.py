@@ -1,5 +1,6 @@
 """A remote that clones share: what one has made, the other is given, and what goes wrong on the way is one line."""
 
+import errno
 import getpass
 import os
 import shutil
@@ -12,7 +13,9 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.orchestration import run_cache
 from pipeline.orchestration.share import push
+from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
 
 DVC_YAML = """
@@ -106,7 +109,56 @@ def server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
 def test_a_server_by_ssh(maker: Path, tmp_path: Path, server: tuple[int, Path]) -> None:
     port, key = server
     url = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{tmp_path / 'remote'}"
+    for whole in (maker / ".dvc" / "cache" / "files").rglob("*/*/*"):  # as a push that was killed leaves them
+        half = tmp_path / "remote" / whole.relative_to(maker / ".dvc" / "cache")
+        half.parent.mkdir(parents=True, exist_ok=True)
+        half.write_bytes(whole.read_bytes()[:3])
     assert_travels(maker, url, keyfile=str(key), allow_agent="false")
+
+
+def test_what_is_new_is_pushed_and_what_the_remote_lost_too(maker: Path, tmp_path: Path) -> None:
+    make_remote(maker, str(tmp_path / "remote"))
+    assert push(maker, new=True) >= 1
+    shutil.rmtree(tmp_path / "remote" / "files")
+    assert push(maker, new=True) == 0, "the remote knows the run, and is not asked for each of its files"
+    assert push(maker) >= 1
+
+
+def test_a_run_arrives_after_what_it_made_or_not_at_all(
+    maker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    remote = tmp_path / "remote"
+    make_remote(maker, str(remote))
+    remote.mkdir()
+    (remote / "files").write_text("in the way", encoding="utf-8")
+    with pytest.raises(UserError, match="DVC's remote"):
+        push(maker)
+    assert not (remote / "runs").exists()
+    (remote / "files").unlink()
+
+    def half(*_: object) -> None:
+        (key,) = (maker / ".dvc" / "cache" / "runs").glob("*/*")
+        folder = remote / "runs" / key.parent.name / key.name
+        folder.mkdir(parents=True)
+        (folder / ".x.tmp").write_text("cmd: ec", encoding="utf-8")
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched, pytest.raises(UserError, match="No space left"):
+        patched.setattr(run_cache, "copy", half)
+        push(maker)
+    assert not [path for path in (remote / "runs").rglob("*") if path.is_file()]
+    assert push(maker) >= 1
+
+
+def test_what_no_worker_has_pushed_is_one_line_where_it_is_to_be_taken(maker: Path, tmp_path: Path) -> None:
+    taker = project(tmp_path / "taker")
+    make_remote(taker, str(tmp_path / "elsewhere"))
+    command = [sys.executable, "-m", "pipeline.orchestration.run_cache", "--only-take", "repro", "--pull", "train"]
+    env = os.environ | {"PYTHONPATH": str(ROOT)}
+    told = subprocess.run(command, cwd=taker, env=env, capture_output=True, encoding="utf-8", check=False)
+    assert told.returncode != 0
+    assert "train: a worker brought it up to date, but DVC's remote has no run that read what is here" in told.stderr
+    assert (maker.parent / "runs.txt").read_text(encoding="utf-8") == "run\n", "it did not run"
 
 
 def test_no_remote_and_one_that_cannot_be_written_are_one_line(maker: Path, tmp_path: Path) -> None:

@@ -1,0 +1,193 @@
+"""Measure a pool: stages that sleep, given to some workers, each in a clone of its own, with a folder between them."""
+
+import os
+import re
+import resource
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import httpx
+import psutil
+
+from pipeline.utils.code_deps import ROOT
+
+POOL = "scaling"
+_START_SECONDS, _ASK_SECONDS, _IDLE_SECONDS = 300, 0.5, 30
+_STAGE = """\
+  sleep-{number}:
+    cmd: sleep {seconds:g}; seq {number} 20000 > model-{number}.txt; echo {number} > report-{number}.csv
+    deps: [params.yaml]
+    outs: [model-{number}.txt]
+    plots: [report-{number}.csv: {{cache: false}}]
+"""
+_HEAD = f"""
+from pathlib import Path
+from prefect import flow
+from pipeline.orchestration.plan import ask_plan
+from pipeline.orchestration.prefect_flows import make_stages
+
+@flow
+def head(root):
+    make_stages(ask_plan(root), root, 64, "{POOL}")
+
+head(Path.cwd())
+"""
+_REQUEST = re.compile(r'"[A-Z]+ /api/\S* HTTP')
+
+
+class Row(NamedTuple):
+    """One number: ``quantity`` of ``part`` where there are ``size`` of ``size_of``."""
+
+    part: str
+    size_of: str
+    size: int
+    quantity: str
+    value: float
+    unit: str
+
+
+class _Server(NamedTuple):
+    """Prefect's: its process, address, database, and log, which has a line for each request."""
+
+    process: psutil.Process
+    url: str
+    database: Path
+    log: Path
+
+    def requests(self) -> int:
+        return len(_REQUEST.findall(self.log.read_text(encoding="utf-8", errors="replace")))
+
+    def seconds(self) -> float:
+        return _seconds(self.process)
+
+
+def measure_pool(workers: int, stages: int, sleep: float) -> Iterator[Row]:
+    """Have a pool of so many ``workers``, one stage at a time each, bring so many ``stages`` up to date.
+
+    Args:
+        sleep: seconds that each stage takes.
+    """
+    with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
+        folder = Path(name)
+        head = _project(folder / "head", stages, sleep)
+        clones = [_clone(head, folder / f"worker-{number}") for number in range(workers)]
+        server = stack.enter_context(_prefect_server(folder))
+        at_work = [stack.enter_context(_worker(clone, server.url)) for clone in clones]
+        _await(lambda: all("started" in _log_of(clone).read_text(encoding="utf-8") for clone in clones))
+        asked = server.requests()
+        time.sleep(_IDLE_SECONDS)
+        idle = (server.requests() - asked) / _IDLE_SECONDS
+
+        remote, before = folder / "remote", resource.getrusage(resource.RUSAGE_CHILDREN)
+        asked, size = server.requests(), server.database.stat().st_size
+        spent, worked, began = server.seconds(), sum(map(_seconds, at_work)), time.monotonic()
+        environment = _environment(head, server.url)
+        subprocess.run([sys.executable, "-c", _HEAD], cwd=head, env=environment, check=True, capture_output=True)
+        wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
+        files = [path.stat().st_size for path in remote.rglob("*") if path.is_file()]
+        own = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        found: Sequence[tuple[str, float, str]] = (
+            ("all stages, wall", wall, "s"),
+            ("head, a stage", own / stages, "s"),
+            ("worker, a stage", (sum(map(_seconds, at_work)) - worked) / stages, "s"),
+            ("Prefect's server, a stage", (server.seconds() - spent) / stages, "s"),
+            ("requests to Prefect, a stage", (server.requests() - asked - idle * wall) / stages, "requests"),
+            ("requests to Prefect of idle workers", idle, "requests/s"),
+            ("Prefect's database, a stage", (server.database.stat().st_size - size) / stages / 1000, "kB"),
+            ("files at the remote, a stage", len(files) / stages, "files"),
+            ("the remote, a stage", sum(files) / stages / 1000, "kB"),
+        )
+        for quantity, value, unit in found:
+            yield Row("pool", "workers", workers, quantity, value, unit)
+
+
+def _project(root: Path, stages: int, sleep: float) -> Path:
+    root.mkdir()
+    described = "".join(_STAGE.format(number=number, seconds=sleep) for number in range(stages))
+    (root / "dvc.yaml").write_text("stages:\n" + described, encoding="utf-8")
+    (root / ".gitignore").write_text("*.txt\n*.csv\n.flowtune\n", encoding="utf-8")
+    shutil.copy(ROOT / "params.yaml", root)  # which is carried to workers
+    for words in ("git init -q", f"{sys.executable} -m dvc init -q", "git add ."):
+        _run(words.split(), root)
+    _run([*("git", "-c", "user.name=scaling", "-c", "user.email=scaling@localhost"), "commit", "-q", "-m", "x"], root)
+    return _sharing(root)
+
+
+def _clone(head: Path, root: Path) -> Path:
+    _run(["git", "clone", "-q", str(head), str(root)], head)
+    return _sharing(root)
+
+
+def _sharing(root: Path) -> Path:
+    remote = ["remote", "add", "--quiet", "--local", "--default", "shared", str(root.parent / "remote")]
+    _run([sys.executable, "-m", "dvc", *remote], root)
+    return root
+
+
+def _run(command: Sequence[str], root: Path) -> None:
+    subprocess.run(command, cwd=root, check=True, capture_output=True)
+
+
+@contextmanager
+def _prefect_server(folder: Path) -> Iterator[_Server]:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {"PREFECT_HOME": str(folder / "prefect"), "PREFECT_SERVER_LOGGING_LEVEL": "INFO"}
+    log, url = folder / "server.log", f"http://127.0.0.1:{port}/api"
+    command = [*("-m", "prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port))]
+    with _started(command, folder, os.environ | own, log) as process:
+        _await(lambda: httpx.get(f"{url}/health").is_success)
+        yield _Server(process, url, folder / "prefect" / "prefect.db", log)
+
+
+@contextmanager
+def _worker(clone: Path, url: str) -> Iterator[psutil.Process]:
+    command = ["-m", "pipeline.orchestration.worker", "--pool", POOL, "--slots", "1"]
+    with _started(command, clone, _environment(clone, url), _log_of(clone)) as process:
+        yield process
+
+
+def _log_of(clone: Path) -> Path:
+    return clone.with_suffix(".log")
+
+
+@contextmanager
+def _started(command: Sequence[str], folder: Path, env: dict[str, str], log: Path) -> Iterator[psutil.Process]:
+    with log.open("wb") as file:
+        process = psutil.Popen([sys.executable, *command], cwd=folder, env=env, stdout=file, stderr=file)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _environment(root: Path, url: str) -> dict[str, str]:
+    return os.environ | {"FLOWTUNE_ROOT": str(root), "PYTHONPATH": str(ROOT), "PREFECT_API_URL": url}
+
+
+def _seconds(process: psutil.Process) -> float:
+    """The processor time of a process and of those below it that have ended."""
+    times = process.cpu_times()
+    return times.user + times.system + times.children_user + times.children_system
+
+
+def _await(holds: object) -> None:
+    end = time.monotonic() + _START_SECONDS
+    while time.monotonic() < end:
+        try:
+            if holds():
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(_ASK_SECONDS)
+    raise TimeoutError(f"nothing came of it in {_START_SECONDS} s")
