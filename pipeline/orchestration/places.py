@@ -8,8 +8,8 @@ Place = Literal["head", "cpu", "gpu"]
 """The machine that the run was started on, or any worker; ``gpu``: one with a GPU if there is any."""
 
 HEAD = frozenset({"resolve", "report", "fetch"})
-"""Programs of seconds that read all results, and those that fetch: only the head needs the user's recordings, a mirror and
-the network."""
+"""Programs of seconds that read all results, and the one that fetches: only the head needs the user's recordings, a
+mirror and the network."""
 
 GPU = frozenset(
     {

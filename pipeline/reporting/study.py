@@ -46,7 +46,7 @@ are shipped in `data/checkpoints`.
 FM continued and every fine-tuning cost the same compute, in passes of the net, with what a coupling's solves cost. Of
 evenly spaced checkpoints of a trained row the best on validation seeds is rolled out on the test seeds, once. Couplings
 that ignore what the model makes of a noise were tried at NFE 1 and 8 alone, since a prototype had found them to harm.
-Settings were chosen on validation seeds with `python -m stages.study_try`: `coupling_study_tried.csv` has what was
+Settings were chosen on validation seeds with `python -m stages.study try`: `coupling_study_tried.csv` has what was
 tried."""
 
 # Okabe and Ito's palette; marker and dash tell the rows apart where colour does not
