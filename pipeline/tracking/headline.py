@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,13 +62,13 @@ def merged(note: str, section: str, limit: int) -> str:
     return whole if len(whole) <= limit else whole[:limit].rpartition("\n")[0]
 
 
-def _group(name: str, row: "pd.Series[object]") -> str:
+def _group(name: str, row: "pd.Series[Any]") -> str:
     """The section of MLflow's charts that a row belongs to: of Table 2 the evaluation, else the table's too."""
     evaluation = row.get("evaluation", "")
     return f"{evaluation}" if name == "table2" else f"{name} {evaluation}".strip()
 
 
-def _words(row: "pd.Series[object]", names: list[str]) -> str:
+def _words(row: "pd.Series[Any]", names: list[str]) -> str:
     """What tells a row from others of its evaluation, such as ``nfe1 ft_fm``; an adaptive solver has no fixed NFE."""
     adaptive = row.get("solver") == "dopri5"
     words = ["dopri5"] if adaptive else [f"nfe{row['nfe']:g}"] if "nfe" in names else []
