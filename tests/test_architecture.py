@@ -83,7 +83,7 @@ WITHIN = {
         "offline_rows", "offline_table", "offline_figure",
         "table1", "table1_checks", "table1_markdown", "image_figures",
     ),
-    "tracking": ("run", "queue", "store", "recorder"),
+    "tracking": ("files", "run", "queue", "store", "experiment", "entities", "headline", "mlflow_run", "recorder"),
     "orchestration": (
         "restore", "lockguard", "stage", "output", "program_server", "plan", "places", "share", "needs", "partial",
         "executor", "repro", "flow_runs", "worker_flows", "pool", "prefect_flows", "worker", "ui",

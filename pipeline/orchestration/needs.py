@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pipeline.orchestration.plan import Program
 from pipeline.orchestration.stage import PEAK_METRIC
-from pipeline.tracking.store import finished_runs
+from pipeline.tracking.experiment import finished_runs
 from pipeline.utils.atomic import write_text
 from pipeline.utils.environment import project_root
 from pipeline.utils.errors import UserError

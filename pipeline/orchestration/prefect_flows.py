@@ -37,6 +37,7 @@ from pipeline.orchestration.plan import ALL, Plan, ask_plan
 from pipeline.orchestration.pool import Pool
 from pipeline.orchestration.repro import checked_settings, repro_lock, study_pipeline
 from pipeline.settings import schema
+from pipeline.tracking.store import drain
 from pipeline.utils.environment import project_root
 from pipeline.utils.errors import UserError
 
@@ -153,7 +154,10 @@ def _conclude(work: Callable[[Path], None]) -> State[None]:
     def locked() -> None:
         checked_settings(root)
         with repro_lock(root), stopping_processes():
-            work(root)
+            try:
+                work(root)
+            finally:
+                drain()
 
     return state_after(locked)
 

@@ -6,6 +6,7 @@ import os
 import shlex
 import shutil
 import sys
+from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import TypeVar
 from pipeline.orchestration.restore import kept_reports
 from pipeline.settings.blocks import Block
 from pipeline.settings.inputs import Inputs
+from pipeline.tracking.files import data_sets, is_model, model_digests, models
 from pipeline.tracking.run import Run
 from pipeline.tracking.store import stage_run
 from pipeline.utils import platform
@@ -23,7 +25,7 @@ from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
 from pipeline.utils.memory import peak_of_this_process
 from pipeline.utils.precision import begun_with, native
-from pipeline.utils.provenance import hash_files
+from pipeline.utils.provenance import file_digests, hash_of
 
 PEAK_METRIC = "peak_memory_mb"
 Settings = TypeVar("Settings", bound=Block)
@@ -68,7 +70,8 @@ def stage(
             raise UserError(f"{path}: not found; it is made by an earlier stage, run `dvc repro`")
     for path in outs:
         make_folder(path.parent)
-    data = hash_files(deps)
+    read = {path: file_digests([path]) for path in deps}
+    data = hash_of(dict(ChainMap(*read.values())))
     key = _resume_key(inputs, also or {}, data)
     folder = ROOT / ".flowtune" / "resume" / f"{label}-{key}"
     if int(os.environ.get("RANK", "0")) > 0:  # torchrun's: another process has the lock and keeps the records
@@ -77,12 +80,15 @@ def stage(
     with _locked(folder):
         for path in outs:
             remove_leftovers(path)
-        tags = {"hash.data": data, "command": _command(inputs.program)}
+        tags = {"hash.data": data, "command": _command(inputs.program), "mlflow.source.name": inputs.program}
         params = inputs.shown | dict(also or {})
         with kept_reports(ROOT, label, outs), stage_run(label, params=params, tags=tags) as run:
+            run.read(data_sets(read, _data_set(inputs)), model_digests(read), measured=not any(map(is_model, outs)))
             with _peak_logged(run):
                 yield Stage(True, run, folder)
-            run.tag("hash.outputs", hash_files([path for path in outs if path.exists()]))
+            written = file_digests([path for path in outs if path.exists()])
+            run.tag("hash.outputs", hash_of(written))
+            run.wrote(models(written))
         shutil.rmtree(folder)
 
 
@@ -135,6 +141,12 @@ def program(main: Callable[[], None]) -> None:
 def _command(program: str) -> str:
     """What runs ``program`` as now."""
     return shlex.join(["python", "-m", program.removesuffix(".py").replace("/", "."), *sys.argv[1:]])
+
+
+def _data_set(inputs: Inputs) -> str:
+    """The data set in params.yaml that a stage of one task works on; else empty."""
+    data = inputs.shown.get("data")
+    return str(data.get("dataset", "")) if isinstance(data, Mapping) else ""
 
 
 @contextmanager

@@ -13,7 +13,9 @@ from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipeline.tracking.store import artifact_uri, create_store, sqlite_url, store_uri
+from pipeline.tracking.experiment import open_store
+from pipeline.tracking.queue import entries, start_recorder
+from pipeline.tracking.store import artifact_uri, sqlite_url, store_uri
 from pipeline.utils import processes
 from pipeline.utils.environment import project_root
 from pipeline.utils.errors import UserError
@@ -22,6 +24,10 @@ HOST = "127.0.0.1"
 START_SECONDS = 120
 POLL_SECONDS = 0.2
 LAST_LINES = 20
+
+
+MODEL_TRAINING = "workflowType=machine_learning"
+"""Has the MLflow UI show what it has for training models, and not for language models."""
 
 
 class StopRequest(BaseException):
@@ -41,7 +47,9 @@ def run(root: Path, mlflow_port: int, prefect_port: int) -> None:
     _raise_on_signals()
     try:
         children["prefect"] = Server(_prefect_command(prefect_port), root, environment)
-        create_store(root)
+        if entries(root):  # a machine that was switched off leaves runs that nobody ended
+            start_recorder(root)
+        experiment = open_store(root)
         children["mlflow"] = Server(_mlflow_command(mlflow_port, root), root, environment)
         _wait_for(f"http://{HOST}:{prefect_port}/api/health", children)
         children["flows"] = Server(
@@ -49,7 +57,9 @@ def run(root: Path, mlflow_port: int, prefect_port: int) -> None:
         )
         _wait_for(f"http://{HOST}:{mlflow_port}/health", children)
         _wait_for(f"http://{HOST}:{prefect_port}/api/deployments/name/sweep/sweep", children)  # the last one made
-        print(f"MLflow   http://{HOST}:{mlflow_port}")
+        shown = f"http://{HOST}:{mlflow_port}/#/experiments/{experiment}"
+        print(f"MLflow   {shown}/runs?{MODEL_TRAINING}")
+        print(f"Charts   {shown}/models?{MODEL_TRAINING}&viewMode=CHART")
         if elsewhere := os.environ.get("MLFLOW_TRACKING_URI"):
             print(f"         what was recorded here; MLFLOW_TRACKING_URI has runs recorded at {elsewhere}")
         print(f"Prefect  http://{HOST}:{prefect_port}")

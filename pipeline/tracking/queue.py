@@ -1,9 +1,10 @@
 """Append stages' records to a queue; a recorder, a process of its own, forwards them to MLflow.
 
 Each stage has a folder in ``.flowtune/queue``: how its run began, the calls it made, one JSON line each, and copies of
-the files it gave. A stage that finds no recorder at work starts one (``pipeline.tracking.recorder``), whoever started
-the stage, and never waits for it. Whoever holds the queue's lock is the recorder. If it is killed, the next one plays
-what it left from its beginning, which gives the same run: it is the same ``Start``.
+the files it gave. It has its lines locked for as long as it lives. A stage that finds no recorder at work starts one
+(``pipeline.tracking.recorder``), whoever started the stage, and never waits for it. Whoever holds the queue's lock is
+the recorder. If it is killed, the next one plays what it left from its beginning, which gives the same run: it is the
+same ``Start``.
 """
 
 import json
@@ -12,13 +13,14 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
-from pipeline.tracking.run import Run, Start, Warned, now
+from pipeline.tracking.files import DataSet, Model
+from pipeline.tracking.run import PROCESS, Run, Start, Warned, now
 from pipeline.utils import platform
 
 POLL_SECONDS = 0.3
@@ -60,6 +62,30 @@ def entries(root: Path) -> list[Path]:
     with suppress(FileNotFoundError):
         return sorted(path for path in queue_of(root).iterdir() if not path.name.startswith("."))
     return []
+
+
+def start_of_entry(folder: Path) -> Start:
+    """How a run of the queue began."""
+    return Start(**json.loads((folder / "start.json").read_text(encoding="utf-8")))
+
+
+def processes_in_queue(root: Path) -> set[str]:
+    """The stages, as their start names their process, whose runs are in the queue."""
+    found = set()
+    for folder in entries(root):
+        with suppress(OSError, ValueError, TypeError):  # it has ended meanwhile, or is damaged
+            found.add(start_of_entry(folder).tags[PROCESS])
+    return found
+
+
+def is_left(folder: Path) -> bool:
+    """Whether the stage that began a run of the queue is gone, be it one of a container or before a reboot."""
+    with (folder / "lines").open("rb") as lines:
+        try:
+            platform.lock(lines, shared=True)
+        except BlockingIOError:
+            return False
+        return True
 
 
 def claim(root: Path, *, probe: bool = False) -> IO[str] | None:
@@ -132,6 +158,7 @@ class _QueuedRun(Warned):
         made.mkdir()
         (made / "start.json").write_text(json.dumps(asdict(start)), encoding="utf-8")
         self._lines = (made / "lines").open("ab", buffering=0)
+        platform.lock(self._lines)  # let go of when this process is gone, however it ends
         self._folder = made.rename(queue_of(root) / name)  # there only when it is whole
 
     def log(self, metrics: Mapping[str, float], step: int | None = None, when: int | None = None) -> None:
@@ -146,6 +173,12 @@ class _QueuedRun(Warned):
 
     def table(self, path: Path, name: str) -> None:
         self._attempt(lambda: self._write("table", self._copy(path), name))
+
+    def read(self, data_sets: Iterable[DataSet], models: Sequence[str], *, measured: bool) -> None:
+        self._attempt(lambda: self._write("read", [asdict(each) for each in data_sets], models, measured))
+
+    def wrote(self, models: Iterable[Model]) -> None:
+        self._attempt(lambda: self._write("wrote", [asdict(model) for model in models]))
 
     def close(self, status: str, when: int | None = None) -> None:
         self._write("close", status, when or now())

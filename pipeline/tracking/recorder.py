@@ -13,10 +13,12 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-from pipeline.tracking.queue import POLL_SECONDS, claim, entries
+from pipeline.tracking.files import DataSet, Model
+from pipeline.tracking.mlflow_run import begin
+from pipeline.tracking.queue import POLL_SECONDS, claim, entries, is_left, start_of_entry
 from pipeline.tracking.run import PROCESS, Run, Start, UnreachableError, warn
-from pipeline.tracking.store import begin
 from pipeline.utils import processes
 
 IDLE_SECONDS = 10.0
@@ -92,14 +94,17 @@ class _Playback:
     """One run of the queue."""
 
     def __init__(self, folder: Path, begin: Begin) -> None:
-        start = Start(**json.loads((folder / "start.json").read_text(encoding="utf-8")))
+        start = start_of_entry(folder)
         self._folder, self._process = folder, start.tags[PROCESS]
         self._at = 0
         self._run = begin(start)
 
     def play(self) -> bool:
         """Make the calls that have come; whether the run has ended."""
-        gone = processes.is_gone(self._process)  # asked first: what it wrote before is then read
+        # asked first: what it wrote before is then read
+        gone = is_left(self._folder) or processes.is_gone(
+            self._process
+        )  # the latter where a child of it holds the lock
         with (self._folder / "lines").open("rb") as file:
             file.seek(self._at)
             for line in file:
@@ -111,11 +116,17 @@ class _Playback:
             self._run.close("KILLED")
         return gone
 
-    def _call(self, name: str, *arguments: object) -> bool:
+    def _call(self, name: str, *arguments: Any) -> bool:
         if name in ("artifact", "table"):
             copy, *rest = arguments
             arguments = (self._folder / str(copy), *rest)
-        getattr(self._run, name)(*arguments)
+        if name == "read":
+            data_sets, models, measured = arguments
+            self._run.read([DataSet(**each) for each in data_sets], models, measured=measured)
+        elif name == "wrote":
+            self._run.wrote([Model(**each) for each in arguments[0]])
+        else:
+            getattr(self._run, name)(*arguments)
         return name == "close"
 
 

@@ -6,11 +6,12 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipeline.tracking.files import DataSet, Model, flat
 from pipeline.utils import processes, provenance
 
 PROCESS = "flowtune.process"
@@ -33,6 +34,16 @@ class Run:
 
     def table(self, path: Path, name: str) -> None:
         """Keep a CSV file as a table that the MLflow UI shows, and compares between runs."""
+
+    def read(self, data_sets: Iterable[DataSet], models: Sequence[str], *, measured: bool) -> None:
+        """Record what the stage reads: data sets, and models by their digests, of which those that MLflow knows count.
+
+        Args:
+            measured: whether the metrics are of the one model read; they are then shown beside it.
+        """
+
+    def wrote(self, models: Iterable[Model]) -> None:
+        """Record models that the stage has written."""
 
     def close(self, status: str, when: int | None = None) -> None:
         """End the run as FINISHED, FAILED or KILLED."""
@@ -82,17 +93,21 @@ class Start:
 
 def start_of(stage: str, params: Mapping[str, object], tags: Mapping[str, str], root: Path) -> Start:
     """How a run of ``stage``, done by this process with the code in ``root``, begins."""
-    flat = _flatten(params)
+    named = flat(params)
+    commit = provenance.git_commit(root)
     own = {
         "stage": stage,
-        "git.commit": provenance.git_commit(root),
+        "git.commit": commit,
+        **({} if commit == "none" else {"mlflow.source.git.commit": commit}),
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": provenance.user(),
         "git.dirty": str(provenance.git_dirty(root)).lower(),
-        "hash.params": hashlib.sha256(repr(sorted(flat.items())).encode()).hexdigest(),
+        "hash.params": hashlib.sha256(repr(sorted(named.items())).encode()).hexdigest(),
         "hardware": provenance.hardware(),
         PROCESS: processes.identity(os.getpid()),
     }
     repro = os.environ.get("FLOWTUNE_RUN") or processes.identity(processes.ancestor("dvc") or os.getpid())
-    return Start(stage, repro, now(), flat, {**own, **tags})
+    return Start(stage, repro, now(), named, {**own, **tags})
 
 
 @contextmanager
@@ -145,13 +160,3 @@ def _sigterm_raises() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-
-
-def _flatten(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    flat: dict[str, str] = {}
-    for name, value in values.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = str(value)
-    return flat

@@ -1,9 +1,10 @@
 """Identify the origin of a result: hashes of files, the git commit and the hardware."""
 
+import getpass
 import hashlib
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.utils import platform
@@ -16,12 +17,25 @@ def hash_files(paths: Iterable[Path]) -> str:
     Raises:
         FileNotFoundError: one of ``paths`` does not exist.
     """
-    digest = hashlib.sha256()
+    return hash_of(file_digests(paths))
+
+
+def file_digests(paths: Iterable[Path]) -> dict[Path, str]:
+    """SHA-256 of each file, folders walked, in the order of their names; raises as ``hash_files``."""
+    digests = {}
     for file in sorted({file for path in paths for file in _files(Path(path))}):
-        digest.update(f"{file.as_posix()}\0".encode())
         with file.open("rb") as stream:
-            digest.update(hashlib.file_digest(stream, "sha256").digest())
-    return digest.hexdigest()
+            digests[file] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return digests
+
+
+def hash_of(digests: Mapping[Path, str]) -> str:
+    """The hash that ``hash_files`` gives files of these names and digests."""
+    whole = hashlib.sha256()
+    for file in sorted(digests):
+        whole.update(f"{file.as_posix()}\0".encode())
+        whole.update(bytes.fromhex(digests[file]))
+    return whole.hexdigest()
 
 
 def _files(path: Path) -> list[Path]:
@@ -43,6 +57,14 @@ def git_dirty(root: Path) -> bool:
 def file_at(root: Path, commit: str, name: str) -> str | None:
     """Return the text of the file ``name`` in a commit; None if git cannot find it."""
     return _git(root, "show", f"{commit}:{name}") or None
+
+
+def user() -> str:
+    """The name of whoever runs this program; ``unknown`` where the system has none, as in some containers."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # Python 3.13 has the latter
+        return "unknown"
 
 
 def hardware() -> str:

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from pipeline.tracking.store import create_store
+from pipeline.tracking.experiment import open_store
 from tests.faults.bench import DRIVERS
 from tests.faults.plan import KINDS, Row, trials, try_it
 from tests.faults.tables import write_tables
@@ -77,7 +77,7 @@ def undisturbed(work: Path) -> Project:
             shutil.rmtree(folder, ignore_errors=True)
         print("an undisturbed run, to compare with", file=sys.stderr)
         make_project(root).check("pipeline.orchestration.repro")
-        create_store(work / "mlflow_root")
+        open_store(work / "mlflow_root")
         (work / "mlflow_root" / ".flowtune").rename(work / "mlflow")
         done.write_text(code, encoding="utf-8")
     return Project(root)

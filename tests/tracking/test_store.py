@@ -11,6 +11,8 @@ import pytest
 
 from pipeline.tracking import queue
 from pipeline.tracking import store as tracking
+from pipeline.tracking.experiment import open_store
+from pipeline.tracking.mlflow_run import begin
 from pipeline.tracking.recorder import Player
 from pipeline.utils import processes
 from pipeline.utils.provenance import hash_files
@@ -38,14 +40,14 @@ PLAYERS: dict[Path, Player] = {}
 
 def recorded(root: Path) -> None:
     """Record what has come to the queue."""
-    PLAYERS.setdefault(root, Player(root, partial(tracking.begin, root))).play()
+    PLAYERS.setdefault(root, Player(root, partial(begin, root))).play()
 
 
 @pytest.fixture(scope="session")
 def empty_database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """Migrated once: that takes seconds."""
     root = tmp_path_factory.mktemp("store")
-    tracking.create_store(root)
+    open_store(root)
     return (root / ".flowtune" / "mlflow.db").read_bytes()
 
 
@@ -205,16 +207,22 @@ def test_a_deleted_experiment_is_restored(store: Path, capsys: pytest.CaptureFix
 
 @pytest.mark.parametrize("for_ever", [False, True])
 def test_deleted_runs_and_parents_are_recorded_all_the_same(
-    store: Path, capsys: pytest.CaptureFixture[str], for_ever: bool
+    store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, for_ever: bool
 ) -> None:
+    from click.testing import CliRunner
+    from mlflow.cli import gc
+
     client, experiment = client_and_experiment(store)
     with tracking.stage_run("first", params={"lr": 1}, tags={}) as run:
         run.tag("early", "yes")
         recorded(store)
         for deleted in client.search_runs([experiment]):
             client.delete_run(deleted.info.run_id)
-            if for_ever:  # as `mlflow gc` does
-                client._tracking_client.store._hard_delete_run(deleted.info.run_id)
+            if for_ever:
+                uri = tracking.store_uri(store)
+                monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # which `gc` sets for all that follows
+                told = CliRunner().invoke(gc, ["--backend-store-uri", uri, "--tracking-uri", uri])
+                assert told.exit_code == 0, told.output
         run.tag("late", "yes")
     parent = next(run for run in runs(store).values() if run.info.run_name != "first")
     client.delete_run(parent.info.run_id)
