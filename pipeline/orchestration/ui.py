@@ -12,6 +12,7 @@ import urllib.request
 from collections import deque
 from collections.abc import Mapping
 from pathlib import Path
+from urllib.parse import quote
 
 from pipeline.tracking.experiment import open_store
 from pipeline.tracking.queue import entries, start_recorder
@@ -28,6 +29,11 @@ LAST_LINES = 20
 
 MODEL_TRAINING = "workflowType=machine_learning"
 """Has the MLflow UI show what it has for training models, and not for language models."""
+
+
+_COMPARED = "tags.stage LIKE 'evaluate_rollouts%' and params.method LIKE '%fm' and params.method != 'resft_fm'"
+COMPARISON = f"compareRunsMode=CHART&orderByKey=attributes.end_time&orderByAsc=false&searchFilter={quote(_COMPARED)}"
+"""Has it draw FM against FT-FM, the latest first. Runs by their end are not folded into their parents."""
 
 
 class StopRequest(BaseException):
@@ -59,7 +65,7 @@ def run(root: Path, mlflow_port: int, prefect_port: int) -> None:
         _wait_for(f"http://{HOST}:{prefect_port}/api/deployments/name/sweep/sweep", children)  # the last one made
         shown = f"http://{HOST}:{mlflow_port}/#/experiments/{experiment}"
         print(f"MLflow   {shown}/runs?{MODEL_TRAINING}")
-        print(f"Charts   {shown}/models?{MODEL_TRAINING}&viewMode=CHART")
+        print(f"Charts   {shown}/runs?{MODEL_TRAINING}&{COMPARISON}")
         if elsewhere := os.environ.get("MLFLOW_TRACKING_URI"):
             print(f"         what was recorded here; MLFLOW_TRACKING_URI has runs recorded at {elsewhere}")
         print(f"Prefect  http://{HOST}:{prefect_port}")
