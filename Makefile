@@ -105,5 +105,5 @@ COMPILE = "$$uv" pip compile --universal --python-version 3.11 --generate-hashes
 	  --no-header --quiet
 
 lock:
-	@uv=$(UV); $(COMPILE) pyproject.toml --group dev --group peers -o requirements.lock && for group in $(OPTIONAL); do \
+	@uv=$(UV); $(COMPILE) pyproject.toml --all-extras --group dev --group peers -o requirements.lock && for group in $(OPTIONAL); do \
 	  $(COMPILE) --group $$group --constraint requirements.lock -o requirements-$$group.lock || exit; done
