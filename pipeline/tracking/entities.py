@@ -30,10 +30,8 @@ def log_data_sets(place: Place, data_sets: Iterable[DataSet]) -> None:
     inputs = []
     for each in data_sets:
         source, profile = json.dumps({"uri": each.path}), json.dumps({"files": each.files, "bytes": each.size})
-        schema = json.dumps({"mlflow_tensorspec": {"features": _schema(each.arrays).to_json(), "targets": None}})
-        inputs.append(
-            DatasetInput(Dataset(each.name, each.digest, "local", source, schema if each.arrays else None, profile))
-        )
+        schema = _data_schema(each.arrays) if each.arrays else None
+        inputs.append(DatasetInput(Dataset(each.name, each.digest, "local", source, schema, profile)))
     if inputs:
         place.client.log_inputs(place.run, inputs)
 
@@ -85,6 +83,11 @@ def _describe(place: Place, model_id: str, model: Model) -> None:
     with TemporaryDirectory() as folder:
         described.save(str(Path(folder, "MLmodel")))
         place.client.log_model_artifacts(model_id, folder)
+
+
+def _data_schema(arrays: Arrays) -> str:
+    """The arrays as MLflow shows those of a data set."""
+    return json.dumps({"mlflow_tensorspec": {"features": _schema(arrays).to_json(), "targets": None}})
 
 
 def _schema(arrays: Arrays) -> "Schema":

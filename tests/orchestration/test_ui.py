@@ -58,10 +58,12 @@ def test_it_answers_and_stops_on_ctrl_c_leaving_nothing(tmp_path: Path) -> None:
     )
     assert process.stdout is not None
     # It prints only once both servers answer and the deployments are there.
-    lines = [process.stdout.readline() for _ in range(4)]
-    assert f":{mlflow_port}" in lines[0]
-    assert f":{prefect_port}" in lines[1]
-    assert "no_proxy=127.0.0.1 prefect deployment run tables/table2" in lines[2]
+    lines = [process.stdout.readline() for _ in range(5)]
+    runs = f"http://127.0.0.1:{mlflow_port}/#/experiments/1/runs?"
+    assert runs in lines[0]
+    assert runs in lines[1] and "compareRunsMode=CHART" in lines[1] and "evaluate_rollouts" in lines[1]
+    assert f":{prefect_port}" in lines[2]
+    assert "no_proxy=127.0.0.1 prefect deployment run tables/table2" in lines[3]
 
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=60) == 0

@@ -1,6 +1,7 @@
 """Stages recorded by a process of its own: seen while they run, kept whoever is killed, and at no cost to them."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -9,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +18,9 @@ import pytest
 
 from pipeline.tracking import queue, recorder
 from pipeline.tracking import store as tracking
+from pipeline.tracking.experiment import open_store
+from pipeline.tracking.mlflow_run import begin
+from pipeline.tracking.run import start_of
 from tests.tracking import test_store
 from tests.tracking.test_store import REPOSITORY
 
@@ -134,6 +139,32 @@ def test_a_stage_is_seen_while_it_runs_and_one_killed_with_its_group_ends_as_kil
     os.killpg(stage.pid, signal.SIGKILL)
     stage.communicate()  # the recorder, which goes on, has none of its pipes
     assert content(store)["status"] == ("KILLED", "KILLED")
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_a_run_that_a_machine_left_when_it_went_off_ends_as_killed(store: Path) -> None:
+    start = start_of("work", {}, {"flowtune.process": "a-container/before-the-reboot/1/2"}, store)
+    left = queue.append(store, start)
+    player = recorder.Player(store, partial(begin, store))
+    player.play()
+    assert runs(store)["work"].info.status == "RUNNING"
+    del left  # its lock goes with its process
+    player.play()
+    assert {run.info.status for run in runs(store).values()} == {"KILLED"}
+    assert not queue.entries(store)
+
+
+@pytest.mark.usefixtures("by_hand")
+def test_make_ui_ends_the_runs_that_the_queue_has_lost_and_no_other(store: Path) -> None:
+    started = [queue.append(store, start_of(name, {}, {"flowtune.process": name}, store)) for name in ("lost", "alive")]
+    recorder.Player(store, partial(begin, store)).play()
+    shutil.rmtree(queue.entries(store)[0])
+    open_store(store)
+    assert {name: run.info.status for name, run in runs(store).items() if name in ("lost", "alive")} == {
+        "lost": "KILLED",
+        "alive": "RUNNING",
+    }
+    del started
 
 
 def test_a_stage_that_is_terminated_ends_as_killed(store: Path) -> None:
