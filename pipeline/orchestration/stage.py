@@ -27,7 +27,7 @@ from pipeline.utils.memory import peak_of_this_process
 from pipeline.utils.precision import begun_with, native
 from pipeline.utils.provenance import file_digests, hash_of
 
-PEAK_METRIC = "peak_memory_mb"
+PEAK_METRIC = "system/peak_memory_mb"
 Settings = TypeVar("Settings", bound=Block)
 
 
@@ -151,7 +151,7 @@ def _data_set(inputs: Inputs) -> str:
 
 @contextmanager
 def _peak_logged(run: Run) -> Iterator[None]:
-    """Record the peak of memory while the body runs as the metric ``peak_memory_mb``, however it ends."""
+    """Record the peak of memory while the body runs as a metric of the system, however it ends."""
     with peak_of_this_process() as peak:
         try:
             yield

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from mlflow.entities import Metric
 
 FLUSH_SECONDS = 5.0
+_OF_THE_SYSTEM = "system/"
+"""Begins the names of metrics that MLflow's UI shows apart."""
 _NOTE = "mlflow.note.content"
 _GONE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
 """MLflow's codes for what is written to a run that was deleted, and to one that is no more."""
@@ -61,7 +63,8 @@ class MlflowRun(Warned):
         when = when or now()
         for name, value in metrics.items():
             if math.isfinite(value):
-                self._buffer.append(Metric(as_key(name), float(value), when, step or 0, model_id=self._measured))
+                measured = None if name.startswith(_OF_THE_SYSTEM) else self._measured
+                self._buffer.append(Metric(as_key(name), float(value), when, step or 0, model_id=measured))
             elif not self._nonfinite:
                 self._nonfinite = True
                 self.tag("nonfinite_metric", f"{name} = {value} at step {step}")
