@@ -67,14 +67,6 @@ def user() -> str:
         return "unknown"
 
 
-def user() -> str:
-    """The name of whoever runs this program; ``unknown`` where the system has none, as in some containers."""
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # Python 3.13 has the latter
-        return "unknown"
-
-
 def hardware() -> str:
     """Describe the hardware in one line: processor, cores and, if the program uses torch, its threads."""
     parts = [platform.processor(), f"{cores()} cores"]
