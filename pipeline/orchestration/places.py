@@ -13,8 +13,8 @@ HEAD = frozenset(
         *("one_step_table", "report_stability", "draw", "draw_images", "draw_toys", "fetch", "fetch_images"),
     }
 )
-"""Programs of seconds, which read what all others made, and those that fetch: the user's recordings, a mirror and the
-network need to be on the head alone."""
+"""Programs of seconds, which read what all others made, and those that fetch: a mirror or the network need to be there
+alone."""
 
 GPU = frozenset(
     {

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import NamedTuple
@@ -181,7 +181,7 @@ def _seconds(process: psutil.Process) -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _await(holds: object) -> None:
+def _await(holds: Callable[[], bool]) -> None:
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:
         try:
