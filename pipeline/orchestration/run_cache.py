@@ -93,7 +93,7 @@ def main() -> int:
 
     arguments = sys.argv[1:]
     only_take = arguments[:1] == ["--only-take"]
-    dvc.stage.cache.StageCache = OnlyTaken if only_take else RunCache  # type: ignore[misc]
+    dvc.stage.cache.StageCache = OnlyTaken if only_take else RunCache
     return int(dvc_main(arguments[only_take:]))
 
 

@@ -132,8 +132,8 @@ def write(folder: Path, table: pd.DataFrame) -> None:
         texts.append(f"## {part}\n\n{rows['machine'].iloc[0]}; load average {rows['load'].max():g}.\n")
         texts.append(f"| by {rows['size_of'].iloc[0]} | " + " | ".join(map(str, wide.columns)) + " |")
         texts.append("| --- " * (len(wide.columns) + 1) + "|")
-        for (quantity, unit), values in wide.iterrows():  # type: ignore[misc]
-            texts.append(f"| {quantity}, {unit} | " + " | ".join(f"{value:.3g}" for value in values) + " |")
+        for row in wide.itertuples():
+            texts.append(f"| {', '.join(row[0])} | " + " | ".join(f"{value:.3g}" for value in row[1:]) + " |")
         texts.append("")
     write_text(folder / "scaling.md", "\n".join(texts))
 

@@ -181,7 +181,7 @@ def _seconds(process: psutil.Process) -> float:
     return times.user + times.system + times.children_user + times.children_system
 
 
-def _await(holds: Callable[[], object]) -> None:
+def _await(holds: Callable[[], bool]) -> None:
     end = time.monotonic() + _START_SECONDS
     while time.monotonic() < end:
         try:
