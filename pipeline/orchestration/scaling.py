@@ -132,8 +132,10 @@ def write(folder: Path, table: pd.DataFrame) -> None:
         texts.append(f"## {part}\n\n{rows['machine'].iloc[0]}; load average {rows['load'].max():g}.\n")
         texts.append(f"| by {rows['size_of'].iloc[0]} | " + " | ".join(map(str, wide.columns)) + " |")
         texts.append("| --- " * (len(wide.columns) + 1) + "|")
-        for row in wide.itertuples():
-            texts.append(f"| {', '.join(row[0])} | " + " | ".join(f"{value:.3g}" for value in row[1:]) + " |")
+        texts += [
+            f"| {', '.join(row[0])} | " + " | ".join(f"{value:.3g}" for value in row[1:]) + " |"
+            for row in wide.itertuples()
+        ]
         texts.append("")
     write_text(folder / "scaling.md", "\n".join(texts))
 
