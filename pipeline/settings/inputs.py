@@ -93,7 +93,7 @@ def read_inputs(stage: str, scale: str, *names: object) -> Inputs:
 
 def inputs_of(program: str, params: Mapping[str, Any]) -> Inputs:
     """Make the inputs of a ``program`` that is no stage of a pipeline; its arguments give ``params``."""
-    return Inputs([program], built(ScaleSettings, {}), params)
+    return Inputs(program, built(ScaleSettings, {}), params)
 
 
 def resolved_inputs(settings: Settings) -> dict[Path, str]:
