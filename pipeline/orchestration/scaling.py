@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from pipeline.orchestration.run_cache import RunCache, runs_in
 from pipeline.orchestration.scaling_pool import Row, measure_pool
+from pipeline.tracking.mlflow_run import begin
 from pipeline.tracking.run import PROCESS, Start, now
-from pipeline.tracking.store import begin
 from pipeline.utils.atomic import write_text
 from pipeline.utils.processes import identity
 from pipeline.utils.provenance import hardware

@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 LINUX = sys.platform == "linux"
 
@@ -177,7 +177,7 @@ def forget_peak_memory() -> None:
     Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
 
 
-def lock(file: IO[str], *, shared: bool = False, wait: bool = False) -> None:
+def lock(file: IO[Any], *, shared: bool = False, wait: bool = False) -> None:
     """Lock an open file until it is closed, for this process alone or ``shared``.
 
     Raises:
