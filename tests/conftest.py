@@ -8,7 +8,7 @@ import torch._dynamo  # before any test draws: PyTorch's compiler, loaded after 
 from filelock import FileLock
 
 from pipeline.tasks.robomimic.simulator import has_egl
-from pipeline.tracking.store import create_store
+from pipeline.tracking.experiment import open_store
 from pipeline.utils.hardware import cores, free_memory
 from tests.project import DATABASE, Project, make_project
 
@@ -48,7 +48,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def database(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """An empty database of MLflow's, migrated once: that takes seconds."""
     root = tmp_path_factory.mktemp("store")
-    create_store(root)
+    open_store(root)
     return (root / DATABASE).read_bytes()
 
 

@@ -14,7 +14,7 @@ from pipeline.utils.provenance import file_digests
 from tests.tracking import test_store
 from tests.tracking.test_store import REPOSITORY, client_and_experiment, recorded, runs
 
-root, empty_database, store = test_store.root, test_store.empty_database, test_store.store
+root, store = test_store.root, test_store.store
 
 CHECKPOINT = Path("data/checkpoints/lab/pusht/ft_fm-nfe1.safetensors")
 FOLDER = Path("reports/starter/episodes")
