@@ -45,7 +45,7 @@ class Cell:
         return self.entry.method, self.entry.nfe
 
     def row(self) -> dict[str, object]:
-        """What both studies' tables say of it."""
+        """The columns that the tables of both studies share."""
         copied = ("dataset", "train_steps", "spread_ratio")
         return {
             **vars(self.entry),
@@ -90,9 +90,10 @@ class Question:
 
     Attributes:
         text: the aim in words.
-        at_least, low_above: what the mean difference is to reach and the lower end of its interval to exceed.
-        reaches: the interval is to contain or exceed zero.
-        spread_at_least: what the spread ratio of ours is to keep, with every training seed.
+        at_least: the least mean difference.
+        low_above: a bound that the lower end of its interval must exceed.
+        reaches: the upper end of the interval must be zero or more.
+        spread_at_least: the least spread ratio of ours, with every training seed.
     """
 
     text: str
@@ -107,7 +108,7 @@ class Question:
     spread_at_least: float = 0.0
 
     def met(self, found: Interval, spread: float = 1.0) -> bool:
-        """Whether a difference, and the spread kept, is what was aimed at."""
+        """Tell whether a difference and a spread ratio reach the aim."""
         enough = found.mean >= self.at_least and found.low > self.low_above
         return enough and (found.high >= 0 or not self.reaches) and spread >= self.spread_at_least
 

@@ -1,4 +1,4 @@
-"""Report Figure 1, on small models: the picture, and what it shows in words and numbers."""
+"""Report Figure 1, on small models: the picture, its numbers and a text about them."""
 
 from pathlib import Path
 

@@ -56,7 +56,7 @@ def report(asked: Request) -> None:
 
 
 def histories(scale: str, settings: ScaleSettings, tasks: Sequence[str]) -> list[Path]:
-    """Those of Figure 2(b), which is about one task: the first of ``tasks`` that has any.
+    """List the histories of Figure 2(b): those of the first of ``tasks`` that has any.
 
     Raises:
         UserError: none has those of both methods at one NFE.

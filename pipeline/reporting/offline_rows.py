@@ -1,4 +1,4 @@
-"""Write what one row of an offline task leaves behind: its held-out episodes, and the metrics beside them."""
+"""Write the results of one row of an offline task: its held-out episodes, and the metrics beside them."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ def write_offline_episodes(
 
 
 def offline_metrics(scores: Sequence[EpisodeScores], record: Record, entry: Entry, repeats: int) -> dict[str, object]:
-    """What a table needs to know of a row and its episodes cannot tell, and the mean scores."""
+    """Describe a row beyond its episodes: data, training and sampling, and the mean scores."""
     return about(record, entry, n_episodes=len(scores), repeats=repeats) | mean_of(scores)
 
 

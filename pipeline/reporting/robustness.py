@@ -87,7 +87,7 @@ def robustness_table(
     """A row for each perturbation and model, undisturbed ones first.
 
     Args:
-        found: from ``disturbed_results``. reference: what differences are taken to.
+        found: from ``disturbed_results``. reference: the row that the others are compared with.
         asked: the setting ``precision`` of their trainings, see ``trained_in``.
     """
     rows = []

@@ -1,4 +1,4 @@
-"""What the rollouts of one row leave behind: its episodes, and the metrics beside them."""
+"""Write the results of one row's rollouts: its episodes, and the metrics beside them."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -50,12 +50,12 @@ def write_metrics(
 
 
 def metrics(results: Sequence[EpisodeResult], record: Record, entry: Entry, repeats: int) -> dict[str, object]:
-    """What a table needs to know of a row and its episodes cannot tell, and the mean scores."""
+    """Describe a row beyond its episodes: data, training and sampling, and the mean scores."""
     return about(record, entry, n_seeds=len(results) // repeats, repeats=repeats) | mean_scores(results)
 
 
 def about(record: Record, entry: Entry, **counts: int) -> dict[str, object]:
-    """What a table needs to know of a row and its episodes cannot tell; ``counts``: of its episodes."""
+    """Describe the data, training and sampling of a row; ``counts``: of its episodes."""
     return {
         "scale": record.scale,
         "task": record.task,

@@ -149,7 +149,7 @@ def questions(chosen: Mapping[int, str]) -> list[Question]:
 
 
 def verdicts(table: pd.DataFrame, train_seeds: Collection[int]) -> dict[str, list[str]]:
-    """Which couplings help, harm or do neither against FM continued, each as ``name (NFE …)``.
+    """List the couplings that help, harm or do neither against FM continued, each as ``name (NFE …)``.
 
     A coupling helps at an NFE if its interval lies above zero with every one of ``train_seeds``, and harms if below;
     where the cell of a training seed is not there yet, it is unfinished.

@@ -207,7 +207,7 @@ class Check:
 
 
 def checks(table: pd.DataFrame, halves: Halves | None) -> list[Check]:
-    """Whether training and few-step fine-tuning did what they should, by the rows of ``table`` (``table1_rows``).
+    """Check training and few-step fine-tuning by the rows of ``table`` (``table1_rows``).
 
     Every trained method with Euler 100 (DDPM: 100 ancestral steps) is held against a tenth of the untrained net's
     distance and against five times the mean plus one standard deviation of ``halves``; fine-tuning against the model

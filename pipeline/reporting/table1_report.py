@@ -217,7 +217,7 @@ def _metrics_cell(row: pd.Series | None) -> str:
 
 
 def _models(cells: Cells, columns: Sequence[str]) -> str:
-    """Which fine-tuned model each number is of."""
+    """List the fine-tuned model of each number."""
     lines = []
     for method, pretty in IMAGE_METHODS.items():
         by_model: dict[int, list[str]] = {}

@@ -56,7 +56,7 @@ relative to the base model at NFE 16 and temperature 1: near 0, the modes have c
 
 
 class Quoted(NamedTuple):
-    """Where the paper's numbers of an evaluation stand."""
+    """The place of the paper's numbers of an evaluation."""
 
     column: int  # of its Table 2, the number of a pair of columns
     dataset: str  # that it learned from
@@ -83,7 +83,7 @@ def report(asked: tables.Request) -> None:
 
 
 def quoted(blocks: tables.Blocks) -> dict[str, Quoted]:
-    """Where the paper's numbers of each evaluation stand, by its name; of those that it has."""
+    """Find the place of the paper's numbers of each evaluation that it has, by the evaluation's name."""
     found = {}
     for block, settings in blocks.items():
         task = settings.load_task()

@@ -37,14 +37,14 @@ class Begin(Protocol):
 
 @dataclass(frozen=True)
 class Request:
-    """What the function ``report`` of a module of this package is asked to write.
+    """A request to the function ``report`` of a module of this package.
 
     Attributes:
         settings: those that the stage may read.
         reports: of the scale.
         task: that the report is about; empty: it is about all of the scale.
         others: further scales, whose results are in it too.
-        begin: what the files are read and written in.
+        begin: makes the context in which files are read and written.
     """
 
     settings: ScaleSettings
@@ -153,7 +153,7 @@ def missing_list(reasons: Iterable[str]) -> str:
 
 
 def missing_rows(reports: Path, expected: Sequence[Entry]) -> dict[Entry, str]:
-    """Those of ``expected`` without episodes, each with the reason."""
+    """Find the rows of ``expected`` without episodes, each with the reason."""
     return {
         entry: f"`{entry.episodes(reports).relative_to(reports)}` was not made: its evaluation, or a stage before it, "
         "has not finished"
