@@ -87,6 +87,7 @@ WITHIN = {
     "orchestration": (
         "restore", "lockguard", "stage", "output", "program_server", "plan", "places", "run_cache", "share", "needs", "partial",
         "executor", "repro", "flow_runs", "worker_flows", "pool", "prefect_flows", "worker", "ui",
+        "scaling_pool", "scaling",
     ),
 }  # fmt: skip
 """A module imports only what stands before it, among packages and inside each."""
