@@ -133,8 +133,7 @@ def write(folder: Path, table: pd.DataFrame) -> None:
         texts.append(f"| by {rows['size_of'].iloc[0]} | " + " | ".join(map(str, wide.columns)) + " |")
         texts.append("| --- " * (len(wide.columns) + 1) + "|")
         texts += [
-            f"| {', '.join(row[0])} | " + " | ".join(f"{value:.3g}" for value in row[1:]) + " |"
-            for row in wide.itertuples()
+            f"| {', '.join(row[0])} | {' | '.join(f'{value:.3g}' for value in row[1:])} |" for row in wide.itertuples()
         ]
         texts.append("")
     write_text(folder / "scaling.md", "\n".join(texts))
@@ -152,7 +151,7 @@ a folder; Prefect's and MLflow's stores are SQLite files. [What follows for 100 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"some of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--stages", type=int, default=4, help="of the pool's, side by side where there are workers")
+    parser.add_argument("--stages", type=int, default=8, help="of the pool's, side by side where there are workers")
     parser.add_argument("--sleep", type=float, default=60, help="seconds that each of them takes")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):

@@ -54,6 +54,16 @@ class Row(NamedTuple):
     unit: str
 
 
+class _Spent(NamedTuple):
+    """Seconds since some moment, processor time until now of each part, and requests until now."""
+
+    wall: float
+    head: float
+    workers: float
+    server: float
+    requests: float
+
+
 class _Server(NamedTuple):
     """Prefect's: its process, address, database, and log, which has a line for each request."""
 
@@ -64,9 +74,6 @@ class _Server(NamedTuple):
 
     def requests(self) -> int:
         return len(_REQUEST.findall(self.log.read_text(encoding="utf-8", errors="replace")))
-
-    def seconds(self) -> float:
-        return _seconds(self.process)
 
 
 def measure_pool(workers: int, stages: int, sleep: float) -> Iterator[Row]:
@@ -82,25 +89,34 @@ def measure_pool(workers: int, stages: int, sleep: float) -> Iterator[Row]:
         server = stack.enter_context(_prefect_server(folder))
         at_work = [stack.enter_context(_worker(clone, server.url)) for clone in clones]
         _await(lambda: all("started" in _log_of(clone).read_text(encoding="utf-8") for clone in clones))
-        asked = server.requests()
-        time.sleep(_IDLE_SECONDS)
-        idle = (server.requests() - asked) / _IDLE_SECONDS
 
-        remote, before = folder / "remote", resource.getrusage(resource.RUSAGE_CHILDREN)
-        asked, size = server.requests(), server.database.stat().st_size
-        spent, worked, began = server.seconds(), sum(map(_seconds, at_work)), time.monotonic()
-        environment = _environment(head, server.url)
-        subprocess.run([sys.executable, "-c", _HEAD], cwd=head, env=environment, check=True, capture_output=True)
-        wall, after = time.monotonic() - began, resource.getrusage(resource.RUSAGE_CHILDREN)
-        files = [path.stat().st_size for path in remote.rglob("*") if path.is_file()]
-        own = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+        def spent() -> _Spent:
+            return _Spent(
+                time.monotonic(), _children(), sum(map(_seconds, at_work)), _seconds(server.process), server.requests()
+            )
+
+        first, size = spent(), server.database.stat().st_size
+        time.sleep(_IDLE_SECONDS)
+        begun = spent()
+        command = [sys.executable, "-c", _HEAD]
+        subprocess.run(command, cwd=head, env=_environment(head, server.url), check=True, capture_output=True)
+        ended = spent()
+        idle = _Spent(
+            *((after - before) / (begun.wall - first.wall) for before, after in zip(first, begun, strict=True))
+        )
+        wall = ended.wall - begun.wall
+        of = _Spent(
+            *((last - start - rate * wall) / stages for start, last, rate in zip(begun, ended, idle, strict=True))
+        )
+        files = [path.stat().st_size for path in (folder / "remote").rglob("*") if path.is_file()]
         found: Sequence[tuple[str, float, str]] = (
             ("all stages, wall", wall, "s"),
-            ("head, a stage", own / stages, "s"),
-            ("worker, a stage", (sum(map(_seconds, at_work)) - worked) / stages, "s"),
-            ("Prefect's server, a stage", (server.seconds() - spent) / stages, "s"),
-            ("requests to Prefect, a stage", (server.requests() - asked - idle * wall) / stages, "requests"),
-            ("requests to Prefect of idle workers", idle, "requests/s"),
+            ("head, a stage", of.head, "s"),
+            ("worker, a stage", of.workers, "s"),
+            ("Prefect's server, a stage", of.server, "s"),
+            ("requests to Prefect, a stage", of.requests, "requests"),
+            ("Prefect's server, idle", idle.server, "s/s"),
+            ("requests to Prefect, idle", idle.requests, "requests/s"),
             ("Prefect's database, a stage", (server.database.stat().st_size - size) / stages / 1000, "kB"),
             ("files at the remote, a stage", len(files) / stages, "files"),
             ("the remote, a stage", sum(files) / stages / 1000, "kB"),
@@ -173,6 +189,12 @@ def _started(command: Sequence[str], folder: Path, env: dict[str, str], log: Pat
 
 def _environment(root: Path, url: str) -> dict[str, str]:
     return os.environ | {"FLOWTUNE_ROOT": str(root), "PYTHONPATH": str(ROOT), "PREFECT_API_URL": url}
+
+
+def _children() -> float:
+    """The processor time of what this process has started and that has ended: the head."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def _seconds(process: psutil.Process) -> float:

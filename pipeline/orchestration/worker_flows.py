@@ -22,7 +22,7 @@ from pipeline.utils.atomic import write_text
 from pipeline.utils.environment import project_root
 from pipeline.utils.errors import UserError
 from pipeline.utils.platform import lock
-from pipeline.utils.provenance import git
+from pipeline.utils.provenance import file_at, git
 
 CODE = ("pipeline", "stages", "dvc.yaml", "reports/*/study/dvc.yaml", "requirements*.lock")
 """What decides results beside settings; data and results have hashes in DVC's locks."""
@@ -32,12 +32,13 @@ class Origin(BaseModel):
     """What a run was started with, and a worker has to have.
 
     Attributes:
-        commit: of the code. python: such as 3.11. settings: the text of params.yaml, which is carried to workers.
+        commit: of the code. python: such as 3.11. settings: the text of params.yaml, which is carried to workers; None
+            where it is as committed, since Prefect's database keeps several copies of it for each stage.
     """
 
     commit: str
     python: str
-    settings: str
+    settings: str | None
 
     @classmethod
     def of(cls, root: Path) -> "Origin":
@@ -47,7 +48,8 @@ class Origin(BaseModel):
             UserError: it is no clone, or its code is not as it was committed.
         """
         commit, changed = git(root, "rev-parse", "HEAD"), git(root, "status", "--porcelain", "--", *CODE)
-        if commit is None or changed is None:
+        edited = git(root, "status", "--porcelain", "--", "params.yaml")
+        if commit is None or changed is None or edited is None:
             raise UserError(f"{root}: no clone that git can read, with a commit; workers run what is committed")
         if changed:
             files = ", ".join(line[3:] for line in changed.splitlines())
@@ -55,7 +57,7 @@ class Origin(BaseModel):
         return cls(
             commit=commit,
             python=".".join(map(str, sys.version_info[:2])),
-            settings=(root / "params.yaml").read_text(encoding="utf-8"),
+            settings=(root / "params.yaml").read_text(encoding="utf-8") if edited else None,
         )
 
 
@@ -65,7 +67,7 @@ def run_stage_here(name: str, origin: Origin) -> State[None]:
 
     def work() -> None:
         root = project_root()
-        with _as_at(origin, root), stopping_processes():
+        with as_at(origin, root), stopping_processes():
             plan = ask_plan(root, target=name, env=environment(root))
             repro = ["--wait-for-lock", "repro", "--pull", "--single-item"]
             if inputs := [other for other in plan.inputs if other in plan.stale and other != name]:
@@ -83,7 +85,7 @@ def run_experiment_here(overrides: list[str], origin: Origin) -> State[None]:
 
     def work() -> None:
         root = project_root()
-        with _as_at(origin, root), stopping_processes():
+        with as_at(origin, root), stopping_processes():
             options = [part for item in overrides for part in ("-S", item)]
             run_dvc(["exp", "run", "--temp", "--pull", *options], root)
             push(root)
@@ -92,7 +94,7 @@ def run_experiment_here(overrides: list[str], origin: Origin) -> State[None]:
 
 
 @contextmanager
-def _as_at(origin: Origin, root: Path) -> Iterator[None]:
+def as_at(origin: Origin, root: Path) -> Iterator[None]:
     """The clone in ``root`` with the settings of ``origin``, which no other run changes meanwhile.
 
     Raises:
@@ -114,10 +116,20 @@ def _as_at(origin: Origin, root: Path) -> Iterator[None]:
                 lock(file)
             except BlockingIOError:
                 raise UserError(f"worker on {host}: {root} is at work with other settings; wait for it") from None
-            set_scale(root / "params.yaml", parse(origin.settings, "params.yaml").scale)
-            write_text(root / "params.yaml", origin.settings)
+            _set_settings(root, origin.settings)
         lock(file, shared=True)  # in place of the exclusive one
         yield
+
+
+def _set_settings(root: Path, text: str | None) -> None:
+    """Write params.yaml, with the locks of its scale; None: as committed, to the byte."""
+    path = root / "params.yaml"
+    committed = file_at(root, "HEAD", path.name) or ""
+    set_scale(path, parse(committed if text is None else text, path.name).scale)
+    if text is None:
+        git(root, "checkout", "--quiet", "HEAD", "--", path.name)
+    else:
+        write_text(path, text)
 
 
 @contextmanager

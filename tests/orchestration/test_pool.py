@@ -17,6 +17,7 @@ from prefect.states import Crashed
 
 from pipeline.orchestration import pool, prefect_flows
 from pipeline.orchestration.executor import StageError
+from pipeline.orchestration.worker_flows import Origin, as_at
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
 
@@ -227,6 +228,22 @@ def test_what_cannot_be_distributed_is_one_line(head: Path) -> None:
     (head / ".dvc" / "config.local").unlink()
     ran("git", "checkout", "-q", "dvc.yaml", cwd=head)
     assert "no DVC remote, by which results travel; `make remote URL=…` sets one" in refused(head, "lab")
+
+
+def test_edited_settings_are_carried_and_committed_ones_come_back(tmp_path: Path) -> None:
+    (head := tmp_path / "head").mkdir()
+    text = (ROOT / "params.yaml").read_text(encoding="utf-8")
+    (head / "params.yaml").write_text(text, encoding="utf-8")
+    ran("git", "init", "-q", cwd=head)
+    ran(*GIT, "add", ".", cwd=head)
+    ran(*GIT, "commit", "-q", "-m", "start", cwd=head)
+    ran("git", "clone", "-q", str(head), str(tmp_path / "worker"), cwd=tmp_path)
+    committed = Origin.of(head)
+    (head / "params.yaml").write_text(f"{text}# a remark\n", encoding="utf-8")
+    for origin, carried in ((Origin.of(head), f"{text}# a remark\n"), (committed, text)):
+        with as_at(origin, tmp_path / "worker"):
+            assert (tmp_path / "worker" / "params.yaml").read_text(encoding="utf-8") == carried
+    assert committed.settings is None
 
 
 def test_lost_runs_are_told_by_one_automation() -> None:
