@@ -68,7 +68,9 @@ def start_tables(head: Path) -> subprocess.Popen[bytes]:
     """The run of a head, in a process group of its own, which says what it waits for and how it ends."""
     program = (
         "from pipeline.orchestration import pool as p, prefect_flows as f; f.checked_settings = lambda _: None\n"
-        "awaited = p._awaited; p._awaited = lambda run, say: (print(run, flush=True), awaited(run, say))[1]\n"
+        # in one piece, as threads print
+        "awaited, told = p._awaited, lambda run: print(f'{run}\\n', end='', flush=True)\n"
+        "p._awaited = lambda run, say: (told(run), awaited(run, say))[1]\n"
         "print(f.tables('all', parallel=2, pool='lab', return_state=True).type.value)"
     )
     own = {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "FLOWTUNE_ROOT": str(head)}

@@ -237,9 +237,11 @@ def committed(made: Project, tmp_path: Path) -> Project:
 def test_an_experiment_in_a_copy_leaves_this_one_as_it_is(committed: Project) -> None:
     before = committed.files("reports"), committed.files("params.yaml")
     experiment = ("dvc", "exp", "run", "--temp", "-S")
-    ran = executed(committed.check(*experiment, "starter.toys.settle.steps=190", "tabulate_settings").stdout)
-    assert ran == ["resolve", "tabulate_settings@starter"]
-    mistyped = committed.run(*experiment, "++starter.toys.setle.steps=190", "tabulate_settings")
+    ran = executed(committed.check(*experiment, "starter.toys.settle.steps=190", "draw_toys").stdout)
+    assert ran == ["resolve", "train_toys@starter", "draw_toys@starter"]
+    refused = committed.run(*experiment, "++robot.pretrain.lr=0.5", "draw_toys")
+    assert "robot.pretrain.lr: changes nothing: overridden by starter.pusht.pretrain.lr" in refused.stderr
+    mistyped = committed.run(*experiment, "++starter.toys.setle.steps=190", "draw_toys")
     assert "starter.toys.setle: unknown key; did you mean settle?" in mistyped.stderr
     assert (committed.files("reports"), committed.files("params.yaml")) == before
 

@@ -26,7 +26,7 @@ def test_test_mode_does_not_depend_on_workers_and_batch(made: Project, tmp_path:
     assert list(zip(episodes["seed"], episodes["repeat"], strict=True)) == pairs
     assert set(episodes["method"]) == {"ft_fm"}
     assert f"pusht_b, ft_fm at NFE 1: max score {episodes['max'].mean():.3f} [" in result.stdout
-    assert f"success {episodes['success'].mean():.1%} [" in result.stdout
+    assert f"success {100 * episodes['success'].mean():.1f} % [" in result.stdout
     assert result.stdout.endswith(f"3 seeds → {alone}\n")
 
 
