@@ -151,12 +151,11 @@ def _conclude(work: Callable[[Path], None]) -> State[None]:
     def locked() -> None:
         checked_settings(root)
         with repro_lock(root), stopping_processes():
-            try:
-                work(root)
-            finally:
-                drain()
+            work(root)
 
-    return state_after(locked)
+    state = state_after(locked)
+    drain()  # a stage that was killed does not stay RUNNING in MLflow
+    return state
 
 
 def combinations(overrides: Iterable[str]) -> list[list[str]]:

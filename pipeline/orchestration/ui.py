@@ -26,10 +26,8 @@ START_SECONDS = 120
 POLL_SECONDS = 0.2
 LAST_LINES = 20
 
-
 MODEL_TRAINING = "workflowType=machine_learning"
 """Has the MLflow UI show what it has for training models, and not for language models."""
-
 
 _COMPARED = "tags.stage LIKE 'evaluate_rollouts%' and params.method LIKE '%fm' and params.method != 'resft_fm'"
 COMPARISON = f"compareRunsMode=CHART&orderByKey=attributes.end_time&orderByAsc=false&searchFilter={quote(_COMPARED)}"
