@@ -16,7 +16,7 @@ from pipeline.reporting.table1 import TABLE1_HEADER
 from pipeline.reporting.table2 import TABLE2_HEADER
 from pipeline.settings.images import ImageMethod
 from pipeline.stability.recheck import recheck
-from tests.project import Project, executed
+from tests.project import ALONE, Project, executed
 
 METRICS = {"scale", "task", "evaluation", "method", "nfe", "dataset", "train_steps", "train_seed", "n_seeds", "repeats"}
 METRICS |= {"max_score", "final_score", "success", "temperature", "spread_ratio", "best_of_k", "precision"}
@@ -180,7 +180,7 @@ def test_fm_is_trained_on_for_the_same_compute(made: Project) -> None:
 
 
 def test_a_second_run_and_another_scale_re_run_nothing(made: Project, tmp_path: Path, database: bytes) -> None:
-    project = made.copy(tmp_path / "project")
+    project = made.copy(tmp_path / "project", **ALONE)  # so that stages descend from DVC, by which they have one parent
     project.put_database(database)
     assert executed(project.check("pipeline.orchestration.repro").stdout) == []
 

@@ -73,7 +73,7 @@ def test_deleted_results_and_those_of_earlier_settings_come_back_without_running
         "draw_toys@starter",
     ]
     project.params("starter.toys.follow.steps", steps)
-    assert executed(project.check("dvc", "repro", "draw_toys").stdout) == ["resolve"]
+    assert set(executed(project.check("dvc", "repro", "draw_toys").stdout)) <= {"resolve"}
     assert results(project) == before
 
 
