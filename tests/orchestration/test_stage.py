@@ -1,6 +1,8 @@
 """What stages share: errors in one line, and a folder to resume from that belongs to one set of inputs."""
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ import pytest
 from pipeline.orchestration import stage as stages
 from pipeline.orchestration.stage import Stage, program, stage
 from pipeline.settings.inputs import inputs_of
+from pipeline.tracking import queue
 from pipeline.utils import code_deps
 from pipeline.utils.errors import UserError
 
@@ -54,6 +57,29 @@ def test_a_stage_that_succeeds_leaves_nothing_to_resume_from() -> None:
         (here.resume / "state").touch()
         assert Path("made").is_dir()
     assert not here.resume.exists()
+
+
+def test_what_a_stage_reads_and_writes_is_recorded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("FLOWTUNE_TRACKING")
+    monkeypatch.setenv("FLOWTUNE_ROOT", str(root))
+    monkeypatch.setattr(queue, "start_recorder", lambda _: None)
+    shutil.copy(code_deps.ROOT / "data/checkpoints/lab/pusht/fm-nfe1.safetensors", "base.safetensors")
+    params = {"pusht": {"data": {"dataset": "human"}}}
+    tuned = Path("data/lab/pusht/models/fm-nfe1.safetensors")
+    for outs in ([], [tuned]):
+        with stage(inputs_of(PROGRAM, params), "work", deps=[Path("input"), Path("base.safetensors")], outs=outs):
+            for path in outs:
+                shutil.copy("base.safetensors", path)
+    evaluation, training = (
+        {name: rest for name, *rest in map(json.loads, (entry / "lines").read_text(encoding="utf-8").splitlines())}
+        for entry in queue.entries(root)
+    )
+    (data_set,), (digest,), measured = evaluation["read"]
+    assert (data_set["name"], measured) == ("human/input", True)  # the metrics are those of the model that was read
+    assert evaluation["wrote"] == [[]]
+    assert training["read"][2] is False
+    ((model,),) = training["wrote"]
+    assert (model["name"], model["digest"], model["path"]) == ("pusht-fm-nfe1", digest, str(tuned))
 
 
 def test_a_stage_runs_once_at_a_time() -> None:
