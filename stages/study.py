@@ -10,7 +10,7 @@ from pipeline.settings import schema
 from pipeline.settings.inputs import Inputs, inputs_of, read_inputs
 from pipeline.settings.one_step import BASELINES, CELLS, METHODS
 from pipeline.settings.paths import Entry, ScaleReports, TaskFiles, fingerprint
-from pipeline.settings.robots import ROW_NAMES
+from pipeline.settings.study import ROW_NAMES
 from pipeline.training.cells import Cell, load_base, outcomes
 from pipeline.training.checkpoint import load_policy, save_policy
 from pipeline.training.data import PreparedData

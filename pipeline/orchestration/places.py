@@ -11,11 +11,7 @@ HEAD = frozenset({"resolve", "report", "fetch"})
 """Programs of seconds that read all results, and the one that fetches: only the head needs the user's recordings, a
 mirror and the network."""
 
-GPU = frozenset(
-    {
-        *("train", "evaluate_fid", "study"),
-    }
-)
+GPU = frozenset({"train", "evaluate_fid", "study"})
 """Programs that a GPU makes many times faster."""
 
 

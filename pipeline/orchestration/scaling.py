@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from pipeline.orchestration.run_cache import RunCache, runs_in
 from pipeline.orchestration.scaling_pool import Row, measure_pool
+from pipeline.reporting.tables import markdown_table
 from pipeline.tracking.mlflow_run import begin
 from pipeline.tracking.run import PROCESS, Start, now
 from pipeline.utils.atomic import write_text
@@ -130,12 +131,8 @@ def write(folder: Path, table: pd.DataFrame) -> None:
     for part, rows in table.groupby("part", sort=False):
         wide = rows.pivot_table(index=["quantity", "unit"], columns="size", values="value", sort=False)
         texts.append(f"## {part}\n\n{rows['machine'].iloc[0]}; load average {rows['load'].max():g}.\n")
-        texts.append(f"| by {rows['size_of'].iloc[0]} | " + " | ".join(map(str, wide.columns)) + " |")
-        texts.append("| --- " * (len(wide.columns) + 1) + "|")
-        texts += [
-            f"| {', '.join(row[0])} | {' | '.join(f'{value:.3g}' for value in row[1:])} |" for row in wide.itertuples()
-        ]
-        texts.append("")
+        lines = ([", ".join(row[0]), *(f"{value:.3g}" for value in row[1:])] for row in wide.itertuples())
+        texts.append(markdown_table(lines, [f"by {rows['size_of'].iloc[0]}", *map(str, wide.columns)]) + "\n")
     write_text(folder / "scaling.md", "\n".join(texts))
 
 

@@ -12,7 +12,7 @@ from pipeline.reporting import tables
 from pipeline.reporting.cells import Cell, Question, answers, compare, read_cell
 from pipeline.reporting.figures import drawing, in_percent, nfe_axis
 from pipeline.settings.paths import Entry, ScaleReports
-from pipeline.settings.robots import OWN_NFE, ROW_NAMES
+from pipeline.settings.study import OWN_NFE, ROW_NAMES
 from pipeline.utils.atomic import write_csv, write_text
 from pipeline.utils.errors import UserError
 

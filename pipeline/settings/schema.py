@@ -36,16 +36,14 @@ from pipeline.settings.robots import (
     DiffusionRow,
     Disturbance,
     EvaluationSettings,
-    PrecisionSettings,
     ResidualRow,
     Row,
-    StudyRecipe,
-    StudySettings,
     TaskSettings,
     VisionSettings,
 )
 from pipeline.settings.shapes import keys_at
 from pipeline.settings.source import Node, read_file
+from pipeline.settings.study import PrecisionSettings, StudyRecipe, StudySettings
 from pipeline.settings.toys import GapSettings, PointSet, ToySettings
 from pipeline.tasks.loader import FORMER
 from pipeline.utils.errors import UserError

@@ -13,7 +13,7 @@ from pipeline.evaluation.rollouts import EpisodeResult
 from pipeline.settings.schema import TaskSettings
 from pipeline.training.checkpoint import Record, load_policy, save_policy
 from pipeline.training.data import PreparedData
-from pipeline.training.finetuning import Training, figures_of, run
+from pipeline.training.finetuning import Training, checkpoint_file, figures_of, run
 from pipeline.training.guard import Guard
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import evenly_spaced
@@ -126,7 +126,7 @@ class Cell(ABC):
         policy, record = self.base
         precision = training.optimization.precision
         steps = evenly_spaced(training.optimization.steps, self.checkpoints)
-        paths = {step: here.resume / "checkpoints" / f"step-{step:07d}.safetensors" for step in steps}
+        paths = {step: checkpoint_file(here.resume, step) for step in steps}
 
         def keep(step: int, net: nn.Module) -> None:
             done = training.steps_before + step

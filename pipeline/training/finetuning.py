@@ -55,7 +55,7 @@ def run(
     """
 
     def look(step: int, net: nn.Module) -> bool:
-        going_on = watch is None or watch.look(step, net)[1]
+        going_on = watch is None or watch.look(step, net)
         if step in measured_after:
             measure(step, net)
         return going_on
@@ -73,6 +73,11 @@ def run(
     )
     steps = training.optimization.steps
     return Trained(net, watch.settle(net, steps) if watch else steps)
+
+
+def checkpoint_file(resume: Path, step: int) -> Path:
+    """Return the file in a stage's folder of resumable state that keeps the model after ``step`` updates."""
+    return resume / "checkpoints" / f"step-{step:07d}.safetensors"
 
 
 def figures_of(reading: Reading) -> dict[str, float]:

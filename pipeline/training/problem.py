@@ -13,7 +13,7 @@ from torch import nn
 from pipeline.nets.lora import trainable_parameters
 from pipeline.settings.blocks import Block
 from pipeline.settings.schema import ScaleSettings
-from pipeline.training.finetuning import Trained, Training, run
+from pipeline.training.finetuning import Trained, Training, checkpoint_file, run
 from pipeline.training.guard import Reading
 from pipeline.training.job import Asked
 from pipeline.training.journal import Sink, TrainingLog
@@ -87,7 +87,7 @@ class Problem(ABC):
 
     def checkpoint(self, step: int) -> Path:
         """Return the file that keeps the model after ``step`` updates until the end."""
-        return self.here.resume / "checkpoints" / f"step-{step:07d}.safetensors"
+        return checkpoint_file(self.here.resume, step)
 
     def copy_checkpoints(self, to: Path) -> None:
         """Replace the folder ``to`` by all checkpoints."""

@@ -60,8 +60,8 @@ class Watch:
         self._keep = keep
         self._healthy: dict[str, Any] = {}
 
-    def look(self, step: int, net: nn.Module) -> tuple[Reading, bool]:
-        """Read ``net`` after ``step`` updates: the reading, and whether training is to go on."""
+    def look(self, step: int, net: nn.Module) -> bool:
+        """Read ``net`` after ``step`` updates; return whether training is to go on."""
         self.reading = reading = self._read(net) if step else self._first  # of the same weights
         collapsing = not reading.spread_ratio >= self._limit  # so written that NaN is collapsing
         if not collapsing and self._stop:
@@ -74,7 +74,7 @@ class Watch:
             )
         self.healthy = not (collapsing and self._stop)
         self._show(reading, step)
-        return reading, self.healthy
+        return self.healthy
 
     def settle(self, net: nn.Module, steps: int) -> int:
         """Give ``net`` the last healthy weights if it has collapsed; the steps that led to its weights, at most all."""

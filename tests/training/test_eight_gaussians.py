@@ -97,7 +97,7 @@ def fine_tuned(base: nn.Module, coupling: str, steps: int, told: list[str]) -> n
         return guard.read(policy(net), NFE)
 
     watch = Watch(read, read(base), steps, collapse_below=0.2, stop=False, tell=told.append)
-    return fit(objective, generators, steps=steps, lr=1e-3, ema_decay=0.9, look=lambda *at: watch.look(*at)[1])
+    return fit(objective, generators, steps=steps, lr=1e-3, ema_decay=0.9, look=watch.look)
 
 
 def mode_shares(net: nn.Module, nfe: int) -> Tensor:

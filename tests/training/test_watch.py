@@ -48,7 +48,7 @@ def test_a_collapse_is_told_of_and_ends_at_the_last_healthy_weights(in_memory: b
     told: list[str] = []
     here = watch(Scale(1.0), None if in_memory else tmp_path / "healthy.pt", told)
     factors = {0: 1.0, 10: 0.9, 20: 0.7, 30: 0.01}
-    going_on = [here.look(step, Scale(factor))[1] for step, factor in factors.items()]
+    going_on = [here.look(step, Scale(factor)) for step, factor in factors.items()]
     assert going_on == [True, True, True, False]
     (line,) = told
     assert line.startswith("the samples are collapsing: at step 30 their spread is ")
@@ -61,7 +61,7 @@ def test_a_collapse_is_told_of_and_ends_at_the_last_healthy_weights(in_memory: b
 def test_a_resumed_run_still_has_what_was_healthy(tmp_path: Path) -> None:
     watch(Scale(1.0), tmp_path / "healthy.pt", []).look(10, Scale(0.8))
     again = watch(Scale(1.0), tmp_path / "healthy.pt", [])
-    assert not again.look(20, Scale(0.0))[1]
+    assert not again.look(20, Scale(0.0))
     net = Scale(0.0)
     assert again.go_back(net) == 10
     assert net.factor.item() == pytest.approx(0.8)
@@ -70,7 +70,7 @@ def test_a_resumed_run_still_has_what_was_healthy(tmp_path: Path) -> None:
 def test_on_warn_training_goes_on_and_is_told_every_time(tmp_path: Path) -> None:
     told: list[str] = []
     here = watch(Scale(1.0), tmp_path / "healthy.pt", told, stop=False)
-    assert [here.look(step, Scale(0.01))[1] for step in (10, 20)] == [True, True]
+    assert [here.look(step, Scale(0.01)) for step in (10, 20)] == [True, True]
     assert len(told) == 2 and "are kept" not in told[0]
     assert not (tmp_path / "healthy.pt").exists()
 
@@ -79,16 +79,16 @@ def test_a_base_model_that_has_less_spread_at_few_evaluations_is_no_collapse_bef
     """(1 − 0.95/16)^16 = 0.375 of the noise's spread in 16 steps of a base that leaves 0.05 of it in one."""
     told: list[str] = []
     here = watch(Scale(0.05), None, told)
-    assert here.look(0, Scale(0.05))[1] and here.look(50, Scale(0.06))[1]
+    assert here.look(0, Scale(0.05)) and here.look(50, Scale(0.06))
     assert told == []
-    assert here.look(100, Scale(0.06))[1]  # the last step: told of, and kept
+    assert here.look(100, Scale(0.06))  # the last step: told of, and kept
     assert len(told) == 1 and "are kept" not in told[0]
-    assert here.look(60, Scale(0.04))[1] and not here.look(70, Scale(0.02))[1]
+    assert here.look(60, Scale(0.04)) and not here.look(70, Scale(0.02))
 
 
 def test_a_model_that_is_no_number_is_not_healthy(tmp_path: Path) -> None:
     here = watch(Scale(1.0), tmp_path / "healthy.pt", [])
-    assert here.look(0, Scale(1.0))[1] and not here.look(10, Scale(float("nan")))[1]
+    assert here.look(0, Scale(1.0)) and not here.look(10, Scale(float("nan")))
     net = Scale(0.0)
     assert here.go_back(net) == 0 and net.factor.item() == 1
 
@@ -103,6 +103,6 @@ def test_the_first_reading_is_not_taken_again() -> None:
 
     first, later = read(Scale(1.0)), Scale(0.9)
     here = Watch(read, first, 100, collapse_below=0.2, stop=True, tell=print)
-    assert here.look(0, Scale(1.0)) == (first, True)
+    assert here.look(0, Scale(1.0)) and here.reading == first
     here.look(10, later)
     assert len(taken) == 2 and taken[1] is later

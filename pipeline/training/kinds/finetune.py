@@ -110,9 +110,8 @@ class FineTuning(RobotProblem):
     def save(self, trained: Trained) -> None:
         method, nfe = self.asked.method, self.asked.nfe
         merge_lora(trained.net)
-        round_weights(
-            trained.net
-        )  # models are stored in half the size; what is measured from here on is what is stored
+        # models are stored in half the size; what is measured from here on is what is stored
+        round_weights(trained.net)
         record = replace(
             self.base,
             method=method,
