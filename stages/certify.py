@@ -13,8 +13,8 @@ from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports, TaskFiles, fingerprint, split_row
 from pipeline.stability.certificate import CERTIFIED
 from pipeline.training.data import PreparedData
+from pipeline.training.image_conditioning import as_seen
 from pipeline.training.residual_checkpoint import load_model, read_recipe
-from pipeline.training.sight import as_seen
 from pipeline.utils.atomic import write_text
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import use_threads
@@ -40,7 +40,7 @@ def main() -> None:
         deps=[model, files.prepared, files.frames],
         outs=[out],
     ) as here:
-        policy, record = load_model(model)
+        policy, metadata = load_model(model)
         recipe = read_recipe(model)
         if not isinstance(policy, ResidualPolicy) or recipe is None:
             raise UserError(f"{model}: has no residual, and nothing to certify")
@@ -49,8 +49,8 @@ def main() -> None:
             "task": arguments.task,
             "row": arguments.row,
             "model": fingerprint(model),
-            "train_steps": record.train_steps,
-            "train_seed": record.train_seed,
+            "train_steps": metadata.train_steps,
+            "train_seed": metadata.train_seed,
             "grid": policy.grid,
             "decay": None,
             "region_share": None,

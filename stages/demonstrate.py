@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from pipeline.evaluation.demonstrate import solved_episodes
-from pipeline.evaluation.protocol import evaluation_of
+from pipeline.evaluation.protocol import find_env_factory
 from pipeline.orchestration.stage import program
 from pipeline.training.checkpoint import load_policy
 from pipeline.utils.atomic import replacing, write_text
@@ -37,9 +37,9 @@ def main() -> None:
         )
     seeds = range(int(first), int(end))
 
-    policy, record = load_policy(arguments.checkpoint)
-    evaluation = evaluation_of(record.load_task(), record.task, arguments.evaluation)
-    solved = solved_episodes(policy.acting(arguments.nfe), evaluation, seeds)
+    policy, metadata = load_policy(arguments.checkpoint)
+    env_factory = find_env_factory(metadata.load_task(), metadata.task, arguments.evaluation)
+    solved = solved_episodes(policy.acting(arguments.nfe), env_factory, seeds)
     kept = solved[: arguments.most]
     if not kept:
         raise UserError(f"{arguments.checkpoint}: solved none of {len(seeds)} episodes")

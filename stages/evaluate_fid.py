@@ -79,9 +79,9 @@ def as_dvc_stage(scale: str, task: str, method: str) -> None:
 
 
 def test_mode(arguments: argparse.Namespace) -> None:
-    _, record = load_image_model(arguments.checkpoint)
-    files = ImageFiles(record.scale, record.task)
-    settings = read_inputs("evaluate_fid", record.scale, record.task).settings.image_task(record.task)
+    _, metadata = load_image_model(arguments.checkpoint)
+    files = ImageFiles(metadata.scale, metadata.task)
+    settings = read_inputs("evaluate_fid", metadata.scale, metadata.task).settings.image_task(metadata.task)
     use_threads(settings.threads)
     n_samples = arguments.n_samples or settings.fid.n_samples
     settings = settings.model_copy(update={"fid": settings.fid.model_copy(update={"n_samples": n_samples})})
@@ -91,7 +91,7 @@ def test_mode(arguments: argparse.Namespace) -> None:
     for solver in arguments.solver:
         if not re.fullmatch(SOLVER, solver):
             raise UserError(f"--solver: given {solver!r}, allowed: euler-1 to euler-1000, dopri5")
-        rows += distances(arguments.checkpoint, record.method, solver, judge, settings, seeds, None)
+        rows += distances(arguments.checkpoint, metadata.method, solver, judge, settings, seeds, None)
     write_csv(arguments.out, pd.DataFrame(rows))
     for row in rows:
         print(f"{row['solver']} NFE {row['nfe']:g}, seed {row['sampling_seed']}: {row['distance']:.4f}")
@@ -107,26 +107,26 @@ def distances(
     keep: Path | None,
 ) -> list[dict[str, Any]]:
     """The rows of one model file and solver, one for each sampling seed; none where the solver has too few steps."""
-    model, record = load_image_model(path, settings.fid.tolerance)
+    model, metadata = load_image_model(path, settings.fid.tolerance)
     asked = fixed_nfe(solver)
     if asked is not None and asked < model.least_nfe:
         return []
     return [
         {
-            "scale": record.scale,
+            "scale": metadata.scale,
             "dataset": settings.data.dataset,
             "method": method,
-            "finetuned_nfe": record.nfe,
+            "finetuned_nfe": metadata.nfe,
             "solver": solver if asked is None else model.fixed_solver,
             "nfe": found.nfe,
             "sampling_seed": seed,
             "n_samples": found.n_samples,
             "features": settings.fid.features,
             "distance": found.distance,
-            "train_steps": record.train_steps,
-            "train_seed": record.train_seed,
+            "train_steps": metadata.train_steps,
+            "train_seed": metadata.train_seed,
             "checkpoint": fingerprint(path),
-            "precision": record.precision,
+            "precision": metadata.precision,
             **_metrics(found),
         }
         for seed, found in judge.measure(model, solver, settings.fid.n_samples, seeds, keep, method).items()

@@ -6,7 +6,7 @@ from typing import get_args
 import torch
 
 from pipeline.evaluation import offline
-from pipeline.evaluation.protocol import evaluation_of, run_acting, test_seeds
+from pipeline.evaluation.protocol import find_env_factory, run_acting, test_seeds
 from pipeline.evaluation.robustness import Disturbed, perturbation
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.offline_rows import write_offline_episodes
@@ -40,7 +40,7 @@ def main() -> None:
         deps=[model, files.prepared, files.frames],
         outs=[out],
     ) as here:
-        policy, record = load_to_evaluate(model, arguments.scale, arguments.task, settings)
+        policy, metadata = load_to_evaluate(model, arguments.scale, arguments.task, settings)
         policy.to("cuda" if torch.cuda.is_available() else "cpu")
         given = settings.robustness.strengths
         strengths = {disturbance: given[disturbance] for disturbance in get_args(Disturbance) if disturbance in given}
@@ -54,19 +54,19 @@ def main() -> None:
                 scores[perturbation(disturbance, strength)] = offline.score(
                     answers, windows, data.action_normalizer, settings.data.n_action_steps
                 )
-            write_offline_episodes(out, scores, model, record, entry, offline.SAMPLES)
+            write_offline_episodes(out, scores, model, metadata, entry, offline.SAMPLES)
             return
         results = {}
         for disturbance, strength in strengths.items():
             results[entry.evaluation, perturbation(disturbance, strength)] = episodes = run_acting(
                 Disturbed(policy, nfe, disturbance, strength),
-                evaluation_of(task, arguments.task, entry.evaluation, settings.evaluation),
+                find_env_factory(task, arguments.task, entry.evaluation, settings.evaluation),
                 test_seeds(settings.robustness.seeds),
                 settings.evaluation,
                 journal=here.resume / f"{disturbance}.jsonl",
             )
             here.run.log({f"{disturbance}_{name}": value for name, value in mean_scores(episodes).items()})
-        write_all_episodes(out, results, model, record, method, nfe)
+        write_all_episodes(out, results, model, metadata, method, nfe)
         here.run.table(out, out.stem)
 
 

@@ -13,20 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pipeline.evaluation import offline
-from pipeline.evaluation.protocol import FIRST_TEST_SEED, evaluation_of, run_acting, test_seeds
+from pipeline.evaluation.protocol import FIRST_TEST_SEED, find_env_factory, run_acting, test_seeds
 from pipeline.evaluation.rollouts import UNPERTURBED, EpisodeResult, Policy
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
-from pipeline.evaluation.video import best_median_worst
-from pipeline.evaluation.video import record as record_videos
+from pipeline.evaluation.video import best_median_worst, record_videos
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.offline_rows import mean_of, offline_metrics, write_offline_episodes
 from pipeline.reporting.rows import mean_scores, metrics, write_row_episodes
 from pipeline.settings.inputs import Inputs, read_inputs
 from pipeline.settings.paths import BASELINES, PERSISTENCE, SAMPLERS, Entry, ScaleReports, TaskFiles, split_row
 from pipeline.settings.schema import EvaluationSettings
-from pipeline.tasks.vector import Evaluation
+from pipeline.tasks.vector import EnvFactory
 from pipeline.training.acting import acting, load_acting
-from pipeline.training.checkpoint import new_record
+from pipeline.training.checkpoint import new_metadata
 from pipeline.training.data import PreparedData
 from pipeline.training.residual_checkpoint import load_model
 from pipeline.utils.atomic import write_text
@@ -89,7 +88,7 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
     if about.offline:
         on_held_out_episodes(arguments, inputs)
         return
-    simulated = {name: evaluation_of(about, task, name, settings.evaluation) for name in about.evaluations(task)}
+    simulated = {name: find_env_factory(about, task, name, settings.evaluation) for name in about.evaluations(task)}
     entries = [Entry(name, method, nfe, within=task) for name in simulated]
     stem, reports = entries[0].stem, ScaleReports(scale).folder
     episodes, metrics_file = entries[0].episodes(reports), entries[0].metrics(reports)
@@ -104,7 +103,7 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
         deps=[model, files.frames] if method in BASELINES else [model],
         outs=[episodes, metrics_file],
     ) as here:
-        acting, record = load_acting(model, scale, task, method, nfe, settings)
+        acting, metadata = load_acting(model, scale, task, method, nfe, settings)
         results = {
             entry.evaluation: run_acting(
                 acting,
@@ -116,9 +115,9 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
             )
             for entry in entries
         }
-        write_row_episodes(episodes, results, model, record, method, nfe)
+        write_row_episodes(episodes, results, model, metadata, method, nfe)
         measured = {
-            entry.evaluation: metrics(results[entry.evaluation], record, entry, settings.evaluation.repeats)
+            entry.evaluation: metrics(results[entry.evaluation], metadata, entry, settings.evaluation.repeats)
             for entry in entries
         }
         write_text(metrics_file, json.dumps(measured, indent=2) + "\n")
@@ -152,15 +151,15 @@ def on_held_out_episodes(arguments: argparse.Namespace, inputs: Inputs) -> None:
         data = PreparedData.load(files.prepared)
         windows = data.reported_windows(files.prepared)
         if method == PERSISTENCE:
-            record, timed, answers = new_record(scale, task, method, settings), None, offline.persisted(windows)
+            metadata, timed, answers = new_metadata(scale, task, method, settings), None, offline.persisted(windows)
         else:
-            policy, record = load_acting(model, scale, task, method, nfe, settings)
+            policy, metadata = load_acting(model, scale, task, method, nfe, settings)
             answers = offline.draw(policy, windows, settings.evaluation.policy_batch_size)
             timed = offline.milliseconds_a_plan(policy, windows)
         scores = offline.score(answers, windows, data.action_normalizer, settings.data.n_action_steps)
         repeats = answers.shape[1]
-        write_offline_episodes(episodes, {UNPERTURBED: scores}, model, record, entry, repeats)
-        measured = offline_metrics(scores, record, entry, repeats) | {"ms_per_plan": timed}
+        write_offline_episodes(episodes, {UNPERTURBED: scores}, model, metadata, entry, repeats)
+        measured = offline_metrics(scores, metadata, entry, repeats) | {"ms_per_plan": timed}
         write_text(metrics_file, json.dumps({task: measured}, indent=2) + "\n")
         means = mean_of(scores)
         print(f"{task}, {method} at NFE {nfe}: " + ", ".join(f"{name} {value:.4f}" for name, value in means.items()))
@@ -178,11 +177,11 @@ def kind_of(method: str) -> str:
 
 
 def test_mode(arguments: argparse.Namespace) -> None:
-    policy, record = load_model(arguments.checkpoint)
-    simulated = evaluation_of(record.load_task(), record.task, arguments.evaluation)
-    method = arguments.method or record.method
-    if (method in SAMPLERS) != (record.method in SAMPLERS) or (method != record.method and method not in SAMPLERS):
-        allowed = ", ".join(SAMPLERS) if record.method in SAMPLERS else record.method
+    policy, metadata = load_model(arguments.checkpoint)
+    simulated = find_env_factory(metadata.load_task(), metadata.task, arguments.evaluation)
+    method = arguments.method or metadata.method
+    if (method in SAMPLERS) != (metadata.method in SAMPLERS) or (method != metadata.method and method not in SAMPLERS):
+        allowed = ", ".join(SAMPLERS) if metadata.method in SAMPLERS else metadata.method
         raise UserError(f"--method: given {method!r}, allowed for {arguments.checkpoint}: {allowed}")
     settings = EvaluationSettings(
         n_seeds=len(arguments.seeds),
@@ -197,7 +196,7 @@ def test_mode(arguments: argparse.Namespace) -> None:
     entry = Entry(arguments.evaluation, method, arguments.nfe)
     actor = acting(policy, method, entry.nfe)
     results = run_acting(actor, simulated, arguments.seeds, settings, repeats=arguments.repeats)
-    write_row_episodes(arguments.out, {entry.evaluation: results}, arguments.checkpoint, record, method, entry.nfe)
+    write_row_episodes(arguments.out, {entry.evaluation: results}, arguments.checkpoint, metadata, method, entry.nfe)
     if arguments.videos:
         write_videos(arguments.videos, actor, results, entry, simulated, settings.policy_batch_size)
     print(f"{arguments.checkpoint}: {told(entry, results)} → {arguments.out}")
@@ -224,14 +223,14 @@ def seed_range(text: str) -> range:
 
 
 def write_videos(
-    folder: Path, acting: Policy, results: Sequence[EpisodeResult], entry: Entry, evaluation: Evaluation, block: int
+    folder: Path, acting: Policy, results: Sequence[EpisodeResult], entry: Entry, env_factory: EnvFactory, block: int
 ) -> list[Path]:
     """Gifs of the best, median and worst episode, named by rank, seed and score; ``block`` as in their rollout."""
     videos = []
     for rank, result in best_median_worst(results)._asdict().items():
         name = f"{entry.evaluation}-{entry.method}-nfe{entry.nfe}-{rank}-seed{result.seed}-score{result.max_score:.2f}"
         videos.append((result.episode, folder / f"{name}.gif"))
-    record_videos(acting, evaluation, videos, block=block)
+    record_videos(acting, env_factory, videos, block=block)
     return [path for _, path in videos]
 
 

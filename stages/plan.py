@@ -14,7 +14,7 @@ from typing import get_args
 import torch
 
 from pipeline.orchestration.stage import program
-from pipeline.perf.contest import machine
+from pipeline.perf.comparison import machine
 from pipeline.perf.forecast import Forecast, forecasts
 from pipeline.settings import schema
 from pipeline.settings.layers import Scale

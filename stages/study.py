@@ -88,8 +88,8 @@ def _run(
         for made in outcomes(cell, files.prepared, here, label):
             entry = Entry(cell.settings.select.evaluation, cell.method, made.nfe)
             results = {entry.evaluation: made.results}
-            write_row_episodes(entry.episodes(reports), results, made.model, made.record, entry.method, made.nfe)
-            scores = write_metrics(entry.metrics(reports), made.results, made.record, entry, 1, **made.beside)
+            write_row_episodes(entry.episodes(reports), results, made.model, made.metadata, entry.method, made.nfe)
+            scores = write_metrics(entry.metrics(reports), made.results, made.metadata, entry, 1, **made.beside)
             here.run.log({f"nfe{made.nfe}_{name}": value for name, value in scores.items()})
 
 
@@ -164,8 +164,8 @@ def base(arguments: argparse.Namespace) -> None:
     model = arguments.model or TaskFiles(scale, task, seed).base
     out = TaskFiles(scale, task).study_base(seed)
     with stage(inputs_of(PROGRAM, {}), f"study_base-{scale}-{task}-seed{seed}", deps=[model], outs=[out]):
-        policy, record = load_base(model, scale, task, seed)
-        save_policy(out, policy, record, half=True)
+        policy, metadata = load_base(model, scale, task, seed)
+        save_policy(out, policy, metadata, half=True)
 
 
 def main() -> None:

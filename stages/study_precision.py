@@ -7,14 +7,14 @@ import torch
 
 from pipeline.evaluation.diversity import measure_diversity
 from pipeline.evaluation.precision import Varied, run_varied, variations
-from pipeline.evaluation.protocol import evaluation_of
+from pipeline.evaluation.protocol import find_env_factory
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.precision import precision_markdown, precision_panels, precision_rows, precision_table
 from pipeline.reporting.tables import evaluation_titles
 from pipeline.settings.inputs import read_inputs
 from pipeline.settings.paths import ScaleReports, TaskFiles, fingerprint
 from pipeline.settings.schema import TaskSettings
-from pipeline.training.checkpoint import load_policy, read_record, require_architecture
+from pipeline.training.checkpoint import load_policy, read_metadata, require_architecture
 from pipeline.training.data import PreparedData
 from pipeline.utils.atomic import write_csv, write_text
 from pipeline.utils.errors import UserError
@@ -44,16 +44,16 @@ def main() -> None:
         outs=[table_path, report_path, picture, picture.with_suffix(".svg")],
     ) as here:
         data = PreparedData.load(prepared)
-        simulated = evaluation_of(settings.load_task(), task, evaluation, settings.evaluation)
+        simulated = find_env_factory(settings.load_task(), task, evaluation, settings.evaluation)
         rows = []
         for model in models:
-            policy, record = load_policy(model)
+            policy, metadata = load_policy(model)
             policy.to("cuda" if torch.cuda.is_available() else "cpu")
-            made_for = variations(precision, record.nfe, policy.n_action_steps, flow=record.method == "fm")
+            made_for = variations(precision, metadata.nfe, policy.n_action_steps, flow=metadata.method == "fm")
             varied = {variation: Varied(policy, variation) for variation in made_for}
             held_out = data.held_out_condition.to(policy.device), data.held_out_action.to(policy.device)
             samples = {
-                variation: measure_diversity(acting, *held_out, variation.nfe, seed=record.train_seed)
+                variation: measure_diversity(acting, *held_out, variation.nfe, seed=metadata.train_seed)
                 for variation, acting in varied.items()
             }
             outcomes = {
@@ -66,7 +66,7 @@ def main() -> None:
                 )
                 for variation, acting in varied.items()
             }
-            rows += precision_rows(record, fingerprint(model), evaluation, outcomes, samples)
+            rows += precision_rows(metadata, fingerprint(model), evaluation, outcomes, samples)
         table = precision_table(rows)
         write_csv(table_path, table)
         precision_panels(table, picture)
@@ -87,23 +87,25 @@ def require_models(models: list[Path], scale: str, task: str, settings: TaskSett
     """
     seen: dict[tuple[str, int], Path] = {}
     for path in models:
-        record = read_record(path)
-        require_architecture(path, record, settings.data, settings.net)
+        metadata = read_metadata(path)
+        require_architecture(path, metadata, settings.data, settings.net)
         for name, given, allowed in (
-            ("scale", record.scale, scale),
-            ("task", record.task, task),
-            ("training seed", record.train_seed, settings.seed),
+            ("scale", metadata.scale, scale),
+            ("task", metadata.task, task),
+            ("training seed", metadata.train_seed, settings.seed),
         ):
             if given != allowed:
                 raise UserError(f"--models: {path}: its {name} is {given}, allowed: {allowed}")
-        if record.method not in ("fm", "ft_fm") or record.nfe < 1:
+        if metadata.method not in ("fm", "ft_fm") or metadata.nfe < 1:
             raise UserError(
-                f"--models: {path}: a model of {record.method} for {record.nfe} evaluations, allowed: fm and ft_fm "
+                f"--models: {path}: a model of {metadata.method} for {metadata.nfe} evaluations, allowed: fm and ft_fm "
                 "that `finetune` made for 1 or more"
             )
-        key = (record.method, record.nfe)
+        key = (metadata.method, metadata.nfe)
         if key in seen:
-            raise UserError(f"--models: {path}: {record.method} at NFE {record.nfe}, as {seen[key]}; allowed: one each")
+            raise UserError(
+                f"--models: {path}: {metadata.method} at NFE {metadata.nfe}, as {seen[key]}; allowed: one each"
+            )
         seen[key] = path
 
 

@@ -12,7 +12,7 @@ from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.rollouts import BLOCK, Policy
 from pipeline.settings.paths import SAMPLERS
 from pipeline.tasks.camera import CHANNELS, Camera
-from pipeline.training.checkpoint import Record
+from pipeline.training.checkpoint import CheckpointMetadata
 from pipeline.training.residual_checkpoint import load_model
 from pipeline.utils.errors import UserError
 
@@ -144,31 +144,31 @@ def load_policy(
         UserError: the file does not exist or is not a checkpoint; ``nfe`` is not given and the model has none, or the
             model cannot take so many evaluations; ``sampler`` is given for a flow.
     """
-    policy, nfe, record = load_for_use(Path(file), nfe, sampler)
+    policy, nfe, metadata = load_for_use(Path(file), nfe, sampler)
     if batch_size < 1:
         raise UserError(f"batch_size: given {batch_size}, allowed: 1 or more")
     policy = policy.to("cuda" if torch.cuda.is_available() else "cpu")
-    camera = record.load_task().observations[record.data.observation].camera
+    camera = metadata.load_task().observations[metadata.data.observation].camera
     observation_dim = camera.numbers if camera else raw_observation_dim(policy)
     return Controller(policy.acting(nfe), observation_dim, camera=camera, batch_size=batch_size)
 
 
-def load_for_use(file: Path, nfe: int | None, sampler: Sampler | None) -> tuple[FlowPolicy, int, Record]:
-    """Load a model file; return its policy with the sampler, the number of evaluations, and the file's record.
+def load_for_use(file: Path, nfe: int | None, sampler: Sampler | None) -> tuple[FlowPolicy, int, CheckpointMetadata]:
+    """Load a model file; return its policy with the sampler, the number of evaluations, and the file's metadata.
 
     Arguments and errors: as ``load_policy``.
     """
-    policy, record = load_model(file)
-    if sampler and (record.method not in SAMPLERS or sampler not in SAMPLERS):
-        allowed = ", ".join(SAMPLERS) if record.method in SAMPLERS else "none, since it is a flow"
+    policy, metadata = load_model(file)
+    if sampler and (metadata.method not in SAMPLERS or sampler not in SAMPLERS):
+        allowed = ", ".join(SAMPLERS) if metadata.method in SAMPLERS else "none, since it is a flow"
         raise UserError(f"sampler: given {sampler!r}, allowed for {file}: {allowed}")
-    if record.method in SAMPLERS:
+    if metadata.method in SAMPLERS:
         policy = DiffusionPolicy(policy, sampler or "ddpm").eval()
-    if nfe is None and not record.nfe:
+    if nfe is None and not metadata.nfe:
         raise UserError(f"nfe: not given, and {file} has none of its own: it was not fine-tuned for one")
-    nfe = record.nfe if nfe is None else nfe
+    nfe = metadata.nfe if nfe is None else nfe
     policy.acting(nfe)  # raises if the policy cannot take so many evaluations
-    return policy, nfe, record
+    return policy, nfe, metadata
 
 
 def raw_observation_dim(policy: FlowPolicy) -> int:

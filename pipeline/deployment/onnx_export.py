@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from pipeline.deployment.controller import load_for_use, raw_observation_dim
 from pipeline.evaluation.diffusion_policy import Sampler
-from pipeline.evaluation.image_policy import Sight
+from pipeline.evaluation.image_policy import ImageConditioning
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.tasks.types import Observe
 from pipeline.utils.atomic import replacing
@@ -88,8 +88,8 @@ def export_onnx(
         UserError: as ``load_policy``; the policy takes images; the packages of the group ``export`` are not installed.
     """
     require_packages(*PACKAGES)
-    policy, nfe, record = load_for_use(checkpoint, nfe, sampler)
-    if isinstance(policy.observe, Sight):
+    policy, nfe, metadata = load_for_use(checkpoint, nfe, sampler)
+    if isinstance(policy.observe, ImageConditioning):
         raise UserError(f"{checkpoint}: a policy of images; allowed: policies of states")
     encode = _traced(policy)
     seen = len(policy.observation_normalizer.offset) if encode is None else raw_observation_dim(policy)
@@ -99,13 +99,13 @@ def export_onnx(
     }
     made = {"action": torch.zeros(1, policy.horizon, policy.action_dim)}
     about = {
-        "task": record.task,
-        "method": getattr(policy, "sampler", record.method),
+        "task": metadata.task,
+        "method": getattr(policy, "sampler", metadata.method),
         "nfe": str(nfe),
         "n_obs_steps": str(policy.n_obs_steps),
         "horizon": str(policy.horizon),
         "n_action_steps": str(policy.n_action_steps),
-        "observation": f"encoded as {record.data.observation!r}" if encode is None else "raw",
+        "observation": f"encoded as {metadata.data.observation!r}" if encode is None else "raw",
         "inputs": _shapes(given),
         "outputs": _shapes(made),
         "commit": git_commit(ROOT),

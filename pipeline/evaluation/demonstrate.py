@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.evaluation.rollouts import Episode, Policy, rollout
-from pipeline.tasks.vector import Env, Evaluation, Transition
+from pipeline.tasks.vector import Env, EnvFactory, Transition
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,16 +28,16 @@ class Demonstration:
     max_score: float
 
 
-def solved_episodes(policy: Policy, evaluation: Evaluation, seeds: Iterable[int]) -> list[Demonstration]:
+def solved_episodes(policy: Policy, env_factory: EnvFactory, seeds: Iterable[int]) -> list[Demonstration]:
     """Roll ``policy`` out once on every seed and return the successful episodes, by seed.
 
     All episodes run in this process, because worker processes do not return all states.
     """
     records: dict[int, _Record] = {}
     recorded = replace(
-        evaluation,
-        make_env=partial(_RecordedEnv, evaluation.make_env, records),
-        reset_arguments=partial(_with_seed, evaluation.reset_arguments),
+        env_factory,
+        make_env=partial(_RecordedEnv, env_factory.make_env, records),
+        reset_arguments=partial(_with_seed, env_factory.reset_arguments),
     )
     results = rollout(policy, recorded, [Episode(seed, 0) for seed in seeds])
     return [

@@ -16,7 +16,7 @@ Draw = Callable[[NDArray[np.floating]], NDArray[np.uint8]]
 """Raw simulator states (…, S) → images (…, H, W, 3)."""
 
 
-class Sight(nn.Module):
+class ImageConditioning(nn.Module):
     """An ``Observe`` with images: raw states (…, S) → the image's features, then the other numbers, (…, F + P) float32.
 
     It is a module of the policy, so it is stored and moved with it, and every user of ``policy.observe`` has it.
@@ -46,17 +46,17 @@ class ImagePolicy(FlowPolicy):
 
     Args:
         net: v(t (B,), x (B, horizon, A), c (B, n_obs_steps · (F + P))).
-        sight: the encoder, the camera, and the numbers beside the image.
+        conditioning: the encoder, the camera, and the numbers beside the image.
         numbers_normalizer, action_normalizer: fitted on training data; P and A components.
         n_obs_steps, horizon, n_action_steps, solver, temperature: as of ``FlowPolicy``.
     """
 
-    observe: Sight
+    observe: ImageConditioning
 
     def __init__(
         self,
         net: nn.Module,
-        sight: Sight,
+        conditioning: ImageConditioning,
         numbers_normalizer: Normalizer,
         action_normalizer: Normalizer,
         *,
@@ -68,8 +68,8 @@ class ImagePolicy(FlowPolicy):
     ) -> None:
         super().__init__(
             net,
-            sight,
-            beside_features(numbers_normalizer, sight.encoder.features),
+            conditioning,
+            beside_features(numbers_normalizer, conditioning.encoder.features),
             action_normalizer,
             n_obs_steps=n_obs_steps,
             horizon=horizon,

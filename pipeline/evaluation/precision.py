@@ -16,7 +16,7 @@ from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import run_acting, validation_seeds
 from pipeline.evaluation.rollouts import EpisodeResult
 from pipeline.settings.schema import EvaluationSettings, PrecisionSettings
-from pipeline.tasks.vector import Evaluation
+from pipeline.tasks.vector import EnvFactory
 from pipeline.utils.seeding import derive
 
 FIRST_SEED = 10_000
@@ -95,8 +95,8 @@ class Varied:
 
 
 def run_varied(
-    policy: Varied, evaluation: Evaluation, seeds: int, settings: EvaluationSettings, journal: Path
+    policy: Varied, env_factory: EnvFactory, seeds: int, settings: EvaluationSettings, journal: Path
 ) -> list[EpisodeResult]:
     """Run one episode on each of ``seeds`` validation seeds from number ``FIRST_SEED`` on; resume from ``journal``."""
     chosen = validation_seeds(FIRST_SEED + seeds)[FIRST_SEED:]
-    return run_acting(policy, evaluation, chosen, settings, journal=journal)
+    return run_acting(policy, env_factory, chosen, settings, journal=journal)

@@ -9,7 +9,7 @@ from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.rollouts import Episode, EpisodeResult, Policy, rollout
 from pipeline.settings.schema import EvaluationSettings
 from pipeline.tasks.api import Task
-from pipeline.tasks.vector import Evaluation
+from pipeline.tasks.vector import EnvFactory
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import fitting_workers
 
@@ -27,8 +27,8 @@ def validation_seeds(count: int) -> range:
     return range(FIRST_VALIDATION_SEED, FIRST_VALIDATION_SEED + count)
 
 
-def evaluation_of(task: Task, block: str, name: str, settings: EvaluationSettings | None = None) -> Evaluation:
-    """Make the evaluation of ``task`` that has the name ``name`` in tables.
+def find_env_factory(task: Task, block: str, name: str, settings: EvaluationSettings | None = None) -> EnvFactory:
+    """Return the environment of ``task`` that tables call ``name``, with its options and limit of steps.
 
     Args:
         block: the name of the task's block in params.yaml, which the names of its evaluations contain.
@@ -41,12 +41,12 @@ def evaluation_of(task: Task, block: str, name: str, settings: EvaluationSetting
     if name not in allowed:
         raise UserError(f"--evaluation: given {name!r}, allowed for {block}: {', '.join(allowed) or 'none'}")
     options = task.options_from(settings.options if settings else {})
-    return allowed[name].evaluation(options, settings.max_steps if settings else None)
+    return allowed[name].factory(options, settings.max_steps if settings else None)
 
 
 def run_episodes(
     policy: FlowPolicy,
-    evaluation: Evaluation,
+    env_factory: EnvFactory,
     nfe: int,
     seeds: Iterable[int],
     settings: EvaluationSettings,
@@ -59,12 +59,12 @@ def run_episodes(
     The policy is moved to the GPU if there is one.
     """
     acting = policy.to("cuda" if torch.cuda.is_available() else "cpu").acting(nfe)
-    return run_acting(acting, evaluation, seeds, settings, repeats=repeats, journal=journal)
+    return run_acting(acting, env_factory, seeds, settings, repeats=repeats, journal=journal)
 
 
 def run_acting(
     policy: Policy,
-    evaluation: Evaluation,
+    env_factory: EnvFactory,
     seeds: Iterable[int],
     settings: EvaluationSettings,
     *,
@@ -74,7 +74,7 @@ def run_acting(
     """Roll out any ``Policy`` as ``run_episodes`` does, on the device that it is on."""
     return rollout(
         policy,
-        evaluation,
+        env_factory,
         [Episode(seed, repeat) for seed in seeds for repeat in range(repeats)],
         batch=settings.num_envs,
         block=settings.policy_batch_size,

@@ -20,7 +20,7 @@ from typing import NoReturn, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from pipeline.tasks.vector import ChunkedWorkers, ChunkResult, Evaluation
+from pipeline.tasks.vector import ChunkedWorkers, ChunkResult, EnvFactory
 from pipeline.utils.atomic import make_folder, write_text
 from pipeline.utils.errors import UserError
 
@@ -76,7 +76,7 @@ class EpisodeResult:
 
 def rollout(
     policy: Policy,
-    evaluation: Evaluation,
+    env_factory: EnvFactory,
     episodes: Sequence[Episode],
     *,
     batch: int = BATCH,
@@ -89,7 +89,7 @@ def rollout(
 
     Args:
         policy: predicts actions; called in this process.
-        evaluation: the environment and its initial states.
+        env_factory: the environment and its initial states.
         episodes: which to run, without duplicates.
         batch: number of live episodes; no influence on the results.
         block: rows of every call of the policy; missing rows are zeros.
@@ -110,12 +110,12 @@ def rollout(
         results = {episode: kept.results[episode] for episode in episodes if episode in kept.results}
         waiting = deque(episode for episode in episodes if episode not in results)
         slots = min(batch, len(waiting))
-        most_steps = len(waiting) * evaluation.max_steps
+        most_steps = len(waiting) * env_factory.max_steps
         with (
-            ChunkedWorkers(evaluation.make_env, min(workers, slots)) as simulations,
+            ChunkedWorkers(env_factory.make_env, min(workers, slots)) as simulations,
             tqdm(total=most_steps, desc="rollouts", unit="step", unit_scale=True, disable=not progress) as bar,
         ):
-            running = _Running(policy, evaluation, simulations, waiting, slots)
+            running = _Running(policy, env_factory, simulations, waiting, slots)
             for finished in running.play(block, bar):
                 kept.append(finished)
                 results |= {result.episode: result for result in finished}
@@ -133,13 +133,13 @@ class _Running:
     def __init__(
         self,
         policy: Policy,
-        evaluation: Evaluation,
+        env_factory: EnvFactory,
         simulations: ChunkedWorkers,
         waiting: deque[Episode],
         slots: int,
     ) -> None:
         self.policy = policy
-        self.evaluation = evaluation
+        self.env_factory = env_factory
         self.simulations = simulations
         self.waiting = waiting
         self.slots = slots
@@ -176,14 +176,14 @@ class _Running:
         free = [slot for slot in chunks if self.live[slot].done]
         finished = [self.live.pop(slot).result() for slot in free]
         self._begin_in(free)
-        bar.total = (bar.total or 0) - sum(self.evaluation.max_steps - result.steps for result in finished)
+        bar.total = (bar.total or 0) - sum(self.env_factory.max_steps - result.steps for result in finished)
         bar.update(sum(len(chunk.scores) for chunk in chunks.values()))
         return finished
 
     def _begin_in(self, free: Sequence[int]) -> None:
         starting = {slot: self.waiting.popleft() for slot in free[: len(self.waiting)]}
         first = self.simulations.reset(
-            {slot: self.evaluation.reset_arguments(episode.seed) for slot, episode in starting.items()}
+            {slot: self.env_factory.reset_arguments(episode.seed) for slot, episode in starting.items()}
         )
         self.live |= {slot: _LiveEpisode(episode, first[slot], self.policy) for slot, episode in starting.items()}
 

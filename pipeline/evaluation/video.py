@@ -9,7 +9,7 @@ import imageio.v3 as iio
 import numpy as np
 
 from pipeline.evaluation.rollouts import BLOCK, Episode, EpisodeResult, Policy, rollout
-from pipeline.tasks.vector import Env, Evaluation, Transition
+from pipeline.tasks.vector import Env, EnvFactory, Transition
 from pipeline.utils.atomic import replacing
 
 STEPS_PER_FRAME = 2
@@ -33,12 +33,12 @@ def best_median_worst(results: Sequence[EpisodeResult]) -> Exemplars:
     return Exemplars(ranked[0], ranked[len(ranked) // 2], ranked[-1])
 
 
-def record(
-    policy: Policy, evaluation: Evaluation, videos: Sequence[tuple[Episode, Path]], *, block: int = BLOCK
+def record_videos(
+    policy: Policy, env_factory: EnvFactory, videos: Sequence[tuple[Episode, Path]], *, block: int = BLOCK
 ) -> list[EpisodeResult]:
     """Replay episodes and write each as an animated gif, one frame for every second control step.
 
-    The environments of ``evaluation`` must have ``render() -> (H, W, 3) uint8``.
+    The environments of ``env_factory`` must have ``render() -> (H, W, 3) uint8``.
 
     Returns:
         One result for each episode, sorted by (seed, repeat). With the rollout's ``block`` they equal the rollout's.
@@ -47,11 +47,11 @@ def record(
     cameras: list[_Camera] = []
 
     def make_env() -> _Camera:
-        cameras.append(_Camera(evaluation.make_env()))  # type: ignore[arg-type]  # narrower than Env: it renders
+        cameras.append(_Camera(env_factory.make_env()))  # type: ignore[arg-type]  # narrower than Env: it renders
         return cameras[-1]
 
     # all are live at once: the policy plans for all in one call, and the environments are in the episodes' order
-    filmed = replace(evaluation, make_env=make_env)
+    filmed = replace(env_factory, make_env=make_env)
     results = rollout(policy, filmed, episodes, batch=len(episodes), block=block, progress=False)
     for episode, path in videos:
         frames = np.stack(cameras[episodes.index(episode)].frames)

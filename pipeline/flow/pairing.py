@@ -59,12 +59,12 @@ class Pair:
 
     Attributes:
         x0, x1: (B, …) each, for the conditions that the coupling was given, in their order.
-        figures: scalars that the coupling reports, by name.
+        metrics: scalars that the coupling reports, by name.
     """
 
     x0: Tensor
     x1: Tensor
-    figures: Mapping[str, Tensor] = field(default_factory=dict)
+    metrics: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 Coupling = Callable[[Tensor, Tensor, Source, Models], Pair]

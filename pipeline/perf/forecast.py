@@ -16,7 +16,7 @@ from pipeline.perf.training_step import StepCost, measure_steps
 from pipeline.perf.trainings import Training, trainings
 from pipeline.settings.images import ImageTaskSettings
 from pipeline.settings.schema import ScaleSettings
-from pipeline.training.image_checkpoint import ImageRecord, build_image_model
+from pipeline.training.image_checkpoint import ImageMetadata, build_image_model
 from pipeline.utils.precision import Precision, autocast, device_kind, native
 from pipeline.utils.seeding import Generators
 
@@ -130,7 +130,7 @@ def _solve(settings: ImageTaskSettings, precision: Precision, rows: int | None) 
 def _solved(settings: ImageTaskSettings, precision: Precision, rows: int | None) -> StepCost:
     torch.set_num_threads(settings.threads)
     data = settings.data.dataset
-    record = ImageRecord("", data, "i_cfm", "i_cfm", 0, 0, 0.0, settings.seed, settings.net, settings.pretrain)
+    record = ImageMetadata("", data, "i_cfm", "i_cfm", 0, 0, 0.0, settings.seed, settings.net, settings.pretrain)
     model: ImageModel = build_image_model(record).to(device_kind())
     size = min(settings.fid.batch, rows or settings.fid.batch)
     noise, generator = torch.randn(size, *settings.shape), torch.Generator()

@@ -29,7 +29,7 @@ from pipeline.reporting.tables import markdown_table
 from pipeline.settings import schema
 from pipeline.settings.schema import FinetuneRecipe, Optimization, TaskSettings
 from pipeline.tasks.loader import load_task
-from pipeline.training.checkpoint import Record, build_policy
+from pipeline.training.checkpoint import CheckpointMetadata, build_policy
 from pipeline.training.loop import Objective
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
@@ -95,7 +95,7 @@ class Update:
         recipe: Optimization,
         make_objective: Callable[[nn.Module, Generators], Objective],
     ) -> None:
-        record = Record(
+        metadata = CheckpointMetadata(
             scale="",
             task=TASK,
             method="ft_fm",
@@ -104,9 +104,9 @@ class Update:
             train_seed=settings.seed,
             data=settings.data,
             net=settings.net,
-            figures={},
+            metrics={},
         )
-        net = build_policy(record).net
+        net = build_policy(metadata).net
         self.objective = make_objective(net, Generators(settings.seed))
         self.parameters = list(net.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, lr=recipe.lr, fused=True)

@@ -22,14 +22,14 @@ import torch
 from tqdm import tqdm
 
 from pipeline.evaluation.fid import FeatureStatistics, frechet_distance
-from pipeline.evaluation.protocol import evaluation_of, validation_seeds
+from pipeline.evaluation.protocol import find_env_factory, validation_seeds
 from pipeline.evaluation.rollouts import Episode, rollout
 from pipeline.flow.coupling import independent
 from pipeline.flow.pairing import NO_MODELS, Source
 from pipeline.flow.transport import minibatch_ot
 from pipeline.nets.registry import build_net
 from pipeline.ode.gradient import Gradient
-from pipeline.perf.contest import machine, timed
+from pipeline.perf.comparison import machine, timed
 from pipeline.reporting.figures import drawing
 from pipeline.reporting.tables import markdown_table
 from pipeline.settings import schema
@@ -88,9 +88,9 @@ def _sampling(n_action_steps: int) -> Work:
 
 def _rollouts(episodes: int, workers: int) -> Work:
     policy = load_policy(Path("data/checkpoints/lab/pusht/fm-nfe1.safetensors"))[0].acting(1)
-    evaluation = evaluation_of(load_task("pusht"), "pusht", "pusht_b")
+    env_factory = find_env_factory(load_task("pusht"), "pusht", "pusht_b")
     asked = [Episode(seed, 0) for seed in validation_seeds(episodes)]
-    return lambda: rollout(policy, evaluation, asked, workers=workers, progress=False)
+    return lambda: rollout(policy, env_factory, asked, workers=workers, progress=False)
 
 
 def _demonstrations(times: int) -> Work:

@@ -18,7 +18,7 @@ from torch import nn
 
 from pipeline.evaluation.image_models import FlowModel
 from pipeline.nets.images import build_image_net
-from pipeline.perf.contest import machine
+from pipeline.perf.comparison import machine
 from pipeline.perf.training_step import measure_steps
 from pipeline.reporting.tables import markdown_table
 from pipeline.settings import schema

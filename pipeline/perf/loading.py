@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from pipeline.perf.contest import Contest, Floor, in_turns, median_seconds, nearly_equal
+from pipeline.perf.comparison import Comparison, Floor, in_turns, median_seconds, nearly_equal
 from pipeline.settings import schema
 from pipeline.settings.schema import DataSettings
 from pipeline.tasks.api import Task
@@ -38,19 +38,19 @@ Batch = tuple[Tensor, Tensor]
 """Observations (B, To, D), encoded, and actions (B, Tp, A), neither normalised."""
 
 
-def contests() -> Iterator[Contest]:
-    """Yield the contests: windows of Push-T from zarr and of Robomimic's Square from HDF5."""
+def comparisons() -> Iterator[Comparison]:
+    """Yield the comparisons: windows of Push-T from zarr and of Robomimic's Square from HDF5."""
     settings = schema.load()
     with TemporaryDirectory() as folder:
         store = Path(folder) / "pusht.zarr"
         _write_zarr(store, load_task("pusht").datasets["pusht_starter"].read(FOLDER / "pusht_starter.npz"))
         reading = _reading("arrays read at once by zarr", partial(_zarr_arrays, store))
-        yield _Epoch("pusht", store, settings.starter.task("pusht").data, _sampled, reading).contest(
+        yield _Epoch("pusht", store, settings.starter.task("pusht").data, _sampled, reading).comparison(
             "200 demonstrations of Push-T in zarr", "a window at a time, as diffusion_policy's sampler"
         )
     store = FOLDER / "square_starter.hdf5"
     reading = _reading("observations and actions read by h5py", partial(_hdf5_arrays, store))
-    yield _Epoch("square", store, settings.lab.task("square").data, _robomimic, reading).contest(
+    yield _Epoch("square", store, settings.lab.task("square").data, _robomimic, reading).comparison(
         "40 demonstrations of Square in hdf5", "robomimic's SequenceDataset, all in memory"
     )
 
@@ -80,9 +80,9 @@ class _Epoch:
         self.read = read
         self.floor = floor
 
-    def contest(self, work: str, peer: str) -> Contest:
+    def comparison(self, work: str, peer: str) -> Comparison:
         work = f"an epoch of training windows, batch {BATCH}, from {work}"
-        return Contest(work, peer, 0.3, self.same, in_turns(self.ours, self.theirs), 7, floor=self.floor)
+        return Comparison(work, peer, 0.3, self.same, in_turns(self.ours, self.theirs), 7, floor=self.floor)
 
     def ours(self) -> None:
         data = self._prepared()

@@ -6,13 +6,13 @@ import torch
 
 from pipeline.flow.pairing import NO_MODELS, Source
 from pipeline.flow.transport import minibatch_ot
-from pipeline.perf.contest import Contest, in_turns, nearly_equal
+from pipeline.perf.comparison import Comparison, in_turns, nearly_equal
 
 SHAPE = (16, 2)  # shape of Push-T's chunks of actions
 
 
-def contests(sizes: tuple[int, ...] = (128, 256, 1024)) -> Iterator[Contest]:
-    """Yield the contests: exact minibatch OT of chunks of actions."""
+def comparisons(sizes: tuple[int, ...] = (128, 256, 1024)) -> Iterator[Comparison]:
+    """Yield the comparisons: exact minibatch OT of chunks of actions."""
     from torchcfm.optimal_transport import OTPlanSampler  # in the optional dependency group peers
 
     sampler = OTPlanSampler(method="exact")
@@ -35,6 +35,6 @@ def contests(sizes: tuple[int, ...] = (128, 256, 1024)) -> Iterator[Contest]:
             return nearly_equal((pair.x0 - pair.x1).double().square().sum() / len(data), cost, 1e-6, "transport cost")
 
         repeat = max(1, 256 // size)
-        yield Contest(
+        yield Comparison(
             f"minibatch OT, n = {size}", "TorchCFM's OTPlanSampler (POT)", 0.5, same, in_turns(ours, theirs, repeat)
         )

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from pipeline.flow.coupling import independent
 from pipeline.nets.images import build_image_net
 from pipeline.nets.registry import build_net
-from pipeline.perf.contest import machine, timed
+from pipeline.perf.comparison import machine, timed
 from pipeline.perf.solves import NFE, policy_of
 from pipeline.perf.updates import (
     ACTION_DIM,

@@ -10,7 +10,7 @@ import torch
 
 from pipeline.deployment.controller import raw_observation_dim
 from pipeline.deployment.onnx_export import PACKAGES, export_onnx, require_packages
-from pipeline.perf.contest import Contest, DiffersError, Seconds, in_turns, nearly_equal
+from pipeline.perf.comparison import Comparison, DiffersError, Seconds, in_turns, nearly_equal
 from pipeline.perf.solves import CHECKPOINT
 from pipeline.training.checkpoint import load_policy
 from pipeline.utils.errors import UserError
@@ -18,11 +18,11 @@ from pipeline.utils.errors import UserError
 NFES = (1, 2, 16)
 
 
-def contests(nfes: tuple[int, ...] = NFES, calls: int = 100) -> Iterator[Contest]:
-    """Yield the contests: lab's shipped Push-T net, from raw observation to raw actions; ``calls`` plans per turn."""
+def comparisons(nfes: tuple[int, ...] = NFES, calls: int = 100) -> Iterator[Comparison]:
+    """Yield the comparisons of lab's shipped Push-T net, raw observation to raw actions; ``calls`` plans per turn."""
     for nfe in nfes:
         work = _Plan(nfe, calls)
-        yield Contest(
+        yield Comparison(
             f"one plan at NFE {nfe}, lab's Push-T net, one thread, in onnxruntime",
             "the same policy in PyTorch, eager",
             0.5,
@@ -74,7 +74,7 @@ class _Plan:
         return self.eager.act(self.observation, self.noise)
 
     def turns(self, count: int) -> list[Seconds]:
-        """Run ``Contest.turns`` with PyTorch on one thread."""
+        """Run ``Comparison.turns`` with PyTorch on one thread."""
         threads = torch.get_num_threads()
         torch.set_num_threads(1)
         try:

@@ -26,7 +26,7 @@ from typing import Any
 import pandas as pd
 from tqdm import tqdm
 
-from pipeline.perf.contest import machine
+from pipeline.perf.comparison import machine
 from pipeline.reporting.figures import drawing
 from pipeline.reporting.tables import markdown_table
 from pipeline.settings.source import read_file, read_yaml

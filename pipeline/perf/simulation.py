@@ -15,7 +15,7 @@ from scipy.spatial.transform import Rotation
 
 from pipeline.evaluation.protocol import validation_seeds
 from pipeline.evaluation.rollouts import BATCH, BLOCK, Episode, EpisodeResult, Policy, rollout
-from pipeline.perf.contest import Contest, DiffersError, Floor, Seconds, in_turns, nearly_equal, timed
+from pipeline.perf.comparison import Comparison, DiffersError, Floor, Seconds, in_turns, nearly_equal, timed
 from pipeline.perf.robomimic_loop import RobomimicLoop, simulator_state
 from pipeline.perf.solves import CHECKPOINT, NFE
 from pipeline.perf.vectors import VECTORS, MakeEnv, Stepped, Vector, make_pusht, vectorised
@@ -24,7 +24,7 @@ from pipeline.tasks.pusht import PushTOptions
 from pipeline.tasks.pusht.env import PushT, initial_state
 from pipeline.tasks.robomimic.actions import policy_actions
 from pipeline.tasks.robomimic.env import arm_poses
-from pipeline.tasks.vector import Evaluation
+from pipeline.tasks.vector import EnvFactory
 from pipeline.training.checkpoint import load_policy
 from pipeline.utils.hardware import cores
 
@@ -83,7 +83,7 @@ class Rollouts:
     """The same episodes, ``turn`` of the ``seeds`` per turn, by this project's rollouts and by a vector."""
 
     policy: Policy
-    evaluation: Evaluation
+    env_factory: EnvFactory
     make: MakeEnv
     vector: Vector
     seeds: Sequence[int]
@@ -96,13 +96,13 @@ class Rollouts:
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in params.yaml: the policy plans while the simulations run
         try:
-            return rollout(policy, self.evaluation, episodes, workers=workers, batch=batch, progress=False)
+            return rollout(policy, self.env_factory, episodes, workers=workers, batch=batch, progress=False)
         finally:
             torch.set_num_threads(threads)
 
     def theirs(self, seeds: Sequence[int], policy: Policy | None = None) -> list[EpisodeResult]:
         padded = policy or Padded(self.policy)
-        return vectorised(padded, self.make, seeds, self.evaluation.max_steps, self.vector)
+        return vectorised(padded, self.make, seeds, self.env_factory.max_steps, self.vector)
 
     def same(self) -> str:
         """Compare one turn's episodes: all inputs of the policy, and the outcomes."""
@@ -132,13 +132,13 @@ class Rollouts:
         return taken
 
 
-def pusht_contests(seeds: int = 500, turn: int = 100) -> Iterator[Contest]:
-    """Yield the contests: Push-T by lab's shipped policy, every seed once, ``turn`` seeds per turn."""
+def pusht_comparisons(seeds: int = 500, turn: int = 100) -> Iterator[Comparison]:
+    """Yield the comparisons: Push-T by lab's shipped policy, every seed once, ``turn`` seeds per turn."""
     policy = load_policy(CHECKPOINT)[0].acting(NFE)
-    evaluation = load_task("pusht").envs["b"].evaluation(PushTOptions(reset_order="legacy"))
+    env_factory = load_task("pusht").envs["b"].factory(PushTOptions(reset_order="legacy"))
     for vector in VECTORS:
-        work = Rollouts(policy, evaluation, make_pusht, vector, validation_seeds(seeds), turn)
-        yield Contest(
+        work = Rollouts(policy, env_factory, make_pusht, vector, validation_seeds(seeds), turn)
+        yield Comparison(
             f"{seeds}-seed Push-T rollout, {turn} seeds a turn, NFE {NFE}, lab's net",
             f"gymnasium's {vector}, gym-pusht as it is",
             0.35,
@@ -150,8 +150,8 @@ def pusht_contests(seeds: int = 500, turn: int = 100) -> Iterator[Contest]:
         )
 
 
-def step_contests(steps: int = 300) -> Iterator[Contest]:
-    """Yield the contest of Push-T's simulation alone: an episode of targets near the centre, which push the block."""
+def step_comparisons(steps: int = 300) -> Iterator[Comparison]:
+    """Yield the comparison of Push-T's simulation: an episode of targets near the centre, which push the block."""
     seed = validation_seeds(1)[0]
     env, reference = PushT(), make_pusht()
     targets = np.random.default_rng(0).uniform(150, 350, (steps, 2))
@@ -164,7 +164,7 @@ def step_contests(steps: int = 300) -> Iterator[Contest]:
         reference.reset(seed=seed)
         return [reference.step(target)[0] for target in targets]
 
-    yield Contest(
+    yield Comparison(
         f"{steps} control steps of Push-T",
         "gym-pusht as it is",
         0.35,
@@ -185,19 +185,19 @@ WANDERED = {"kitchen": (280, 0.5), "transport": (100, 0.02)}
 """Task → steps of an episode, and scale of the noise on actions."""
 
 
-def mujoco_contests(episodes: int = 8, wandered: Mapping[str, tuple[int, float]] = WANDERED) -> Iterator[Contest]:
-    """Yield the contests of Franka Kitchen and Transport, both sides in this project's simulation."""
+def mujoco_comparisons(episodes: int = 8, wandered: Mapping[str, tuple[int, float]] = WANDERED) -> Iterator[Comparison]:
+    """Yield the comparisons of Franka Kitchen and Transport, both sides in this project's simulation."""
     for task, (steps, scale) in wandered.items():
         spec = load_task(task)
-        evaluation = spec.envs[""].evaluation(max_steps=steps)
-        first = evaluation.make_env()
-        observation = first.reset(**evaluation.reset_arguments(validation_seeds(1)[0]))
+        env_factory = spec.envs[""].factory(max_steps=steps)
+        first = env_factory.make_env()
+        observation = first.reset(**env_factory.reset_arguments(validation_seeds(1)[0]))
         offset = np.zeros(spec.action_dim) if task == "kitchen" else _resting(observation)
         policy = Wandering(offset.astype(np.float32), np.full(spec.action_dim, scale, dtype=np.float32))
-        make = partial(Stepped, evaluation.make_env, evaluation, len(observation), spec.action_dim)
+        make = partial(Stepped, env_factory.make_env, env_factory, len(observation), spec.action_dim)
         for vector in VECTORS:
-            work = Rollouts(policy, evaluation, make, vector, validation_seeds(episodes), episodes)
-            yield Contest(
+            work = Rollouts(policy, env_factory, make, vector, validation_seeds(episodes), episodes)
+            yield Comparison(
                 f"{episodes} episodes of {task}, {steps} steps",
                 f"gymnasium's {vector}, in the same simulation",
                 0.5,
@@ -209,19 +209,19 @@ def mujoco_contests(episodes: int = 8, wandered: Mapping[str, tuple[int, float]]
             )
 
 
-def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]:
-    """Yield the contest of Transport against robomimic's own loop."""
-    evaluation = load_task("transport").envs[""].evaluation(max_steps=steps)
+def robomimic_comparisons(episodes: int = 4, steps: int = 100) -> Iterator[Comparison]:
+    """Yield the comparison of Transport against robomimic's own loop."""
+    env_factory = load_task("transport").envs[""].factory(max_steps=steps)
     seeds = validation_seeds(episodes)
-    env = evaluation.make_env()
-    offset = _resting(env.reset(**evaluation.reset_arguments(seeds[0]))).astype(np.float32)
+    env = env_factory.make_env()
+    offset = _resting(env.reset(**env_factory.reset_arguments(seeds[0]))).astype(np.float32)
     policy = Wandering(offset, np.full(len(offset), WANDERED["transport"][1], dtype=np.float32))
     loop = RobomimicLoop(policy, "transport")
 
     def same() -> str:
         """Compare the final states of the first episode; robomimic reloads the scene from XML with rounded numbers."""
         loop.run(seeds[:1], steps)
-        env.reset(**evaluation.reset_arguments(seeds[0]))
+        env.reset(**env_factory.reset_arguments(seeds[0]))
         noise = np.random.default_rng([seeds[0], 0])
         for start in range(0, steps, policy.n_action_steps):
             plan = policy.act(
@@ -233,9 +233,9 @@ def robomimic_contests(episodes: int = 4, steps: int = 100) -> Iterator[Contest]
 
     def ours(workers: int = 2, batch: int = episodes) -> object:
         asked = [Episode(seed, 0) for seed in seeds]
-        return rollout(policy, evaluation, asked, workers=workers, batch=batch, progress=False)
+        return rollout(policy, env_factory, asked, workers=workers, batch=batch, progress=False)
 
-    yield Contest(
+    yield Comparison(
         f"{episodes} episodes of transport, {steps} steps",
         "robomimic's rollout",
         0.5,

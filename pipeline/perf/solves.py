@@ -17,7 +17,7 @@ from torchdiffeq import odeint, odeint_adjoint
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.nets.registry import build_net
 from pipeline.ode.gradient import replay_dopri5
-from pipeline.perf.contest import Contest, DiffersError, Floor, in_turns, median_seconds, nearly_equal
+from pipeline.perf.comparison import Comparison, DiffersError, Floor, in_turns, median_seconds, nearly_equal
 from pipeline.perf.updates import ACTION_DIM, CONDITION_DIM, HORIZON, UNET1D
 from pipeline.settings.blocks import Unet1dSettings
 from pipeline.tasks.normalizer import Normalizer
@@ -32,8 +32,8 @@ SAMPLED = ((1, UNET1D, 15), (500, UNET1D.model_copy(update={"channels": [64, 128
 """Batch size, net and turns: one robot with the paper's policy net, 500 episodes with a smaller net."""
 
 
-def sampling_contests(sampled: Sequence[tuple[int, Unet1dSettings, int]] = SAMPLED) -> Iterator[Contest]:
-    """Yield the contests of sampling, from observations to actions."""
+def sampling_comparisons(sampled: Sequence[tuple[int, Unet1dSettings, int]] = SAMPLED) -> Iterator[Comparison]:
+    """Yield the comparisons of sampling, from observations to actions."""
     peers = {"diffusers' scheduler in a pipeline's loop": _by_scheduler, "torchdiffeq odeint": _by_odeint}
     for size, settings, count in sampled:
         torch.manual_seed(0)
@@ -51,7 +51,7 @@ def sampling_contests(sampled: Sequence[tuple[int, Unet1dSettings, int]] = SAMPL
                 f"{NFE} × the net in {precision}, and nothing else",
                 partial(_evaluations_s, used, policy.condition(observations), torch.from_numpy(noise)),
             )
-            yield Contest(
+            yield Comparison(
                 f"sampling in {precision}, {NFE} Euler steps, ConditionalUnet1D {settings.channels}, {size} at once",
                 peer,
                 0.6,
@@ -107,8 +107,8 @@ def _by_odeint(policy: FlowPolicy, observations: NDArray[np.float32], noise: NDA
     return policy.action_normalizer.denormalize(made).numpy()
 
 
-def adaptive_contests(batch_size: int = 64, tolerance: float = 1e-3) -> Iterator[Contest]:
-    """Yield the contest of gradients of the reconstruction loss through dopri5, for lab's shipped Push-T net.
+def adaptive_comparisons(batch_size: int = 64, tolerance: float = 1e-3) -> Iterator[Comparison]:
+    """Yield the comparison of gradients of the reconstruction loss through dopri5, for lab's shipped Push-T net.
 
     Ours has a tenth of the peer's ``tolerance``: at equal tolerances, neither gradient has always the smaller error.
     With a lower tolerance the adjoint takes minutes per update.
@@ -119,7 +119,7 @@ def adaptive_contests(batch_size: int = 64, tolerance: float = 1e-3) -> Iterator
     condition_dim = policy.n_obs_steps * len(policy.observation_normalizer.offset)
     condition = 2 * torch.rand(batch_size, condition_dim, generator=generator) - 1
     work = _AdaptiveGradient(policy.net, x0, x1, condition, tolerance)
-    yield Contest(
+    yield Comparison(
         f"MLE gradient through dopri5, tolerance {tolerance / 10:.0e}, lab's Push-T net, batch {batch_size}",
         f"torchdiffeq odeint_adjoint, tolerance {tolerance:.0e}",
         0.5,

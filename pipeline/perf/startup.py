@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
-from pipeline.perf.contest import Contest, DiffersError, Floor, Seconds, median_seconds, timed
+from pipeline.perf.comparison import Comparison, DiffersError, Floor, Seconds, median_seconds, timed
 from pipeline.settings.schema import load
 
 NOTHING_TO_DO_S = 3.0
@@ -27,8 +27,8 @@ with Repo() as repo:
 """
 
 
-def contests() -> Iterator[Contest]:
-    """Yield the contests: ``dvc repro`` and ``make repro`` with nothing to do, and the start of stages' programs."""
+def comparisons() -> Iterator[Comparison]:
+    """Yield the comparisons: ``dvc repro`` and ``make repro`` with nothing to do, and the start of stages' programs."""
     collecting = Floor(
         "DVC's `Repo().index.graph`, which reads every dvc.yaml and dvc.lock, and nothing else",
         lambda: median_seconds(partial(_run, [sys.executable, "-c", _COLLECTING]), 1),
@@ -43,8 +43,8 @@ def contests() -> Iterator[Contest]:
         yield _limited(f"imports of {program}", IMPORTS_S, imports, lambda: "imports them", floor)
 
 
-def _overhead_of_a_stage() -> Contest:
-    """Make the contest for the extra time of ``dvc repro`` of one stage over its program, which writes equal files."""
+def _overhead_of_a_stage() -> Comparison:
+    """Make the comparison for the overhead of ``dvc repro`` of one stage, whose program writes equal files."""
     stage, scale = "tabulate_settings", load().scale
     repro = partial(_run, [sys.executable, "-m", "dvc", "repro", "--force", "--single-item", f"{stage}@{scale}"])
     program = partial(_run, [sys.executable, "-m", "stages.report", stage, "--scale", scale])
@@ -53,7 +53,7 @@ def _overhead_of_a_stage() -> Contest:
         return [(timed(repro) - timed(program), STAGE_OVERHEAD_S) for _ in range(count)]
 
     limit = f"limit of {STAGE_OVERHEAD_S:g} s"
-    return Contest(f"dvc repro of {stage}, its program apart", limit, 1.0, _up_to_date, turns, 5)
+    return Comparison(f"dvc repro of {stage}, its program apart", limit, 1.0, _up_to_date, turns, 5)
 
 
 def _imported(packages: str) -> Floor:
@@ -63,13 +63,13 @@ def _imported(packages: str) -> Floor:
 
 def _limited(
     work: str, limit_s: float, run: Callable[[], object], same: Callable[[], str], floor: Floor, warm_ups: int = 1
-) -> Contest:
-    """Make a contest with a time limit instead of a peer."""
+) -> Comparison:
+    """Make a comparison with a time limit instead of a peer."""
 
     def turns(count: int) -> list[Seconds]:
         return [(timed(run), limit_s) for _ in range(count)]
 
-    return Contest(work, f"limit of {limit_s:g} s", 1.0, same, turns, 3, warm_ups, floor)
+    return Comparison(work, f"limit of {limit_s:g} s", 1.0, same, turns, 3, warm_ups, floor)
 
 
 def _run(command: list[str]) -> str:

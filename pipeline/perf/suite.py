@@ -1,4 +1,4 @@
-"""Run all contests against other tools: reports/benchmarks.csv, .md, .png and .svg.
+"""Run all comparisons against other tools: reports/benchmarks.csv, .md, .png and .svg.
 
     python -m pipeline.perf.suite [WORD …]
 
@@ -22,7 +22,7 @@ from matplotlib.ticker import NullFormatter
 from tqdm import tqdm
 
 from pipeline.perf import loading, pairs, plans, simulation, solves, startup, updates
-from pipeline.perf.contest import Contest, DiffersError, Row, hold, machine
+from pipeline.perf.comparison import Comparison, DiffersError, Row, hold, machine
 from pipeline.reporting.figures import drawing
 from pipeline.reporting.tables import markdown_table
 from pipeline.utils.atomic import write_csv, write_text
@@ -30,38 +30,38 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import cores
 from pipeline.utils.precision import native
 
-FAMILIES: tuple[Callable[[], Iterator[Contest]], ...] = (
-    updates.unet1d_contests,
-    updates.unet2d_contests,
-    pairs.contests,
-    updates.mle_contests,
-    solves.adaptive_contests,
-    solves.sampling_contests,
-    plans.contests,
-    simulation.step_contests,
-    simulation.pusht_contests,
-    simulation.mujoco_contests,
-    simulation.robomimic_contests,
-    loading.contests,
-    startup.contests,
+FAMILIES: tuple[Callable[[], Iterator[Comparison]], ...] = (
+    updates.unet1d_comparisons,
+    updates.unet2d_comparisons,
+    pairs.comparisons,
+    updates.mle_comparisons,
+    solves.adaptive_comparisons,
+    solves.sampling_comparisons,
+    plans.comparisons,
+    simulation.step_comparisons,
+    simulation.pusht_comparisons,
+    simulation.mujoco_comparisons,
+    simulation.robomimic_comparisons,
+    loading.comparisons,
+    startup.comparisons,
 )
 VERSIONS = ("torch", "torchcfm", "torchdiffeq", "diffusers", "POT", "gymnasium", "gym-pusht", "robomimic", "dvc")
 COLUMNS = [field.name for field in fields(Row)]
 
 
-def measure(words: Sequence[str] = (), families: Sequence[Callable[[], Iterator[Contest]]] = FAMILIES) -> list[Row]:
-    """Hold every contest named by one of ``words``, or all; one with different results is left out with a message."""
+def measure(words: Sequence[str] = (), families: Sequence[Callable[[], Iterator[Comparison]]] = FAMILIES) -> list[Row]:
+    """Time all comparisons, or those named by ``words``; leave out those with different results, with a message."""
     rows = []
-    with tqdm(desc="benchmarks", unit="contest") as bar:
+    with tqdm(desc="benchmarks", unit="comparison") as bar:
         for family in families:
-            for contest in family():
-                if words and not any(word in f"{contest.work} {contest.peer}" for word in words):
+            for comparison in family():
+                if words and not any(word in f"{comparison.work} {comparison.peer}" for word in words):
                     continue
-                bar.set_postfix_str(contest.work)
+                bar.set_postfix_str(comparison.work)
                 try:
-                    rows.append(hold(contest))
+                    rows.append(hold(comparison))
                 except DiffersError as error:
-                    bar.write(f"{contest.work}, {contest.peer}: left out: {error}")
+                    bar.write(f"{comparison.work}, {comparison.peer}: left out: {error}")
                 bar.update()
     return rows
 

@@ -16,10 +16,10 @@ from pipeline.settings.blocks import Optimization
 from pipeline.settings.images import ImageMethod, ImageTaskSettings
 from pipeline.settings.paths import split_row
 from pipeline.settings.schema import ScaleSettings, TaskSettings
-from pipeline.training.checkpoint import build_policy, new_record
+from pipeline.training.checkpoint import build_policy, new_metadata
 from pipeline.training.diffusion import NoisePrediction
 from pipeline.training.extractor import classification
-from pipeline.training.image_checkpoint import ImageRecord, build_image_model
+from pipeline.training.image_checkpoint import ImageMetadata, build_image_model
 from pipeline.training.image_methods import pretraining, windows_of
 from pipeline.training.images import ImageBatches
 from pipeline.training.loop import Batches, BatchSource, Objective
@@ -67,7 +67,7 @@ def trainings(settings: ScaleSettings, precision: Precision) -> Iterator[Trainin
 
 
 def _robot(task: str, settings: TaskSettings, scale: ScaleSettings) -> Iterator[Training]:
-    record = new_record("", task, "fm", settings)
+    record = new_metadata("", task, "fm", settings)
     policy = build_policy(record)
     condition_dim = policy.n_obs_steps * len(policy.observation_normalizer.offset)
     action = torch.randn(_MADE_UP, policy.horizon, policy.action_dim)
@@ -126,7 +126,7 @@ def _images(task: str, settings: ImageTaskSettings, nfes: list[int]) -> Iterator
     data, count, shape = settings.data.dataset, IMAGES[settings.data.dataset], settings.shape
     images = torch.randint(256, (_MADE_UP, *shape), dtype=torch.uint8)
     batches = ImageBatches(images, settings.data.flip)
-    start = ImageRecord("", data, "i_cfm", "i_cfm", 0, 0, 0.0, settings.seed, settings.net, settings.pretrain)
+    start = ImageMetadata("", data, "i_cfm", "i_cfm", 0, 0, 0.0, settings.seed, settings.net, settings.pretrain)
 
     def of(name: str, like: str, optimization: Optimization, build: Build, solves: int = 0) -> Training:
         return Training(task, name, like, optimization, settings.processes, build, solves)

@@ -23,7 +23,7 @@ from pipeline.flow.path import i_cfm
 from pipeline.nets.registry import build_net
 from pipeline.nets.torchcfm_unet import load_torchcfm_unet2d
 from pipeline.perf.common_training import CommonTraining, Loss, common_matching, odeint_loss
-from pipeline.perf.contest import Contest, DiffersError, Floor, Seconds, median_seconds, nearly_equal, timed
+from pipeline.perf.comparison import Comparison, DiffersError, Floor, Seconds, median_seconds, nearly_equal, timed
 from pipeline.settings import schema
 from pipeline.settings.blocks import Unet1dSettings
 from pipeline.settings.schema import NetSettings, Optimization
@@ -99,13 +99,13 @@ class Update:
     optimization: Optimization
     tolerance: float = 1e-4
 
-    def contest(self, work: str, peer: str, aim: float, count: int, evaluations: int = 1) -> Contest:
-        """Make the contest against the peer's update, for a net that is evaluated ``evaluations`` times in a row."""
+    def comparison(self, work: str, peer: str, aim: float, count: int, evaluations: int = 1) -> Comparison:
+        """Make the comparison against the peer's update, for a net that is evaluated ``evaluations`` times in a row."""
         floor = Floor(
             f"{evaluations} × the net, forward and backward, in {self.optimization.precision}, and nothing else",
             partial(self._evaluations_s, evaluations),
         )
-        return Contest(work, peer, aim, self.same, self.turns, count, floor=floor)
+        return Comparison(work, peer, aim, self.same, self.turns, count, floor=floor)
 
     def turns(self, count: int) -> list[Seconds]:
         net, theirs = self.nets()
@@ -228,8 +228,8 @@ def _twice(make: Callable[[], nn.Module]) -> tuple[nn.Module, nn.Module]:
     return net, copy.deepcopy(net)
 
 
-def unet1d_contests(sizes: tuple[int, ...] = (64, 256), net: NetSettings = UNET1D) -> Iterator[Contest]:
-    """Yield the contests of flow-matching steps of the paper's policy net."""
+def unet1d_comparisons(sizes: tuple[int, ...] = (64, 256), net: NetSettings = UNET1D) -> Iterator[Comparison]:
+    """Yield the comparisons of flow-matching steps of the paper's policy net."""
     for size in sizes:
         update = Update(
             partial(_twice, partial(build_net, net, HORIZON, ACTION_DIM, CONDITION_DIM)),
@@ -239,11 +239,11 @@ def unet1d_contests(sizes: tuple[int, ...] = (64, 256), net: NetSettings = UNET1
             optimization(size),
         )
         work = f"FM training step, ConditionalUnet1D, horizon {HORIZON}, batch {size}"
-        yield update.contest(work, "the step of diffusers' and LeRobot's scripts, same net", 0.6, 5)
+        yield update.comparison(work, "the step of diffusers' and LeRobot's scripts, same net", 0.6, 5)
 
 
-def unet2d_contests(batch_size: int = 16, channels: int = 128) -> Iterator[Contest]:
-    """Yield the contest of flow-matching steps of TorchCFM's net for CIFAR-10, with 128 channels in its first level."""
+def unet2d_comparisons(batch_size: int = 16, channels: int = 128) -> Iterator[Comparison]:
+    """Yield the comparison of flow-matching steps of TorchCFM's net for CIFAR-10, of 128 channels in level one."""
     from torchcfm.models.unet.unet import UNetModelWrapper  # in the optional dependency group peers
 
     def nets() -> tuple[nn.Module, nn.Module]:
@@ -271,11 +271,13 @@ def unet2d_contests(batch_size: int = 16, channels: int = 128) -> Iterator[Conte
     update = Update(
         nets, *random_batch(batch_size, 3, 32, 32, condition_dim=0), flow_matching, loss, optimization(batch_size)
     )
-    yield update.contest(f"FM training step, CIFAR-10 U-Net, batch {batch_size}", "TorchCFM's U-Net and step", 0.7, 5)
+    yield update.comparison(
+        f"FM training step, CIFAR-10 U-Net, batch {batch_size}", "TorchCFM's U-Net and step", 0.7, 5
+    )
 
 
-def mle_contests(nfes: tuple[int, ...] = (1, 8, 16), batch_size: int = 256) -> Iterator[Contest]:
-    """Yield the contests of MLE updates of lab's Push-T net through Euler steps."""
+def mle_comparisons(nfes: tuple[int, ...] = (1, 8, 16), batch_size: int = 256) -> Iterator[Comparison]:
+    """Yield the comparisons of MLE updates of lab's Push-T net through Euler steps."""
     settings = schema.load().lab.task("pusht")
     task, data = load_task("pusht"), settings.data
     condition_dim = data.n_obs_steps * task.observations[data.observation].dim
@@ -294,6 +296,6 @@ def mle_contests(nfes: tuple[int, ...] = (1, 8, 16), batch_size: int = 256) -> I
         for gradient, (peer, aim, tolerance) in peers.items():
             loss = odeint_loss(nfe, gradient)
             update = Update(partial(_twice, make), *batch, objective, loss, optimization(batch_size), tolerance)
-            yield update.contest(work, peer, aim, 15, evaluations=nfe)
+            yield update.comparison(work, peer, aim, 15, evaluations=nfe)
         own = _AgainstOwn(make(), *batch, nfe)
-        yield Contest(work, f"{nfe} of its own FM updates", 1.1, own.same, own.turns, 9)
+        yield Comparison(work, f"{nfe} of its own FM updates", 1.1, own.same, own.turns, 9)

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.rollouts import EpisodeResult, Policy
 from pipeline.tasks.pusht.env import initial_state
-from pipeline.tasks.vector import Env, Evaluation
+from pipeline.tasks.vector import Env, EnvFactory
 
 MakeEnv = Callable[[], gymnasium.Env[Any, Any]]
 Vector = Literal["AsyncVectorEnv", "SyncVectorEnv"]
@@ -25,9 +25,9 @@ LIVE = 50
 class Stepped(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
     """A simulated task with the interface of a gymnasium environment."""
 
-    def __init__(self, make: Callable[[], Env], evaluation: Evaluation, observation_dim: int, action_dim: int) -> None:
+    def __init__(self, make: Callable[[], Env], env_factory: EnvFactory, observation_dim: int, action_dim: int) -> None:
         self.env = make()
-        self.evaluation = evaluation
+        self.env_factory = env_factory
         self.observation_space = gymnasium.spaces.Box(-np.inf, np.inf, (observation_dim,), np.float64)
         self.action_space = gymnasium.spaces.Box(-np.inf, np.inf, (action_dim,), np.float64)
 
@@ -36,7 +36,7 @@ class Stepped(gymnasium.Env[NDArray[np.float64], NDArray[np.float64]]):
     ) -> tuple[NDArray[np.float64], dict[str, Any]]:
         """Start the episode of ``seed``; of seed 0 if the vector continues after an episode's end."""
         del options
-        return self.env.reset(**self.evaluation.reset_arguments(seed or 0)), {}
+        return self.env.reset(**self.env_factory.reset_arguments(seed or 0)), {}
 
     def step(self, action: NDArray[np.float64]) -> tuple[NDArray[np.float64], float, bool, bool, dict[str, Any]]:
         """Make one control step; ``info`` has ``is_success`` as in gym-pusht."""

@@ -12,7 +12,7 @@ from pipeline.evaluation.rollouts import EpisodeResult
 from pipeline.evaluation.statistics import paired_difference, shown
 from pipeline.reporting.figures import drawing, in_percent
 from pipeline.reporting.tables import METHOD_NAMES, document, interval_cell, interval_columns, markdown_table
-from pipeline.training.checkpoint import Record
+from pipeline.training.checkpoint import CheckpointMetadata
 
 NEAR_MISS = 0.9
 """An episode whose max score is from here up but that did not succeed: it found the goal and missed the precision."""
@@ -26,7 +26,7 @@ PRECISION_HEADER = (
 
 
 def precision_rows(
-    record: Record,
+    metadata: CheckpointMetadata,
     checkpoint: str,
     evaluation: str,
     outcomes: Mapping[Variation, Sequence[EpisodeResult]],
@@ -44,10 +44,10 @@ def precision_rows(
     for variation, results in outcomes.items():
         near = [result.max_score >= NEAR_MISS and not result.success for result in results]
         row: dict[str, object] = {
-            **{name: getattr(record, name) for name in ("scale", "method", "train_steps", "train_seed", "precision")},
+            **{name: getattr(metadata, name) for name in ("scale", "method", "train_steps", "train_seed", "precision")},
             "evaluation": evaluation,
-            "dataset": record.data.dataset,
-            "made_for_nfe": record.nfe,
+            "dataset": metadata.data.dataset,
+            "made_for_nfe": metadata.nfe,
             "checkpoint": checkpoint,
             "change": variation.change,
             "nfe": variation.nfe,

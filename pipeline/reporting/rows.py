@@ -8,23 +8,28 @@ import numpy as np
 
 from pipeline.evaluation.rollouts import UNPERTURBED, EpisodeResult, write_episodes
 from pipeline.settings.paths import Entry, fingerprint
-from pipeline.training.checkpoint import Record
+from pipeline.training.checkpoint import CheckpointMetadata
 from pipeline.utils.atomic import write_text
 
 
 def write_row_episodes(
-    path: Path, results: Mapping[str, Sequence[EpisodeResult]], model: Path, record: Record, method: str, nfe: int
+    path: Path,
+    results: Mapping[str, Sequence[EpisodeResult]],
+    model: Path,
+    metadata: CheckpointMetadata,
+    method: str,
+    nfe: int,
 ) -> None:
-    """Write the episodes of a row by evaluation, made by the model file ``model`` of ``record``."""
+    """Write the episodes of a row by evaluation, made by the model file ``model`` of ``metadata``."""
     undisturbed = {(evaluation, UNPERTURBED): episodes for evaluation, episodes in results.items()}
-    write_all_episodes(path, undisturbed, model, record, method, nfe)
+    write_all_episodes(path, undisturbed, model, metadata, method, nfe)
 
 
 def write_all_episodes(
     path: Path,
     results: Mapping[tuple[str, str], Sequence[EpisodeResult]],
     model: Path,
-    record: Record,
+    metadata: CheckpointMetadata,
     method: str,
     nfe: int,
 ) -> None:
@@ -32,44 +37,51 @@ def write_all_episodes(
     write_episodes(
         path,
         results,
-        scale=record.scale,
+        scale=metadata.scale,
         method=method,
         nfe=nfe,
-        train_seed=record.train_seed,
+        train_seed=metadata.train_seed,
         checkpoint=fingerprint(model),
-        subtasks=record.load_task().subtasks,
+        subtasks=metadata.load_task().subtasks,
     )
 
 
 def write_metrics(
-    path: Path, results: Sequence[EpisodeResult], record: Record, entry: Entry, repeats: int, **more: float
+    path: Path,
+    results: Sequence[EpisodeResult],
+    metadata: CheckpointMetadata,
+    entry: Entry,
+    repeats: int,
+    **more: float,
 ) -> dict[str, float]:
     """Write the ``metrics`` of ``entry``, and ``more``; return the mean scores."""
-    write_text(path, json.dumps(metrics(results, record, entry, repeats) | more, indent=2) + "\n")
+    write_text(path, json.dumps(metrics(results, metadata, entry, repeats) | more, indent=2) + "\n")
     return mean_scores(results)
 
 
-def metrics(results: Sequence[EpisodeResult], record: Record, entry: Entry, repeats: int) -> dict[str, object]:
+def metrics(
+    results: Sequence[EpisodeResult], metadata: CheckpointMetadata, entry: Entry, repeats: int
+) -> dict[str, object]:
     """Describe a row beyond its episodes: data, training and sampling, and the mean scores."""
-    return about(record, entry, n_seeds=len(results) // repeats, repeats=repeats) | mean_scores(results)
+    return about(metadata, entry, n_seeds=len(results) // repeats, repeats=repeats) | mean_scores(results)
 
 
-def about(record: Record, entry: Entry, **counts: int) -> dict[str, object]:
+def about(metadata: CheckpointMetadata, entry: Entry, **counts: int) -> dict[str, object]:
     """Describe the data, training and sampling of a row; ``counts``: of its episodes."""
     return {
-        "scale": record.scale,
-        "task": record.task,
+        "scale": metadata.scale,
+        "task": metadata.task,
         "evaluation": entry.evaluation,
         "method": entry.method,
         "nfe": entry.nfe,
-        "dataset": record.data.dataset,
-        "train_steps": record.train_steps,
-        "train_seed": record.train_seed,
+        "dataset": metadata.data.dataset,
+        "train_steps": metadata.train_steps,
+        "train_seed": metadata.train_seed,
         **counts,
-        "temperature": record.temperature,
-        "spread_ratio": _rounded(record.figures.get("spread_ratio")),
-        "best_of_k": _rounded(record.figures.get("best_of_k")),
-        "precision": record.precision,
+        "temperature": metadata.temperature,
+        "spread_ratio": _rounded(metadata.metrics.get("spread_ratio")),
+        "best_of_k": _rounded(metadata.metrics.get("best_of_k")),
+        "precision": metadata.precision,
     }
 
 

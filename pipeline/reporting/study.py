@@ -135,7 +135,7 @@ def questions(chosen: Mapping[int, str]) -> list[Question]:
             "NFE 1 reaches that too, spread from 0.8", one, 1, *fm, "max_score", reaches=True, spread_at_least=0.8
         ),
     ]
-    versus_outsiders = [
+    versus_baselines = [
         Question(f"NFE {nfe} is at or above {ROW_NAMES[outsider]}", row, nfe, outsider, own, measure, at_least=0.0)
         for nfe, row in ((1, one), (2, two))
         for outsider, own in OWN_NFE.items()
@@ -145,7 +145,7 @@ def questions(chosen: Mapping[int, str]) -> list[Question]:
         Question(f"NFE {nfe} succeeds more often than FM continued at NFE 16", row, nfe, *fm, "success", low_above=0.0)
         for nfe, row in sorted(chosen.items())
     ]
-    return [*versus_fm, *versus_outsiders, *more_successes]
+    return [*versus_fm, *versus_baselines, *more_successes]
 
 
 def verdicts(table: pd.DataFrame, train_seeds: Collection[int]) -> dict[str, list[str]]:

@@ -19,7 +19,7 @@ from pipeline.tasks.camera import Camera
 from pipeline.tasks.datasets import Dataset, Publication
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.tasks.types import Observe
-from pipeline.tasks.vector import Env, Evaluation, Transition
+from pipeline.tasks.vector import Env, EnvFactory, Transition
 
 __all__ = [
     "Camera",
@@ -84,10 +84,10 @@ class EnvSpec:
     reset_arguments: Callable[[int, Any], Mapping[str, Any]] = seeded
     renders: bool = True
 
-    def evaluation(self, options: BaseModel | None = None, max_steps: int | None = None) -> Evaluation:
-        """Return the evaluation for rollouts with a task's ``options``; ``max_steps`` None: as in the literature."""
+    def factory(self, options: BaseModel | None = None, max_steps: int | None = None) -> EnvFactory:
+        """Bind a task's ``options`` and the limit of steps; ``max_steps`` None: as in the literature."""
         limit = self.max_steps if max_steps is None else max_steps
-        return Evaluation(partial(self.make, limit), partial(self._reset_arguments, options), limit)
+        return EnvFactory(partial(self.make, limit), partial(self._reset_arguments, options), limit)
 
     def _reset_arguments(self, options: BaseModel | None, seed: int) -> Mapping[str, Any]:
         return self.reset_arguments(seed, options)

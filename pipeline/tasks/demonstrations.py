@@ -94,15 +94,15 @@ def read_episodes(path: Path, episodes: Mapping[str, Callable[[], Episode]]) -> 
         UserError: no episode can be read; the error of the first one.
     """
     read: dict[str, Episode] = {}
-    complaints: list[UserError] = []
+    errors: list[UserError] = []
     for name, read_one in episodes.items():
         try:
             read[name] = read_one()
-        except UserError as complaint:
-            complaints.append(complaint)
-    if complaints and not read:
-        raise complaints[0]
-    if complaints:
-        left_out = f"{path}: left out {len(complaints)} of {len(episodes)} episodes"
-        warnings.warn(f"{left_out}, the first since {complaints[0]}", stacklevel=2)
+        except UserError as error:
+            errors.append(error)
+    if errors and not read:
+        raise errors[0]
+    if errors:
+        left_out = f"{path}: left out {len(errors)} of {len(episodes)} episodes"
+        warnings.warn(f"{left_out}, the first since {errors[0]}", stacklevel=2)
     return read

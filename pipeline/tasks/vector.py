@@ -45,8 +45,8 @@ class Env(Protocol):
 
 
 @dataclass(frozen=True)
-class Evaluation:
-    """One way to evaluate policies in simulation: environment, initial states and number of steps."""
+class EnvFactory:
+    """How to make the environments of an evaluation: the environment, its initial states and the limit of steps."""
 
     make_env: Callable[[], Env]  # called inside the workers, so it must be picklable
     reset_arguments: Callable[[int], Mapping[str, Any]]  # from the episode's seed; called in the parent

@@ -6,15 +6,15 @@ import torch
 
 from pipeline.evaluation.baselines import NearestDemoPolicy, RandomPolicy, SmallImages, shrunk
 from pipeline.evaluation.diffusion_policy import DiffusionPolicy
-from pipeline.evaluation.image_policy import Sight, beside_features
+from pipeline.evaluation.image_policy import ImageConditioning, beside_features
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.rollouts import Policy
 from pipeline.nets.vision import joined
 from pipeline.settings.paths import BASELINES, SAMPLERS, TaskFiles
 from pipeline.settings.schema import TaskSettings
-from pipeline.training.checkpoint import Record, new_record, require_architecture
+from pipeline.training.checkpoint import CheckpointMetadata, LoadedPolicy, new_metadata, require_architecture
 from pipeline.training.data import PreparedData
-from pipeline.training.frames import Frames, RecordedSight
+from pipeline.training.frames import Frames, RecordedImageConditioning
 from pipeline.training.residual_checkpoint import load_model
 
 IMAGES = 256
@@ -23,25 +23,25 @@ IMAGES = 256
 
 def load_acting(
     model: Path, scale: str, task: str, method: str, nfe: int, settings: TaskSettings
-) -> tuple[Policy, Record]:
+) -> tuple[Policy, CheckpointMetadata]:
     """What acts in a row of Table 2, and what its model file says of itself."""
     if method in BASELINES:
-        return baseline(method, scale, task, settings), new_record(scale, task, method, settings)
-    policy, record = load_to_evaluate(model, scale, task, settings)
-    return acting(policy, method, nfe), record
+        return baseline(method, scale, task, settings), new_metadata(scale, task, method, settings)
+    policy, metadata = load_to_evaluate(model, scale, task, settings)
+    return acting(policy, method, nfe), metadata
 
 
-def load_to_evaluate(model: Path, scale: str, task: str, settings: TaskSettings) -> tuple[FlowPolicy, Record]:
+def load_to_evaluate(model: Path, scale: str, task: str, settings: TaskSettings) -> LoadedPolicy:
     """A model file of the task; where there is no simulation, one that sees looks at what the camera recorded.
 
     Raises:
         UserError: as ``load_model`` and ``require_architecture``; or there is no store of frames.
     """
-    policy, record = load_model(model)
-    require_architecture(model, record, settings.data, settings.net)
-    if isinstance(policy.observe, Sight) and settings.load_task().offline:
-        policy.observe = RecordedSight(policy.observe, Frames.open(TaskFiles(scale, task).frames))
-    return policy, record
+    policy, metadata = load_model(model)
+    require_architecture(model, metadata, settings.data, settings.net)
+    if isinstance(policy.observe, ImageConditioning) and settings.load_task().offline:
+        policy.observe = RecordedImageConditioning(policy.observe, Frames.open(TaskFiles(scale, task).frames))
+    return policy, metadata
 
 
 def baseline(method: str, scale: str, task: str, settings: TaskSettings) -> Policy:

@@ -7,14 +7,13 @@ from pathlib import Path
 
 from torch import nn
 
-from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.protocol import test_seeds, validation_seeds
 from pipeline.evaluation.rollouts import EpisodeResult
 from pipeline.settings.schema import TaskSettings
-from pipeline.training.checkpoint import Record, load_policy, save_policy
+from pipeline.training.checkpoint import CheckpointMetadata, LoadedPolicy, load_policy, save_policy
 from pipeline.training.data import PreparedData
-from pipeline.training.finetuning import Training, checkpoint_file, figures_of, run
-from pipeline.training.guard import Guard
+from pipeline.training.diversity_monitor import DiversityMonitor
+from pipeline.training.finetuning import Training, checkpoint_file, metrics_of, run
 from pipeline.training.journal import TrainingLog
 from pipeline.training.loop import evenly_spaced
 from pipeline.training.problem import Workspace
@@ -22,7 +21,7 @@ from pipeline.training.selection import mean_scores, roll_out
 from pipeline.utils.errors import UserError
 
 
-def load_base(path: Path, scale: str, task: str, train_seed: int) -> tuple[FlowPolicy, Record]:
+def load_base(path: Path, scale: str, task: str, train_seed: int) -> LoadedPolicy:
     """Load the pretrained model that cells start from.
 
     Raises:
@@ -30,12 +29,12 @@ def load_base(path: Path, scale: str, task: str, train_seed: int) -> tuple[FlowP
     """
     if not path.exists():
         raise UserError(f"{path}: not found; `python -m stages.study base --help` says how a base model is made")
-    policy, record = load_policy(path)
-    have = (record.scale, record.task, record.method, record.train_seed, record.nfe)
+    policy, metadata = load_policy(path)
+    have = (metadata.scale, metadata.task, metadata.method, metadata.train_seed, metadata.nfe)
     want = (scale, task, "fm", train_seed, 0)
     if have != want:
         raise UserError(f"{path}: a model of (scale, task, method, training seed, NFE) {have}, allowed: {want}")
-    return policy, record
+    return policy, metadata
 
 
 @dataclass(frozen=True)
@@ -58,13 +57,13 @@ class Outcome:
     """Result of a cell at one number of evaluations.
 
     Attributes:
-        model: the chosen file. record: its record, with the measured figures.
+        model: the chosen file. metadata: its metadata, with the measured diversity.
         results: episodes on the test seeds. beside: further metrics.
     """
 
     nfe: int
     model: Path
-    record: Record
+    metadata: CheckpointMetadata
     results: Sequence[EpisodeResult]
     beside: Mapping[str, float]
 
@@ -75,7 +74,7 @@ class Cell(ABC):
     Attributes:
         numbers: numbers of function evaluations of its rollouts.
         settings: settings of the task, with the training seed of the base model.
-        base: the base model and its record; training changes its net in place. base_file: the file of it.
+        base: the base model and its metadata; training changes its net in place. base_file: the file of it.
     """
 
     def __init__(
@@ -83,7 +82,7 @@ class Cell(ABC):
         method: str,
         numbers: Sequence[int],
         base_file: Path,
-        base: tuple[FlowPolicy, Record],
+        base: LoadedPolicy,
         settings: TaskSettings,
     ) -> None:
         self.method = method
@@ -102,7 +101,7 @@ class Cell(ABC):
         """Return its training. ``settings`` have no ``precision: auto``; the file ``keep`` holds solves made ahead."""
 
     @abstractmethod
-    def load(self, model: Path, nfe: int) -> tuple[FlowPolicy, Record]:
+    def load(self, model: Path, nfe: int) -> LoadedPolicy:
         """Load a checkpoint as a flow policy at ``nfe`` evaluations."""
 
     @abstractmethod
@@ -115,22 +114,22 @@ class Cell(ABC):
 
     def judged(self, model: Path, nfe: int, temperature: float, seeds: int, folder: Path) -> Choice:
         """Roll a checkpoint out on so many validation seeds."""
-        policy, record = self.load(model, nfe)
+        policy, metadata = self.load(model, nfe)
         policy.temperature = temperature
         journal = folder / f"validation-nfe{nfe}-{model.stem}-{temperature:g}.jsonl"
-        results = roll_out(policy, record.task, self.settings, nfe, validation_seeds(seeds), journal)
+        results = roll_out(policy, metadata.task, self.settings, nfe, validation_seeds(seeds), journal)
         return Choice(model, temperature, **mean_scores(results))
 
     def trained(self, training: Training, here: Workspace, title: str) -> list[Path]:
         """Train resumably; return evenly spaced checkpoints, with weights as models are stored."""
-        policy, record = self.base
+        policy, metadata = self.base
         precision = training.optimization.precision
         steps = evenly_spaced(training.optimization.steps, self.checkpoints)
         paths = {step: checkpoint_file(here.resume, step) for step in steps}
 
         def keep(step: int, net: nn.Module) -> None:
             done = training.steps_before + step
-            made = replace(record, method=self.method, train_steps=done, figures={}, precision=precision)
+            made = replace(metadata, method=self.method, train_steps=done, metrics={}, precision=precision)
             save_policy(paths[step], policy.with_net(net), made, half=True)
 
         here.run.tag("precision", precision)
@@ -146,16 +145,16 @@ def outcomes(cell: Cell, prepared: Path, here: Workspace, title: str) -> Iterato
         prepared: the task's data. title: of the run.
     """
     data, settings = PreparedData.load(prepared), cell.settings
-    guard, models = Guard(cell.base[0], data, settings.seed), [cell.base_file]
+    monitor, models = DiversityMonitor(cell.base[0], data, settings.seed), [cell.base_file]
     if cell.method != "fm":
         training = cell.training(data, here.settled(settings), here.resume / "pairs.pt")
         models = cell.trained(training, here, title)
     for nfe in cell.numbers:
         chosen = cell.best(models, nfe, here.resume)
-        policy, record = cell.load(chosen.model, nfe)
+        policy, metadata = cell.load(chosen.model, nfe)
         policy.temperature = chosen.temperature
-        figures = figures_of(guard.read(policy, nfe))
+        measured = metrics_of(monitor.measure(policy, nfe))
         journal = here.resume / f"test-nfe{nfe}-{chosen.model.stem}-{chosen.temperature:g}.jsonl"
-        results = roll_out(policy, record.task, settings, nfe, test_seeds(settings.evaluation.n_seeds), journal)
-        made = replace(record, nfe=nfe, method=cell.method, temperature=chosen.temperature, figures=figures)
+        results = roll_out(policy, metadata.task, settings, nfe, test_seeds(settings.evaluation.n_seeds), journal)
+        made = replace(metadata, nfe=nfe, method=cell.method, temperature=chosen.temperature, metrics=measured)
         yield Outcome(nfe, chosen.model, made, results, cell.beside(chosen))

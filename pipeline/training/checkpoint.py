@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import nn
 
-from pipeline.evaluation.image_policy import ImagePolicy, Sight, beside_features
+from pipeline.evaluation.image_policy import ImageConditioning, ImagePolicy, beside_features
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.nets.registry import build_encoder, build_net
 from pipeline.nets.weights import load_weights
@@ -32,7 +32,7 @@ _VERSION = 1
 
 
 @dataclass(frozen=True)
-class Record:
+class CheckpointMetadata:
     """What a model file says of itself.
 
     Attributes:
@@ -42,7 +42,7 @@ class Record:
         train_steps: optimiser steps since the random start, fine-tuning included.
         train_seed: seed of the training run.
         data, net: the settings that the model was built from.
-        figures: measured numbers that belong to the model, such as its spread ratio.
+        metrics: measured numbers that belong to the model, such as its spread ratio; files call them ``figures``.
         solver: what it samples by. Files name it only where it is not Euler.
         temperature: factor of the noise that its samples start from. Files name it only where it is not 1.
         precision: fp32 or bf16, that its last training ran in; empty: of none, or not known, as of older files.
@@ -58,7 +58,7 @@ class Record:
     train_seed: int
     data: DataSettings
     net: NetSettings
-    figures: dict[str, float]
+    metrics: dict[str, float]
     solver: str = "euler"
     temperature: float = 1.0
     precision: str = ""
@@ -70,42 +70,48 @@ class Record:
         return load_task(self.of or FORMER.get(self.task, self.task), self.custom)
 
 
-def new_policy(
-    scale: str, task: str, method: str, settings: TaskSettings, data: PreparedData
-) -> tuple[FlowPolicy, Record]:
-    """An untrained policy by ``settings``, with the normalisers of ``data``, and its record."""
-    record = new_record(scale, task, method, settings)
-    policy = build_policy(record)
+LoadedPolicy = tuple[FlowPolicy, CheckpointMetadata]
+"""Policy of a checkpoint, and the metadata of the checkpoint."""
+
+
+def new_policy(scale: str, task: str, method: str, settings: TaskSettings, data: PreparedData) -> LoadedPolicy:
+    """An untrained policy by ``settings``, with the normalisers of ``data``, and its metadata."""
+    metadata = new_metadata(scale, task, method, settings)
+    policy = build_policy(metadata)
     policy.observation_normalizer = data.observation_normalizer
     if isinstance(policy, ImagePolicy):
         features = policy.observe.encoder.features
         policy.observation_normalizer = beside_features(data.observation_normalizer, features)
     policy.action_normalizer = data.action_normalizer
-    return policy, record
+    return policy, metadata
 
 
-def new_record(scale: str, block: str, method: str, settings: TaskSettings) -> Record:
-    """The record of a model of the ``block`` in params.yaml that nothing has trained yet."""
+def new_metadata(scale: str, block: str, method: str, settings: TaskSettings) -> CheckpointMetadata:
+    """The metadata of a model of the ``block`` in params.yaml that nothing has trained yet."""
     of = "" if settings.task == FORMER.get(block, block) else settings.task
-    about = Record(scale, block, method, 0, 0, settings.seed, settings.data, settings.net, figures={})
+    about = CheckpointMetadata(scale, block, method, 0, 0, settings.seed, settings.data, settings.net, metrics={})
     return replace(about, of=of, custom=settings.custom)
 
 
-def build_policy(record: Record) -> FlowPolicy:
-    """An untrained policy of the record's architecture; its normalisers are the identity.
+def build_policy(metadata: CheckpointMetadata) -> FlowPolicy:
+    """An untrained policy of the metadata's architecture; its normalisers are the identity.
 
     The net's weights are drawn from ``train_seed``.
     """
-    task, data = record.load_task(), record.data
+    task, data = metadata.load_task(), metadata.data
     observation = task.observations[data.observation]
     observe, seen = observation.encode, observation.dim
     kind: type[FlowPolicy] = FlowPolicy
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(record.train_seed)
+        torch.manual_seed(metadata.train_seed)
         if data.vision and observation.render:
             encoder = build_encoder(data.vision)
-            kind, observe, seen = ImagePolicy, Sight(encoder, observation.render, observe), encoder.features + seen
-        net = build_net(record.net, data.horizon, task.action_dim, data.n_obs_steps * seen)
+            kind, observe, seen = (
+                ImagePolicy,
+                ImageConditioning(encoder, observation.render, observe),
+                encoder.features + seen,
+            )
+        net = build_net(metadata.net, data.horizon, task.action_dim, data.n_obs_steps * seen)
     return kind(
         net,
         observe,
@@ -114,8 +120,8 @@ def build_policy(record: Record) -> FlowPolicy:
         n_obs_steps=data.n_obs_steps,
         horizon=data.horizon,
         n_action_steps=data.n_action_steps,
-        solver=record.solver,
-        temperature=record.temperature,
+        solver=metadata.solver,
+        temperature=metadata.temperature,
     )
 
 
@@ -126,40 +132,41 @@ def round_weights(net: nn.Module) -> None:
         parameter.copy_(parameter.half())
 
 
-def save_policy(path: Path, policy: FlowPolicy, record: Record, *, half: bool = False) -> None:
-    """Write weights, normalisers and record to ``path``, atomically; equal models give equal bytes.
+def save_policy(path: Path, policy: FlowPolicy, metadata: CheckpointMetadata, *, half: bool = False) -> None:
+    """Write weights, normalisers and metadata to ``path``, atomically; equal models give equal bytes.
 
     With ``half`` the net's weights are stored in float16, half the size; models still compute in float32. Those of an
     encoder of images always are: it is frozen after pretraining, so that all that follows sees by what is stored.
     """
-    header = asdict(record) | {
+    header = asdict(metadata) | {
         "version": _VERSION,
-        "data": as_stored(record.data.model_dump(exclude_none=True)),
-        "net": record.net.model_dump(),
+        "data": as_stored(metadata.data.model_dump(exclude_none=True)),
+        "net": metadata.net.model_dump(),
     }
     # files made before there was a choice keep their bytes, and results the name of their file
     for name, default in (("solver", "euler"), ("temperature", 1.0), ("precision", ""), ("of", ""), ("custom", None)):
         if header[name] == default:
             del header[name]
+    header["figures"] = header.pop("metrics")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in policy.state_dict().items()}
     halved = ("observe.", "net.") if half else ("observe.",)
     tensors = {name: tensor.half() if name.startswith(halved) else tensor for name, tensor in tensors.items()}
     write_bytes(path, save(tensors, metadata={_HEADER: json.dumps(header, sort_keys=True)}))
 
 
-def read_record(path: Path) -> Record:
-    """The record of a model file, without its weights; raises as ``load_policy``."""
+def read_metadata(path: Path) -> CheckpointMetadata:
+    """The metadata of a model file, without its weights; raises as ``load_policy``."""
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = file.metadata() or {}
+            entries = file.metadata() or {}
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: no readable safetensors file: {error}") from None
-    if _HEADER not in metadata:
+    if _HEADER not in entries:
         raise UserError(f"{path}: no FlowTune checkpoint: its header has no '{_HEADER}' entry")
     try:
-        header: dict[str, Any] = dict(json.loads(metadata[_HEADER]))
+        header: dict[str, Any] = dict(json.loads(entries[_HEADER]))
         if header.pop("version", None) != _VERSION:
             raise UserError(f"{path}: written by another version of FlowTune; allowed: format {_VERSION}")
         if header.get("solver", "euler") not in SOLVERS:
@@ -169,30 +176,30 @@ def read_record(path: Path) -> Record:
             raise UserError(f"{path}: a model of precision {header['precision']!r}, allowed: {allowed}")
         data = TypeAdapter(DataSettings).validate_python(from_stored(header.pop("data")))
         net = TypeAdapter(NetSettings).validate_python(header.pop("net"))
-        record = Record(data=data, net=net, **header)
+        metadata = CheckpointMetadata(data=data, net=net, metrics=header.pop("figures"), **header)
     except (ValidationError, KeyError, TypeError, ValueError) as error:
         raise UserError(f"{path}: damaged header: {' '.join(str(error).split())}") from None
     try:
-        task = record.load_task()
+        task = metadata.load_task()
     except UserError as error:
-        raise UserError(f"{path}: a model of task {record.task!r}: {error}") from None
+        raise UserError(f"{path}: a model of task {metadata.task!r}: {error}") from None
     if data.observation not in task.observations:
         allowed = ", ".join(task.observations)
-        raise UserError(f"{path}: a model of observation {data.observation!r}, allowed of {record.task}: {allowed}")
-    return record
+        raise UserError(f"{path}: a model of observation {data.observation!r}, allowed of {metadata.task}: {allowed}")
+    return metadata
 
 
-def load_policy(path: Path, build: Callable[[Record], FlowPolicy] = build_policy) -> tuple[FlowPolicy, Record]:
-    """The policy in a model file, ready to act, and its record.
+def load_policy(path: Path, build: Callable[[CheckpointMetadata], FlowPolicy] = build_policy) -> LoadedPolicy:
+    """The policy in a model file, ready to act, and its metadata.
 
     Args:
-        build: from the record to an untrained policy.
+        build: from the metadata to an untrained policy.
 
     Raises:
         UserError: no such file, not a model of this project, or weights that do not fit the architecture it names.
     """
-    record = read_record(path)
-    policy = build(record)
+    metadata = read_metadata(path)
+    policy = build(metadata)
     with safe_open(path, framework="pt") as file:
         tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
     try:
@@ -200,16 +207,16 @@ def load_policy(path: Path, build: Callable[[Record], FlowPolicy] = build_policy
     except RuntimeError as error:
         detail = " ".join(str(error).split())
         raise UserError(f"{path}: weights do not fit the architecture that its header names: {detail:.300}") from None
-    return policy.eval(), record
+    return policy.eval(), metadata
 
 
-def require_architecture(path: Path, record: Record, data: DataSettings, net: NetSettings) -> None:
+def require_architecture(path: Path, metadata: CheckpointMetadata, data: DataSettings, net: NetSettings) -> None:
     """Refuse a checkpoint made with other settings than those asked for.
 
     Raises:
         UserError: naming the first setting that differs.
     """
-    for block, have, want in (("net", record.net, net), ("data", record.data, data)):
+    for block, have, want in (("net", metadata.net, net), ("data", metadata.data, data)):
         have_all, want_all = have.model_dump(), want.model_dump()
         for key in want_all | have_all:
             if have_all.get(key) != want_all.get(key):

@@ -27,13 +27,13 @@ class Classification(Objective):
     def __init__(self, net: EmbeddedNet) -> None:
         super().__init__()
         self.net = net
-        self.figures: Mapping[str, Tensor] = {}
+        self.metrics: Mapping[str, Tensor] = {}
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
         """condition: (B, 1) labels, data: (B, C, H, W) uint8 → scalar loss."""
         _, logits = self.net(data)
         labels = condition[:, 0]
-        self.figures = {"accuracy": (logits.argmax(1) == labels).float().mean()}
+        self.metrics = {"accuracy": (logits.argmax(1) == labels).float().mean()}
         return cross_entropy(logits, labels)
 
 

@@ -25,7 +25,7 @@ class Velocity(nn.Module):
 
 @dataclass(frozen=True)
 class HeldOutRows:
-    """Held-out rows for the guard."""
+    """Held-out rows for the diversity monitor."""
 
     held_out_condition: Tensor
     held_out_action: Tensor
@@ -33,7 +33,7 @@ class HeldOutRows:
 
 @dataclass(frozen=True)
 class FieldSampler:
-    """Field with its solver, as a sampler for the guard."""
+    """Field with its solver, as a sampler for the diversity monitor."""
 
     net: nn.Module
     solver: Solver

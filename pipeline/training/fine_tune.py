@@ -19,15 +19,15 @@ from pipeline.nets.modes import evaluating
 from pipeline.ode.fixed_step import uniform_grid
 from pipeline.ode.gradient import Gradient
 from pipeline.settings.schema import Solver
+from pipeline.training.collapse_stopping import CollapseStopping
+from pipeline.training.diversity_monitor import DiversityMonitor, DiversityReading
 from pipeline.training.fields import FieldSampler, HeldOutRows, Velocity, check_field
 from pipeline.training.finetuning import Training, run
-from pipeline.training.guard import Guard, Reading
 from pipeline.training.loop import Batches, BatchSource, Log, evenly_spaced, make_accelerator
 from pipeline.training.mle import Reconstruction
 from pipeline.training.options import SOLVERS, Options, check_choice
 from pipeline.training.resume import claim, fingerprint, healthy, kept_precision, release
 from pipeline.training.sources import Data, as_rows, as_source
-from pipeline.training.watch import Watch
 from pipeline.utils.precision import Precision, PrecisionSetting, autocast, begun_with, native
 from pipeline.utils.seeding import Generators
 
@@ -39,13 +39,13 @@ class FineTuned:
     Attributes:
         net: the field with the moving average of the trained weights, in evaluation mode, where the given field was.
         steps: updates that led to it; fewer than asked for where the samples collapsed.
-        history: the guard's readings by step, step 0 being the given field; empty without held-out data.
+        history: readings of the diversity monitor by step, step 0 being the given field; empty without held-out data.
         precision: of the products in training; fp32 stands for the weights' own too.
     """
 
     net: nn.Module
     steps: int
-    history: Mapping[int, Reading]
+    history: Mapping[int, DiversityReading]
     precision: Precision
 
 
@@ -114,8 +114,8 @@ def fine_tune(
         precision: of the products in training: bf16 (autocast), fp32 (the weights' own), or auto: bf16 where the device
             has instructions for it and the weights are float32, else fp32. A resumed run keeps what it began with;
             readings are always in the weights' own.
-        held_out: data that is not trained on, of which at most 256 rows are used to watch the samples' diversity, each
-            reading at a cost of 16 samples a row. None: nothing is watched.
+        held_out: data that is not trained on, at most 256 rows of it used to monitor the diversity of samples; each
+            reading costs 16 samples a row. None: nothing is monitored.
         readings: how many readings to take, evenly spaced, besides that of step 0.
         collapse_below: the samples are collapsing when their spread falls below this share of that of the field at 16
             evaluations, and below what the field has at ``nfe``: a ``RuntimeWarning`` says so.
@@ -128,7 +128,7 @@ def fine_tune(
         log: called as log(metrics, step) every 50 steps.
 
     Returns:
-        The fine-tuned field, and the guard's readings.
+        The fine-tuned field, and readings of the diversity monitor.
 
     Raises:
         ValueError: one line that names the argument, what was given and what is allowed.
@@ -143,20 +143,20 @@ def fine_tune(
     velocity = Velocity(deepcopy(field).eval()).to(make_accelerator().device)
     path = Path(state_path) if state_path is not None else None
     trained_in = _begin(velocity, options, sample_rows, path)
-    watch = _watch(velocity, held_out, options, path) if held_out is not None else None
-    history = {0: watch.reading} if watch else {}
+    stopping = _collapse_stopping(velocity, held_out, options, path) if held_out is not None else None
+    history = {0: stopping.reading} if stopping else {}
 
     def note(step: int, _net: nn.Module) -> None:
-        assert watch
-        history[step] = watch.reading
+        assert stopping
+        history[step] = stopping.reading
 
     trained = run(
         _training(velocity, options, source, sample_rows, trained_in),
         log=log,
         state_path=path,
         title="fine-tune",
-        watch=watch,
-        measured_after=watch.steps if watch else (),
+        stopping=stopping,
+        measured_after=stopping.steps if stopping else (),
         measure=note,
     )
     merge_lora(trained.net)
@@ -204,22 +204,26 @@ def _training(
     return Training(objective, source, generators, options.optimization.with_auto(precision))
 
 
-def _watch(velocity: Velocity, held_out: Tensor | tuple[Tensor, Tensor], options: Options, path: Path | None) -> Watch:
-    """The watch of the samples at ``options.nfe`` evaluations, held against ``velocity`` as it is now."""
+def _collapse_stopping(
+    velocity: Velocity, held_out: Tensor | tuple[Tensor, Tensor], options: Options, path: Path | None
+) -> CollapseStopping:
+    """Build the collapse stopping of samples at ``options.nfe`` evaluations, held against ``velocity`` as it is now."""
     rows = as_rows(held_out, next(velocity.parameters()).dtype, "held_out")
     check_field(velocity, rows, None, "held_out")
-    guard = Guard(FieldSampler(velocity, options.solver), HeldOutRows(rows.condition, rows.data), options.seed)
+    monitor = DiversityMonitor(
+        FieldSampler(velocity, options.solver), HeldOutRows(rows.condition, rows.data), options.seed
+    )
 
-    def read(net: nn.Module) -> Reading:
-        return guard.read(FieldSampler(net, options.solver), options.nfe)
+    def measure(net: nn.Module) -> DiversityReading:
+        return monitor.measure(FieldSampler(net, options.solver), options.nfe)
 
-    return Watch(
-        read,
-        read(velocity),
+    return CollapseStopping(
+        measure,
+        measure(velocity),
         options.steps,
         collapse_below=options.collapse_below,
         stop=options.on_collapse == "stop",
-        tell=_warn,
+        warn=_warn,
         keep=healthy(path) if path is not None else None,
         steps=[0, *evenly_spaced(options.steps, options.readings)],
     )

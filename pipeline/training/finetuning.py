@@ -7,9 +7,9 @@ from pathlib import Path
 from torch import nn
 
 from pipeline.settings.schema import Optimization
-from pipeline.training.guard import Reading
+from pipeline.training.collapse_stopping import CollapseStopping
+from pipeline.training.diversity_monitor import DiversityReading
 from pipeline.training.loop import BatchSource, Log, Objective, train
-from pipeline.training.watch import Watch
 from pipeline.utils.seeding import Generators
 
 
@@ -42,7 +42,7 @@ def run(
     log: Log,
     state_path: Path | None,
     title: str,
-    watch: Watch | None = None,
+    stopping: CollapseStopping | None = None,
     measured_after: Sequence[int] = (),
     measure: Callable[[int, nn.Module], None] = lambda _step, _net: None,
 ) -> Trained:
@@ -50,12 +50,12 @@ def run(
 
     Args:
         log, state_path, title: as of ``pipeline.training.loop.train``.
-        watch: monitors the samples; where they collapse, its last healthy weights are returned.
+        stopping: ends training if the samples collapse; its last healthy weights are returned then.
         measured_after: steps after which ``measure(step, averaged net)`` is called, 0 being before the first.
     """
 
     def look(step: int, net: nn.Module) -> bool:
-        going_on = watch is None or watch.look(step, net)
+        going_on = stopping is None or stopping.check(step, net)
         if step in measured_after:
             measure(step, net)
         return going_on
@@ -65,14 +65,14 @@ def run(
         training.batches,
         training.optimization,
         training.generators,
-        milestones=sorted({*measured_after, *(watch.steps if watch else ())}),
+        milestones=sorted({*measured_after, *(stopping.steps if stopping else ())}),
         on_milestone=look,
         log=log,
         state_path=state_path,
         title=title,
     )
     steps = training.optimization.steps
-    return Trained(net, watch.settle(net, steps) if watch else steps)
+    return Trained(net, stopping.settle(net, steps) if stopping else steps)
 
 
 def checkpoint_file(resume: Path, step: int) -> Path:
@@ -80,6 +80,6 @@ def checkpoint_file(resume: Path, step: int) -> Path:
     return resume / "checkpoints" / f"step-{step:07d}.safetensors"
 
 
-def figures_of(reading: Reading) -> dict[str, float]:
-    """Return the figures of samples for the record of a checkpoint."""
+def metrics_of(reading: DiversityReading) -> dict[str, float]:
+    """Return the diversity metrics of samples for the metadata of a checkpoint."""
     return {"spread_ratio": reading.spread_ratio, **asdict(reading.diversity)}

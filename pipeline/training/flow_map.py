@@ -121,12 +121,12 @@ class LagrangianSelfDistillation(Objective):
         still = torch.zeros_like(t[flat])
         velocity = average_velocity(self.net, t[flat], still, x[flat], condition[flat])
         matched = (velocity - (data - noise)[flat]).square().flatten(1).mean(1).sum()
-        self.figures = {}
+        self.metrics = {}
         if not mapped:
             return matched / len(data)
         first = slice(0, mapped)
         distilled = self._distilled(s[first], end[first] - s[first], x[first], condition[first])
-        self.figures = {"distilled": distilled.detach().mean()}
+        self.metrics = {"distilled": distilled.detach().mean()}
         return (matched + distilled.sum()) / len(data)
 
     def _distilled(self, s: Tensor, h: Tensor, x: Tensor, condition: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from pipeline.evaluation.image_policy import Sight
+from pipeline.evaluation.image_policy import ImageConditioning
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.nets.modes import evaluating
 from pipeline.nets.vision import VisionEncoder, joined, pack, random_crops
@@ -81,11 +81,11 @@ class Frames:
         return self.read(torch.from_numpy(states[..., -1].round().astype(np.int64))).numpy()
 
 
-class RecordedSight(Sight):
-    """A ``Sight`` of states that end in the number of a recorded frame; a frame is encoded once a call."""
+class RecordedImageConditioning(ImageConditioning):
+    """A ``ImageConditioning`` of states that end in the number of a recorded frame; a frame is encoded once a call."""
 
-    def __init__(self, sight: Sight, frames: Frames) -> None:
-        super().__init__(sight.encoder, frames.recorded, sight.observe)
+    def __init__(self, conditioning: ImageConditioning, frames: Frames) -> None:
+        super().__init__(conditioning.encoder, frames.recorded, conditioning.observe)
 
     def forward(self, states: NDArray[np.floating]) -> NDArray[np.float32]:
         different, place = np.unique(states.reshape(-1, states.shape[-1]), axis=0, return_inverse=True)
@@ -247,12 +247,12 @@ def encoded(
     Raises:
         TypeError: ``policy`` does not see.
     """
-    sight = policy.to("cuda" if torch.cuda.is_available() else "cpu").observe
-    if not isinstance(sight, Sight):
-        raise TypeError(f"policy observes by {sight}, must see")
+    conditioning = policy.to("cuda" if torch.cuda.is_available() else "cpu").observe
+    if not isinstance(conditioning, ImageConditioning):
+        raise TypeError(f"policy observes by {conditioning}, must see")
     windows = frames.windows[: 0 if held_out_only else None]
     wanted, place = torch.cat([windows, frames.held_out_windows]).unique(return_inverse=True)
-    features = _features(frames, wanted, sight.encoder, keep)[place]
+    features = _features(frames, wanted, conditioning.encoder, keep)[place]
 
     def condition(features: Tensor, positions: Tensor) -> Tensor:
         return joined(features, positions.unflatten(1, (features.shape[1], -1)))

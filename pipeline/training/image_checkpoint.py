@@ -27,7 +27,7 @@ _VERSION = 1
 
 
 @dataclass(frozen=True)
-class ImageRecord:
+class ImageMetadata:
     """What a file of an image model says of itself.
 
     Attributes:
@@ -54,38 +54,38 @@ class ImageRecord:
     precision: Annotated[str, StringConstraints(pattern="^(fp32|bf16)?$")] = ""
 
 
-def build_image_model(record: ImageRecord, tolerance: float = 1e-5) -> ImageModel:
-    """An untrained model of the record's architecture; its weights are drawn from ``train_seed``.
+def build_image_model(metadata: ImageMetadata, tolerance: float = 1e-5) -> ImageModel:
+    """An untrained model of the metadata's architecture; its weights are drawn from ``train_seed``.
 
     Args:
         tolerance: of its adaptive solves.
     """
-    shape = SHAPES[record.task]
+    shape = SHAPES[metadata.task]
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(record.train_seed)
-        field = make_field(build_image_net(record.net, shape), record.start, record.pretrain)
-        if record.start == "ddpm":
+        torch.manual_seed(metadata.train_seed)
+        field = make_field(build_image_net(metadata.net, shape), metadata.start, metadata.pretrain)
+        if metadata.start == "ddpm":
             return DiffusionModel(field, tolerance)
-        base = FlowModel(field, path_of(record.start, record.pretrain).source_scale, tolerance)
-        if record.residual is None:
+        base = FlowModel(field, path_of(metadata.start, metadata.pretrain).source_scale, tolerance)
+        if metadata.residual is None:
             return base
-        net = build_image_net(record.residual.net, shape)
+        net = build_image_net(metadata.residual.net, shape)
     if isinstance(net, MLP):  # the U-Net's output is zero by itself
         silence(net.out)
-    return ResidualModel(base, PlainResidual(net), residual_grid(record.residual))
+    return ResidualModel(base, PlainResidual(net), residual_grid(metadata.residual))
 
 
-def save_image_model(path: Path, model: ImageModel, record: ImageRecord) -> None:
-    """Write weights and record to ``path``, atomically; equal models give equal bytes."""
-    header = {"version": _VERSION, **as_stored(TypeAdapter(ImageRecord).dump_python(record, mode="json"))}
-    if record.residual:  # files made before there was a choice keep their bytes
-        header["residual"] = as_stored(record.residual.model_dump(mode="json", exclude_defaults=True))
+def save_image_model(path: Path, model: ImageModel, metadata: ImageMetadata) -> None:
+    """Write weights and metadata to ``path``, atomically; equal models give equal bytes."""
+    header = {"version": _VERSION, **as_stored(TypeAdapter(ImageMetadata).dump_python(metadata, mode="json"))}
+    if metadata.residual:  # files made before there was a choice keep their bytes
+        header["residual"] = as_stored(metadata.residual.model_dump(mode="json", exclude_defaults=True))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(path, save(tensors, metadata={_HEADER: json.dumps(header, sort_keys=True)}))
 
 
-def load_image_model(path: Path, tolerance: float = 1e-5) -> tuple[ImageModel, ImageRecord]:
-    """The model in a file, ready to sample, and its record.
+def load_image_model(path: Path, tolerance: float = 1e-5) -> tuple[ImageModel, ImageMetadata]:
+    """The model in a file, ready to sample, and its metadata.
 
     Args:
         tolerance: of its adaptive solves.
@@ -99,8 +99,8 @@ def load_image_model(path: Path, tolerance: float = 1e-5) -> tuple[ImageModel, I
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
         if header.pop("version", None) != _VERSION:
             raise UserError(f"{path}: written by another version of FlowTune; allowed: format {_VERSION}")
-        record = TypeAdapter(ImageRecord).validate_python(from_stored(header))
-        model = build_image_model(record, tolerance)
+        metadata = TypeAdapter(ImageMetadata).validate_python(from_stored(header))
+        model = build_image_model(metadata, tolerance)
         load_weights(model, tensors)
     except FileNotFoundError:
         raise UserError(f"{path}: no such checkpoint") from None
@@ -110,4 +110,4 @@ def load_image_model(path: Path, tolerance: float = 1e-5) -> tuple[ImageModel, I
         raise UserError(f"{path}: no readable safetensors file: {error}") from None
     except (ValidationError, ValueError, TypeError, RuntimeError) as error:
         raise UserError(f"{path}: damaged, or of another architecture: {' '.join(str(error).split()):.300}") from None
-    return model.eval(), record
+    return model.eval(), metadata

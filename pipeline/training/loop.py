@@ -35,11 +35,11 @@ class Objective(nn.Module):
     """A net and the loss that it is trained by: one call, one loss, so that DDP sees a whole solve as one forward.
 
     Attributes:
-        figures: what the last call has to tell beside the loss, scalars by name; logged with it.
+        metrics: scalars of the last call beside the loss, by name; logged with it.
     """
 
     net: nn.Module
-    figures: Mapping[str, Tensor] = MappingProxyType({})
+    metrics: Mapping[str, Tensor] = MappingProxyType({})
 
     @property
     def beside(self) -> nn.Module:
@@ -130,7 +130,7 @@ def train(
         milestones: steps after which ``on_milestone(step, averaged_net)`` is called, 0 being before the first. It may
             be called again for the same step after a resume. Returning False ends training there.
         log: called every ``LOG_EVERY`` steps with the mean loss since, the gradient norm, the learning rate and
-            the objective's figures. Of several processes only the first calls it and ``on_milestone``.
+            the objective's metrics. Of several processes only the first calls it and ``on_milestone``.
         state_path: the file in which the resumable state is kept; None: nowhere.
     """
     accelerator = make_accelerator()
@@ -181,7 +181,7 @@ def train(
                     "gradient_norm": float(norm),
                     "lr": float(schedule.get_last_lr()[0]),
                 }
-                metrics |= {name: value.item() for name, value in objective.figures.items()}
+                metrics |= {name: value.item() for name, value in objective.metrics.items()}
                 _check_finite(metrics["loss"], step)
                 bar.set_postfix(loss=f"{metrics['loss']:.4f}")
                 if accelerator.is_main_process:

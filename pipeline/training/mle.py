@@ -119,7 +119,7 @@ class Reconstruction(Objective):
             loss = loss + self.fm_weight * terms["fm_term"]
         if terms or self.covariance.measured:
             terms["reconstruction"] = residual.square().mean()
-        self.figures = {**pair.figures, **{name: value.detach() for name, value in terms.items()}}
+        self.metrics = {**pair.metrics, **{name: value.detach() for name, value in terms.items()}}
         return loss
 
     def _solve(self, x0: Tensor, condition: Tensor) -> tuple[Tensor, Tensor | None]:

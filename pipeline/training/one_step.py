@@ -11,7 +11,7 @@ from pipeline.nets.registry import build_net
 from pipeline.settings.one_step import METHODS, BaselineRecipe, OneStepSettings
 from pipeline.settings.schema import Optimization, PretrainSettings, TaskSettings
 from pipeline.training.cells import Cell, Choice
-from pipeline.training.checkpoint import Record, build_policy, load_policy
+from pipeline.training.checkpoint import CheckpointMetadata, LoadedPolicy, build_policy, load_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.finetuning import Training
 from pipeline.training.flow_map import STEP_FEATURES, FlowMapField, LagrangianSelfDistillation, widened
@@ -52,21 +52,21 @@ class OneStepCell(Cell):
             UserError: the study has no recipe for so many evaluations, its budget is below what is solved ahead, or the
                 net cannot be told the length of a step.
         """
-        (policy, record), method, study, pretrain = self.base, self.method, settings.one_step, settings.pretrain
+        (policy, metadata), method, study, pretrain = self.base, self.method, settings.one_step, settings.pretrain
         windows, nfe = Batches(data.condition, data.action), self.numbers[0] if self.method == "ft_fm" else 0
         generators = Generators(settings.seed, "one step", method, nfe)
         if method == "fm_continued":
             optimization: Optimization = pretrain.model_copy(update={"steps": study.budget, "lr": study.fm_lr})
             objective = flow_matching(policy.net, pretrain, generators)
-            return Training(objective, windows, generators, optimization, record.train_steps)
+            return Training(objective, windows, generators, optimization, metadata.train_steps)
         if method == "ft_fm":
             recipe = study.recipe(nfe, settings.finetune["nfe1"])
             likelihood, batches = maximum_likelihood(
                 policy.net, recipe, nfe, path_of(pretrain), generators, windows, keep=keep
             )
             optimization = within_budget(recipe, nfe, study.budget, pretrain, len(data.action))
-            return Training(likelihood, batches, generators, optimization, record.train_steps)
-        own, before = _recipe(method, study), record.train_steps
+            return Training(likelihood, batches, generators, optimization, metadata.train_steps)
+        own, before = _recipe(method, study), metadata.train_steps
         scratch = not METHODS[method].from_base
         updates = study.budget + (before if scratch else 0)
         steps = max(1, int(passes_of(updates, pretrain) / (own.batch_size * passes(method, study))))
@@ -76,13 +76,13 @@ class OneStepCell(Cell):
         optimization = pretrain.model_copy(update=changed)
         return Training(baseline, windows, generators, optimization, 0 if scratch else before)
 
-    def load(self, model: Path, nfe: int) -> tuple[FlowPolicy, Record]:
-        def build(record: Record) -> FlowPolicy:
-            policy = build_policy(record)
-            return policy.with_net(_mapping_net(policy, record)) if self.method == "lsd" else policy
+    def load(self, model: Path, nfe: int) -> LoadedPolicy:
+        def build(metadata: CheckpointMetadata) -> FlowPolicy:
+            policy = build_policy(metadata)
+            return policy.with_net(_mapping_net(policy, metadata)) if self.method == "lsd" else policy
 
-        policy, record = load_policy(model, build)
-        return policy.with_net(_field(self.method, policy.net, nfe, self.settings.one_step)), record
+        policy, metadata = load_policy(model, build)
+        return policy.with_net(_field(self.method, policy.net, nfe, self.settings.one_step)), metadata
 
     def best(self, models: Sequence[Path], nfe: int, folder: Path) -> Choice:
         return self.choices(models, nfe, folder)[0]
@@ -134,12 +134,16 @@ def _recipe(method: str, study: OneStepSettings) -> BaselineRecipe:
 
 
 def _baseline(
-    method: str, base: tuple[FlowPolicy, Record], study: OneStepSettings, updates: int, generators: Generators
+    method: str,
+    base: LoadedPolicy,
+    study: OneStepSettings,
+    updates: int,
+    generators: Generators,
 ) -> Objective:
-    policy, record = base
+    policy, metadata = base
     if method == "lsd":
-        return LagrangianSelfDistillation(_widened(policy, record), study.lsd.share, updates, generators)
-    net = build_policy(record).net
+        return LagrangianSelfDistillation(_widened(policy, metadata), study.lsd.share, updates, generators)
+    net = build_policy(metadata).net
     if method == "regression":
         return Regression(net)
     if method == "mip":
@@ -150,24 +154,24 @@ def _baseline(
     return Drifting(net, own.samples, own.kernel_scales, generators, per_step=own.per_step)
 
 
-def _widened(policy: FlowPolicy, record: Record) -> nn.Module:
+def _widened(policy: FlowPolicy, metadata: CheckpointMetadata) -> nn.Module:
     """The net of ``policy`` with the length of a step in its condition."""
     try:
-        return widened(policy.net, _mapping_net(policy, record))
+        return widened(policy.net, _mapping_net(policy, metadata))
     except ValueError as error:
-        raise UserError(f"net.kind: given {record.net.kind!r}, allowed for lsd: mlp ({error})") from None
+        raise UserError(f"net.kind: given {metadata.net.kind!r}, allowed for lsd: mlp ({error})") from None
 
 
-def _mapping_net(policy: FlowPolicy, record: Record) -> nn.Module:
+def _mapping_net(policy: FlowPolicy, metadata: CheckpointMetadata) -> nn.Module:
     condition_dim = policy.n_obs_steps * len(policy.observation_normalizer.offset)
-    return build_net(record.net, policy.horizon, policy.action_dim, condition_dim + STEP_FEATURES)
+    return build_net(metadata.net, policy.horizon, policy.action_dim, condition_dim + STEP_FEATURES)
 
 
-def policy_like(method: str, nfe: int, base: tuple[FlowPolicy, Record], study: OneStepSettings) -> FlowPolicy:
+def policy_like(method: str, nfe: int, base: LoadedPolicy, study: OneStepSettings) -> FlowPolicy:
     """A policy of the same nets as ``method`` trains from ``base``, with random weights: to take the time of."""
-    policy, record = base
-    fresh = build_policy(record)
-    net = _mapping_net(policy, record) if method == "lsd" else fresh.net
+    policy, metadata = base
+    fresh = build_policy(metadata)
+    net = _mapping_net(policy, metadata) if method == "lsd" else fresh.net
     return fresh.with_net(_field(method, net, nfe, study)).eval()
 
 

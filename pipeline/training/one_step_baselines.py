@@ -97,7 +97,7 @@ class ImplicitMaximumLikelihood(Objective):
             counts = nearest < farthest
         chosen = noise.unflatten(0, (len(data), self.samples))[torch.arange(len(data), device=data.device), choice]
         error = (in_solve(self.net, condition, len(data))(0.0, chosen) - data).flatten(1).norm(dim=1)
-        self.figures = {"used_share": counts.double().mean()}
+        self.metrics = {"used_share": counts.double().mean()}
         return torch.where(counts, error, 0.0).sum() / counts.sum().clamp(min=1)
 
 

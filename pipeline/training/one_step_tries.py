@@ -13,7 +13,7 @@ from pipeline.settings.one_step import OneStepRecipe, OneStepSettings
 from pipeline.settings.paths import fingerprint
 from pipeline.settings.schema import FinetuneRecipe, TaskSettings
 from pipeline.training.data import PreparedData
-from pipeline.training.guard import Guard
+from pipeline.training.diversity_monitor import DiversityMonitor
 from pipeline.training.journal import write_rows
 from pipeline.training.one_step import OneStepCell
 from pipeline.training.problem import Workspace
@@ -59,7 +59,7 @@ def tried(cell: OneStepCell, prepared: Path, here: Workspace, title: str, change
         prepared: the task's data. title: the title of the run. changes: the changes of settings, as text.
     """
     data, settings, (nfe,) = PreparedData.load(prepared), cell.settings, cell.numbers
-    guard, models = Guard(cell.base[0], data, settings.seed), [cell.base_file]
+    monitor, models = DiversityMonitor(cell.base[0], data, settings.seed), [cell.base_file]
     precision = cell.base[1].precision
     if cell.method != "fm":
         training = cell.training(data, here.settled(settings), here.resume / "pairs.pt")
@@ -81,7 +81,7 @@ def tried(cell: OneStepCell, prepared: Path, here: Workspace, title: str, change
                 "n_seeds": settings.one_step.seeds,
                 "max_score": round(choice.max_score, 4),
                 "success": round(choice.success, 4),
-                "spread_ratio": round(guard.read(policy, nfe).spread_ratio, 4),
+                "spread_ratio": round(monitor.measure(policy, nfe).spread_ratio, 4),
                 "precision": precision,
                 "temperature": f"{choice.temperature:g}",
             }

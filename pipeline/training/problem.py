@@ -13,17 +13,17 @@ from torch import nn
 from pipeline.nets.lora import trainable_parameters
 from pipeline.settings.blocks import Block
 from pipeline.settings.schema import ScaleSettings
+from pipeline.training.collapse_stopping import CollapseStopping
+from pipeline.training.diversity_monitor import DiversityReading
 from pipeline.training.finetuning import Trained, Training, checkpoint_file, run
-from pipeline.training.guard import Reading
 from pipeline.training.job import Asked
 from pipeline.training.journal import Sink, TrainingLog
-from pipeline.training.watch import Watch
 
 Settings = TypeVar("Settings", bound=Block)
 
 
-class Record(Sink, Protocol):
-    """Record of a run, see ``pipeline.tracking.run.Run``."""
+class RunLog(Sink, Protocol):
+    """Log of a run, see ``pipeline.tracking.run.Run``."""
 
     def tag(self, key: str, value: str) -> None:
         """Set a tag of the run."""
@@ -40,7 +40,7 @@ class Workspace(Protocol):
         """Tell whether this process writes the results."""
 
     @property
-    def run(self) -> Record:
+    def run(self) -> RunLog:
         """Return the run of the stage."""
 
     @property
@@ -70,12 +70,12 @@ class Problem(ABC):
     Attributes:
         label: the name of its run. log: its losses.
         training: the objective, the batches and the optimiser.
-        watch: monitor of the diversity of its samples; None: there is none.
+        stopping: ends training if the diversity of its samples collapses; None: nothing does.
         measured_after: steps after which ``measure`` is called.
     """
 
     training: Training
-    watch: Watch | None = None
+    stopping: CollapseStopping | None = None
     measured_after: Sequence[int] = ()
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
@@ -102,38 +102,38 @@ class Problem(ABC):
     def save(self, trained: Trained) -> None:
         """Write the outputs of the stage."""
 
-    def watch_over(
+    def collapse_stopping(
         self,
-        read: Callable[[nn.Module], Reading],
+        measure: Callable[[nn.Module], DiversityReading],
         net: nn.Module,
         recipe: Collapsible,
         steps: Sequence[int],
         *,
-        watches: bool = True,
-    ) -> Watch:
-        """Return a watch that shows its readings and warnings in the run.
+        stops: bool = True,
+    ) -> CollapseStopping:
+        """Build collapse stopping that logs its readings and warnings in the run.
 
         Args:
-            read: measures held-out figures of a net. net: the model before training.
-            recipe: has the threshold of a collapse and the reaction to it. steps: when ``read`` is called.
-            watches: False: the watch reads figures but never ends the training.
+            measure: measures the diversity of a net's held-out samples. net: the model before training.
+            recipe: has the threshold of a collapse and the reaction to it. steps: when ``measure`` is called.
+            stops: False: diversity is measured, but training never ends early.
         """
 
         def tell(text: str) -> None:
             print(f"warning: {self.label}: {text}", file=sys.stderr)
             self.here.run.tag("collapsing", text)
 
-        def show(reading: Reading, step: int) -> None:
+        def show(reading: DiversityReading, step: int) -> None:
             ratios = {name: value for name, value in asdict(reading).items() if name.endswith("_ratio")}
             self.here.run.log({f"guard_{name}": value for name, value in ratios.items()}, step)
 
-        return Watch(
-            read,
-            read(net),
+        return CollapseStopping(
+            measure,
+            measure(net),
             recipe.steps,
-            collapse_below=recipe.collapse_below if watches else 0.0,
-            stop=watches and recipe.on_collapse == "stop",
-            tell=tell,
+            collapse_below=recipe.collapse_below if stops else 0.0,
+            stop=stops and recipe.on_collapse == "stop",
+            warn=tell,
             show=show,
             keep=self.here.resume / "healthy.pt",
             steps=steps,
@@ -152,7 +152,7 @@ def trains(of: type[Problem]) -> Callable[[Asked, ScaleSettings, Workspace, str]
             log=problem.log,
             state_path=here.resume / "state.pt",
             title=label,
-            watch=problem.watch,
+            stopping=problem.stopping,
             measured_after=problem.measured_after,
             measure=problem.measure,
         )

@@ -65,10 +65,10 @@ class ResidualReconstruction(Objective):
         """condition: (B, C), data: (B, …) → scalar loss."""
         pair = self.coupling(data, condition, Source(self.generators["noise"]), self.models)
         loss = (self._reconstruct(pair.x0, condition) - pair.x1).square().mean()
-        self.figures = dict(pair.figures)
+        self.metrics = dict(pair.metrics)
         if self.penalty is not None:
             penalty = self.penalty(self._residual)
-            self.figures |= {"reconstruction": loss.detach(), "penalty": penalty.detach()}
+            self.metrics |= {"reconstruction": loss.detach(), "penalty": penalty.detach()}
             loss = loss + penalty
         return loss
 

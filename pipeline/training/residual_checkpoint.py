@@ -14,7 +14,14 @@ from pipeline.nets.residual import build_residual, residual_grid
 from pipeline.nets.weights import load_weights
 from pipeline.settings.names import as_stored, from_stored
 from pipeline.settings.schema import ResidualRecipe
-from pipeline.training.checkpoint import Record, build_policy, load_policy, read_record, save_policy
+from pipeline.training.checkpoint import (
+    CheckpointMetadata,
+    LoadedPolicy,
+    build_policy,
+    load_policy,
+    read_metadata,
+    save_policy,
+)
 from pipeline.utils.atomic import write_bytes
 from pipeline.utils.errors import UserError
 
@@ -34,18 +41,20 @@ def make_residual_policy(base: FlowPolicy, recipe: ResidualRecipe, seed: int, *,
     return ResidualPolicy(base, residual, residual_grid(recipe))
 
 
-def save_residual_policy(path: Path, policy: ResidualPolicy, record: Record, recipe: ResidualRecipe) -> None:
-    """Write ``policy`` as ``save_policy`` does, the base's weights in float16, and ``recipe`` beside the record.
+def save_residual_policy(
+    path: Path, policy: ResidualPolicy, metadata: CheckpointMetadata, recipe: ResidualRecipe
+) -> None:
+    """Write ``policy`` as ``save_policy`` does, the base's weights in float16, and ``recipe`` beside the metadata.
 
     The residual must be ``fixed``: its matrices are stored as they run, in float32, and are what is certified.
     """
     with TemporaryDirectory() as folder:
         plain = Path(folder, path.name)
-        save_policy(plain, policy, record, half=True)
+        save_policy(plain, policy, metadata, half=True)
         with safe_open(plain, framework="pt") as file:
-            metadata = dict(file.metadata())
-        metadata[_HEADER] = json.dumps(as_stored(recipe.model_dump(exclude_defaults=True)), sort_keys=True)
-        write_bytes(path, _ordered(save(load_file(plain), metadata=metadata)))
+            entries = dict(file.metadata())
+        entries[_HEADER] = json.dumps(as_stored(recipe.model_dump(exclude_defaults=True)), sort_keys=True)
+        write_bytes(path, _ordered(save(load_file(plain), metadata=entries)))
 
 
 def _ordered(file: bytes) -> bytes:
@@ -64,7 +73,7 @@ def read_recipe(path: Path) -> ResidualRecipe | None:
     Raises:
         UserError: as ``load_policy``, for the file and for its entry about the residual.
     """
-    read_record(path)
+    read_metadata(path)
     with safe_open(path, framework="pt") as file:
         text = file.metadata().get(_HEADER)
     if text is None:
@@ -75,8 +84,8 @@ def read_recipe(path: Path) -> ResidualRecipe | None:
         raise UserError(f"{path}: damaged header: {' '.join(str(error).split())}") from None
 
 
-def load_model(path: Path) -> tuple[FlowPolicy, Record]:
-    """The policy in a model file, with a residual or without, ready to act, and its record.
+def load_model(path: Path) -> LoadedPolicy:
+    """The policy in a model file, with a residual or without, ready to act, and its metadata.
 
     Raises:
         UserError: as ``load_policy``.
@@ -84,11 +93,11 @@ def load_model(path: Path) -> tuple[FlowPolicy, Record]:
     recipe = read_recipe(path)
     if recipe is None:
         return load_policy(path)
-    record = read_record(path)
-    policy = make_residual_policy(build_policy(record), recipe, record.train_seed, fixed=True)
+    metadata = read_metadata(path)
+    policy = make_residual_policy(build_policy(metadata), recipe, metadata.train_seed, fixed=True)
     try:
         load_weights(policy, load_file(path))
     except RuntimeError as error:
         detail = " ".join(str(error).split())
         raise UserError(f"{path}: weights do not fit the architecture that its header names: {detail:.300}") from None
-    return policy.eval(), record
+    return policy.eval(), metadata

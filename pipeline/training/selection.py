@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.evaluation.protocol import evaluation_of, run_episodes
+from pipeline.evaluation.protocol import find_env_factory, run_episodes
 from pipeline.evaluation.rollouts import EpisodeResult
 from pipeline.flow.objective import flow_matching_loss
 from pipeline.flow.path import PATHS
@@ -58,7 +58,7 @@ def roll_out(
     Args:
         journal: file of finished episodes, for a resume.
     """
-    simulated = evaluation_of(settings.load_task(), task, settings.select.evaluation, settings.evaluation)
+    simulated = find_env_factory(settings.load_task(), task, settings.select.evaluation, settings.evaluation)
     return run_episodes(policy, simulated, nfe, seeds, settings.evaluation, journal=journal)
 
 

@@ -7,10 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from pipeline.evaluation.policy import FlowPolicy
 from pipeline.settings.schema import Optimization, TaskSettings
 from pipeline.training.cells import Cell, Choice
-from pipeline.training.checkpoint import Record, build_policy, load_policy
+from pipeline.training.checkpoint import LoadedPolicy, build_policy, load_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.finetuning import Training
 from pipeline.training.loop import Batches
@@ -48,17 +47,17 @@ class CouplingCell(Cell):
             UserError: a coupling and several numbers of evaluations, one that the study's settings do not have, or a
                 budget below what is solved ahead.
         """
-        (policy, record), row, study, pretrain = self.base, self.method, settings.studied(), settings.pretrain
+        (policy, metadata), row, study, pretrain = self.base, self.method, settings.studied(), settings.pretrain
         windows = Batches(data.condition, data.action)
         generators = Generators(settings.seed, "study", row, *self.numbers)
         if row == "fm_continued":
             optimization: Optimization = pretrain.model_copy(update={"steps": study.budget, "lr": study.fm_lr})
             objective = flow_matching(policy.net, pretrain, generators)
-            return Training(objective, windows, generators, optimization, record.train_steps)
+            return Training(objective, windows, generators, optimization, metadata.train_steps)
         if row in OUTSIDERS:
-            net = build_policy(record).net
+            net = build_policy(metadata).net
             outsider = Regression(net) if row == "regression" else MinimalIterative(net, generators)
-            steps = (record.train_steps + study.budget) // _EVALUATIONS[row]
+            steps = (metadata.train_steps + study.budget) // _EVALUATIONS[row]
             return Training(outsider, windows, generators, pretrain.model_copy(update={"steps": steps}), 0)
         if len(self.numbers) > 1:
             raise UserError(
@@ -71,14 +70,14 @@ class CouplingCell(Cell):
         )
         share = fallback_share(recipe, batches)
         optimization = within_budget(recipe, nfe, study.budget, pretrain, len(data.action), share)
-        return Training(likelihood, batches, generators, optimization, record.train_steps)
+        return Training(likelihood, batches, generators, optimization, metadata.train_steps)
 
-    def load(self, model: Path, nfe: int) -> tuple[FlowPolicy, Record]:
+    def load(self, model: Path, nfe: int) -> LoadedPolicy:
         """Load a checkpoint; an outsider's net becomes a velocity field."""
         del nfe
-        policy, record = load_policy(model)
+        policy, metadata = load_policy(model)
         field = OUTSIDERS.get(self.method)
-        return policy.with_net(field(policy.net)) if field else policy, record
+        return policy.with_net(field(policy.net)) if field else policy, metadata
 
     def best(self, models: Sequence[Path], nfe: int, folder: Path) -> Choice:
         if self.method == "fm":

@@ -14,7 +14,7 @@ from pipeline.evaluation.rollouts import Episode, rollout
 from pipeline.settings.schema import VisionSettings
 from pipeline.tasks.loader import load_task
 from pipeline.tasks.pusht.env import PushT, initial_state
-from pipeline.tasks.vector import Evaluation, Transition
+from pipeline.tasks.vector import EnvFactory, Transition
 from pipeline.training.checkpoint import build_policy, save_policy
 from pipeline.training.residual_checkpoint import load_model, make_residual_policy, save_residual_policy
 from pipeline.utils.code_deps import ROOT
@@ -101,8 +101,8 @@ def test_actions_are_the_rollouts_to_the_bit(name: str, tmp_path: Path) -> None:
     path = made(file, tmp_path)
     policy, nfe, _ = load_for_use(path, options.get("nfe"), options.get("sampler"))
     heard: dict[int, list[np.ndarray]] = {}
-    evaluation = Evaluation(lambda: Overheard(heard), lambda seed: {"seed": seed}, STEPS)
-    rollout(policy.acting(nfe), evaluation, EPISODES, progress=False)
+    env_factory = EnvFactory(lambda: Overheard(heard), lambda seed: {"seed": seed}, STEPS)
+    rollout(policy.acting(nfe), env_factory, EPISODES, progress=False)
     controller = load_policy(path, **options)
     for episode in EPISODES[::-1]:  # none leaves anything to the next
         assert np.array_equal(driven(controller, episode), np.stack(heard[episode.seed]))

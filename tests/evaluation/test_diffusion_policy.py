@@ -10,7 +10,7 @@ from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.rollouts import Episode, rollout
 from pipeline.flow.action_diffusion import ddim, ddpm
 from pipeline.tasks.normalizer import Normalizer
-from pipeline.tasks.vector import Evaluation, Transition
+from pipeline.tasks.vector import EnvFactory, Transition
 from pipeline.utils.errors import UserError
 
 STATES = np.random.default_rng(0).normal(size=(5, 2, 3))
@@ -91,11 +91,11 @@ class Drift:
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
 def test_episodes_do_not_depend_on_their_company(sampler: Sampler) -> None:
-    evaluation = Evaluation(Drift, lambda seed: {"start": float(seed % 3)}, max_steps=7)
+    env_factory = EnvFactory(Drift, lambda seed: {"start": float(seed % 3)}, max_steps=7)
     acting = make_policy(sampler).acting(nfe=5)
     episodes = [Episode(seed, repeat) for seed in range(4) for repeat in range(2)]
-    together = rollout(acting, evaluation, episodes, block=4, progress=False)
+    together = rollout(acting, env_factory, episodes, block=4, progress=False)
     assert together == [
-        result for one in episodes for result in rollout(acting, evaluation, [one], block=4, progress=False)
+        result for one in episodes for result in rollout(acting, env_factory, [one], block=4, progress=False)
     ]
     assert len({result.final_score for result in together}) == len(episodes)

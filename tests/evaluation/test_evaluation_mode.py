@@ -19,8 +19,8 @@ from pipeline.nets.residual import PlainResidual
 from pipeline.settings import schema
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.data import PreparedData
+from pipeline.training.diversity_monitor import DiversityMonitor
 from pipeline.training.fine_tune import fine_tune, sample
-from pipeline.training.guard import Guard
 from pipeline.training.selection import held_out_loss
 from pipeline.training.teacher import Teacher
 from pipeline.utils.code_deps import ROOT
@@ -99,7 +99,7 @@ INFERENCES: dict[str, Callable[[nn.Module], Tensor]] = {
     "taught": lambda net: Teacher(net, 4).teach(NOISE, CONDITION),
     "inverted": lambda net: Teacher(net, 4).invert(NOISE, CONDITION),
     "diversity": lambda net: figures(measure_diversity(Sampling(net), CONDITION, NOISE, 1)),
-    "guard": lambda net: figures(Guard(policy(net), DATA, 0).read(policy(net), 2).diversity),
+    "guard": lambda net: figures(DiversityMonitor(policy(net), DATA, 0).measure(policy(net), 2).diversity),
     "generation": lambda net: generated(Sampling(net)),
     "held-out loss": lambda net: torch.tensor(held_out_loss(policy(net), DATA, PRETRAIN, 0)),
 }

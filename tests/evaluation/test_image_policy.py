@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.evaluation.image_policy import ImagePolicy, Sight
+from pipeline.evaluation.image_policy import ImageConditioning, ImagePolicy
 from pipeline.evaluation.residual_policy import ResidualPolicy
 from pipeline.evaluation.rollouts import Episode, rollout
 from pipeline.nets.mlp import MLP
@@ -39,7 +39,7 @@ def make_policy(seed: int = 0) -> ImagePolicy:
     net = MLP(4, 2, 2 * (encoder.features + 2), width=16, depth=1, expansion=2, time_features=8)
     return ImagePolicy(
         net,
-        Sight(encoder, render, partial(observe, kind="agent")),
+        ImageConditioning(encoder, render, partial(observe, kind="agent")),
         POSITIONS,
         Normalizer.of(torch.tensor([256.0, 256.0]), torch.tensor([256.0, 256.0])),
         n_obs_steps=2,
@@ -111,7 +111,7 @@ def test_rollouts_from_images_repeat_bit_for_bit() -> None:
     runs = [
         rollout(
             policy.acting(2),
-            load_task("pusht").envs["a"].evaluation(PushTOptions(), 4),
+            load_task("pusht").envs["a"].factory(PushTOptions(), 4),
             [Episode(100000, 0), Episode(100001, 0)],
             batch=batch,
             block=4,

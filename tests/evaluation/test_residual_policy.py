@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save
 
 from pipeline.evaluation.residual_policy import ResidualPolicy, solve_residual
 from pipeline.settings.schema import DataSettings, MlpSettings
-from pipeline.training.checkpoint import Record, build_policy, load_policy, round_weights, save_policy
+from pipeline.training.checkpoint import CheckpointMetadata, build_policy, load_policy, round_weights, save_policy
 from pipeline.training.residual_checkpoint import load_model, make_residual_policy, read_recipe, save_residual_policy
 from pipeline.utils.errors import UserError
 from tests.nets.test_residual_nets import recipe
@@ -25,7 +25,7 @@ DATA = DataSettings(
     validation_fraction=0.1,
 )
 NET = MlpSettings(kind="mlp", width=8, depth=1, expansion=1, time_features=4)
-RECORD = Record("starter", "pusht", "resft_fm", 6, 10, 0, DATA, NET, {})
+RECORD = CheckpointMetadata("starter", "pusht", "resft_fm", 6, 10, 0, DATA, NET, {})
 
 
 def make_policy(*, trained: bool = True) -> ResidualPolicy:

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 
 from pipeline.evaluation.rollouts import BLOCK, EPISODE_COLUMNS, Episode, EpisodeResult, rollout, write_episodes
-from pipeline.evaluation.video import best_median_worst, record
+from pipeline.evaluation.video import best_median_worst, record_videos
 from pipeline.tasks.loader import load_task
 from pipeline.tasks.pusht import PushTOptions
 from pipeline.tasks.pusht.env import PushT, initial_state
-from pipeline.tasks.vector import ChunkedWorkers, Evaluation, Transition
+from pipeline.tasks.vector import ChunkedWorkers, EnvFactory, Transition
 from pipeline.utils.errors import UserError
 
 
@@ -60,8 +60,8 @@ class Listener(PushThrough):
         return noise
 
 
-TALLY = Evaluation(Tally, lambda seed: {"length": 1 + seed % 7}, max_steps=7)
-EVALUATION = load_task("pusht").envs["a"].evaluation(PushTOptions(), 44)
+TALLY = EnvFactory(Tally, lambda seed: {"length": 1 + seed % 7}, max_steps=7)
+EVALUATION = load_task("pusht").envs["a"].factory(PushTOptions(), 44)
 EPISODES = [Episode(seed, repeat) for seed in range(100000, 100006) for repeat in range(2)]
 
 
@@ -164,11 +164,11 @@ def test_resumes_from_a_journal_with_a_torn_line(tmp_path: Path) -> None:
     kept = journal.read_bytes()
     journal.write_bytes(kept + kept.splitlines()[0][:40])
     policy = PushThrough()
-    evaluation = EVALUATION
-    assert rollout(policy, evaluation, EPISODES, batch=1, journal=journal, progress=False) == expected
+    env_factory = EVALUATION
+    assert rollout(policy, env_factory, EPISODES, batch=1, journal=journal, progress=False) == expected
     assert len(policy.calls) == 7 * 6, "five of the twelve episodes were not run again"
     assert [json.loads(line)["steps"] for line in journal.read_text(encoding="utf-8").splitlines()] == [44] * 12
-    assert rollout(Broken(), evaluation, EPISODES, journal=journal) == expected  # nothing is left to run
+    assert rollout(Broken(), env_factory, EPISODES, journal=journal) == expected  # nothing is left to run
 
 
 def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
@@ -185,8 +185,8 @@ def test_killed_rollout_resumes_to_the_same_table_and_leaves_no_orphan(tmp_path:
     program = f"""
 import sys; sys.path[:0] = {sys.path!r}
 from {__name__} import EPISODES, EVALUATION, Killed, Path, rollout
-evaluation, journal = EVALUATION, Path({str(journal)!r})
-rollout(Killed(), evaluation, EPISODES, batch=3, workers=2, journal=journal)
+journal = Path({str(journal)!r})
+rollout(Killed(), EVALUATION, EPISODES, batch=3, workers=2, journal=journal)
 """
     killed = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, encoding="utf-8")
     workers = killed.stdout.split()
@@ -225,7 +225,7 @@ class Broken(PushThrough):
 
 def test_actions_that_are_not_finite_name_the_episode() -> None:
     with pytest.raises(FloatingPointError, match="seed=100000, repeat=1"):
-        rollout(Broken(), load_task("pusht").envs["a"].evaluation(PushTOptions()), EPISODES[::-1], progress=False)
+        rollout(Broken(), load_task("pusht").envs["a"].factory(PushTOptions()), EPISODES[::-1], progress=False)
 
 
 def test_impossible_requests() -> None:
@@ -260,11 +260,11 @@ def test_recorded_replays_score_the_same_and_are_those_of_their_episodes(tmp_pat
     episodes = [EPISODES[5], EPISODES[0], EPISODES[5]]
     paths = [tmp_path / name for name in ("best.gif", "median.gif", "worst.gif")]
     policy = PushThrough()
-    evaluation = EVALUATION
-    replayed = record(policy, evaluation, list(zip(episodes, paths, strict=True)))
+    env_factory = EVALUATION
+    replayed = record_videos(policy, env_factory, list(zip(episodes, paths, strict=True)))
     assert replayed == push([EPISODES[0], EPISODES[5]])
     assert policy.calls[0][0].shape[0] == BLOCK
-    record(PushThrough(), evaluation, [(EPISODES[0], tmp_path / "alone.gif")])
+    record_videos(PushThrough(), env_factory, [(EPISODES[0], tmp_path / "alone.gif")])
     frames = iio.imread(paths[0])
     assert frames.shape == (1 + 44 // 2, 256, 256, 3)
     assert (frames[0] != frames[-1]).any()

@@ -87,7 +87,7 @@ def test_inversion_inverts_a_linear_field_and_keeps_what_is_typical() -> None:
     assert torch.allclose(pair.x0[clearly], noise[clearly], rtol=0.01)
     assert torch.equal(pair.x1, x1)
     # true noise is atypical as often as the quantile says: 400 of 4000, standard deviation 19
-    assert pair.figures["fallback_share"].item() == pytest.approx(0.1, abs=0.02)
+    assert pair.metrics["fallback_share"].item() == pytest.approx(0.1, abs=0.02)
 
 
 @pytest.mark.parametrize("scale", [0.0, 0.1, 10.0, float("nan"), float("inf")])
@@ -96,7 +96,7 @@ def test_inversion_falls_back_where_the_source_has_no_mass(scale: float) -> None
     away = models(reconstruct=bend, invert=lambda x, _c: torch.where(x.isnan(), x, scale * torch.ones_like(x)))
     pair = inversion(0.99, fallback=nearest(3))(x1, condition, source(), away)
     assert torch.equal(pair.x0, nearest(3)(x1, condition, source(), BENDING).x0)
-    assert pair.figures["fallback_share"] == 1
+    assert pair.metrics["fallback_share"] == 1
 
 
 def test_rows_that_fall_back_leave_the_others_alone() -> None:

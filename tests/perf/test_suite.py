@@ -1,4 +1,4 @@
-"""Each contest's sides compute the same at small sizes, and the tables hold what was measured."""
+"""Each comparison's sides compute the same at small sizes, and the tables hold what was measured."""
 
 import re
 import time
@@ -11,7 +11,7 @@ import pandas as pd
 import pytest
 
 from pipeline.perf import loading, pairs, plans, simulation, solves, suite, updates
-from pipeline.perf.contest import Contest, DiffersError, Row, hold, machine
+from pipeline.perf.comparison import Comparison, DiffersError, Row, hold, machine
 from pipeline.settings.blocks import Unet1dSettings
 from pipeline.tasks.loader import load_task
 from pipeline.tasks.pusht import PushTOptions
@@ -20,16 +20,16 @@ from pipeline.tasks.robomimic.env import observation_keys
 SMALL = Unet1dSettings(kind="unet1d", channels=[8, 16], kernel=3, groups=4, time_features=8)
 
 FAMILIES = {
-    "unet1d": partial(updates.unet1d_contests, (2,), SMALL),
-    "unet2d": partial(updates.unet2d_contests, 1, 32),
-    "mle": partial(updates.mle_contests, (2,), 4),
-    "pairs": partial(pairs.contests, (8,)),
-    "dopri5": partial(solves.adaptive_contests, 2, 0.01),
-    "sampling": partial(solves.sampling_contests, ((2, SMALL, 1),)),
-    "plans": partial(plans.contests, (2,), 1),
-    "step": partial(simulation.step_contests, 20),
-    "pusht": partial(simulation.pusht_contests, 1, 1),
-    "windows": loading.contests,
+    "unet1d": partial(updates.unet1d_comparisons, (2,), SMALL),
+    "unet2d": partial(updates.unet2d_comparisons, 1, 32),
+    "mle": partial(updates.mle_comparisons, (2,), 4),
+    "pairs": partial(pairs.comparisons, (8,)),
+    "dopri5": partial(solves.adaptive_comparisons, 2, 0.01),
+    "sampling": partial(solves.sampling_comparisons, ((2, SMALL, 1),)),
+    "plans": partial(plans.comparisons, (2,), 1),
+    "step": partial(simulation.step_comparisons, 20),
+    "pusht": partial(simulation.pusht_comparisons, 1, 1),
+    "windows": loading.comparisons,
 }
 
 
@@ -39,20 +39,20 @@ def test_both_sides_compute_the_same(family: str) -> None:
         pytest.importorskip("torchcfm")
     if family == "plans":
         pytest.importorskip("onnxruntime", reason="`make env-export` installs it")
-    held = [hold(replace(contest, count=1, aim=0.0)) for contest in FAMILIES[family]()]  # which raises, did they not
+    held = [hold(replace(comparison, count=1, aim=0.0)) for comparison in FAMILIES[family]()]
     assert held and all(re.search("equal|within|error", row.same_result) for row in held)
 
 
 @pytest.mark.parametrize("vector", simulation.VECTORS)
 def test_a_vector_of_kitchens_sees_what_ours_sees(vector: simulation.Vector) -> None:
-    contests = list(simulation.mujoco_contests(2, {"kitchen": (12, 0.5)}))
-    (contest,) = [contest for contest in contests if vector in contest.peer]
-    assert "equal to the bit" in contest.same()
+    comparisons = list(simulation.mujoco_comparisons(2, {"kitchen": (12, 0.5)}))
+    (comparison,) = [comparison for comparison in comparisons if vector in comparison.peer]
+    assert "equal to the bit" in comparison.same()
 
 
 def test_robomimics_own_loop_ends_where_ours_does() -> None:
-    (contest,) = simulation.robomimic_contests(1, 12)
-    assert "last state: within" in contest.same()
+    (comparison,) = simulation.robomimic_comparisons(1, 12)
+    assert "last state: within" in comparison.same()
 
 
 def test_floors_are_of_the_whole_work() -> None:
@@ -62,10 +62,10 @@ def test_floors_are_of_the_whole_work() -> None:
 
 
 def test_a_peer_that_does_other_work_is_found_out() -> None:
-    (contest, _) = simulation.pusht_contests(1, 1)
-    work = contest.same.__self__  # type: ignore[attr-defined]
+    (comparison, _) = simulation.pusht_comparisons(1, 1)
+    work = comparison.same.__self__  # type: ignore[attr-defined]
     with pytest.raises(DiffersError, match="observations"):
-        replace(work, evaluation=load_task("pusht").envs["a"].evaluation(PushTOptions(reset_order="legacy"))).same()
+        replace(work, env_factory=load_task("pusht").envs["a"].factory(PushTOptions(reset_order="legacy"))).same()
 
 
 ROW = Row("work", "peer", machine(), 1.0, 2.0, 0.5, 0.4, 0.6, 0.6, "equal")
@@ -109,10 +109,10 @@ def test_words_choose_contests_and_a_difference_leaves_its_row_out(capsys: pytes
     def same() -> str:
         raise DiffersError("losses")
 
-    def family() -> Iterator[Contest]:
+    def family() -> Iterator[Comparison]:
         for work in ("first", "second"):
-            yield Contest(work, "peer", 1.0, lambda: "equal", lambda count: [(1.0, 1.0)] * count, 1)
-        yield Contest("third", "peer", 1.0, same, lambda count: [(1.0, 1.0)] * count, 1)
+            yield Comparison(work, "peer", 1.0, lambda: "equal", lambda count: [(1.0, 1.0)] * count, 1)
+        yield Comparison("third", "peer", 1.0, same, lambda count: [(1.0, 1.0)] * count, 1)
 
     assert [row.work for row in suite.measure(["first", "third"], [family])] == ["first"]
     assert "third, peer: left out: losses" in capsys.readouterr().out

@@ -7,7 +7,7 @@ from pipeline.evaluation.precision import Variation
 from pipeline.evaluation.rollouts import EpisodeResult
 from pipeline.reporting.precision import PRECISION_HEADER, precision_rows, precision_table
 from pipeline.settings.schema import DataSettings, MlpSettings
-from pipeline.training.checkpoint import Record
+from pipeline.training.checkpoint import CheckpointMetadata
 
 DATA = DataSettings(
     dataset="pusht_human",
@@ -18,7 +18,7 @@ DATA = DataSettings(
     validation_fraction=0.1,
 )
 NET = MlpSettings(kind="mlp", width=8, depth=1, expansion=1, time_features=4)
-RECORD = Record("lab", "pusht", "fm", 4, 100, 0, DATA, NET, {})
+RECORD = CheckpointMetadata("lab", "pusht", "fm", 4, 100, 0, DATA, NET, {})
 
 
 def episodes(*scores: float) -> list[EpisodeResult]:

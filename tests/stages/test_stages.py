@@ -7,7 +7,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from pipeline.training.checkpoint import read_record
+from pipeline.training.checkpoint import read_metadata
 from tests.project import Project
 
 EVALUATE = ("stages.evaluate_rollouts", "--evaluation", "pusht_b", "--nfe", "1")
@@ -48,7 +48,7 @@ def test_a_model_is_tuned_and_then_evaluated_by_the_solver_of_its_recipe(made: P
     of_task = ("--scale", "starter", "--task", "pusht", "--nfe", "2")
     project.check("stages.train", *of_task, "--method", "ft_fm")
     model = "data/starter/pusht/models/ft_fm-nfe2.safetensors"
-    assert read_record(project.root / model).solver == "heun"
+    assert read_metadata(project.root / model).solver == "heun"
     refused = project.run(*EVALUATE, *SEEDS, "--checkpoint", model, "--out", str(tmp_path / "episodes.csv"))
     assert refused.returncode != 0
     assert refused.stderr.splitlines()[-1].endswith(

@@ -56,11 +56,11 @@ def demonstrations(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Demo
 def environments(task: Task) -> Iterator[tuple[EnvSpec, Env]]:
     """Each way to evaluate the task, with an environment as a worker process makes it."""
     for spec in task.envs.values():
-        yield spec, pickle.loads(pickle.dumps(spec.evaluation().make_env))()
+        yield spec, pickle.loads(pickle.dumps(spec.factory().make_env))()
 
 
 def played(task: Task, spec: EnvSpec, env: Env, actions: NDArray[np.floating], seed: int) -> list[Transition]:
-    arguments = spec.evaluation(task.options_from({})).reset_arguments(seed)
+    arguments = spec.factory(task.options_from({})).reset_arguments(seed)
     first = Transition(env.reset(**arguments), 0.0, False, False)
     return [first, *map(env.step, actions)]
 
@@ -150,8 +150,8 @@ def test_a_seed_gives_the_same_episode_again_to_the_bit(task: Task, demonstratio
 
 def test_episodes_end_at_the_step_limit(task: Task, demonstrations: Demonstrations) -> None:
     for spec in task.envs.values():
-        short = spec.evaluation(task.options_from({}), max_steps=2)
-        assert short.max_steps == 2 and spec.evaluation(task.options_from({})).max_steps == spec.max_steps
+        short = spec.factory(task.options_from({}), max_steps=2)
+        assert short.max_steps == 2 and spec.factory(task.options_from({})).max_steps == spec.max_steps
         env = short.make_env()
         env.reset(**short.reset_arguments(SEED))
         steps = [env.step(action) for action in islice(some_actions(demonstrations), 2)]

@@ -213,7 +213,7 @@ def test_completed_elements_stay_completed_and_four_of_them_end_the_episode() ->
 
 
 def test_the_evaluation_runs_in_workers_as_here_and_ends_after_its_steps() -> None:
-    described = load_task("kitchen").envs[""].evaluation(max_steps=6)
+    described = load_task("kitchen").envs[""].factory(max_steps=6)
     results = []
     for workers in (0, 1):
         with ChunkedWorkers(described.make_env, workers) as simulations:

@@ -186,7 +186,7 @@ def test_observations() -> None:
 
 
 def test_evaluation_describes_its_episodes() -> None:
-    described = load_task("pusht").envs["a"].evaluation(PushTOptions(reset_order="legacy"), max_steps=2)
+    described = load_task("pusht").envs["a"].factory(PushTOptions(reset_order="legacy"), max_steps=2)
     arguments = described.reset_arguments(100001)
     np.testing.assert_array_equal(arguments["state"], initial_state("a", 100001))
     assert arguments["order"] == "legacy"

@@ -39,7 +39,7 @@ PLAYERS: dict[Path, Player] = {}
 
 
 def recorded(root: Path) -> None:
-    """Record what has come to the queue."""
+    """CheckpointMetadata what has come to the queue."""
     PLAYERS.setdefault(root, Player(root, partial(begin, root))).play()
 
 
@@ -50,7 +50,7 @@ def store(root: Path, database: bytes) -> Path:
 
 
 def runs(root: Path) -> dict[str, Any]:
-    """Record what has come to the queue; MLflow's runs by name."""
+    """CheckpointMetadata what has come to the queue; MLflow's runs by name."""
     recorded(root)
     from mlflow import MlflowClient
 

@@ -13,10 +13,10 @@ from pipeline.settings.schema import DataSettings, MlpSettings
 from pipeline.tasks.loader import own_families, own_tasks
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.checkpoint import (
-    Record,
+    CheckpointMetadata,
     build_policy,
     load_policy,
-    read_record,
+    read_metadata,
     require_architecture,
     round_weights,
     save_policy,
@@ -32,7 +32,7 @@ DATA = DataSettings(
     validation_fraction=0.1,
 )
 NET = MlpSettings(kind="mlp", width=8, depth=1, expansion=2, time_features=4)
-RECORD = Record(
+RECORD = CheckpointMetadata(
     scale="starter",
     task="pusht",
     method="ft_fm",
@@ -41,7 +41,7 @@ RECORD = Record(
     train_seed=3,
     data=DATA,
     net=NET,
-    figures={"spread_ratio": 0.1 + 0.2},
+    metrics={"spread_ratio": 0.1 + 0.2},
 )
 
 
@@ -79,7 +79,7 @@ def test_a_model_comes_back_to_the_bit_with_its_normalisers_and_record(tmp_path:
     policy = model()
     save_policy(path, policy, RECORD)
     loaded, record = load_policy(path)
-    assert record == read_record(path) == RECORD
+    assert record == read_metadata(path) == RECORD
     assert not loaded.training
     saved = policy.state_dict()
     assert loaded.state_dict().keys() == saved.keys()

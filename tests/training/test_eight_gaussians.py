@@ -1,4 +1,4 @@
-"""Eight Gaussians on a circle: the coupling decides how many are left after fine-tuning, and the guard sees it."""
+"""Eight Gaussians on a circle: the coupling decides how many survive fine-tuning, and the monitor shows it."""
 
 import math
 from collections.abc import Callable
@@ -14,12 +14,12 @@ from pipeline.flow.path import i_cfm
 from pipeline.nets.mlp import MLP
 from pipeline.settings.schema import Optimization
 from pipeline.tasks.normalizer import Normalizer
+from pipeline.training.collapse_stopping import CollapseStopping
 from pipeline.training.data import PreparedData
-from pipeline.training.guard import Guard, Reading
+from pipeline.training.diversity_monitor import DiversityMonitor, DiversityReading
 from pipeline.training.loop import Batches, Objective, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
-from pipeline.training.watch import Watch
 from pipeline.utils.seeding import Generators
 
 NFE = 2
@@ -91,13 +91,13 @@ def fine_tuned(base: nn.Module, coupling: str, steps: int, told: list[str]) -> n
     """``told`` is what the guard says meanwhile."""
     generators = Generators(1)
     objective = Reconstruction(deepcopy(base), make_coupling(coupling), NFE, generators, teacher_nfe=16)
-    guard = Guard(policy(base), DATA, seed=0)
+    monitor = DiversityMonitor(policy(base), DATA, seed=0)
 
-    def read(net: nn.Module) -> Reading:
-        return guard.read(policy(net), NFE)
+    def read(net: nn.Module) -> DiversityReading:
+        return monitor.measure(policy(net), NFE)
 
-    watch = Watch(read, read(base), steps, collapse_below=0.2, stop=False, tell=told.append)
-    return fit(objective, generators, steps=steps, lr=1e-3, ema_decay=0.9, look=watch.look)
+    stopping = CollapseStopping(read, read(base), steps, collapse_below=0.2, stop=False, warn=told.append)
+    return fit(objective, generators, steps=steps, lr=1e-3, ema_decay=0.9, look=stopping.check)
 
 
 def mode_shares(net: nn.Module, nfe: int) -> Tensor:
@@ -108,8 +108,8 @@ def mode_shares(net: nn.Module, nfe: int) -> Tensor:
     return (torch.cdist(samples, CENTRES) < 0.8).float().mean(dim=0)
 
 
-def reading(base: nn.Module, net: nn.Module) -> Reading:
-    return Guard(policy(base), DATA, seed=0).read(policy(net), NFE)
+def reading(base: nn.Module, net: nn.Module) -> DiversityReading:
+    return DiversityMonitor(policy(base), DATA, seed=0).measure(policy(net), NFE)
 
 
 def test_the_base_model_has_eight_modes(base: nn.Module) -> None:

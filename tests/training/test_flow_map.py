@@ -89,7 +89,7 @@ def test_steps_grow_with_training_and_the_count_is_kept_with_the_state() -> None
         objective(condition, x)
     assert seen[:3] == [0.0, 0.0, 0.0] and seen[-3:] == [1.0, 1.0, 1.0]
     assert seen == sorted(seen)
-    assert "distilled" in objective.figures
+    assert "distilled" in objective.metrics
     again = LagrangianSelfDistillation(mlp(3 + STEP_FEATURES), 0.5, 10, Generators(0))
     again.beside.load_state_dict(objective.beside.state_dict())
     assert again.longest == 1.0

@@ -9,7 +9,7 @@ import torch
 import zarr
 from torch import Tensor
 
-from pipeline.evaluation.image_policy import ImagePolicy, Sight, beside_features
+from pipeline.evaluation.image_policy import ImageConditioning, ImagePolicy, beside_features
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.path import PATHS
 from pipeline.nets.mlp import MLP
@@ -21,7 +21,7 @@ from pipeline.tasks.pusht.camera import render
 from pipeline.tasks.pusht.env import observe
 from pipeline.tasks.pusht.images import open_pusht_images
 from pipeline.training.data import PreparedData, prepare
-from pipeline.training.frames import Frames, ImageBatches, RecordedSight, encoded, prepare_frames
+from pipeline.training.frames import Frames, ImageBatches, RecordedImageConditioning, encoded, prepare_frames
 from pipeline.training.loop import train
 from pipeline.training.pretrain import FlowMatching
 from pipeline.utils.errors import UserError
@@ -62,7 +62,7 @@ def make_policy(data: PreparedData, crop: int = 84) -> ImagePolicy:
     encoder = VisionEncoder(width=16, crop=crop)
     return ImagePolicy(
         MLP(4, 2, 2 * (encoder.features + 2), width=32, depth=1, expansion=2, time_features=8),
-        Sight(encoder, render, partial(observe, kind="agent")),
+        ImageConditioning(encoder, render, partial(observe, kind="agent")),
         data.observation_normalizer,
         data.action_normalizer,
         n_obs_steps=2,
@@ -195,7 +195,7 @@ def test_recorded_frames_are_seen_as_those_drawn_from_states(
     assert reported is not None
     np.testing.assert_array_equal(reported.state[:, -1, -1], reported.row)
     policy = make_policy(prepared[1])
-    seen = RecordedSight(policy.observe, Frames.open(tmp_path / "frames.zarr"))(reported.state)
+    seen = RecordedImageConditioning(policy.observe, Frames.open(tmp_path / "frames.zarr"))(reported.state)
     states = source.demonstrations.state[reported.state[..., -1].astype(int)]
     np.testing.assert_allclose(seen, policy.observe(states), rtol=1e-4, atol=1e-5)
 

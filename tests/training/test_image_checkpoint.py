@@ -9,19 +9,19 @@ import torch
 
 from pipeline.settings import schema
 from pipeline.settings.images import ImageMethod
-from pipeline.training.image_checkpoint import ImageRecord, build_image_model, load_image_model, save_image_model
+from pipeline.training.image_checkpoint import ImageMetadata, build_image_model, load_image_model, save_image_model
 from pipeline.utils.atomic import write_bytes
 from pipeline.utils.errors import UserError
 
 SETTINGS = schema.load().starter.image_task("digits")
 NET = SETTINGS.net.model_copy(update={"width": 8, "depth": 1})
-RECORD = ImageRecord("starter", "digits", "i_cfm", "i_cfm", 0, 7, 7.0, 3, NET, SETTINGS.pretrain)
+RECORD = ImageMetadata("starter", "digits", "i_cfm", "i_cfm", 0, 7, 7.0, 3, NET, SETTINGS.pretrain)
 RECORDS = [replace(RECORD, method=method, start=method) for method in get_args(ImageMethod)]
 RECORDS += [replace(RECORD, method="ft_fm", nfe=2), replace(RECORD, method="resft_fm", residual=SETTINGS.residual)]
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.method)
-def test_a_model_comes_back_as_it_was(record: ImageRecord, tmp_path: Path) -> None:
+def test_a_model_comes_back_as_it_was(record: ImageMetadata, tmp_path: Path) -> None:
     model, path = build_image_model(record), tmp_path / "model.safetensors"
     with torch.no_grad():
         for parameter in model.parameters():

@@ -137,7 +137,7 @@ class Telling(Quadratic):
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
         self.calls += 1
-        self.figures = {"calls": torch.tensor(self.calls)}
+        self.metrics = {"calls": torch.tensor(self.calls)}
         return super().forward(condition, data)
 
 

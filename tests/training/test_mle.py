@@ -112,20 +112,20 @@ def test_what_a_coupling_tells_of_itself_is_a_figure_of_the_objective() -> None:
     objective = Reconstruction(
         Counting(), make_coupling("inversion", 1, typical_quantile=1e-9), 2, Generators(0), teacher_nfe=4
     )
-    assert objective.figures == {}
+    assert objective.metrics == {}
     objective(torch.zeros(4, 1), torch.ones(4, 2, 2))
-    assert {name: value.item() for name, value in objective.figures.items()} == {"fallback_share": 1.0}
+    assert {name: value.item() for name, value in objective.metrics.items()} == {"fallback_share": 1.0}
 
 
 def test_the_terms_add_up_and_are_figures_each_from_streams_of_its_own() -> None:
     net, condition, data = Counting(), torch.randn(6, 1), torch.randn(6, 2, 2)
     plain = Reconstruction(net, independent, 2, Generators(3))
     alone = plain(condition, data)
-    assert plain.figures == {}
+    assert plain.metrics == {}
     weights: dict[str, Any] = {"fm_weight": 0.5, "path": i_cfm(0.1), "energy_weight": 0.25}
     objective = Reconstruction(net, independent, 2, generators := Generators(3), **weights)
     loss = objective(condition, data)
-    figures = {name: value.item() for name, value in objective.figures.items()}
+    figures = {name: value.item() for name, value in objective.metrics.items()}
     assert list(figures) == ["energy", "fm_term", "reconstruction"]
     assert figures["reconstruction"] == alone.item()
     assert loss.item() == pytest.approx(alone.item() + 0.5 * figures["fm_term"] + 0.25 * figures["energy"])

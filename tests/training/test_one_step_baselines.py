@@ -82,7 +82,7 @@ def test_imle_pulls_the_nearest_sample_beyond_the_threshold(threshold: float, co
     objective = ImplicitMaximumLikelihood(Affine(), 4, threshold / 6**0.5, Generators(0))
     loss = objective(CONDITION, DATA)
     assert loss.item() == pytest.approx(expected)
-    assert objective.figures["used_share"].item() == pytest.approx(counted / 3)
+    assert objective.metrics["used_share"].item() == pytest.approx(counted / 3)
     loss.backward()  # type: ignore[no-untyped-call]
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in objective.parameters())
 

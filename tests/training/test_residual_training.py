@@ -79,9 +79,9 @@ def test_a_penalty_is_reported_and_drives_the_system_to_where_it_is_zero(stabili
     with torch.no_grad():
         objective.net.source.A0.mul_(0.2)  # type: ignore[union-attr, operator]
     objective(*batches.draw(8, torch.Generator()))
-    first = objective.figures["penalty"].item()
+    first = objective.metrics["penalty"].item()
     train(objective, batches, given, Generators(0, "train"))
-    assert objective.figures["penalty"].item() < 0.05 * first
+    assert objective.metrics["penalty"].item() < 0.05 * first
     if stability == "dominance_penalty":
         assert diagonal_dominance_penalty(objective.net.matrices()[0], 3.0).item() < 0.5
 

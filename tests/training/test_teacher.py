@@ -79,7 +79,7 @@ def test_inversion_ahead_pairs_as_online_and_still_guards() -> None:
     expected = online(batches.data, batches.condition, Source(torch.Generator().manual_seed(2)), models)
     found = ahead(made.data, made.condition, Source(torch.Generator().manual_seed(2)), NO_MODELS)
     assert torch.equal(found.x0, expected.x0) and torch.equal(found.x1, expected.x1)
-    assert 0 < found.figures["fallback_share"] == expected.figures["fallback_share"] < 1
+    assert 0 < found.metrics["fallback_share"] == expected.metrics["fallback_share"] < 1
 
 
 def test_what_was_made_is_kept_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

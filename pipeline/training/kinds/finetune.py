@@ -17,8 +17,8 @@ from pipeline.nets.lora import merge_lora
 from pipeline.settings.paths import TaskFiles
 from pipeline.settings.schema import ScaleSettings
 from pipeline.training.checkpoint import round_weights, save_policy
-from pipeline.training.finetuning import Trained, Training, figures_of
-from pipeline.training.guard import Reading
+from pipeline.training.diversity_monitor import DiversityReading
+from pipeline.training.finetuning import Trained, Training, metrics_of
 from pipeline.training.job import Asked, Job
 from pipeline.training.journal import TrainingLog
 from pipeline.training.kinds.robot import RobotProblem, read_by
@@ -30,7 +30,7 @@ from pipeline.utils.seeding import Generators
 
 SCORES = ("max_score", "max_score_low", "max_score_high", "success", "success_low", "success_high")
 NO_ROLLOUTS = {**dict.fromkeys(SCORES, math.nan), "n_seeds": 0}
-"""Scores of an offline task: its history has the guard's readings on held-out episodes alone."""
+"""Scores of an offline task: its history has the monitor's readings on held-out episodes alone."""
 
 
 def job(asked: Asked, settings: ScaleSettings) -> Job:
@@ -66,17 +66,17 @@ class FineTuning(RobotProblem):
             )
         self.training = Training(objective, batches, generators, recipe)
         self.measured_after = [0, *evenly_spaced(recipe.steps, recipe.history_points)]
-        guarded = range(0, recipe.steps, recipe.guard_every) if method == "ft_fm" else ()
-        steps = [*self.measured_after, *guarded]
-        self.watch = self.watch_over(self.read, policy.net, recipe, steps, watches=method == "ft_fm")
+        monitored = range(0, recipe.steps, recipe.guard_every) if method == "ft_fm" else ()
+        steps = [*self.measured_after, *monitored]
+        self.stopping = self.collapse_stopping(self.diversity, policy.net, recipe, steps, stops=method == "ft_fm")
 
-    def read(self, net: nn.Module) -> Reading:
-        """Measure held-out figures of ``net``."""
-        return self.guard.read(self.policy.with_net(net), self.asked.nfe)
+    def diversity(self, net: nn.Module) -> DiversityReading:
+        """Measure the diversity of held-out samples of ``net``."""
+        return self.monitor.measure(self.policy.with_net(net), self.asked.nfe)
 
     def measure(self, step: int, net: nn.Module) -> None:
-        assert self.watch
-        reading = self.watch.reading
+        assert self.stopping
+        reading = self.stopping.reading
         if step in self.history.rows:
             return
         logged = [self.log.rows[at]["loss"] for at in sorted(self.log.rows) if at <= step]
@@ -112,17 +112,17 @@ class FineTuning(RobotProblem):
         merge_lora(trained.net)
         # models are stored in half the size; what is measured from here on is what is stored
         round_weights(trained.net)
-        record = replace(
+        metadata = replace(
             self.base,
             method=method,
             nfe=nfe,
             train_steps=self.base.train_steps + trained.steps,
             solver=self.recipe.solver,
             temperature=self.recipe.temperature,
-            figures=figures_of(self.read(trained.net)),
+            metrics=metrics_of(self.diversity(trained.net)),
             precision=self.training.optimization.precision,
         )
-        save_policy(self.files.model(method, nfe), self.policy, record, half=True)
+        save_policy(self.files.model(method, nfe), self.policy, metadata, half=True)
         history = self.files.history(method, nfe)
         self.history.write_csv(history, **self.constants)
         self.here.run.artifact(history)

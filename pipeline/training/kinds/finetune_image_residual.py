@@ -32,17 +32,17 @@ class ImageResidual(ImageProblem):
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         super().__init__(asked, settings, here, label)
         of_task = self.settings
-        base, base_record = load_image_model(self.files.base)
+        base, base_metadata = load_image_model(self.files.base)
         recipe = here.settled(of_task.residual)
-        self.record = replace(
-            base_record,
+        self.metadata = replace(
+            base_metadata,
             method="resft_fm",
             nfe=recipe.nfe,
-            train_steps=base_record.train_steps + recipe.steps,
+            train_steps=base_metadata.train_steps + recipe.steps,
             residual=of_task.residual,
             precision=recipe.precision,
         )
-        model = build_image_model(self.record)
+        model = build_image_model(self.metadata)
         assert isinstance(model, ResidualModel)
         model.base.load_state_dict(base.state_dict())
         self.model = model
@@ -61,7 +61,7 @@ class ImageResidual(ImageProblem):
     def save(self, trained: Trained) -> None:
         asked, files = self.asked, self.files
         self.model.residual = trained.net
-        save_image_model(files.model("resft_fm", self.record.nfe), self.model, self.record)
+        save_image_model(files.model("resft_fm", self.metadata.nfe), self.model, self.metadata)
         self.log.write_csv(files.training_log("resft_fm"), scale=asked.scale, task=asked.task, method="resft_fm")
 
 

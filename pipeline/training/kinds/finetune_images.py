@@ -76,7 +76,7 @@ class ImageFineTuning(ImageProblem):
     def save(self, trained: Trained) -> None:
         nfe, settings = self.asked.nfe, self.settings
         self.model.field = trained.net
-        record = replace(
+        metadata = replace(
             self.base,
             method="ft_fm",
             nfe=nfe,
@@ -84,7 +84,7 @@ class ImageFineTuning(ImageProblem):
             updates=self.base.updates + self.compute,
             precision=self.training.optimization.precision,
         )
-        save_image_model(self.files.model("ft_fm", nfe), self.model, record)
+        save_image_model(self.files.model("ft_fm", nfe), self.model, metadata)
         history = self.files.history("ft_fm", nfe)
         self.history.write_csv(
             history,

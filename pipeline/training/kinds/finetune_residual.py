@@ -13,8 +13,8 @@ from pipeline.nets.residual import Residual
 from pipeline.settings.paths import TaskFiles
 from pipeline.settings.schema import ScaleSettings
 from pipeline.training.checkpoint import round_weights
-from pipeline.training.finetuning import Trained, Training, figures_of
-from pipeline.training.guard import Reading
+from pipeline.training.diversity_monitor import DiversityReading
+from pipeline.training.finetuning import Trained, Training, metrics_of
 from pipeline.training.job import Asked, Job
 from pipeline.training.kinds.robot import RobotProblem, read_by
 from pipeline.training.problem import Workspace, trains
@@ -34,7 +34,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
 
 
 class ResidualFineTuning(RobotProblem):
-    """Training of a residual behind the base model, with a watch of the samples' diversity."""
+    """Training of a residual behind the base model, which stops if the samples collapse."""
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         super().__init__(asked, settings, here, label)
@@ -55,26 +55,26 @@ class ResidualFineTuning(RobotProblem):
         )
         self.training = Training(objective, batches, generators, optimization)
         steps = [*range(0, recipe.steps, recipe.guard_every), recipe.steps]
-        self.watch = self.watch_over(self.read, self.whole.residual, recipe, steps)
+        self.stopping = self.collapse_stopping(self.diversity, self.whole.residual, recipe, steps)
 
-    def read(self, residual: nn.Module) -> Reading:
-        """Put ``residual`` into the policy, and measure held-out figures."""
+    def diversity(self, residual: nn.Module) -> DiversityReading:
+        """Put ``residual`` into the policy, and measure the diversity of held-out samples."""
         self.whole.residual = cast(Residual, residual)
-        return self.guard.read(self.whole.to(next(residual.parameters()).device), self.asked.nfe)
+        return self.monitor.measure(self.whole.to(next(residual.parameters()).device), self.asked.nfe)
 
     def save(self, trained: Trained) -> None:
-        reading = self.read(cast(Residual, trained.net).fixed())  # what is measured is what is stored
+        reading = self.diversity(cast(Residual, trained.net).fixed())  # what is measured is what is stored
         method, nfe = self.asked.method, self.asked.nfe
-        record = replace(
+        metadata = replace(
             self.base,
             method=method,
             nfe=nfe,
             temperature=self.recipe.temperature,
             train_steps=self.base.train_steps + trained.steps,
-            figures=figures_of(reading),
+            metrics=metrics_of(reading),
             precision=self.training.optimization.precision,
         )
-        save_residual_policy(self.files.model(method, nfe), self.whole, record, self.recipe)
+        save_residual_policy(self.files.model(method, nfe), self.whole, metadata, self.recipe)
         log = self.files.residual_log(self.asked.row)
         self.log.write_csv(log, **self.constants)
         self.here.run.artifact(log)

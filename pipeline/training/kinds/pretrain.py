@@ -9,11 +9,11 @@ from pipeline.settings.schema import ScaleSettings
 from pipeline.training.checkpoint import new_policy, save_policy
 from pipeline.training.data import PreparedData
 from pipeline.training.finetuning import Trained, Training
+from pipeline.training.image_conditioning import from_scratch
 from pipeline.training.job import Asked, Job
 from pipeline.training.loop import evenly_spaced
 from pipeline.training.problem import Problem, Workspace, trains
 from pipeline.training.recipe import flow_matching
-from pipeline.training.sight import from_scratch
 from pipeline.utils.seeding import Generators
 
 
@@ -35,14 +35,14 @@ class Pretraining(Problem):
         of_task = settings.task(asked.task).replica(asked.replica)
         self.files = TaskFiles(asked.scale, asked.task, asked.replica)
         data = PreparedData.load(self.files.prepared)
-        self.policy, self.record = new_policy(asked.scale, asked.task, "fm", of_task, data)
+        self.policy, self.metadata = new_policy(asked.scale, asked.task, "fm", of_task, data)
         generators, recipe = Generators(of_task.seed, "pretrain"), here.settled(of_task.pretrain)
         net, batches = from_scratch(self.policy, data, self.files.frames)
         self.training = Training(flow_matching(net, recipe, generators), batches, generators, recipe)
         self.measured_after = evenly_spaced(recipe.steps, recipe.checkpoints)
 
     def measure(self, step: int, net: nn.Module) -> None:
-        made = replace(self.record, train_steps=step, precision=self.training.optimization.precision)
+        made = replace(self.metadata, train_steps=step, precision=self.training.optimization.precision)
         save_policy(self.checkpoint(step), self.policy.with_net(net), made)
 
     def save(self, trained: Trained) -> None:

@@ -10,7 +10,7 @@ from pipeline.settings.images import ImageMethod, ImageTask
 from pipeline.settings.paths import ImageFiles
 from pipeline.settings.schema import ScaleSettings
 from pipeline.training.finetuning import Trained, Training
-from pipeline.training.image_checkpoint import ImageRecord, build_image_model, save_image_model
+from pipeline.training.image_checkpoint import ImageMetadata, build_image_model, save_image_model
 from pipeline.training.image_methods import pretraining
 from pipeline.training.job import Asked, Job
 from pipeline.training.kinds.images import ImageProblem
@@ -40,7 +40,7 @@ class ImagePretraining(ImageProblem):
         super().__init__(asked, settings, here, label)
         of_task = self.settings
         method = cast(ImageMethod, asked.method)
-        self.record = ImageRecord(
+        self.metadata = ImageMetadata(
             scale=asked.scale,
             task=cast(ImageTask, asked.task),
             method=method,
@@ -52,7 +52,7 @@ class ImagePretraining(ImageProblem):
             net=of_task.net,
             pretrain=of_task.pretrain,
         )
-        model = build_image_model(self.record)
+        model = build_image_model(self.metadata)
         assert isinstance(model, FieldModel)
         self.model = model
         generators, recipe = Generators(of_task.seed, "pretrain images", method), here.settled(of_task.pretrain)
@@ -62,7 +62,7 @@ class ImagePretraining(ImageProblem):
     def measure(self, step: int, net: nn.Module) -> None:
         recipe, self.model.field = self.training.optimization, net
         precision = recipe.precision if step else ""  # nothing is trained before the first step
-        made = replace(self.record, train_steps=step, updates=float(step), precision=precision)
+        made = replace(self.metadata, train_steps=step, updates=float(step), precision=precision)
         if self.asked.method == "i_cfm" or self.settings.intermediate == "all" or step == recipe.steps:
             save_image_model(self.checkpoint(step), self.model, made)
         self.show(self.model, _SHOWN_BY, step)

@@ -7,11 +7,11 @@ from pipeline.settings.paths import TaskFiles
 from pipeline.settings.schema import ScaleSettings
 from pipeline.training.checkpoint import load_policy, require_architecture
 from pipeline.training.data import PreparedData
-from pipeline.training.guard import Guard
+from pipeline.training.diversity_monitor import DiversityMonitor
+from pipeline.training.image_conditioning import as_seen
 from pipeline.training.job import Asked
 from pipeline.training.loop import Batches
 from pipeline.training.problem import Problem, Workspace
-from pipeline.training.sight import as_seen
 
 
 def read_by(asked: Asked) -> list[Path]:
@@ -24,7 +24,8 @@ class RobotProblem(Problem):
     """Training that continues from the base model.
 
     Attributes:
-        policy, base: the base model and its record. data: conditions as it encodes them. guard: compares nets with it.
+        policy, base: the base model and its metadata. data: conditions as it encodes them.
+        monitor: compares the diversity of nets with the base model's.
     """
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
@@ -41,7 +42,7 @@ class RobotProblem(Problem):
         prepared = PreparedData.load(files.prepared)
         self.data = as_seen(self.policy, prepared, files.frames, keep=here.resume / "features")
         self.windows = Batches(self.data.condition, self.data.action)
-        self.guard = Guard(self.policy, self.data, of_task.seed)
+        self.monitor = DiversityMonitor(self.policy, self.data, of_task.seed)
 
     @property
     def constants(self) -> Mapping[str, object]:

@@ -8,10 +8,10 @@ from pipeline.settings.paths import TaskFiles
 from pipeline.settings.schema import ScaleSettings, TaskSettings
 from pipeline.training.checkpoint import load_policy, save_policy
 from pipeline.training.data import PreparedData
+from pipeline.training.image_conditioning import as_seen
 from pipeline.training.job import Asked, Job
 from pipeline.training.problem import Workspace
 from pipeline.training.selection import Candidate, held_out_loss, mean_scores, roll_out, select
-from pipeline.training.sight import as_seen
 from pipeline.utils.atomic import write_text
 
 
@@ -45,26 +45,26 @@ def work(asked: Asked, settings: ScaleSettings, here: Workspace, _label: str) ->
             return by_rollouts(path, files, of_task, here)
 
     selection = select(sorted(files.pretrained.glob("step-*.safetensors")), judge, sentence)
-    policy, record = load_policy(files.pretrained / selection.selected)
-    save_policy(files.base, policy, record)
+    policy, metadata = load_policy(files.pretrained / selection.selected)
+    save_policy(files.base, policy, metadata)
     write_text(files.selection, json.dumps(selection.report(), indent=2) + "\n")
     here.run.artifact(files.selection)
 
 
 def by_loss(path: Path, data: PreparedData, files: TaskFiles, settings: TaskSettings, here: Workspace) -> Candidate:
     """Measure a checkpoint's loss on held-out episodes."""
-    policy, record = load_policy(path)
+    policy, metadata = load_policy(path)
     seen = as_seen(policy, data, files.frames, held_out_only=True)
     loss = held_out_loss(policy, seen, settings.pretrain, settings.seed)
-    here.run.log({"held_out_loss": loss}, record.train_steps)
-    return Candidate(path.name, record.train_steps, -loss, {"held_out_loss": loss})
+    here.run.log({"held_out_loss": loss}, metadata.train_steps)
+    return Candidate(path.name, metadata.train_steps, -loss, {"held_out_loss": loss})
 
 
 def by_rollouts(path: Path, files: TaskFiles, settings: TaskSettings, here: Workspace) -> Candidate:
     """Measure a checkpoint's mean max score on validation seeds."""
-    policy, record = load_policy(path)
+    policy, metadata = load_policy(path)
     rule = settings.select
     journal = here.resume / f"{path.stem}.jsonl"
     figures = mean_scores(roll_out(policy, files.task, settings, rule.nfe, validation_seeds(rule.seeds), journal))
-    here.run.log(figures, record.train_steps)
-    return Candidate(path.name, record.train_steps, figures["max_score"], figures)
+    here.run.log(figures, metadata.train_steps)
+    return Candidate(path.name, metadata.train_steps, figures["max_score"], figures)

@@ -36,14 +36,14 @@ def work(asked: Asked, settings: ScaleSettings, here: Workspace, _label: str) ->
     scores: dict[Path, float] = {}
     steps: dict[Path, int] = {}
     for path in sorted(files.pretrained("i_cfm").glob("step-*.safetensors")):
-        model, record = load_image_model(path)
+        model, metadata = load_image_model(path)
         for nfe in dict.fromkeys([*settings.image_nfe, rule.nfe]):
             seeds, keep = rule.seeds(), here.resume / path.stem
             found = summary(judge.measure(model, f"euler-{nfe}", rule.n_samples, seeds, keep, path.stem))
-            if nfe == rule.nfe and 0 < record.train_steps <= rule.latest:
-                scores[path], steps[path] = found["distance"], record.train_steps
-            here.run.log({f"distance_nfe{nfe}": found["distance"]}, record.train_steps)
-            rows.append({"nfe": nfe, "step": record.train_steps, "updates": record.updates, **found})
+            if nfe == rule.nfe and 0 < metadata.train_steps <= rule.latest:
+                scores[path], steps[path] = found["distance"], metadata.train_steps
+            here.run.log({f"distance_nfe{nfe}": found["distance"]}, metadata.train_steps)
+            rows.append({"nfe": nfe, "step": metadata.train_steps, "updates": metadata.updates, **found})
     chosen = min(scores, key=scores.__getitem__)
     shutil.copyfile(chosen, files.base)
     report = {

@@ -119,10 +119,10 @@ def test_an_environment_is_described_and_checked(tmp_path: Path) -> None:
     assert task.title == "Reacher-v5"
     (environment,) = task.evaluations("mine").values()
     assert task.evaluations("mine").keys() == {"mine"} and environment.renders
-    evaluation = environment.evaluation(max_steps=3)
-    env = evaluation.make_env()
-    first = env.reset(**evaluation.reset_arguments(5))
-    np.testing.assert_array_equal(first, env.reset(**evaluation.reset_arguments(5)))
+    env_factory = environment.factory(max_steps=3)
+    env = env_factory.make_env()
+    first = env.reset(**env_factory.reset_arguments(5))
+    np.testing.assert_array_equal(first, env.reset(**env_factory.reset_arguments(5)))
     assert [env.step(np.zeros(2)).done for _ in range(3)] == [False, False, True]
     assert task.check
     with pytest.raises(UserError, match="observations of Reacher-v5 have 10 numbers, those of the demonstrations 4"):

@@ -35,7 +35,7 @@ class Floor:
 
 
 @dataclass(frozen=True)
-class Contest:
+class Comparison:
     """One piece of work and two ways to do it.
 
     Attributes:
@@ -59,7 +59,7 @@ class Contest:
 
 @dataclass(frozen=True)
 class Row:
-    """A contest's result: medians over the turns, for the ratio also the quartiles; times in milliseconds.
+    """A comparison's result: medians over the turns, for the ratio also the quartiles; times in milliseconds.
 
     If no floor was timed, ``floor`` is empty and ``floor_ms`` is NaN.
     """
@@ -78,27 +78,27 @@ class Row:
     floor_ms: float = math.nan
 
 
-def hold(contest: Contest) -> Row:
-    """Check that both sides of ``contest`` compute the same; time them in turns and, if the aim is missed, its floor.
+def hold(comparison: Comparison) -> Row:
+    """Check that both sides compute the same; time them in turns and, if the aim is missed, the floor.
 
     Raises:
         DiffersError: they compute different results.
     """
-    same = contest.same()
+    same = comparison.same()
     gc.collect()
-    taken = np.array(contest.turns(contest.warm_ups + contest.count))[contest.warm_ups :]  # (count, 2)
+    taken = np.array(comparison.turns(comparison.warm_ups + comparison.count))[comparison.warm_ups :]  # (count, 2)
     low, middle, high = np.quantile(taken[:, 0] / taken[:, 1], [0.25, 0.5, 0.75]).tolist()
     ours_ms, peer_ms = (1000 * np.median(taken, axis=0)).tolist()
-    row = Row(contest.work, contest.peer, machine(), ours_ms, peer_ms, middle, low, high, contest.aim, same)
-    if contest.floor is None or row.ratio <= row.aim:
+    row = Row(comparison.work, comparison.peer, machine(), ours_ms, peer_ms, middle, low, high, comparison.aim, same)
+    if comparison.floor is None or row.ratio <= row.aim:
         return row
-    return replace(row, floor=contest.floor.what, floor_ms=1000 * contest.floor.seconds())
+    return replace(row, floor=comparison.floor.what, floor_ms=1000 * comparison.floor.seconds())
 
 
 def in_turns(
     ours: Callable[[], object], theirs: Callable[[], object], repeat: int = 1
 ) -> Callable[[int], list[Seconds]]:
-    """Make ``Contest.turns`` from two functions, each called ``repeat`` times per turn, in alternating order.
+    """Make ``Comparison.turns`` from two functions, each called ``repeat`` times per turn, in alternating order.
 
     A temporary effect of the machine, such as a slowdown, then affects both alike.
     """

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.evaluation.image_policy import ImagePolicy, Sight
+from pipeline.evaluation.image_policy import ImageConditioning, ImagePolicy
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.evaluation.residual_policy import ResidualPolicy
 from pipeline.nets.mlp import MLP
@@ -18,8 +18,8 @@ from pipeline.tasks.pusht.camera import render
 from pipeline.tasks.pusht.env import observe
 from pipeline.training.data import PreparedData
 from pipeline.training.frames import ImageBatches, write_no_frames
+from pipeline.training.image_conditioning import as_seen, from_scratch
 from pipeline.training.loop import Batches
-from pipeline.training.sight import as_seen, from_scratch
 from pipeline.utils.errors import UserError
 
 POSITION = partial(observe, kind="agent")
@@ -47,8 +47,8 @@ def test_a_policy_that_sees_is_trained_with_its_encoder_and_needs_images(tmp_pat
     import zarr
 
     encoder = VisionEncoder(width=16, crop=32)
-    sight = Sight(encoder, render, POSITION)
-    policy, given = ImagePolicy(net(130), sight, Normalizer(2), Normalizer(2), **HORIZONS), data()
+    conditioning = ImageConditioning(encoder, render, POSITION)
+    policy, given = ImagePolicy(net(130), conditioning, Normalizer(2), Normalizer(2), **HORIZONS), data()
     write_no_frames(tmp_path / "none.zarr")
     for use in (from_scratch, as_seen):
         with pytest.raises(UserError, match=r"none.zarr: no store of frames; expected what stage prepare writes$"):

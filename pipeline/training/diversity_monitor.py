@@ -1,4 +1,4 @@
-"""The guard: watches whether fine-tuning collapses the model's samples, which a rollout score alone can hide."""
+"""Measure whether fine-tuning collapses the diversity of a model's samples, which a rollout score alone can hide."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -17,8 +17,8 @@ _WINDOWS = 256
 
 
 @dataclass(frozen=True)
-class Reading:
-    """Held-out figures of a model, beside the base model's.
+class DiversityReading:
+    """Diversity of a model's samples on held-out data, relative to the base model's.
 
     Attributes:
         spread_ratio: spread of the model's samples over the base model's at ``REFERENCE_NFE``; 1 keeps all diversity, 0
@@ -44,7 +44,7 @@ class HeldOut(Protocol):
     def held_out_action(self) -> Tensor: ...
 
 
-class Guard:
+class DiversityMonitor:
     """Compares models with the base model on the same held-out observations and the same noise.
 
     Args:
@@ -58,19 +58,19 @@ class Guard:
         self._condition: Tensor = data.held_out_condition[rows]
         self._action: Tensor = data.held_out_action[rows]
         self._seed = seed
-        self._base = self._measure(base, REFERENCE_NFE)
+        self._base = self._diversity(base, REFERENCE_NFE)
 
-    def read(self, policy: Sampler, nfe: int) -> Reading:
+    def measure(self, policy: Sampler, nfe: int) -> DiversityReading:
         """Measure ``policy`` at ``nfe`` evaluations."""
-        diversity = self._measure(policy, nfe)
+        diversity = self._diversity(policy, nfe)
         base = self._base
-        return Reading(
+        return DiversityReading(
             diversity.spread / base.spread,
             diversity.best_of_k / base.best_of_k,
             diversity.reconstruction_error / base.reconstruction_error,
             diversity,
         )
 
-    def _measure(self, policy: Sampler, nfe: int) -> Diversity:
+    def _diversity(self, policy: Sampler, nfe: int) -> Diversity:
         condition, action = self._condition.to(policy.device), self._action.to(policy.device)
         return measure_diversity(policy, condition, action, nfe, seed=self._seed)

@@ -1,4 +1,4 @@
-"""The watch tells of a collapse, stops there, and goes back to weights that were healthy."""
+"""Collapse stopping warns, ends training and restores the last healthy weights."""
 
 from copy import deepcopy
 from pathlib import Path
@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.tasks.normalizer import Normalizer
+from pipeline.training.collapse_stopping import CollapseStopping
 from pipeline.training.data import PreparedData
-from pipeline.training.guard import Guard, Reading
-from pipeline.training.watch import Watch
+from pipeline.training.diversity_monitor import DiversityMonitor, DiversityReading
 
 
 class Scale(nn.Module):
@@ -34,43 +34,43 @@ def policy(net: nn.Module) -> FlowPolicy:
     )
 
 
-def watch(base: nn.Module, keep: Path | None, told: list[str], *, stop: bool = True) -> Watch:
-    guard = Guard(policy(deepcopy(base)), DATA, seed=0)
+def stopping(base: nn.Module, keep: Path | None, told: list[str], *, stop: bool = True) -> CollapseStopping:
+    monitor = DiversityMonitor(policy(deepcopy(base)), DATA, seed=0)
 
-    def read(net: nn.Module) -> Reading:
-        return guard.read(policy(net), 1)
+    def read(net: nn.Module) -> DiversityReading:
+        return monitor.measure(policy(net), 1)
 
-    return Watch(read, read(base), 100, collapse_below=0.2, stop=stop, tell=told.append, keep=keep)
+    return CollapseStopping(read, read(base), 100, collapse_below=0.2, stop=stop, warn=told.append, keep=keep)
 
 
 @pytest.mark.parametrize("in_memory", [True, False])
 def test_a_collapse_is_told_of_and_ends_at_the_last_healthy_weights(in_memory: bool, tmp_path: Path) -> None:
     told: list[str] = []
-    here = watch(Scale(1.0), None if in_memory else tmp_path / "healthy.pt", told)
+    here = stopping(Scale(1.0), None if in_memory else tmp_path / "healthy.pt", told)
     factors = {0: 1.0, 10: 0.9, 20: 0.7, 30: 0.01}
-    going_on = [here.look(step, Scale(factor)) for step, factor in factors.items()]
+    going_on = [here.check(step, Scale(factor)) for step, factor in factors.items()]
     assert going_on == [True, True, True, False]
     (line,) = told
     assert line.startswith("the samples are collapsing: at step 30 their spread is ")
     assert line.endswith("the last healthy weights are kept")
     net = Scale(0.01)
-    assert here.go_back(net) == 20
+    assert here.restore(net) == 20
     assert net.factor.item() == pytest.approx(0.7)
 
 
 def test_a_resumed_run_still_has_what_was_healthy(tmp_path: Path) -> None:
-    watch(Scale(1.0), tmp_path / "healthy.pt", []).look(10, Scale(0.8))
-    again = watch(Scale(1.0), tmp_path / "healthy.pt", [])
-    assert not again.look(20, Scale(0.0))
+    stopping(Scale(1.0), tmp_path / "healthy.pt", []).check(10, Scale(0.8))
+    again = stopping(Scale(1.0), tmp_path / "healthy.pt", [])
+    assert not again.check(20, Scale(0.0))
     net = Scale(0.0)
-    assert again.go_back(net) == 10
+    assert again.restore(net) == 10
     assert net.factor.item() == pytest.approx(0.8)
 
 
 def test_on_warn_training_goes_on_and_is_told_every_time(tmp_path: Path) -> None:
     told: list[str] = []
-    here = watch(Scale(1.0), tmp_path / "healthy.pt", told, stop=False)
-    assert [here.look(step, Scale(0.01)) for step in (10, 20)] == [True, True]
+    here = stopping(Scale(1.0), tmp_path / "healthy.pt", told, stop=False)
+    assert [here.check(step, Scale(0.01)) for step in (10, 20)] == [True, True]
     assert len(told) == 2 and "are kept" not in told[0]
     assert not (tmp_path / "healthy.pt").exists()
 
@@ -78,31 +78,31 @@ def test_on_warn_training_goes_on_and_is_told_every_time(tmp_path: Path) -> None
 def test_a_base_model_that_has_less_spread_at_few_evaluations_is_no_collapse_before_the_end() -> None:
     """(1 − 0.95/16)^16 = 0.375 of the noise's spread in 16 steps of a base that leaves 0.05 of it in one."""
     told: list[str] = []
-    here = watch(Scale(0.05), None, told)
-    assert here.look(0, Scale(0.05)) and here.look(50, Scale(0.06))
+    here = stopping(Scale(0.05), None, told)
+    assert here.check(0, Scale(0.05)) and here.check(50, Scale(0.06))
     assert told == []
-    assert here.look(100, Scale(0.06))  # the last step: told of, and kept
+    assert here.check(100, Scale(0.06))  # the last step: told of, and kept
     assert len(told) == 1 and "are kept" not in told[0]
-    assert here.look(60, Scale(0.04)) and not here.look(70, Scale(0.02))
+    assert here.check(60, Scale(0.04)) and not here.check(70, Scale(0.02))
 
 
 def test_a_model_that_is_no_number_is_not_healthy(tmp_path: Path) -> None:
-    here = watch(Scale(1.0), tmp_path / "healthy.pt", [])
-    assert here.look(0, Scale(1.0)) and not here.look(10, Scale(float("nan")))
+    here = stopping(Scale(1.0), tmp_path / "healthy.pt", [])
+    assert here.check(0, Scale(1.0)) and not here.check(10, Scale(float("nan")))
     net = Scale(0.0)
-    assert here.go_back(net) == 0 and net.factor.item() == 1
+    assert here.restore(net) == 0 and net.factor.item() == 1
 
 
 def test_the_first_reading_is_not_taken_again() -> None:
     taken: list[nn.Module] = []
-    guard = Guard(policy(Scale(1.0)), DATA, seed=0)
+    monitor = DiversityMonitor(policy(Scale(1.0)), DATA, seed=0)
 
-    def read(net: nn.Module) -> Reading:
+    def read(net: nn.Module) -> DiversityReading:
         taken.append(net)
-        return guard.read(policy(net), 1)
+        return monitor.measure(policy(net), 1)
 
     first, later = read(Scale(1.0)), Scale(0.9)
-    here = Watch(read, first, 100, collapse_below=0.2, stop=True, tell=print)
-    assert here.look(0, Scale(1.0)) and here.reading == first
-    here.look(10, later)
+    here = CollapseStopping(read, first, 100, collapse_below=0.2, stop=True, warn=print)
+    assert here.check(0, Scale(1.0)) and here.reading == first
+    here.check(10, later)
     assert len(taken) == 2 and taken[1] is later

@@ -1,19 +1,19 @@
-"""A contest's row says what was measured, and what does not compute the same is not measured."""
+"""A comparison's row says what was measured, and what does not compute the same is not measured."""
 
 import math
 from dataclasses import replace
 
 import pytest
 
-from pipeline.perf.contest import Contest, DiffersError, Floor, hold, in_turns, nearly_equal
+from pipeline.perf.comparison import Comparison, DiffersError, Floor, hold, in_turns, nearly_equal
 
 
-def contest(turns: list[tuple[float, float]], same: str = "equal") -> Contest:
-    return Contest("work", "peer", 0.5, lambda: same, lambda count: turns[:count], count=len(turns) - 1)
+def comparison(turns: list[tuple[float, float]], same: str = "equal") -> Comparison:
+    return Comparison("work", "peer", 0.5, lambda: same, lambda count: turns[:count], count=len(turns) - 1)
 
 
 def test_medians_and_quartiles_are_over_the_turns_without_the_first() -> None:
-    row = hold(contest([(9.0, 1.0), (1.0, 2.0), (1.0, 4.0), (2.0, 2.0), (3.0, 4.0), (4.0, 4.0)]))
+    row = hold(comparison([(9.0, 1.0), (1.0, 2.0), (1.0, 4.0), (2.0, 2.0), (3.0, 4.0), (4.0, 4.0)]))
     assert (row.ratio_low, row.ratio, row.ratio_high) == (0.5, 0.75, 1.0)
     assert (row.ours_ms, row.peer_ms) == (2000, 4000)
     assert (row.work, row.peer, row.aim, row.same_result) == ("work", "peer", 0.5, "equal")
@@ -21,9 +21,9 @@ def test_medians_and_quartiles_are_over_the_turns_without_the_first() -> None:
 
 def test_a_floor_is_timed_where_the_aim_is_missed_and_only_there() -> None:
     floor = Floor("half of it", lambda: 1.5)
-    missed = hold(replace(contest([(1.0, 1.0), (3.0, 4.0)]), floor=floor))
+    missed = hold(replace(comparison([(1.0, 1.0), (3.0, 4.0)]), floor=floor))
     assert (missed.ratio, missed.floor, missed.floor_ms) == (0.75, "half of it", 1500)
-    met = hold(replace(contest([(1.0, 1.0), (1.0, 4.0)]), floor=floor))
+    met = hold(replace(comparison([(1.0, 1.0), (1.0, 4.0)]), floor=floor))
     assert met.floor == ""
     assert math.isnan(met.floor_ms)
 

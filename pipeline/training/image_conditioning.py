@@ -4,7 +4,7 @@ from pathlib import Path
 
 from torch import nn
 
-from pipeline.evaluation.image_policy import ImagePolicy, Sight
+from pipeline.evaluation.image_policy import ImageConditioning, ImagePolicy
 from pipeline.evaluation.policy import FlowPolicy
 from pipeline.training.data import PreparedData
 from pipeline.training.frames import Frames, ImageBatches, encoded
@@ -36,6 +36,6 @@ def as_seen(
     Raises:
         UserError: as ``from_scratch``.
     """
-    if isinstance(policy.observe, Sight):  # a residual's policy too, which has its base's
+    if isinstance(policy.observe, ImageConditioning):  # a residual's policy too, which has its base's
         return encoded(Frames.open(frames), data, policy, held_out_only=held_out_only, keep=keep)
     return data

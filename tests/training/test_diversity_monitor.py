@@ -1,4 +1,4 @@
-"""The coupling decides whether fine-tuning keeps two modes, and the guard sees it."""
+"""The coupling decides whether fine-tuning keeps two modes, and the diversity monitor shows it."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from pipeline.nets.mlp import MLP
 from pipeline.settings.schema import Optimization
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.data import PreparedData
-from pipeline.training.guard import Guard
+from pipeline.training.diversity_monitor import DiversityMonitor
 from pipeline.training.loop import Batches, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
@@ -58,7 +58,7 @@ def base() -> torch.nn.Module:
 
 
 def test_the_base_model_keeps_its_own_spread(base: torch.nn.Module) -> None:
-    reading = Guard(policy(base), DATA, seed=0).read(policy(base), nfe=16)
+    reading = DiversityMonitor(policy(base), DATA, seed=0).measure(policy(base), nfe=16)
     assert reading.spread_ratio == reading.best_of_k_ratio == reading.reconstruction_ratio == 1
     assert reading.diversity.spread == pytest.approx(0.8, abs=0.2)
 
@@ -67,11 +67,11 @@ def test_the_base_model_keeps_its_own_spread(base: torch.nn.Module) -> None:
 def test_independent_pairs_collapse_the_modes_and_nearest_ones_keep_them(
     base: torch.nn.Module, coupling: str, kept: bool
 ) -> None:
-    guard = Guard(policy(base), DATA, seed=0)
+    monitor = DiversityMonitor(policy(base), DATA, seed=0)
     net = MLP(1, 2, 1, width=48, depth=2, expansion=2, time_features=16)
     net.load_state_dict(base.state_dict())
     tuned = fit(Reconstruction(net, make_coupling(coupling, 8), 2, Generators(1)), steps=400, lr=2e-3)
-    reading = guard.read(policy(tuned), nfe=2)
+    reading = monitor.measure(policy(tuned), nfe=2)
     if kept:
         assert reading.spread_ratio > 0.8
         assert reading.diversity.best_of_k < 0.2
