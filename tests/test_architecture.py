@@ -90,7 +90,7 @@ def test_a_stage_depends_on_the_code_of_its_own_kind_alone(stage: str) -> None:
 
 
 def test_training_and_sampling_load_no_orchestrator_simulator_or_plotter() -> None:
-    modules = ["loop", "pretrain", "mle", "guard", "fine_tune", "checkpoint", "selection"]
+    modules = ["loop", "pretrain", "mle", "diversity_monitor", "fine_tune", "checkpoint", "selection"]
     modules = [f"training.{name}" for name in modules]
     modules += ["evaluation.policy", "evaluation.rollouts", "evaluation.protocol"]
     heavy = ORCHESTRATORS | SIMULATORS | {"matplotlib"}
