@@ -4,6 +4,7 @@ import argparse
 import json
 from pathlib import Path
 
+from pipeline.orchestration.kinds import run_kind
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.rows import write_metrics, write_row_episodes
 from pipeline.settings import schema
@@ -14,6 +15,7 @@ from pipeline.settings.study import ROW_NAMES
 from pipeline.training.cells import Cell, load_base, outcomes
 from pipeline.training.checkpoint import load_policy, save_policy
 from pipeline.training.data import PreparedData
+from pipeline.training.job import Asked
 from pipeline.training.one_step import OneStepCell, milliseconds_a_plan, policy_like
 from pipeline.training.one_step_tries import READ, append, changed, tried
 from pipeline.training.study import CouplingCell
@@ -118,6 +120,11 @@ def times(arguments: argparse.Namespace) -> None:
         write_text(out, json.dumps({"machine": hardware(), "ms_per_plan": taken}, indent=2) + "\n")
 
 
+def precision(arguments: argparse.Namespace) -> None:
+    """Roll models out with one setting changed at a time, to find where precision is lost."""
+    run_kind("study_precision", Asked(arguments.scale, arguments.task, models=arguments.models))
+
+
 def try_settings(arguments: argparse.Namespace) -> None:
     """Try other settings for a method of the one-step study, on validation seeds only, and note how they did.
 
@@ -177,6 +184,7 @@ def main() -> None:
         ("coupling", coupling),
         ("one_step", one_step),
         ("times", times),
+        ("precision", precision),
         ("try", try_settings),
         ("base", base),
     ):
@@ -184,10 +192,12 @@ def main() -> None:
         of_part = parts.add_parser(name, help=text.partition("\n")[0], description=text, formatter_class=shown)
         of_part.add_argument("--scale", required=True)
         of_part.add_argument("--task", required=True)
-        seed_help = "of the base model" + ("; without it, seed in params.yaml" if name == "try" else "")
-        of_part.add_argument("--train-seed", type=int, required=name != "try", help=seed_help)
         of_part.set_defaults(part=part)
         options[name] = of_part
+        if name == "precision":
+            continue
+        seed_help = "of the base model" + ("; without it, seed in params.yaml" if name == "try" else "")
+        of_part.add_argument("--train-seed", type=int, required=name != "try", help=seed_help)
     options["coupling"].add_argument("--row", required=True, choices=list(ROW_NAMES))
     options["coupling"].add_argument(
         "--nfe", required=True, type=int, nargs="+", help="couplings are trained for one alone"
@@ -195,6 +205,7 @@ def main() -> None:
     options["one_step"].add_argument(
         "--cell", required=True, choices=CELLS, help="a method, and the NFE that ft_fm is trained for"
     )
+    options["precision"].add_argument("--models", required=True, type=Path, nargs="+", help="files of fm and ft_fm")
     options["try"].add_argument("--method", required=True, choices=list(METHODS))
     options["try"].add_argument("--nfe", required=True, type=int)
     options["try"].add_argument("--base", type=Path, help="a model file to start from, in place of the base model")

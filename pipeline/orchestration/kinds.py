@@ -1,10 +1,10 @@
-"""Run a stage with the code of its kind: a program of several kinds imports that of one alone."""
+"""Run a stage with the code of its kind, which alone is imported."""
 
 import importlib
 
 from pipeline.orchestration.stage import in_processes, stage
 from pipeline.settings.inputs import read_inputs
-from pipeline.settings.kinds import KINDS
+from pipeline.settings.kinds import KINDS, STUDY_KINDS
 from pipeline.training.job import Asked
 from pipeline.utils.hardware import use_threads
 from pipeline.utils.shipped import Shipment
@@ -19,10 +19,11 @@ def run_kind(kind: str, asked: Asked, *names: object) -> None:
     Raises:
         UserError: its inputs or a file that it reads are missing, or its code says so.
     """
-    inputs = read_inputs(kind, asked.scale, asked.task, *names)
+    about = (KINDS | STUDY_KINDS)[kind]
+    inputs = read_inputs(kind, asked.scale, *([asked.task] if about.over else []), *names)
     block = inputs.params[asked.task]
     in_processes(block.get("processes", 1), inputs.program)
-    (module,) = map(importlib.import_module, KINDS[kind].modules)
+    module = importlib.import_module(about.modules[0])
     use_threads(block["threads"])
     job = module.job(asked, inputs.settings)
     shipment = Shipment(asked.scale, asked.task, job.shipped, inputs.params, job.deps, job.outs)

@@ -40,7 +40,7 @@ _LATEST = 5
 """Runs of MLflow's of which the median is taken at each size."""
 
 _ENTRY = """\
-cmd: exec python -m stages.evaluate_rollouts --scale lab --task pusht --method ft_fm --nfe 1
+cmd: exec python -m stages.evaluate --scale lab --task pusht --method ft_fm --nfe 1
 deps:
 - path: data/inputs/lab/evaluate_rollouts-pusht-ft_fm-nfe1.json
   hash: md5

@@ -7,11 +7,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Asked:
-    """Arguments of a stage: a method of a task at a scale.
+    """Arguments of a stage: a method of a task at a scale. Of a stage without a task, the task is its block's name.
 
     Attributes:
         nfe: the number of function evaluations that it is trained for; 0: none.
         replica: a training seed in place of that in params.yaml; None: that in params.yaml.
+        models: files that it measures, beside those of the pipeline.
     """
 
     scale: str
@@ -19,6 +20,7 @@ class Asked:
     method: str = ""
     nfe: int = 0
     replica: int | None = None
+    models: Sequence[Path] = ()
 
     @property
     def row(self) -> str:

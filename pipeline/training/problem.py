@@ -31,6 +31,9 @@ class RunLog(Sink, Protocol):
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a copy of a file."""
 
+    def table(self, path: Path, name: str) -> None:
+        """Keep a CSV file as a table."""
+
 
 class Workspace(Protocol):
     """Place where a stage works, see ``pipeline.orchestration.stage.Stage``."""

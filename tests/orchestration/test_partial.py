@@ -11,7 +11,7 @@ UNMADE = {
     "outs": ["data/starter/b.npz", "reports/starter/episodes/b.csv", "reports/starter/table2.csv"],
     "commands": {
         "draw@starter": "exec python -m stages.report draw --scale starter",
-        "evaluate_rollouts@b": "exec python -m stages.evaluate_rollouts --task b",
+        "evaluate_rollouts@b": "exec python -m stages.evaluate --task b",
         "tabulate@starter": "exec python -m stages.report tabulate --scale starter",
     },
 }

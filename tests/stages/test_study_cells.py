@@ -201,7 +201,7 @@ def test_a_replica_is_another_model_in_a_place_of_its_own(made: Project, tmp_pat
 
 def test_precision_is_taken_apart_one_change_at_a_time(studied: Project) -> None:
     models = [f"data/starter/pusht/models/{name}.safetensors" for name in ("fm-nfe2", "ft_fm-nfe2")]
-    studied.check("stages.study_precision", "--scale", "starter", "--task", "pusht", "--models", *models)
+    studied.check("stages.study", "precision", "--scale", "starter", "--task", "pusht", "--models", *models)
     reports = studied.root / "reports" / "starter"
     table = pd.read_csv(reports / "precision.csv").fillna({"change": ""})
     changes = ["", "noise x 0.5", "noise x 0", "one noise (1)", "4 actions a plan", "NFE 8"]
@@ -227,7 +227,7 @@ def test_precision_is_taken_apart_one_change_at_a_time(studied: Project) -> None
 def test_models_that_one_precision_table_cannot_hold_are_refused(
     studied: Project, models: list[str], said: str
 ) -> None:
-    refused = studied.run("stages.study_precision", "--scale", "starter", "--task", "pusht", "--models", *models)
+    refused = studied.run("stages.study", "precision", "--scale", "starter", "--task", "pusht", "--models", *models)
     assert refused.returncode == 2 and said in refused.stderr and refused.stderr.count("\n") == 1
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from pipeline.evaluation.protocol import validation_seeds
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
+from pipeline.kinds.robot import RobotProblem, read_by
 from pipeline.nets.lora import merge_lora
 from pipeline.settings.paths import TaskFiles
 from pipeline.settings.schema import ScaleSettings
@@ -21,7 +22,6 @@ from pipeline.training.diversity_monitor import DiversityReading
 from pipeline.training.finetuning import Trained, Training, metrics_of
 from pipeline.training.job import Asked, Job
 from pipeline.training.journal import TrainingLog
-from pipeline.training.kinds.robot import RobotProblem, read_by
 from pipeline.training.loop import Objective, evenly_spaced
 from pipeline.training.problem import Workspace, trains
 from pipeline.training.recipe import equal_compute, flow_matching, maximum_likelihood, path_of

@@ -9,6 +9,7 @@ from torch import nn
 
 from pipeline.evaluation.image_models import FlowModel
 from pipeline.flow.image_methods import path_of
+from pipeline.kinds.images import ImageProblem
 from pipeline.settings.paths import ImageFiles
 from pipeline.settings.schema import ScaleSettings
 from pipeline.training.finetuning import Trained, Training
@@ -16,7 +17,6 @@ from pipeline.training.image_checkpoint import load_image_model, save_image_mode
 from pipeline.training.image_judge import make_judge, summary
 from pipeline.training.job import Asked, Job
 from pipeline.training.journal import TrainingLog
-from pipeline.training.kinds.images import ImageProblem
 from pipeline.training.loop import evenly_spaced
 from pipeline.training.problem import Workspace, trains
 from pipeline.training.recipe import maximum_likelihood, within_budget

@@ -6,6 +6,7 @@ from typing import cast
 from torch import nn
 
 from pipeline.evaluation.image_models import FieldModel
+from pipeline.kinds.images import ImageProblem
 from pipeline.settings.images import ImageMethod, ImageTask
 from pipeline.settings.paths import ImageFiles
 from pipeline.settings.schema import ScaleSettings
@@ -13,7 +14,6 @@ from pipeline.training.finetuning import Trained, Training
 from pipeline.training.image_checkpoint import ImageMetadata, build_image_model, save_image_model
 from pipeline.training.image_methods import pretraining
 from pipeline.training.job import Asked, Job
-from pipeline.training.kinds.images import ImageProblem
 from pipeline.training.loop import evenly_spaced
 from pipeline.training.problem import Workspace, trains
 from pipeline.utils.seeding import Generators

@@ -9,6 +9,7 @@ from typing import cast
 
 from torch import nn
 
+from pipeline.kinds.robot import RobotProblem, read_by
 from pipeline.nets.residual import Residual
 from pipeline.settings.paths import TaskFiles
 from pipeline.settings.schema import ScaleSettings
@@ -16,7 +17,6 @@ from pipeline.training.checkpoint import round_weights
 from pipeline.training.diversity_monitor import DiversityReading
 from pipeline.training.finetuning import Trained, Training, metrics_of
 from pipeline.training.job import Asked, Job
-from pipeline.training.kinds.robot import RobotProblem, read_by
 from pipeline.training.problem import Workspace, trains
 from pipeline.training.residual import residual_training
 from pipeline.training.residual_checkpoint import make_residual_policy, save_residual_policy
