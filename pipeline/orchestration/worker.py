@@ -1,6 +1,6 @@
-"""A worker: this machine takes stages of runs that are started elsewhere; what ``make worker POOL=name`` runs.
+"""Run stages of runs that were started on other machines (``make worker POOL=name``).
 
-Prefect's own process worker does the work, on the queues that this machine can serve, each stage in this clone.
+This starts Prefect's process worker on the queues that this machine can serve. All stages run in this clone.
 """
 
 import argparse
@@ -22,11 +22,11 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import cores, gpus
 
 ASK_SECONDS = 2
-"""Between two questions for work; Prefect's own 10 are as long as many stages take."""
+"""Interval between two polls for work; many stages take no longer than Prefect's default of 10 s."""
 
 
 def make_pool(name: str) -> None:
-    """Make the pool with its queues, unless it is there.
+    """Create the pool and its queues where they do not exist.
 
     Raises:
         UserError: no Prefect server answers.
@@ -51,7 +51,7 @@ def make_pool(name: str) -> None:
 
 
 def main() -> None:
-    """Become Prefect's worker. Exits with code 2 and a line where it cannot."""
+    """Replace this process by Prefect's worker; exit with code 2 and one line on a ``UserError``."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.orchestration.worker", description=__doc__)
     parser.add_argument("--pool", required=True, help="its name; it is made if there is none")
     parser.add_argument("--slots", type=int, default=1 if gpus() else cores(), help="stages at a time")
