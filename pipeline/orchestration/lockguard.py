@@ -53,7 +53,7 @@ def mend(root: Path, ended: int | None = None) -> list[Path]:
     """Restore the missing entries of truncated lock files below ``root``; return the repaired files.
 
     Args:
-        ended: the pid of a DVC that has just ended; nobody else can have removed entries, so all missing ones return.
+        ended: the pid of a DVC that has just ended; nobody else can have removed entries, so all are restored.
     """
     found = []
     for lock in lock_files(root):

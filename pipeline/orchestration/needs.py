@@ -93,11 +93,7 @@ def _kind(program: Program) -> tuple[str, str, str]:
 
 
 def measured(root: Path) -> list[Need]:
-    """Return the needs measured by the recorded runs of ``root``.
-
-    Raises:
-        UserError: no run has recorded a peak.
-    """
+    """Return the needs measured by the recorded runs of ``root``; raise a ``UserError`` if no run has a peak."""
     highest: dict[tuple[str, str, str], Need] = {}
     for run in finished_runs(root):
         if PEAK_METRIC in run.data.metrics and "command" in run.data.tags:

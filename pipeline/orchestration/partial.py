@@ -30,12 +30,9 @@ def write_unmade(path: Path, plan: Plan, failed: Sequence[str], not_run: Sequenc
 
 
 def make_partial(root: Path, scale: str, folder: str, unmade: Path, run: Run) -> None:
-    """Make the tables that were not run, in ``folder`` of the reports of ``scale``.
+    """Make the tables listed in ``unmade`` (see ``write_unmade``), in ``folder`` of the reports of ``scale``.
 
     Their stages run in a copy of the project, made of links, without outdated reports.
-
-    Args:
-        unmade: the file that ``write_unmade`` wrote.
     """
     left = json.loads(unmade.read_text(encoding="utf-8"))
     commands = [

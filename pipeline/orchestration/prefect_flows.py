@@ -201,11 +201,7 @@ def make_stages(plan: Plan, root: Path, parallel: int, pool: str = "") -> None:
 
 
 def _make(plan: Plan, engine: Engine, parallel: int, pool: Pool | None) -> None:
-    """Run each stale stage whose inputs are complete, in the planned order.
-
-    Raises:
-        StageError: stages failed.
-    """
+    """Run each stale stage whose inputs are complete, in the planned order; raise a ``StageError`` if any failed."""
     futures: dict[str, PrefectFuture[State[None]]] = {}
     completed: dict[str, bool] = {}
     while True:

@@ -1,7 +1,7 @@
 """Run stage programs in processes forked from this server, which has imported their modules already.
 
 The import of torch and other modules takes seconds in each of dozens of stages. DVC starts a program as usual, and
-``stages/__init__.py`` hands it over to this server (``pipeline.utils.handover``). After a change of an imported file
+``stages/__init__.py`` hands it over to this server (``pipeline.utils.handover``). If an imported file has changed,
 programs run by themselves.
 
 ``python -m pipeline.orchestration.program_server SOCKET`` serves until it is killed; its programs die with it.
@@ -35,11 +35,7 @@ class Server:
     """Server on a Unix socket that runs stage programs."""
 
     def __init__(self, path: Path) -> None:
-        """Listen at ``path``.
-
-        Raises:
-            OSError: the socket cannot be created.
-        """
+        """Listen at ``path``; raise an ``OSError`` if the socket cannot be created."""
         self._began = time.time_ns()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)

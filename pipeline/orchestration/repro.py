@@ -71,11 +71,7 @@ def checked_settings(root: Path) -> schema.Settings:
 
 
 def _resolve_anew(root: Path) -> None:
-    """Run ``resolve`` even if DVC considers it up to date.
-
-    Raises:
-        UserError: it failed.
-    """
+    """Run ``resolve`` even if DVC considers it up to date; raise a ``UserError`` if it fails."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     command = [sys.executable, "-m", "dvc", "repro", "--quiet", "--force", "--single-item", "resolve"]
     if subprocess.run(command, cwd=root, env=os.environ | {"PATH": path}, check=False).returncode:
@@ -99,12 +95,9 @@ def repro(scale: str | None, jobs: int | None) -> int:
 
 
 def study(scale: str = STUDY_SCALE, jobs: int | None = None) -> int:
-    """Bring the studies of ``scale`` up to date and make it the current scale; return the exit code.
+    """Bring the studies of ``scale`` up to date, ``jobs`` cells (None: one) at a time; return the exit code.
 
-    Args:
-        jobs: cells at a time; None: one.
-
-    Raises as ``repro``; a ``UserError`` also if the scale has no studies.
+    ``scale`` becomes the current one. Raises as ``repro``; a ``UserError`` also if the scale has no studies.
     """
     pipeline = study_pipeline(scale, ROOT)
     with repro_lock(ROOT):
@@ -154,11 +147,7 @@ def fitting_jobs(settings: schema.Settings) -> int:
 
 
 def _run(module: list[str], folder: Path) -> None:
-    """Run a module of this project with its arguments in ``folder``; it dies with this process.
-
-    Raises:
-        KeyboardInterrupt: SIGINT came; the module got it too and has ended.
-    """
+    """Run a module of this project with its arguments in ``folder``; SIGINT and this process's death end it too."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), STARTER: str(os.getpid())}
     with subprocess.Popen([sys.executable, "-m", *module], cwd=folder, env=env) as process:
@@ -170,11 +159,7 @@ def _run(module: list[str], folder: Path) -> None:
 
 
 def _jobs(given: str | None) -> int | None:
-    """Parse the number of stages at a time; None if not given.
-
-    Raises:
-        UserError: it is no positive whole number.
-    """
+    """Parse the number of stages at a time (None if not given); raise a ``UserError`` if it is not positive."""
     if given is None:
         return None
     if not given.isdecimal() or int(given) < 1:

@@ -2,7 +2,7 @@
 
 DVC removes a stage's outputs before it runs the stage. Committed tables must survive a stage that fails or is killed.
 A stage therefore notes its reports when it begins; missing ones are restored from DVC's cache, else from the commit.
-If the stage is killed, the process of ``lockguard`` restores them. Nothing heavy is imported, as there.
+If the stage is killed, the process of ``lockguard`` restores them. As there, nothing heavy is imported.
 """
 
 import json

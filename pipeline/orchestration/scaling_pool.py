@@ -77,11 +77,7 @@ class _Server(NamedTuple):
 
 
 def measure_pool(workers: int, stages: int, sleep: float) -> Iterator[Row]:
-    """Yield the costs of a pool of ``workers``, one stage at a time each, that runs so many ``stages``.
-
-    Args:
-        sleep: seconds that each stage takes.
-    """
+    """Yield the costs of a pool of ``workers``, one stage at a time each, for ``stages`` of ``sleep`` seconds each."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         head = _project(folder / "head", stages, sleep)

@@ -93,12 +93,9 @@ def stage(
 
 
 def in_processes(count: int, program: str) -> None:
-    """Restart as ``count`` data-parallel processes (torchrun), each running ``program`` with the same arguments.
+    """Restart ``program``, such as ``stages/pretrain.py``, as ``count`` data-parallel processes (torchrun).
 
     A no-op for one, and in processes that torchrun has started here or on several machines.
-
-    Args:
-        program: such as ``stages/pretrain.py``.
 
     Raises:
         UserError: torchrun started another number.

@@ -26,11 +26,7 @@ ASK_SECONDS = 2
 
 
 def make_pool(name: str) -> None:
-    """Create the pool and its queues where they do not exist.
-
-    Raises:
-        UserError: no Prefect server answers.
-    """
+    """Create the pool and its queues if absent; raise a ``UserError`` if no Prefect server answers."""
 
     async def make() -> None:
         async with get_client() as client:

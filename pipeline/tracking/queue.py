@@ -99,11 +99,7 @@ def claim(root: Path, *, probe: bool = False) -> IO[str] | None:
 
 
 def start_recorder(root: Path) -> None:
-    """Start a recorder if none runs; it shares neither output nor process group with this process.
-
-    Raises:
-        OSError: it cannot be started.
-    """
+    """Start a recorder without this process's output and group if none runs; raise an ``OSError`` on failure."""
     free = claim(root, probe=True)
     if not free:
         return

@@ -78,7 +78,6 @@ class Start:
     """Start of a run.
 
     Attributes:
-        stage: its name.
         repro: identifier that all stages of one repro share.
         when: milliseconds since 1970.
         params: flat, names joined by dots.
