@@ -125,7 +125,7 @@ class Engine:
             self._running.discard(name)
         if code:
             put_back(self.root)
-            raise StageError(f"{name}: exit code {code}; its output says why")
+            raise StageError(f"{name}: exit code {code}; see its output")
         forget_note(self.root, name)
 
     def _started(self, name: str, say: Say, only_take: bool) -> Popen[str]:
@@ -148,7 +148,7 @@ class Engine:
                 say(f"{lack}\n")
                 told = True
             time.sleep(POLL_SECONDS)
-        raise StageError(f"{name}: stopped before it began")
+        raise StageError(f"{name}: stopped before its start")
 
 
 def run(plan: Plan, engine: Engine, jobs: int, screen: Screen) -> Outcome:
@@ -235,7 +235,7 @@ def main() -> int:
     """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="pipeline.orchestration.executor")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--unmade", type=Path, help="written if stages fail: what is left unmade, as JSON")
+    parser.add_argument("--unmade", type=Path, help="JSON file for the missing outputs if stages fail")
     arguments = parser.parse_args()
     platform.die_with_starter()
     return bring_up_to_date("dvc.yaml", lambda: arguments.jobs, arguments.unmade)

@@ -71,7 +71,7 @@ def run_module(words: Sequence[str], root: Path) -> None:
     """
     process = started.start([sys.executable, "-m", *words], cwd=root, env=environment(root))
     if not process:
-        raise StageError("stopped before it began")
+        raise StageError("stopped before its start")
     assert process.stdout is not None
     last: deque[str] = deque(maxlen=_LAST_LINES)
     for line in process.stdout:

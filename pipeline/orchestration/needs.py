@@ -84,7 +84,7 @@ class Room:
         if self._needs[name] <= free:
             return None
         needs, left = (f"{size / GB:.1f} GB" for size in (self._needs[name], max(0, free)))
-        return f"waits for memory: it needs {needs}, and {left} are left beside {', '.join(sorted(running))}"
+        return f"waits for memory: it needs {needs}, and {left} are free beside {', '.join(sorted(running))}"
 
 
 def _kind(program: Program) -> tuple[str, str, str]:
@@ -105,7 +105,7 @@ def measured(root: Path) -> list[Need]:
                 peak, machine = before.peak_mb, before.machine
             highest[kind] = Need(*kind, peak, before.runs + 1 if before else 1, machine)
     if not highest:
-        raise UserError(f"{root}: MLflow has recorded no stage's memory there; run `make repro` first")
+        raise UserError(f"{root}: MLflow has no recorded memory of stages; run `make repro` first")
     return list(highest.values())
 
 
@@ -122,7 +122,7 @@ def write_table(needs: Iterable[Need], path: Path = TABLE) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=project_root(), help="the project whose runs are read")
+    parser.add_argument("--root", type=Path, default=project_root(), help="project whose runs are read")
     needs = measured(parser.parse_args().root.resolve())
     write_table(needs)
     print(f"{TABLE}: {len(needs)} rows of {sum(need.runs for need in needs)} runs")

@@ -60,7 +60,7 @@ def make_partial(root: Path, scale: str, folder: str, unmade: Path, run: Run) ->
         shutil.rmtree(copy, ignore_errors=True)
     if made:
         print(
-            f"{reports / folder}: tables of the rows that are there; {reports} keeps those of the last whole run",
+            f"{reports / folder}: tables of the available rows; {reports} keeps those of the last complete run",
             file=sys.stderr,
         )
 
@@ -70,7 +70,7 @@ def remove_partial(root: Path, scale: str, folder: str) -> None:
     place = Path("reports", scale, folder)
     if (root / place).exists():
         shutil.rmtree(root / place)
-        print(f"{place}: removed, the tables in {place.parent} are whole")
+        print(f"{place}: removed, the tables in {place.parent} are complete")
 
 
 def _link(root: Path, copy: Path, reports: Path, stale: set[str], *, leave_out: str) -> None:

@@ -186,7 +186,7 @@ def main() -> int:
         logging.getLogger("dvc").exception("")  # DVC's own message shows the lines of dvc.yaml
         return 255
     except (OSError, sqlite3.Error) as error:  # a full disk or a read-only folder
-        print(f"error: DVC cannot keep its notes in {Path('.dvc').resolve()}: {error}", file=sys.stderr)
+        print(f"error: DVC cannot write to {Path('.dvc').resolve()}: {error}", file=sys.stderr)
         return 255
     print(json.dumps(asdict(plan) | {"stale": sorted(plan.stale)}))
     return 0

@@ -86,7 +86,7 @@ class Pool:
         if run is None:
             submit = partial(run_deployment, self._deployments[flow], timeout=0)
             run = cast(FlowRun, submit(parameters=parameters, flow_run_name=title, work_queue_name=queue))
-        state = _awaited(run.id, lambda: f"{title}: no worker takes it; `make worker POOL={self.name}` starts one")
+        state = _awaited(run.id, lambda: f"{title}: waits for a worker; `make worker POOL={self.name}` starts one")
         if not state.is_completed():
             raise StageError(f"{title}: {state.name} on a worker of {self.name}: {state.message or 'see its own log'}")
 
@@ -144,7 +144,7 @@ def require_pool(name: str) -> None:
         raise UserError(f"PREFECT_API_URL: no Prefect server answers ({error}); `make ui` starts one") from None
     if name not in pools:
         have = ", ".join(pools) or "none yet"
-        raise UserError(f"pool: given {name!r}, allowed: {have}; `make worker POOL={name}` makes it")
+        raise UserError(f"pool: given {name!r}, allowed: {have}; `make worker POOL={name}` creates it")
 
 
 def require_remote(root: Path) -> None:
@@ -152,7 +152,7 @@ def require_remote(root: Path) -> None:
     from dvc.config import Config
 
     if not Config(str(root / ".dvc"))["core"].get("remote"):
-        raise UserError(f"{root}: no DVC remote, by which results travel; `make remote URL=…` sets one")
+        raise UserError(f"{root}: no DVC remote for the transfer of results; `make remote URL=…` sets one")
 
 
 def is_served(pool: str, queue: str) -> bool:
@@ -181,7 +181,7 @@ def crash_lost_runs() -> None:
         within=timedelta(seconds=3 * HEARTBEAT_SECONDS),
     )
     action = ChangeFlowRunState(
-        state=StateType.CRASHED, name=None, message="its worker is gone: no heartbeat any more", force=False
+        state=StateType.CRASHED, name=None, message="its worker is lost: no heartbeat", force=False
     )
     with get_client(sync_client=True) as client:
         if not client.read_automations_by_name(LOST):

@@ -245,4 +245,4 @@ def _cancel_unfinished() -> None:
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=unfinished))):
             if not run.work_pool_name:
-                client.set_flow_run_state(run.id, Cancelled(message="make ui was ended"), force=True)
+                client.set_flow_run_state(run.id, Cancelled(message="make ui was stopped"), force=True)

@@ -43,7 +43,7 @@ def repro_lock(root: Path) -> Iterator[None]:
             lock(file)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(f"{path}: process {file.read() or '?'} runs the pipeline here; wait or stop it") from None
+            raise UserError(f"{path}: process {file.read() or '?'} runs the pipeline; wait for it or stop it") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -60,12 +60,12 @@ def checked_settings(root: Path) -> schema.Settings:
     """
     settings = schema.load(root / "params.yaml")
     for mended in lockguard.mend(root):
-        what = "was cut short when DVC was killed; its whole entries are back"
+        what = "was truncated when DVC was killed; its entries are restored"
         print(f"{mended.relative_to(root)}: {what}", file=sys.stderr)
     put_back(root)
     make_folder(root / "reports" / settings.scale)  # DVC fails if a file has this name
     if changed := outdated_outside(settings, root):
-        print(f"{', '.join(changed)} changed; the inputs of stages are made anew")
+        print(f"{', '.join(changed)} changed; the input files of stages are made again")
         _resolve_anew(root)
     return settings
 
@@ -171,8 +171,8 @@ def main() -> int:
     """Run the command line: ``[--jobs N] [SCALE]``, ``--study`` for studies; return the exit code."""
     parser = argparse.ArgumentParser(prog="pipeline.orchestration.repro")
     parser.add_argument("scale", nargs="?", help="starter, lab, paper or metaworld; default: the one in params.yaml")
-    parser.add_argument("--jobs", help="stages at a time; default: as many as there are cores")
-    parser.add_argument("--study", action="store_true", help="its studies instead; default scale: lab")
+    parser.add_argument("--jobs", help="stages at a time; default: as many as fit the cores")
+    parser.add_argument("--study", action="store_true", help="run the studies of the scale (default: lab) instead")
     arguments = parser.parse_args()
     try:
         jobs = _jobs(arguments.jobs)

@@ -62,8 +62,8 @@ class OnlyTaken(RunCache):
             super().restore(stage, *arguments, **options)
         except RunCacheNotFoundError:
             raise DvcException(
-                f"{stage.addressing}: a worker brought it up to date, but DVC's remote has no run that read what is "
-                "here; is the remote the same place there, and are the files that no stage makes the same?"
+                f"{stage.addressing}: a worker has run it, but DVC's remote has no run with the inputs here; "
+                "check that both machines have the same remote and the same files that no stage makes"
             ) from None
 
 

@@ -148,8 +148,8 @@ a folder; Prefect's and MLflow's stores are SQLite files. [What follows for 100 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"some of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--stages", type=int, default=8, help="of the pool's, side by side where there are workers")
-    parser.add_argument("--sleep", type=float, default=60, help="seconds that each of them takes")
+    parser.add_argument("--stages", type=int, default=8, help="number of sleeping stages in the pool part")
+    parser.add_argument("--sleep", type=float, default=60, help="seconds that each of these stages takes")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"parts: given {', '.join(sorted(unknown))}, allowed: {', '.join(PARTS)}")

@@ -208,4 +208,4 @@ def _await(holds: Callable[[], bool]) -> None:
         except httpx.HTTPError:
             pass
         time.sleep(_ASK_SECONDS)
-    raise TimeoutError(f"nothing came of it in {_START_SECONDS} s")
+    raise TimeoutError(f"servers and workers did not start within {_START_SECONDS} s")

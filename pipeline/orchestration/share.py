@@ -42,7 +42,7 @@ def push(root: Path, *, new: bool = False) -> int:
                 done = repo.cloud.push(files, odb=odb)
                 pushed, failed = pushed + len(done.transferred), failed + len(done.failed)
             if failed:
-                raise UserError(f"DVC's remote: {failed} files did not arrive; the lines above say why")
+                raise UserError(f"DVC's remote: {failed} files could not be pushed; see the lines above")
             return pushed + len(runs.transfer(cache, remote))
     except UserError:
         raise

@@ -65,7 +65,7 @@ def run(root: Path, mlflow_port: int, prefect_port: int) -> None:
         print(f"MLflow   {shown}/runs?{MODEL_TRAINING}")
         print(f"Charts   {shown}/runs?{MODEL_TRAINING}&{COMPARISON}")
         if elsewhere := os.environ.get("MLFLOW_TRACKING_URI"):
-            print(f"         what was recorded here; MLFLOW_TRACKING_URI has runs recorded at {elsewhere}")
+            print(f"         local runs only; MLFLOW_TRACKING_URI sends new runs to {elsewhere}")
         print(f"Prefect  http://{HOST}:{prefect_port}")
         past_proxy = "no_proxy=127.0.0.1 " if {"http", "all"} & set(urllib.request.getproxies_environment()) else ""
         print(f"Run      {past_proxy}prefect deployment run tables/table2 --watch")
@@ -158,7 +158,7 @@ def _require_alive(children: Mapping[str, Server]) -> None:
     for name, child in children.items():
         if (code := child.ended()) is not None:
             sys.stderr.writelines(child.lines)
-            raise UserError(f"{name} ended with exit code {code}, its last lines are above; the others are stopped")
+            raise UserError(f"{name} ended with exit code {code}, see its last lines above; the others are stopped")
 
 
 def _raise_on_signals() -> None:

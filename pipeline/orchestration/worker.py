@@ -41,15 +41,15 @@ def make_pool(name: str) -> None:
     except httpx.HTTPError as error:
         url = os.environ.get("PREFECT_API_URL", "not set")
         raise UserError(
-            f"PREFECT_API_URL: given {url}, where no Prefect server answers ({error}); `make ui` starts one on the "
-            "machine that runs are started on, `ssh -L` brings it here"
+            f"PREFECT_API_URL: given {url}, where no Prefect server answers ({error}); start one with `make ui` on the "
+            "machine that starts runs, and forward its port with `ssh -L`"
         ) from None
 
 
 def main() -> None:
     """Replace this process by Prefect's worker; exit with code 2 and one line on a ``UserError``."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.orchestration.worker", description=__doc__)
-    parser.add_argument("--pool", required=True, help="its name; it is made if there is none")
+    parser.add_argument("--pool", required=True, help="name of the work pool; created if absent")
     parser.add_argument("--slots", type=int, default=1 if gpus() else cores(), help="stages at a time")
     arguments = parser.parse_args()
     root = project_root()

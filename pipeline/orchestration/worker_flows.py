@@ -50,10 +50,10 @@ class Origin(BaseModel):
         commit, changed = git(root, "rev-parse", "HEAD"), git(root, "status", "--porcelain", "--", *CODE)
         edited = git(root, "status", "--porcelain", "--", "params.yaml")
         if commit is None or changed is None or edited is None:
-            raise UserError(f"{root}: no clone that git can read, with a commit; workers run what is committed")
+            raise UserError(f"{root}: no Git clone with a readable commit; workers run only committed code")
         if changed:
             files = ", ".join(line[3:] for line in changed.splitlines())
-            raise UserError(f"{root}: {files} changed since the commit; commit them, workers run what is committed")
+            raise UserError(f"{root}: {files} changed since the commit; commit them, workers run only committed code")
         return cls(
             commit=commit,
             python=".".join(map(str, sys.version_info[:2])),
@@ -102,7 +102,7 @@ def as_at(origin: Origin, root: Path) -> Iterator[None]:
     """
     here, host = Origin.of(root), platform.node()
     if here.python != origin.python:
-        raise UserError(f"worker on {host}: Python {here.python}, allowed: {origin.python} as where the run began")
+        raise UserError(f"worker on {host}: Python {here.python}, allowed: {origin.python}, as the run began with")
     if here.commit != origin.commit:
         raise UserError(
             f"worker on {host}: {root} is at commit {here.commit[:12]}, allowed: {origin.commit[:12]}; "
@@ -115,7 +115,7 @@ def as_at(origin: Origin, root: Path) -> Iterator[None]:
             try:
                 lock(file)
             except BlockingIOError:
-                raise UserError(f"worker on {host}: {root} is at work with other settings; wait for it") from None
+                raise UserError(f"worker on {host}: a run with other settings is at work in {root}; wait") from None
             _set_settings(root, origin.settings)
         lock(file, shared=True)  # replaces the exclusive lock
         yield

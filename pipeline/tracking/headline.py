@@ -81,7 +81,7 @@ def _note(title: str, rows: "pd.DataFrame", names: list[str], scores: list[str])
     for shown, (_, row) in enumerate(rows.iterrows()):
         line = f"| {' | '.join(_cell(row[column]) for column in columns)} |"
         if sum(map(len, lines)) + len(lines) + len(line) > _SECTION_LENGTH:
-            lines += ["", f"and {len(rows) - shown} rows more, in the table's own run"]
+            lines += ["", f"and {len(rows) - shown} more rows in the run of the table"]
             break
         lines.append(line)
     return "\n".join(lines)

@@ -52,7 +52,7 @@ def _say_once(root: Path, error: UnreachableError) -> None:
     """Warn that runs wait for the server, only once until they are recorded."""
     if not _waiting(root).exists():
         _waiting(root).touch()
-        print(f"warning: {error}; runs wait in {root / '.flowtune'} and are recorded when it does", file=sys.stderr)
+        print(f"warning: {error}; runs wait in {root / '.flowtune'} until it does", file=sys.stderr)
 
 
 def _waiting(root: Path) -> Path:
