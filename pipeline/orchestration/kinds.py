@@ -11,13 +11,13 @@ from pipeline.utils.shipped import Shipment
 
 
 def run_kind(kind: str, asked: Asked, *names: object) -> None:
-    """Run the stage of ``kind`` for ``asked``, or take its shipped results.
+    """Run the stage of ``kind`` for ``asked``, or unpack its shipped results.
 
     Args:
-        names: further names of its input file, beside scale and task.
+        names: further parts of its input file's name, after the task.
 
     Raises:
-        UserError: its inputs or a file that it reads are missing, or its code says so.
+        UserError: its inputs or a file that it reads are missing, or its code raises one.
     """
     about = (KINDS | STUDY_KINDS)[kind]
     inputs = read_inputs(kind, asked.scale, *([asked.task] if about.over else []), *names)

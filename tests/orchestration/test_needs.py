@@ -69,7 +69,7 @@ def test_a_stage_waits_until_there_is_memory_beside_what_others_have_yet_to_take
     assert room.lack("large", []) is None  # alone it starts whatever there is
     running = ["large"]
     machine.free, machine.held = 2.0, 0.2  # 1.8 GB of the two are as good as taken
-    assert room.lack("small", running) == "waits for memory: it needs 0.5 GB, and 0.2 GB are left beside large"
+    assert room.lack("small", running) == "waits for memory: it needs 0.5 GB, and 0.2 GB are free beside large"
     assert room.lack("free", running) is None
     machine.free, machine.held = 0.6, 2.5  # more than ever measured
     assert room.lack("small", running) is None
@@ -97,5 +97,5 @@ def test_the_table_is_made_of_recorded_runs(sources: Project, tmp_path: Path, da
 
 
 def test_no_runs_no_table(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="MLflow has recorded no stage's memory"):
+    with pytest.raises(UserError, match="MLflow has no recorded memory of stages"):
         needs.measured(tmp_path)

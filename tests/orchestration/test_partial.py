@@ -54,13 +54,13 @@ def test_tables_are_made_of_what_is_new_in_their_order_and_leave_the_whole_ones(
     partial = reports / "partial"
     assert {path.name: path.read_text(encoding="utf-8") for path in partial.iterdir()} == {"table2.csv": "partial"}
     assert not (root / ".flowtune" / "partial").exists()
-    assert capsys.readouterr().err.count("reports/starter keeps those of the last whole run\n") == 2
+    assert capsys.readouterr().err.count("reports/starter keeps those of the last complete run\n") == 2
 
     remove_partial(root, "starter", "partial")
     assert not partial.exists() and (reports / "table2.csv").exists()
     remove_partial(root, "starter", "partial")
     told = capsys.readouterr().out
-    assert told == "reports/starter/partial: removed, the tables in reports/starter are whole\n"
+    assert told == "reports/starter/partial: removed, the tables in reports/starter are complete\n"
 
 
 def test_without_a_table_to_be_made_nothing_is(root: Path) -> None:

@@ -213,7 +213,7 @@ def test_what_a_worker_lacks_is_one_line(head: Path, workers: Workers) -> None:
         return str(caught.value)
 
     lab.origin = own.model_copy(update={"python": "3.99"})
-    assert "allowed: 3.99 as where the run began" in told()
+    assert "allowed: 3.99, as the run began with" in told()
     lab.origin = own.model_copy(update={"commit": "0" * 40})
     assert f"/first is at commit {own.commit[:12]}" in told()
     lab.origin = own
@@ -229,7 +229,7 @@ def test_what_cannot_be_distributed_is_one_line(head: Path) -> None:
     assert "dvc.yaml changed since the commit; commit them" in refused(head, "lab")
     (head / ".dvc" / "config.local").unlink()
     ran("git", "checkout", "-q", "dvc.yaml", cwd=head)
-    assert "no DVC remote, by which results travel; `make remote URL=…` sets one" in refused(head, "lab")
+    assert "no DVC remote for the transfer of results; `make remote URL=…` sets one" in refused(head, "lab")
 
 
 def test_edited_settings_are_carried_and_committed_ones_come_back(tmp_path: Path) -> None:

@@ -157,7 +157,7 @@ def test_what_no_worker_has_pushed_is_one_line_where_it_is_to_be_taken(maker: Pa
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     told = subprocess.run(command, cwd=taker, env=env, capture_output=True, encoding="utf-8", check=False)
     assert told.returncode != 0
-    assert "train: a worker brought it up to date, but DVC's remote has no run that read what is here" in told.stderr
+    assert "train: a worker has run it, but DVC's remote has no run with the inputs here" in told.stderr
     assert (maker.parent / "runs.txt").read_text(encoding="utf-8") == "run\n", "it did not run"
 
 

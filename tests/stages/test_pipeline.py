@@ -276,7 +276,7 @@ def test_a_broken_branch_costs_its_own_rows_only(made: Project, tmp_path: Path) 
     assert any(line.endswith(told) for line in result.stdout.splitlines())
     assert "Traceback" not in result.stderr
     whole, reports = made.root / "reports" / "starter", project.root / "reports" / "starter" / "partial"
-    assert "reports/starter/partial: tables of the rows that are there; reports/starter keeps" in result.stderr
+    assert "reports/starter/partial: tables of the available rows; reports/starter keeps" in result.stderr
     for name in tables:
         assert (reports.parent / name).read_bytes() == (whole / name).read_bytes()
     table = pd.read_csv(reports / "table2.csv")

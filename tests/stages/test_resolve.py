@@ -102,5 +102,5 @@ def test_make_repro_sees_that_the_file_of_a_task_outside_the_library_changed(sou
     assert "Running stage" not in project.check("pipeline.orchestration.repro").stdout
     path.write_text(path.read_text(encoding="utf-8").replace("0.1 * np.clip", "0.2 * np.clip"), encoding="utf-8")
     said = project.check("pipeline.orchestration.repro").stdout
-    assert f"{path.name} changed; the inputs of stages are made anew" in said
+    assert f"{path.name} changed; the input files of stages are made again" in said
     assert "Running stage 'fetch@starter-reach'" in said

@@ -42,7 +42,7 @@ def test_a_note_is_cut_at_a_row_and_says_so() -> None:
     told = headline("table2", long)
     assert told and len(told.note) < 2500
     shown = told.note.count("| method_")
-    assert told.note.endswith(f"and {500 - shown} rows more, in the table's own run")
+    assert told.note.endswith(f"and {500 - shown} more rows in the run of the table")
 
 
 def test_a_table_that_comes_again_takes_its_own_place_alone() -> None:
