@@ -1,6 +1,6 @@
 """Make the starter demonstrations: roll a trained policy out and keep the episodes that it solves.
 
-Not part of the DAG, since its result is shipped. Made anew by
+The program is not part of the DAG, since its result is shipped. To make them again:
 
     python -m stages.demonstrate --checkpoint data/checkpoints/lab/pusht/fm-nfe1.safetensors --nfe 16 \
         --seeds 300000:300500 --most 200 --out data/demonstrations/pusht_starter.npz

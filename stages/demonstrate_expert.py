@@ -1,17 +1,16 @@
-"""Make demonstrations of our own: let a task's scripted expert play, and keep the episodes that it solves.
+"""Make demonstrations: run a task's scripted expert and keep the episodes that it solves.
 
-The small sets that are shipped are made anew by
+To make a small shipped set again, in the task's public format and with ``<out>.sha256`` beside:
 
     python -m stages.demonstrate_expert --task kitchen --seeds 300000:300100 --most 100 \
         --out data/demonstrations/kitchen_starter.zip
 
-in the task's public format, with ``<out>.sha256`` beside. Of a task that is a block of params.yaml,
+To run the ``custom.expert`` of a block of params.yaml, and write a LeRobotDataset:
 
     python -m stages.demonstrate_expert --scale metaworld --task pick_place --seeds 300000:300100 --most 75 \
         --out data/demonstrations/metaworld_pick_place_starter.zip
 
-lets its ``custom.expert`` play, and writes a LeRobotDataset. An interrupted run goes on where it was when started again
-with the same arguments.
+An interrupted run continues when started again with the same arguments.
 """
 
 import argparse
@@ -81,7 +80,7 @@ def main() -> None:
 
 
 def report(task: str, episodes: Sequence[ExpertEpisode]) -> dict[str, object]:
-    """How often the expert solves the task, with its 95 % interval, and how long that takes it."""
+    """Return the expert's success rate with its 95 % interval, and the mean number of steps of its episodes."""
     rate = proportion_interval([episode.success for episode in episodes])
     numbers = {"success": rate.mean, "success_low": rate.low, "success_high": rate.high}
     numbers["mean_steps"] = sum(len(episode.actions) for episode in episodes) / len(episodes)
@@ -93,7 +92,7 @@ def seed_range(text: str) -> range:
     """Parse FIRST:END.
 
     Raises:
-        UserError: it is not of this form, empty, or reaches into the test and validation seeds.
+        UserError: it has another form, is empty, or includes test or validation seeds.
     """
     match = re.fullmatch(r"(\d+):(\d+)", text)
     if not match or not FIRST_SEED <= int(match[1]) < int(match[2]) <= 2**32:

@@ -1,9 +1,9 @@
-"""Stage ``evaluate_fid``: the distances of one row of Table 1 to the data, by every solver and sampling seed.
+"""Stage ``evaluate_fid``: measure the distances of one row of Table 1 to the data, by every solver and sampling seed.
 
-A fine-tuned model makes the images of its own number of evaluations; that of the most also those of more, and of the
-adaptive solver. ``untrained`` is i_cfm's net before its first step, a yardstick.
+A solver samples the fine-tuned model of the largest NFE not above its own; the adaptive solver, that of the largest
+NFE. ``untrained`` is i_cfm's net before its first step, for reference.
 
-In test mode it takes any checkpoint of its scale's images, once those and their classifier are there
+Test mode takes any checkpoint of images, and needs the images and classifier of its scale
 (`dvc repro train_extractor@lab-cifar10`):
 
     python -m stages.evaluate_fid --checkpoint FILE --solver euler-4 --seeds 100000 --out distances.csv
@@ -106,7 +106,7 @@ def distances(
     seeds: Iterable[int],
     keep: Path | None,
 ) -> list[dict[str, Any]]:
-    """The rows of one model file and solver, one for each sampling seed; none where the solver has too few steps."""
+    """Return a row for each sampling seed of one model file and solver; none if the solver has too few steps."""
     model, metadata = load_image_model(path, settings.fid.tolerance)
     asked = fixed_nfe(solver)
     if asked is not None and asked < model.least_nfe:
@@ -141,7 +141,7 @@ def _metrics(found: Distance) -> dict[str, float]:
 
 
 def tuned_for(solver: str, available: list[int]) -> int:
-    """Which of the fine-tuned models makes the images of ``solver``: that of the most evaluations not above it."""
+    """Return the NFE of the fine-tuned model that ``solver`` samples: the largest not above its own, else the least."""
     asked = fixed_nfe(solver)
     fitting = [nfe for nfe in available if asked is None or nfe <= asked]
     return max(fitting, default=min(available))

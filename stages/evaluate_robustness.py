@@ -1,4 +1,4 @@
-"""Stage ``evaluate_robustness``: a model's episodes under each disturbance, on the first of the test seeds."""
+"""Stage ``evaluate_robustness``: roll a model out under each disturbance, on the first test seeds."""
 
 import argparse
 from typing import get_args

@@ -1,7 +1,7 @@
 """Stage ``evaluate_rollouts``: roll a checkpoint out on test seeds and write its episodes.
 
-As a stage it takes --scale, --task, and --method and --nfe or, both in one, --row, and runs all evaluations of the
-task. In test mode it takes any checkpoint and seeds:
+As a stage it takes --scale, --task, and --row or both --method and --nfe, and runs all evaluations of the task. Test
+mode takes any checkpoint and seeds:
 
     python -m stages.evaluate_rollouts --checkpoint FILE --evaluation pusht_b --seeds 100000:100500 --repeats 1 \
         --nfe 16 --out episodes.csv
@@ -136,7 +136,7 @@ def as_dvc_stage(arguments: argparse.Namespace) -> None:
 
 
 def on_held_out_episodes(arguments: argparse.Namespace, inputs: Inputs) -> None:
-    """The row of an offline task: answers to the recorded windows of episodes that nothing was chosen by."""
+    """Evaluate a row of an offline task on recorded windows of episodes that were not used to choose a checkpoint."""
     scale, task, method, nfe = arguments.scale, arguments.task, arguments.method, arguments.nfe
     settings, files, reports = inputs.settings.task(task), TaskFiles(scale, task), ScaleReports(scale).folder
     entry, model = Entry(task, method, nfe, within=task), files.model(method, nfe)
@@ -168,7 +168,7 @@ def on_held_out_episodes(arguments: argparse.Namespace, inputs: Inputs) -> None:
 
 
 def kind_of(method: str) -> str:
-    """The stage in dvc.yaml that makes the rows of ``method``."""
+    """Return the stage in dvc.yaml that makes the rows of ``method``."""
     if method in BASELINES:
         return "evaluate_baselines"
     if method in SAMPLERS:
@@ -203,7 +203,7 @@ def test_mode(arguments: argparse.Namespace) -> None:
 
 
 def told(entry: Entry, results: Sequence[EpisodeResult]) -> str:
-    """One line: the mean scores of an evaluation, with their intervals over seeds."""
+    """Return a line with the mean scores of an evaluation and their intervals over seeds."""
     by_seed: dict[int, list[EpisodeResult]] = {}
     for result in results:
         by_seed.setdefault(result.seed, []).append(result)
@@ -225,7 +225,7 @@ def seed_range(text: str) -> range:
 def write_videos(
     folder: Path, acting: Policy, results: Sequence[EpisodeResult], entry: Entry, env_factory: EnvFactory, block: int
 ) -> list[Path]:
-    """Gifs of the best, median and worst episode, named by rank, seed and score; ``block`` as in their rollout."""
+    """Write gifs of the best, median and worst episode, named by rank, seed and score; ``block`` as in the rollout."""
     videos = []
     for rank, result in best_median_worst(results)._asdict().items():
         name = f"{entry.evaluation}-{entry.method}-nfe{entry.nfe}-{rank}-seed{result.seed}-score{result.max_score:.2f}"

@@ -1,4 +1,4 @@
-"""Stage ``measure_gap``: Theorem 1's bounds beside the real error of learned fields, on data whose field is known."""
+"""Stage ``measure_gap``: compare Theorem 1's bounds with the real error of learned fields, on data of known field."""
 
 import argparse
 from pathlib import Path
@@ -74,7 +74,7 @@ def learn(
     log: Log,
     label: str,
 ) -> Field:
-    """The field of a net trained by flow matching on ``points`` (M, D), resumably in ``state``; float64."""
+    """Train a net by flow matching on ``points`` (M, D), resumably in ``state``; return its field in float64."""
     torch.manual_seed(settings.seed)
     net = build_net(settings.net, horizon=1, action_dim=points.shape[1], condition_dim=1)
     data = points.float()[:, None, :]
@@ -99,7 +99,7 @@ def learn(
 def solve_all(
     true: MarginalField, learned: Field, settings: GapSettings, generators: Generators, label: str
 ) -> list[Gap]:
-    """Every solver, grid and NFE from the same noise, and the adaptive solve."""
+    """Measure every solver, grid and NFE from the same noise, and the adaptive solve."""
     noise = generators["trajectories"]
     starts = torch.randn(settings.trajectories, true.points.shape[1], generator=noise, dtype=torch.float64)
     work = [(solver, kind, nfe) for solver in EVALUATIONS for kind in GRIDS for nfe in settings.nfe]

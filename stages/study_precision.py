@@ -1,4 +1,4 @@
-"""Stage ``study_precision``: models rolled out with one thing changed at a time, to see where precision is lost."""
+"""Stage ``study_precision``: roll models out with one change at a time, to find where precision is lost."""
 
 import argparse
 from pathlib import Path
@@ -79,7 +79,7 @@ def main() -> None:
 
 
 def require_models(models: list[Path], scale: str, task: str, settings: TaskSettings) -> None:
-    """Refuse models that one table cannot hold.
+    """Check that one table can hold the models.
 
     Raises:
         UserError: one was made for another scale, task, training seed or architecture, or by a method other than fm and

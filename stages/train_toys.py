@@ -1,4 +1,4 @@
-"""Stage ``train_toys``: the small models that Figure 1 is drawn from."""
+"""Stage ``train_toys``: train the small models of Figure 1."""
 
 import argparse
 
