@@ -1,4 +1,4 @@
-"""Train a net on the time after that of the frozen base model of images (resft_fm)."""
+"""Train a residual field behind the frozen base model of images (resft_fm)."""
 
 from dataclasses import replace
 from typing import cast

@@ -1,6 +1,6 @@
-"""Train the base model of images on by maximum likelihood (ft_fm), through the solve of one NFE.
+"""Fine-tune the base model of images by maximum likelihood (ft_fm), through the solve of one NFE.
 
-The compute is that of flow matching after the selected checkpoint: i_cfm's last checkpoint costs as much.
+The compute is that of flow matching from the selected checkpoint to i_cfm's last one.
 """
 
 from dataclasses import replace
@@ -35,7 +35,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
 
 
 class ImageFineTuning(ImageProblem):
-    """Continued training of the base model, with the distance of its images along the way."""
+    """Continued training of the base model, with readings of its images' distance."""
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         super().__init__(asked, settings, here, label)
@@ -59,7 +59,7 @@ class ImageFineTuning(ImageProblem):
     def measure(self, step: int, net: nn.Module) -> None:
         if step in self.history.rows:
             return
-        spent = self.compute / self.training.optimization.steps  # of each step; solves made ahead are shared out
+        spent = self.compute / self.training.optimization.steps  # of each step, with its share of the solves made ahead
         self.history({"updates": self.base.updates + spent * step, **self.distance(step, net)}, step)
 
     def distance(self, step: int, net: nn.Module) -> dict[str, float]:

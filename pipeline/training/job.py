@@ -1,4 +1,4 @@
-"""Describe a stage: its arguments, and the files that it reads and writes. Imports no library, to start at once."""
+"""Describe a stage by its arguments and files. The module imports no library, so that programs start at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -30,11 +30,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Job:
-    """Stage before it begins.
+    """Description of a run of a stage.
 
     Attributes:
         label: the name of its run. deps, outs: files and folders read and written.
-        also: further values that its result depends on, beside its settings.
+        also: values that its result depends on beside its settings.
         shipped: its name among shipped results; empty: none are shipped.
     """
 
