@@ -67,7 +67,7 @@ def parsed() -> argparse.Namespace:
     checkpoints.add_argument("--n-samples", type=int, help="images of each distance; default: as in params.yaml")
     checkpoints.add_argument("--out", type=Path, help="default: episodes.csv or distances.csv")
     checkpoints.add_argument("--workers", type=int, default=cores(), help="simulation processes; changes no result")
-    checkpoints.add_argument("--batch", type=int, default=500, help="episodes live at once; changes no result")
+    checkpoints.add_argument("--num-envs", type=int, default=500, help="episodes live at once; changes no result")
     checkpoints.add_argument("--videos", type=Path, help="folder for gifs of the best, median and worst episode")
     arguments = parser.parse_args()
     if arguments.row:
@@ -112,15 +112,15 @@ def of_policy(arguments: argparse.Namespace) -> None:
     """Roll a checkpoint of a policy out on the seeds asked for."""
     seeds = arguments.seeds or range(FIRST_TEST_SEED, FIRST_TEST_SEED + 10)
     repeats = 50 if arguments.repeats is None else arguments.repeats
-    if min(arguments.nfe or 0, repeats, arguments.batch) < 1 or arguments.workers < 0:
-        raise UserError("--nfe, --repeats and --batch: allowed: 1 or more; --workers: 0 or more")
+    if min(arguments.nfe or 0, repeats, arguments.num_envs) < 1 or arguments.workers < 0:
+        raise UserError("--nfe, --repeats and --num-envs: allowed: 1 or more; --workers: 0 or more")
     settings = EvaluationSettings(
         n_seeds=len(seeds),
         repeats=repeats,
         n_seeds_secondary=len(seeds),
         max_steps=1,  # that of the evaluation takes its place
         workers=arguments.workers,
-        num_envs=arguments.batch,
+        num_envs=arguments.num_envs,
         policy_batch_size=64,
         videos=arguments.videos is not None,
     )

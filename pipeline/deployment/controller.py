@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from pipeline.evaluation.diffusion_policy import DiffusionPolicy, Sampler
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.evaluation.rollouts import BLOCK, Policy
+from pipeline.evaluation.rollouts import POLICY_BATCH_SIZE, Policy
 from pipeline.settings.paths import SAMPLERS
 from pipeline.tasks.camera import CHANNELS, Camera
 from pipeline.training.checkpoint import CheckpointMetadata
@@ -38,7 +38,7 @@ class Controller:
     """
 
     def __init__(
-        self, policy: Policy, observation_dim: int, *, camera: Camera | None = None, batch_size: int = BLOCK
+        self, policy: Policy, observation_dim: int, *, camera: Camera | None = None, batch_size: int = POLICY_BATCH_SIZE
     ) -> None:
         self.n_obs_steps = policy.n_obs_steps
         self.n_action_steps = policy.n_action_steps
@@ -127,7 +127,7 @@ class Controller:
 
 
 def load_policy(
-    file: str | Path, nfe: int | None = None, *, sampler: Sampler | None = None, batch_size: int = BLOCK
+    file: str | Path, nfe: int | None = None, *, sampler: Sampler | None = None, batch_size: int = POLICY_BATCH_SIZE
 ) -> Controller:
     """Load a controller from a model file, on the GPU if there is one; call its ``reset(seed)`` first.
 

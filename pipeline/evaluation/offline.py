@@ -23,21 +23,21 @@ SAMPLES = 16
 _TIMED_CALLS = 30
 
 
-def draw(policy: Policy, windows: ReportedWindows, block: int) -> NDArray[np.float32]:
+def draw(policy: Policy, windows: ReportedWindows, policy_batch_size: int) -> NDArray[np.float32]:
     """Draw the answers of ``policy`` to the ``windows``, raw actions (W, K, Tp, A); K = 1 if it is deterministic.
 
     Args:
-        block: rows of every call of the policy; missing rows are zeros.
+        policy_batch_size: rows of every call of the policy; missing rows are zeros.
 
     Raises:
         FloatingPointError: the actions are not finite.
     """
     count = _answers(policy)
     plans = []
-    for start in range(0, len(windows.row) * count, block):
-        place = np.arange(start, min(start + block, len(windows.row) * count))
+    for start in range(0, len(windows.row) * count, policy_batch_size):
+        place = np.arange(start, min(start + policy_batch_size, len(windows.row) * count))
         noise = np.stack([_noise(policy, int(windows.row[i // count]), int(i % count)) for i in place])
-        plans.append(act_padded(policy, windows.state[place // count], noise, block))
+        plans.append(act_padded(policy, windows.state[place // count], noise, policy_batch_size))
     drawn = np.concatenate(plans)
     if not np.isfinite(drawn).all():
         raise FloatingPointError("the policy returned actions that are not finite")

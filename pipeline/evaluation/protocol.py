@@ -96,8 +96,8 @@ def run_acting(
         policy,
         env_factory,
         [Episode(seed, repeat) for seed in seeds for repeat in range(repeats)],
-        batch=settings.num_envs,
-        block=settings.policy_batch_size,
+        num_envs=settings.num_envs,
+        policy_batch_size=settings.policy_batch_size,
         workers=fitting_workers(settings.workers),
         journal=journal,
     )

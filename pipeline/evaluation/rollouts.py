@@ -24,8 +24,8 @@ from pipeline.tasks.vector import ChunkedWorkers, ChunkResult, EnvFactory
 from pipeline.utils.atomic import make_folder, write_text
 from pipeline.utils.errors import UserError
 
-BLOCK = 64
-BATCH = 500
+POLICY_BATCH_SIZE = 64
+NUM_ENVS = 500
 UNPERTURBED = "none"
 
 EPISODE_COLUMNS = (
@@ -79,8 +79,8 @@ def rollout(
     env_factory: EnvFactory,
     episodes: Sequence[Episode],
     *,
-    batch: int = BATCH,
-    block: int = BLOCK,
+    num_envs: int = NUM_ENVS,
+    policy_batch_size: int = POLICY_BATCH_SIZE,
     workers: int = 0,
     journal: Path | None = None,
     progress: bool = True,
@@ -91,8 +91,8 @@ def rollout(
         policy: predicts actions; called in this process.
         env_factory: the environment and its initial states.
         episodes: which to run, without duplicates.
-        batch: number of live episodes; no influence on the results.
-        block: rows of every call of the policy; missing rows are zeros.
+        num_envs: number of live episodes; no influence on the results.
+        policy_batch_size: rows of every call of the policy; missing rows are zeros.
         workers: simulation processes, 0 for none; no influence on the results.
         journal: file to which finished episodes are added; an interrupted rollout resumes from it. It belongs to one
             policy and protocol: choose its path accordingly, and delete it once the results are written.
@@ -109,14 +109,14 @@ def rollout(
     with _Journal.open(journal) as kept:
         results = {episode: kept.results[episode] for episode in episodes if episode in kept.results}
         waiting = deque(episode for episode in episodes if episode not in results)
-        slots = min(batch, len(waiting))
+        slots = min(num_envs, len(waiting))
         most_steps = len(waiting) * env_factory.max_steps
         with (
             ChunkedWorkers(env_factory.make_env, min(workers, slots)) as simulations,
             tqdm(total=most_steps, desc="rollouts", unit="step", unit_scale=True, disable=not progress) as bar,
         ):
             running = _Running(policy, env_factory, simulations, waiting, slots)
-            for finished in running.play(block, bar):
+            for finished in running.play(policy_batch_size, bar):
                 kept.append(finished)
                 results |= {result.episode: result for result in finished}
     return [results[episode] for episode in sorted(results)]
@@ -146,22 +146,22 @@ class _Running:
         self.live: dict[int, _LiveEpisode] = {}
         self.stepping: set[int] = set()
 
-    def play(self, block: int, bar: "tqdm[NoReturn]") -> Iterator[list[EpisodeResult]]:
+    def play(self, policy_batch_size: int, bar: "tqdm[NoReturn]") -> Iterator[list[EpisodeResult]]:
         """Run all episodes; yield the results of those that have just ended.
 
         While the simulations step one half of the episodes, the policy plans for the other half. If all episodes fit
-        into one block they are not split, because two halves would take the policy twice the time.
+        into one call of the policy they are not split, because two halves would take the policy twice the time.
         """
-        half = -(-self.slots // (2 * block)) * block
+        half = -(-self.slots // (2 * policy_batch_size)) * policy_batch_size
         self._begin_in(range(self.slots))
         while self.live:
             idle = [slot for slot in self.live if slot not in self.stepping]
-            apart = len(self.live) > block
+            apart = len(self.live) > policy_batch_size
             if self.stepping and not (apart and idle):
                 yield self._ended(bar)
                 continue
             planned = idle[:half] if apart else idle
-            plans = _plan(self.policy, [self.live[slot] for slot in planned], block)
+            plans = _plan(self.policy, [self.live[slot] for slot in planned], policy_batch_size)
             if self.stepping:
                 yield self._ended(bar)
             self.simulations.begin_chunks(dict(zip(planned, plans, strict=True)))
@@ -216,12 +216,12 @@ class _LiveEpisode:
         return EpisodeResult(seed, repeat, self._scores[-1], max(self._scores), self.success, len(self._scores))
 
 
-def _plan(policy: Policy, live: Sequence[_LiveEpisode], block: int) -> np.ndarray:
+def _plan(policy: Policy, live: Sequence[_LiveEpisode], size: int) -> np.ndarray:
     """Plan the next chunk of actions of every live episode: (len(live), chunk, A)."""
     observations = np.stack([episode.observations() for episode in live])
     noise = np.stack([episode.noise() for episode in live])
-    starts = range(0, len(live), block)
-    plans = [act_padded(policy, observations[i : i + block], noise[i : i + block], block) for i in starts]
+    starts = range(0, len(live), size)
+    plans = [act_padded(policy, observations[i : i + size], noise[i : i + size], size) for i in starts]
     actions = np.concatenate(plans)[:, : policy.n_action_steps]
     diverged = ~np.isfinite(actions).all(axis=(1, 2))
     if diverged.any():
@@ -231,14 +231,14 @@ def _plan(policy: Policy, live: Sequence[_LiveEpisode], block: int) -> np.ndarra
     return actions
 
 
-def act_padded(policy: Policy, observations: np.ndarray, noise: np.ndarray, block: int) -> np.ndarray:
-    """Call ``Policy.act`` on at most ``block`` rows, padded with zeros to exactly ``block``."""
+def act_padded(policy: Policy, observations: np.ndarray, noise: np.ndarray, size: int) -> np.ndarray:
+    """Call ``Policy.act`` on at most ``size`` rows, padded with zeros to exactly ``size``."""
     rows = len(observations)
-    return policy.act(_padded(observations, block), _padded(noise, block))[:rows]
+    return policy.act(_padded(observations, size), _padded(noise, size))[:rows]
 
 
-def _padded(rows: np.ndarray, block: int) -> np.ndarray:
-    return np.pad(rows, ((0, block - len(rows)), *[(0, 0)] * (rows.ndim - 1)))
+def _padded(rows: np.ndarray, size: int) -> np.ndarray:
+    return np.pad(rows, ((0, size - len(rows)), *[(0, 0)] * (rows.ndim - 1)))
 
 
 class _Journal:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Protocol
 import imageio.v3 as iio
 import numpy as np
 
-from pipeline.evaluation.rollouts import BLOCK, Episode, EpisodeResult, Policy, rollout
+from pipeline.evaluation.rollouts import POLICY_BATCH_SIZE, Episode, EpisodeResult, Policy, rollout
 from pipeline.tasks.vector import Env, EnvFactory, Transition
 from pipeline.utils.atomic import replacing
 
@@ -34,14 +34,18 @@ def best_median_worst(results: Sequence[EpisodeResult]) -> Exemplars:
 
 
 def record_videos(
-    policy: Policy, env_factory: EnvFactory, videos: Sequence[tuple[Episode, Path]], *, block: int = BLOCK
+    policy: Policy,
+    env_factory: EnvFactory,
+    videos: Sequence[tuple[Episode, Path]],
+    *,
+    policy_batch_size: int = POLICY_BATCH_SIZE,
 ) -> list[EpisodeResult]:
     """Replay episodes and write each as an animated gif, one frame for every second control step.
 
     The environments of ``env_factory`` must have ``render() -> (H, W, 3) uint8``.
 
     Returns:
-        One result for each episode, sorted by (seed, repeat). With the rollout's ``block`` they equal the rollout's.
+        One result for each episode, sorted by (seed, repeat); equal to the rollout's if ``policy_batch_size`` is.
     """
     episodes = list(dict.fromkeys(episode for episode, _ in videos))
     cameras: list[_Camera] = []
@@ -52,7 +56,9 @@ def record_videos(
 
     # all are live at once: the policy plans for all in one call, and the environments are in the episodes' order
     filmed = replace(env_factory, make_env=make_env)
-    results = rollout(policy, filmed, episodes, batch=len(episodes), block=block, progress=False)
+    results = rollout(
+        policy, filmed, episodes, num_envs=len(episodes), policy_batch_size=policy_batch_size, progress=False
+    )
     for episode, path in videos:
         frames = np.stack(cameras[episodes.index(episode)].frames)
         with replacing(path) as temporary:

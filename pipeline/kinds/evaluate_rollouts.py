@@ -130,12 +130,17 @@ def summary(entry: Entry, results: Sequence[EpisodeResult]) -> str:
 
 
 def write_videos(
-    folder: Path, policy: Policy, results: Sequence[EpisodeResult], entry: Entry, env_factory: EnvFactory, block: int
+    folder: Path,
+    policy: Policy,
+    results: Sequence[EpisodeResult],
+    entry: Entry,
+    env_factory: EnvFactory,
+    policy_batch_size: int,
 ) -> list[Path]:
-    """Write gifs of the best, median and worst episode, named by rank, seed and score; ``block`` as in the rollout."""
+    """Write gifs of the best, median and worst episode, named by rank, seed and score."""
     videos = []
     for rank, result in best_median_worst(results)._asdict().items():
         name = f"{entry.evaluation}-{entry.method}-nfe{entry.nfe}-{rank}-seed{result.seed}-score{result.max_score:.2f}"
         videos.append((result.episode, folder / f"{name}.gif"))
-    record_videos(policy, env_factory, videos, block=block)
+    record_videos(policy, env_factory, videos, policy_batch_size=policy_batch_size)
     return [path for _, path in videos]

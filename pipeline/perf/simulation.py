@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
 from pipeline.evaluation.protocol import validation_seeds
-from pipeline.evaluation.rollouts import BATCH, BLOCK, Episode, EpisodeResult, Policy, rollout
+from pipeline.evaluation.rollouts import NUM_ENVS, POLICY_BATCH_SIZE, Episode, EpisodeResult, Policy, rollout
 from pipeline.perf.comparison import Comparison, DiffersError, Floor, Seconds, in_turns, nearly_equal, timed
 from pipeline.perf.robomimic_loop import RobomimicLoop, simulator_state
 from pipeline.perf.solves import CHECKPOINT, NFE
@@ -32,7 +32,7 @@ CPUS = cores()
 
 
 class Padded:
-    """A policy always called with ``BLOCK`` rows, so that an action does not depend on the batch.
+    """A policy always called with ``POLICY_BATCH_SIZE`` rows, so that an action does not depend on the batch.
 
     Attributes:
         asked: hashes of the rows of its inputs, observations and noise, to compare episodes.
@@ -50,14 +50,14 @@ class Padded:
         """Call the policy block by block."""
         self.asked |= {hash((o.tobytes(), n.tobytes())) for o, n in zip(observations, noise, strict=True) if n.any()}
         parts = []
-        for start in range(0, len(noise), BLOCK):
-            rows = [_padded(x[start : start + BLOCK]) for x in (observations, noise)]
+        for start in range(0, len(noise), POLICY_BATCH_SIZE):
+            rows = [_padded(x[start : start + POLICY_BATCH_SIZE]) for x in (observations, noise)]
             parts.append(self.policy.act(*rows)[: len(noise) - start])
         return np.concatenate(parts)
 
 
 def _padded(rows: NDArray[np.float32]) -> NDArray[np.float32]:
-    return np.pad(rows, ((0, BLOCK - len(rows)), *[(0, 0)] * (rows.ndim - 1)))
+    return np.pad(rows, ((0, POLICY_BATCH_SIZE - len(rows)), *[(0, 0)] * (rows.ndim - 1)))
 
 
 class Wandering:
@@ -90,13 +90,13 @@ class Rollouts:
     turn: int
 
     def ours(
-        self, seeds: Sequence[int], policy: Policy | None = None, *, workers: int = 2, batch: int = BATCH
+        self, seeds: Sequence[int], policy: Policy | None = None, *, workers: int = 2, num_envs: int = NUM_ENVS
     ) -> list[EpisodeResult]:
         policy, episodes = policy or self.policy, [Episode(seed, 0) for seed in seeds]
         threads = torch.get_num_threads()
         torch.set_num_threads(1)  # as in params.yaml: the policy plans while the simulations run
         try:
-            return rollout(policy, self.env_factory, episodes, workers=workers, batch=batch, progress=False)
+            return rollout(policy, self.env_factory, episodes, workers=workers, num_envs=num_envs, progress=False)
         finally:
             torch.set_num_threads(threads)
 
@@ -119,9 +119,9 @@ class Rollouts:
             raise DiffersError(f"scores by {score:.1e}")
         return f"all {len(seen.asked)} observations equal to the bit, scores within {score:.0e}"
 
-    def floor(self, batch: int = BATCH) -> Floor:
-        """Make the ``shared_floor`` of one turn, with ``batch`` episodes at once."""
-        return shared_floor(lambda: self.ours(self.seeds[: self.turn], workers=0, batch=batch))
+    def floor(self, num_envs: int = NUM_ENVS) -> Floor:
+        """Make the ``shared_floor`` of one turn, with ``num_envs`` episodes at once."""
+        return shared_floor(lambda: self.ours(self.seeds[: self.turn], workers=0, num_envs=num_envs))
 
     def turns(self, count: int) -> list[Seconds]:
         taken = []
@@ -146,7 +146,7 @@ def pusht_comparisons(seeds: int = 500, turn: int = 100) -> Iterator[Comparison]
             work.turns,
             seeds // turn,
             warm_ups=0,
-            floor=work.floor(),  # with the usual batch: the policy takes time and is called with whole blocks
+            floor=work.floor(),  # with as many episodes as usual: the policy takes time
         )
 
 
@@ -205,7 +205,7 @@ def mujoco_comparisons(episodes: int = 8, wandered: Mapping[str, tuple[int, floa
                 work.turns,
                 2,
                 warm_ups=0,
-                floor=work.floor(batch=CPUS),
+                floor=work.floor(num_envs=CPUS),
             )
 
 
@@ -231,9 +231,9 @@ def robomimic_comparisons(episodes: int = 4, steps: int = 100) -> Iterator[Compa
                 env.step(action)
         return nearly_equal(simulator_state(env.simulator), loop.state(), 1e-2, "last state")  # type: ignore[attr-defined]
 
-    def ours(workers: int = 2, batch: int = episodes) -> object:
+    def ours(workers: int = 2, num_envs: int = episodes) -> object:
         asked = [Episode(seed, 0) for seed in seeds]
-        return rollout(policy, env_factory, asked, workers=workers, batch=batch, progress=False)
+        return rollout(policy, env_factory, asked, workers=workers, num_envs=num_envs, progress=False)
 
     yield Comparison(
         f"{episodes} episodes of transport, {steps} steps",
@@ -243,7 +243,7 @@ def robomimic_comparisons(episodes: int = 4, steps: int = 100) -> Iterator[Compa
         in_turns(ours, lambda: loop.run(seeds, steps)),
         2,
         warm_ups=0,
-        floor=shared_floor(partial(ours, workers=0, batch=CPUS)),
+        floor=shared_floor(partial(ours, workers=0, num_envs=CPUS)),
     )
 
 

@@ -125,7 +125,7 @@ def test_both_act_in_rollouts() -> None:
     env_factory = EnvFactory(Walk, lambda seed: {"start": float(seed)}, max_steps=7)
     episodes = [Episode(seed, repeat) for seed in range(3) for repeat in range(2)]
     random = RandomPolicy(torch.randn(9, 4, 1), Normalizer(1), n_obs_steps=1, n_action_steps=2)
-    chance = rollout(random, env_factory, episodes, block=4, progress=False)
+    chance = rollout(random, env_factory, episodes, policy_batch_size=4, progress=False)
     assert len({result.final_score for result in chance}) == 6
-    copying = rollout(nearest(torch.randn(9, 2)), env_factory, episodes, block=4, progress=False)
+    copying = rollout(nearest(torch.randn(9, 2)), env_factory, episodes, policy_batch_size=4, progress=False)
     assert [result.final_score for result in copying[::2]] == [result.final_score for result in copying[1::2]]

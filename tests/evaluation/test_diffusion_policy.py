@@ -94,8 +94,10 @@ def test_episodes_do_not_depend_on_their_company(sampler: Sampler) -> None:
     env_factory = EnvFactory(Drift, lambda seed: {"start": float(seed % 3)}, max_steps=7)
     acting = make_policy(sampler).acting(nfe=5)
     episodes = [Episode(seed, repeat) for seed in range(4) for repeat in range(2)]
-    together = rollout(acting, env_factory, episodes, block=4, progress=False)
+    together = rollout(acting, env_factory, episodes, policy_batch_size=4, progress=False)
     assert together == [
-        result for one in episodes for result in rollout(acting, env_factory, [one], block=4, progress=False)
+        result
+        for one in episodes
+        for result in rollout(acting, env_factory, [one], policy_batch_size=4, progress=False)
     ]
     assert len({result.final_score for result in together}) == len(episodes)

@@ -113,8 +113,8 @@ def test_rollouts_from_images_repeat_bit_for_bit() -> None:
             policy.acting(2),
             load_task("pusht").envs["a"].factory(PushTOptions(), 4),
             [Episode(100000, 0), Episode(100001, 0)],
-            batch=batch,
-            block=4,
+            num_envs=batch,
+            policy_batch_size=4,
             progress=False,
         )
         for batch in (1, 2)

@@ -39,17 +39,17 @@ class Echo:
 
 def test_noise_is_the_windows_own_for_every_policy_and_batch() -> None:
     one, other = Echo((HORIZON, ACTION)), Echo((HORIZON, ACTION), scale=2.0)
-    drawn = draw(one, windows(), block=7)
+    drawn = draw(one, windows(), policy_batch_size=7)
     assert drawn.shape == (5, SAMPLES, HORIZON, ACTION) and set(one.batches) == {7}
-    np.testing.assert_array_equal(draw(one, windows(), block=64), drawn)
-    np.testing.assert_array_equal(draw(one, windows(2), block=7), drawn[:2])
+    np.testing.assert_array_equal(draw(one, windows(), policy_batch_size=64), drawn)
+    np.testing.assert_array_equal(draw(one, windows(2), policy_batch_size=7), drawn[:2])
     newest = windows().state[:, None, -1:, :ACTION]
-    np.testing.assert_allclose(draw(other, windows(), block=7) - newest, 2 * (drawn - newest), atol=1e-5)
+    np.testing.assert_allclose(draw(other, windows(), policy_batch_size=7) - newest, 2 * (drawn - newest), atol=1e-5)
     assert len(np.unique(drawn - newest)) == drawn.size
 
 
 def test_without_chance_there_is_one_answer() -> None:
-    assert draw(Echo((0,)), windows(), block=4).shape == (5, 1, HORIZON, ACTION)
+    assert draw(Echo((0,)), windows(), policy_batch_size=4).shape == (5, 1, HORIZON, ACTION)
 
 
 def test_persistence_repeats_the_action_before() -> None:
@@ -70,4 +70,4 @@ def test_scores_are_in_normalised_units() -> None:
 
 def test_answers_that_are_not_finite_are_refused() -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
-        draw(Echo((HORIZON, ACTION), scale=np.inf), windows(), block=4)
+        draw(Echo((HORIZON, ACTION), scale=np.inf), windows(), policy_batch_size=4)

@@ -14,7 +14,14 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from pipeline.evaluation.rollouts import BLOCK, EPISODE_COLUMNS, Episode, EpisodeResult, rollout, write_episodes
+from pipeline.evaluation.rollouts import (
+    EPISODE_COLUMNS,
+    POLICY_BATCH_SIZE,
+    Episode,
+    EpisodeResult,
+    rollout,
+    write_episodes,
+)
 from pipeline.evaluation.video import best_median_worst, record_videos
 from pipeline.tasks.loader import load_task
 from pipeline.tasks.pusht import PushTOptions
@@ -77,11 +84,14 @@ def csv_of(results: list[EpisodeResult], folder: Path, **more: int) -> str:
 
 
 def test_workers_batch_order_and_company_change_nothing(tmp_path: Path) -> None:
-    expected = push(workers=0, batch=1)
+    expected = push(workers=0, num_envs=1)
     assert len({result.max_score for result in expected}) > 3, "episodes differ"
     table = csv_of(expected, tmp_path)
-    others = [push(workers=1, batch=1), push(workers=2, batch=8), push(EPISODES[::-1], batch=5)]
-    others += [push(workers=2, batch=9, block=2), push(batch=12, block=5)]  # halves take turns
+    others = [push(workers=1, num_envs=1), push(workers=2, num_envs=8), push(EPISODES[::-1], num_envs=5)]
+    others += [
+        push(workers=2, num_envs=9, policy_batch_size=2),
+        push(num_envs=12, policy_batch_size=5),
+    ]  # halves take turns
     for results in others:
         assert results == expected, "equal to the last bit, which the table's six digits would hide"
         assert csv_of(results, tmp_path) == table
@@ -90,7 +100,9 @@ def test_workers_batch_order_and_company_change_nothing(tmp_path: Path) -> None:
 
 def test_policy_sees_full_blocks_the_recent_past_and_fresh_noise() -> None:
     policy = Listener()
-    results = rollout(policy, TALLY, [Episode(6, 0), Episode(4, 1), Episode(6, 1)], batch=3, block=2, progress=False)
+    results = rollout(
+        policy, TALLY, [Episode(6, 0), Episode(4, 1), Episode(6, 1)], num_envs=3, policy_batch_size=2, progress=False
+    )
     assert [(result.steps, result.success, result.final_score) for result in results] == [
         (5, True, 1.0),
         (7, True, 1.0),
@@ -128,7 +140,14 @@ def test_one_half_is_planned_for_while_the_other_steps(
     events: list[str] = []
     overhear("begin_chunks")
     overhear("finish_chunks")
-    rollout(Overheard(), TALLY, [Episode(6, repeat) for repeat in range(4)], batch=4, block=block, progress=False)
+    rollout(
+        Overheard(),
+        TALLY,
+        [Episode(6, repeat) for repeat in range(4)],
+        num_envs=4,
+        policy_batch_size=block,
+        progress=False,
+    )
     assert (("begin_chunks", "act") in pairwise(events)) == halves
     assert events.count("act") == (4 if halves else 2)  # two plans an episode, in blocks
 
@@ -136,7 +155,7 @@ def test_one_half_is_planned_for_while_the_other_steps(
 def test_finished_episodes_make_room() -> None:
     policy = Listener()
     episodes = [Episode(seed, 0) for seed in range(20)]
-    results = rollout(policy, TALLY, episodes, batch=3, block=4, progress=False)
+    results = rollout(policy, TALLY, episodes, num_envs=3, policy_batch_size=4, progress=False)
     assert [result.steps for result in results] == [1 + seed % 7 for seed in range(20)]
     busy = [int(call[1].any(axis=(1, 2)).sum()) for call in policy.calls]
     assert busy[:-3] == [3] * (len(busy) - 3)  # all slots are taken until the last episodes run out
@@ -165,7 +184,7 @@ def test_resumes_from_a_journal_with_a_torn_line(tmp_path: Path) -> None:
     journal.write_bytes(kept + kept.splitlines()[0][:40])
     policy = PushThrough()
     env_factory = EVALUATION
-    assert rollout(policy, env_factory, EPISODES, batch=1, journal=journal, progress=False) == expected
+    assert rollout(policy, env_factory, EPISODES, num_envs=1, journal=journal, progress=False) == expected
     assert len(policy.calls) == 7 * 6, "five of the twelve episodes were not run again"
     assert [json.loads(line)["steps"] for line in journal.read_text(encoding="utf-8").splitlines()] == [44] * 12
     assert rollout(Broken(), env_factory, EPISODES, journal=journal) == expected  # nothing is left to run
@@ -186,7 +205,7 @@ def test_killed_rollout_resumes_to_the_same_table_and_leaves_no_orphan(tmp_path:
 import sys; sys.path[:0] = {sys.path!r}
 from {__name__} import EPISODES, EVALUATION, Killed, Path, rollout
 journal = Path({str(journal)!r})
-rollout(Killed(), EVALUATION, EPISODES, batch=3, workers=2, journal=journal)
+rollout(Killed(), EVALUATION, EPISODES, num_envs=3, workers=2, journal=journal)
 """
     killed = subprocess.run([sys.executable, "-c", program], stdout=subprocess.PIPE, encoding="utf-8")
     workers = killed.stdout.split()
@@ -263,7 +282,7 @@ def test_recorded_replays_score_the_same_and_are_those_of_their_episodes(tmp_pat
     env_factory = EVALUATION
     replayed = record_videos(policy, env_factory, list(zip(episodes, paths, strict=True)))
     assert replayed == push([EPISODES[0], EPISODES[5]])
-    assert policy.calls[0][0].shape[0] == BLOCK
+    assert policy.calls[0][0].shape[0] == POLICY_BATCH_SIZE
     record_videos(PushThrough(), env_factory, [(EPISODES[0], tmp_path / "alone.gif")])
     frames = iio.imread(paths[0])
     assert frames.shape == (1 + 44 // 2, 256, 256, 3)

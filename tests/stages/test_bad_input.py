@@ -199,7 +199,7 @@ UNKNOWN_EVALUATION = "--evaluation: given 'pusht_c', allowed for pusht: pusht_a,
         ),
         (
             ("--evaluation", "pusht_b", "--checkpoint", "CHECKPOINT", "--repeats", "0"),
-            "--nfe, --repeats and --batch: allowed: 1 or more; --workers: 0 or more",
+            "--nfe, --repeats and --num-envs: allowed: 1 or more; --workers: 0 or more",
         ),
         (
             ("--evaluation", "pusht_b", "--checkpoint", "params.yaml"),

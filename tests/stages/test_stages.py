@@ -17,8 +17,8 @@ SEEDS = ("--seeds", "100000:100003", "--repeats", "2")
 def test_test_mode_does_not_depend_on_workers_and_batch(made: Project, tmp_path: Path) -> None:
     checkpoint = ("--checkpoint", "data/starter/pusht/models/ft_fm-nfe1.safetensors")
     alone, together = tmp_path / "alone.csv", tmp_path / "together.csv"
-    result = made.check(*EVALUATE, *checkpoint, *SEEDS, "--workers", "1", "--batch", "1", "--out", str(alone))
-    made.check(*EVALUATE, *checkpoint, *SEEDS, "--workers", "2", "--batch", "500", "--out", str(together))
+    result = made.check(*EVALUATE, *checkpoint, *SEEDS, "--workers", "1", "--num-envs", "1", "--out", str(alone))
+    made.check(*EVALUATE, *checkpoint, *SEEDS, "--workers", "2", "--num-envs", "500", "--out", str(together))
 
     assert alone.read_bytes() == together.read_bytes()
     episodes = pd.read_csv(alone)
