@@ -1,4 +1,4 @@
-"""From demonstrations to tensors: what is held out stays out, and a saved file is what was prepared."""
+"""Preparation of demonstrations: held-out episodes, normalisation statistics and files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -42,7 +42,7 @@ def episodes_of(data: PreparedData, *, held_out: bool) -> set[int]:
     return {int(value) for value in torch.unique(data.action_normalizer.denormalize(action).add(0.01).div(100).floor())}
 
 
-def test_episodes_are_whole_on_one_side_and_all_windows_are_kept() -> None:
+def test_split_keeps_episodes_whole_and_every_window() -> None:
     data = prepare(demonstrations(), SETTINGS, identity, seed=0)
     training, held_out = episodes_of(data, held_out=False), episodes_of(data, held_out=True)
     assert (training | held_out, training & held_out) == (set(range(6)), set())
@@ -69,7 +69,7 @@ def test_held_out_episodes_do_not_leak_into_the_statistics() -> None:
     assert other.held_out_action.abs().min() > 100
 
 
-def test_conditions_and_actions_belong_together() -> None:
+def test_conditions_and_actions_come_from_the_same_rows() -> None:
     given = demonstrations()
     data = prepare(given, SETTINGS, lambda states: states, seed=0)
     observed = data.observation_normalizer.denormalize(data.condition.view(-1, 2, 5))
@@ -79,7 +79,7 @@ def test_conditions_and_actions_belong_together() -> None:
         np.testing.assert_allclose(given.action[row], first, atol=1e-3)
 
 
-def test_what_is_saved_is_loaded_and_equal_data_give_equal_bytes(tmp_path: Path) -> None:
+def test_prepared_data_round_trip_and_equal_data_give_equal_bytes(tmp_path: Path) -> None:
     data = prepare(demonstrations(), SETTINGS, identity, seed=0)
     data.save(tmp_path / "a.npz")
     data.save(tmp_path / "b.npz")
@@ -92,13 +92,13 @@ def test_what_is_saved_is_loaded_and_equal_data_give_equal_bytes(tmp_path: Path)
         assert torch.equal(getattr(loaded, name).scale, getattr(data, name).scale)
 
 
-def test_a_share_that_leaves_nothing_to_train_on_is_refused() -> None:
+def test_validation_fraction_without_training_episodes_is_refused() -> None:
     settings = SETTINGS.model_copy(update={"validation_fraction": 0.95})
     with pytest.raises(UserError, match=r"^validation_fraction: given 0.95, allowed: a share of the 6 episodes"):
         prepare(demonstrations(), settings, identity, seed=0)
 
 
-def test_of_an_offline_task_the_reported_episodes_choose_nothing_and_train_nothing() -> None:
+def test_offline_split_keeps_reported_episodes_out_of_training_and_selection() -> None:
     settings = SETTINGS.model_copy(update={"validation_fraction": 0.5, "horizon": 2})
     data = prepare(demonstrations(), settings, identity, seed=0, offline=True)
     assert data.reported is not None
@@ -116,7 +116,7 @@ def test_of_an_offline_task_the_reported_episodes_choose_nothing_and_train_nothi
     assert len(data.reported.row) == sum(LENGTHS[episode] - 2 for episode in reported)
 
 
-def test_the_episodes_to_report_on_are_saved(tmp_path: Path) -> None:
+def test_reported_episodes_round_trip(tmp_path: Path) -> None:
     settings = SETTINGS.model_copy(update={"validation_fraction": 0.5, "horizon": 2})
     data = prepare(demonstrations(), settings, identity, seed=0, offline=True)
     data.save(tmp_path / "a.npz")
@@ -127,7 +127,7 @@ def test_the_episodes_to_report_on_are_saved(tmp_path: Path) -> None:
     assert prepare(demonstrations(), SETTINGS, identity, seed=0).reported is None
 
 
-def test_of_a_time_series_the_last_episodes_are_held_out_and_no_window_is_padded() -> None:
+def test_time_series_split_holds_out_the_last_episodes_without_padding() -> None:
     settings = SETTINGS.model_copy(update={"validation_fraction": 0.5, "horizon": 2})
     data = prepare(demonstrations(), settings, identity, seed=0, offline=True, series=True)
     assert data.reported is not None
@@ -136,7 +136,7 @@ def test_of_a_time_series_the_last_episodes_are_held_out_and_no_window_is_padded
     assert len(data.action) == sum(LENGTHS[episode] - 2 for episode in range(3))
 
 
-def test_episodes_that_are_too_few_or_too_short_to_report_on_are_refused() -> None:
+def test_too_few_or_too_short_reported_episodes_are_refused() -> None:
     def refused(line: str, **changes: float) -> None:
         with pytest.raises(UserError, match=line):
             prepare(demonstrations(), SETTINGS.model_copy(update=changes), identity, seed=0, offline=True)

@@ -3,11 +3,9 @@
 import pytest
 import torch
 
-from pipeline.evaluation.policy import FlowPolicy
 from pipeline.flow.coupling import make_coupling
 from pipeline.flow.path import i_cfm
 from pipeline.nets.mlp import MLP
-from pipeline.settings.schema import Optimization
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.data import PreparedData
 from pipeline.training.diversity_monitor import DiversityMonitor
@@ -15,6 +13,7 @@ from pipeline.training.loop import Batches, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
 from pipeline.utils.seeding import Generators
+from tests.training.helpers import optimization, vector_policy
 
 
 def two_modes() -> PreparedData:
@@ -29,25 +28,9 @@ def two_modes() -> PreparedData:
 DATA = two_modes()
 
 
-def policy(net: torch.nn.Module) -> FlowPolicy:
-    return FlowPolicy(
-        net.cpu(), lambda states: states, Normalizer(1), Normalizer(2),
-        n_obs_steps=1, horizon=1, n_action_steps=1,
-    )  # fmt: skip
-
-
 def fit(objective: FlowMatching | Reconstruction, steps: int, lr: float) -> torch.nn.Module:
-    optimization = Optimization(
-        steps=steps,
-        batch_size=128,
-        lr=lr,
-        weight_decay=0.0,
-        warmup=20,
-        max_grad_norm=1.0,
-        ema_decay=0.9,
-        precision="fp32",
-    )
-    return train(objective, Batches(DATA.condition, DATA.action), optimization, objective.generators)
+    settings = optimization(steps=steps, lr=lr)
+    return train(objective, Batches(DATA.condition, DATA.action), settings, objective.generators)
 
 
 @pytest.fixture(scope="module")
@@ -57,21 +40,23 @@ def base() -> torch.nn.Module:
     return fit(FlowMatching(net, i_cfm(0.0), make_coupling("independent", 1), Generators(0)), steps=700, lr=3e-3)
 
 
-def test_the_base_model_keeps_its_own_spread(base: torch.nn.Module) -> None:
-    reading = DiversityMonitor(policy(base), DATA, seed=0).measure(policy(base), nfe=16)
+def test_ratios_of_the_base_model_to_itself_are_one(base: torch.nn.Module) -> None:
+    reading = DiversityMonitor(vector_policy(base, action=2), DATA, seed=0).measure(
+        vector_policy(base, action=2), nfe=16
+    )
     assert reading.spread_ratio == reading.best_of_k_ratio == reading.reconstruction_ratio == 1
     assert reading.diversity.spread == pytest.approx(0.8, abs=0.2)
 
 
 @pytest.mark.parametrize(("coupling", "kept"), [("independent", False), ("nearest", True)])
-def test_independent_pairs_collapse_the_modes_and_nearest_ones_keep_them(
+def test_independent_coupling_collapses_the_modes_and_nearest_keeps_them(
     base: torch.nn.Module, coupling: str, kept: bool
 ) -> None:
-    monitor = DiversityMonitor(policy(base), DATA, seed=0)
+    monitor = DiversityMonitor(vector_policy(base, action=2), DATA, seed=0)
     net = MLP(1, 2, 1, width=48, depth=2, expansion=2, time_features=16)
     net.load_state_dict(base.state_dict())
     tuned = fit(Reconstruction(net, make_coupling(coupling, 8), 2, Generators(1)), steps=400, lr=2e-3)
-    reading = monitor.measure(policy(tuned), nfe=2)
+    reading = monitor.measure(vector_policy(tuned, action=2), nfe=2)
     if kept:
         assert reading.spread_ratio > 0.8
         assert reading.diversity.best_of_k < 0.2
