@@ -1,4 +1,4 @@
-"""Input-to-state stability: what the theorem proves, and what it must not be asked."""
+"""Input-to-state stability: certified, refuted and excluded systems."""
 
 import numpy as np
 import pytest
@@ -24,7 +24,7 @@ def test_positive_feedback_needs_the_slopes() -> None:
     assert certify_iss(line, use_slopes=False).status == "unknown"
 
 
-def test_negative_feedback_that_is_unbounded_needs_no_linear_part() -> None:
+def test_unbounded_negative_feedback_needs_no_linear_part() -> None:
     found = certify_iss(scalar(0, -1, "leaky_relu"))
     assert found.status == "certified" and recheck(found.to_dict()) == "certified"
     # bounded feedback gives way to a large input
@@ -33,7 +33,7 @@ def test_negative_feedback_that_is_unbounded_needs_no_linear_part() -> None:
     assert diverging_input(scalar(0, -1, "arctan"), size=3.0) is not None
 
 
-def test_without_input_all_must_come_to_rest_at_the_origin() -> None:
+def test_other_states_at_rest_refute_iss() -> None:
     unstable = certify_iss(scalar(-1, 2, "tanh"))
     assert unstable.status == "refuted" and unstable.counterexample is not None
     assert recheck(unstable.to_dict()) == "refuted"
@@ -90,7 +90,7 @@ def test_relu_is_refused_since_the_theorem_is_false_of_it() -> None:
     assert found is not None and found.y[0] < -1000 and found.g[0] == -1
 
 
-def test_a_false_certificate_is_broken() -> None:
+def test_false_iss_certificate_is_broken() -> None:
     true = certify_iss(scalar(-2, 0.5, "tanh"))
     worse = scalar(-0.1, 0.5, "tanh")
     false = Certificate("iss", "certified", worse, {}, true.witness)
