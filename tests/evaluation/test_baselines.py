@@ -7,11 +7,11 @@ import torch
 from pipeline.evaluation import baselines
 from pipeline.evaluation.baselines import NearestDemoPolicy, RandomPolicy, SmallImages, shrunk
 from pipeline.evaluation.rollouts import Episode, rollout
-from pipeline.settings.schema import DataSettings
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.vector import EnvFactory, Transition
 from pipeline.training.data import prepare
+from tests.training.helpers import data_settings
 
 
 def nearest(condition: torch.Tensor, **settings: int) -> NearestDemoPolicy:
@@ -72,14 +72,7 @@ def test_observations_of_a_demonstration_return_its_actions() -> None:
     generator = np.random.default_rng(0)
     state, action = generator.normal(size=(19, 3)), generator.normal(size=(19, 2))
     demonstrations = Demonstrations(state.astype(np.float32), action.astype(np.float32), np.cumsum(lengths))
-    settings = DataSettings(
-        dataset="pusht_starter",
-        observation="pose",
-        n_obs_steps=2,
-        horizon=3,
-        n_action_steps=2,
-        validation_fraction=0.3,
-    )
+    settings = data_settings(horizon=3, validation_fraction=0.3)
     data = prepare(demonstrations, settings, np.float32, seed=0)
     normalizers = (data.observation_normalizer, data.action_normalizer)
     policy = NearestDemoPolicy(np.float32, *normalizers, data.condition, data.action, n_obs_steps=2, n_action_steps=2)

@@ -21,10 +21,13 @@ from pipeline.utils.errors import UserError
 SHAPES = [(1, 8, 8), (3, 32, 32)]
 
 
-def saved(path: Path, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0, **record: float) -> Path:
+def saved(
+    path: Path, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0, features: int = 16, **record: float
+) -> Path:
+    """Save an untrained extractor."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        save_extractor(path, EmbeddedNet(Architecture(shape, classes=10, channels=4, features=16)), **record)
+        save_extractor(path, EmbeddedNet(Architecture(shape, classes=10, channels=4, features=features)), **record)
     return path
 
 

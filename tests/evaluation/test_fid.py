@@ -20,13 +20,10 @@ from pipeline.evaluation import fid
 from pipeline.evaluation.features import (
     EMBEDDED,
     INCEPTION,
-    Architecture,
     EmbeddedExtractor,
-    EmbeddedNet,
     ImageFeatures,
     embedded_features,
     image_features,
-    save_extractor,
 )
 from pipeline.evaluation.fid import (
     FeatureStatistics,
@@ -36,6 +33,7 @@ from pipeline.evaluation.fid import (
     reference_statistics,
 )
 from pipeline.utils.errors import UserError
+from tests.evaluation.test_features import saved
 
 DIMENSION = 16
 PER_FOLDER = 20
@@ -62,11 +60,7 @@ def random_images(count: int, seed: int) -> np.ndarray:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    path = tmp_path / "extractor.safetensors"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        save_extractor(path, EmbeddedNet(Architecture((3, 32, 32), classes=10, channels=4, features=DIMENSION)))
-    return path
+    return saved(tmp_path / "extractor.safetensors", (3, 32, 32), features=DIMENSION)
 
 
 @pytest.fixture

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.evaluation import generation
-from pipeline.evaluation.features import Architecture, EmbeddedNet, ImageFeatures, embedded_features, save_extractor
+from pipeline.evaluation.features import ImageFeatures, embedded_features
 from pipeline.evaluation.fid import FeatureStatistics, frechet_distance, image_statistics
 from pipeline.evaluation.generation import Distance, Shape, image_blocks, measure_distance
 from pipeline.evaluation.image_models import FlowModel
 from pipeline.utils.errors import UserError
+from tests.evaluation.test_features import saved
 
 SHAPE: Shape = (1, 8, 8)
 BATCH = 16
@@ -40,11 +41,7 @@ class Toy:
 
 @pytest.fixture
 def features(tmp_path: Path) -> ImageFeatures:
-    path = tmp_path / "extractor.safetensors"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        save_extractor(path, EmbeddedNet(Architecture(SHAPE, classes=10, channels=4, features=8)))
-    return embedded_features(path)
+    return embedded_features(saved(tmp_path / "extractor.safetensors", SHAPE, features=8))
 
 
 @pytest.fixture

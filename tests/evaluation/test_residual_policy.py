@@ -10,20 +10,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from pipeline.evaluation.residual_policy import ResidualPolicy, solve_residual
-from pipeline.settings.schema import DataSettings, MlpSettings
+from pipeline.settings.schema import MlpSettings
 from pipeline.training.checkpoint import CheckpointMetadata, build_policy, load_policy, round_weights, save_policy
 from pipeline.training.residual_checkpoint import load_model, make_residual_policy, read_recipe, save_residual_policy
 from pipeline.utils.errors import UserError
 from tests.nets.test_residual_nets import recipe
+from tests.training.helpers import data_settings
 
-DATA = DataSettings(
-    dataset="pusht_starter",
-    observation="pose",
-    n_obs_steps=1,
-    horizon=4,
-    n_action_steps=2,
-    validation_fraction=0.1,
-)
+DATA = data_settings(n_obs_steps=1)
 NET = MlpSettings(kind="mlp", width=8, depth=1, expansion=1, time_features=4)
 RECORD = CheckpointMetadata("starter", "pusht", "resft_fm", 6, 10, 0, DATA, NET, {})
 

@@ -111,24 +111,24 @@ def test_policy_receives_full_blocks_recent_observations_and_fresh_noise() -> No
 def test_policy_plans_for_one_half_while_the_other_steps(
     block: int, halves: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Overheard(Listener):
+    class RecordingPolicy(Listener):
         def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
             events.append("act")
             return super().act(observations, noise)
 
-    def overhear(name: str) -> None:
-        asked = getattr(ChunkedWorkers, name)
+    def record_calls(name: str) -> None:
+        original = getattr(ChunkedWorkers, name)
 
-        def tell(self: ChunkedWorkers, *arguments: Any) -> Any:
+        def recording(self: ChunkedWorkers, *arguments: Any) -> Any:
             events.append(name)
-            return asked(self, *arguments)
+            return original(self, *arguments)
 
-        monkeypatch.setattr(ChunkedWorkers, name, tell)
+        monkeypatch.setattr(ChunkedWorkers, name, recording)
 
     events: list[str] = []
-    overhear("begin_chunks")
-    overhear("finish_chunks")
-    rollout(Overheard(), TALLY, [Episode(6, repeat) for repeat in range(4)], batch=4, block=block, progress=False)
+    record_calls("begin_chunks")
+    record_calls("finish_chunks")
+    rollout(RecordingPolicy(), TALLY, [Episode(6, repeat) for repeat in range(4)], batch=4, block=block, progress=False)
     assert (("begin_chunks", "act") in pairwise(events)) == halves
     assert events.count("act") == (4 if halves else 2)  # two plans an episode, in blocks
 

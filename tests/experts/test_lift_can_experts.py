@@ -35,7 +35,7 @@ def test_the_recorded_actions_alone_solve_the_task() -> None:
     episode = expert("lift").demonstrate(SEED)
     env = Robomimic("lift")
     env.reset(seed=SEED)
-    # A rotation changes in its last bits when it is put in another form, hence the tolerance.
+    # converting a rotation changes its last bits, hence the tolerance
     for action, following in zip(policy_actions(episode.actions[:-1]), episode.observations[1:], strict=True):
         transition = env.step(action)
         np.testing.assert_allclose(transition.observation, following, atol=1e-6)

@@ -86,7 +86,7 @@ def test_inversion_recovers_typical_noise_of_a_linear_field() -> None:
     clearly = (norm > chi2.ppf(0.05, 6) + 0.1) & (norm < chi2.ppf(0.95, 6) - 0.1)
     assert torch.allclose(pair.x0[clearly], noise[clearly], rtol=0.01)
     assert torch.equal(pair.x1, x1)
-    # true noise is atypical as often as the quantile says: 400 of 4000, standard deviation 19
+    # the quantile makes a tenth of true noise atypical: 400 of 4000, standard deviation 19
     assert pair.metrics["fallback_share"].item() == pytest.approx(0.1, abs=0.02)
 
 

@@ -128,7 +128,7 @@ def test_variances_are_bounded_below_by_the_floor() -> None:
     learned(RESIDUAL[:, 0]).backward()
     assert learned.log_variance[1].exp().item() == pytest.approx(least)
     assert learned.log_variance.grad is not None
-    assert learned.log_variance.grad[1] < 0  # a component that is not so well reconstructed leaves the floor again
+    assert learned.log_variance.grad[1] < 0  # a component with a larger residual leaves the floor again
 
 
 def test_state_dict_restores_every_covariance() -> None:

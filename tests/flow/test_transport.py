@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.flow.pairing import NO_MODELS, Coupling, Source
 from pipeline.flow.transport import conditional_ot, minibatch_ot, sinkhorn
+from tests.flow.test_coupling import batch
 
 ALL = {"minibatch_ot": minibatch_ot, "conditional_ot": conditional_ot(1.0), "sinkhorn": sinkhorn(0.05)}
 PERMUTING = {kind: ALL[kind] for kind in ("minibatch_ot", "conditional_ot")}
@@ -28,11 +29,6 @@ def paired(coupling: Coupling, x1: Tensor, condition: Tensor | None = None, seed
     pair = coupling(x1, condition, Source(torch.Generator().manual_seed(seed)), NO_MODELS)
     assert pair.x1 is x1
     return pair.x0
-
-
-def batch(rows: int, seed: int = 1) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, 3, 2, generator=generator), torch.randn(rows, 4, generator=generator)
 
 
 def cost(x0: Tensor, x1: Tensor) -> float:
@@ -91,7 +87,7 @@ def test_sinkhorn_becomes_the_assignment_as_the_entropy_vanishes() -> None:
 
 
 def test_sinkhorn_becomes_independent_at_large_regularization() -> None:
-    """The index of the noise that a datum gets is uniform, whatever the two are: χ² over 4 × 4 pairs."""
+    """Each datum gets each noise equally often: χ² over 4 × 4 pairs."""
     x1 = torch.tensor([[-3.0], [-1.0], [1.0], [3.0]])
     counts, draws = torch.zeros(4, 4), 1500
     for seed in range(draws):
@@ -117,7 +113,7 @@ def test_sinkhorn_uses_noise_uniformly_on_average() -> None:
         x0 = sinkhorn(0.2)(x1, condition, source, NO_MODELS).x0.flatten(1)
         counts += (x0[:, None] == drawn).all(-1).float().sum(0)
     assert counts.sum() == 8 * draws
-    # at most binomial, deviation 23; a softmax over the noise instead of the plan is out by hundreds
+    # at most binomial, deviation 23; a softmax over the noise instead of the plan would be off by hundreds
     assert (counts - draws).abs().max() < 90
 
 

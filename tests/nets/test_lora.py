@@ -33,7 +33,7 @@ NETS = {
 
 
 def make(kind: str) -> tuple[nn.Module, tuple[Tensor, Tensor, Tensor]]:
-    """A net and arguments for it."""
+    """Return a net and arguments for it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         shape = (5, 3, 6, 6) if kind == "pictures" else (5, 4, 2)

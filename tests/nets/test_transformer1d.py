@@ -112,7 +112,7 @@ def test_sizes_that_do_not_fit_are_refused(changed: dict[str, float], message: s
 
 
 def test_parameter_count_is_the_references_plus_a_time_projection() -> None:
-    # TransformerForDiffusion of width w: embeddings, positions, the condition's MLP, decoder layers, and what comes out
+    # TransformerForDiffusion of width w: embeddings, positions, the condition's MLP, decoder layers, and the head
     w, depth, action, condition, horizon, features = 512, 6, 20, 59, 16, 256
     attention, norm, mlp = 4 * (w * w + w), 2 * w, 2 * 4 * w * w + 5 * w
     reference = (action + condition + 2) * w + (horizon + 1 + 2) * w + mlp

@@ -44,7 +44,7 @@ def test_forecast_measures_the_image_trainings_of_starter(monkeypatch: pytest.Mo
 
 @pytest.mark.parametrize("scale", ["starter", "lab", "paper"])
 def test_every_training_of_a_scale_takes_a_step(scale: Scale) -> None:
-    """Those of the paper are measured by `stages.plan`, which takes too long for a test."""
+    """The paper's trainings are measured by `stages.plan`, which takes too long for a test."""
     settings = block(scale)
     if scale == "paper":
         settings = settings.model_copy(update={"tasks": ["pusht"], "images": [], "nfe": [1], "residual": []})

@@ -108,7 +108,7 @@ def test_contraction_of_the_flow_does_not_survive_a_long_step() -> None:
 
 
 def test_pair_in_a_given_norm_refutes_that_norm_only() -> None:
-    # contracts, but first grows in the Euclidean norm: a pair refutes that norm only, which is no refutation
+    # contracts, but first grows in the Euclidean norm: a pair refutes that norm only
     sheared = System([[-1, 4], [0, -1]], (np.zeros((2, 1)),), (np.ones((1, 2)),), ("tanh",))
     assert certify_flow(sheared, 0.5).status == "certified"
     found = certify_flow(sheared, 0.5, np.eye(2), np.ones(1))

@@ -12,10 +12,7 @@ from pipeline.stability.iss import certify_iss, iss_from_contraction
 from pipeline.stability.parameterization import ContractingFlow
 from pipeline.stability.recheck import recheck
 from pipeline.stability.system import System
-
-
-def scalar(a0: float, a: float, function: str) -> System:
-    return System([[a0]], ([[a]],), ([[1.0]],), (function,))
+from tests.stability.test_contraction import scalar
 
 
 def test_positive_feedback_needs_the_slopes() -> None:
@@ -77,7 +74,7 @@ def test_contraction_implies_stability() -> None:
 
 
 def test_relu_is_refused_since_the_theorem_is_false_of_it() -> None:
-    # x' = −relu(x) + g drifts to −∞, and yet these matrices satisfy all that the theorem asks
+    # x' = −relu(x) + g drifts to −∞ though matrices exist that satisfy the theorem's conditions
     drifting = scalar(0, -1, "relu")
     with pytest.raises(ValueError, match="functions: given relu, allowed: strictly increasing"):
         certify_iss(drifting)

@@ -50,7 +50,7 @@ def test_every_draw_contracts_as_promised(kind: torch.dtype, scale: float) -> No
 
 
 def test_without_margin_rounding_prevents_the_proof() -> None:
-    # without it, parameters without slack of their own (B = 0) leave the proof nothing
+    # B = 0 leaves no slack but the margin
     flow = ContractingFlow(4, [3], ["tanh"], 1.0, margin=1e-18).double()
     with torch.no_grad():
         flow.B.zero_()
@@ -99,7 +99,7 @@ def test_diagonal_dominance_bounds_the_infinity_norm_and_no_more() -> None:
     assert found.item() == pytest.approx(0.25)
     found.backward()
     assert A0.grad is not None and A0.grad.tolist() == [[0, 0], [1, 1]]
-    # zero, and yet the system grows: the penalty knows nothing of A_1
+    # the penalty is zero though the system grows, since it ignores A_1
     system = UnconstrainedSystem(2, [2], ["tanh"])
     with torch.no_grad():
         system.A0.copy_(-2 * torch.eye(2))

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # an optimiser loads it on first use, in seconds: once here instead of once a fork
+import torch._dynamo  # loaded once here instead of in every fork, which takes seconds
 from torch import Tensor, nn
 
 from pipeline.flow.coupling import nearest
@@ -95,7 +95,7 @@ def run(kind: str, folder: Path) -> None:
         log=log,
         state_path=folder / "state.pt",
     )
-    if log.rows:  # the first process alone keeps a log
+    if log.rows:  # only the first process keeps a log
         log.write_csv(folder / f"log-{process}.csv")
     made = {
         "weights": digest(net),

@@ -3,7 +3,7 @@
 from torch import nn
 
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.settings.schema import Optimization
+from pipeline.settings.schema import DataSettings, Optimization
 from pipeline.tasks.normalizer import Normalizer
 
 
@@ -11,6 +11,12 @@ def optimization(**changes: object) -> Optimization:
     """Return settings of a short training in single precision, without weight decay."""
     plain = {"batch_size": 128, "lr": 1e-3, "weight_decay": 0.0, "warmup": 20, "max_grad_norm": 1.0, "ema_decay": 0.9}
     return Optimization.model_validate({**plain, "precision": "fp32", **changes})
+
+
+def data_settings(**changes: object) -> DataSettings:
+    """Return settings of short action chunks on Push-T's poses."""
+    plain = {"dataset": "pusht_starter", "observation": "pose", "n_obs_steps": 2, "horizon": 4, "n_action_steps": 2}
+    return DataSettings.model_validate({**plain, "validation_fraction": 0.1, **changes})
 
 
 def vector_policy(net: nn.Module, observation: int = 1, action: int = 1, horizon: int = 1) -> FlowPolicy:

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.settings.schema import DataSettings, MlpSettings
+from pipeline.settings.schema import MlpSettings
 from pipeline.tasks.loader import own_families, own_tasks
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.checkpoint import (
@@ -23,15 +23,9 @@ from pipeline.training.checkpoint import (
     save_policy,
 )
 from pipeline.utils.errors import UserError
+from tests.training.helpers import data_settings
 
-DATA = DataSettings(
-    dataset="pusht_starter",
-    observation="pose",
-    n_obs_steps=2,
-    horizon=4,
-    n_action_steps=2,
-    validation_fraction=0.1,
-)
+DATA = data_settings()
 NET = MlpSettings(kind="mlp", width=8, depth=1, expansion=2, time_features=4)
 RECORD = CheckpointMetadata(
     scale="starter",
@@ -54,7 +48,7 @@ def model() -> FlowPolicy:
 
 
 def refusal(path: Path) -> str:
-    """The one line that loading ``path`` fails with."""
+    """Return the line with which loading ``path`` fails, without the path."""
     with pytest.raises(UserError) as raised:
         load_policy(path)
     line = str(raised.value)

@@ -70,7 +70,7 @@ def test_warn_mode_warns_at_each_reading_and_continues(tmp_path: Path) -> None:
 
 
 def test_low_spread_of_the_base_at_few_evaluations_is_no_collapse_before_the_last_step() -> None:
-    """(1 − 0.95/16)^16 = 0.375 of the noise's spread in 16 steps of a base that leaves 0.05 of it in one."""
+    """A base that leaves 0.05 of the noise's spread in one step leaves (1 − 0.95/16)^16 = 0.375 of it in 16."""
     warnings: list[str] = []
     here = stopping(Scale(0.05), None, warnings)
     assert here.check(0, Scale(0.05)) and here.check(50, Scale(0.06))

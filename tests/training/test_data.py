@@ -7,25 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.settings.schema import DataSettings
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.training.data import PreparedData, prepare
 from pipeline.utils.errors import UserError
+from tests.training.helpers import data_settings
 
-SETTINGS = DataSettings(
-    dataset="pusht_starter",
-    observation="pose",
-    n_obs_steps=2,
-    horizon=4,
-    n_action_steps=2,
-    validation_fraction=0.3,
-)
+SETTINGS = data_settings(validation_fraction=0.3)
 LENGTHS = [5, 8, 3, 6, 7, 4]
 ENDS = np.cumsum(LENGTHS)
 
 
 def demonstrations() -> Demonstrations:
-    """Six episodes; every number of episode e lies in [100 e, 100 e + 50)."""
+    """Return six episodes; every number of episode e lies in [100 e, 100 e + 50)."""
     generator = np.random.default_rng(0)
     episode = np.repeat(np.arange(6), LENGTHS)[:, None]
     state = 100 * episode + generator.uniform(0, 50, (ENDS[-1], 5))
@@ -79,8 +72,10 @@ def test_conditions_and_actions_come_from_the_same_rows() -> None:
         np.testing.assert_allclose(given.action[row], first, atol=1e-3)
 
 
-def test_prepared_data_round_trip_and_equal_data_give_equal_bytes(tmp_path: Path) -> None:
-    data = prepare(demonstrations(), SETTINGS, identity, seed=0)
+@pytest.mark.parametrize("offline", [False, True])
+def test_prepared_data_round_trip_and_equal_data_give_equal_bytes(offline: bool, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"validation_fraction": 0.5, "horizon": 2})
+    data = prepare(demonstrations(), settings, identity, seed=0, offline=offline)
     data.save(tmp_path / "a.npz")
     data.save(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
@@ -90,6 +85,9 @@ def test_prepared_data_round_trip_and_equal_data_give_equal_bytes(tmp_path: Path
     for name in ("observation_normalizer", "action_normalizer"):
         assert torch.equal(getattr(loaded, name).offset, getattr(data, name).offset)
         assert torch.equal(getattr(loaded, name).scale, getattr(data, name).scale)
+    assert (data.reported is not None) == (loaded.reported is not None) == offline
+    for name, array in vars(data.reported).items() if data.reported else ():
+        np.testing.assert_array_equal(getattr(loaded.reported, name), array)
 
 
 def test_validation_fraction_without_training_episodes_is_refused() -> None:
@@ -114,17 +112,6 @@ def test_offline_split_keeps_reported_episodes_out_of_training_and_selection() -
         np.testing.assert_array_equal(data.reported.action[i], given.action[[row, row + 1]])
         np.testing.assert_array_equal(data.reported.previous[i], given.action[row - 1])
     assert len(data.reported.row) == sum(LENGTHS[episode] - 2 for episode in reported)
-
-
-def test_reported_episodes_round_trip(tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"validation_fraction": 0.5, "horizon": 2})
-    data = prepare(demonstrations(), settings, identity, seed=0, offline=True)
-    data.save(tmp_path / "a.npz")
-    loaded = PreparedData.load(tmp_path / "a.npz")
-    assert data.reported is not None and loaded.reported is not None
-    for name, array in vars(data.reported).items():
-        np.testing.assert_array_equal(getattr(loaded.reported, name), array)
-    assert prepare(demonstrations(), SETTINGS, identity, seed=0).reported is None
 
 
 def test_time_series_split_holds_out_the_last_episodes_without_padding() -> None:

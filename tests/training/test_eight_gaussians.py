@@ -83,7 +83,7 @@ def fine_tuned(base: nn.Module, coupling: str, steps: int, warnings: list[str]) 
 
 
 def mode_shares(net: nn.Module, nfe: int) -> Tensor:
-    """The share of samples that lie within 0.8, four deviations, of each centre: (8,)."""
+    """Return the share of samples within 0.8, four deviations, of each centre: (8,)."""
     noise = torch.randn(2000, 1, 2, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
         samples = vector_policy(net, action=2).sample(torch.zeros(2000, 1), noise, nfe)[:, 0]

@@ -14,7 +14,7 @@ from pipeline.utils.errors import UserError
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[Tensor, Tensor]:
-    """scikit-learn's 1797 digits, (N, 1, 8, 8) uint8 and (N,)."""
+    """Return scikit-learn's 1797 digits, (N, 1, 8, 8) uint8 and (N,)."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -24,7 +24,7 @@ def digits() -> tuple[Tensor, Tensor]:
 def trained(
     images: Tensor, labels: Tensor, steps: int, seed: int = 0, held_out: float = 0.1
 ) -> tuple[EmbeddedNet, float]:
-    """The classifier, and its accuracy on images held out."""
+    """Return the classifier and its accuracy on held-out images."""
     settings = ExtractorSettings(
         channels=16,
         features=64,

@@ -1,6 +1,7 @@
 """Fine-tuning any module in one call: arguments, result and refusals."""
 
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -62,6 +63,14 @@ def base() -> nn.Module:
 
 def weights(net: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in net.parameters()]).clone()
+
+
+def interrupt_at(at: int) -> Callable[[dict[str, float], int], None]:
+    def log(_metrics: dict[str, float], step: int) -> None:
+        if step == at:
+            raise KeyboardInterrupt
+
+    return log
 
 
 def test_fine_tuning_moves_samples_to_the_data_and_keeps_diversity(base: nn.Module) -> None:
@@ -173,12 +182,8 @@ def test_resumed_run_equals_uninterrupted_on_machines_with_and_without_bf16(
     settings |= {"held_out": HELD_OUT, "readings": 3}
     undisturbed = fine_tune(base, DATA, **settings)
 
-    def pull_the_plug(_metrics: dict[str, float], step: int) -> None:
-        if step == 100:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(base, DATA, **settings, state_path=path, log=pull_the_plug)
+        fine_tune(base, DATA, **settings, state_path=path, log=interrupt_at(100))
     with pytest.raises(ValueError, match=f"^state_path: {path} is of a run with other settings or weights; "):
         fine_tune(base, DATA, **settings, state_path=path, lr=1e-3)
     with pytest.raises(ValueError, match=r"^state_path: "):
@@ -205,12 +210,9 @@ def test_resumed_run_restores_healthy_weights_from_before_the_interruption(
         whole = fine_tune(base, DATA, **settings)
     assert 0 < whole.steps < 200
 
-    def pull_the_plug(_metrics: dict[str, float], step: int) -> None:
-        if step == whole.steps + 10:  # before the reading that finds the collapse
-            raise KeyboardInterrupt
-
+    interrupt = interrupt_at(whole.steps + 10)  # before the reading that finds the collapse
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(base, DATA, **settings, state_path=tmp_path / "state.pt", log=pull_the_plug)
+        fine_tune(base, DATA, **settings, state_path=tmp_path / "state.pt", log=interrupt)
     with pytest.warns(RuntimeWarning, match="collapsing"):
         resumed = fine_tune(base, DATA, **settings, state_path=tmp_path / "state.pt")
     assert resumed.steps == whole.steps

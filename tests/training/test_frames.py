@@ -14,7 +14,7 @@ from pipeline.flow.coupling import make_coupling
 from pipeline.flow.path import PATHS
 from pipeline.nets.mlp import MLP
 from pipeline.nets.vision import VisionEncoder, unpack
-from pipeline.settings.schema import DataSettings, VisionSettings
+from pipeline.settings.schema import VisionSettings
 from pipeline.tasks.demonstrations import ImageDemonstrations
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.pusht.camera import render
@@ -26,14 +26,11 @@ from pipeline.training.loop import train
 from pipeline.training.pretrain import FlowMatching
 from pipeline.utils.errors import UserError
 from pipeline.utils.seeding import Generators
-from tests.training.helpers import optimization
+from tests.training.helpers import data_settings, optimization
 
-SETTINGS = DataSettings(
+SETTINGS = data_settings(
     dataset="pusht_human_image",
     observation="image",
-    n_obs_steps=2,
-    horizon=4,
-    n_action_steps=2,
     validation_fraction=0.3,
     vision=VisionSettings(kind="resnet18", width=16, crop=84),
 )

@@ -114,7 +114,7 @@ BATCHES = Batches(torch.ones(100, 1), torch.tensor([2.0, -3.0]) + 0.1 * (_NOISE 
 settings = partial(optimization, steps=300, batch_size=32, lr=0.1, warmup=10, max_grad_norm=10.0)
 
 
-# one after the other in one process: the precision of a run must not stick to the next
+# in this order in one process: the precision of a run must not affect the next
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp32"])
 def test_training_finds_the_minimum_in_either_precision(precision: str) -> None:
     dtypes: set[torch.dtype] = set()

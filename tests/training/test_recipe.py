@@ -68,7 +68,7 @@ def test_a_budget_is_kept_and_used_up(coupling: str, nfe: int) -> None:
 
 
 def test_inversion_budget_counts_the_fallback_searches() -> None:
-    """Of 40 rows 10 are atypical: a quarter of them searches among 8 candidates at 2 evaluations each."""
+    """10 of 40 rows are atypical, so a quarter of the rows searches among 8 candidates at 2 evaluations each."""
     given = recipe(coupling="inversion", precomputed_pairs=1, candidates=8, inversion_nfe=8, typical_quantile=0.999)
     noise = torch.ones(40, 2, 2)
     noise[:10] = 100.0

@@ -87,7 +87,7 @@ def test_training_reduces_the_stability_penalty(stability: str) -> None:
 
 
 class _Dropping(torch.nn.Module):
-    """A field that loses half of its components at random while it trains."""
+    """A field with dropout."""
 
     def __init__(self, net: torch.nn.Module) -> None:
         super().__init__()

@@ -51,7 +51,7 @@ def loss_of(factor: float, seed: int = 0) -> float:
 
 def test_held_out_loss_uses_held_out_data_and_fixed_draws() -> None:
     assert loss_of(1.0) < 1e-10
-    # the error is (factor − 1) x0 at every t: its mean square is (factor − 1)², the draws being the same
+    # the error is (factor − 1) x0 at every t, so its mean square is (factor − 1)²
     assert loss_of(1.5) == pytest.approx(0.25, rel=0.05)
     assert loss_of(2.0) == pytest.approx(4 * loss_of(1.5), rel=1e-5)
     assert loss_of(1.5, seed=1) != loss_of(1.5, seed=0)

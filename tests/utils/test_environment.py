@@ -99,7 +99,7 @@ def test_dvc_by_itself_keeps_its_caches_in_the_project(tmp_path: Path, monkeypat
     root = tmp_path / "größer 'x'"
     file = remember_for_dvc(root)
     monkeypatch.setattr(os, "environ", {})
-    exec(file.read_text(encoding="ascii"))  # as Python's site does with files that end in .pth
+    exec(file.read_text(encoding="ascii"))  # as Python's site executes .pth files
     assert file.suffix == ".pth" and os.environ == {"DVC_SITE_CACHE_DIR": str(root / ".flowtune" / "dvc")}
     monkeypatch.setattr(os, "environ", {"DVC_SITE_CACHE_DIR": "mine"})
     exec(file.read_text(encoding="ascii"))

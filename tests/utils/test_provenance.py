@@ -41,7 +41,7 @@ def test_a_repository_of_another_user_is_read(repository: Path, monkeypatch: pyt
 def test_without_repository_commit_or_git_there_is_none(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inside = repository / "unpacked"  # someone else's commit is not its own
+    inside = repository / "unpacked"  # the enclosing repository's commit is not its own
     inside.mkdir()
     empty = tmp_path / "empty"
     empty.mkdir()
