@@ -30,9 +30,9 @@ Write = Callable[[Path], None]
 
 
 def write_residual(path: Path) -> None:
-    """A shipped base model with a residual that is not trained, but does something; as wide as real ones.
+    """Write a shipped base model with an untrained, nonzero residual of realistic width.
 
-    Of nets of a few units even a row's place in the batch changes the last bits.
+    In nets of a few units the place of a row in the batch changes the last bits.
     """
     base, record = load_model(SHIPPED / "base-seed0.safetensors")
     given = recipe(sees_noise=True)
@@ -68,15 +68,15 @@ def made(file: Path | Write, folder: Path) -> Path:
     return path
 
 
-class Overheard:
-    """Push-T that keeps the actions of every episode, by seed."""
+class RecordedPushT:
+    """Push-T that records the actions of every episode by seed."""
 
-    def __init__(self, heard: dict[int, list[np.ndarray]]) -> None:
-        self.heard = heard
+    def __init__(self, recorded: dict[int, list[np.ndarray]]) -> None:
+        self.recorded = recorded
         self.simulation = PushT(max_steps=STEPS)
 
     def reset(self, seed: int) -> np.ndarray:
-        self.actions = self.heard.setdefault(seed, [])
+        self.actions = self.recorded.setdefault(seed, [])
         return self.simulation.reset(initial_state("b", seed))
 
     def step(self, action: np.ndarray) -> Transition:
@@ -85,30 +85,30 @@ class Overheard:
 
 
 def driven(controller: Controller, episode: Episode) -> np.ndarray:
-    """The actions of an episode in a loop of one environment."""
-    heard: dict[int, list[np.ndarray]] = {}
-    env = Overheard(heard)
+    """Return the actions of an episode in a loop of one environment."""
+    recorded: dict[int, list[np.ndarray]] = {}
+    env = RecordedPushT(recorded)
     controller.reset(episode.seed, episode.repeat)
     observation, done = env.reset(episode.seed), False
     while not done:
         observation, _, _, done = env.step(controller.act(observation))
-    return np.stack(heard[episode.seed])
+    return np.stack(recorded[episode.seed])
 
 
 @pytest.mark.parametrize("name", FILES)
-def test_actions_are_the_rollouts_to_the_bit(name: str, tmp_path: Path) -> None:
+def test_controller_actions_equal_the_rollouts_bit_for_bit(name: str, tmp_path: Path) -> None:
     file, options = FILES[name]
     path = made(file, tmp_path)
     policy, nfe, _ = load_for_use(path, options.get("nfe"), options.get("sampler"))
-    heard: dict[int, list[np.ndarray]] = {}
-    env_factory = EnvFactory(lambda: Overheard(heard), lambda seed: {"seed": seed}, STEPS)
+    recorded: dict[int, list[np.ndarray]] = {}
+    env_factory = EnvFactory(lambda: RecordedPushT(recorded), lambda seed: {"seed": seed}, STEPS)
     rollout(policy.acting(nfe), env_factory, EPISODES, progress=False)
     controller = load_policy(path, **options)
-    for episode in EPISODES[::-1]:  # none leaves anything to the next
-        assert np.array_equal(driven(controller, episode), np.stack(heard[episode.seed]))
+    for episode in EPISODES[::-1]:  # no state carries over
+        assert np.array_equal(driven(controller, episode), np.stack(recorded[episode.seed]))
 
 
-def test_plans_of_one_row_differ_by_rounding_alone() -> None:
+def test_unpadded_batches_differ_by_rounding_only() -> None:
     path = SHIPPED / "ft_fm-nfe1.safetensors"
     policy, _, _ = load_for_use(path, None, None)
     scale = policy.action_normalizer.scale.numpy()
@@ -135,7 +135,7 @@ def test_raw_observations_have_the_length_that_the_task_gives(tmp_path: Path) ->
         assert controller.act(np.full(raw, 0.5)).shape == (load_task(task).action_dim,)
 
 
-def test_a_policy_of_a_camera_takes_the_picture_beside_the_numbers(tmp_path: Path) -> None:
+def test_camera_policy_takes_numbers_and_a_picture(tmp_path: Path) -> None:
     source = {"path": "mine", "observation": {"pose": 3}, "action": {"action": 2}, "image": {"top": 32}}
     vision = VisionSettings(kind="resnet18", width=16, crop=32)
     data = RECORD.data.model_copy(update={"dataset": "mine", "observation": "image", "vision": vision})
@@ -150,7 +150,7 @@ def test_a_policy_of_a_camera_takes_the_picture_beside_the_numbers(tmp_path: Pat
     history = np.stack([raw] * policy.n_obs_steps)
     np.testing.assert_array_equal(action, policy.acting(record.nfe).act(history[None], noise[None])[0, 0])
     controller.reset(3)
-    assert not np.array_equal(controller.act(numbers, 255 - picture), action), "it looks"
+    assert not np.array_equal(controller.act(numbers, 255 - picture), action), "the picture matters"
     controller.reset(3)
     np.testing.assert_array_equal(controller.act(numbers, torch.from_numpy(picture)), action)
     wrong = (picture[0], r"uint8 \(32, 3\)"), (picture / 255, "float64"), (picture[:0], r"uint8 \(0, 32, 3\)")

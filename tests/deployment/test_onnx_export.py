@@ -1,4 +1,4 @@
-"""An exported policy plans as the model file does, and says where it comes from."""
+"""Exported ONNX policies: actions equal to PyTorch's, metadata and refusals."""
 
 import hashlib
 import json
@@ -31,7 +31,7 @@ OBSERVATIONS = 100
 
 
 def untrained(**changes: Any) -> Write:
-    """What writes a model file of ``RECORD`` with ``changes``."""
+    """Return a writer of a model file of ``RECORD`` with ``changes``."""
     record = replace(RECORD, **changes)
     return lambda path: save_policy(path, build_policy(record), record)
 
@@ -62,7 +62,7 @@ def histories(steps: int) -> np.ndarray:
 
 
 def worst_difference(policy: FlowPolicy, nfe: int, file: Path, given: Callable[[np.ndarray], np.ndarray]) -> float:
-    """By how much onnxruntime's actions differ from PyTorch's at most, in units of normalised actions.
+    """Return the largest difference of onnxruntime's and PyTorch's actions, in normalised units.
 
     Args:
         given: from raw observations to the file's input.
@@ -89,7 +89,7 @@ def with_group() -> None:
 
 @pytest.mark.usefixtures("with_group")
 @pytest.mark.parametrize("name", FILES)
-def test_the_graph_plans_as_pytorch_does_from_raw_observations(name: str, tmp_path: Path) -> None:
+def test_graph_reproduces_pytorchs_actions_from_raw_observations(name: str, tmp_path: Path) -> None:
     file, options = FILES[name]
     path = made(file, tmp_path)
     about = export_onnx(path, tmp_path / "policy.onnx", **options)
@@ -101,7 +101,7 @@ def test_the_graph_plans_as_pytorch_does_from_raw_observations(name: str, tmp_pa
 
 
 @pytest.mark.usefixtures("with_group")
-def test_an_encoding_that_cannot_be_traced_stays_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untraceable_encoding_stays_outside_the_graph(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = SHIPPED / "ft_fm-nfe1.safetensors"
     policy, nfe, _ = load_for_use(path, None, None)
     encoding = policy.observe
@@ -118,7 +118,7 @@ def test_an_encoding_that_cannot_be_traced_stays_outside(tmp_path: Path, monkeyp
 
 
 @pytest.mark.usefixtures("with_group")
-def test_the_file_says_what_it_is_and_where_it_comes_from(tmp_path: Path) -> None:
+def test_file_metadata_names_the_policy_and_its_checkpoint(tmp_path: Path) -> None:
     import onnx
 
     path = SHIPPED / "ft_fm-nfe1.safetensors"
@@ -137,7 +137,7 @@ def test_the_file_says_what_it_is_and_where_it_comes_from(tmp_path: Path) -> Non
     assert [file.name for file in tmp_path.iterdir()] == ["policy.onnx"]
 
 
-def test_bad_input_is_refused_in_one_line_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bad_input_is_refused_in_one_line_and_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     out = tmp_path / "policy.onnx"
     monkeypatch.setattr(onnx_export, "find_spec", lambda name: None if name == "onnxscript" else object())
     with pytest.raises(UserError, match=r"^not installed: onnxscript; run `make env-export`$"):

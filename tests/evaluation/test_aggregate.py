@@ -11,7 +11,7 @@ def runs(**means: list[float]) -> dict[str, list[np.ndarray]]:
     return {task: [np.full(4, mean) for mean in of_task] for task, of_task in means.items()}
 
 
-def test_the_interquartile_mean_leaves_the_best_and_worst_quarter_of_tasks_out() -> None:
+def test_interquartile_mean_excludes_the_best_and_worst_quarter_of_tasks() -> None:
     found = interquartile_mean(runs(a=[0.0], b=[0.3, 0.5], c=[0.6], d=[1.0]))
     assert found.mean == pytest.approx(0.5)
     assert found.low == pytest.approx((0.3 + 0.6) / 2) and found.high == pytest.approx((0.5 + 0.6) / 2)
@@ -35,14 +35,14 @@ def test_methods_are_paired_on_test_seeds() -> None:
     assert unsure.low == 0 and unsure.high == 1
 
 
-def test_a_profile_is_the_share_that_reaches_each_score_with_every_task_alike() -> None:
+def test_performance_profile_weights_tasks_equally() -> None:
     scores = {"a": [np.array([0.0, 0.5, 1.0, 1.0])], "b": [np.array([0.5, 0.5]), np.array([1.0, 0.0])]}
     share, low, high = performance_profile(scores, np.array([0.0, 0.5, 0.75]))
     np.testing.assert_allclose(share, [1, (3 / 4 + 3 / 4) / 2, (2 / 4 + 1 / 4) / 2])
     assert low[0] == high[0] == 1 and (low <= share).all() and (share <= high).all() and low[2] < high[2]
 
 
-def test_other_tasks_or_test_seeds_are_refused() -> None:
+def test_differing_tasks_or_test_seeds_are_refused() -> None:
     with pytest.raises(ValueError, match=r"^tasks differ: a and b$"):
         probability_of_improvement(runs(a=[1.0]), runs(b=[1.0]))
     with pytest.raises(ValueError, match=r"^a: runs of \[3, 4\] test seeds, allowed: as many in each$"):

@@ -1,4 +1,4 @@
-"""Policies that learn nothing: uniform actions, and what a demonstration did nearest to here."""
+"""Baselines without training: uniform actions, and the nearest demonstrated window."""
 
 import numpy as np
 import pytest
@@ -7,15 +7,15 @@ import torch
 from pipeline.evaluation import baselines
 from pipeline.evaluation.baselines import NearestDemoPolicy, RandomPolicy, SmallImages, shrunk
 from pipeline.evaluation.rollouts import Episode, rollout
-from pipeline.settings.schema import DataSettings
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.vector import EnvFactory, Transition
 from pipeline.training.data import prepare
+from tests.training.helpers import data_settings
 
 
 def nearest(condition: torch.Tensor, **settings: int) -> NearestDemoPolicy:
-    action = torch.arange(float(len(condition)))[:, None, None].expand(-1, 4, 1)  # each window's names the window
+    action = torch.arange(float(len(condition)))[:, None, None].expand(-1, 4, 1)  # the action is the window's number
     action_normalizer = Normalizer.of(torch.tensor([10.0]), torch.tensor([2.0]))
     return NearestDemoPolicy(
         lambda states: states[..., :2].astype(np.float32),
@@ -45,14 +45,14 @@ def test_random_actions_are_uniform_over_the_range_of_the_training_actions() -> 
 
 def test_the_nearest_window_is_found_in_normalised_observations() -> None:
     policy = nearest(torch.tensor([[0.0, 0.0], [0.0, 1.0], [3.0, 0.0]]))
-    # (1, 3) is (0, 0.75) to the net: nearer to the second window, though not in raw units to anything like it
+    # (1, 3) is (0, 0.75) when normalised, nearest to the second window; in raw units it is not
     states = np.array([[[1.0, 3.0, 7.0]], [[1.0, 1.0, 7.0]], [[3.5, 0.0, 7.0]]])
     actions = policy.act(states, np.zeros((3, 0), dtype=np.float32))
     assert actions[:, 0, 0].tolist() == [12.0, 10.0, 14.0]
     assert actions.shape == (3, 4, 1) and actions.dtype == np.float32
 
 
-def test_of_equally_near_windows_the_first_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_first_of_equally_near_windows_is_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     generator = torch.Generator().manual_seed(0)
     windows = torch.randint(-2, 3, (500, 2), generator=generator).float()
     asked = torch.randint(-2, 3, (200, 2), generator=generator).float() + 0.5
@@ -62,24 +62,17 @@ def test_of_equally_near_windows_the_first_is_taken(monkeypatch: pytest.MonkeyPa
         assert nearest(windows).nearest(asked).tolist() == expected
 
 
-def test_windows_close_together_far_from_the_origin_are_told_apart() -> None:
+def test_close_windows_far_from_the_origin_are_distinguished() -> None:
     windows = 1000 + 0.001 * torch.arange(50.0)[:, None].expand(-1, 2)
     assert nearest(windows).nearest(windows).tolist() == list(range(50))
 
 
-def test_what_a_demonstration_saw_brings_what_it_did() -> None:
+def test_observations_of_a_demonstration_return_its_actions() -> None:
     lengths = [6, 9, 4]
     generator = np.random.default_rng(0)
     state, action = generator.normal(size=(19, 3)), generator.normal(size=(19, 2))
     demonstrations = Demonstrations(state.astype(np.float32), action.astype(np.float32), np.cumsum(lengths))
-    settings = DataSettings(
-        dataset="pusht_starter",
-        observation="pose",
-        n_obs_steps=2,
-        horizon=3,
-        n_action_steps=2,
-        validation_fraction=0.3,
-    )
+    settings = data_settings(horizon=3, validation_fraction=0.3)
     data = prepare(demonstrations, settings, np.float32, seed=0)
     normalizers = (data.observation_normalizer, data.action_normalizer)
     policy = NearestDemoPolicy(np.float32, *normalizers, data.condition, data.action, n_obs_steps=2, n_action_steps=2)
@@ -91,7 +84,7 @@ def test_what_a_demonstration_saw_brings_what_it_did() -> None:
         assert np.allclose(done, expected, atol=1e-5) is not held_out
 
 
-def test_shrunk_images_are_means_of_tiles_and_stand_before_the_numbers() -> None:
+def test_shrunk_images_are_tile_means_placed_before_the_numbers() -> None:
     images = np.zeros((2, 3, 32, 64, 3), dtype=np.uint8)
     images[1, 2, 2:4, 8:12, 0] = 255  # the second tile down, the third to the right
     images[1, 2, 0, 0, 1] = 255  # an eighth of the first
@@ -121,7 +114,7 @@ class Walk:
         return Transition(self.state, float(np.tanh(abs(self.state[0]))), False, self.taken == 7)
 
 
-def test_both_act_in_rollouts() -> None:
+def test_both_baselines_act_in_rollouts() -> None:
     env_factory = EnvFactory(Walk, lambda seed: {"start": float(seed)}, max_steps=7)
     episodes = [Episode(seed, repeat) for seed in range(3) for repeat in range(2)]
     random = RandomPolicy(torch.randn(9, 4, 1), Normalizer(1), n_obs_steps=1, n_action_steps=2)

@@ -1,4 +1,4 @@
-"""Certificates of residuals as they run, and the decay that is measured beside them."""
+"""Certificates of residuals, and the decay measured beside them."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ from tests.nets.test_residual_nets import recipe
 
 
 def trained_like(*arguments: str, spread: float = 0.3) -> ResidualPolicy:
-    """A residual policy whose parameters have moved as training would move them."""
+    """Return a residual policy with perturbed parameters, as after training."""
     policy = make_residual_policy(build_policy(RECORD), recipe(*arguments), seed=0)
     torch.manual_seed(2)
     with torch.no_grad():
@@ -27,7 +27,7 @@ def trained_like(*arguments: str, spread: float = 0.3) -> ResidualPolicy:
 
 
 @pytest.mark.parametrize("state", ["chunk", "step"])
-def test_a_constructed_step_is_certified_and_the_policy_contracts_at_least_so_fast(state: str) -> None:
+def test_constructed_step_is_certified_and_bounds_the_measured_decay(state: str) -> None:
     policy = trained_like("step", state)
     assert isinstance(policy.residual, PersidskiiResidual)
     found = certify_residual(policy.residual, recipe("step", state), np.zeros(policy.residual.source.n))
@@ -40,7 +40,7 @@ def test_a_constructed_step_is_certified_and_the_policy_contracts_at_least_so_fa
     assert 0 < decay.median <= decay.largest <= decay.certified
 
 
-def test_a_system_that_expands_is_refuted_and_seen_to_expand() -> None:
+def test_expanding_system_is_refuted_and_measured_to_expand() -> None:
     policy = trained_like("free", "step", spread=0.0)
     residual = policy.residual
     assert isinstance(residual, PersidskiiResidual) and isinstance(residual.source, FixedMatrices)
@@ -51,7 +51,7 @@ def test_a_system_that_expands_is_refuted_and_seen_to_expand() -> None:
     assert decay.largest > 1 and decay.certified == 0
 
 
-def test_a_certificate_that_the_falsifier_breaks_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_falsified_certificate_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(*_: object) -> None:
         raise AssertionError("contraction: certified, and broken")
 

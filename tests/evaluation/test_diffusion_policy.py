@@ -1,4 +1,4 @@
-"""Diffusion policies: how much noise a plan takes, what is done with it, and what is refused."""
+"""Diffusion policies: noise shapes, actions, NFE and independence of the batch."""
 
 import numpy as np
 import pytest
@@ -17,7 +17,7 @@ STATES = np.random.default_rng(0).normal(size=(5, 2, 3))
 
 
 class Tilted(nn.Module):
-    """A noise prediction that depends on everything, a part of which is clipped."""
+    """A noise prediction that depends on every argument and is partly clipped."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def drawn(shape: tuple[int, ...]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(("sampler", "shape"), [("ddpm", (6, 4, 3)), ("ddim", (4, 3))])
-def test_actions_are_the_samplers_in_data_units_at_the_price_asked_for(
+def test_actions_are_the_samplers_output_in_data_units_at_the_given_nfe(
     sampler: Sampler, shape: tuple[int, ...]
 ) -> None:
     policy = make_policy(sampler)
@@ -71,7 +71,7 @@ def test_one_net_serves_both_samplers() -> None:
 
 
 @pytest.mark.parametrize("nfe", [0, 11])
-def test_more_steps_than_noise_levels_or_none_are_refused(nfe: int) -> None:
+def test_nfe_outside_the_noise_levels_is_refused(nfe: int) -> None:
     with pytest.raises(UserError, match=rf"^--nfe: given {nfe}, allowed for ddim: 1 to 10, the noise levels$"):
         make_policy("ddim", levels=10).acting(nfe)
 
@@ -90,7 +90,7 @@ class Drift:
 
 
 @pytest.mark.parametrize("sampler", ["ddpm", "ddim"])
-def test_episodes_do_not_depend_on_their_company(sampler: Sampler) -> None:
+def test_episodes_do_not_depend_on_their_batch(sampler: Sampler) -> None:
     env_factory = EnvFactory(Drift, lambda seed: {"start": float(seed % 3)}, max_steps=7)
     acting = make_policy(sampler).acting(nfe=5)
     episodes = [Episode(seed, repeat) for seed in range(4) for repeat in range(2)]

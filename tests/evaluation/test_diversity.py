@@ -1,4 +1,4 @@
-"""Spread, best-of-K and reconstruction error on models whose figures are known."""
+"""Spread, best-of-K and reconstruction error of models with known values."""
 
 import math
 
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from pipeline.evaluation.diversity import measure_diversity
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.tasks.normalizer import Normalizer
+from tests.training.helpers import vector_policy
 
 
 class Widen(nn.Module):
@@ -23,17 +23,14 @@ class Widen(nn.Module):
 
 
 def policy(spread: float, mean: float = 0.0) -> FlowPolicy:
-    return FlowPolicy(
-        Widen(spread, mean), lambda states: states, Normalizer(1), Normalizer(2),
-        n_obs_steps=1, horizon=4, n_action_steps=1,
-    )  # fmt: skip
+    return vector_policy(Widen(spread, mean), action=2, horizon=4)
 
 
 CONDITION, ACTION = torch.zeros(2000, 1), torch.zeros(2000, 4, 2)
 
 
 @pytest.mark.parametrize(("spread", "mean"), [(0.5, 0.0), (0.5, 2.0), (0.0, 2.0)])
-def test_gaussian_samples_have_the_figures_of_their_distribution(spread: float, mean: float) -> None:
+def test_metrics_of_gaussian_samples_match_their_closed_form(spread: float, mean: float) -> None:
     figures = measure_diversity(policy(spread, mean), CONDITION, ACTION, nfe=1)
     assert figures.spread == pytest.approx(spread, rel=0.01, abs=1e-6)
     assert figures.reconstruction_error == pytest.approx(math.hypot(spread, mean), rel=0.01)
@@ -42,8 +39,8 @@ def test_gaussian_samples_have_the_figures_of_their_distribution(spread: float, 
         assert figures.best_of_k == pytest.approx(mean)
 
 
-def test_best_of_k_sees_a_lost_mode_where_the_mean_error_does_not() -> None:
-    """Data at ±1: samples at both err as much as samples at one of them, on average."""
+def test_best_of_k_detects_a_lost_mode_that_the_mean_error_misses() -> None:
+    """For data at ±1, samples at both have the same mean error as samples at one."""
     modes = torch.where(torch.arange(2000) % 2 == 0, 1.0, -1.0)[:, None, None].expand(2000, 4, 2)
 
     class Both(nn.Module):

@@ -1,4 +1,4 @@
-"""Whatever mode a model is handed in, inference drops nothing out, and the model is left in the mode that it had."""
+"""Inference never uses dropout and leaves each model in its mode."""
 
 from collections.abc import Callable
 from typing import Any
@@ -32,8 +32,7 @@ DATA = PreparedData(CONDITION, NOISE, CONDITION, NOISE, Normalizer(2), Normalize
 
 
 class Dropping(nn.Module):
-    """A field that loses half of its components at random while it trains, and has a part that is frozen in
-    evaluation mode, as normalisations often are."""
+    """A field with dropout, and with a part frozen in evaluation mode as normalisations often are."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,14 +45,14 @@ class Dropping(nn.Module):
 
 
 class Sampling(nn.Module):
-    """Samples of one's own kind, as the protocols ask for them."""
+    """A sampler of a user, with the signature of either protocol."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net, self.device = net, torch.device("cpu")
 
     def sample(self, first: Tensor, second: Any, third: Any) -> Any:
-        """Of the guard: condition, noise, nfe; of generation: noise, solver, generator."""
+        """Diversity passes condition, noise, nfe; generation passes noise, solver, generator."""
         return self.net(0.0, second) if isinstance(third, int) else (self.net(0.0, first), 1.0)
 
 
@@ -96,10 +95,10 @@ INFERENCES: dict[str, Callable[[nn.Module], Tensor]] = {
     "flow of images, dopri5": lambda net: drawn(FlowModel(net), "dopri5"),
     "diffusion of images": lambda net: drawn(DiffusionModel(net), "euler-2"),
     "residual of images": lambda net: drawn(ResidualModel(FlowModel(net), PlainResidual(net), [1.0, 1.5]), "euler-3"),
-    "taught": lambda net: Teacher(net, 4).teach(NOISE, CONDITION),
-    "inverted": lambda net: Teacher(net, 4).invert(NOISE, CONDITION),
+    "teacher": lambda net: Teacher(net, 4).teach(NOISE, CONDITION),
+    "teacher, inverse": lambda net: Teacher(net, 4).invert(NOISE, CONDITION),
     "diversity": lambda net: figures(measure_diversity(Sampling(net), CONDITION, NOISE, 1)),
-    "guard": lambda net: figures(DiversityMonitor(policy(net), DATA, 0).measure(policy(net), 2).diversity),
+    "diversity monitor": lambda net: figures(DiversityMonitor(policy(net), DATA, 0).measure(policy(net), 2).diversity),
     "generation": lambda net: generated(Sampling(net)),
     "held-out loss": lambda net: torch.tensor(held_out_loss(policy(net), DATA, PRETRAIN, 0)),
 }
@@ -107,7 +106,7 @@ INFERENCES: dict[str, Callable[[nn.Module], Tensor]] = {
 
 @pytest.mark.parametrize("inference", INFERENCES)
 @torch.no_grad()
-def test_inference_drops_nothing_and_leaves_the_mode_as_it_was(inference: str) -> None:
+def test_inference_disables_dropout_and_restores_the_mode(inference: str) -> None:
     torch.manual_seed(0)
     net = Dropping()
     modes = {name: part.training for name, part in net.named_modules()}
@@ -117,7 +116,7 @@ def test_inference_drops_nothing_and_leaves_the_mode_as_it_was(inference: str) -
     assert torch.equal(INFERENCES[inference](net.eval()), once)
 
 
-def test_a_model_in_training_is_fine_tuned_without_dropout_and_goes_on_training() -> None:
+def test_fine_tuning_disables_dropout_and_restores_the_mode() -> None:
     torch.manual_seed(0)
     net, losses = Dropping(), list[float]()
     for given in (net, Dropping().eval()):
@@ -129,7 +128,7 @@ def test_a_model_in_training_is_fine_tuned_without_dropout_and_goes_on_training(
     assert net.training and net.drop.training and not net.frozen.training
 
 
-def test_a_policy_that_acts_between_updates_goes_on_training() -> None:
+def test_acting_between_updates_restores_the_training_mode() -> None:
     acting = (trained := policy(Dropping())).acting(2)
     trained.eval()
     expected = acted(acting)

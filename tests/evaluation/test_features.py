@@ -1,4 +1,4 @@
-"""Feature extractors: what they accept, what they keep, and that files tell them apart."""
+"""Feature extractors: accepted images, file round trip and identity."""
 
 from pathlib import Path
 
@@ -21,10 +21,13 @@ from pipeline.utils.errors import UserError
 SHAPES = [(1, 8, 8), (3, 32, 32)]
 
 
-def saved(path: Path, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0, **record: float) -> Path:
+def saved(
+    path: Path, shape: tuple[int, int, int] = (1, 8, 8), seed: int = 0, features: int = 16, **record: float
+) -> Path:
+    """Save an untrained extractor."""
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        save_extractor(path, EmbeddedNet(Architecture(shape, classes=10, channels=4, features=16)), **record)
+        save_extractor(path, EmbeddedNet(Architecture(shape, classes=10, channels=4, features=features)), **record)
     return path
 
 
@@ -33,7 +36,7 @@ def random_images(shape: tuple[int, int, int], count: int = 5) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-def test_a_file_gives_back_the_net_its_record_and_its_features(tmp_path: Path, shape: tuple[int, int, int]) -> None:
+def test_file_round_trip_restores_net_record_and_features(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     path = saved(tmp_path / "extractor.safetensors", shape, held_out_accuracy=0.5)
     net, record = load_extractor(path)
     images = random_images(shape, 70)  # more than one call
@@ -59,7 +62,7 @@ def test_identity_follows_the_weights(tmp_path: Path) -> None:
     assert embedded_features(first).identity != embedded_features(other).identity
 
 
-def test_only_bytes_of_the_right_shape_are_taken(tmp_path: Path) -> None:
+def test_only_uint8_images_of_the_right_shape_are_accepted(tmp_path: Path) -> None:
     features = embedded_features(saved(tmp_path / "extractor.safetensors"))
     with pytest.raises(UserError, match=r"^images: given float32, allowed: uint8$"):
         features(random_images((1, 8, 8)).float())
@@ -68,7 +71,7 @@ def test_only_bytes_of_the_right_shape_are_taken(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("defect", ["absent", "text", "truncated", "foreign", "version", "header"])
-def test_defects_of_a_file_are_one_line(tmp_path: Path, defect: str) -> None:
+def test_damaged_extractor_files_are_refused_in_one_line(tmp_path: Path, defect: str) -> None:
     from safetensors.torch import save_file
 
     path = saved(tmp_path / "extractor.safetensors")
@@ -91,7 +94,7 @@ def test_defects_of_a_file_are_one_line(tmp_path: Path, defect: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_no_file_but_the_published_weights_is_unpickled(tmp_path: Path) -> None:
+def test_inception_weights_with_another_checksum_are_not_unpickled(tmp_path: Path) -> None:
     torch.save({}, tmp_path / "weights.pth")
     with pytest.raises(UserError, match="wrong checksum"):
         inception_features(tmp_path / "weights.pth")

@@ -20,13 +20,10 @@ from pipeline.evaluation import fid
 from pipeline.evaluation.features import (
     EMBEDDED,
     INCEPTION,
-    Architecture,
     EmbeddedExtractor,
-    EmbeddedNet,
     ImageFeatures,
     embedded_features,
     image_features,
-    save_extractor,
 )
 from pipeline.evaluation.fid import (
     FeatureStatistics,
@@ -36,6 +33,7 @@ from pipeline.evaluation.fid import (
     reference_statistics,
 )
 from pipeline.utils.errors import UserError
+from tests.evaluation.test_features import saved
 
 DIMENSION = 16
 PER_FOLDER = 20
@@ -62,11 +60,7 @@ def random_images(count: int, seed: int) -> np.ndarray:
 
 @pytest.fixture
 def weights(tmp_path: Path) -> Path:
-    path = tmp_path / "extractor.safetensors"
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        save_extractor(path, EmbeddedNet(Architecture((3, 32, 32), classes=10, channels=4, features=DIMENSION)))
-    return path
+    return saved(tmp_path / "extractor.safetensors", (3, 32, 32), features=DIMENSION)
 
 
 @pytest.fixture
@@ -86,7 +80,7 @@ def folders(tmp_path: Path) -> list[Path]:
 
 
 def our_distance(features: ImageFeatures) -> float:
-    """The distance between the images in ``folders``, which are fewer than the features allow."""
+    """Return the distance between the images in ``folders``, without the check of their number."""
     return frechet_distance(*(image_statistics(random_images(PER_FOLDER, seed), features) for seed in (0, 1)))
 
 
@@ -108,7 +102,7 @@ def test_the_distance_is_the_closed_form() -> None:
 
 
 @given(st.floats(0.1, 10), st.floats(0.1, 10), st.floats(-5, 5))
-def test_gaussians_that_commute(a: float, b: float, shift: float) -> None:
+def test_distance_of_commuting_gaussians_is_the_closed_form(a: float, b: float, shift: float) -> None:
     base = gathered(random_features(100, 4, seed=2), [])
     covariance = base.covariance
 
@@ -167,7 +161,7 @@ def test_parity_with_the_fidelity_command(
     assert our_distance(features) == pytest.approx(theirs, rel=1e-6)
 
 
-def test_the_reference_is_made_once_and_again_where_damaged(
+def test_reference_statistics_are_cached_and_remade_when_damaged(
     features: ImageFeatures, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made: list[int] = []
@@ -202,9 +196,7 @@ def test_too_few_images_are_refused(features: ImageFeatures) -> None:
         halves_distances(random_images(2 * DIMENSION + 1, 0), features, [0])
 
 
-def test_halves_are_disjoint_and_each_split_is_its_own(
-    features: ImageFeatures, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_halves_are_disjoint_and_splits_differ(features: ImageFeatures, monkeypatch: pytest.MonkeyPatch) -> None:
     images = random_images(61, 0)
     together = halves_distances(images, features, [0, 1])
     assert together[0] != together[1]

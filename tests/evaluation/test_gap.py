@@ -1,4 +1,4 @@
-"""The gap between a learned field's solve and the true flow, against fields whose answers are known."""
+"""The gap between a learned field's solve and the true flow, for fields with known answers."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def measured(solver: str, kind: str, nfe: int, learned: Field = perturbed) -> Ga
 
 @pytest.fixture(scope="module")
 def fine() -> Tensor:
-    """Where the true flow ends."""
+    """Return the end of the true flow."""
     return solve(TRUE, starts(), np.linspace(0, END, 2001).tolist(), "rk4")
 
 
@@ -48,7 +48,7 @@ def test_no_bound_is_below_the_error(solver: str, kind: str, fine: Tensor) -> No
     assert gap.product < 100 * gap.error
 
 
-def test_a_perfect_field_errs_by_the_solver_alone() -> None:
+def test_gap_of_the_true_field_is_the_solver_error() -> None:
     coarse, fine = measured("rk4", "uniform", 32, TRUE), measured("rk4", "uniform", 64, TRUE)
     assert coarse.field_error == fine.field_error == 0
     assert 8 < coarse.error / fine.error < 32  # fourth order
@@ -56,7 +56,7 @@ def test_a_perfect_field_errs_by_the_solver_alone() -> None:
     assert 1.7 < euler[0] / euler[1] < 2.3
 
 
-def test_the_adaptive_grid_is_bounded_too() -> None:
+def test_error_on_the_adaptive_grid_is_bounded() -> None:
     gap = measure_adaptive_gap(TRUE, perturbed, starts(), END, 1e-4)
     assert gap.error <= gap.product <= gap.variable and gap.uniform is None
     assert gap.nfe % 6 == 0 and gap.grid == "adaptive"
@@ -73,7 +73,7 @@ def test_a_steep_field_makes_the_bounds_vacuous() -> None:
     assert not measured("rk4", "uniform", 64, TRUE).vacuous
 
 
-def test_grids_have_their_short_steps_where_they_say() -> None:
+def test_grids_place_their_short_steps_as_named() -> None:
     steps = {kind: np.diff(time_grid(kind, 8, "euler", END)) for kind in GRIDS}
     assert all(len(of_kind) == 8 and of_kind.sum() == pytest.approx(END) for of_kind in steps.values())
     assert np.ptp(steps["uniform"]) < 1e-12
@@ -83,6 +83,6 @@ def test_grids_have_their_short_steps_where_they_say() -> None:
         time_grid("cosine", 8, "euler", END)
 
 
-def test_a_solve_that_blows_up_says_so() -> None:
+def test_diverging_solve_is_refused() -> None:
     with pytest.raises(UserError, match="euler left the numbers in 4 steps"):
         measured("euler", "uniform", 4, lambda _t, x: x * float("inf"))

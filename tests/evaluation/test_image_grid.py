@@ -1,4 +1,4 @@
-"""Images side by side in one picture: every pixel where it belongs, and whole files."""
+"""Grids of images: pixel positions, atomic files and refusals."""
 
 from pathlib import Path
 
@@ -54,6 +54,6 @@ def test_a_grid_that_fails_leaves_the_old_file(tmp_path: Path, monkeypatch: pyte
         (np.zeros((2, 1, 8, 8), dtype=np.uint8), 0),
     ],
 )
-def test_what_is_no_batch_of_images_is_refused(wrong: np.ndarray, columns: int) -> None:
+def test_invalid_image_batches_are_refused(wrong: np.ndarray, columns: int) -> None:
     with pytest.raises(ValueError, match="a grid needs uint8 images"):
         tile(wrong, columns)

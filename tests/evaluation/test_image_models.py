@@ -1,4 +1,4 @@
-"""Models of images: evaluations are counted exactly, and each kind solves what it says."""
+"""Image models: exact counts of evaluations, and the samples of each kind."""
 
 import pytest
 import torch
@@ -31,14 +31,14 @@ def sample(model: ImageModel, solver: str, seed: int = 0) -> tuple[Tensor, float
 
 @pytest.mark.parametrize("solver", ["euler-1", "euler-8", "euler-100", "dopri5"])
 @pytest.mark.parametrize("kind", [FlowModel, DiffusionModel])
-def test_the_evaluations_told_are_those_made(kind: type[FlowModel | DiffusionModel], solver: str) -> None:
+def test_reported_nfe_equals_the_calls_of_the_net(kind: type[FlowModel | DiffusionModel], solver: str) -> None:
     field = Counting(0.1)
     _, nfe = sample(kind(field), solver)
     assert nfe == field.calls
     assert solver == "dopri5" or nfe == int(solver.removeprefix("euler-"))
 
 
-def test_a_flow_starts_at_the_size_of_its_source_and_ends_where_the_ode_does() -> None:
+def test_flow_samples_solve_the_ode_from_scaled_noise() -> None:
     exact = 5.0 * NOISE * torch.tensor(-1.0).exp()
     adaptive, _ = sample(FlowModel(Counting(), scale=5.0, tolerance=1e-7), "dopri5")
     torch.testing.assert_close(adaptive, exact, atol=1e-5, rtol=1e-5)
@@ -54,7 +54,7 @@ def test_ancestral_sampling_draws_from_its_generator_and_the_ode_does_not() -> N
 
 
 @pytest.mark.parametrize("solver", ["euler-6", "dopri5"])
-def test_a_residual_s_steps_are_counted_and_come_after_the_base_s(solver: str) -> None:
+def test_residual_steps_are_counted_and_follow_the_base_solve(solver: str) -> None:
     base, after = Counting(-1.0), Counting(0.5)
     model = ResidualModel(FlowModel(base), PlainResidual(after), [1.0, 1.5, 2.0])
     images, nfe = sample(model, solver)

@@ -1,4 +1,4 @@
-"""A policy that sees: it encodes once a plan, and works wherever a policy works."""
+"""Image policies: one encoding per plan, and use in training, residuals and rollouts."""
 
 from functools import partial
 
@@ -22,7 +22,7 @@ POSITIONS = Normalizer.of(torch.tensor([256.0, 256.0]), torch.tensor([200.0, 100
 
 
 class CountingEncoder(VisionEncoder):
-    """Remembers the shapes of the images that it was called with."""
+    """Records the shapes of the images of its calls."""
 
     def __init__(self) -> None:
         super().__init__(width=16, crop=84)
@@ -52,7 +52,7 @@ def noise(rows: int = 3) -> np.ndarray:
     return np.random.default_rng(1).standard_normal((rows, 4, 2), dtype=np.float32)
 
 
-def test_the_encoder_is_called_once_a_plan_whatever_the_evaluations() -> None:
+def test_encoder_runs_once_per_plan_at_any_nfe() -> None:
     policy = make_policy()
     for nfe in (1, 16):
         policy.observe.encoder.calls.clear()
@@ -60,7 +60,7 @@ def test_the_encoder_is_called_once_a_plan_whatever_the_evaluations() -> None:
         assert policy.observe.encoder.calls == [(3, 2, 96, 96, 3)]
 
 
-def test_the_condition_is_the_images_features_and_the_normalised_position() -> None:
+def test_condition_holds_image_features_and_the_normalised_position() -> None:
     policy = make_policy().eval()
     condition = policy.condition(STATES).view(3, 2, -1)
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_the_condition_is_the_images_features_and_the_normalised_position() -> N
     assert not condition.requires_grad
 
 
-def test_what_is_trained_is_what_acts() -> None:
+def test_trained_net_is_the_acting_net() -> None:
     """The field with its encoder, on packed conditions, is the policy's own field on its own conditions."""
     policy = make_policy().eval()
     seeing = policy.seeing()
@@ -86,14 +86,14 @@ def test_what_is_trained_is_what_acts() -> None:
     assert policy.with_net(field).net is field and policy.observe.encoder is trained.encoder
 
 
-def test_its_weights_are_saved_and_loaded_with_the_encoders() -> None:
+def test_state_dict_holds_the_encoder() -> None:
     policy, other = make_policy(), make_policy(seed=1)
     assert any(name.startswith("observe.encoder.") for name in policy.state_dict())
     other.load_state_dict(policy.state_dict())
     np.testing.assert_array_equal(policy.acting(2).act(STATES, noise()), other.acting(2).act(STATES, noise()))
 
 
-def test_a_residual_behind_it_sees_the_same() -> None:
+def test_residual_policy_uses_the_same_condition() -> None:
     class Still(nn.Module):
         def begin(self, *_: Tensor) -> object:
             return lambda _, x: torch.zeros_like(x)
@@ -106,7 +106,7 @@ def test_a_residual_behind_it_sees_the_same() -> None:
     assert len(policy.observe.encoder.calls) == 2
 
 
-def test_rollouts_from_images_repeat_bit_for_bit() -> None:
+def test_image_rollouts_do_not_depend_on_the_batch_size() -> None:
     policy = make_policy()
     runs = [
         rollout(

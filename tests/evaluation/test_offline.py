@@ -1,4 +1,4 @@
-"""Answers to recorded windows: the same draws for every model, whatever the batch, and one where there is no chance."""
+"""Samples for recorded windows: the same noise for every model and batch, and scores."""
 
 import numpy as np
 import pytest
@@ -23,7 +23,7 @@ def windows(count: int = 5) -> ReportedWindows:
 
 
 class Echo:
-    """Answers with its noise on the newest observation's first numbers; batches are counted."""
+    """Predicts the newest observation plus its noise; records batch sizes."""
 
     n_obs_steps, horizon, n_action_steps = 2, HORIZON, 1
 
@@ -37,7 +37,7 @@ class Echo:
         return plans + (noise * self.scale if noise.size else 0.0)
 
 
-def test_noise_is_the_windows_own_for_every_policy_and_batch() -> None:
+def test_noise_depends_on_the_window_only() -> None:
     one, other = Echo((HORIZON, ACTION)), Echo((HORIZON, ACTION), scale=2.0)
     drawn = draw(one, windows(), policy_batch_size=7)
     assert drawn.shape == (5, SAMPLES, HORIZON, ACTION) and set(one.batches) == {7}
@@ -48,11 +48,11 @@ def test_noise_is_the_windows_own_for_every_policy_and_batch() -> None:
     assert len(np.unique(drawn - newest)) == drawn.size
 
 
-def test_without_chance_there_is_one_answer() -> None:
+def test_policies_without_noise_give_one_sample() -> None:
     assert draw(Echo((0,)), windows(), policy_batch_size=4).shape == (5, 1, HORIZON, ACTION)
 
 
-def test_persistence_repeats_the_action_before() -> None:
+def test_persistence_repeats_the_previous_action() -> None:
     given = windows()
     answers = persisted(given)
     assert answers.shape == (5, 1, HORIZON, ACTION)
@@ -68,6 +68,6 @@ def test_scores_are_in_normalised_units() -> None:
     assert scores.error == pytest.approx(1.0, rel=1e-5)
 
 
-def test_answers_that_are_not_finite_are_refused() -> None:
+def test_non_finite_predictions_are_refused() -> None:
     with pytest.raises(FloatingPointError, match="not finite"):
         draw(Echo((HORIZON, ACTION), scale=np.inf), windows(), policy_batch_size=4)

@@ -1,4 +1,4 @@
-"""Scores of samples against what was recorded: closed forms of Gaussian ones, and what belongs to which episode."""
+"""Offline scores: closed forms of Gaussian samples, and aggregation by episode."""
 
 import math
 from statistics import NormalDist
@@ -24,7 +24,7 @@ def gaussian_crps(mean: float, deviation: float, at: float) -> float:
 
 
 @pytest.mark.parametrize(("mean", "deviation", "at"), [(0.0, 1.0, 0.0), (0.5, 0.3, -0.4), (-1.0, 2.0, 3.0)])
-def test_crps_is_that_of_a_gaussian_whatever_the_number_of_samples(mean: float, deviation: float, at: float) -> None:
+def test_crps_of_gaussian_samples_is_the_closed_form(mean: float, deviation: float, at: float) -> None:
     generator = np.random.default_rng(0)
     for count, repeats in ((2, 100_000), (16, 20_000)):
         samples = mean + deviation * generator.standard_normal((repeats, count, 1, 1))
@@ -47,7 +47,7 @@ def test_crps_is_the_mean_over_all_pairs_of_samples() -> None:
     np.testing.assert_allclose(crps(samples, recorded), expected, rtol=1e-12)
 
 
-def test_likelihood_is_the_profiled_one_and_that_of_gaussian_errors() -> None:
+def test_profiled_likelihood_of_gaussian_errors_is_the_closed_form() -> None:
     generator = np.random.default_rng(2)
     deviations = np.array([0.1, 0.5, 2.0])
     errors = deviations * generator.standard_normal((2000, 4, 3))
@@ -57,7 +57,7 @@ def test_likelihood_is_the_profiled_one_and_that_of_gaussian_errors() -> None:
     assert np.isfinite(profiled_nll(errors * [1, 1, 0])).all()
 
 
-def test_scores_of_a_calibrated_model() -> None:
+def test_scores_of_a_calibrated_model_match_closed_forms() -> None:
     """Samples and record drawn from one Gaussian of deviation s, independently for each component."""
     generator, s = np.random.default_rng(3), 0.3
     samples, recorded = s * generator.standard_normal((4000, 16, 1, 2)), s * generator.standard_normal((4000, 1, 2))
@@ -73,7 +73,7 @@ def test_scores_of_a_calibrated_model() -> None:
     assert 0 < scores.best_of_k < scores.error / 2
 
 
-def test_a_forecast_without_chance() -> None:
+def test_scores_of_a_deterministic_forecast() -> None:
     recorded = np.zeros((3, 2, 1))
     (scores,) = score_episodes(np.full((3, 1, 2, 1), 0.2), recorded, windows([5] * 3, [7, 8, 9]), 2)
     for name in ("error", "best_of_k", "mean_error", "crps"):
@@ -82,7 +82,7 @@ def test_a_forecast_without_chance() -> None:
     assert scores.jump == scores.jump_recorded == 0.0
 
 
-def test_episodes_are_scored_apart_and_their_likelihoods_add_up() -> None:
+def test_episodes_are_scored_separately_and_their_likelihoods_average() -> None:
     generator = np.random.default_rng(4)
     samples, recorded = generator.standard_normal((6, 3, 2, 2)), generator.standard_normal((6, 2, 2))
     samples[4:] *= 5
@@ -98,7 +98,7 @@ def test_episodes_are_scored_apart_and_their_likelihoods_add_up() -> None:
     assert isinstance(first, EpisodeScores) and first.error < second.error
 
 
-def test_plans_follow_each_other_inside_an_episode_only() -> None:
+def test_seams_join_plans_of_one_episode_only() -> None:
     before, after = seams(windows([0, 0, 0, 0, 1, 1, 1], [1, 2, 3, 4, 5, 7, 9]), 2)
     assert list(zip(before.tolist(), after.tolist(), strict=True)) == [(0, 2), (1, 3), (4, 5), (5, 6)]
     (scores,) = score_episodes(np.ones((2, 1, 3, 1)), np.zeros((2, 3, 1)), windows([0, 0], [1, 2]), 3)

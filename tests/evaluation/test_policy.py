@@ -1,4 +1,4 @@
-"""From raw observations to actions: encoding, normalising, solving, denormalising."""
+"""Flow policies: encoding, normalisation, solve, and actions in data units."""
 
 import numpy as np
 import pytest
@@ -64,7 +64,7 @@ def test_a_solve_starts_from_the_noise_times_the_temperature() -> None:
     assert torch.equal(policy.sample(condition, noise, 4), policy.sample(condition, -noise, 4))
 
 
-def test_acting_knows_the_shapes_that_rollouts_ask_for() -> None:
+def test_acting_policy_has_the_shapes_that_rollouts_need() -> None:
     acting = make_policy().acting(nfe=1)
     shapes = (acting.n_obs_steps, acting.horizon, acting.n_action_steps, acting.noise_shape)
     assert shapes == (2, 4, 3, (4, 3))
@@ -81,14 +81,14 @@ def test_a_policy_samples_and_acts_by_its_own_solver() -> None:
     assert policy.net.times == [0.0, 0.5, 0.5, 1.0]
 
 
-def test_evaluations_that_the_solver_cannot_spend_are_refused() -> None:
+def test_nfe_that_the_solver_cannot_spend_is_refused() -> None:
     policy = make_policy()
     policy.solver = "heun"
     with pytest.raises(UserError, match=r"^heun spends 2 evaluations a step: nfe = 1 is no positive multiple of that$"):
         policy.acting(nfe=1)
 
 
-def test_in_bfloat16_actions_change_by_rounding_and_the_policy_itself_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_acting_rounds_actions_and_leaves_the_policy_unchanged(monkeypatch: pytest.MonkeyPatch) -> None:
     torch.manual_seed(0)
     policy = make_policy().with_net(MLP(4, 3, 4, width=64, depth=2, expansion=2, time_features=16))
     noise = np.random.default_rng(0).standard_normal((2, 4, 3)).astype(np.float32)

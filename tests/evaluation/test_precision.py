@@ -1,4 +1,4 @@
-"""One thing of a rollout changed at a time."""
+"""Variations of a rollout, each of which changes one setting."""
 
 import numpy as np
 import torch
@@ -29,19 +29,19 @@ def policy() -> FlowPolicy:
 
 
 def started_from(variation: Variation, noise: np.ndarray) -> np.ndarray:
-    """What the solves behind ``Varied.act`` started from."""
+    """Return the noise from which ``Varied.act`` starts its solves."""
     return Varied(policy(), variation).act(np.zeros((len(noise), 1, 2), dtype=np.float32), noise)
 
 
-def test_each_variation_changes_one_thing_of_the_policy_as_made() -> None:
+def test_each_variation_changes_one_setting() -> None:
     as_made, *changed = variations(SETTINGS, 2, 4, flow=True)
     assert as_made == Variation("", 2, 4)
     for variation in changed:
         names = ("nfe", "n_action_steps", "noise_scale", "held")
         assert sum(getattr(variation, name) != getattr(as_made, name) for name in names) == 1
     assert len({variation.change for variation in changed}) == len(changed) == 6
-    assert [v.nfe for v in variations(SETTINGS, 2, 4, flow=False)] == [2] * 6  # good for its own solve alone
-    assert max(v.nfe for v in variations(SETTINGS, 16, 4, flow=True)) == 16  # nothing finer to solve with
+    assert [v.nfe for v in variations(SETTINGS, 2, 4, flow=False)] == [2] * 6  # no flow: valid at its own NFE only
+    assert max(v.nfe for v in variations(SETTINGS, 16, 4, flow=True)) == 16  # no finer solve exists
 
 
 def test_rollouts_and_samples_start_from_the_noise_as_varied() -> None:
@@ -55,5 +55,5 @@ def test_rollouts_and_samples_start_from_the_noise_as_varied() -> None:
     np.testing.assert_allclose(sampled.numpy(), first, atol=1e-6)
 
 
-def test_a_shorter_chunk_is_what_rollouts_see() -> None:
+def test_varied_chunk_length_reaches_rollouts() -> None:
     assert Varied(policy(), Variation("often", 2, 2)).n_action_steps == 2

@@ -1,4 +1,4 @@
-"""Residual policies: what they spend, where they start, and how files of them behave."""
+"""Residual policies: NFE, temperature and checkpoints."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,20 +10,14 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save
 
 from pipeline.evaluation.residual_policy import ResidualPolicy, solve_residual
-from pipeline.settings.schema import DataSettings, MlpSettings
+from pipeline.settings.schema import MlpSettings
 from pipeline.training.checkpoint import CheckpointMetadata, build_policy, load_policy, round_weights, save_policy
 from pipeline.training.residual_checkpoint import load_model, make_residual_policy, read_recipe, save_residual_policy
 from pipeline.utils.errors import UserError
 from tests.nets.test_residual_nets import recipe
+from tests.training.helpers import data_settings
 
-DATA = DataSettings(
-    dataset="pusht_starter",
-    observation="pose",
-    n_obs_steps=1,
-    horizon=4,
-    n_action_steps=2,
-    validation_fraction=0.1,
-)
+DATA = data_settings(n_obs_steps=1)
 NET = MlpSettings(kind="mlp", width=8, depth=1, expansion=1, time_features=4)
 RECORD = CheckpointMetadata("starter", "pusht", "resft_fm", 6, 10, 0, DATA, NET, {})
 
@@ -44,7 +38,7 @@ def drawn(batch: int = 5) -> tuple[torch.Tensor, torch.Tensor]:
     return torch.randn(batch, 6, generator=generator), torch.randn(batch, 4, 2, generator=generator)
 
 
-def test_an_untrained_residual_leaves_the_bases_samples() -> None:
+def test_untrained_residual_keeps_the_samples_of_the_base() -> None:
     condition, noise = drawn()
     policy = make_policy(trained=False)
     expected = build_policy(RECORD)
@@ -74,7 +68,7 @@ def test_nfe_counts_the_evaluations_of_both_fields() -> None:
     assert calls == {"base": 5, "residual": 4}
 
 
-def test_the_temperature_is_of_the_bases_solve_and_the_residual_sees_the_noise_itself() -> None:
+def test_temperature_scales_the_noise_of_the_base_solve_only() -> None:
     condition, noise = drawn()
     policy = make_policy()
     anchor = policy.anchor(condition, noise / 2, 6)
@@ -84,14 +78,14 @@ def test_the_temperature_is_of_the_bases_solve_and_the_residual_sees_the_noise_i
     assert torch.equal(policy.sample(condition, noise, 6), expected)
 
 
-def test_the_base_model_needs_an_evaluation() -> None:
+def test_nfe_must_exceed_the_residuals_evaluations() -> None:
     policy = make_policy()
     with pytest.raises(UserError, match=r"^--nfe: given 4, allowed: more than the 4 evaluations of the residual$"):
         policy.acting(4)
     assert policy.acting(5).act(np.zeros((2, 1, 5), np.float32), np.zeros((2, 4, 2), np.float32)).shape == (2, 4, 2)
 
 
-def test_a_file_holds_everything_and_plain_models_are_read_as_before(tmp_path: Path) -> None:
+def test_residual_checkpoints_round_trip_and_plain_ones_load(tmp_path: Path) -> None:
     condition, noise = drawn()
     policy = make_policy()
     save_residual_policy(tmp_path / "a.safetensors", policy, RECORD, recipe(sees_noise=True))
@@ -114,7 +108,7 @@ def test_a_file_holds_everything_and_plain_models_are_read_as_before(tmp_path: P
         load_policy(tmp_path / "a.safetensors")  # not silently without its residual
 
 
-def test_a_damaged_entry_is_named_in_a_line(tmp_path: Path) -> None:
+def test_damaged_header_is_refused_in_one_line(tmp_path: Path) -> None:
     path = tmp_path / "a.safetensors"
     save_residual_policy(path, make_policy(), RECORD, recipe(sees_noise=True))
     with safe_open(path, framework="pt") as file:

@@ -1,4 +1,4 @@
-"""Disturbances: on what the policy sees or on what it does, the same for every policy."""
+"""Disturbances of observations and actions, equal for every policy."""
 
 import numpy as np
 import pytest
@@ -19,7 +19,7 @@ def drawn(policy: Disturbed) -> tuple[np.ndarray, np.ndarray]:
 
 
 @pytest.mark.parametrize("make", [lambda: build_policy(RECORD), make_policy])
-def test_actions_are_disturbed_in_their_own_units_and_start_from_the_same_noise(make) -> None:  # type: ignore[no-untyped-def]
+def test_action_noise_scales_with_its_strength(make) -> None:  # type: ignore[no-untyped-def]
     policy: FlowPolicy = make()
     observations, noise = drawn(Disturbed(policy, 6, "action_noise", 0.5))
     plain = policy.acting(6).act(observations, noise)
@@ -29,7 +29,7 @@ def test_actions_are_disturbed_in_their_own_units_and_start_from_the_same_noise(
     np.testing.assert_allclose(twice, 2 * once, rtol=1e-3, atol=1e-4)
 
 
-def test_a_disturbance_is_the_rows_alone_and_the_same_for_every_policy() -> None:
+def test_action_noise_depends_on_the_row_and_not_on_the_policy() -> None:
     base, residual = build_policy(RECORD), make_policy()
     observations, noise = drawn(Disturbed(base, 6, "action_noise", 0.5))
     by = []
@@ -41,7 +41,7 @@ def test_a_disturbance_is_the_rows_alone_and_the_same_for_every_policy() -> None
     np.testing.assert_allclose(by[0], by[1], rtol=1e-3, atol=1e-4)
 
 
-def test_observations_are_disturbed_as_the_net_sees_them() -> None:
+def test_observation_noise_is_added_to_the_normalised_condition() -> None:
     policy = build_policy(RECORD).eval()
     disturbed = Disturbed(policy, 2, "observation_noise", 0.5)
     observations, noise = drawn(disturbed)

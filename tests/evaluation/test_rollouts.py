@@ -1,4 +1,4 @@
-"""Rollouts: an episode depends on (seed, repeat) only, however many run at once, in any order, and after a kill."""
+"""Rollouts: an episode depends on (seed, repeat) only, at any batch size and order and after a kill."""
 
 import json
 import os
@@ -14,14 +14,7 @@ import imageio.v3 as iio
 import numpy as np
 import pytest
 
-from pipeline.evaluation.rollouts import (
-    EPISODE_COLUMNS,
-    POLICY_BATCH_SIZE,
-    Episode,
-    EpisodeResult,
-    rollout,
-    write_episodes,
-)
+from pipeline.evaluation.rollouts import POLICY_BATCH_SIZE, Episode, EpisodeResult, rollout, write_episodes
 from pipeline.evaluation.video import best_median_worst, record_videos
 from pipeline.tasks.loader import load_task
 from pipeline.tasks.pusht import PushTOptions
@@ -31,7 +24,7 @@ from pipeline.utils.errors import UserError
 
 
 class PushThrough:
-    """Walks from the agent towards the block and beyond, with much noise: contacts make episodes sensitive to bits."""
+    """Moves from the agent through the block with much noise; contacts make episodes sensitive to rounding."""
 
     n_obs_steps, horizon, n_action_steps, noise_shape = 2, 16, 8, (16, 2)
 
@@ -83,7 +76,7 @@ def csv_of(results: list[EpisodeResult], folder: Path, **more: int) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def test_workers_batch_order_and_company_change_nothing(tmp_path: Path) -> None:
+def test_results_do_not_depend_on_workers_batch_or_order(tmp_path: Path) -> None:
     expected = push(workers=0, num_envs=1)
     assert len({result.max_score for result in expected}) > 3, "episodes differ"
     table = csv_of(expected, tmp_path)
@@ -98,7 +91,7 @@ def test_workers_batch_order_and_company_change_nothing(tmp_path: Path) -> None:
     assert push(EPISODES[3:5]) == expected[3:5]
 
 
-def test_policy_sees_full_blocks_the_recent_past_and_fresh_noise() -> None:
+def test_policy_receives_full_blocks_recent_observations_and_fresh_noise() -> None:
     policy = Listener()
     results = rollout(
         policy, TALLY, [Episode(6, 0), Episode(4, 1), Episode(6, 1)], num_envs=3, policy_batch_size=2, progress=False
@@ -120,28 +113,28 @@ def test_policy_sees_full_blocks_the_recent_past_and_fresh_noise() -> None:
 
 
 @pytest.mark.parametrize(("block", "halves"), [(4, False), (2, True)])
-def test_one_half_is_planned_for_while_the_other_steps(
+def test_policy_plans_for_one_half_while_the_other_steps(
     block: int, halves: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Overheard(Listener):
+    class RecordingPolicy(Listener):
         def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
             events.append("act")
             return super().act(observations, noise)
 
-    def overhear(name: str) -> None:
-        asked = getattr(ChunkedWorkers, name)
+    def record_calls(name: str) -> None:
+        original = getattr(ChunkedWorkers, name)
 
-        def tell(self: ChunkedWorkers, *arguments: Any) -> Any:
+        def recording(self: ChunkedWorkers, *arguments: Any) -> Any:
             events.append(name)
-            return asked(self, *arguments)
+            return original(self, *arguments)
 
-        monkeypatch.setattr(ChunkedWorkers, name, tell)
+        monkeypatch.setattr(ChunkedWorkers, name, recording)
 
     events: list[str] = []
-    overhear("begin_chunks")
-    overhear("finish_chunks")
+    record_calls("begin_chunks")
+    record_calls("finish_chunks")
     rollout(
-        Overheard(),
+        RecordingPolicy(),
         TALLY,
         [Episode(6, repeat) for repeat in range(4)],
         num_envs=4,
@@ -152,7 +145,7 @@ def test_one_half_is_planned_for_while_the_other_steps(
     assert events.count("act") == (4 if halves else 2)  # two plans an episode, in blocks
 
 
-def test_finished_episodes_make_room() -> None:
+def test_finished_episodes_free_their_slots() -> None:
     policy = Listener()
     episodes = [Episode(seed, 0) for seed in range(20)]
     results = rollout(policy, TALLY, episodes, num_envs=3, policy_batch_size=4, progress=False)
@@ -161,7 +154,7 @@ def test_finished_episodes_make_room() -> None:
     assert busy[:-3] == [3] * (len(busy) - 3)  # all slots are taken until the last episodes run out
 
 
-def test_scores_are_the_last_and_the_best() -> None:
+def test_scores_are_the_final_and_the_maximum() -> None:
     (result,) = push([EPISODES[0]])
     env = PushT(max_steps=44)
     observation, policy, scores = env.reset(initial_state("a", 100000)), PushThrough(), []
@@ -190,7 +183,7 @@ def test_resumes_from_a_journal_with_a_torn_line(tmp_path: Path) -> None:
     assert rollout(Broken(), env_factory, EPISODES, journal=journal) == expected  # nothing is left to run
 
 
-def test_a_damaged_journal_is_named(tmp_path: Path) -> None:
+def test_damaged_journal_is_refused(tmp_path: Path) -> None:
     journal = tmp_path / "journal.jsonl"
     for damage in ("\0\0\n", '{"seed": 1}\n', "[]\n"):
         journal.write_text(damage, encoding="utf-8")
@@ -219,7 +212,7 @@ rollout(Killed(), EVALUATION, EPISODES, num_envs=3, workers=2, journal=journal)
 
 
 class Killed(PushThrough):
-    """Dies by SIGKILL in the middle of the second three episodes, having said which workers it leaves behind."""
+    """Prints the pids of its workers and dies by SIGKILL in the second batch of three episodes."""
 
     def act(self, observations: np.ndarray, noise: np.ndarray) -> np.ndarray:
         if len(self.calls) == 9:
@@ -242,12 +235,12 @@ class Broken(PushThrough):
         return actions
 
 
-def test_actions_that_are_not_finite_name_the_episode() -> None:
+def test_non_finite_actions_name_the_episode() -> None:
     with pytest.raises(FloatingPointError, match="seed=100000, repeat=1"):
         rollout(Broken(), load_task("pusht").envs["a"].factory(PushTOptions()), EPISODES[::-1], progress=False)
 
 
-def test_impossible_requests() -> None:
+def test_duplicate_episodes_and_too_long_chunks_are_refused() -> None:
     with pytest.raises(ValueError, match="duplicates"):
         push([*EPISODES, EPISODES[0]])
     policy = PushThrough()
@@ -263,7 +256,6 @@ def test_episode_table(tmp_path: Path) -> None:
         "starter,pusht_a,fm,16,0,fm-nfe16,none,1,1,1.000000,1.000000,1,17\n"
         "starter,pusht_a,fm,16,0,fm-nfe16,none,2,0,0.250000,0.500000,0,300\n"
     )
-    assert len(EPISODE_COLUMNS) == 13
     parts = csv_of([EpisodeResult(1, 0, 0.5, 0.75, False, 300)], tmp_path, subtasks=4).splitlines()
     assert parts[0].endswith(",steps,p1,p2,p3,p4") and parts[1].endswith(",300,1,1,1,0")
     assert [path.name for path in tmp_path.iterdir()] == ["episodes.csv"]
@@ -275,7 +267,7 @@ def test_best_median_worst() -> None:
     assert best_median_worst(results[:1]) == (results[0],) * 3
 
 
-def test_recorded_replays_score_the_same_and_are_those_of_their_episodes(tmp_path: Path) -> None:
+def test_recorded_videos_replay_their_episodes(tmp_path: Path) -> None:
     episodes = [EPISODES[5], EPISODES[0], EPISODES[5]]
     paths = [tmp_path / name for name in ("best.gif", "median.gif", "worst.gif")]
     policy = PushThrough()

@@ -1,4 +1,4 @@
-"""Kernel distance, precision and recall tell too little variety from bad images."""
+"""Kernel distance, precision and recall distinguish lost variety from bad images."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ def normal(seed: int, scale: float = 1.0, count: int = 200) -> torch.Tensor:
     return scale * torch.randn(count, 8, generator=torch.Generator().manual_seed(seed))
 
 
-def test_equal_distributions_collapsed_and_scattered_ones() -> None:
+def test_metrics_distinguish_collapsed_and_scattered_samples() -> None:
     real = normal(0)
     same, collapsed, scattered = (sample_metrics(normal(1, scale), real) for scale in (1.0, 0.3, 4.0))
     assert abs(same.kid) < 0.02 < min(collapsed.kid, scattered.kid)
@@ -20,6 +20,6 @@ def test_equal_distributions_collapsed_and_scattered_ones() -> None:
     assert scattered.precision < 0.3
 
 
-def test_what_cannot_be_compared() -> None:
+def test_unequal_sample_counts_are_refused() -> None:
     with pytest.raises(UserError, match=r"^images: given 200 generated and 10 real ones, allowed: equally many"):
         sample_metrics(normal(0), normal(0, count=10))

@@ -1,4 +1,4 @@
-"""Intervals against scipy and closed forms, and the properties every one of them must have."""
+"""Confidence intervals against scipy and closed forms, and their properties."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_the_bootstrap_of_many_seeds_nears_the_normal_interval() -> None:
     assert (interval.mean - interval.low, interval.high - interval.mean) == pytest.approx((half, half), rel=0.05)
 
 
-def test_repeats_are_no_new_seeds() -> None:
+def test_repeats_do_not_narrow_the_interval() -> None:
     values = np.random.default_rng(1).random(50)
     assert mean_interval(np.tile(values[:, None], 10), resamples=500) == mean_interval(values, resamples=500)
 
@@ -77,7 +77,7 @@ def test_unpaired_seeds_are_refused(seeds_b: list[int]) -> None:
         paired_difference([1.0, 2.0, 3.0], [1.0, 2.0, 3.0][: len(seeds_b)], [0, 1, 2], seeds_b)
 
 
-def test_seeds_that_do_not_count_the_rows_are_refused() -> None:
+def test_repeated_seeds_are_refused() -> None:
     with pytest.raises(ValueError, match="distinct seeds"):
         paired_difference([1.0, 2.0], [1.0, 2.0], [0, 0], [0, 0])
 

@@ -1,4 +1,4 @@
-"""Steepness and detours of flows whose answers are known."""
+"""Steepness and detours of flows with known values."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ def starts() -> Tensor:
     return torch.randn(64, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
 
-def test_the_exact_field_is_as_steep_as_its_formula_says() -> None:
+def test_steepness_matches_the_closed_form() -> None:
     exact = MarginalField(two_points(), i_cfm(0.3))
     steepness = measure_steepness(lambda _t, x: -3 * x, exact)
     assert steepness.learned == pytest.approx(3)
@@ -34,11 +34,10 @@ def test_a_straight_flow_makes_no_detour_and_a_turning_one_does() -> None:
     assert turning.length > 5  # once round, back to the start
 
 
-def test_collapse_shows_in_the_spread_and_a_map_that_is_no_flow_in_the_fine_solve() -> None:
+def test_collapse_shows_in_the_spread_and_in_the_fine_solve() -> None:
     points = eight_points()
-    collapsed = measure_detours(
-        lambda _t, x: -x, points, starts(), 1, 5
-    )  # one Euler step to zero; the flow ends at x/e
+    # one Euler step to zero; the flow ends at x/e
+    collapsed = measure_detours(lambda _t, x: -x, points, starts(), 1, 5)
     assert collapsed.spread == pytest.approx(0) and collapsed.error == pytest.approx(2)
     assert collapsed.fine_error < 1.9
 

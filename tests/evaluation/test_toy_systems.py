@@ -1,4 +1,4 @@
-"""What disturbances do to systems whose answers are known, and regions of a bistable one."""
+"""Disturbances of systems with known answers, and regions of a bistable one."""
 
 import numpy as np
 import pytest
@@ -13,20 +13,20 @@ FORCES = wandering_forces(SIZE, 4, torch.Generator().manual_seed(0))
 
 
 def linear(rate: float, claimed: float, metric: Array | None = None) -> DrivenSystem:
-    """x' = −rate · x, with one unit that does nothing."""
+    """x' = −rate · x, with one unit of no effect."""
     system = System(-rate * np.eye(2), (np.zeros((2, 1)),), (np.ones((1, 2)),), ("tanh",))
     return DrivenSystem(
         system, np.zeros((2, 4)), np.zeros(2), claimed, metric, None if metric is None else np.ones(1) / 99
     )
 
 
-def test_forces_have_their_size_start_all_round_and_wander() -> None:
+def test_forces_have_fixed_size_all_directions_and_wander() -> None:
     assert FORCES.norm(dim=-1).numpy() == pytest.approx(SIZE)
     assert float(FORCES[0].mean(0).norm()) < 0.2 * SIZE
     assert not torch.allclose(FORCES[0], FORCES[-1])
 
 
-def test_a_certified_system_stays_within_its_bound_which_is_tight() -> None:
+def test_certified_bound_holds_and_is_tight() -> None:
     found = disturb(linear(RATE, 0.99 * RATE, np.eye(2)), FORCES)
     assert found.status == "certified" and found.bound is not None
     assert (found.deviation <= found.bound[:, None] + 1e-12).all()
@@ -35,7 +35,7 @@ def test_a_certified_system_stays_within_its_bound_which_is_tight() -> None:
     assert found.paths.shape == (len(found.times), 4, 2)
 
 
-def test_an_unstable_system_has_no_bound_and_runs_away() -> None:
+def test_unstable_system_has_no_bound_and_diverges() -> None:
     found = disturb(linear(-0.5, 0.01), FORCES)
     assert found.status == "refuted" and found.bound is None
     assert found.deviation[-1].min() > 1

@@ -1,4 +1,4 @@
-"""A policy with ``get_action`` as an expert, and the LeRobotDataset that its episodes become."""
+"""A policy with ``get_action`` as an expert, and the LeRobotDataset of its episodes."""
 
 from pathlib import Path
 
@@ -30,7 +30,7 @@ def custom(path: Path, noise: float = 0.1) -> dict[str, object]:
     return {"environment": MADE, "expert": policy, "datasets": {"made": source}}
 
 
-def test_an_episode_is_the_seeds_and_its_actions_replay_it(tmp_path: Path) -> None:
+def test_episode_is_determined_by_its_seed_and_replays_from_its_actions(tmp_path: Path) -> None:
     found = expert("custom", custom(tmp_path))
     episode, again, other = (found.demonstrate(seed) for seed in (3, 3, 4))
     assert episode.success and episode.score == 1
@@ -45,13 +45,13 @@ def test_an_episode_is_the_seeds_and_its_actions_replay_it(tmp_path: Path) -> No
     np.testing.assert_array_equal(np.stack(replayed[:-1]), episode.observations)
 
 
-def test_noise_is_on_the_actions_that_are_executed(tmp_path: Path) -> None:
+def test_noise_changes_the_executed_actions(tmp_path: Path) -> None:
     clean, noisy = (expert("custom", custom(tmp_path, noise)).demonstrate(3).actions for noise in (0.0, 1.5))
     assert set(np.abs(clean.ravel())) == {1.0}
     assert len(set(noisy.ravel())) > 2 or len(noisy) != len(clean)
 
 
-def test_what_is_written_is_read_back_and_equal_episodes_give_equal_bytes(tmp_path: Path) -> None:
+def test_dataset_round_trip_and_equal_episodes_give_equal_bytes(tmp_path: Path) -> None:
     for name in ("one.zip", "two.zip"):
         found = expert("custom", custom(tmp_path))
         episodes = [found.demonstrate(seed) for seed in SEEDS]
@@ -64,7 +64,7 @@ def test_what_is_written_is_read_back_and_equal_episodes_give_equal_bytes(tmp_pa
     assert list(read.episode_ends) == list(np.cumsum([len(episode.actions) for episode in episodes]))
 
 
-def test_a_policy_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+def test_unimportable_policy_is_refused_in_one_line(tmp_path: Path) -> None:
     wrong = custom(tmp_path) | {"expert": {"policy": "nowhere.at_all:Policy"}}
     with pytest.raises(UserError, match=r"given 'nowhere\.at_all:Policy', which cannot be imported"):
         expert("custom", wrong).demonstrate(3)

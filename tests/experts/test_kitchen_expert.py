@@ -1,4 +1,4 @@
-"""The Kitchen expert solves its episodes, the same way every time, with actions that repeat from a file."""
+"""The Kitchen expert solves its episodes reproducibly, and stored actions replay them."""
 
 import hashlib
 from collections import Counter
@@ -29,7 +29,7 @@ def kitchen() -> Kitchen:
     return Kitchen()
 
 
-def test_it_solves_its_episodes(episodes: list[ExpertEpisode]) -> None:
+def test_kitchen_expert_solves_its_episodes(episodes: list[ExpertEpisode]) -> None:
     for seed, episode in zip(SEEDS, episodes, strict=True):
         assert (episode.seed, episode.success, episode.score) == (seed, True, 1.0)
         steps = len(episode.actions)
@@ -39,7 +39,7 @@ def test_it_solves_its_episodes(episodes: list[ExpertEpisode]) -> None:
         assert np.abs(episode.actions).max() <= 1
 
 
-def test_an_episode_is_a_function_of_its_seed(episodes: list[ExpertEpisode]) -> None:
+def test_kitchen_episode_is_determined_by_its_seed(episodes: list[ExpertEpisode]) -> None:
     again = demonstrate(SEEDS[0])  # after another one, in the same simulation
     np.testing.assert_array_equal(again.observations, episodes[0].observations)
     np.testing.assert_array_equal(again.actions, episodes[0].actions)
@@ -57,18 +57,18 @@ def test_written_and_read_actions_solve_the_episode_again(
         assert transition.success
 
 
-def test_orders_begin_below_and_are_all_used() -> None:
+def test_task_orders_begin_below_and_all_occur() -> None:
     orders = Counter(Variation.draw(np.random.default_rng(seed)).order for seed in range(2000))
     for order in orders:
         below = [task for task in order if task in BELOW]
         above = [task for task in order if task in ABOVE]
         assert list(order) == below + above
         assert len(set(order)) == ENOUGH
-    assert len(orders) == 2 * 6 + 2 * 6  # both below, then two of three above; one below, then all above
+    assert len(orders) == 2 * 6 + 2 * 6  # two below and two of three above; or one below and all above
 
 
 @pytest.mark.parametrize("task", SKILLS)
-def test_every_skill_starts_where_the_arm_can_get_to(task: str, kitchen: Kitchen) -> None:
+def test_every_skill_starts_at_a_reachable_pose(task: str, kitchen: Kitchen) -> None:
     skill = SKILLS[task]
     assert task in GOALS
     kitchen.reset()
@@ -89,7 +89,7 @@ def test_every_skill_starts_where_the_arm_can_get_to(task: str, kitchen: Kitchen
 
 
 def test_gravity_sag_holds_the_arm_still(kitchen: Kitchen) -> None:
-    """Against a simulation of the servos alone: sent that much higher, they stay where they are."""
+    """Commands raised by the sag keep simulated servos at the given angles."""
     kitchen.reset()
     model, data = kitchen.simulation.model, mujoco.MjData(kitchen.simulation.model)
     arm = Arm(model, "end_effector")
@@ -105,7 +105,7 @@ def test_gravity_sag_holds_the_arm_still(kitchen: Kitchen) -> None:
 class TestShipped:
     """The set in ``data/``."""
 
-    def test_it_is_small_many_and_whole(self) -> None:
+    def test_shipped_set_is_small_complete_and_intact(self) -> None:
         assert SHIPPED.stat().st_size <= 3_000_000
         digest, name = SHIPPED.with_name(f"{SHIPPED.name}.sha256").read_text(encoding="utf-8").split()
         assert (digest, name) == (hashlib.sha256(SHIPPED.read_bytes()).hexdigest(), SHIPPED.name)
@@ -115,7 +115,7 @@ class TestShipped:
         assert np.abs(stored.action).max() <= 1
 
     @pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
-    def test_an_episode_replayed_completes_four_elements(self, kitchen: Kitchen, share: float) -> None:
+    def test_replayed_episode_completes_four_elements(self, kitchen: Kitchen, share: float) -> None:
         stored = read_kitchen(SHIPPED)
         steps = stored.episode(round(share * (stored.n_episodes - 1)))
         positions = kitchen.replay(stored.state[steps], stored.action[steps])

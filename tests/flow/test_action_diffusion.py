@@ -1,4 +1,4 @@
-"""Diffusion of actions, against diffusers' own loops and against Gaussian data, whose noise prediction is known."""
+"""Diffusion of actions against diffusers' own loops and closed forms for Gaussian data."""
 
 import math
 from itertools import pairwise
@@ -30,7 +30,7 @@ class ExactNoise:
 
 
 def some_noise(t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
-    """A prediction that is not linear, depends on everything, and is often clipped."""
+    """A nonlinear prediction that depends on every argument and is often clipped."""
     return torch.tanh(x + condition[:, :1, None]) + t[:, None, None] * x.flip(1)
 
 
@@ -45,7 +45,7 @@ def test_the_schedule_is_the_squared_cosine_and_ends_in_noise() -> None:
     assert CHAIN[-1].sqrt().item() == pytest.approx(0.0005, rel=0.02)
 
 
-def test_the_loss_asks_for_the_noise_at_every_level() -> None:
+def test_loss_is_the_mean_squared_error_of_the_noise_at_its_level() -> None:
     x0, x1, condition, k = drawn(4, *SHAPE), drawn(4, *SHAPE, seed=1), drawn(4, 5, seed=2), torch.tensor([0, 9, 50, 99])
     asked = []
 
@@ -102,7 +102,7 @@ def test_ddim_of_gaussian_data_is_the_affine_map_known_in_closed_form(steps: int
     torch.testing.assert_close(made, MEAN + expected, rtol=0, atol=2e-4)
     assert net.times == pytest.approx([1 - (k + 1) / LEVELS for k in timesteps(steps, LEVELS)])
     if steps == LEVELS:
-        assert made.std().item() == pytest.approx(DEVIATION, rel=0.06)  # what 100 levels discretise it to
+        assert made.std().item() == pytest.approx(DEVIATION, rel=0.06)  # up to the discretisation by 100 levels
 
 
 @pytest.mark.parametrize("steps", [2, 16, 100])
@@ -124,7 +124,7 @@ def test_ddpm_of_gaussian_data_has_the_posteriors_mean_and_variance(steps: int) 
         assert deviation == pytest.approx(DEVIATION, rel=0.1)
 
 
-def test_a_sample_depends_on_its_own_noise_and_on_all_of_it() -> None:
+def test_sample_depends_on_all_of_its_own_noise_and_no_other() -> None:
     noises, condition = drawn(6, 5, *SHAPE), drawn(6, 4, seed=1)
     together = ddpm(some_noise, noises, condition)
     torch.testing.assert_close(
@@ -137,7 +137,7 @@ def test_a_sample_depends_on_its_own_noise_and_on_all_of_it() -> None:
         assert changed.tolist() == [False, False, True, False, False, False]
 
 
-def test_the_number_of_levels_is_a_choice() -> None:
+def test_number_of_levels_sets_the_times_of_evaluation() -> None:
     asked = []
 
     def net(t: Tensor, x: Tensor, _condition: Tensor) -> Tensor:
@@ -149,6 +149,6 @@ def test_the_number_of_levels_is_a_choice() -> None:
 
 
 @pytest.mark.parametrize("steps", [0, LEVELS + 1])
-def test_more_steps_than_levels_or_none_are_refused(steps: int) -> None:
+def test_step_counts_outside_the_levels_are_refused(steps: int) -> None:
     with pytest.raises(ValueError, match=f"steps: given {steps}, allowed: 1 to 100"):
         ddim(some_noise, drawn(1, *SHAPE), drawn(1, 4), steps)

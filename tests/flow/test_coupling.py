@@ -1,4 +1,4 @@
-"""Couplings: what is paired with what, and what never changes by pairing."""
+"""Couplings of noise and data: pairs, fallbacks and options."""
 
 import pytest
 import torch
@@ -40,7 +40,7 @@ def test_one_candidate_is_the_independent_coupling_and_costs_no_solve() -> None:
     assert one.x1 is x1
 
 
-def test_nearest_chooses_the_candidate_whose_reconstruction_errs_least() -> None:
+def test_nearest_takes_the_candidate_of_least_reconstruction_error() -> None:
     x1, condition = batch(9)
     noise = source()
     candidates = torch.stack([noise.like(x1) for _ in range(5)])
@@ -51,7 +51,7 @@ def test_nearest_chooses_the_candidate_whose_reconstruction_errs_least() -> None
 
 
 @pytest.mark.parametrize("chunk", [1, 5, 12, 1000])
-def test_the_chunk_of_the_search_changes_nothing_but_the_rows_solved_at_once(chunk: int) -> None:
+def test_chunk_size_changes_only_the_rows_solved_at_once(chunk: int) -> None:
     x1, condition = batch(9)
     rows = []
 
@@ -65,7 +65,7 @@ def test_the_chunk_of_the_search_changes_nothing_but_the_rows_solved_at_once(chu
     assert sum(rows) == 36
 
 
-def test_more_candidates_lie_nearer_on_average() -> None:
+def test_more_candidates_reduce_the_mean_error() -> None:
     x1, condition = batch(500)
     errors = [
         (bend(nearest(k)(x1, condition, source(), BENDING).x0, condition) - x1).square().mean().item()
@@ -75,7 +75,7 @@ def test_more_candidates_lie_nearer_on_average() -> None:
     assert errors[-1] < errors[0]
 
 
-def test_inversion_inverts_a_linear_field_and_keeps_what_is_typical() -> None:
+def test_inversion_recovers_typical_noise_of_a_linear_field() -> None:
     """x' = −x/2 and 400 steps: noise of deviation 1 from data of deviation e^(−1/2)."""
     grid = uniform_grid(400)
     shrink = models(invert=lambda x, c: reconstruct(lambda _t, x, _c: -x / 2, x, c, grid[::-1]))
@@ -86,7 +86,7 @@ def test_inversion_inverts_a_linear_field_and_keeps_what_is_typical() -> None:
     clearly = (norm > chi2.ppf(0.05, 6) + 0.1) & (norm < chi2.ppf(0.95, 6) - 0.1)
     assert torch.allclose(pair.x0[clearly], noise[clearly], rtol=0.01)
     assert torch.equal(pair.x1, x1)
-    # true noise is atypical as often as the quantile says: 400 of 4000, standard deviation 19
+    # the quantile makes a tenth of true noise atypical: 400 of 4000, standard deviation 19
     assert pair.metrics["fallback_share"].item() == pytest.approx(0.1, abs=0.02)
 
 
@@ -108,7 +108,7 @@ def test_rows_that_fall_back_leave_the_others_alone() -> None:
     assert torch.equal(pair.x1[[1, 4]], torch.stack([torch.full((3, 2), 100.0), torch.zeros(3, 2)]))
 
 
-def test_reflow_learns_from_the_base_models_solve_of_fresh_noise_alone() -> None:
+def test_reflow_pairs_fresh_noise_with_the_teachers_solve() -> None:
     x1, condition = batch(8)
     pair = reflow(x1, condition, source(), models(teach=bend))
     assert torch.equal(pair.x0, source().like(x1))
@@ -116,7 +116,7 @@ def test_reflow_learns_from_the_base_models_solve_of_fresh_noise_alone() -> None
 
 
 @pytest.mark.parametrize("kind", ["nearest", "inversion", "reflow"])
-def test_couplings_leave_no_trace_in_autograd(kind: str) -> None:
+def test_pairs_carry_no_gradient(kind: str) -> None:
     x1, condition = batch(4)
     scale = torch.tensor(1.0, requires_grad=True)
     solves = Models(*3 * [lambda x, _c: scale * x])
@@ -126,12 +126,12 @@ def test_couplings_leave_no_trace_in_autograd(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["nearest", "inversion", "reflow"])
-def test_couplings_that_need_a_model_say_so(kind: str) -> None:
+def test_couplings_without_their_model_raise(kind: str) -> None:
     with pytest.raises(RuntimeError, match="asks for a solve by a model"):
         make_coupling(kind)(*batch(3), source(), NO_MODELS)
 
 
-def test_the_noise_of_couplings_that_draw_it_blindly_is_the_sources() -> None:
+def test_noise_that_is_not_selected_stays_standard_normal() -> None:
     x1, condition = batch(800)
     for kind in ("independent", "minibatch_ot", "conditional_ot", "reflow"):
         pair: Pair = make_coupling(kind)(x1, condition, source(), models(teach=bend))

@@ -64,12 +64,12 @@ def test_equal_variances_give_the_gradient_of_the_mean_square(kind: str, varianc
 
 
 @pytest.mark.parametrize("kind", MEASURED)
-def test_at_the_measured_variances_the_gradient_is_as_large_as_that_of_the_mean_square(kind: str) -> None:
+def test_gradient_norm_at_the_measured_variances_is_that_of_the_mean_square(kind: str) -> None:
     weighted = gradient(started(kind, RESIDUAL.square().mean(0)), RESIDUAL)
     assert torch.allclose(weighted.norm(), gradient(Identity(), RESIDUAL).norm(), rtol=1e-12)
 
 
-def test_the_gradient_in_the_variances_vanishes_at_the_mean_squared_residual_and_training_gets_there() -> None:
+def test_learned_variances_converge_to_the_mean_squared_residual() -> None:
     optimum = RESIDUAL.square().mean(0)
     covariance = Learned(optimum.shape).double()
     covariance.start(torch.ones_like(optimum))
@@ -86,7 +86,7 @@ def test_the_gradient_in_the_variances_vanishes_at_the_mean_squared_residual_and
     assert covariance.log_variance.grad.abs().max() < 1e-15
 
 
-def test_the_profiled_gradient_is_that_of_the_exact_profiled_likelihood_on_the_full_batch() -> None:
+def test_profiled_gradient_on_the_full_batch_is_exact() -> None:
     residual = RESIDUAL.clone().requires_grad_()
     mean_square = residual.square().mean(0)
     (exact,) = torch.autograd.grad(0.5 * mean_square.log().sum(), residual)
@@ -95,7 +95,7 @@ def test_the_profiled_gradient_is_that_of_the_exact_profiled_likelihood_on_the_f
     assert torch.allclose(found, 2 * scale / d * exact, rtol=1e-10)
 
 
-def test_the_running_mean_takes_the_present_batch_in_before_it_is_used() -> None:
+def test_running_mean_includes_the_present_batch() -> None:
     covariance, before = Profiled(SPREAD.shape).double(), 3 * SPREAD.square()
     covariance.start(before)
     loss = covariance(RESIDUAL)
@@ -117,7 +117,7 @@ def test_components_without_residual_leave_loss_and_gradient_finite(kind: str, d
             assert torch.isfinite(covariance(residual))
 
 
-def test_no_component_counts_as_less_variable_than_the_floor() -> None:
+def test_variances_are_bounded_below_by_the_floor() -> None:
     variance = torch.tensor([1.0, 0.0], dtype=torch.float64)
     least = FLOOR * 0.5
     assert torch.allclose(started("fixed", variance).log_variance.exp(), torch.tensor([1.0, least]).double())
@@ -128,10 +128,10 @@ def test_no_component_counts_as_less_variable_than_the_floor() -> None:
     learned(RESIDUAL[:, 0]).backward()
     assert learned.log_variance[1].exp().item() == pytest.approx(least)
     assert learned.log_variance.grad is not None
-    assert learned.log_variance.grad[1] < 0  # a component that is not so well reconstructed leaves the floor again
+    assert learned.log_variance.grad[1] < 0  # a component with a larger residual leaves the floor again
 
 
-def test_every_state_goes_through_a_state_dict() -> None:
+def test_state_dict_restores_every_covariance() -> None:
     for kind in MEASURED:
         covariance = started(kind, SPREAD.square())
         covariance(RESIDUAL)

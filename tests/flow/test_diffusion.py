@@ -1,4 +1,4 @@
-"""The diffusion baseline with a net that is exact: the noise prediction for Gaussian data is known in closed form."""
+"""The diffusion baseline with the exact noise prediction for Gaussian data."""
 
 import math
 from dataclasses import dataclass, field
@@ -59,23 +59,6 @@ def test_the_chain_discretises_the_diffusion_of_path_vp() -> None:
     assert t[-1] == 0 and t[0] == END
 
 
-def test_the_loss_is_that_of_ho_et_al() -> None:
-    x0, x1, k = noise(4), noise(4, seed=1), torch.tensor([0, 10, 500, 999])
-    asked = []
-
-    def net(t: Tensor, x: Tensor, _condition: Tensor) -> Tensor:
-        asked.append((t, x))
-        return 0.5 * x
-
-    loss = noise_prediction_loss(net, x0, x1, no_condition(4), k)
-    kept = CHAIN[k].view(-1, 1, 1, 1)
-    noisy = kept.sqrt() * x1 + (1 - kept).sqrt() * x0
-    ((t, x),) = asked
-    torch.testing.assert_close(t, torch.tensor([0.999, 0.989, 0.499, 0.0], dtype=torch.float64))
-    torch.testing.assert_close(x, noisy, rtol=1e-6, atol=1e-6)
-    assert loss.item() == pytest.approx((noisy / 2 - x0).square().mean().item(), rel=1e-6)
-
-
 @pytest.mark.parametrize("k", [20, 200, 600])
 def test_the_exact_prediction_has_the_least_loss(k: int) -> None:
     x0, x1 = noise(100_000, shape=(1, 1, 1)), MEAN + DEVIATION * noise(100_000, seed=1, shape=(1, 1, 1))
@@ -93,7 +76,7 @@ def test_the_exact_prediction_has_the_least_loss(k: int) -> None:
     assert min(losses, key=lambda factor: losses[factor]) == 1.0
 
 
-def test_every_number_of_steps_has_as_many_timesteps_from_999_downwards() -> None:
+def test_timesteps_are_distinct_and_descend_from_999() -> None:
     for steps in range(1, TRAINING_STEPS + 1):
         chosen = timesteps(steps)
         assert len(set(chosen)) == len(chosen) == steps
@@ -114,7 +97,7 @@ def test_the_reverse_chain_samples_gaussian_data(steps: int, rel: float) -> None
     assert len(net.times) == steps
 
 
-def test_a_chain_of_one_step_is_the_clipped_estimate_of_the_data() -> None:
+def test_chain_of_one_step_returns_the_clipped_estimate_of_the_data() -> None:
     start, net = noise(8), ExactNoise(chain=True)
     estimate = (start - math.sqrt(1 - CHAIN[-1]) * net(torch.zeros(8), start, no_condition(8))) / CHAIN[-1].sqrt()
     for clip, expected in ((True, estimate.clamp(-1, 1)), (False, estimate)):
@@ -124,7 +107,7 @@ def test_a_chain_of_one_step_is_the_clipped_estimate_of_the_data() -> None:
         assert net.times == [0.0]
 
 
-def test_with_a_generator_for_each_row_samples_do_not_depend_on_their_batch() -> None:
+def test_generators_per_row_make_samples_independent_of_the_batch() -> None:
     def sample(rows: list[int]) -> Tensor:
         generators = [torch.Generator().manual_seed(row) for row in rows]
         return ancestral(ExactNoise(chain=True), noise(6)[rows], no_condition(len(rows)), 20, generators)
@@ -137,7 +120,7 @@ def test_with_a_generator_for_each_row_samples_do_not_depend_on_their_batch() ->
 
 
 def test_the_probability_flow_is_the_marginal_field_of_path_vp() -> None:
-    # which for Gaussian data is α' m + (α α' s² + σ σ')/V · (x − α m)
+    # for Gaussian data α' m + (α α' s² + σ σ')/V · (x − α m)
     x, t = noise(16), torch.linspace(0, END, 16, dtype=torch.float64)
     found = probability_flow(ExactNoise(chain=False))(t, x, no_condition(16))
     path, time = variance_preserving(), t.view(-1, 1, 1, 1)
@@ -149,7 +132,7 @@ def test_the_probability_flow_is_the_marginal_field_of_path_vp() -> None:
 
 @pytest.mark.parametrize("chain", [True, False])
 def test_the_solved_probability_flow_carries_noise_to_gaussian_data(chain: bool) -> None:
-    # the flow is affine: three states tell where mean and deviation go. A net trained on the chain has its coefficients
+    # the flow is affine, so three states determine it; a net trained on the chain has the chain's coefficients
     net = ExactNoise(chain)
     velocity = probability_flow(net)
     start = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64).view(-1, 1, 1, 1)

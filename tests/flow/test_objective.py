@@ -25,7 +25,6 @@ def test_the_exact_field_of_a_single_datum_has_no_flow_matching_loss() -> None:
 
     t = 0.99 * torch.rand(5, dtype=torch.float64, generator=GENERATOR)
     assert flow_matching_loss(exact, i_cfm(0.0), X0, datum, CONDITION, t).item() < 1e-24
-    # and that field's solve ends in the datum, in one step as in seven
     for nfe in (1, 7):
         assert torch.allclose(reconstruct(exact, X0, CONDITION, uniform_grid(nfe)), datum)
 
@@ -37,7 +36,7 @@ def test_the_flow_matching_loss_is_the_mean_squared_distance_to_the_target() -> 
 
 
 @pytest.mark.parametrize("nfe", [1, 4])
-def test_a_constant_fields_reconstruction_is_known(nfe: int) -> None:
+def test_reconstruction_of_a_constant_field_is_exact(nfe: int) -> None:
     def constant(t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
         assert t.shape == (len(x),)
         return condition[:, :2].unsqueeze(1).expand_as(x)
@@ -60,7 +59,7 @@ def test_the_loss_is_differentiated_through_every_step(nfe: int) -> None:
 
 
 def net_gradients(bf16: bool, nfe: int = 4, **how: object) -> list[Tensor]:
-    """Of the reconstruction loss, with the energy of the path, in the weights of a small net."""
+    """Return the gradients of reconstruction loss and path energy in the weights of a small net."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = MLP(3, 2, 4, width=8, depth=1, expansion=2, time_features=4)
@@ -80,7 +79,7 @@ def test_checkpointing_changes_no_bit_of_a_nets_gradient(bf16: bool, last_steps:
 
 
 @pytest.mark.parametrize("gradient", GRADIENTS)
-def test_every_gradient_reaches_all_weights_of_a_net(gradient: Gradient) -> None:
+def test_gradient_methods_agree_in_direction_for_every_weight(gradient: Gradient) -> None:
     exact, found = net_gradients(False, nfe=32), net_gradients(False, nfe=32, gradient=gradient)
     for wanted, given in zip(exact, found, strict=True):
         assert torch.cosine_similarity(wanted.flatten(), given.flatten(), dim=0) > 0.95
@@ -108,7 +107,7 @@ def test_the_energy_of_a_constant_field_is_its_mean_square(
     assert torch.allclose(found, share * 2 * velocity / velocity.numel())
 
 
-def test_the_energy_of_an_euler_path_is_the_sum_over_its_steps_and_is_differentiated_through_them() -> None:
+def test_energy_of_an_euler_path_and_its_gradient_equal_a_plain_loop() -> None:
     grid = [0.0, 0.1, 0.4, 1.0]
 
     def by_hand(weight: Tensor) -> tuple[Tensor, Tensor]:

@@ -37,7 +37,7 @@ class GaussianField:
 
 @pytest.mark.parametrize("name", EXAMPLES)
 @pytest.mark.parametrize("t", [0.15, 0.5, 0.8])
-def test_the_gaussian_field_is_the_mean_target_at_a_state(name: str, t: float) -> None:
+def test_gaussian_field_is_the_conditional_mean_of_the_target(name: str, t: float) -> None:
     # E[α' x1 + σ' x0 | x_t = x] as the integral over x1 of target · density, x0 = (x − α x1)/σ where there is no spread
     path, time = EXAMPLES[name], torch.tensor([t], dtype=torch.float64)
     if path.spread:
@@ -54,7 +54,7 @@ def test_the_gaussian_field_is_the_mean_target_at_a_state(name: str, t: float) -
 def test_the_exact_flow_carries_the_source_to_the_data(name: str) -> None:
     path = EXAMPLES[name]
     field = GaussianField(path, MEAN, DEVIATION)
-    # the flow is affine, so that three states tell where the source's mean and deviation go
+    # the flow is affine, so three states determine it
     starts = path.source_scale * torch.tensor([[-1.0], [0.0], [1.0]], dtype=torch.float64)
     low, middle, high = solve(field, starts, uniform_grid(8000, "rk4"), "rk4")[:, 0].tolist()
     ends = torch.tensor([0.0, 1.0], dtype=torch.float64)
@@ -62,7 +62,7 @@ def test_the_exact_flow_carries_the_source_to_the_data(name: str) -> None:
     shrinks = math.sqrt(variance_1 / variance_0)
     assert middle == pytest.approx(end * MEAN - shrinks * start * MEAN, abs=1e-5)
     assert (high - low) / 2 == pytest.approx(shrinks * path.source_scale, rel=1e-5)
-    # and but for the noise that the path keeps, and the source being a Gaussian, those are the data's
+    # up to the noise that the path keeps, those are the moments of the data
     assert middle == pytest.approx(MEAN, abs=0.01)
     assert (high - low) / 2 == pytest.approx(DEVIATION, rel=0.001)
 

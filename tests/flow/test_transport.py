@@ -1,4 +1,4 @@
-"""Couplings by optimal transport: the best permutation, its entropic relaxation, and what conditions keep."""
+"""Couplings by optimal transport: permutations, entropic relaxation and conditions."""
 
 import itertools
 import math
@@ -12,27 +12,23 @@ from torch import Tensor
 
 from pipeline.flow.pairing import NO_MODELS, Coupling, Source
 from pipeline.flow.transport import conditional_ot, minibatch_ot, sinkhorn
+from tests.flow.test_coupling import batch
 
 ALL = {"minibatch_ot": minibatch_ot, "conditional_ot": conditional_ot(1.0), "sinkhorn": sinkhorn(0.05)}
 PERMUTING = {kind: ALL[kind] for kind in ("minibatch_ot", "conditional_ot")}
 
 
 def noise(x1: Tensor, seed: int = 0) -> Tensor:
-    """What every coupling here draws first."""
+    """Return the noise that every coupling draws first."""
     return Source(torch.Generator().manual_seed(seed)).like(x1)
 
 
 def paired(coupling: Coupling, x1: Tensor, condition: Tensor | None = None, seed: int = 0) -> Tensor:
-    """The noise that ``coupling`` gives to the rows of ``x1``, which it must leave alone."""
+    """Return the noise that ``coupling`` pairs with the unchanged rows of ``x1``."""
     condition = torch.zeros(len(x1), 1) if condition is None else condition
     pair = coupling(x1, condition, Source(torch.Generator().manual_seed(seed)), NO_MODELS)
     assert pair.x1 is x1
     return pair.x0
-
-
-def batch(rows: int, seed: int = 1) -> tuple[Tensor, Tensor]:
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn(rows, 3, 2, generator=generator), torch.randn(rows, 4, generator=generator)
 
 
 def cost(x0: Tensor, x1: Tensor) -> float:
@@ -64,7 +60,7 @@ def test_the_assignment_is_the_best_of_all_permutations(rows: int, weight: float
     [torch.zeros(5, 2), 1e30 * torch.arange(10.0).view(5, 2), 1e-30 * torch.ones(5, 2), torch.ones(1, 2)],
     ids=["duplicates", "huge", "tiny", "one row"],
 )
-def test_any_batch_is_paired_with_noise_that_was_drawn(x1: Tensor, kind: str) -> None:
+def test_degenerate_batches_are_paired_with_drawn_noise(x1: Tensor, kind: str) -> None:
     x0, drawn = paired(ALL[kind], x1), noise(x1)
     assert set(rows_of(x0)) <= set(rows_of(drawn))
     if kind in PERMUTING:
@@ -73,7 +69,7 @@ def test_any_batch_is_paired_with_noise_that_was_drawn(x1: Tensor, kind: str) ->
 
 @pytest.mark.parametrize("kind", ALL)
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_data_that_are_not_numbers_are_refused(value: float, kind: str) -> None:
+def test_non_finite_data_are_refused(value: float, kind: str) -> None:
     x1 = torch.ones(5, 2)
     x1[2, 1] = value
     with pytest.raises(ValueError, match=r"invalid numeric entries|infeasible|NaN or infinity"):
@@ -90,8 +86,8 @@ def test_sinkhorn_becomes_the_assignment_as_the_entropy_vanishes() -> None:
     assert torch.equal(paired(sinkhorn(1e-4), few), paired(minibatch_ot, few))
 
 
-def test_sinkhorn_becomes_independent_as_the_entropy_rules() -> None:
-    """The index of the noise that a datum gets is uniform, whatever the two are: χ² over 4 × 4 pairs."""
+def test_sinkhorn_becomes_independent_at_large_regularization() -> None:
+    """Each datum gets each noise equally often: χ² over 4 × 4 pairs."""
     x1 = torch.tensor([[-3.0], [-1.0], [1.0], [3.0]])
     counts, draws = torch.zeros(4, 4), 1500
     for seed in range(draws):
@@ -102,7 +98,7 @@ def test_sinkhorn_becomes_independent_as_the_entropy_rules() -> None:
     assert statistic < chi2.ppf(0.999, 12)
 
 
-def test_sinkhorn_uses_all_noise_alike_on_average() -> None:
+def test_sinkhorn_uses_noise_uniformly_on_average() -> None:
     """The plan's noise marginal is uniform: over many draws of one plan every noise serves once a batch."""
     x1, condition = batch(8)
 
@@ -117,7 +113,7 @@ def test_sinkhorn_uses_all_noise_alike_on_average() -> None:
         x0 = sinkhorn(0.2)(x1, condition, source, NO_MODELS).x0.flatten(1)
         counts += (x0[:, None] == drawn).all(-1).float().sum(0)
     assert counts.sum() == 8 * draws
-    # at most binomial, deviation 23; a softmax over the noise instead of the plan is out by hundreds
+    # at most binomial, deviation 23; a softmax over the noise instead of the plan would be off by hundreds
     assert (counts - draws).abs().max() < 90
 
 
@@ -136,17 +132,16 @@ def angle_to_sector(x0: Tensor, condition: Tensor) -> Tensor:
     return (angle / (2 * math.pi)) % 1
 
 
-def test_given_its_condition_the_noise_stays_the_sources_under_conditional_ot_alone() -> None:
+def test_only_conditional_ot_keeps_the_noise_distribution_given_the_condition() -> None:
     x1, condition = sectors(800, seed=1)
     kept, lost = paired(conditional_ot(1e3), x1, condition), paired(minibatch_ot, x1, condition)
     assert kstest(angle_to_sector(kept, condition), "uniform").pvalue > 0.01
     assert kstest(kept.square().sum(1), chi2(2).cdf).pvalue > 0.01
     assert kstest(angle_to_sector(lost, condition), "uniform").pvalue < 1e-12
-    # and yet noise has moved, to where it is nearer
     assert cost(kept, x1) < 0.95 * cost(noise(x1), x1)
 
 
-def test_a_growing_weight_leads_from_plain_transport_to_no_transport() -> None:
+def test_condition_weight_interpolates_between_minibatch_ot_and_independent() -> None:
     x1, condition = batch(64)
     costs = [cost(paired(conditional_ot(weight), x1, condition), x1) for weight in (0.0, 0.1, 1.0, 10.0, 1e9)]
     assert costs == sorted(costs)
@@ -154,7 +149,7 @@ def test_a_growing_weight_leads_from_plain_transport_to_no_transport() -> None:
     assert torch.equal(paired(conditional_ot(1e9), x1, condition), noise(x1))
 
 
-def test_equal_conditions_exchange_noise_whatever_the_weight() -> None:
+def test_equal_conditions_give_minibatch_ot_at_any_weight() -> None:
     x1, _ = batch(40)
     condition = torch.full((40, 3), 0.1)
     assert torch.equal(paired(conditional_ot(1e15), x1, condition), paired(minibatch_ot, x1, condition))

@@ -1,4 +1,4 @@
-"""Low-rank additions: nothing changes at first, they alone are trained, and merged they are a plain net."""
+"""LoRA: unchanged outputs at the start, trained factors only, and merging into a plain net."""
 
 from copy import deepcopy
 
@@ -33,7 +33,7 @@ NETS = {
 
 
 def make(kind: str) -> tuple[nn.Module, tuple[Tensor, Tensor, Tensor]]:
-    """A net and arguments for it."""
+    """Return a net and arguments for it."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         shape = (5, 3, 6, 6) if kind == "pictures" else (5, 4, 2)
@@ -47,7 +47,7 @@ def adapted(kind: str, rank: int = 3) -> tuple[nn.Module, tuple[Tensor, Tensor, 
 
 
 def step(net: nn.Module, arguments: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Two updates: the first one reaches B alone, since B is zero."""
+    """Make two updates: the first one changes B only, since B is zero."""
     optimizer = torch.optim.AdamW([p for p in net.parameters() if p.requires_grad], lr=0.05)
     for _ in range(2):
         net(*arguments).square().mean().backward()
@@ -57,14 +57,14 @@ def step(net: nn.Module, arguments: tuple[Tensor, Tensor, Tensor]) -> None:
 
 @pytest.mark.parametrize("kind", NETS)
 @pytest.mark.parametrize("bf16", [False, True])
-def test_the_net_computes_at_first_what_it_did_to_the_bit(kind: str, bf16: bool) -> None:
+def test_untrained_lora_leaves_outputs_bit_identical(kind: str, bf16: bool) -> None:
     (plain, arguments), (net, _) = make(kind), adapted(kind)
     with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
         assert torch.equal(plain(*arguments), net(*arguments))
 
 
 @pytest.mark.parametrize("kind", NETS)
-def test_the_additions_alone_are_trained_all_of_them(kind: str) -> None:
+def test_only_and_all_lora_factors_are_trained(kind: str) -> None:
     net, arguments = adapted(kind)
     before = deepcopy(net.state_dict())
     step(net, arguments)
@@ -75,7 +75,7 @@ def test_the_additions_alone_are_trained_all_of_them(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", NETS)
-def test_merged_it_is_a_plain_net_that_computes_the_same(kind: str) -> None:
+def test_merged_net_is_plain_and_computes_the_same(kind: str) -> None:
     net, arguments = adapted(kind)
     step(net, arguments)
     net, arguments = net.double(), tuple(argument.double() for argument in arguments)
@@ -99,7 +99,7 @@ def test_merging_a_plain_net_leaves_it_alone() -> None:
         assert torch.equal(value, other)
 
 
-def test_copies_and_moving_averages_have_additions_of_their_own() -> None:
+def test_copies_and_averages_have_their_own_factors() -> None:
     net, arguments = adapted("unet1d")
     average, copy = averaged(net, 0.5), deepcopy(net)
     before = net(*arguments)
@@ -114,7 +114,7 @@ def test_copies_and_moving_averages_have_additions_of_their_own() -> None:
         assert torch.equal(value, seen[name]) == (not seen[name].requires_grad), name
 
 
-def test_a_rank_above_a_layers_is_what_the_layer_can_have() -> None:
+def test_rank_is_capped_at_the_rank_of_the_layer() -> None:
     net = nn.Sequential(nn.Linear(5, 3), nn.Conv1d(3, 7, 2))
     add_lora(net, 100, 1.0, torch.Generator())
     state = net.state_dict()
@@ -122,7 +122,7 @@ def test_a_rank_above_a_layers_is_what_the_layer_can_have() -> None:
     assert shapes == [(3, 3), (3, 5), (7, 6), (6, 6)]
 
 
-def test_the_weight_is_what_the_factors_say() -> None:
+def test_weight_is_the_base_plus_the_scaled_product_of_the_factors() -> None:
     layer = nn.Conv1d(3, 4, 2)
     net, before = nn.Sequential(layer), layer.weight.detach().clone()
     add_lora(net, 2, 6.0, torch.Generator().manual_seed(0))
@@ -133,13 +133,13 @@ def test_the_weight_is_what_the_factors_say() -> None:
     assert torch.allclose(layer.weight, before + 3 * (b @ a).view(4, 3, 2))
 
 
-def test_the_start_is_drawn_from_the_generator_alone() -> None:
+def test_initial_factors_are_determined_by_the_generator() -> None:
     (first, _), (second, _) = adapted("mlp"), adapted("mlp")
     for a, b in zip(first.parameters(), second.parameters(), strict=True):
         assert torch.equal(a, b)
 
 
-def test_what_cannot_be_adapted_is_refused_and_left_alone() -> None:
+def test_nets_that_cannot_be_adapted_are_refused() -> None:
     net, _ = adapted("mlp")
     with pytest.raises(ValueError, match=r"^net: given one with LoRA, allowed: a plain net; merge_lora makes it one$"):
         add_lora(net, 1, 1.0, torch.Generator())

@@ -1,4 +1,4 @@
-"""Velocity fields: shapes, what they depend on, and the sizes that the paper's nets must have."""
+"""Velocity fields: shapes, dependence on inputs, gradients, and training of the paper-scale nets."""
 
 from collections.abc import Callable
 
@@ -66,7 +66,7 @@ def test_rows_of_a_batch_do_not_mix_and_every_weight_learns(settings: NetSetting
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
 
-def test_time_features_tell_small_times_apart() -> None:
+def test_time_features_distinguish_close_times() -> None:
     embed = TimeEmbedding(64)
     features = embed(torch.tensor([0.0, 0.001, 0.5, 1.0]))
     assert features.shape == (4, 64)
@@ -83,7 +83,7 @@ PAPER = schema.load(ROOT / "params.yaml").paper
 TRAINED = [("pusht", mode) for mode in ("flow_matching", "diffusion", "mle", *PAPER.residual)]
 TRAINED += [("pusht_image", "flow_matching"), ("pusht_image", "diffusion"), ("kitchen", "mle")]
 TRAINED += [("transport", mode) for mode in ("mle", *PAPER.residual)]
-"""Tasks and modes: each mode, and what differs in size or in what is trained."""
+"""Tasks and modes: each mode once, and nets of other sizes or trained parts."""
 
 
 @pytest.mark.parametrize(("task", "mode"), TRAINED)
@@ -96,7 +96,7 @@ def test_every_paper_scale_net_builds_and_takes_two_steps(task: str, mode: str) 
     condition_dim = data.n_obs_steps * (numbers + (encoder.features if encoder else 0))
     net = build_net(settings.net, data.horizon, spec.action_dim, condition_dim)
     condition = torch.randn(4, condition_dim)
-    if encoder and mode in ("flow_matching", "diffusion"):  # which train the encoder too
+    if encoder and mode in ("flow_matching", "diffusion"):  # both train the encoder too
         net = ImageConditioned(encoder, net, horizon=data.n_obs_steps, n_numbers=numbers)
         images = torch.randint(256, (4, data.n_obs_steps, encoder.crop, encoder.crop, 3), dtype=torch.uint8)
         condition = pack(images, torch.randn(4, data.n_obs_steps, numbers))

@@ -1,4 +1,4 @@
-"""Residual fields: silent before training, what they compute, and what is stored of them."""
+"""Residual fields: zero before training, equal to the certified system, and step ratios."""
 
 from typing import get_args
 
@@ -58,7 +58,7 @@ def inputs(batch: int = 6) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
 
 
 def disturbed(residual: PersidskiiResidual) -> PersidskiiResidual:
-    """With an input net that is not silent."""
+    """Return ``residual`` with a nonzero input net."""
     torch.manual_seed(1)
     torch.nn.init.normal_(residual.input_net.out.weight, std=0.3)
     return residual
@@ -73,7 +73,7 @@ def persidskii(*arguments: str, sees_noise: bool = False) -> PersidskiiResidual:
 
 @pytest.mark.parametrize("state", ["chunk", "step"])
 @pytest.mark.parametrize("stability", get_args(StabilityKind))
-def test_before_training_the_sample_is_the_base_models(stability: str, state: str) -> None:
+def test_untrained_residual_leaves_the_sample_unchanged(stability: str, state: str) -> None:
     anchor, condition, noise = inputs()
     residual = persidskii(stability, state, sees_noise=True)
     for net in (residual, residual.fixed()):
@@ -81,7 +81,7 @@ def test_before_training_the_sample_is_the_base_models(stability: str, state: st
         assert torch.equal(end, anchor)
 
 
-def test_before_training_the_unet_is_silent_too_and_can_learn() -> None:
+def test_untrained_unet_residual_is_zero_and_has_gradients() -> None:
     anchor, condition, noise = inputs()
     residual = build_residual(recipe(unet=True), HORIZON, ACTION, CONDITION)
     velocity = residual.begin(anchor, condition, noise)(1.25, anchor)
@@ -90,7 +90,7 @@ def test_before_training_the_unet_is_silent_too_and_can_learn() -> None:
     assert any(p.grad is not None and p.grad.abs().sum() > 0 for p in residual.parameters())
 
 
-def test_the_field_is_that_of_the_system_that_is_certified() -> None:
+def test_field_is_that_of_the_certified_system() -> None:
     anchor, condition, noise = (tensor.double() for tensor in inputs())
     residual = disturbed(persidskii("flow", "chunk")).fixed().double()
     assert isinstance(residual.source, FixedMatrices)
@@ -101,7 +101,7 @@ def test_the_field_is_that_of_the_system_that_is_certified() -> None:
     np.testing.assert_allclose(field(1.0, x).detach().flatten(1).numpy(), expected, rtol=0, atol=1e-12)
 
 
-def test_a_system_shared_along_the_chunk_is_the_block_diagonal_one_of_the_chunk() -> None:
+def test_per_step_system_equals_the_block_diagonal_chunk_system() -> None:
     anchor, condition, noise = (tensor.double() for tensor in inputs())
     shared = disturbed(persidskii("flow", "step")).fixed()
     linear, outer, inner = shared.matrices()
@@ -116,7 +116,7 @@ def test_a_system_shared_along_the_chunk_is_the_block_diagonal_one_of_the_chunk(
 
 
 @pytest.mark.parametrize("sees_noise", [False, True])
-def test_it_depends_on_the_noise_only_where_it_is_to_see_it(sees_noise: bool) -> None:
+def test_residual_depends_on_the_noise_only_if_it_sees_it(sees_noise: bool) -> None:
     anchor, condition, noise = inputs()
     residual = disturbed(persidskii(sees_noise=sees_noise))
     same = torch.equal(
@@ -125,7 +125,7 @@ def test_it_depends_on_the_noise_only_where_it_is_to_see_it(sees_noise: bool) ->
     assert same is not sees_noise
 
 
-def test_half_precision_does_not_reach_the_matrices() -> None:
+def test_autocast_leaves_the_matrices_in_full_precision() -> None:
     anchor, condition, noise = inputs()
     residual = persidskii("step", "chunk").fixed()
     x = torch.randn_like(anchor)
@@ -134,14 +134,14 @@ def test_half_precision_does_not_reach_the_matrices() -> None:
         assert torch.equal(residual.begin(anchor, condition, noise)(1.0, x), plain)
 
 
-def test_the_ratio_of_a_step_is_that_of_the_rate() -> None:
+def test_step_ratio_follows_from_the_rate() -> None:
     given = recipe()
     assert longest_step(given) == 0.25
     assert isinstance(given.net, PersidskiiSettings)
     assert step_ratio(given.net, 0.25) ** 4 == pytest.approx(np.exp(-0.8))
 
 
-def test_shorter_steps_of_a_grid_contract_as_the_longest_ones_proof_says() -> None:
+def test_shorter_steps_contract_within_the_ratio_of_the_longest() -> None:
     early = recipe().model_copy(update={"grid": "early"})
     assert residual_grid(early) == [1.0, 1.0625, 1.25, 1.5625, 2.0]
     assert longest_step(early) == 0.4375

@@ -1,4 +1,4 @@
-"""Fields that share conditions compute what they would for each sample by itself."""
+"""Fields with shared conditions equal fields with one condition per sample."""
 
 import pytest
 import torch
@@ -37,7 +37,7 @@ def mlp(condition_dim: int) -> nn.Module:
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize("condition_dim", [5, 0])
 @pytest.mark.parametrize("wrap", [lambda net: net, lambda net: ScaledField(net, variance_preserving())])
-def test_a_solve_with_shared_conditions_is_that_of_every_sample(condition_dim: int, wrap: object) -> None:
+def test_solve_with_shared_conditions_equals_one_condition_per_sample(condition_dim: int, wrap: object) -> None:
     field = wrap(mlp(condition_dim))  # type: ignore[operator]
     x0 = torch.randn(ROWS, 4, 2, dtype=torch.float64).requires_grad_()
     condition = torch.randn(CONDITIONS, condition_dim, dtype=torch.float64)
@@ -49,7 +49,7 @@ def test_a_solve_with_shared_conditions_is_that_of_every_sample(condition_dim: i
 
 
 @pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
-def test_the_probability_flow_shares_as_its_net_does() -> None:
+def test_probability_flow_supports_shared_conditions() -> None:
     net = mlp(0)
     x = torch.randn(ROWS, 4, 2, dtype=torch.float64)
     none = x.new_empty(ROWS, 0)

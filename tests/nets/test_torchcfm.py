@@ -22,7 +22,7 @@ T = torch.tensor([0.0, 0.3, 1.0])
 
 
 def unet(seed: int = 0, **settings: object) -> nn.Module:
-    """A tiny U-Net; random in those layers too that start at zero, which let neither time nor labels through."""
+    """Return a tiny U-Net with random weights in its zero-initialised layers, so that time and labels matter."""
     torch.manual_seed(seed)
     net = UNetModel(
         dim=(3, 8, 8), num_channels=32, num_res_blocks=1, channel_mult=[1, 2], attention_resolutions="4", dropout=0.1,
@@ -95,7 +95,7 @@ def energy_distance(a: Tensor, b: Tensor) -> float:
 
 @pytest.fixture(scope="module")
 def mlp() -> nn.Module:
-    """Trained by TorchCFM's own flow matcher."""
+    """Train an MLP by TorchCFM's own flow matcher."""
     torch.manual_seed(0)
     net, matcher, data = MLP(2, w=64, time_varying=True), ConditionalFlowMatcher(sigma=0.0), eight_gaussians(4000, 0)
     optimizer = torch.optim.Adam(net.parameters(), lr=5e-3)
@@ -110,7 +110,7 @@ def mlp() -> nn.Module:
 
 
 @pytest.mark.parametrize("nfe", [1, 2])
-def test_a_model_of_torchcfms_training_ends_nearer_to_the_data(mlp: nn.Module, nfe: int) -> None:
+def test_fine_tuning_moves_a_torchcfm_model_to_the_data(mlp: nn.Module, nfe: int) -> None:
     field = TorchCFMField(mlp)
     tuned = fine_tune(
         field, eight_gaussians(4000, 0), nfe=nfe, coupling="nearest", steps=300, lr=3e-3,
@@ -123,7 +123,7 @@ def test_a_model_of_torchcfms_training_ends_nearer_to_the_data(mlp: nn.Module, n
 
 
 def checkpoint(path: Path, net: nn.Module, average: nn.Module, prefix: str = "") -> Path:
-    """As TorchCFM's training scripts write it."""
+    """Write a checkpoint as TorchCFM's training scripts do."""
     optimizer = torch.optim.Adam(net.parameters())
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: min(step, 5) / 5)
     models = {"net_model": net, "ema_model": average}
@@ -133,7 +133,7 @@ def checkpoint(path: Path, net: nn.Module, average: nn.Module, prefix: str = "")
 
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module."])
-def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path, prefix: str) -> None:
+def test_torchcfm_checkpoint_loads_with_any_prefix(tmp_path: Path, prefix: str) -> None:
     net, average = unet(1), unet(2)
     path = checkpoint(tmp_path / "otcfm.pt", net, average, prefix)
     with torch.no_grad():
@@ -141,7 +141,7 @@ def test_a_checkpoint_comes_back_as_it_was(tmp_path: Path, prefix: str) -> None:
         assert torch.equal(load_torchcfm(path, unet(3), which="net_model")(T, X), net(T, X))
 
 
-def test_a_loaded_model_drops_nothing_out_whatever_it_did_before(tmp_path: Path) -> None:
+def test_loaded_model_samples_without_dropout(tmp_path: Path) -> None:
     path = checkpoint(tmp_path / "otcfm.pt", unet(1), unet(2))
     field = load_torchcfm(path, unet(3).train())
     assert not any(part.training for part in field.modules())

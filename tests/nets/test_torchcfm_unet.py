@@ -34,7 +34,7 @@ DEEP: dict[str, Any] = {
 
 @torch.no_grad()
 def theirs(seed: int = 0, **settings: Any) -> nn.Module:
-    """Their net, random in those layers too that start as zeros or ones."""
+    """Return TorchCFM's net with random weights in every layer."""
     torch.manual_seed(seed)
     net = UNetModelWrapper(**settings)
     for parameter in net.parameters():
@@ -63,9 +63,9 @@ def inputs(shape: tuple[int, ...]) -> tuple[Tensor, Tensor]:
 
 @torch.no_grad()
 def apart(ours: nn.Module, other: nn.Module, shape: tuple[int, ...]) -> float:
-    """Largest difference between the outputs, computed in float64, where no processor's order of summation shows.
+    """Return the largest difference of the outputs in float64, where the order of summation does not show.
 
-    Both libraries convert to float32 at some places whatever their weights are; here that conversion is to float64.
+    Both libraries convert to float32 in places; the patch converts to float64 there.
     """
     t, x = (tensor.double() for tensor in inputs(shape))
     with pytest.MonkeyPatch.context() as patch:
@@ -78,23 +78,23 @@ def apart(ours: nn.Module, other: nn.Module, shape: tuple[int, ...]) -> float:
 
 @pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.module."])
 @pytest.mark.parametrize("settings", [SMALL, DEEP], ids=["small", "deep"])
-def test_a_checkpoint_computes_what_it_did(tmp_path: Path, settings: dict[str, Any], prefix: str) -> None:
+def test_loaded_unet_equals_torchcfms_net(tmp_path: Path, settings: dict[str, Any], prefix: str) -> None:
     net = small(settings=settings)
     ours = load_torchcfm_unet2d(saved(tmp_path / "net.pt", net, prefix), **settings)
     assert apart(ours, net, settings["shape"]) < ROUNDING
-    # which it owes to the right heads, of which the shapes of the weights say nothing
+    # the head size matters, though no weight's shape depends on it
     other = load_torchcfm_unet2d(tmp_path / "net.pt", **settings | {"head_channels": settings["head_channels"] // 2})
     assert apart(other, net, settings["shape"]) > 1e-3
 
 
-def test_a_cifar_10_checkpoint_computes_what_it_did(tmp_path: Path) -> None:
+def test_loaded_cifar10_unet_equals_torchcfms_net(tmp_path: Path) -> None:
     net = theirs(**CIFAR10)
     ours = load_torchcfm_unet2d(saved(tmp_path / "net.pt", net))
     assert apart(ours, net, (3, 32, 32)) < ROUNDING
     assert sum(parameter.numel() for parameter in ours.parameters()) == PARAMETERS
 
 
-def test_a_checkpoint_is_fine_tuned(tmp_path: Path) -> None:
+def test_loaded_unet_can_be_fine_tuned(tmp_path: Path) -> None:
     field = load_torchcfm_unet2d(saved(tmp_path / "net.pt", small()), **SMALL)
     images = torch.tanh(torch.randn(12, 3, 8, 8, generator=torch.Generator().manual_seed(1)))
     tuned = fine_tune(field, images, nfe=2, candidates=2, steps=2, batch_size=4, ema_decay=0.0, lora_rank=2)
@@ -104,7 +104,7 @@ def test_a_checkpoint_is_fine_tuned(tmp_path: Path) -> None:
     assert 0 < (tuned.net(t, x) - field(t, x)).abs().max() < 0.5
 
 
-def test_what_does_not_fit_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_unfitting_checkpoints_are_refused_in_one_line(tmp_path: Path) -> None:
     path = saved(tmp_path / "net.pt", small())
     labelled = saved(tmp_path / "labelled.pt", theirs(
         dim=(3, 8, 8), num_channels=32, channel_mult=[1, 2], num_res_blocks=1, num_head_channels=16,

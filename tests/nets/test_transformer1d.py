@@ -1,4 +1,4 @@
-"""The transformer over actions: who attends to whom, chance only where it is wanted, gradients through whole solves."""
+"""The transformer over actions: attention masks, dropout, gradients through solves, and size."""
 
 import pytest
 import torch
@@ -25,7 +25,7 @@ def inputs(batch: int = 3, dtype: torch.dtype = torch.float32) -> tuple[Tensor, 
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_an_action_attends_to_all_of_the_condition_and_if_causal_to_no_later_action(causal: bool) -> None:
+def test_actions_attend_to_the_whole_condition_and_if_causal_to_no_later_action(causal: bool) -> None:
     net = make(causal=causal).eval()
     t, x, c = inputs()
     of_actions = torch.autograd.functional.jacobian(lambda x: net(t, x, c)[0].sum(1), x)[:, 0]
@@ -47,7 +47,7 @@ def test_a_field_is_shaped_as_the_state_and_depends_on_every_input() -> None:
 
 
 @pytest.mark.parametrize("causal", [False, True])
-def test_every_weight_learns_and_no_two_layers_start_alike(causal: bool) -> None:
+def test_every_weight_has_a_gradient_and_layers_start_differently(causal: bool) -> None:
     net = make(causal=causal)
     net(*inputs()).square().sum().backward()
     assert [name for name, p in net.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
@@ -56,7 +56,7 @@ def test_every_weight_learns_and_no_two_layers_start_alike(causal: bool) -> None
 
 
 @torch.no_grad()
-def test_dropout_is_for_training_alone() -> None:
+def test_dropout_acts_in_training_only() -> None:
     net, given = make(dropout=0.5).double(), inputs(dtype=torch.float64)
     assert not torch.equal(net(*given), net(*given))
     net.eval()
@@ -87,7 +87,7 @@ def test_the_gradient_through_a_solve_of_several_steps_is_exact() -> None:
     assert ((above - below) / (2 * step)).item() == pytest.approx((direct * along).sum().item(), rel=1e-6)
 
 
-def test_it_trains_under_autocast() -> None:
+def test_transformer_has_finite_gradients_under_autocast() -> None:
     net = make(causal=True, dropout=0.0)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         velocity = net(*inputs())
@@ -111,8 +111,8 @@ def test_sizes_that_do_not_fit_are_refused(changed: dict[str, float], message: s
         make(**changed)
 
 
-def test_it_has_as_many_parameters_as_the_reference_and_a_time_projection() -> None:
-    # TransformerForDiffusion of width w: embeddings, positions, the condition's MLP, decoder layers, and what comes out
+def test_parameter_count_is_the_references_plus_a_time_projection() -> None:
+    # TransformerForDiffusion of width w: embeddings, positions, the condition's MLP, decoder layers, and the head
     w, depth, action, condition, horizon, features = 512, 6, 20, 59, 16, 256
     attention, norm, mlp = 4 * (w * w + w), 2 * w, 2 * 4 * w * w + 5 * w
     reference = (action + condition + 2) * w + (horizon + 1 + 2) * w + mlp

@@ -1,4 +1,4 @@
-"""The image U-Net: what it is before training, what it depends on, what sizes it refuses."""
+"""The image U-Net: zero before training, dependence on inputs, and refused sizes."""
 
 from copy import deepcopy
 from typing import Any
@@ -27,7 +27,7 @@ def unet(shape: tuple[int, int, int] = SHAPE, **settings: Any) -> Unet2D:
 
 @torch.no_grad()
 def awake(net: Unet2D) -> Unet2D:
-    """Random where an untrained net is zero, and without dropout."""
+    """Return ``net`` with random weights, in evaluation mode."""
     for parameter in net.parameters():
         parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)), alpha=0.1)
     return net.eval()
@@ -49,7 +49,7 @@ def test_an_untrained_net_is_zero_and_its_middle_the_identity() -> None:
 
 
 @torch.no_grad()
-def test_as_a_residual_an_untrained_net_leaves_the_base_models_sample() -> None:
+def test_untrained_unet2d_residual_leaves_the_sample_unchanged() -> None:
     _, anchor, c = inputs()
     residual = PlainResidual(unet())
     assert torch.equal(solve_residual(residual, anchor, c, anchor, [1.0, 1.1, 1.2]), anchor)
@@ -90,7 +90,7 @@ def test_time_is_scaled_before_its_features() -> None:
     assert torch.equal(net(t, x, c), raw(1000 * t, x, c))
 
 
-def test_without_attention_there_is_none_in_the_middle_either() -> None:
+def test_middle_block_has_attention_only_if_a_level_has() -> None:
     def attentions(net: nn.Module) -> int:
         return sum(isinstance(module, Attention) for module in net.modules())
 
@@ -131,7 +131,7 @@ def test_bfloat16_autocast_is_float32_to_its_precision_and_weights_stay_float32(
 
 
 @torch.no_grad()
-def test_it_compiles_as_one_graph() -> None:
+def test_unet2d_compiles_as_one_graph() -> None:
     net = awake(unet())
     compiled = torch.compile(deepcopy(net), backend="eager", fullgraph=True)
     torch.testing.assert_close(compiled(*inputs()), net(*inputs()))

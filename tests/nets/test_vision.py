@@ -22,7 +22,7 @@ def images(*shape: int) -> Tensor:
 
 
 class Linear(nn.Module):
-    """v = W c, so that a change of the condition is seen, and learned from."""
+    """v = W c."""
 
     def __init__(self, condition: int) -> None:
         super().__init__()
@@ -34,7 +34,7 @@ class Linear(nn.Module):
 
 @pytest.fixture
 def exact(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pixels become float64: sums in float32 differ by their order, which hangs on shapes and on the processor."""
+    """Convert pixels to float64: sums in float32 depend on shapes and on the processor."""
     monkeypatch.setattr(torch.Tensor, "float", torch.Tensor.double)
 
 
@@ -45,7 +45,7 @@ def small(horizon: int = 2) -> ImageConditioned:
 
 
 @pytest.mark.usefixtures("exact")
-def test_it_is_torchvisions_resnet18_with_group_norm() -> None:
+def test_encoder_is_torchvisions_resnet18_with_group_norm() -> None:
     from torchvision.models import resnet18
 
     theirs = resnet18(norm_layer=lambda channels: nn.GroupNorm(channels // 16, channels))
@@ -69,16 +69,16 @@ def test_width_16_is_small_and_keeps_leading_dimensions() -> None:
     seen = encoder(given)
     assert seen.shape == (2, 3, 128)
     torch.testing.assert_close(seen[1, 2], encoder(given[1, 2]), rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(seen, encoder(given[:, :, 4:36, 4:36]))  # the middle is what is looked at
+    torch.testing.assert_close(seen, encoder(given[:, :, 4:36, 4:36]))  # centre crop
 
 
 @pytest.mark.parametrize("width", [8, 24])
-def test_widths_that_do_not_group_are_refused(width: int) -> None:
+def test_widths_not_divisible_by_16_are_refused(width: int) -> None:
     with pytest.raises(UserError, match=rf"^vision.width: given {width}, allowed: multiples of 16$"):
         VisionEncoder(width=width)
 
 
-def test_crops_follow_their_generator_and_are_cut_from_all_over() -> None:
+def test_random_crops_are_reproducible_and_cover_every_offset() -> None:
     grid = torch.stack(torch.meshgrid(torch.arange(96), torch.arange(96), indexing="ij"), dim=-1)
     located = F.pad(grid, (0, 1)).to(torch.uint8).expand(400, 2, 96, 96, 3)  # red and green say where a pixel was
     one, again, other = (random_crops(located, 84, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
@@ -97,7 +97,7 @@ def test_the_middle_is_cropped_and_too_small_images_are_refused() -> None:
         centre_crop(given, 97)
 
 
-def test_what_is_packed_is_unpacked_bit_for_bit() -> None:
+def test_packing_round_trip_is_exact() -> None:
     given, numbers = images(3, 2, 32, 32), torch.randn(3, 2, 5)
     packed = pack(given, numbers)
     assert packed.dtype == torch.uint8 and packed.shape == (3, 2 * (32 * 32 * 3 + 4 * 5))
@@ -109,7 +109,7 @@ def test_what_is_packed_is_unpacked_bit_for_bit() -> None:
 
 
 @pytest.mark.usefixtures("exact")
-def test_the_field_gets_each_observations_features_and_numbers() -> None:
+def test_condition_holds_features_and_numbers_of_each_observation() -> None:
     net = small().double()
     given, numbers = images(3, 2, 40, 40), torch.randn(3, 2, 2)
     condition = net.encode(pack(given, numbers)).view(3, 2, -1)

@@ -1,4 +1,4 @@
-"""Weights saved from a wrapped net fit the plain one, and the other way round."""
+"""Weights saved from a wrapped net load into a plain one and vice versa."""
 
 from copy import deepcopy
 
@@ -39,7 +39,7 @@ WRAPPERS = {
 
 @pytest.mark.parametrize("into", WRAPPERS)
 @pytest.mark.parametrize("saved", WRAPPERS)
-def test_weights_go_from_any_wrapping_into_any(saved: str, into: str) -> None:
+def test_weights_load_from_any_wrapper_into_any(saved: str, into: str) -> None:
     trained = net(1)
     expected = deepcopy(trained.state_dict())
     given = WRAPPERS[into](net(2))
@@ -48,7 +48,7 @@ def test_weights_go_from_any_wrapping_into_any(saved: str, into: str) -> None:
         assert torch.equal(tensor, expected[name])
 
 
-def test_a_net_with_a_part_of_that_name_keeps_it() -> None:
+def test_submodule_named_like_a_wrapper_keeps_its_name() -> None:
     own = nn.ModuleDict({"module": nn.Linear(2, 2), "out": nn.Linear(2, 2)})
     other = deepcopy(own)
     nn.init.zeros_(own["module"].weight)  # type: ignore[arg-type]
@@ -56,7 +56,7 @@ def test_a_net_with_a_part_of_that_name_keeps_it() -> None:
     assert torch.equal(other["module"].weight, own["module"].weight)
 
 
-def test_names_that_would_fall_together_stay_and_what_does_not_fit_is_refused() -> None:
+def test_ambiguous_names_stay_and_unfitting_weights_are_refused() -> None:
     weights = {"module.a": torch.zeros(1), "a": torch.ones(1)}
     assert unwrapped(weights) == weights
     with pytest.raises(RuntimeError, match="Missing key"):

@@ -23,7 +23,7 @@ def test_the_error_follows_the_tolerance_in_both_directions(tolerance: float) ->
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (1.0, 0.0)])
-def test_the_grid_leads_from_start_to_end_and_the_field_is_asked_nowhere_else(start: float, end: float) -> None:
+def test_grid_is_monotone_and_evaluations_stay_inside_it(start: float, end: float) -> None:
     times: list[float] = []
 
     def field(t: float, x: Tensor) -> Tensor:
@@ -55,7 +55,7 @@ FAILING: dict[str, tuple[Callable[[float, Tensor], Tensor], str]] = {
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("failing", FAILING)
-def test_a_field_that_fails_is_told_in_one_line(failing: str, dtype: torch.dtype) -> None:
+def test_failing_field_raises_a_one_line_error(failing: str, dtype: torch.dtype) -> None:
     field, message = FAILING[failing]
     for solve in (dopri5.solve, replay_dopri5):
         with pytest.raises(FloatingPointError, match=message) as failure:
@@ -63,7 +63,7 @@ def test_a_field_that_fails_is_told_in_one_line(failing: str, dtype: torch.dtype
         assert "\n" not in str(failure.value)
 
 
-def test_a_field_that_fails_backwards_or_from_no_numbers_is_told_too() -> None:
+def test_failures_backwards_and_of_the_initial_state_raise() -> None:
     with pytest.raises(FloatingPointError, match=r"^dopri5: the field returned NaN or infinity at t = (0$|0\.[0-5])"):
         dopri5.solve(lambda t, x: x if t > 0.6 else x * math.nan, X0, start=1.0, end=0.0)
     with pytest.raises(FloatingPointError, match=r"^dopri5: the state is not finite at t = 0$"):
@@ -71,7 +71,7 @@ def test_a_field_that_fails_backwards_or_from_no_numbers_is_told_too() -> None:
 
 
 @pytest.mark.parametrize(("start", "end"), [(0.0, 1.0), (1.0, 0.0)])
-def test_a_solve_takes_no_more_steps_than_allowed(start: float, end: float) -> None:
+def test_max_steps_is_enforced(start: float, end: float) -> None:
     found = dopri5.solve(lambda _t, x: torch.sin(50 * x), X0, start=start, end=end)
     steps = len(found.grid) - 1
     with pytest.raises(UserError, match=rf"^dopri5: 5 steps led to t = 0\.\d+ of {end:g} only; a larger tolerance"):

@@ -1,4 +1,4 @@
-"""Theorem 1's four forms: the law that orders them, and closed-form cases."""
+"""The four bounds of Theorem 1: their order and closed-form cases."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def step_errors(draw: st.DrawFn, *, equal: bool = False) -> StepErrors:
 
 
 @given(step_errors(), st.floats(0, 3))
-def test_the_product_is_the_recursion_and_below_the_form_for_any_grid(errors: StepErrors, start: float) -> None:
+def test_product_bound_equals_its_recursion_and_is_below_the_variable_bound(errors: StepErrors, start: float) -> None:
     worst = start
     for j, step in enumerate(errors.steps):
         worst = (1 + errors.lipschitz[j] * step) * worst + errors.field_error[j] * step + errors.truncation[j]
@@ -41,14 +41,14 @@ def test_the_product_is_the_recursion_and_below_the_form_for_any_grid(errors: St
 
 @given(step_errors(equal=True), st.floats(0, 3))
 @example(StepErrors(np.array([0.0, 0.5, 1.0]), np.zeros(2), np.array([0.0, 5e-324]), np.array([0.0, 0.25]), 1), 0.0)
-def test_on_equal_steps_the_form_for_them_lies_between(errors: StepErrors, start: float) -> None:
+def test_uniform_bound_lies_between_product_and_max_step_bound(errors: StepErrors, start: float) -> None:
     between = uniform_bound(errors, start)
     assert product_bound(errors, start) <= between * (1 + 1e-9)
     if start == 0:
         assert between <= max_step_bound(errors) * (1 + 1e-9)
 
 
-def test_a_growing_line_attains_the_product_bound() -> None:
+def test_linear_growth_attains_the_product_bound() -> None:
     # x' = 2x + 1/2 learned for x' = 2x, from x(0) = 1: |x''| = 4 e^{2t}, and the errors of both kinds have one sign
     steps, rate, off = 16, 2.0, 0.5
     times = np.linspace(0, 1, steps + 1)
@@ -69,7 +69,7 @@ def test_a_growing_line_attains_the_product_bound() -> None:
     assert variable_bound(accelerated) == pytest.approx(summed, rel=1e-12)
 
 
-def test_a_constant_field_adds_up_its_errors() -> None:
+def test_bounds_of_a_constant_field_sum_its_errors() -> None:
     errors = StepErrors(np.array([0, 0.25, 1]), np.array([0.1, 0.2]), np.zeros(2), np.zeros(2), 1)
     assert product_bound(errors) == pytest.approx(0.175)
     assert max_step_bound(errors) == pytest.approx(0.2)
@@ -77,6 +77,6 @@ def test_a_constant_field_adds_up_its_errors() -> None:
         uniform_bound(errors)
 
 
-def test_what_overflows_is_infinite() -> None:
+def test_overflowing_bounds_are_infinite() -> None:
     steep = StepErrors(np.linspace(0, 1, 101), np.ones(100), np.full(100, 1e4), np.ones(100), 1)
     assert variable_bound(steep) == max_step_bound(steep) == np.inf and np.isfinite(product_bound(steep))

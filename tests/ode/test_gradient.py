@@ -1,4 +1,4 @@
-"""Gradients through a solve against finite differences and torchdiffeq; what they cost in calls and bytes."""
+"""Gradients through a solve against finite differences and torchdiffeq; their cost in calls and bytes."""
 
 import math
 from collections.abc import Callable
@@ -32,7 +32,7 @@ class Problem:
 
     @property
     def inputs(self) -> tuple[Tensor, ...]:
-        """Everything that a gradient is taken in."""
+        """Tensors in which gradients are taken."""
         return self.w1, self.b, self.w2, self.x0
 
     def field(self, t: float | Tensor, x: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class Problem:
         return torch.tanh(x @ self.w1 + self.b * (1 + t)) @ self.w2
 
     def gradients(self, end: Callable[[Field, Tensor], Tensor]) -> list[Tensor]:
-        """Those of ½‖end − target‖² in all ``inputs``; zero where it does not depend on one."""
+        """Return the gradients of ½‖end − target‖² in all ``inputs``, zero where it does not depend on one."""
         for tensor in self.inputs:
             tensor.requires_grad_()
         loss = (end(self.field, self.x0) - self.target).square().sum() / 2
@@ -53,7 +53,7 @@ class Problem:
         return self.w1, self.b, self.w2
 
     def slope(self, end: Callable[[Field, Tensor], Tensor], direction: list[Tensor], width: float = 1e-5) -> float:
-        """The loss's derivative along ``direction`` by a central difference."""
+        """Return the loss's derivative along ``direction`` by a central difference."""
         sides = []
         for sign in (1, -1):
             for tensor, change in zip(self.inputs, direction, strict=True):
@@ -89,7 +89,7 @@ def test_direct_equals_torchdiffeqs_gradient(method: str, name: str) -> None:
         torch.testing.assert_close(ours, other, rtol=1e-12, atol=1e-12)
 
 
-def test_rk4_meets_torchdiffeqs_three_eighths_rule_at_fourth_order() -> None:
+def test_rk4_converges_to_torchdiffeqs_three_eighths_rule_at_fourth_order() -> None:
     problem, gaps = Problem(), []
     for steps in (4, 8, 16):
         grid = uniform_grid(4 * steps, "rk4")
@@ -111,7 +111,7 @@ def test_dopri5_on_given_steps_equals_torchdiffeqs_gradient() -> None:
 
 
 @pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
-def test_the_replays_gradient_meets_torchdiffeqs_through_an_adaptive_solve(gradient: Gradient) -> None:
+def test_replay_gradient_agrees_with_torchdiffeqs_adaptive_solve(gradient: Gradient) -> None:
     # torchdiffeq differentiates through the choice of step sizes, too: the two agree within the tolerance
     problem, times, tolerances = Problem(), torch.tensor([0.0, 1.0], dtype=torch.float64), {"rtol": 1e-9, "atol": 1e-9}
     theirs = problem.gradients(lambda field, x: odeint(field, x, times, method="dopri5", **tolerances)[-1])
@@ -119,7 +119,7 @@ def test_the_replays_gradient_meets_torchdiffeqs_through_an_adaptive_solve(gradi
     assert distance(ours, theirs) < 1e-8
 
 
-def test_the_replay_counts_its_evaluations_beside_those_of_the_solve() -> None:
+def test_replay_counts_its_evaluations_apart_from_the_solve() -> None:
     problem = Problem()
     replay = replay_dopri5(problem.field, problem.x0, rtol=1e-6, atol=1e-6)
     assert problem.calls == replay.solved.nfe + replay.nfe
@@ -158,7 +158,7 @@ def test_truncating_to_all_steps_changes_nothing() -> None:
 
 
 def distance(first: list[Tensor], second: list[Tensor]) -> float:
-    """Relative, of two gradients."""
+    """Return the relative distance of two gradients."""
     gap = sum((a - b).square().sum().item() for a, b in zip(first, second, strict=True))
     return math.sqrt(gap / sum(a.square().sum().item() for a in second))
 
@@ -181,13 +181,13 @@ def test_the_adjoint_is_wrong_on_coarse_grids_and_converges_at_the_solvers_order
     assert all(math.log2(coarse / fine) > order - 0.3 for coarse, fine in pairwise(errors[1:]))
 
 
-def test_the_adjoint_refuses_a_method_that_it_does_not_have() -> None:
+def test_adjoint_refuses_dopri5() -> None:
     with pytest.raises(ValueError, match=r"^adjoint: given method 'dopri5', allowed: euler, midpoint, heun, rk4$"):
         solve_for_training(lambda _t, x: x, torch.ones(1), UNEVEN, "dopri5", gradient="adjoint")
 
 
 @pytest.mark.parametrize("last_steps", [-1, 0, 5])
-def test_steps_that_do_not_exist_are_refused(last_steps: int) -> None:
+def test_last_steps_outside_the_grid_are_refused(last_steps: int) -> None:
     with pytest.raises(ValueError, match=f"^last_steps: given {last_steps}, allowed: 1 to 4, the number of steps$"):
         solve_for_training(lambda _t, x: x, torch.ones(1), UNEVEN, last_steps=last_steps)
 
@@ -216,7 +216,7 @@ def test_nfe_is_spent_exactly_forward_and_backward(method: str, gradient: Gradie
 
 
 @pytest.mark.parametrize("method", SOLVERS)
-def test_memory_grows_by_a_steps_activations_or_by_one_state_a_step(method: str) -> None:
+def test_memory_per_step_is_activations_if_direct_and_one_state_if_checkpointed(method: str) -> None:
     problem, evaluations = Problem(), STEPS[method][1]
 
     def held(gradient: Gradient, steps: int) -> int:

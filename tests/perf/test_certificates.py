@@ -1,4 +1,4 @@
-"""The benchmark of certificates runs, and its table says what was measured."""
+"""The benchmark of certificates runs and writes its table."""
 
 from pathlib import Path
 

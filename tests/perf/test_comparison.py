@@ -1,4 +1,4 @@
-"""A comparison's row says what was measured, and what does not compute the same is not measured."""
+"""Timed comparisons: medians, floors, alternating order and refusal of differing results."""
 
 import math
 from dataclasses import replace
@@ -19,7 +19,7 @@ def test_medians_and_quartiles_are_over_the_turns_without_the_first() -> None:
     assert (row.work, row.peer, row.aim, row.same_result) == ("work", "peer", 0.5, "equal")
 
 
-def test_a_floor_is_timed_where_the_aim_is_missed_and_only_there() -> None:
+def test_floor_is_timed_only_where_the_aim_is_missed() -> None:
     floor = Floor("half of it", lambda: 1.5)
     missed = hold(replace(comparison([(1.0, 1.0), (3.0, 4.0)]), floor=floor))
     assert (missed.ratio, missed.floor, missed.floor_ms) == (0.75, "half of it", 1500)
@@ -28,14 +28,14 @@ def test_a_floor_is_timed_where_the_aim_is_missed_and_only_there() -> None:
     assert math.isnan(met.floor_ms)
 
 
-def test_both_sides_take_turns_and_take_turns_in_going_first() -> None:
+def test_sides_alternate_and_alternate_in_going_first() -> None:
     called: list[str] = []
     taken = in_turns(lambda: called.append("ours"), lambda: called.append("theirs"), repeat=2)(2)
     assert called == 2 * ["ours"] + 2 * ["theirs"] + 2 * ["theirs"] + 2 * ["ours"]
     assert len(taken) == 2
 
 
-def test_what_differs_is_refused() -> None:
+def test_differing_results_are_refused() -> None:
     assert nearly_equal([1.0, 2.0], [1.0, 2.0], 0.0, "x") == "x: equal to the bit"
     assert nearly_equal([1.0, 2.001], [1.0, 2.0], 1e-3, "x") == "x: within 5.0e-04"
     with pytest.raises(DiffersError, match=r"x: relative difference 5\.0e-04, allowed: 1\.0e-04"):

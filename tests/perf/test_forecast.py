@@ -19,7 +19,7 @@ def block(scale: Scale) -> ScaleSettings:
     return schema.load(ROOT / "params.yaml").block(scale)
 
 
-def test_what_does_not_grow_with_the_batch_is_not_multiplied() -> None:
+def test_fixed_cost_is_not_scaled_with_the_batch() -> None:
     assert _extrapolated(2.0 + 2 * 0.5, 2.0 + 8 * 0.5, rows=8, size=64) == pytest.approx(2.0 + 64 * 0.5)
 
 
@@ -27,11 +27,10 @@ def without_tasks(settings: ScaleSettings) -> ScaleSettings:
     return settings.model_copy(update={"tasks": []})
 
 
-def test_starters_images_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_forecast_measures_the_image_trainings_of_starter(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(
-        forecast, "_apart", lambda work: work()
-    )  # autograd's threads, of earlier tests, cannot be forked
+    # earlier tests leave threads of autograd, which cannot be forked
+    monkeypatch.setattr(forecast, "_apart", lambda work: work())
     made = {row.name: row for row in forecasts(without_tasks(block("starter")), measured_steps=1, rows=8)}
     methods = {f"pretrain {method}" for method in ("ddpm", "vp_fm", "ve_fm", "ot_fm", "si", "i_cfm", "ot_cfm")}
     tuned = {f"ft_fm nfe{nfe}" for nfe in (1, 2, 4, 8)}
@@ -45,7 +44,7 @@ def test_starters_images_are_measured(monkeypatch: pytest.MonkeyPatch, tmp_path:
 
 @pytest.mark.parametrize("scale", ["starter", "lab", "paper"])
 def test_every_training_of_a_scale_takes_a_step(scale: Scale) -> None:
-    """Those of the paper are measured by `stages.plan`, which takes too long for a test."""
+    """The paper's trainings are measured by `stages.plan`, which takes too long for a test."""
     settings = block(scale)
     if scale == "paper":
         settings = settings.model_copy(update={"tasks": ["pusht"], "images": [], "nfe": [1], "residual": []})

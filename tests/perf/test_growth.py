@@ -1,4 +1,4 @@
-"""Growth is measured size by size, and its slopes are those of the numbers."""
+"""Growth of time and memory with size: measurements, slopes and files."""
 
 import subprocess
 import sys
@@ -27,14 +27,14 @@ def test_slopes_are_powers_of_the_size() -> None:
     assert found.loc["fid-samples", "memory_slope"] == pytest.approx(0)
 
 
-def test_memory_counts_what_the_work_held_at_its_peak() -> None:
+def test_memory_is_the_peak_held_by_the_work() -> None:
     program = """
 from pipeline.perf import growth
 from pipeline.utils.code_deps import ROOT
 axis = growth.Axis("holds memory", "MB", (8,), lambda size: lambda: bytearray(b"x" * (size << 20)), 1, 1)
 growth.AXES = {"held": axis}
 print(*growth.measure_size("held", 64, 1))
-"""  # in a process of its own: this one may have so much memory to spare that it takes no more
+"""  # in its own process: this one may have enough spare memory to take no more
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8", check=True
     )
@@ -44,7 +44,7 @@ print(*growth.measure_size("held", 64, 1))
 
 
 @pytest.mark.parametrize("name", growth.AXES)
-def test_the_work_of_every_axis_can_be_repeated(name: str) -> None:
+def test_every_axis_can_be_measured(name: str) -> None:
     axis = growth.AXES[name]
     if axis.size == "simulation processes":
         pytest.skip("starts processes, as the rollouts' own tests do")
@@ -54,7 +54,7 @@ def test_the_work_of_every_axis_can_be_repeated(name: str) -> None:
     assert peak >= 0
 
 
-def test_a_row_a_size_and_a_slope_an_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_table_has_a_row_per_size_and_a_slope_per_axis(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(growth, "AXES", {"minibatch-ot": replace(growth.AXES["minibatch-ot"], sizes=(8, 16))})
     table = growth.measure(["minibatch-ot"])
     growth.write(tmp_path, table, "# About\n")

@@ -1,4 +1,4 @@
-"""Operations are counted as on paper, and shares of the peak are of what was measured."""
+"""Counts of operations, and shares of the measured peak."""
 
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipeline.utils import precision
 from pipeline.utils.seeding import Generators
 
 
-def test_operations_of_a_product_with_its_gradients() -> None:
+def test_operations_of_a_matrix_product_and_its_gradients() -> None:
     a, b = torch.randn(3, 5, requires_grad=True), torch.randn(5, 7, requires_grad=True)
     assert peak.operations(lambda: (a @ b).sum().backward()) == 3 * 2 * 3 * 5 * 7
 

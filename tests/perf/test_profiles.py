@@ -1,4 +1,4 @@
-"""Where a program's time went is found, and the stages are those of dvc.lock."""
+"""Profiles: attribution of samples, stages of dvc.lock, and sampling of a program."""
 
 import sys
 from pathlib import Path

@@ -44,24 +44,24 @@ def test_both_sides_compute_the_same(family: str) -> None:
 
 
 @pytest.mark.parametrize("vector", simulation.VECTORS)
-def test_a_vector_of_kitchens_sees_what_ours_sees(vector: simulation.Vector) -> None:
+def test_vectorised_kitchens_give_equal_observations(vector: simulation.Vector) -> None:
     comparisons = list(simulation.mujoco_comparisons(2, {"kitchen": (12, 0.5)}))
     (comparison,) = [comparison for comparison in comparisons if vector in comparison.peer]
     assert "equal to the bit" in comparison.same()
 
 
-def test_robomimics_own_loop_ends_where_ours_does() -> None:
+def test_robomimics_own_loop_ends_in_the_same_state() -> None:
     (comparison,) = simulation.robomimic_comparisons(1, 12)
     assert "last state: within" in comparison.same()
 
 
-def test_floors_are_of_the_whole_work() -> None:
+def test_floors_cover_the_whole_work() -> None:
     assert simulation.shared_floor(lambda: time.sleep(0.1)).seconds() >= 0.1 / simulation.CPUS
     arrays = loading._hdf5_arrays(loading.FOLDER / "square_starter.hdf5")
     assert len(arrays) == 40 * (1 + len(observation_keys("square")))
 
 
-def test_a_peer_that_does_other_work_is_found_out() -> None:
+def test_differing_work_of_a_peer_is_detected() -> None:
     (comparison, _) = simulation.pusht_comparisons(1, 1)
     work = comparison.same.__self__  # type: ignore[attr-defined]
     with pytest.raises(DiffersError, match="observations"):
@@ -105,7 +105,7 @@ def test_rows_of_other_machines_stay_and_those_of_this_one_are_replaced(tmp_path
     assert "<svg" in (tmp_path / "benchmarks.svg").read_text(encoding="utf-8")
 
 
-def test_words_choose_contests_and_a_difference_leaves_its_row_out(capsys: pytest.CaptureFixture[str]) -> None:
+def test_words_select_comparisons_and_differing_ones_are_left_out(capsys: pytest.CaptureFixture[str]) -> None:
     def same() -> str:
         raise DiffersError("losses")
 

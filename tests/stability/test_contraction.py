@@ -44,7 +44,7 @@ def test_no_certificate_of_a_random_system_is_broken() -> None:
     assert min(seen["contraction_step", status] for status in ("certified", "refuted")) > 20
 
 
-def test_a_line_has_the_rate_that_its_slopes_say() -> None:
+def test_rate_and_ratio_of_a_scalar_system_follow_from_its_slopes() -> None:
     # slopes of −3x + 2 tanh(x) lie in (−3, −1]: rate 1, and an Euler step of 0.1 shrinks by 0.9 at most
     line = scalar(-3, 2, "tanh")
     assert largest_rate(line, 1e-3).claim["rate"] == pytest.approx(1, abs=2e-3)
@@ -59,7 +59,7 @@ def test_a_leaky_function_contracts_by_its_lower_slope() -> None:
     assert certify_flow(scalar(0, -1, "relu"), 0.001).status == "refuted"
 
 
-def test_at_the_very_edge_nothing_is_certified() -> None:
+def test_boundary_rate_is_not_certified() -> None:
     # with P = Γ = 1, x' = −2x + tanh(x) satisfies the inequality if and only if rate < 1
     line, one = scalar(-2, 1, "tanh"), np.ones((1, 1))
     assert certify_flow(line, 1 - 1e-12, one, one[0]).status == "certified"
@@ -107,8 +107,8 @@ def test_contraction_of_the_flow_does_not_survive_a_long_step() -> None:
     assert certify_step(fast, 0.81, 0.05).status == "certified"
 
 
-def test_a_given_norm_is_judged_by_itself() -> None:
-    # contracts, but first grows in the Euclidean norm: a pair refutes that norm only, which is no refutation
+def test_pair_in_a_given_norm_refutes_that_norm_only() -> None:
+    # contracts, but first grows in the Euclidean norm: a pair refutes that norm only
     sheared = System([[-1, 4], [0, -1]], (np.zeros((2, 1)),), (np.ones((1, 2)),), ("tanh",))
     assert certify_flow(sheared, 0.5).status == "certified"
     found = certify_flow(sheared, 0.5, np.eye(2), np.ones(1))
@@ -129,7 +129,7 @@ def test_a_given_norm_is_judged_by_itself() -> None:
 
 
 @pytest.mark.parametrize("n", [32, 320])
-def test_the_best_claim_in_the_norm_of_a_construction_is_no_worse(n: int) -> None:
+def test_best_claim_in_a_constructions_norm_is_at_least_its_promise(n: int) -> None:
     torch.manual_seed(n)
     flow = ContractingFlow(n, [n], ["tanh"], 0.7)
     found = largest_rate_in(flow.system(), *flow.witness())
@@ -139,7 +139,7 @@ def test_the_best_claim_in_the_norm_of_a_construction_is_no_worse(n: int) -> Non
     assert best.status == "certified" and best.claim["ratio"] <= 0.95
 
 
-def test_the_best_claim_in_a_norm_is_the_best() -> None:
+def test_best_claim_in_a_norm_is_optimal() -> None:
     # in P = 1, x' = −3x + 2 tanh(x): rate 1, and 0.9 for a step of 0.1, by the right multiple of any multiplier
     line, one = scalar(-3, 2, "tanh"), np.ones((1, 1))
     for gamma in (1e-2, 1.0, 300.0):
@@ -155,7 +155,7 @@ def test_the_best_claim_in_a_norm_is_the_best() -> None:
 
 
 @pytest.mark.parametrize("slow", [-5e-3, -1e-6])
-def test_a_ratio_next_to_one_is_still_below_it(slow: float) -> None:
+def test_ratio_of_a_slow_system_stays_below_one(slow: float) -> None:
     found = smallest_ratio(scalar(slow, 0, "tanh"), 0.1)
     assert found.status == "certified" and 1 + 0.1 * slow <= found.claim["ratio"] < 1
     assert input_gain(found)["P"] < 1.3 / -slow
@@ -171,7 +171,7 @@ def test_a_step_implies_the_flow_and_shorter_steps() -> None:
             assert expanding_pair(system, 1 - 0.4 * 0.03, P=P, step=0.04) is None
 
 
-def test_shared_blocks_prove_the_whole() -> None:
+def test_certificate_of_a_block_proves_the_block_diagonal_system() -> None:
     block = random_system(1)
     found = certify_flow(block, 0.01)
     assert found.status == "certified"
@@ -188,6 +188,6 @@ def test_shared_blocks_prove_the_whole() -> None:
 @pytest.mark.parametrize(
     "call", [lambda s: certify_flow(s, 0.0), lambda s: certify_step(s, 1.1, 0.1), lambda s: certify_step(s, 0.9, -0.1)]
 )
-def test_claims_without_sense_are_refused(call: object) -> None:
+def test_invalid_claims_are_refused(call: object) -> None:
     with pytest.raises(ValueError, match="allowed"):
         call(scalar(-1, 0.5, "tanh"))  # type: ignore[operator]

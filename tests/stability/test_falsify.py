@@ -1,4 +1,4 @@
-"""The falsifier: finds what is there to find, and what it finds is so."""
+"""The falsifier finds existing counterexamples and no false ones."""
 
 import numpy as np
 import pytest
@@ -37,7 +37,7 @@ def test_climbing_rises_along_the_true_gradient(step: float | None, in_norm: boo
     assert (after >= before).all() and after.max() > before.max()
 
 
-def test_pairs_are_found_in_the_norm_and_beyond_it() -> None:
+def test_expanding_pairs_are_found_up_to_the_true_rate() -> None:
     system = System([[-1.0]], ([[2.0]],), ([[1.0]],), ("tanh",))
     found = expanding_pair(system, 0.9, P=np.eye(1))
     assert found is not None and found.kind == "pair"
@@ -65,7 +65,7 @@ def test_kinks_are_no_counterexamples() -> None:
     assert expanding_pair(system, -1.1) is not None
 
 
-def test_a_slow_system_diverges_within_its_bound() -> None:
+def test_slow_system_diverges_within_its_certified_gain() -> None:
     slow = System(np.diag([-1e-3, -10.0]), (np.zeros((2, 1)),), (np.ones((1, 2)),), ("tanh",))
     found = certify_flow(slow, 9e-4)
     assert found.status == "certified" and diverging_input(slow) is not None
@@ -78,7 +78,7 @@ def test_a_slow_system_diverges_within_its_bound() -> None:
     assert diverging_input(line, 2.0, bound=2.0) is None
 
 
-def test_what_only_euler_steps_exceed_is_no_counterexample() -> None:
+def test_excess_of_euler_steps_is_no_counterexample_of_the_flow() -> None:
     # nearly a rotation: Euler steps swing further than the flow does
     turning = System([[-0.01, 1.0], [-1.0, -0.01]], (np.zeros((2, 1)),), (np.ones((1, 2)),), ("tanh",))
     furthest = 1 + np.exp(-0.01 * np.pi)  # under a constant input of size 1
@@ -99,7 +99,7 @@ def test_a_false_gain_is_broken_by_an_input() -> None:
 
 
 @pytest.mark.parametrize("n", [32, 320])
-def test_a_cross_check_finds_nothing_against_a_chunk_that_contracts(n: int) -> None:
+def test_cross_check_passes_for_a_contracting_chunk(n: int) -> None:
     torch.manual_seed(0)
     euler = ContractingStep(n, [n], ["tanh"], 1 / 16, 0.95)
     found = certify_step(euler.system(), 0.95, 1 / 16, *euler.witness())
@@ -107,6 +107,6 @@ def test_a_cross_check_finds_nothing_against_a_chunk_that_contracts(n: int) -> N
     cross_check(found, found.system)
 
 
-def test_inputs_that_lead_to_infinity() -> None:
+def test_bounded_input_that_diverges_is_found() -> None:
     assert diverging_input(System([[0.1]], ([[-1.0]],), ([[1.0]],), ("tanh",)), size=2.0) is not None
     assert diverging_input(System([[-1.0]], ([[2.0]],), ([[1.0]],), ("tanh",))) is None

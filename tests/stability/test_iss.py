@@ -1,4 +1,4 @@
-"""Input-to-state stability: what the theorem proves, and what it must not be asked."""
+"""Input-to-state stability: certified, refuted and excluded systems."""
 
 import numpy as np
 import pytest
@@ -12,10 +12,7 @@ from pipeline.stability.iss import certify_iss, iss_from_contraction
 from pipeline.stability.parameterization import ContractingFlow
 from pipeline.stability.recheck import recheck
 from pipeline.stability.system import System
-
-
-def scalar(a0: float, a: float, function: str) -> System:
-    return System([[a0]], ([[a]],), ([[1.0]],), (function,))
+from tests.stability.test_contraction import scalar
 
 
 def test_positive_feedback_needs_the_slopes() -> None:
@@ -24,7 +21,7 @@ def test_positive_feedback_needs_the_slopes() -> None:
     assert certify_iss(line, use_slopes=False).status == "unknown"
 
 
-def test_negative_feedback_that_is_unbounded_needs_no_linear_part() -> None:
+def test_unbounded_negative_feedback_needs_no_linear_part() -> None:
     found = certify_iss(scalar(0, -1, "leaky_relu"))
     assert found.status == "certified" and recheck(found.to_dict()) == "certified"
     # bounded feedback gives way to a large input
@@ -33,7 +30,7 @@ def test_negative_feedback_that_is_unbounded_needs_no_linear_part() -> None:
     assert diverging_input(scalar(0, -1, "arctan"), size=3.0) is not None
 
 
-def test_without_input_all_must_come_to_rest_at_the_origin() -> None:
+def test_other_states_at_rest_refute_iss() -> None:
     unstable = certify_iss(scalar(-1, 2, "tanh"))
     assert unstable.status == "refuted" and unstable.counterexample is not None
     assert recheck(unstable.to_dict()) == "refuted"
@@ -77,7 +74,7 @@ def test_contraction_implies_stability() -> None:
 
 
 def test_relu_is_refused_since_the_theorem_is_false_of_it() -> None:
-    # x' = −relu(x) + g drifts to −∞, and yet these matrices satisfy all that the theorem asks
+    # x' = −relu(x) + g drifts to −∞ though matrices exist that satisfy the theorem's conditions
     drifting = scalar(0, -1, "relu")
     with pytest.raises(ValueError, match="functions: given relu, allowed: strictly increasing"):
         certify_iss(drifting)
@@ -90,7 +87,7 @@ def test_relu_is_refused_since_the_theorem_is_false_of_it() -> None:
     assert found is not None and found.y[0] < -1000 and found.g[0] == -1
 
 
-def test_a_false_certificate_is_broken() -> None:
+def test_false_iss_certificate_is_broken() -> None:
     true = certify_iss(scalar(-2, 0.5, "tanh"))
     worse = scalar(-0.1, 0.5, "tanh")
     false = Certificate("iss", "certified", worse, {}, true.witness)

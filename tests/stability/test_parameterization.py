@@ -1,4 +1,4 @@
-"""Stable systems to train: contracting whatever the parameters, and penalties that vanish where they should."""
+"""Trainable stable systems contract for all parameters; penalties vanish exactly where a proof holds."""
 
 import numpy as np
 import pytest
@@ -49,28 +49,19 @@ def test_every_draw_contracts_as_promised(kind: torch.dtype, scale: float) -> No
         assert issue("contraction_step", euler.system(), claim, {"P": P, "gamma": gamma}).status == "certified", draw
 
 
-def test_the_margin_is_what_rounding_needs() -> None:
-    # without it, parameters without slack of their own (B = 0) leave the proof nothing
+def test_without_margin_rounding_prevents_the_proof() -> None:
+    # B = 0 leaves no slack but the margin
     flow = ContractingFlow(4, [3], ["tanh"], 1.0, margin=1e-18).double()
     with torch.no_grad():
         flow.B.zero_()
-    assert issue(
-        "contraction", flow.system(), {"rate": 1.0}, dict(zip(("P", "gamma"), flow.witness(), strict=True))
-    ).status == ("unknown")
-
-
-def test_a_whole_chunk_is_certified_without_a_search() -> None:
-    torch.manual_seed(0)
-    flow = ContractingFlow(320, [320], ["tanh"], 0.7)
-    assert certify_flow(flow.system(), 0.7, *flow.witness()).status == "certified"
-    euler = ContractingStep(320, [320], ["tanh"], 1 / 16, 0.95)
-    assert certify_step(euler.system(), 0.95, 1 / 16, *euler.witness()).status == "certified"
+    witness = dict(zip(("P", "gamma"), flow.witness(), strict=True))
+    assert issue("contraction", flow.system(), {"rate": 1.0}, witness).status == "unknown"
 
 
 @pytest.mark.parametrize(
     "make", [lambda: ContractingFlow(5, [4], ["tanh"], 0.7), lambda: ContractingStep(5, [4], ["tanh"], 0.1, 0.95)]
 )
-def test_a_new_one_is_well_conditioned_and_all_its_parameters_learn(make: type) -> None:
+def test_initial_systems_are_well_conditioned_and_all_parameters_have_gradients(make: type) -> None:
     torch.manual_seed(0)
     module = make()
     A0, A, W = module.matrices()
@@ -81,7 +72,7 @@ def test_a_new_one_is_well_conditioned_and_all_its_parameters_learn(make: type) 
     assert still == set()
 
 
-def test_the_gradient_through_the_constructions_is_right() -> None:
+def test_gradients_of_the_constructions_are_correct() -> None:
     for module in (ContractingFlow(2, [2], ["tanh"], 0.7), ContractingStep(2, [2], ["tanh"], 0.1, 0.95)):
         drawn(module.double(), 0.3)
         names, values = zip(*module.named_parameters(), strict=True)
@@ -108,7 +99,7 @@ def test_diagonal_dominance_bounds_the_infinity_norm_and_no_more() -> None:
     assert found.item() == pytest.approx(0.25)
     found.backward()
     assert A0.grad is not None and A0.grad.tolist() == [[0, 0], [1, 1]]
-    # zero, and yet the system grows: the penalty knows nothing of A_1
+    # the penalty is zero though the system grows, since it ignores A_1
     system = UnconstrainedSystem(2, [2], ["tanh"])
     with torch.no_grad():
         system.A0.copy_(-2 * torch.eye(2))
@@ -159,7 +150,7 @@ def test_descending_the_penalty_ends_in_a_certificate(of_step: bool) -> None:
     assert found.status == "certified"
 
 
-def test_penalty_gradients_are_right() -> None:
+def test_penalty_gradients_are_correct() -> None:
     torch.manual_seed(0)
     module = drawn(UnconstrainedSystem(2, [2], ["tanh"]).double(), 0.7)
     A0, A, W = module.matrices()

@@ -1,4 +1,4 @@
-"""Certificates in JSON: complete, redone by anyone, and not believed when changed."""
+"""Certificates in JSON: complete proofs, rechecked independently, rejected when changed."""
 
 import json
 import math
@@ -64,7 +64,7 @@ def test_a_changed_certificate_is_rejected(certificates: dict[str, dict], name: 
         assert changed("claim", "ratio", by=lambda ratio: 0.5 * ratio) == "unknown"
 
 
-def test_radii_below_zero_prove_nothing() -> None:
+def test_negative_radii_prove_nothing() -> None:
     # x' = −x + 2 tanh(x) expands at 0; the slopes "between" 3 and −3 would prove a region around it
     claim = {"rate": 0.5, "level": 8.0, "input_radius": 1.0}
     witness = {"P": np.eye(1), "gamma": np.array([3.0]), "center": np.zeros(1), "radii": np.array([-3.0])}
@@ -109,7 +109,7 @@ def test_no_broken_witness_is_certified(certificates: dict[str, dict], name: str
 
 
 @pytest.mark.parametrize("name", [name for name in MAKE if name != "iss"])
-def test_no_senseless_claim_is_certified(certificates: dict[str, dict], name: str) -> None:
+def test_invalid_claims_of_a_certificate_raise(certificates: dict[str, dict], name: str) -> None:
     claim = certificates[name]["claim"]
     for key, value in claim.items():
         for wrong in (0.0, -value, *WRONG, True, str(value), None, [value], 10**400, 1e-310):
@@ -117,7 +117,7 @@ def test_no_senseless_claim_is_certified(certificates: dict[str, dict], name: st
                 recheck(certificates[name] | {"claim": claim | {key: wrong}})
         with pytest.raises(ValueError, match="claim: given"):
             recheck(certificates[name] | {"claim": {other: one for other, one in claim.items() if other != key}})
-    # what a report would print although nothing proves it
+    # a report would print it, though nothing proves it
     with pytest.raises(ValueError, match="claim: given"):
         recheck(certificates[name] | {"claim": claim | {"guess": 0.1}})
 
@@ -180,7 +180,7 @@ def test_no_broken_counterexample_refutes(wrong: float) -> None:
         recheck(written | {"claim": {"rate": wrong}})
 
 
-def test_a_refutation_is_redone_too() -> None:
+def test_refutations_are_rechecked() -> None:
     written = json.loads(json.dumps(certify_flow(LINE, 0.1).to_dict()))
     assert written["status"] == "refuted" and recheck(written) == "refuted"
     written["counterexample"]["x"] = [1.9]
@@ -190,7 +190,7 @@ def test_a_refutation_is_redone_too() -> None:
         issue("guess", SYSTEM, {}, {})
 
 
-def test_the_lines_of_the_guide_redo_a_proof(tmp_path: Path) -> None:
+def test_readme_example_rechecks_a_proof(tmp_path: Path) -> None:
     guide = (ROOT / "pipeline/stability/README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(import json\n.*?)```", guide, re.DOTALL)
     assert len([line for line in code.splitlines() if line.strip() and not line.startswith("import")]) <= 10

@@ -1,4 +1,4 @@
-"""Regions: two of them where there are two equilibria, no larger than they may be, and not left."""
+"""Contraction regions: one per stable equilibrium, tight and forward invariant."""
 
 import numpy as np
 import pytest
@@ -31,7 +31,7 @@ def test_each_stable_equilibrium_has_a_region_and_the_unstable_one_has_none() ->
         assert recheck(found.to_dict()) == "certified"
 
 
-def test_a_region_is_not_left_and_contracts_under_changing_inputs() -> None:
+def test_region_is_invariant_and_contracts_under_changing_inputs() -> None:
     center = equilibria(PLANE, np.zeros(2))[-1]
     found = certify_region(PLANE, center, 0.1)
     cross_check(found, PLANE)
@@ -55,7 +55,7 @@ def test_a_region_is_not_left_and_contracts_under_changing_inputs() -> None:
     assert (closer <= apart * np.exp(-0.1 * step * count) * 1.01).all()
 
 
-def test_a_region_said_to_be_larger_is_not_believed() -> None:
+def test_enlarged_region_is_rejected() -> None:
     written = certify_region(BISTABLE, equilibria(BISTABLE, np.zeros(1))[-1], 0.1).to_dict()
     wider = written | {"claim": written["claim"] | {"level": 1.1 * written["claim"]["level"]}}
     assert recheck(wider) == "unknown"

@@ -1,4 +1,4 @@
-"""System (7) with its numbers, and what its functions promise."""
+"""System (7): nonlinearities, field, Jacobian and JSON."""
 
 import json
 
@@ -36,13 +36,13 @@ def test_slopes_lie_within_their_bounds(name: str, a: float, b: float, low: floa
 
 @pytest.mark.parametrize("name", NONLINEARITIES)
 @pytest.mark.parametrize(("low", "high"), [(3.0, -3.0), (np.nan, 1.0), (0.0, np.nan)])
-def test_an_interval_turned_round_has_no_slopes(name: str, low: float, high: float) -> None:
+def test_slopes_on_a_reversed_interval_are_refused(name: str, low: float, high: float) -> None:
     with pytest.raises(ValueError, match="low, high: given low above high"):
         NONLINEARITIES[name].slopes_on(np.array([0.0, low]), np.array([1.0, high]))
 
 
 @pytest.mark.parametrize("name", NONLINEARITIES)
-def test_functions_are_what_torch_runs_and_derivatives_are_theirs(name: str) -> None:
+def test_functions_and_derivatives_match_torch(name: str) -> None:
     f, z = NONLINEARITIES[name], np.linspace(-4, 4, 101) + 1e-3
     assert f.function(z) == pytest.approx(ACTIVATIONS[name](torch.from_numpy(z)).numpy(), abs=1e-15)
     assert f.derivative(z) == pytest.approx((f.function(z + 1e-6) - f.function(z - 1e-6)) / 2e-6, abs=1e-6)
@@ -79,7 +79,7 @@ def test_json_keeps_every_bit() -> None:
         ({"W": (np.ones((2, 3)), np.ones((5, 3)))}, r"A\[1\], W\[1\]: given"),
     ],
 )
-def test_what_does_not_fit_is_refused(change: dict, message: str) -> None:
+def test_invalid_systems_are_refused(change: dict, message: str) -> None:
     s = system()
     with pytest.raises(ValueError, match=message):
         System(**({"A0": s.A0, "A": s.A, "W": s.W, "functions": s.functions} | change))

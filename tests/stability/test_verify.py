@@ -1,4 +1,4 @@
-"""Proofs of definiteness: true of what is proved, and not far from what is true."""
+"""Proofs of definiteness are sound and nearly tight."""
 
 from fractions import Fraction
 
@@ -18,7 +18,7 @@ def exact_product(a: np.ndarray, b: np.ndarray) -> list[list[Fraction]]:
 
 
 def exactly_positive_definite(matrix: list[list[Fraction]]) -> bool:
-    """By elimination in rational arithmetic."""
+    """Decide by elimination in rational arithmetic."""
     rows = [row[:] for row in matrix]
     for k in range(len(rows)):
         if rows[k][k] <= 0:
@@ -44,7 +44,7 @@ def test_products_and_sums_are_enclosed(seed: int, size: int, spread: float) -> 
 
 @given(st.integers(0, 10**6), st.integers(1, 5), st.floats(-17, -10))
 @settings(max_examples=80, deadline=None)
-def test_on_the_edge_nothing_false_is_proved(seed: int, size: int, exponent: float) -> None:
+def test_nearly_singular_matrices_are_never_wrongly_proved(seed: int, size: int, exponent: float) -> None:
     draw = np.random.default_rng(seed)
     root = draw.standard_normal((size, max(size - 1, 1)))
     matrix = np.tril(root @ root.T) + draw.choice([-1, 1]) * 10**exponent * np.eye(size)
@@ -54,7 +54,7 @@ def test_on_the_edge_nothing_false_is_proved(seed: int, size: int, exponent: flo
 
 
 @pytest.mark.parametrize("scale", [1e-200, 1.0, 1e200])
-def test_what_is_clearly_definite_is_proved_at_any_scale(scale: float) -> None:
+def test_definite_matrices_are_proved_at_any_scale(scale: float) -> None:
     root = np.random.default_rng(0).standard_normal((50, 80))
     matrix = scale * (root @ root.T)
     matrix = (matrix + matrix.T) / 2
@@ -78,7 +78,7 @@ def test_an_indefinite_or_singular_matrix_is_not_proved() -> None:
     assert is_positive_definite(Enclosure(np.eye(2), np.full((2, 2), 0.4)))
 
 
-def test_multipliers_of_very_different_size_do_not_drown() -> None:
+def test_badly_scaled_matrices_are_judged_correctly() -> None:
     assert is_positive_definite(np.array([[1e12, 1.0], [1.0, 1e-10]]))
     assert not is_positive_definite(np.array([[1e12, 1.0], [1.0, 0.9e-12]]))
 

@@ -1,7 +1,7 @@
-"""Trains a tiny net undisturbed, killed in many places and in two processes, and writes down what came out.
+"""Train a tiny net undisturbed, killed in many places and in two processes, and write the results.
 
-A program of its own (``python -m tests.training.drill FOLDER``), since it forks: torch is loaded once, and no thread of
-the test runner is forked along.
+Run as ``python -m tests.training.drill FOLDER``, since it forks: torch is loaded once, and no thread of the test runner
+is forked.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torch._dynamo  # an optimiser loads it on first use, in seconds: once here instead of once a fork
+import torch._dynamo  # loaded once here instead of in every fork, which takes seconds
 from torch import Tensor, nn
 
 from pipeline.flow.coupling import nearest
@@ -40,7 +40,7 @@ OPTIMIZATION = Optimization(
 )
 
 Sabotage = Callable[[], None]
-"""Prepares a process so that it will be killed somewhere."""
+"""Prepares a process to be killed at some point."""
 
 
 class Silent:
@@ -66,12 +66,12 @@ def make_objective(kind: str, generators: Generators) -> Objective:
         )
         add_lora(net, 4, 8.0, generators["lora"])
         return objective
-    # noise around the line, so that every stream of random numbers is in use
+    # path noise, so that every random stream is in use
     return FlowMatching(net, i_cfm(0.1), nearest(1), generators)
 
 
 def run(kind: str, folder: Path) -> None:
-    """One training run, resumed from what lies in ``folder``; leaves a digest of all that it made."""
+    """Train, resuming from ``folder``, and write a digest of the results there."""
     process = int(os.environ.get("RANK", "0"))
     generators = Generators(7, kind)
     objective = make_objective(kind, generators)
@@ -95,7 +95,7 @@ def run(kind: str, folder: Path) -> None:
         log=log,
         state_path=folder / "state.pt",
     )
-    if log.rows:  # the first process alone keeps a log
+    if log.rows:  # only the first process keeps a log
         log.write_csv(folder / f"log-{process}.csv")
     made = {
         "weights": digest(net),
@@ -114,7 +114,7 @@ def digest(net: nn.Module) -> str:
 
 
 def kill_at(owner: Any, name: str, call: int, *, after_half: bool = False) -> Sabotage:
-    """Kill the process at the ``call``-th call of ``owner.name``; with ``after_half``, of a half-written file."""
+    """Kill the process at the ``call``-th call of ``owner.name``; with ``after_half``, after half a file."""
 
     def prepare() -> None:
         original, calls = getattr(owner, name), 0
@@ -134,7 +134,7 @@ def kill_at(owner: Any, name: str, call: int, *, after_half: bool = False) -> Sa
 
 
 def spawn(kind: str, folder: Path, processes: int = 1, sabotage: Sabotage = lambda: None) -> list[int]:
-    """Train in forked processes; the last one is sabotaged, and the others do not outlive it. Their pids."""
+    """Train in forked processes, the last of them sabotaged, and return their pids."""
     folder.mkdir(exist_ok=True)
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -160,7 +160,7 @@ def spawn(kind: str, folder: Path, processes: int = 1, sabotage: Sabotage = lamb
 
 
 def wait(pids: list[int]) -> list[int]:
-    """Exit codes, negative for a signal; once one process failed the others are killed."""
+    """Return exit codes, negative for a signal; kill the other processes once one failed."""
     codes: dict[int, int] = {}
     for pid in reversed(pids):
         codes[pid] = os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
@@ -182,7 +182,7 @@ def main(root: Path) -> None:
         made = [
             json.loads((folder / f"made-{process}.json").read_text(encoding="utf-8")) for process in range(processes)
         ]
-        results[name] = {"codes": codes, "made": made, "files": sorted(file.name for file in folder.iterdir())}
+        results[name] = {"codes": codes, "made": made}
 
     for kind in ("mle", "flow_matching"):
         began = time.monotonic()

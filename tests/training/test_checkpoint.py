@@ -1,15 +1,16 @@
-"""Model files: a model comes back to the bit, and any other file is refused in one line."""
+"""Checkpoints restore models exactly; other files are refused in one line."""
 
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.settings.schema import DataSettings, MlpSettings
+from pipeline.settings.schema import MlpSettings
 from pipeline.tasks.loader import own_families, own_tasks
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.checkpoint import (
@@ -22,15 +23,9 @@ from pipeline.training.checkpoint import (
     save_policy,
 )
 from pipeline.utils.errors import UserError
+from tests.training.helpers import data_settings
 
-DATA = DataSettings(
-    dataset="pusht_starter",
-    observation="pose",
-    n_obs_steps=2,
-    horizon=4,
-    n_action_steps=2,
-    validation_fraction=0.1,
-)
+DATA = data_settings()
 NET = MlpSettings(kind="mlp", width=8, depth=1, expansion=2, time_features=4)
 RECORD = CheckpointMetadata(
     scale="starter",
@@ -53,7 +48,7 @@ def model() -> FlowPolicy:
 
 
 def refusal(path: Path) -> str:
-    """The one line that loading ``path`` fails with."""
+    """Return the line with which loading ``path`` fails, without the path."""
     with pytest.raises(UserError) as raised:
         load_policy(path)
     line = str(raised.value)
@@ -62,7 +57,7 @@ def refusal(path: Path) -> str:
     return line.removeprefix(f"{path}: ")
 
 
-def test_rounded_weights_come_back_from_half_the_size(tmp_path: Path) -> None:
+def test_rounded_weights_survive_half_precision_storage(tmp_path: Path) -> None:
     policy = model()
     round_weights(policy.net)
     save_policy(tmp_path / "half.safetensors", policy, RECORD, half=True)
@@ -74,7 +69,7 @@ def test_rounded_weights_come_back_from_half_the_size(tmp_path: Path) -> None:
     assert {tensor.dtype for name, tensor in stored.items() if name.startswith("net.")} == {torch.float16}
 
 
-def test_a_model_comes_back_to_the_bit_with_its_normalisers_and_record(tmp_path: Path) -> None:
+def test_checkpoint_round_trip_restores_weights_normalisers_and_metadata(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     policy = model()
     save_policy(path, policy, RECORD)
@@ -93,22 +88,17 @@ def header(path: Path) -> dict[str, object]:
         return json.loads(json.loads(file.read(int.from_bytes(file.read(8), "little")))["__metadata__"]["flowtune"])
 
 
-def test_the_solver_is_kept_and_named_only_where_it_is_not_eulers(tmp_path: Path) -> None:
-    save_policy(tmp_path / "euler", model(), RECORD)
-    assert "solver" not in header(tmp_path / "euler")
-    save_policy(tmp_path / "heun", model(), replace(RECORD, solver="heun"))
-    assert header(tmp_path / "heun")["solver"] == "heun"
-    policy, record = load_policy(tmp_path / "heun")
-    assert policy.solver == record.solver == "heun"
-    assert load_policy(tmp_path / "euler")[0].solver == "euler"
-
-
-def test_the_temperature_is_kept_and_named_only_where_it_is_not_1(tmp_path: Path) -> None:
-    save_policy(tmp_path / "whole", model(), RECORD)
-    assert "temperature" not in header(tmp_path / "whole")
-    save_policy(tmp_path / "half", model(), replace(RECORD, temperature=0.5))
-    policy, record = load_policy(tmp_path / "half")
-    assert policy.temperature == record.temperature == 0.5
+@pytest.mark.parametrize(("name", "usual", "other"), [("solver", "euler", "heun"), ("temperature", 1.0, 0.5)])
+def test_solver_and_temperature_are_stored_only_where_not_the_default(
+    name: str, usual: Any, other: Any, tmp_path: Path
+) -> None:
+    save_policy(tmp_path / "usual", model(), RECORD)
+    assert name not in header(tmp_path / "usual")
+    assert getattr(load_policy(tmp_path / "usual")[0], name) == usual
+    save_policy(tmp_path / "other", model(), replace(RECORD, **{name: other}))
+    assert header(tmp_path / "other")[name] == other
+    policy, record = load_policy(tmp_path / "other")
+    assert getattr(policy, name) == getattr(record, name) == other
 
 
 def test_a_model_of_an_unknown_solver_is_refused(tmp_path: Path) -> None:

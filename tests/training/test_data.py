@@ -1,4 +1,4 @@
-"""From demonstrations to tensors: what is held out stays out, and a saved file is what was prepared."""
+"""Preparation of demonstrations: held-out episodes, normalisation statistics and files."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,25 +7,18 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.settings.schema import DataSettings
 from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.training.data import PreparedData, prepare
 from pipeline.utils.errors import UserError
+from tests.training.helpers import data_settings
 
-SETTINGS = DataSettings(
-    dataset="pusht_starter",
-    observation="pose",
-    n_obs_steps=2,
-    horizon=4,
-    n_action_steps=2,
-    validation_fraction=0.3,
-)
+SETTINGS = data_settings(validation_fraction=0.3)
 LENGTHS = [5, 8, 3, 6, 7, 4]
 ENDS = np.cumsum(LENGTHS)
 
 
 def demonstrations() -> Demonstrations:
-    """Six episodes; every number of episode e lies in [100 e, 100 e + 50)."""
+    """Return six episodes; every number of episode e lies in [100 e, 100 e + 50)."""
     generator = np.random.default_rng(0)
     episode = np.repeat(np.arange(6), LENGTHS)[:, None]
     state = 100 * episode + generator.uniform(0, 50, (ENDS[-1], 5))
@@ -42,7 +35,7 @@ def episodes_of(data: PreparedData, *, held_out: bool) -> set[int]:
     return {int(value) for value in torch.unique(data.action_normalizer.denormalize(action).add(0.01).div(100).floor())}
 
 
-def test_episodes_are_whole_on_one_side_and_all_windows_are_kept() -> None:
+def test_split_keeps_episodes_whole_and_every_window() -> None:
     data = prepare(demonstrations(), SETTINGS, identity, seed=0)
     training, held_out = episodes_of(data, held_out=False), episodes_of(data, held_out=True)
     assert (training | held_out, training & held_out) == (set(range(6)), set())
@@ -69,7 +62,7 @@ def test_held_out_episodes_do_not_leak_into_the_statistics() -> None:
     assert other.held_out_action.abs().min() > 100
 
 
-def test_conditions_and_actions_belong_together() -> None:
+def test_conditions_and_actions_come_from_the_same_rows() -> None:
     given = demonstrations()
     data = prepare(given, SETTINGS, lambda states: states, seed=0)
     observed = data.observation_normalizer.denormalize(data.condition.view(-1, 2, 5))
@@ -79,8 +72,10 @@ def test_conditions_and_actions_belong_together() -> None:
         np.testing.assert_allclose(given.action[row], first, atol=1e-3)
 
 
-def test_what_is_saved_is_loaded_and_equal_data_give_equal_bytes(tmp_path: Path) -> None:
-    data = prepare(demonstrations(), SETTINGS, identity, seed=0)
+@pytest.mark.parametrize("offline", [False, True])
+def test_prepared_data_round_trip_and_equal_data_give_equal_bytes(offline: bool, tmp_path: Path) -> None:
+    settings = SETTINGS.model_copy(update={"validation_fraction": 0.5, "horizon": 2})
+    data = prepare(demonstrations(), settings, identity, seed=0, offline=offline)
     data.save(tmp_path / "a.npz")
     data.save(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
@@ -90,15 +85,18 @@ def test_what_is_saved_is_loaded_and_equal_data_give_equal_bytes(tmp_path: Path)
     for name in ("observation_normalizer", "action_normalizer"):
         assert torch.equal(getattr(loaded, name).offset, getattr(data, name).offset)
         assert torch.equal(getattr(loaded, name).scale, getattr(data, name).scale)
+    assert (data.reported is not None) == (loaded.reported is not None) == offline
+    for name, array in vars(data.reported).items() if data.reported else ():
+        np.testing.assert_array_equal(getattr(loaded.reported, name), array)
 
 
-def test_a_share_that_leaves_nothing_to_train_on_is_refused() -> None:
+def test_validation_fraction_without_training_episodes_is_refused() -> None:
     settings = SETTINGS.model_copy(update={"validation_fraction": 0.95})
     with pytest.raises(UserError, match=r"^validation_fraction: given 0.95, allowed: a share of the 6 episodes"):
         prepare(demonstrations(), settings, identity, seed=0)
 
 
-def test_of_an_offline_task_the_reported_episodes_choose_nothing_and_train_nothing() -> None:
+def test_offline_split_keeps_reported_episodes_out_of_training_and_selection() -> None:
     settings = SETTINGS.model_copy(update={"validation_fraction": 0.5, "horizon": 2})
     data = prepare(demonstrations(), settings, identity, seed=0, offline=True)
     assert data.reported is not None
@@ -116,18 +114,7 @@ def test_of_an_offline_task_the_reported_episodes_choose_nothing_and_train_nothi
     assert len(data.reported.row) == sum(LENGTHS[episode] - 2 for episode in reported)
 
 
-def test_the_episodes_to_report_on_are_saved(tmp_path: Path) -> None:
-    settings = SETTINGS.model_copy(update={"validation_fraction": 0.5, "horizon": 2})
-    data = prepare(demonstrations(), settings, identity, seed=0, offline=True)
-    data.save(tmp_path / "a.npz")
-    loaded = PreparedData.load(tmp_path / "a.npz")
-    assert data.reported is not None and loaded.reported is not None
-    for name, array in vars(data.reported).items():
-        np.testing.assert_array_equal(getattr(loaded.reported, name), array)
-    assert prepare(demonstrations(), SETTINGS, identity, seed=0).reported is None
-
-
-def test_of_a_time_series_the_last_episodes_are_held_out_and_no_window_is_padded() -> None:
+def test_time_series_split_holds_out_the_last_episodes_without_padding() -> None:
     settings = SETTINGS.model_copy(update={"validation_fraction": 0.5, "horizon": 2})
     data = prepare(demonstrations(), settings, identity, seed=0, offline=True, series=True)
     assert data.reported is not None
@@ -136,7 +123,7 @@ def test_of_a_time_series_the_last_episodes_are_held_out_and_no_window_is_padded
     assert len(data.action) == sum(LENGTHS[episode] - 2 for episode in range(3))
 
 
-def test_episodes_that_are_too_few_or_too_short_to_report_on_are_refused() -> None:
+def test_too_few_or_too_short_reported_episodes_are_refused() -> None:
     def refused(line: str, **changes: float) -> None:
         with pytest.raises(UserError, match=line):
             prepare(demonstrations(), SETTINGS.model_copy(update=changes), identity, seed=0, offline=True)

@@ -1,80 +1,44 @@
-"""The coupling decides whether fine-tuning keeps two modes, and the diversity monitor shows it."""
+"""The diversity monitor compares spread and errors with the base model's, for fields in closed form."""
 
 import pytest
 import torch
+from torch import Tensor, nn
 
-from pipeline.evaluation.policy import FlowPolicy
-from pipeline.flow.coupling import make_coupling
-from pipeline.flow.path import i_cfm
-from pipeline.nets.mlp import MLP
-from pipeline.settings.schema import Optimization
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.data import PreparedData
-from pipeline.training.diversity_monitor import DiversityMonitor
-from pipeline.training.loop import Batches, train
-from pipeline.training.mle import Reconstruction
-from pipeline.training.pretrain import FlowMatching
-from pipeline.utils.seeding import Generators
+from pipeline.training.diversity_monitor import REFERENCE_NFE, DiversityMonitor
+from tests.training.helpers import vector_policy
 
 
-def two_modes() -> PreparedData:
-    """Points (1, 2) samples wide, at (+1, c) or (−1, −c) for a condition c."""
+class Straight(nn.Module):
+    """Takes noise straight to the sign of its first component, or to one sign, at any number of Euler steps."""
+
+    def __init__(self, sign: float | None = None) -> None:
+        super().__init__()
+        self.sign = sign
+
+    def forward(self, t: Tensor, x: Tensor, _condition: Tensor) -> Tensor:
+        mode = torch.sign(x[:, :1, :1]) if self.sign is None else self.sign
+        return (mode - x) / (1 - t)[:, None, None]
+
+
+def monitor() -> DiversityMonitor:
+    """Return a monitor of a base model that has both modes of the data, ±1 with deviation 0.05."""
     generator = torch.Generator().manual_seed(0)
-    condition = 2 * torch.rand(1200, 1, generator=generator) - 1
-    sign = torch.randint(0, 2, (1200, 1), generator=generator) * 2.0 - 1
-    action = (torch.cat([sign, sign * condition], dim=1) + 0.05 * torch.randn(1200, 2, generator=generator))[:, None]
-    return PreparedData(condition[200:], action[200:], condition[:200], action[:200], Normalizer(1), Normalizer(2))
+    sign = torch.randint(0, 2, (200, 1, 1), generator=generator) * 2.0 - 1
+    action, nothing = sign + 0.05 * torch.randn(200, 1, 2, generator=generator), torch.zeros(200, 1)
+    data = PreparedData(nothing, action, nothing, action, Normalizer(1), Normalizer(2))
+    return DiversityMonitor(vector_policy(Straight(), action=2), data, seed=0)
 
 
-DATA = two_modes()
-
-
-def policy(net: torch.nn.Module) -> FlowPolicy:
-    return FlowPolicy(
-        net.cpu(), lambda states: states, Normalizer(1), Normalizer(2),
-        n_obs_steps=1, horizon=1, n_action_steps=1,
-    )  # fmt: skip
-
-
-def fit(objective: FlowMatching | Reconstruction, steps: int, lr: float) -> torch.nn.Module:
-    optimization = Optimization(
-        steps=steps,
-        batch_size=128,
-        lr=lr,
-        weight_decay=0.0,
-        warmup=20,
-        max_grad_norm=1.0,
-        ema_decay=0.9,
-        precision="fp32",
-    )
-    return train(objective, Batches(DATA.condition, DATA.action), optimization, objective.generators)
-
-
-@pytest.fixture(scope="module")
-def base() -> torch.nn.Module:
-    torch.manual_seed(0)
-    net = MLP(1, 2, 1, width=48, depth=2, expansion=2, time_features=16)
-    return fit(FlowMatching(net, i_cfm(0.0), make_coupling("independent", 1), Generators(0)), steps=700, lr=3e-3)
-
-
-def test_the_base_model_keeps_its_own_spread(base: torch.nn.Module) -> None:
-    reading = DiversityMonitor(policy(base), DATA, seed=0).measure(policy(base), nfe=16)
+def test_ratios_of_the_base_model_to_itself_are_one() -> None:
+    reading = monitor().measure(vector_policy(Straight(), action=2), REFERENCE_NFE)
     assert reading.spread_ratio == reading.best_of_k_ratio == reading.reconstruction_ratio == 1
-    assert reading.diversity.spread == pytest.approx(0.8, abs=0.2)
+    assert reading.diversity.spread == pytest.approx(1.0, abs=0.05)
 
 
-@pytest.mark.parametrize(("coupling", "kept"), [("independent", False), ("nearest", True)])
-def test_independent_pairs_collapse_the_modes_and_nearest_ones_keep_them(
-    base: torch.nn.Module, coupling: str, kept: bool
-) -> None:
-    monitor = DiversityMonitor(policy(base), DATA, seed=0)
-    net = MLP(1, 2, 1, width=48, depth=2, expansion=2, time_features=16)
-    net.load_state_dict(base.state_dict())
-    tuned = fit(Reconstruction(net, make_coupling(coupling, 8), 2, Generators(1)), steps=400, lr=2e-3)
-    reading = monitor.measure(policy(tuned), nfe=2)
-    if kept:
-        assert reading.spread_ratio > 0.8
-        assert reading.diversity.best_of_k < 0.2
-    else:
-        assert reading.spread_ratio < 0.3
-        assert reading.diversity.best_of_k > 0.4 and reading.best_of_k_ratio > 1.5
+def test_lost_mode_lowers_the_spread_and_raises_best_of_k() -> None:
+    kept, lost = (monitor().measure(vector_policy(Straight(sign), action=2), nfe=2) for sign in (None, 1.0))
+    assert kept.spread_ratio == pytest.approx(1, rel=1e-5) and kept.best_of_k_ratio == pytest.approx(1, rel=1e-3)
+    assert lost.spread_ratio < 1e-5 and lost.best_of_k_ratio > 10
+    assert lost.reconstruction_ratio == pytest.approx(1, abs=0.1)

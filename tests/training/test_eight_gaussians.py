@@ -1,4 +1,4 @@
-"""Eight Gaussians on a circle: the coupling decides how many survive fine-tuning, and the monitor shows it."""
+"""Eight Gaussians on a circle: the coupling decides how many modes survive fine-tuning."""
 
 import math
 from collections.abc import Callable
@@ -8,11 +8,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.evaluation.policy import FlowPolicy
 from pipeline.flow.coupling import independent, make_coupling
 from pipeline.flow.path import i_cfm
 from pipeline.nets.mlp import MLP
-from pipeline.settings.schema import Optimization
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.collapse_stopping import CollapseStopping
 from pipeline.training.data import PreparedData
@@ -21,6 +19,7 @@ from pipeline.training.loop import Batches, Objective, train
 from pipeline.training.mle import Reconstruction
 from pipeline.training.pretrain import FlowMatching
 from pipeline.utils.seeding import Generators
+from tests.training.helpers import optimization, vector_policy
 
 NFE = 2
 ANGLES = torch.arange(8) * math.pi / 4
@@ -28,7 +27,7 @@ CENTRES = 3 * torch.stack([ANGLES.cos(), ANGLES.sin()], dim=1)
 
 
 def draw(rows: int) -> PreparedData:
-    """Points about the centres, with deviation 0.2, and a condition that says nothing; a tenth is held out."""
+    """Return points around the centres, with deviation 0.2 and a constant condition; a tenth is held out."""
     generator = torch.Generator().manual_seed(0)
     mode = torch.randint(8, (rows,), generator=generator)
     x = (CENTRES[mode] + 0.2 * torch.randn(rows, 2, generator=generator))[:, None]
@@ -41,13 +40,6 @@ def draw(rows: int) -> PreparedData:
 DATA = draw(4000)
 
 
-def policy(net: nn.Module) -> FlowPolicy:
-    return FlowPolicy(
-        net.cpu(), lambda states: states, Normalizer(1), Normalizer(2),
-        n_obs_steps=1, horizon=1, n_action_steps=1,
-    )  # fmt: skip
-
-
 def fit(
     objective: Objective,
     generators: Generators,
@@ -57,20 +49,10 @@ def fit(
     ema_decay: float,
     look: Callable[[int, nn.Module], bool] = lambda _step, _net: True,
 ) -> nn.Module:
-    optimization = Optimization(
-        steps=steps,
-        batch_size=128,
-        lr=lr,
-        weight_decay=0.0,
-        warmup=20,
-        max_grad_norm=1.0,
-        ema_decay=ema_decay,
-        precision="fp32",
-    )
     return train(
         objective,
         Batches(DATA.condition, DATA.action),
-        optimization,
+        optimization(steps=steps, lr=lr, ema_decay=ema_decay),
         generators,
         milestones=range(0, steps + 1, 50),
         on_milestone=look,
@@ -79,7 +61,7 @@ def fit(
 
 @pytest.fixture(scope="module")
 def base() -> nn.Module:
-    """An I-CFM model, trained as the paper's are."""
+    """Train an I-CFM model."""
     torch.manual_seed(0)
     net = MLP(1, 2, 1, width=64, depth=1, expansion=2, time_features=16)
     generators = Generators(0)
@@ -87,48 +69,48 @@ def base() -> nn.Module:
     return fit(objective, generators, steps=1000, lr=3e-3, ema_decay=0.99)
 
 
-def fine_tuned(base: nn.Module, coupling: str, steps: int, told: list[str]) -> nn.Module:
-    """``told`` is what the guard says meanwhile."""
+def fine_tuned(base: nn.Module, coupling: str, steps: int, warnings: list[str]) -> nn.Module:
+    """Fine-tune a copy of ``base``; collapse warnings go to ``warnings``."""
     generators = Generators(1)
     objective = Reconstruction(deepcopy(base), make_coupling(coupling), NFE, generators, teacher_nfe=16)
-    monitor = DiversityMonitor(policy(base), DATA, seed=0)
+    monitor = DiversityMonitor(vector_policy(base, action=2), DATA, seed=0)
 
     def read(net: nn.Module) -> DiversityReading:
-        return monitor.measure(policy(net), NFE)
+        return monitor.measure(vector_policy(net, action=2), NFE)
 
-    stopping = CollapseStopping(read, read(base), steps, collapse_below=0.2, stop=False, warn=told.append)
+    stopping = CollapseStopping(read, read(base), steps, collapse_below=0.2, stop=False, warn=warnings.append)
     return fit(objective, generators, steps=steps, lr=1e-3, ema_decay=0.9, look=stopping.check)
 
 
 def mode_shares(net: nn.Module, nfe: int) -> Tensor:
-    """The share of samples that lie within 0.8, four deviations, of each centre: (8,)."""
+    """Return the share of samples within 0.8, four deviations, of each centre: (8,)."""
     noise = torch.randn(2000, 1, 2, generator=torch.Generator().manual_seed(7))
     with torch.no_grad():
-        samples = policy(net).sample(torch.zeros(2000, 1), noise, nfe)[:, 0]
+        samples = vector_policy(net, action=2).sample(torch.zeros(2000, 1), noise, nfe)[:, 0]
     return (torch.cdist(samples, CENTRES) < 0.8).float().mean(dim=0)
 
 
 def reading(base: nn.Module, net: nn.Module) -> DiversityReading:
-    return DiversityMonitor(policy(base), DATA, seed=0).measure(policy(net), NFE)
+    return DiversityMonitor(vector_policy(base, action=2), DATA, seed=0).measure(vector_policy(net, action=2), NFE)
 
 
 def test_the_base_model_has_eight_modes(base: nn.Module) -> None:
     assert mode_shares(base, 16).min() > 0.05
 
 
-def test_independent_pairs_lose_all_modes_within_200_steps_and_the_guard_says_so(base: nn.Module) -> None:
-    told: list[str] = []
-    net = fine_tuned(base, "independent", 200, told)
+def test_independent_coupling_loses_all_modes_within_200_steps_and_warns(base: nn.Module) -> None:
+    warnings: list[str] = []
+    net = fine_tuned(base, "independent", 200, warnings)
     assert mode_shares(net, NFE).max() < 0.01
     assert reading(base, net).spread_ratio < 0.1
-    assert told[0].startswith("the samples are collapsing: at step ")
+    assert warnings[0].startswith("the samples are collapsing: at step ")
 
 
 @pytest.mark.parametrize("coupling", ["nearest", "reflow"])
-def test_pairs_that_know_the_model_keep_all_modes_for_1000_steps(base: nn.Module, coupling: str) -> None:
-    told: list[str] = []
-    net = fine_tuned(base, coupling, 1000, told)
-    assert told == []
-    # what two steps of the base model itself do not reach
+def test_model_based_couplings_keep_all_modes_for_1000_steps(base: nn.Module, coupling: str) -> None:
+    warnings: list[str] = []
+    net = fine_tuned(base, coupling, 1000, warnings)
+    assert warnings == []
+    # two steps of the base model miss modes
     assert mode_shares(net, NFE).min() > 0.06 > mode_shares(base, NFE).min()
     assert reading(base, net).spread_ratio > 0.85

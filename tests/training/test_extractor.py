@@ -1,4 +1,4 @@
-"""The embedded classifier learns digits, and the same from the same seed."""
+"""The embedded classifier learns digits reproducibly."""
 
 import numpy as np
 import pytest
@@ -14,7 +14,7 @@ from pipeline.utils.errors import UserError
 
 @pytest.fixture(scope="module")
 def digits() -> tuple[Tensor, Tensor]:
-    """scikit-learn's 1797 digits, (N, 1, 8, 8) uint8 and (N,)."""
+    """Return scikit-learn's 1797 digits, (N, 1, 8, 8) uint8 and (N,)."""
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
@@ -24,7 +24,7 @@ def digits() -> tuple[Tensor, Tensor]:
 def trained(
     images: Tensor, labels: Tensor, steps: int, seed: int = 0, held_out: float = 0.1
 ) -> tuple[EmbeddedNet, float]:
-    """The classifier, and its accuracy on images held out."""
+    """Return the classifier and its accuracy on held-out images."""
     settings = ExtractorSettings(
         channels=16,
         features=64,
@@ -48,7 +48,7 @@ def test_digits_are_learned(digits: tuple[Tensor, Tensor]) -> None:
     assert accuracy(net, *digits) >= 0.99
 
 
-def test_the_seed_decides_everything(digits: tuple[Tensor, Tensor]) -> None:
+def test_seed_determines_weights_and_accuracy(digits: tuple[Tensor, Tensor]) -> None:
     torch.manual_seed(1)
     first = trained(*digits, steps=5)
     torch.manual_seed(2)
@@ -59,14 +59,14 @@ def test_the_seed_decides_everything(digits: tuple[Tensor, Tensor]) -> None:
     assert first[1] == same[1]
 
 
-def test_three_colours_and_a_larger_side() -> None:
+def test_classifier_takes_colour_images_of_32_pixels() -> None:
     images = torch.randint(256, (40, 3, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     net, _ = trained(images, torch.arange(40) % 4, steps=2)
     features, logits = net(images)
     assert (features.shape, logits.shape) == ((40, 64), (40, 4))
 
 
-def test_input_that_cannot_be_trained_on(digits: tuple[Tensor, Tensor]) -> None:
+def test_float_images_and_empty_training_sets_are_refused(digits: tuple[Tensor, Tensor]) -> None:
     images, labels = digits
     with pytest.raises(UserError, match=r"^images: given float32, allowed: uint8$"):
         trained(images.float(), labels, steps=1)

@@ -1,6 +1,7 @@
-"""Fine-tuning any module in one call: what it is called with, what comes back, and what is refused."""
+"""Fine-tuning any module in one call: arguments, result and refusals."""
 
 import warnings
+from collections.abc import Callable
 from copy import deepcopy
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -29,7 +30,7 @@ DATA, HELD_OUT = two_ways(2000, 0), two_ways(100, 1)
 
 
 class Plain(nn.Module):
-    """What a user may bring: any x and condition, flattened, with dropout. Notes what it is called with."""
+    """A user's field of any x and condition, flattened, with dropout. Records the conditions of its calls."""
 
     conditions: ClassVar[list[Tensor | None]] = []
 
@@ -46,7 +47,7 @@ class Plain(nn.Module):
 
 @pytest.fixture(scope="module")
 def base() -> nn.Module:
-    """A field trained by flow matching, as users do it."""
+    """Train a field by flow matching in a plain loop."""
     torch.manual_seed(0)
     field, (data, conditions) = Plain(), DATA
     optimizer = torch.optim.Adam(field.parameters(), lr=5e-3)
@@ -64,7 +65,15 @@ def weights(net: nn.Module) -> Tensor:
     return torch.cat([parameter.detach().flatten() for parameter in net.parameters()]).clone()
 
 
-def test_samples_come_nearer_to_the_data_and_stay_diverse(base: nn.Module) -> None:
+def interrupt_at(at: int) -> Callable[[dict[str, float], int], None]:
+    def log(_metrics: dict[str, float], step: int) -> None:
+        if step == at:
+            raise KeyboardInterrupt
+
+    return log
+
+
+def test_fine_tuning_moves_samples_to_the_data_and_keeps_diversity(base: nn.Module) -> None:
     before = weights(base)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
@@ -82,7 +91,7 @@ def test_samples_come_nearer_to_the_data_and_stay_diverse(base: nn.Module) -> No
 
 
 @pytest.mark.parametrize("on_collapse", ["stop", "warn"])
-def test_a_collapse_is_warned_of_and_not_returned_unless_asked_for(
+def test_collapse_warns_and_only_warn_mode_returns_collapsed_weights(
     base: nn.Module, on_collapse: Literal["stop", "warn"]
 ) -> None:
     arguments: dict[str, Any] = {"coupling": "independent", "steps": 200, "lr": 2e-3, "held_out": HELD_OUT}
@@ -94,7 +103,7 @@ def test_a_collapse_is_warned_of_and_not_returned_unless_asked_for(
     assert tuned.history[tuned.steps].spread_ratio > 0.2 or on_collapse == "warn"
 
 
-def test_a_collapse_of_lora_at_the_first_reading_goes_back_to_the_field_as_it_was(base: nn.Module) -> None:
+def test_lora_collapse_at_the_first_reading_restores_the_given_weights(base: nn.Module) -> None:
     arguments: dict[str, Any] = {"coupling": "independent", "steps": 300, "lr": 2e-2, "lora_rank": 8, "readings": 1}
     with pytest.warns(RuntimeWarning, match="at step 300 .*; the last healthy weights are kept"):
         tuned = fine_tune(base, DATA, nfe=2, held_out=HELD_OUT, **arguments)
@@ -133,7 +142,7 @@ def test_every_coupling_takes_any_shape(coupling: str, x1: Tensor, condition: Te
         }
 
 
-def test_batches_may_come_from_a_generator_without_end(base: nn.Module) -> None:
+def test_endless_generator_of_batches_is_accepted(base: nn.Module) -> None:
     def batches() -> Any:
         seed = 10
         while seed := seed + 1:
@@ -156,14 +165,14 @@ def test_training_runs_without_dropout_and_leaves_frozen_weights(base: nn.Module
     assert not torch.equal(weights(with_dropout.net), weights(base.net))
 
 
-def test_a_field_of_double_precision_is_trained_in_it(base: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_double_precision_field_stays_in_double_precision(base: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "has_bf16", lambda _kind: True)
     tuned = fine_tune(deepcopy(base).double(), DATA, nfe=1, steps=2, held_out=HELD_OUT)
     assert weights(tuned.net).dtype == torch.float64
 
 
 @pytest.mark.parametrize("began", ["bf16", "fp32"])
-def test_an_interrupted_run_goes_on_to_the_same_bits_on_another_machine_too(
+def test_resumed_run_equals_uninterrupted_on_machines_with_and_without_bf16(
     began: str, base: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(precision, "has_bf16", lambda _kind: began == "bf16")
@@ -173,12 +182,8 @@ def test_an_interrupted_run_goes_on_to_the_same_bits_on_another_machine_too(
     settings |= {"held_out": HELD_OUT, "readings": 3}
     undisturbed = fine_tune(base, DATA, **settings)
 
-    def pull_the_plug(_metrics: dict[str, float], step: int) -> None:
-        if step == 100:
-            raise KeyboardInterrupt
-
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(base, DATA, **settings, state_path=path, log=pull_the_plug)
+        fine_tune(base, DATA, **settings, state_path=path, log=interrupt_at(100))
     with pytest.raises(ValueError, match=f"^state_path: {path} is of a run with other settings or weights; "):
         fine_tune(base, DATA, **settings, state_path=path, lr=1e-3)
     with pytest.raises(ValueError, match=r"^state_path: "):
@@ -194,7 +199,7 @@ def test_an_interrupted_run_goes_on_to_the_same_bits_on_another_machine_too(
     assert elsewhere.precision != began and not torch.equal(weights(elsewhere.net), weights(undisturbed.net))
 
 
-def test_a_resumed_run_goes_back_to_what_was_healthy_before_the_interruption(
+def test_resumed_run_restores_healthy_weights_from_before_the_interruption(
     base: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "SAVE_EVERY_S", 0.0)
@@ -205,12 +210,9 @@ def test_a_resumed_run_goes_back_to_what_was_healthy_before_the_interruption(
         whole = fine_tune(base, DATA, **settings)
     assert 0 < whole.steps < 200
 
-    def pull_the_plug(_metrics: dict[str, float], step: int) -> None:
-        if step == whole.steps + 10:  # before the reading that finds the collapse
-            raise KeyboardInterrupt
-
+    interrupt = interrupt_at(whole.steps + 10)  # before the reading that finds the collapse
     with pytest.raises(KeyboardInterrupt):
-        fine_tune(base, DATA, **settings, state_path=tmp_path / "state.pt", log=pull_the_plug)
+        fine_tune(base, DATA, **settings, state_path=tmp_path / "state.pt", log=interrupt)
     with pytest.warns(RuntimeWarning, match="collapsing"):
         resumed = fine_tune(base, DATA, **settings, state_path=tmp_path / "state.pt")
     assert resumed.steps == whole.steps
@@ -218,7 +220,7 @@ def test_a_resumed_run_goes_back_to_what_was_healthy_before_the_interruption(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_losses_and_lora_are_chosen_by_argument(base: nn.Module) -> None:
+def test_loss_terms_and_lora_change_the_result(base: nn.Module) -> None:
     plain: dict[str, Any] = {"nfe": 2, "steps": 20, "lr": 1e-3, "batch_size": 32}
     usual = weights(fine_tune(base, DATA, **plain).net)
     for option in ({"covariance": "profiled"}, {"fm_weight": 0.5}, {"energy_weight": 0.5}, {"lora_rank": 2}):
@@ -266,7 +268,7 @@ class Wrong(Plain):
         ({"last_steps": 3}, "last_steps: given 3, allowed: 1 to 2, "),
     ],
 )
-def test_what_cannot_be_is_refused_in_one_line(changed: dict[str, Any], complaint: str) -> None:
+def test_invalid_arguments_are_refused_in_one_line(changed: dict[str, Any], complaint: str) -> None:
     arguments: dict[str, Any] = {"field": Plain(), "data": DATA, "nfe": 2, "steps": 1} | changed
     with pytest.raises(ValueError, match=f"^{complaint}") as refusal:
         fine_tune(**arguments)

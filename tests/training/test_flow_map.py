@@ -1,4 +1,4 @@
-"""The flow map is continued from its flow exactly, and learns what a straight step from one time to another does."""
+"""The flow map starts as its flow and learns the average velocity between two times."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def drawn(rows: int = 5) -> tuple[Tensor, Tensor, Tensor]:
     return t, x, torch.randn(rows, 3, generator=generator)
 
 
-def test_a_map_begins_as_its_flow_whatever_the_step() -> None:
+def test_widened_map_equals_its_flow_at_every_step_length() -> None:
     flow, (t, x, condition) = mlp(3), drawn()
     net = widened(flow, mlp(3 + STEP_FEATURES))
     for h in (0.0, 0.3, 1.0):
@@ -41,12 +41,12 @@ def test_a_map_begins_as_its_flow_whatever_the_step() -> None:
         assert torch.allclose(mapped, reconstruct(flow, x, condition, uniform_grid(steps)), atol=1e-5)
 
 
-def test_a_step_of_no_length_has_the_flows_velocity_whatever_was_learned() -> None:
+def test_features_of_a_zero_step_are_zero() -> None:
     assert torch.equal(step_features(torch.zeros(2)), torch.zeros(2, STEP_FEATURES))
     assert step_features(torch.tensor([1e-3])).abs().sum() > 0
 
 
-def test_a_net_that_does_not_have_its_condition_last_is_refused() -> None:
+def test_widening_needs_the_same_net_with_a_longer_condition() -> None:
     def unet(condition: int) -> nn.Module:
         return ConditionalUnet1D(4, 2, condition, channels=[4, 8], kernel=3, groups=2, time_features=8)
 
@@ -68,7 +68,7 @@ class Exact(nn.Module):
         return (whole + self.error * h) * x
 
 
-def test_the_exact_map_of_a_flow_has_no_error_and_another_one_has() -> None:
+def test_distillation_error_is_zero_only_for_the_exact_map() -> None:
     """With an error e: u = (exact + e h) x and X = (exp(−h) + e h²) x; d/dh X − u(0, X) = (2 e h + e h²) x."""
     _, x, condition = (part.double() for part in drawn())
     h = torch.linspace(0.1, 0.9, 5, dtype=torch.float64)
@@ -80,7 +80,7 @@ def test_the_exact_map_of_a_flow_has_no_error_and_another_one_has() -> None:
     assert torch.allclose(wrong._distilled(s, h, x, condition), expected)
 
 
-def test_steps_grow_with_training_and_the_count_is_kept_with_the_state() -> None:
+def test_longest_step_grows_with_training_and_is_restored() -> None:
     objective = LagrangianSelfDistillation(mlp(3 + STEP_FEATURES), 0.5, 10, Generators(0))
     _, x, condition = drawn()
     seen = []
@@ -95,7 +95,7 @@ def test_steps_grow_with_training_and_the_count_is_kept_with_the_state() -> None
     assert again.longest == 1.0
 
 
-def test_without_steps_of_any_length_it_is_flow_matching() -> None:
+def test_loss_without_steps_is_flow_matching() -> None:
     net = widened(mlp(3), mlp(3 + STEP_FEATURES))
     objective = LagrangianSelfDistillation(net, 0.5, 10, generators := Generators(0))
     _, x, condition = drawn()

@@ -1,4 +1,4 @@
-"""Images from a store: the windows see the frames that they should, only those are read, and training repeats."""
+"""Image stores: windows, reads of frames, reproducible training and resumed encoding."""
 
 from functools import partial
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipeline.flow.coupling import make_coupling
 from pipeline.flow.path import PATHS
 from pipeline.nets.mlp import MLP
 from pipeline.nets.vision import VisionEncoder, unpack
-from pipeline.settings.schema import DataSettings, Optimization, VisionSettings
+from pipeline.settings.schema import VisionSettings
 from pipeline.tasks.demonstrations import ImageDemonstrations
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.pusht.camera import render
@@ -26,13 +26,11 @@ from pipeline.training.loop import train
 from pipeline.training.pretrain import FlowMatching
 from pipeline.utils.errors import UserError
 from pipeline.utils.seeding import Generators
+from tests.training.helpers import data_settings, optimization
 
-SETTINGS = DataSettings(
+SETTINGS = data_settings(
     dataset="pusht_human_image",
     observation="image",
-    n_obs_steps=2,
-    horizon=4,
-    n_action_steps=2,
     validation_fraction=0.3,
     vision=VisionSettings(kind="resnet18", width=16, crop=84),
 )
@@ -41,7 +39,7 @@ ENDS = np.array([9, 20, 26, 40])
 
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> ImageDemonstrations:
-    """Four episodes, their images drawn from random states, in the published layout."""
+    """Return four episodes with images of random states, in the published layout."""
     folder = tmp_path_factory.mktemp("demonstrations")
     state = np.random.default_rng(0).uniform(100, 400, (ENDS[-1], 5)).astype("f4")
     group = zarr.open_group(folder, mode="w", zarr_format=2)
@@ -88,7 +86,7 @@ def counted(path: Path) -> tuple[Frames, list[int]]:
     return Frames(reads, frames.windows, frames.held_out_windows), reads.numbers  # type: ignore[arg-type]
 
 
-def test_windows_are_those_of_states_and_see_the_frames_of_their_steps(
+def test_windows_match_states_and_read_their_own_frames(
     source: ImageDemonstrations, prepared: tuple[Path, PreparedData]
 ) -> None:
     path, data = prepared
@@ -108,7 +106,7 @@ def test_windows_are_those_of_states_and_see_the_frames_of_their_steps(
     np.testing.assert_array_equal(frames.read(some), render(source.demonstrations.state[some]))
 
 
-def test_only_the_frames_asked_for_are_read_and_each_once(prepared: tuple[Path, PreparedData]) -> None:
+def test_each_requested_frame_is_read_once(prepared: tuple[Path, PreparedData]) -> None:
     path, data = prepared
     frames, read = counted(path)
     condition, action = ImageBatches(frames, data, crop=84).draw(3, torch.Generator().manual_seed(1))
@@ -122,12 +120,12 @@ def test_only_the_frames_asked_for_are_read_and_each_once(prepared: tuple[Path, 
     assert read == before
 
 
-def test_a_frame_is_a_chunk_of_its_own(prepared: tuple[Path, PreparedData]) -> None:
+def test_store_has_one_chunk_per_frame(prepared: tuple[Path, PreparedData]) -> None:
     images = Frames.open(prepared[0]).images
     assert images.chunks == (1, 96, 96, 3) and images.dtype == np.uint8 and images.shape == (ENDS[-1], 96, 96, 3)
 
 
-def test_batches_follow_their_generator(prepared: tuple[Path, PreparedData]) -> None:
+def test_frame_batches_are_determined_by_the_generator(prepared: tuple[Path, PreparedData]) -> None:
     path, data = prepared
     batches = ImageBatches(Frames.open(path), data, crop=84)
     (one, _), (again, _), (other, _) = (batches.draw(4, torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
@@ -137,9 +135,7 @@ def test_batches_follow_their_generator(prepared: tuple[Path, PreparedData]) -> 
 
 def test_training_on_frames_lowers_the_loss_and_repeats(prepared: tuple[Path, PreparedData]) -> None:
     path, data = prepared
-    settings = Optimization(
-        steps=50, batch_size=8, lr=2e-3, weight_decay=0.0, warmup=5, max_grad_norm=1.0, ema_decay=0.9, precision="fp32"
-    )
+    settings = optimization(steps=50, batch_size=8, lr=2e-3, warmup=5)
 
     def trained() -> tuple[list[float], dict[str, Tensor]]:
         generators = Generators(0, "test")
@@ -167,7 +163,7 @@ def test_training_on_frames_lowers_the_loss_and_repeats(prepared: tuple[Path, Pr
     assert all(torch.equal(weights[name], again[name]) for name in weights)
 
 
-def test_encoded_windows_are_what_the_policy_makes_of_their_states(
+def test_encoded_windows_equal_the_policys_conditions(
     source: ImageDemonstrations, prepared: tuple[Path, PreparedData], tmp_path: Path
 ) -> None:
     path, data = prepared
@@ -185,10 +181,10 @@ def test_encoded_windows_are_what_the_policy_makes_of_their_states(
     assert len(held_out.condition) == len(held_out.action) == 0
 
 
-def test_recorded_frames_are_seen_as_those_drawn_from_states(
+def test_recorded_frames_give_the_observations_of_rendered_states(
     source: ImageDemonstrations, prepared: tuple[Path, PreparedData], tmp_path: Path
 ) -> None:
-    """Of an offline task: its reported windows end in the number of their frame."""
+    """The reported windows of an offline task end in the number of their frame."""
     many = SETTINGS.model_copy(update={"validation_fraction": 0.5})
     agent = partial(observe, kind="agent")
     reported = prepare_frames(source, many, agent, 0, tmp_path / "frames.zarr", offline=True).reported
@@ -200,7 +196,7 @@ def test_recorded_frames_are_seen_as_those_drawn_from_states(
     np.testing.assert_allclose(seen, policy.observe(states), rtol=1e-4, atol=1e-5)
 
 
-def test_encoding_goes_on_from_what_was_kept_and_only_for_the_same_encoder(
+def test_encoding_resumes_from_kept_blocks_of_the_same_encoder(
     prepared: tuple[Path, PreparedData], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("pipeline.training.frames.BLOCK", 16)
@@ -238,7 +234,7 @@ def test_a_store_is_written_whole_or_not_at_all(tmp_path: Path) -> None:
         Frames.open(store)
 
 
-def test_positions_are_normalised_beside_untouched_features() -> None:
+def test_only_positions_are_normalised_not_features() -> None:
     numbers = Normalizer.of(torch.tensor([1.0, 2.0]), torch.tensor([3.0, 4.0]))
     normalizer = beside_features(numbers, 3)
     x = torch.tensor([[5.0, 6.0, 7.0, 4.0, 6.0]])

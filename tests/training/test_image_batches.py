@@ -1,4 +1,4 @@
-"""Batches of images: real rows, mirrored or not, from the stream that every kind of batch is drawn from."""
+"""Batches of images: flips, shifts and reproducible draws."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ def images() -> Tensor:
     return torch.randint(256, (50, 3, 4, 4), generator=torch.Generator().manual_seed(0)).to(torch.uint8)
 
 
-def test_without_flips_they_are_drawn_as_any_batches(images: Tensor) -> None:
+def test_image_batches_without_flips_equal_plain_batches(images: Tensor) -> None:
     generator, other = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     condition, data = ImageBatches(images, flip=False).draw(32, generator)
     assert (condition.shape, condition.dtype, data.dtype) == ((32, 0), torch.float32, torch.float32)
@@ -32,7 +32,7 @@ def test_flips_mirror_about_half_of_the_same_rows(images: Tensor) -> None:
     assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.05)  # 4.5 standard errors
 
 
-def test_shifts_move_whole_images_by_as_much_as_is_allowed(images: Tensor) -> None:
+def test_shifts_move_whole_images_and_cover_every_allowed_offset(images: Tensor) -> None:
     images = images.repeat(4, 1, 1, 1)
     moved = shifted(images, 1, torch.Generator().manual_seed(2))
     padded = torch.nn.functional.pad(images.float(), (1, 1, 1, 1), mode="reflect").to(torch.uint8)
@@ -41,7 +41,7 @@ def test_shifts_move_whole_images_by_as_much_as_is_allowed(images: Tensor) -> No
     assert same.any(0).all() and same.any(1).all(), "each image is one of the nine moves, and all nine occur"
 
 
-def test_a_batch_is_its_generators_alone(images: Tensor) -> None:
+def test_image_batch_is_determined_by_its_generator(images: Tensor) -> None:
     batches = ImageBatches(images, flip=True).to(torch.device("cpu"))
     first, second = (batches.draw(8, torch.Generator().manual_seed(3))[1] for _ in range(2))
     assert torch.equal(first, second)

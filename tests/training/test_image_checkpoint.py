@@ -1,4 +1,4 @@
-"""Files of image models: what is written is read, and what is no model is refused in one line."""
+"""Checkpoints of image models restore samples and metadata; other files are refused in one line."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -21,7 +21,7 @@ RECORDS += [replace(RECORD, method="ft_fm", nfe=2), replace(RECORD, method="resf
 
 
 @pytest.mark.parametrize("record", RECORDS, ids=lambda record: record.method)
-def test_a_model_comes_back_as_it_was(record: ImageMetadata, tmp_path: Path) -> None:
+def test_image_checkpoint_round_trip_restores_samples_and_metadata(record: ImageMetadata, tmp_path: Path) -> None:
     model, path = build_image_model(record), tmp_path / "model.safetensors"
     with torch.no_grad():
         for parameter in model.parameters():
@@ -47,7 +47,7 @@ def test_an_untrained_residual_adds_nothing() -> None:
     assert torch.equal(alone, together)
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_unreadable_or_foreign_files_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     with pytest.raises(UserError, match=r"model\.safetensors: no such checkpoint"):
         load_image_model(path)

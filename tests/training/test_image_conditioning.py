@@ -1,4 +1,4 @@
-"""What is trained, and on what: the encoder with the field from scratch, the field alone on what it sees after that."""
+"""Image-conditioned training: encoder and field from scratch, later the field alone on encoded data."""
 
 from functools import partial
 from pathlib import Path
@@ -35,7 +35,7 @@ def data() -> PreparedData:
     return PreparedData(torch.rand(6, 2), torch.rand(6, 4, 2), torch.rand(3, 2), torch.rand(3, 4, 2), one, one)
 
 
-def test_a_policy_that_does_not_see_is_trained_as_ever(tmp_path: Path) -> None:
+def test_state_policy_trains_on_its_prepared_data(tmp_path: Path) -> None:
     policy, given = FlowPolicy(net(2), POSITION, Normalizer(2), Normalizer(2), **HORIZONS), data()
     trained, batches = from_scratch(policy, given, tmp_path / "nowhere")
     assert trained is policy.net
@@ -43,7 +43,7 @@ def test_a_policy_that_does_not_see_is_trained_as_ever(tmp_path: Path) -> None:
     assert as_seen(policy, given, tmp_path / "nowhere") is given
 
 
-def test_a_policy_that_sees_is_trained_with_its_encoder_and_needs_images(tmp_path: Path) -> None:
+def test_image_policy_trains_with_its_encoder_and_needs_a_frame_store(tmp_path: Path) -> None:
     import zarr
 
     encoder = VisionEncoder(width=16, crop=32)

@@ -1,4 +1,4 @@
-"""What the image rows minimise: the weighted loss is the plain one of a field in known units."""
+"""Image methods: scaled fields, expected losses and dropout."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ class Zero(nn.Module):
 
 
 @pytest.mark.parametrize("method", ["vp_fm", "ve_fm"])
-def test_a_scaled_net_sees_and_gives_numbers_of_size_one(method: ImageMethod) -> None:
+def test_scaled_field_has_unit_variance_inputs_and_targets(method: ImageMethod) -> None:
     path = path_of(method, SETTINGS)
     generator = torch.Generator().manual_seed(0)
     x1 = DATA_DEVIATION * torch.randn(40_000, 1, generator=generator)
@@ -39,8 +39,7 @@ def test_a_scaled_net_sees_and_gives_numbers_of_size_one(method: ImageMethod) ->
 
 
 @pytest.mark.parametrize("method", ["ddpm", *FLOW_METHODS])
-def test_the_loss_of_every_method_is_finite_and_learns(method: ImageMethod) -> None:
-    """Of a net that predicts nothing, about the variance of what is to be predicted; and finite at all times."""
+def test_loss_of_a_zero_net_is_the_variance_of_its_target(method: ImageMethod) -> None:
     field = make_field(Zero(), method, SETTINGS)
     objective = pretraining(method, field, SETTINGS, Generators(0))
     data = DATA_DEVIATION * torch.randn(20_000, 1, 2, 2, generator=torch.Generator().manual_seed(1))
@@ -54,14 +53,14 @@ def test_the_loss_of_every_method_is_finite_and_learns(method: ImageMethod) -> N
         assert loss < 1.25  # coupled by optimal transport, noise is nearer to its datum
 
 
-def test_the_end_of_the_vp_path_where_it_stands_still_has_a_speed() -> None:
+def test_rates_of_the_vp_path_are_finite_and_positive_up_to_its_end() -> None:
     field = make_field(Zero(), "vp_fm", SETTINGS)
     assert isinstance(field, ScaledField)
     rates = field.rate(torch.tensor([0.0, 0.5, 1 - 1e-5, 1 - 6e-8, 1.0]))
     assert rates.isfinite().all() and (rates > 0).all()
 
 
-def test_dropout_is_drawn_by_a_stream_that_a_resume_goes_on_with() -> None:
+def test_dropout_draws_from_a_random_stream_that_resumes() -> None:
     net = nn.Sequential(nn.Flatten(), nn.Linear(4, 64), nn.Dropout(0.5), nn.Linear(64, 4), nn.Unflatten(1, (1, 2, 2)))
 
     class Field(nn.Module):

@@ -14,7 +14,7 @@ class Recorder:
         self.shown.append((dict(metrics), step))
 
 
-def test_rows_are_shown_kept_and_written_in_order(tmp_path: Path) -> None:
+def test_rows_are_logged_kept_and_written_in_step_order(tmp_path: Path) -> None:
     sink = Recorder()
     log = TrainingLog(tmp_path / "resume" / "log.jsonl", sink)
     log({"loss": 0.5}, 20)
@@ -25,7 +25,7 @@ def test_rows_are_shown_kept_and_written_in_order(tmp_path: Path) -> None:
     assert sink.shown == [({"loss": 0.5}, 20), ({"loss": 0.1 + 0.2}, 10)]
 
 
-def test_every_torn_last_line_is_ignored_and_a_step_seen_again_replaces_its_row(tmp_path: Path) -> None:
+def test_torn_last_line_is_ignored_and_a_repeated_step_replaces_its_row(tmp_path: Path) -> None:
     path = tmp_path / "log.jsonl"
     log = TrainingLog(path, Recorder())
     log({"loss": 3.0}, 10)

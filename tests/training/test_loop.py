@@ -1,21 +1,22 @@
-"""The training loop: interrupted anywhere it ends with the same bits, in two processes it ends alike in both."""
+"""The training loop: an interrupted run equals an uninterrupted one, and two processes agree."""
 
 import json
 import math
 import os
 import subprocess
 import sys
+from functools import partial
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.settings.schema import Optimization
 from pipeline.training.loop import Batches, Objective, evenly_spaced, learning_rate_factor, train
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.seeding import Generators
 from tests.training.drill import MILESTONES, STEPS
+from tests.training.helpers import optimization
 
 KILLS = (
     *(f"killed in step {step}" for step in (1, 6, 19, 30)),
@@ -40,7 +41,7 @@ def drill(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 @pytest.mark.parametrize("kind", ["mle", "flow_matching"])
 @pytest.mark.parametrize("kill", KILLS)
-def test_a_run_killed_and_resumed_ends_with_the_same_bits(drill: dict[str, Any], kind: str, kill: str) -> None:
+def test_killed_and_resumed_run_equals_uninterrupted(drill: dict[str, Any], kind: str, kill: str) -> None:
     undisturbed, resumed = drill[kind], drill[f"{kind}, {kill}"]
     if kill != "killed at any moment":
         assert resumed["codes"] == [-9, 0]
@@ -48,12 +49,12 @@ def test_a_run_killed_and_resumed_ends_with_the_same_bits(drill: dict[str, Any],
     assert made["weights"] == expected["weights"]
     assert made["log"] == expected["log"]
     assert made["last_batch"] == expected["last_batch"]
-    # milestones passed before the kill were looked at before it
+    # the resumed run repeats no milestone from before the kill
     assert made["milestones"].items() <= expected["milestones"].items()
     assert sorted(map(int, expected["milestones"])) == list(MILESTONES)
 
 
-def test_a_resumed_run_goes_on_instead_of_starting_anew(drill: dict[str, Any]) -> None:
+def test_resumed_run_skips_completed_steps(drill: dict[str, Any]) -> None:
     for kind in ("mle", "flow_matching"):
         assert drill[kind]["made"][0]["steps"] == STEPS
         assert drill[f"{kind}, killed in step 6"]["made"][0]["steps"] == STEPS - 4
@@ -64,13 +65,13 @@ def test_two_processes_agree_and_draw_different_batches(drill: dict[str, Any]) -
     first, second = drill["two processes"]["made"]
     assert drill["two processes"]["codes"] == [0, 0]
     assert first["weights"] == second["weights"]
-    assert len(first["milestones"]) == len(MILESTONES)  # the first process alone looks and logs
+    assert len(first["milestones"]) == len(MILESTONES)  # only the first process visits milestones and logs
     assert not second["milestones"] and not second["log"]
     assert first["last_batch"] != second["last_batch"]
     assert first["weights"] != drill["mle"]["made"][0]["weights"]
 
 
-def test_two_processes_resume_to_the_same_bits(drill: dict[str, Any]) -> None:
+def test_two_resumed_processes_equal_uninterrupted(drill: dict[str, Any]) -> None:
     undisturbed, resumed = drill["two processes"], drill["two processes, one killed"]
     assert resumed["codes"][1:] == [-9, 0, 0]
     for expected, made in zip(undisturbed["made"], resumed["made"], strict=True):
@@ -80,7 +81,7 @@ def test_two_processes_resume_to_the_same_bits(drill: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("kind", ["learned", "profiled"])
-def test_two_processes_share_one_covariance_and_resume_it_with_every_term(drill: dict[str, Any], kind: str) -> None:
+def test_two_processes_resume_a_shared_covariance_with_every_loss_term(drill: dict[str, Any], kind: str) -> None:
     undisturbed, resumed = drill[f"two processes, {kind}"], drill[f"two processes, {kind}, one killed"]
     assert resumed["codes"][1:] == [-9, 0, 0]
     first, second = undisturbed["made"]
@@ -110,28 +111,23 @@ _NOISE = torch.randn(100, 2, generator=torch.Generator().manual_seed(0))
 BATCHES = Batches(torch.ones(100, 1), torch.tensor([2.0, -3.0]) + 0.1 * (_NOISE - _NOISE.mean(0)))
 
 
-def optimization(**changes: object) -> Optimization:
-    defaults = {
-        "steps": 300, "batch_size": 32, "lr": 0.1, "weight_decay": 0.0, "warmup": 10, "max_grad_norm": 10.0,
-        "ema_decay": 0.9, "precision": "fp32",
-    }  # fmt: skip
-    return Optimization.model_validate(defaults | changes)
+settings = partial(optimization, steps=300, batch_size=32, lr=0.1, warmup=10, max_grad_norm=10.0)
 
 
-# one after the other in one process: the precision of a run must not stick to the next
+# in this order in one process: the precision of a run must not affect the next
 @pytest.mark.parametrize("precision", ["fp32", "bf16", "fp32"])
-def test_it_finds_the_minimum_in_either_precision(precision: str) -> None:
+def test_training_finds_the_minimum_in_either_precision(precision: str) -> None:
     dtypes: set[torch.dtype] = set()
     objective = Quadratic()
     objective.net.register_forward_hook(lambda _module, _inputs, output: dtypes.add(output.dtype))
-    net = train(objective, BATCHES, optimization(precision=precision), Generators(0))
+    net = train(objective, BATCHES, settings(precision=precision), Generators(0))
     assert dtypes == {torch.bfloat16 if precision == "bf16" else torch.float32}
     assert net.weight.dtype == torch.float32
     assert net.weight.flatten().tolist() == pytest.approx([2.0, -3.0], abs=0.05)
 
 
-class Telling(Quadratic):
-    """A quadratic that tells how often it was called."""
+class Counting(Quadratic):
+    """A quadratic whose metric is its number of calls."""
 
     calls = 0
 
@@ -141,16 +137,16 @@ class Telling(Quadratic):
         return super().forward(condition, data)
 
 
-def test_the_objectives_figures_are_logged_beside_the_loss() -> None:
+def test_metrics_of_the_objective_are_logged_with_the_loss() -> None:
     logged = {}
-    train(Telling(), BATCHES, optimization(steps=60), Generators(0), log=lambda row, step: logged.update({step: row}))
+    train(Counting(), BATCHES, settings(steps=60), Generators(0), log=lambda row, step: logged.update({step: row}))
     assert {step: row["calls"] for step, row in logged.items()} == {50: 50, 60: 60}
     assert logged[60].keys() == {"loss", "gradient_norm", "lr", "calls"}
 
 
-def test_a_run_that_diverges_says_so_in_one_line() -> None:
+def test_divergence_raises_a_one_line_error() -> None:
     with pytest.raises(FloatingPointError) as raised:
-        train(Quadratic(factor=float("nan")), BATCHES, optimization(), Generators(0))
+        train(Quadratic(factor=float("nan")), BATCHES, settings(), Generators(0))
     assert str(raised.value) == "training diverged: the loss at step 50 is nan; lower lr or clip"
 
 
@@ -163,19 +159,19 @@ def test_milestones_are_visited_in_order_and_can_end_training() -> None:
 
     logged: list[int] = []
     train(
-        Quadratic(), BATCHES, optimization(), Generators(0), milestones=[0, 7, 40, 80], on_milestone=look,
+        Quadratic(), BATCHES, settings(), Generators(0), milestones=[0, 7, 40, 80], on_milestone=look,
         log=lambda _metrics, step: logged.append(step),
     )  # fmt: skip
     assert seen == [0, 7, 40]
     assert logged == []
 
 
-def test_the_log_holds_the_mean_loss_since_the_last_entry_and_the_rate() -> None:
+def test_log_holds_mean_loss_since_last_entry_and_learning_rate() -> None:
     losses: list[float] = []
     objective = Quadratic()
     objective.register_forward_hook(lambda _module, _inputs, loss: losses.append(loss.item()))
     rows: dict[int, dict[str, float]] = {}
-    train(objective, BATCHES, optimization(steps=120), Generators(0), log=lambda row, step: rows.update({step: row}))
+    train(objective, BATCHES, settings(steps=120), Generators(0), log=lambda row, step: rows.update({step: row}))
     assert sorted(rows) == [50, 100, 120]
     assert rows[100]["loss"] == pytest.approx(sum(losses[50:100]) / 50, rel=1e-5)
     assert rows[120]["loss"] == pytest.approx(sum(losses[100:]) / 20, rel=1e-5)

@@ -1,4 +1,4 @@
-"""Maximum-likelihood fine-tuning: what an update costs, and that its gradient is that of the solve it runs."""
+"""Maximum-likelihood fine-tuning: cost of an update, loss terms, gradient and resume."""
 
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from pipeline.utils.seeding import Generators
 
 
 class Counting(nn.Module):
-    """A linear field that counts the rows it evaluates, and of those the ones that a backward pass follows."""
+    """A linear field that counts the rows it evaluates, with and without gradient."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -58,7 +58,7 @@ def test_equal_compute_counts_every_forward_pass_of_an_update(nfe: int, coupling
 @pytest.mark.parametrize("solver", ["euler", "heun", "rk4"])
 @pytest.mark.parametrize("gradient", ["direct", "checkpointed"])
 @pytest.mark.parametrize("last_steps", [None, 1, 3])
-def test_equal_compute_counts_what_is_computed_again_and_what_is_not_followed(
+def test_equal_compute_counts_recomputation_and_truncated_gradients(
     solver: str, gradient: Gradient, last_steps: int | None
 ) -> None:
     net, batch, nfe = Counting(), 4, 16
@@ -94,7 +94,7 @@ def test_the_loss_and_its_gradient_are_those_of_the_discrete_solve(nfe: int) -> 
     assert net.rate.grad.item() == pytest.approx(expected.mean().item(), rel=1e-4)
 
 
-def test_the_teacher_of_reflow_is_the_net_as_it_was_and_is_not_trained() -> None:
+def test_reflow_teacher_is_a_frozen_copy_of_the_initial_net() -> None:
     net, condition = Counting(), torch.zeros(6, 1)
     objective = Reconstruction(net, reflow, 1, generators := Generators(3), teacher_nfe=50)
     with torch.no_grad():
@@ -108,7 +108,7 @@ def test_the_teacher_of_reflow_is_the_net_as_it_was_and_is_not_trained() -> None
     assert list(generators.state_dict()) == ["noise"]
 
 
-def test_what_a_coupling_tells_of_itself_is_a_figure_of_the_objective() -> None:
+def test_metrics_of_the_coupling_are_metrics_of_the_objective() -> None:
     objective = Reconstruction(
         Counting(), make_coupling("inversion", 1, typical_quantile=1e-9), 2, Generators(0), teacher_nfe=4
     )
@@ -117,7 +117,7 @@ def test_what_a_coupling_tells_of_itself_is_a_figure_of_the_objective() -> None:
     assert {name: value.item() for name, value in objective.metrics.items()} == {"fallback_share": 1.0}
 
 
-def test_the_terms_add_up_and_are_figures_each_from_streams_of_its_own() -> None:
+def test_loss_terms_add_up_with_their_own_metrics_and_random_streams() -> None:
     net, condition, data = Counting(), torch.randn(6, 1), torch.randn(6, 2, 2)
     plain = Reconstruction(net, independent, 2, Generators(3))
     alone = plain(condition, data)
@@ -149,7 +149,7 @@ def test_the_terms_add_up_and_are_figures_each_from_streams_of_its_own() -> None
 
 
 @pytest.mark.parametrize("kind", ["fixed", "learned"])
-def test_a_covariance_starts_from_the_residuals_that_the_coupling_leaves(kind: str) -> None:
+def test_initial_covariance_follows_the_residuals_of_the_coupling(kind: str) -> None:
     data = torch.randn(512, 2, 2, generator=torch.Generator().manual_seed(0)) * torch.tensor([0.2, 2.0])
     batches = Batches(torch.zeros(512, 1), data)
     variances = {}
@@ -176,7 +176,7 @@ DATA = Batches(torch.zeros(64, 3), torch.randn(64, 4, 2, generator=torch.Generat
 
 
 def tuned(kind: str, state_path: Path | None, killed_at: int = 0) -> tuple[Reconstruction, nn.Module]:
-    """An objective with all that there is, and the average of its net; ``killed_at`` is a step that raises."""
+    """Train an objective with every loss term; call ``killed_at`` raises. Return it and its averaged net."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         net = MLP(4, 2, 3, width=16, depth=1, expansion=2, time_features=8)
@@ -198,7 +198,7 @@ def tuned(kind: str, state_path: Path | None, killed_at: int = 0) -> tuple[Recon
 
 
 @pytest.mark.parametrize("kind", ["learned", "profiled"])
-def test_a_run_with_every_term_resumes_to_the_same_bits(
+def test_resumed_run_with_every_loss_term_equals_uninterrupted(
     kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(loop, "LOG_EVERY", 4)
@@ -213,7 +213,7 @@ def test_a_run_with_every_term_resumes_to_the_same_bits(
         assert torch.equal(value, states[1][name]), name
 
 
-def test_log_variances_follow_the_residual_faster_than_the_learning_rate_of_the_net() -> None:
+def test_log_variances_learn_faster_than_the_net() -> None:
     (learned, _), (fixed, _) = tuned("learned", None), tuned("fixed", None)
     moved = (learned.covariance.log_variance - fixed.covariance.log_variance).abs()
     assert moved.max() > 5 * RECIPE.steps * RECIPE.lr

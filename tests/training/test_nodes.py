@@ -1,4 +1,4 @@
-"""Training over several machines: two agents of torchrun, each with one process, are as one agent with two."""
+"""Training over several machines: two torchrun agents of one process equal one agent of two."""
 
 import json
 import socket
@@ -26,7 +26,7 @@ def made(folder: Path, agents: Sequence[subprocess.Popen[bytes]]) -> list[dict[s
     return [json.loads((folder / f"made-{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1)]
 
 
-def test_two_agents_end_in_the_bits_of_one(tmp_path: Path) -> None:
+def test_two_torchrun_agents_equal_one_with_two_processes(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         endpoint = f"127.0.0.1:{free.getsockname()[1]}"

@@ -1,4 +1,4 @@
-"""Baselines are what their papers and their authors' code say, and fields whose Euler steps are their predictions."""
+"""One-step baselines: the losses of their papers and reference code, and sampling by Euler steps."""
 
 import pytest
 import torch
@@ -20,7 +20,7 @@ from pipeline.utils.seeding import Generators
 
 
 class Affine(nn.Module):
-    """f(t, x, c) = a x + b t + c, by which every argument can be told from the result."""
+    """f(t, x, c) = a x + b t + c, which depends on every argument."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -43,20 +43,20 @@ def test_regression_sees_neither_noise_nor_time() -> None:
     assert torch.allclose(sample, GUESS)
 
 
-def test_mip_guesses_and_mends() -> None:
+def test_mip_sample_is_a_refined_guess() -> None:
     mended = 0.3 * 0.9 * GUESS + 2.0 * 0.9 + GUESS
     sample = reconstruct(MinimalIterativeField(Affine()), NOISE, CONDITION, uniform_grid(2))
     assert torch.allclose(sample, mended)
 
 
-def test_mip_is_trained_on_data_disturbed_by_noise() -> None:
+def test_mip_loss_is_that_of_the_paper() -> None:
     z = torch.randn(DATA.shape, generator=Generators(0)["noise"], dtype=torch.float64)
     mended = 0.3 * (0.9 * DATA + 0.1 * z) + 2.0 * 0.9 + GUESS
     expected = (GUESS - DATA).square().mean() + (mended - DATA).square().mean()
     assert MinimalIterative(Affine(), Generators(0))(CONDITION, DATA).item() == pytest.approx(expected.item())
 
 
-def test_mip_of_its_authors_code_disturbs_without_shrinking_and_weighs_both_errors() -> None:
+def test_mip_code_variant_adds_noise_without_scaling_and_weights_both_errors() -> None:
     z = torch.randn(DATA.shape, generator=Generators(0)["noise"], dtype=torch.float64)
     mended = 0.3 * (DATA + 0.1 * z) + 2.0 * 0.9 + GUESS
     expected = (GUESS - DATA).square().mean() / 0.81 + (mended - DATA).square().mean() / 0.01
@@ -66,7 +66,7 @@ def test_mip_of_its_authors_code_disturbs_without_shrinking_and_weighs_both_erro
 
 
 def imle_by_loops(samples: int, threshold: float) -> tuple[float, list[int]]:
-    """IMLE Policy's loss as its authors write it, sample by sample, and which data count."""
+    """Return IMLE Policy's loss, sample by sample as its authors write it, and the data that count."""
     noise = torch.randn(3 * samples, 3, 2, generator=Generators(0)["noise"], dtype=torch.float64).view(3, samples, 3, 2)
     distance = [[float((0.3 * z + CONDITION[b] - DATA[b]).norm()) for z in noise[b]] for b in range(3)]
     farthest = max(max(row) for row in distance)
@@ -87,13 +87,13 @@ def test_imle_pulls_the_nearest_sample_beyond_the_threshold(threshold: float, co
     assert all(parameter.grad is not None and parameter.grad.isfinite().all() for parameter in objective.parameters())
 
 
-def test_a_generators_step_ends_at_what_it_makes_of_the_noise() -> None:
+def test_one_euler_step_of_a_generator_field_is_the_generators_sample() -> None:
     sample = reconstruct(GeneratorField(Affine()), NOISE, CONDITION, uniform_grid(1))
     assert torch.allclose(sample, 0.3 * NOISE + GUESS)
 
 
 def drifts_by_loops(made: torch.Tensor, positive: torch.Tensor, scales: list[float]) -> float:
-    """The loss of one set (B, G, S) and (B, P, S), weight by weight."""
+    """Return the loss of one set, (B, G, S) and (B, P, S), weight by weight."""
     conditions, count, size = made.shape
     targets = torch.cat([made, positive], dim=1)
     distance = [[[max(float((x - y).norm()), 1e-4) for y in targets[b]] for x in made[b]] for b in range(conditions)]
@@ -119,7 +119,7 @@ def drifts_by_loops(made: torch.Tensor, positive: torch.Tensor, scales: list[flo
     return float(total.square().mean())
 
 
-def test_the_drifting_loss_is_that_of_its_authors_weight_by_weight() -> None:
+def test_drifting_loss_equals_a_loop_over_all_weights() -> None:
     generator = torch.Generator().manual_seed(2)
     made = torch.randn(2, 3, 4, 5, generator=generator, dtype=torch.float64)
     positive = torch.randn(2, 3, 2, 5, generator=generator, dtype=torch.float64)
@@ -129,10 +129,9 @@ def test_the_drifting_loss_is_that_of_its_authors_weight_by_weight() -> None:
 
 @pytest.mark.parametrize("per_step", [True, False])
 def test_drifting_moves_samples_to_their_own_datum_and_no_other(per_step: bool) -> None:
-    """Three conditions, whose data differ: the mean of each one's samples ends near its own datum."""
 
     class Table(nn.Module):
-        """f(t, z, c): a location for each of three conditions, plus noise of a learned size."""
+        """f(t, z, c): a location for each of three conditions plus noise of learned size."""
 
         def __init__(self) -> None:
             super().__init__()

@@ -1,4 +1,4 @@
-"""What a recipe costs, and what flow matching continued gets for it."""
+"""Cost of fine-tuning recipes, and the equal-compute settings of continued flow matching."""
 
 from typing import Any
 
@@ -23,7 +23,7 @@ def recipe(**changes: Any) -> FinetuneRecipe:
 
 
 class Counting(nn.Module):
-    """Counts the rows that it and its copies evaluate."""
+    """Counts the rows that all its copies evaluate."""
 
     rows = 0
 
@@ -37,7 +37,7 @@ class Counting(nn.Module):
 
 
 @pytest.mark.parametrize(("coupling", "draws"), [("reflow", 3), ("inversion", 3)])
-def test_solves_made_ahead_are_paid_for_once(coupling: str, draws: int) -> None:
+def test_precomputed_solves_are_counted_once(coupling: str, draws: int) -> None:
     """50 windows: reflow solves each 3 times in 20 evaluations, inversion once in 8."""
     given = recipe(coupling=coupling, precomputed_pairs=draws, reflow_nfe=20, inversion_nfe=8, typical_quantile=0.9999)
     Counting.rows = 0
@@ -53,7 +53,7 @@ def test_solves_made_ahead_are_paid_for_once(coupling: str, draws: int) -> None:
     assert fm.lr == given.fm_lr and fm.ema_decay == PRETRAIN.ema_decay
 
 
-def test_online_a_teacher_is_paid_for_in_every_step() -> None:
+def test_online_teacher_is_counted_in_every_step() -> None:
     assert equal_compute(recipe(coupling="reflow", reflow_nfe=30), PRETRAIN, 2, 50).steps == 60 * (2 * 3 + 30) / 3
 
 
@@ -67,8 +67,8 @@ def test_a_budget_is_kept_and_used_up(coupling: str, nfe: int) -> None:
     assert 500 - one_update - 1 <= spent <= 500
 
 
-def test_inversion_pays_for_the_searches_that_it_makes() -> None:
-    """Of 40 rows 10 are atypical: a quarter of them searches among 8 candidates at 2 evaluations each."""
+def test_inversion_budget_counts_the_fallback_searches() -> None:
+    """10 of 40 rows are atypical, so a quarter of the rows searches among 8 candidates at 2 evaluations each."""
     given = recipe(coupling="inversion", precomputed_pairs=1, candidates=8, inversion_nfe=8, typical_quantile=0.999)
     noise = torch.ones(40, 2, 2)
     noise[:10] = 100.0
@@ -80,11 +80,11 @@ def test_inversion_pays_for_the_searches_that_it_makes() -> None:
     assert fallback_share(recipe(coupling="nearest"), Batches(noise, noise)) == 1
 
 
-def test_little_of_a_short_training_is_warm_up() -> None:
+def test_warmup_shrinks_with_a_short_budget() -> None:
     found = within_budget(recipe(warmup=50, batch_size=PRETRAIN.batch_size), 16, 500, PRETRAIN, 100)
     assert (found.steps, found.warmup) == (31, 3)
 
 
-def test_a_budget_below_what_is_made_ahead_is_refused() -> None:
+def test_budget_below_the_precomputed_solves_is_refused() -> None:
     with pytest.raises(UserError, match=r"^budget: given 1, allowed: more than reflow's solves made ahead cost"):
         within_budget(recipe(coupling="reflow", precomputed_pairs=9), 1, 1, PRETRAIN, 10_000)

@@ -1,4 +1,4 @@
-"""Training of residuals: what learns, by which loss, and that penalties do what they are for."""
+"""Training of residuals: the frozen base, the loss of both solves, and stability penalties."""
 
 import pytest
 import torch
@@ -30,7 +30,7 @@ def training(given: ResidualRecipe) -> tuple[ResidualReconstruction, Batches]:
 
 @pytest.mark.parametrize("coupling", ["independent", "nearest", "reflow"])
 @pytest.mark.parametrize("ahead", [0, 1])
-def test_only_the_residual_learns_and_the_loss_is_that_of_both_solves(coupling: str, ahead: int) -> None:
+def test_only_the_residual_is_trained(coupling: str, ahead: int) -> None:
     given = recipe(sees_noise=True).model_copy(update={"coupling": coupling, "precomputed_pairs": ahead})
     objective, batches = training(given)
     condition, data = batches.draw(8, torch.Generator().manual_seed(0))
@@ -42,7 +42,7 @@ def test_only_the_residual_learns_and_the_loss_is_that_of_both_solves(coupling: 
     assert all(torch.equal(a, b) for a, b in zip(before, objective.base.parameters(), strict=True))
 
 
-def test_the_loss_is_the_mean_square_at_the_end_of_the_longer_time() -> None:
+def test_loss_is_the_mean_squared_error_at_the_end_of_both_solves() -> None:
     given = recipe().model_copy(update={"coupling": "independent"})
     objective, batches = training(given)
     assert isinstance(objective.net, PersidskiiResidual)
@@ -59,7 +59,7 @@ def test_the_loss_is_the_mean_square_at_the_end_of_the_longer_time() -> None:
     torch.testing.assert_close(loss.detach(), (x - data).square().mean())
 
 
-def test_training_reduces_the_loss_and_keeps_the_construction() -> None:
+def test_training_halves_the_loss() -> None:
     given = recipe(sees_noise=True).model_copy(update={"coupling": "reflow", "steps": 150, "precomputed_pairs": 2})
     objective, batches = training(given)
     condition, data = batches.draw(128, torch.Generator().manual_seed(0))
@@ -69,7 +69,7 @@ def test_training_reduces_the_loss_and_keeps_the_construction() -> None:
 
 
 @pytest.mark.parametrize("stability", ["step_penalty", "contraction_penalty", "dominance_penalty"])
-def test_a_penalty_is_reported_and_drives_the_system_to_where_it_is_zero(stability: str) -> None:
+def test_training_reduces_the_stability_penalty(stability: str) -> None:
     given = recipe(stability).model_copy(update={"coupling": "independent", "steps": 200, "lr": 3e-2})
     settings = given.net
     assert isinstance(settings, PersidskiiSettings)
@@ -87,7 +87,7 @@ def test_a_penalty_is_reported_and_drives_the_system_to_where_it_is_zero(stabili
 
 
 class _Dropping(torch.nn.Module):
-    """A field that loses half of its components at random while it trains."""
+    """A field with dropout."""
 
     def __init__(self, net: torch.nn.Module) -> None:
         super().__init__()
@@ -98,7 +98,7 @@ class _Dropping(torch.nn.Module):
 
 
 @pytest.mark.parametrize("coupling", ["nearest", "reflow"])
-def test_the_frozen_base_drops_nothing_out_while_the_residual_trains(coupling: str) -> None:
+def test_dropout_of_the_frozen_base_is_off_during_residual_training(coupling: str) -> None:
     given = recipe().model_copy(update={"coupling": coupling, "precomputed_pairs": 0})
 
     def loss(training_mode: bool) -> float:

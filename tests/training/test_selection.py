@@ -1,4 +1,4 @@
-"""Checkpoints are chosen by value, and judged on held-out data by the same draws."""
+"""Checkpoint selection by value, and the held-out loss with fixed draws."""
 
 import json
 from pathlib import Path
@@ -7,12 +7,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.evaluation.policy import FlowPolicy
 from pipeline.settings import schema
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.training.data import PreparedData
 from pipeline.training.selection import Candidate, held_out_loss, select
 from pipeline.utils.code_deps import ROOT
+from tests.training.helpers import vector_policy
 
 SETTINGS = schema.load(ROOT / "params.yaml").starter.task("pusht").pretrain
 
@@ -23,7 +23,7 @@ def judge(path: Path) -> Candidate:
 
 
 @pytest.mark.parametrize("order", [(1, 2, 3, 4), (4, 3, 2, 1)])
-def test_the_best_wins_and_of_equal_ones_the_one_trained_longest(order: tuple[int, ...]) -> None:
+def test_selection_takes_the_best_and_among_ties_the_longest_trained(order: tuple[int, ...]) -> None:
     selection = select([Path(f"step-{i}.safetensors") for i in order], judge, "rollouts: highest mean max score")
     assert selection.selected == "step-3.safetensors"
     report = json.loads(json.dumps(selection.report()))
@@ -46,16 +46,12 @@ class Scaled(nn.Module):
 def loss_of(factor: float, seed: int = 0) -> float:
     zeros = torch.zeros(500, 4, 2)
     data = PreparedData(torch.ones(3, 1), torch.ones(3, 4, 2), torch.zeros(500, 1), zeros, Normalizer(1), Normalizer(2))
-    policy = FlowPolicy(
-        Scaled(factor), lambda states: states, Normalizer(1), Normalizer(2),
-        n_obs_steps=1, horizon=4, n_action_steps=1,
-    )  # fmt: skip
-    return held_out_loss(policy, data, SETTINGS, seed)
+    return held_out_loss(vector_policy(Scaled(factor), action=2, horizon=4), data, SETTINGS, seed)
 
 
-def test_the_held_out_loss_is_that_of_held_out_data_on_the_same_draws() -> None:
+def test_held_out_loss_uses_held_out_data_and_fixed_draws() -> None:
     assert loss_of(1.0) < 1e-10
-    # the error is (factor − 1) x0 at every t: its mean square is (factor − 1)², the draws being the same
+    # the error is (factor − 1) x0 at every t, so its mean square is (factor − 1)²
     assert loss_of(1.5) == pytest.approx(0.25, rel=0.05)
     assert loss_of(2.0) == pytest.approx(4 * loss_of(1.5), rel=1e-5)
     assert loss_of(1.5, seed=1) != loss_of(1.5, seed=0)

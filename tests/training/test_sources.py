@@ -1,4 +1,4 @@
-"""Data of any kind come as the batches that training draws, or are refused in one line."""
+"""Training data of any kind become batches or are refused in one line."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -33,14 +33,14 @@ def test_data_without_condition_get_an_empty_one(data: Any) -> None:
 
 
 @pytest.mark.parametrize("data", [[(X[:4], C[:4]), (X[4:], C[4:])], DataLoader(TensorDataset(X, C), 4)])
-def test_an_iterable_is_started_anew_when_it_ends_and_sizes_its_own_batches(data: Any) -> None:
+def test_iterable_restarts_at_its_end_and_keeps_its_batch_sizes(data: Any) -> None:
     drawn = draw(data, 5, size=3)
     assert [len(x1) for _, x1 in drawn] == [4, 2, 4, 2, 4]
     assert torch.equal(torch.cat([x1 for _, x1 in drawn]), torch.cat([X, X, X[:4]]))
     assert torch.equal(torch.cat([c for c, _ in drawn]), torch.cat([C, C, C[:4]]))
 
 
-def test_no_batch_of_a_generator_is_lost_and_its_end_is_said() -> None:
+def test_generator_yields_every_batch_and_its_end_is_an_error() -> None:
     def once() -> Iterator[Tensor]:
         yield X[:4]
         yield X[4:]
@@ -50,7 +50,7 @@ def test_no_batch_of_a_generator_is_lost_and_its_end_is_said() -> None:
         draw(once(), 3)
 
 
-def test_numbers_take_the_precision_of_the_field_and_labels_stay_whole() -> None:
+def test_floats_take_the_dtype_of_the_field_and_labels_stay_integers() -> None:
     labels = torch.arange(6)
     ((condition, x1),) = draw([(X.double(), labels)], 1)
     assert x1.dtype == torch.float32 and torch.equal(condition, labels)
@@ -83,7 +83,7 @@ class OneByOne(Dataset[Tensor]):
         ([(X, C), X], "batch 1 has condition of shape \\(6, 0\\), allowed: rows of shape \\(1,\\)"),
     ],
 )
-def test_what_is_no_batch_is_refused_in_one_line(data: Any, complaint: str) -> None:
+def test_invalid_data_are_refused_in_one_line(data: Any, complaint: str) -> None:
     with pytest.raises(ValueError, match=f"^data: .*{complaint}") as refusal:
         draw(data, 2)
     assert "\n" not in str(refusal.value)

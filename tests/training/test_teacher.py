@@ -1,4 +1,4 @@
-"""Solves made ahead are those that would have been made online, and are made once."""
+"""Precomputed solves equal those made online and are made once."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -29,7 +29,7 @@ def windows(rows: int = 7) -> Batches:
     return Batches(torch.randn(rows, 1, generator=generator), torch.randn(rows, 3, 2, generator=generator))
 
 
-def test_the_teacher_is_frozen_as_it_was() -> None:
+def test_teacher_is_a_frozen_copy() -> None:
     net = Shrink()
     teacher = Teacher(net, 8)
     before = teacher.teach(windows().data, windows().condition)
@@ -38,14 +38,14 @@ def test_the_teacher_is_frozen_as_it_was() -> None:
     assert not before.requires_grad
 
 
-def test_inverting_undoes_the_flow_and_not_just_a_coarse_solve_of_it() -> None:
+def test_inversion_solves_the_flow_accurately() -> None:
     """x1 = e^(−1/2) x0 where c = 0; 8 evaluations of RK4 are right to 1e-5, of Euler to 1e-1."""
     x0 = windows().data
     found = Teacher(Shrink(), 8).invert(x0 * torch.tensor(-0.5).exp(), torch.zeros(7, 1))
     assert torch.allclose(found, x0, atol=1e-4)
 
 
-def test_reflow_pairs_are_fresh_noise_and_what_the_teacher_makes_of_it() -> None:
+def test_reflow_pairs_are_fresh_noise_and_the_teachers_samples() -> None:
     teacher = Teacher(Shrink(), 4)
     made = solved_ahead("reflow", teacher, windows(), 3, torch.Generator().manual_seed(1))
     assert made.data.shape == (21, 2, 3, 2)
@@ -57,8 +57,8 @@ def test_reflow_pairs_are_fresh_noise_and_what_the_teacher_makes_of_it() -> None
     assert torch.equal(pair.x0, x0) and torch.equal(pair.x1, x1)
 
 
-def test_a_cooler_teacher_starts_from_less_noise_and_hands_out_the_whole() -> None:
-    """Of a linear field x1 = a x0, so that at temperature τ a student learns τ a x0 from x0."""
+def test_teacher_temperature_scales_the_noise_it_solves_from() -> None:
+    """For a linear field x1 = a x0, a student at temperature τ learns τ a x0 from x0."""
     still = Batches(torch.zeros(7, 1), windows().data)
     warm, cool = (
         solved_ahead("reflow", Teacher(Shrink(), 4, at), still, 2, torch.Generator().manual_seed(1)).data.unbind(1)
@@ -68,7 +68,7 @@ def test_a_cooler_teacher_starts_from_less_noise_and_hands_out_the_whole() -> No
     assert torch.equal(0.25 * warm[1], cool[1])
 
 
-def test_inversion_ahead_pairs_as_online_and_still_guards() -> None:
+def test_precomputed_inversion_pairs_equal_online_pairs() -> None:
     teacher = Teacher(Shrink(), 4)
     batches = windows(400)
     made = solved_ahead("inversion", teacher, batches, 3, torch.Generator())
@@ -82,7 +82,7 @@ def test_inversion_ahead_pairs_as_online_and_still_guards() -> None:
     assert 0 < found.metrics["fallback_share"] == expected.metrics["fallback_share"] < 1
 
 
-def test_what_was_made_is_kept_and_not_made_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_kept_solves_are_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     teacher, path = Teacher(Shrink(), 4), tmp_path / "pairs.pt"
     made = solved_ahead("reflow", teacher, windows(), 2, torch.Generator().manual_seed(1), keep=path)
     monkeypatch.setattr(Teacher, "teach", lambda *_: pytest.fail("made again"))
@@ -90,6 +90,6 @@ def test_what_was_made_is_kept_and_not_made_again(tmp_path: Path, monkeypatch: p
     assert torch.equal(again.data, made.data) and torch.equal(again.condition, made.condition)
 
 
-def test_only_solves_that_do_not_depend_on_the_model_can_be_made_ahead() -> None:
+def test_only_solves_independent_of_the_model_can_be_precomputed() -> None:
     with pytest.raises(ValueError, match=r"^coupling: given 'nearest', allowed where solves are made ahead: inversion"):
         make_coupling("nearest", ahead=True)

@@ -1,4 +1,4 @@
-"""The small models of Figure 1: reproducible, stored whole, and what they are said to be."""
+"""Toy models of Figure 1: reproducible files and the properties they are trained for."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ def trained(name: str, folder: Path) -> torch.nn.Module:
 
 
 @pytest.mark.parametrize("name", ["mle1-nearest", "follow-contracting"])
-def test_equal_seeds_give_equal_files_that_load_as_they_were(name: str, tmp_path: Path) -> None:
+def test_equal_seeds_give_equal_files_and_files_round_trip(name: str, tmp_path: Path) -> None:
     for folder in (tmp_path / "first", tmp_path / "second"):
         save_toy(folder / "model", trained(name, folder))
     assert (tmp_path / "first" / "model").read_bytes() == (tmp_path / "second" / "model").read_bytes()
@@ -34,7 +34,7 @@ def test_equal_seeds_give_equal_files_that_load_as_they_were(name: str, tmp_path
     assert (tmp_path / "again").read_bytes() == (tmp_path / "first" / "model").read_bytes()
 
 
-def test_all_models_have_names_of_their_own_and_start_from_weights_of_their_own(tmp_path: Path) -> None:
+def test_models_have_distinct_names_and_initial_weights(tmp_path: Path) -> None:
     names = toy_names(tiny())
     assert names[:4] == ["fm", "mle0-independent", "mle1-nearest", "follow-contracting"]
     assert names[4:] == ["follow-free0", "follow-free1", "settle"]
@@ -42,7 +42,7 @@ def test_all_models_have_names_of_their_own_and_start_from_weights_of_their_own(
     assert not torch.equal(first["source.A0"], second["source.A0"])
 
 
-def test_the_contracting_system_is_proved_by_what_it_carries(tmp_path: Path) -> None:
+def test_contracting_toy_is_certified_by_its_own_metric(tmp_path: Path) -> None:
     net = trained("follow-contracting", tmp_path)
     assert isinstance(net, Driven)
     driven = net.exported()
@@ -59,7 +59,7 @@ def test_an_exported_system_moves_as_the_net_does(tmp_path: Path) -> None:
     torch.testing.assert_close(net.double().begin(u)(0.0, x), torch.from_numpy(theirs), atol=1e-6, rtol=1e-6)
 
 
-def test_settling_is_learned(tmp_path: Path) -> None:
+def test_settle_toy_reaches_its_targets(tmp_path: Path) -> None:
     net = trained("settle", tmp_path)
     assert isinstance(net, Driven)
     starts = torch.randn(64, 2, generator=torch.Generator().manual_seed(0))

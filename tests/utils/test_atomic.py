@@ -10,7 +10,7 @@ from pipeline.utils.atomic import make_folder, remove_leftovers, replacing, writ
 from pipeline.utils.errors import UserError
 
 
-def test_text_and_bytes_are_written_into_folders_made_for_them(tmp_path: Path) -> None:
+def test_writing_creates_missing_folders(tmp_path: Path) -> None:
     write_text(tmp_path / "a" / "b" / "text.csv", "é,1\n")
     write_bytes(tmp_path / "a" / "data.bin", b"\x00\xff")
     assert (tmp_path / "a" / "b" / "text.csv").read_bytes() == "é,1\n".encode()
@@ -19,7 +19,7 @@ def test_text_and_bytes_are_written_into_folders_made_for_them(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("before", [None, "before"])
-def test_a_failed_write_leaves_what_was_there_and_nothing_else(tmp_path: Path, before: str | None) -> None:
+def test_failed_write_leaves_only_the_old_file(tmp_path: Path, before: str | None) -> None:
     path = tmp_path / "out.json"
     if before is not None:
         path.write_text(before, encoding="utf-8")
@@ -47,7 +47,7 @@ def test_the_old_file_stays_until_the_new_one_is_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [path]
 
 
-def test_a_file_in_a_folders_place_is_named(tmp_path: Path) -> None:
+def test_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "reports").write_text("", encoding="utf-8")
     line = f"{tmp_path}/reports: is a file, but a folder is needed there; remove or rename it"
     for folder in (tmp_path / "reports", tmp_path / "reports" / "starter"):
@@ -59,13 +59,13 @@ def test_a_file_in_a_folders_place_is_named(tmp_path: Path) -> None:
         assert str(raised.value) == line
 
 
-def test_a_folder_in_a_files_place_is_named(tmp_path: Path) -> None:
+def test_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "table2.csv").mkdir()
     with pytest.raises(UserError, match=r"table2\.csv: is a folder, but a file is to be written there"):
         write_text(tmp_path / "table2.csv", "")
 
 
-def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+def test_only_leftovers_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     program = (
         "import os, signal, sys\nfrom pathlib import Path\nfrom pipeline.utils.atomic import replacing\n"
         "with replacing(Path(sys.argv[1])): os.kill(os.getpid(), signal.SIGKILL)"

@@ -39,7 +39,7 @@ def write(root: Path, files: dict[str, str]) -> None:
         (root / name).write_text(text, encoding="utf-8")
 
 
-def test_imports_are_followed_wherever_they_stand_and_plumbing_is_left_out(root: Path) -> None:
+def test_nested_imports_are_followed_and_plumbing_is_excluded(root: Path) -> None:
     files = {
         "stages/train.py": "import torch\nfrom pipeline import a\nfrom pipeline.settings import schema\n",
         "pipeline/a.py": "def f():\n    import pipeline.nets.b\n",
@@ -69,7 +69,7 @@ def test_imports_are_followed_wherever_they_stand_and_plumbing_is_left_out(root:
         ("import one", "import two as one", True),
     ],
 )
-def test_a_digest_is_of_what_the_code_does(root: Path, before: str, after: str, changes: bool) -> None:
+def test_digest_changes_only_with_the_code(root: Path, before: str, after: str, changes: bool) -> None:
     assert before in CODE
     write(root, {"pipeline/one.py": CODE, "pipeline/two.py": CODE.replace(before, after)})
     assert (digest("pipeline/one.py") != digest("pipeline/two.py")) == changes

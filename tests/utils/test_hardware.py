@@ -1,4 +1,4 @@
-"""What a machine offers, on faked ones: cgroups of both versions below a folder, affinity, memory and drivers."""
+"""Detected cores, memory and GPUs of faked machines: cgroups of both versions, affinity and drivers."""
 
 import os
 import subprocess
@@ -20,7 +20,7 @@ UNLIMITED_V1 = 2**63 - 4096
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch) -> None:
-    """16 cores and 64 GB."""
+    """Fake 16 cores and 64 GB."""
     monkeypatch.setattr("os.sched_getaffinity", lambda _: range(16))
     monkeypatch.setattr(psutil, "virtual_memory", lambda: SimpleNamespace(available=64 * GB))
 
@@ -36,7 +36,7 @@ JOB_V1 = "4:memory:/user/job\n2:cpu,cpuacct:/user/job\n1:name=systemd:/\n0::/\n"
 
 
 def write(root: Path, files: dict[str, object], groups: str = JOB, mounts: str = OTHER + V2) -> Path:
-    """A machine whose /proc names a process's control groups, with their ``files`` below /sys/fs/cgroup."""
+    """Write a /proc that names a process's control groups, and their ``files`` below /sys/fs/cgroup."""
     proc = {"proc/self/cgroup": groups, "proc/self/mountinfo": mounts}
     for name, text in {**proc, **{f"sys/fs/cgroup/{name}": text for name, text in files.items()}}.items():
         (root / name).parent.mkdir(parents=True, exist_ok=True)
@@ -45,7 +45,7 @@ def write(root: Path, files: dict[str, object], groups: str = JOB, mounts: str =
 
 
 def write_v1(root: Path, files: dict[str, object]) -> Path:
-    """The same of a machine with version 1 beside an empty version 2."""
+    """Write the same with version 1 beside an empty version 2."""
     return write(root, files, JOB_V1, OTHER + V1)
 
 
@@ -60,7 +60,7 @@ def test_cores_are_those_of_the_quota_rounded_and_at_least_one(tmp_path: Path, q
     assert hardware.cores(write_v1(tmp_path / "1", files)) == expected
 
 
-def test_the_tightest_group_above_counts_and_the_affinity_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tightest_parent_group_and_affinity_limit_the_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     files = {"user/job/cpu.max": "max 100000", "user/cpu.max": "300000 100000", "cpu.max": "800000 100000"}
     root = write(tmp_path, files)
     assert hardware.cores(root) == 3
@@ -81,7 +81,7 @@ def test_a_machine_without_control_groups_has_its_affinity_and_its_memory(tmp_pa
     assert hardware.free_memory(tmp_path) == 64 * GB
 
 
-def test_free_memory_is_what_the_tightest_group_leaves_with_page_cache_that_makes_way(tmp_path: Path) -> None:
+def test_free_memory_is_what_the_tightest_group_leaves_plus_page_cache(tmp_path: Path) -> None:
     files = {
         "user/job/memory.max": "max",
         "user/job/memory.current": GB,
@@ -128,7 +128,7 @@ def test_workers_and_threads_are_at_most_the_cores(
 
 
 def gpus(tmp_path: Path, driver: str) -> str:
-    """What a new Python counts, with a PyTorch that sees three, and whether that Python then has imported it."""
+    """Return the count of a new Python with a fake PyTorch of three GPUs, and whether it has imported PyTorch."""
     package = tmp_path / "torch"
     package.mkdir()
     (package / "__init__.py").write_text("from . import cuda\n", encoding="utf-8")
@@ -146,7 +146,7 @@ print(hardware.gpus(), "torch" in sys.modules)
     ).stdout
 
 
-def test_pytorch_is_asked_for_gpus_in_another_process_and_only_beside_a_driver(tmp_path: Path) -> None:
+def test_gpus_are_counted_in_another_process_and_only_with_a_driver(tmp_path: Path) -> None:
     with_driver, without = tmp_path / "with", tmp_path / "without"
     for folder in (with_driver, without):
         folder.mkdir()

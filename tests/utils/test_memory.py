@@ -1,4 +1,4 @@
-"""Memory of processes with what they start."""
+"""Memory of processes and their children."""
 
 import subprocess
 import sys
@@ -34,13 +34,13 @@ def holding() -> "subprocess.Popen[str]":
     return process
 
 
-def test_resident_memory_is_that_of_all_below_a_process(holding: "subprocess.Popen[str]") -> None:
+def test_resident_memory_includes_descendants(holding: "subprocess.Popen[str]") -> None:
     assert HELD < memory.resident(holding.pid) < HELD + 100 * 10**6
     holding.communicate()
     assert memory.resident(holding.pid) == 0
 
 
-def test_the_peak_is_that_of_this_process_and_of_what_it_started_though_that_has_ended(
+def test_peak_includes_children_that_have_ended(
     holding: "subprocess.Popen[str]", monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "SAMPLE_SECONDS", 0.01)
@@ -55,7 +55,7 @@ def test_the_peak_is_that_of_this_process_and_of_what_it_started_though_that_has
 
 
 def test_data_parallel_processes_count_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    """One of two that a launcher has started sees the other."""
+    """Rank 0 of two processes of a launcher counts the other."""
     program = """
 import sys, time
 from pipeline.utils import memory

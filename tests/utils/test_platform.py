@@ -18,20 +18,20 @@ ONLY_THERE = r"prctl|fcntl|pidfd|/proc/|\bos\.fork\b|sched_getaffinity|cpu_count
 
 @pytest.fixture(scope="module")
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the code, that runs by the fallbacks."""
+    """Return a copy of the code that runs by the fallbacks."""
     root = tmp_path_factory.mktemp("code")
     copy_code(root)
     on_another_system(root)
     return root
 
 
-def test_calls_that_differ_between_systems_stand_in_one_module() -> None:
+def test_platform_specific_calls_are_in_one_module() -> None:
     files = [*(ROOT / "pipeline").rglob("*.py"), *(ROOT / "stages").glob("*.py")]
     found = [str(file.relative_to(ROOT)) for file in files if re.search(ONLY_THERE, file.read_text(encoding="utf-8"))]
     assert found == ["pipeline/utils/platform.py"]
 
 
-def test_the_fallbacks_answer_too(elsewhere: Path) -> None:
+def test_fallbacks_of_the_platform_module_work(elsewhere: Path) -> None:
     program = """
 import os, subprocess, sys
 from pipeline.utils import processes
@@ -82,7 +82,7 @@ def test_a_supervised_command_dies_with_its_parent(elsewhere: Path, command: str
     wait_for(lambda: is_gone(pid), "the command to end")
 
 
-def test_a_supervised_command_is_stopped_and_its_exit_code_told(elsewhere: Path) -> None:
+def test_supervised_command_is_stopped_and_its_exit_code_returned(elsewhere: Path) -> None:
     program = """
 import os
 from pathlib import Path
@@ -103,7 +103,7 @@ def is_gone(pid: int) -> bool:
     return not state.exists() or state.read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
 
 
-def test_stages_side_by_side_leave_on_every_system_what_dvc_leaves(elsewhere: Path, tmp_path: Path) -> None:
+def test_parallel_stages_with_fallbacks_leave_the_lock_and_cache_of_dvc(elsewhere: Path, tmp_path: Path) -> None:
     there, here = make(tmp_path / "there", DVC_YAML), make(tmp_path / "here", DVC_YAML)
     output = there.check("pipeline.orchestration.executor", "--jobs", "2", PYTHONPATH=str(elsewhere)).stdout
     assert sorted(executed(output)) == ["after", "left", "right"]
@@ -136,9 +136,7 @@ def test_started_stages_end_with_an_interrupt_and_with_a_killed_driver(elsewhere
         os.kill(pid, 9)
 
 
-def test_a_stage_runs_recorded_through_the_whole_chain_of_fallbacks(
-    sources: Project, made: Project, tmp_path: Path
-) -> None:
+def test_recorded_stage_runs_with_all_fallbacks(sources: Project, made: Project, tmp_path: Path) -> None:
     project = sources.copy(tmp_path / "project", **ALONE)
     on_another_system(project.root)
     project.keep_stages("resolve", "tabulate_settings")

@@ -1,4 +1,4 @@
-"""What auto becomes is asked of the device, and kept where a run began."""
+"""Precision 'auto' is resolved by the device and kept for the whole run."""
 
 import platform
 from pathlib import Path
@@ -11,7 +11,7 @@ from pipeline.settings.schema import load
 from pipeline.utils import precision
 from pipeline.utils.precision import autocast, begun_with, native
 
-CPUS = {  # oneDNN's word, AVX512-BF16, AMX and the processor
+CPUS = {  # oneDNN's check, AVX512-BF16, AMX, processor, expected
     "AVX2": (False, False, False, "x86_64", "fp32"),
     "AVX512 without bf16": (True, False, False, "x86_64", "fp32"),
     "AVX512-BF16": (True, True, False, "x86_64", "bf16"),
@@ -23,7 +23,7 @@ CPUS = {  # oneDNN's word, AVX512-BF16, AMX and the processor
 
 
 def be(monkeypatch: pytest.MonkeyPatch, onednn: bool, avx512: bool, amx: bool, machine: str) -> None:
-    """Let PyTorch's checks say that this is another processor."""
+    """Fake PyTorch's checks of the processor."""
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: onednn)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: avx512)
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: amx)
@@ -31,30 +31,30 @@ def be(monkeypatch: pytest.MonkeyPatch, onednn: bool, avx512: bool, amx: bool, m
 
 
 @pytest.mark.parametrize("cpu", CPUS)
-def test_auto_on_a_cpu_is_what_it_has_instructions_for(cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_on_a_cpu_follows_its_instructions(cpu: str, monkeypatch: pytest.MonkeyPatch) -> None:
     *checks, expected = CPUS[cpu]
     be(monkeypatch, *checks)  # type: ignore[arg-type]
     assert native("cpu") == expected
 
 
-def test_auto_on_other_devices(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_on_cuda_and_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     for has in (True, False):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda has=has, **_: has)
         assert native("cuda") == ("bf16" if has else "fp32")
     assert native("mps") == "fp32"
 
 
-def test_a_run_goes_on_in_what_it_began_with(tmp_path: Path) -> None:
+def test_resumed_run_keeps_its_precision(tmp_path: Path) -> None:
     kept = tmp_path / "resume" / "precision"
     assert [begun_with(kept, now) for now in ("bf16", "fp32")] == ["bf16", "bf16"]  # type: ignore[arg-type]
 
 
-def test_nobody_trains_in_auto() -> None:
+def test_autocast_refuses_auto() -> None:
     with pytest.raises(ValueError, match="precision: given 'auto', allowed here: fp32, bf16"):
         autocast("cpu", "auto")
 
 
-def test_bf16_without_its_instructions_runs_and_is_warned_of_once(
+def test_bf16_without_its_instructions_runs_and_warns_once(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     be(monkeypatch, onednn=False, avx512=False, amx=False, machine="x86_64")
@@ -65,13 +65,12 @@ def test_bf16_without_its_instructions_runs_and_is_warned_of_once(
         with autocast("cpu", "fp32"):
             assert (torch.ones(2, 2) @ torch.ones(2, 2)).dtype == torch.float32
     precision._warn_if_slow.cache_clear()
-    said = capsys.readouterr().err
-    assert (
-        said.startswith("warning: precision bf16: this cpu has no instructions for bfloat16") and said.count("\n") == 1
-    )
+    warning = capsys.readouterr().err
+    assert warning.startswith("warning: precision bf16: this cpu has no instructions for bfloat16")
+    assert warning.count("\n") == 1
 
 
-def test_auto_is_replaced_wherever_it_stands_and_nothing_else() -> None:
+def test_only_auto_precisions_are_replaced() -> None:
     before = load().starter
     after = before.with_auto("fp32")
     assert before.task("pusht").pretrain.precision == "auto"

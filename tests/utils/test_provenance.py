@@ -20,7 +20,7 @@ def repository(tmp_path: Path) -> Path:
     return root
 
 
-def test_a_commit_and_whether_files_differ_from_it(repository: Path) -> None:
+def test_commit_and_uncommitted_changes_are_reported(repository: Path) -> None:
     commit = git_commit(repository)
     assert len(commit) == 40
     assert not git_dirty(repository)
@@ -32,7 +32,7 @@ def test_a_commit_and_whether_files_differ_from_it(repository: Path) -> None:
 
 def test_a_repository_of_another_user_is_read(repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commit = git_commit(repository)
-    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own means to test its refusal
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own switch for tests of its refusal
     refused = subprocess.run(["git", "rev-parse", "HEAD"], cwd=repository, capture_output=True, check=False)
     assert refused.returncode != 0
     assert git_commit(repository) == commit
@@ -41,7 +41,7 @@ def test_a_repository_of_another_user_is_read(repository: Path, monkeypatch: pyt
 def test_without_repository_commit_or_git_there_is_none(
     repository: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    inside = repository / "unpacked"  # someone else's commit is not its own
+    inside = repository / "unpacked"  # the enclosing repository's commit is not its own
     inside.mkdir()
     empty = tmp_path / "empty"
     empty.mkdir()

@@ -1,4 +1,4 @@
-"""One stream for each purpose, the same on every machine, and none that shifts another."""
+"""Random streams by purpose: fixed, independent and resumable."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Shipped results are taken where settings and data are theirs, whole, and nowhere else."""
+"""Shipped results replace training only where settings, data and files match."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,7 +15,7 @@ MODELS, LOG = Path("data/lab/cifar10/i_cfm"), Path("reports/lab/images/training/
 
 @pytest.fixture(autouse=True)
 def made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A folder in which a stage has trained and its results were shipped and then removed."""
+    """Ship the results of a stage in a new folder, then remove some of them."""
     monkeypatch.chdir(tmp_path)
     for path, text in [(DATA, "images"), (MODELS / "step-0.st", "early"), (MODELS / "step-1.st", "late"), (LOG, "log")]:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -31,7 +31,7 @@ def stage(name: str = "pretrain", **settings: object) -> Shipment:
     return Shipment("lab", "cifar10", name, made_of, [DATA], [MODELS, LOG])
 
 
-def test_they_take_the_place_of_training(capsys: pytest.CaptureFixture[str]) -> None:
+def test_shipped_results_replace_training(capsys: pytest.CaptureFixture[str]) -> None:
     (MODELS / "other.st").write_text("of another training", encoding="utf-8")
     assert stage().unpack()
     assert "taken in place of training" in capsys.readouterr().out
@@ -40,7 +40,7 @@ def test_they_take_the_place_of_training(capsys: pytest.CaptureFixture[str]) -> 
     assert not stage("another").unpack()
 
 
-def test_of_other_settings_or_data_they_are_left(capsys: pytest.CaptureFixture[str]) -> None:
+def test_shipped_results_of_other_settings_or_data_are_not_taken(capsys: pytest.CaptureFixture[str]) -> None:
     assert not stage(lr=2e-3).unpack()
     assert capsys.readouterr().out.endswith("pretrain.json: not taken, of another settings.cifar10.pretrain.lr\n")
     DATA.write_text("other images", encoding="utf-8")
@@ -48,7 +48,7 @@ def test_of_other_settings_or_data_they_are_left(capsys: pytest.CaptureFixture[s
     assert not LOG.exists()
 
 
-def test_damaged_ones_are_left() -> None:
+def test_damaged_shipped_results_are_not_taken() -> None:
     (shipped.folder("lab", "cifar10") / "i_cfm" / "step-1.st").write_text("l", encoding="utf-8")
     assert not stage().unpack()
     assert not LOG.exists()
@@ -65,7 +65,7 @@ def test_the_same_content_is_shipped_once() -> None:
     assert base.read_text(encoding="utf-8") == "late"
 
 
-def test_what_is_not_as_its_stage_left_it_is_not_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_changed_or_too_large_files_are_not_shipped(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"step-1\.st: given another file than pretrain made, allowed: "):
         list(ship("lab", "cifar10"))
     assert stage().unpack()
