@@ -30,6 +30,6 @@ def is_text(call: ast.Call) -> bool:
     return mode is None or (isinstance(mode, ast.Constant) and set(str(mode.value)) <= set("rwax+t"))
 
 
-def test_the_encoding_is_named() -> None:
+def test_text_is_read_and_written_with_an_explicit_encoding() -> None:
     found = [(path, call) for path in FILES for call in nameless(ast.parse(path.read_text(encoding="utf-8")))]
     assert [f"{path.relative_to(ROOT)}:{call.lineno}: {ast.unparse(call)}" for path, call in found] == []

@@ -24,7 +24,7 @@ def make(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", *arguments], cwd=root, env=env, capture_output=True, encoding="utf-8", check=False)
 
 
-def test_make_alone_says_what_there_is(root: Path) -> None:
+def test_make_without_target_lists_the_targets(root: Path) -> None:
     result = make(root)
     assert result.returncode == 0
     told = {line.split()[1].strip(",") for line in result.stdout.splitlines()}
@@ -33,7 +33,7 @@ def test_make_alone_says_what_there_is(root: Path) -> None:
 
 
 @pytest.mark.parametrize("target", ["repro", "test"])
-def test_without_a_supported_python_it_says_what_to_do(root: Path, target: str) -> None:
+def test_missing_python_gives_an_error_with_the_remedy(root: Path, target: str) -> None:
     old = root / "old-python"
     old.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")  # what every check of its version ends with
     old.chmod(0o755)
@@ -46,7 +46,7 @@ def test_without_a_supported_python_it_says_what_to_do(root: Path, target: str) 
     assert not (root / ".venv").exists() and not (root / ".tools").exists()
 
 
-def test_an_environment_that_is_up_to_date_is_not_built_again(root: Path) -> None:
+def test_up_to_date_environment_is_not_rebuilt(root: Path) -> None:
     stamp = root / ".venv" / ".synced"
     stamp.parent.mkdir()
     stamp.touch()
@@ -65,7 +65,7 @@ esac
 """
 
 
-def test_the_environment_is_built_here_whatever_the_shell_has_set_for_pip_uv_and_python(root: Path) -> None:
+def test_environment_is_built_in_the_project_despite_pip_uv_and_python_variables(root: Path) -> None:
     python, log = root / "python", root / "log.txt"
     python.write_text(FAKE, encoding="utf-8")
     python.chmod(0o755)

@@ -38,7 +38,7 @@ def names(requirements: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(each).name) for each in requirements}
 
 
-def test_the_wheel_has_the_library_whole_and_nothing_else(wheel: Path) -> None:
+def test_wheel_contains_exactly_the_library(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         files = {name for name in archive.namelist() if ".dist-info/" not in name}
         (metadata,) = (archive.read(name) for name in archive.namelist() if name.endswith("/METADATA"))
@@ -56,7 +56,7 @@ def test_the_wheel_has_the_library_whole_and_nothing_else(wheel: Path) -> None:
     assert set(about.get_all("Provides-Extra") or []) == {"pusht", "simulators", "pipeline"}
 
 
-def test_fine_tuning_and_acting_need_no_extra(wheel: Path) -> None:
+def test_fine_tuning_and_acting_need_no_extras(wheel: Path) -> None:
     extras = names([each for extra in PROJECT["optional-dependencies"].values() for each in extra]) - BROUGHT
     made_by = packages_distributions().items()
     modules = {module for module, distributions in made_by if extras & set(map(canonicalize_name, distributions))}

@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_tables_are_made_of_what_is_new_in_their_order_and_leave_the_whole_ones(
+def test_partial_tables_use_only_new_results_and_keep_complete_tables(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran: list[str] = []
@@ -63,7 +63,7 @@ def test_tables_are_made_of_what_is_new_in_their_order_and_leave_the_whole_ones(
     assert told == "reports/starter/partial: removed, the tables in reports/starter are whole\n"
 
 
-def test_without_a_table_to_be_made_nothing_is(root: Path) -> None:
+def test_no_partial_folder_without_unmade_tables(root: Path) -> None:
     (root / "unmade.json").write_text(
         json.dumps({"outs": ["reports/starter/episodes/b.csv"], "commands": {}}), encoding="utf-8"
     )

@@ -135,7 +135,7 @@ def workers(head: Path) -> Iterator[Workers]:
     made.stop()
 
 
-def test_workers_share_the_stages_and_the_head_has_what_they_made(head: Path, workers: Workers) -> None:
+def test_workers_share_stages_and_the_head_gets_their_outputs(head: Path, workers: Workers) -> None:
     clones = [workers.start(name) for name in ("first", "second")]
     waiting = head.parent / "wait"
     waiting.touch()
@@ -160,7 +160,7 @@ def test_workers_share_the_stages_and_the_head_has_what_they_made(head: Path, wo
     assert len(listed.stdout.split()) > 1, "an experiment of the head's own"
 
 
-def test_a_stage_of_a_lost_worker_goes_to_another(head: Path, workers: Workers) -> None:
+def test_stage_of_a_lost_worker_is_rerun_by_another(head: Path, workers: Workers) -> None:
     first = workers.start("first")
     await_pool()
     waiting = head.parent / "wait"
@@ -179,7 +179,7 @@ def test_a_stage_of_a_lost_worker_goes_to_another(head: Path, workers: Workers) 
     assert str(second) in (head / "table.txt").read_text(encoding="utf-8").split()
 
 
-def test_a_killed_head_goes_on_and_two_heads_give_nothing_out_twice(head: Path, workers: Workers) -> None:
+def test_restarted_and_second_heads_submit_no_stage_twice(head: Path, workers: Workers) -> None:
     first, waiting = workers.start("first"), head.parent / "wait"
     await_pool()
     waiting.touch()
@@ -199,7 +199,7 @@ def test_a_killed_head_goes_on_and_two_heads_give_nothing_out_twice(head: Path, 
     assert (other / "table.txt").read_bytes() == (head / "table.txt").read_bytes()
 
 
-def test_what_a_worker_lacks_is_one_line(head: Path, workers: Workers) -> None:
+def test_worker_mismatch_gives_a_one_line_error(head: Path, workers: Workers) -> None:
     workers.start("first")
     await_pool()
     lab, hook = pool.Pool("lab", head), head.parent / "hook"
@@ -223,7 +223,7 @@ def test_what_a_worker_lacks_is_one_line(head: Path, workers: Workers) -> None:
     assert "DVC's remote: " in told()
 
 
-def test_what_cannot_be_distributed_is_one_line(head: Path) -> None:
+def test_invalid_pool_or_repository_gives_a_one_line_error(head: Path) -> None:
     assert "given 'nowhere', allowed: " in refused(head, "nowhere")
     (head / "dvc.yaml").write_text(DVC_YAML + "\n", encoding="utf-8")
     assert "dvc.yaml changed since the commit; commit them" in refused(head, "lab")
@@ -232,7 +232,7 @@ def test_what_cannot_be_distributed_is_one_line(head: Path) -> None:
     assert "no DVC remote, by which results travel; `make remote URL=…` sets one" in refused(head, "lab")
 
 
-def test_edited_settings_are_carried_and_committed_ones_come_back(tmp_path: Path) -> None:
+def test_workers_use_edited_settings_and_restore_committed_ones(tmp_path: Path) -> None:
     (head := tmp_path / "head").mkdir()
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     (head / "params.yaml").write_text(text, encoding="utf-8")
@@ -248,7 +248,7 @@ def test_edited_settings_are_carried_and_committed_ones_come_back(tmp_path: Path
     assert committed.settings is None
 
 
-def test_lost_runs_are_told_by_one_automation() -> None:
+def test_lost_runs_are_handled_by_one_automation() -> None:
     for _ in range(2):
         pool.crash_lost_runs()
     with get_client(sync_client=True) as client:

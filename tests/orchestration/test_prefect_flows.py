@@ -55,7 +55,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_broken_dvc_yaml_is_one_line(root: Path) -> None:
+def test_broken_dvc_yaml_gives_a_one_line_error(root: Path) -> None:
     (root / "dvc.yaml").write_text("stages: [", encoding="utf-8")
     state = prefect_flows.tables("all", return_state=True)
     assert state.is_failed() and state.message
@@ -63,13 +63,13 @@ def test_a_broken_dvc_yaml_is_one_line(root: Path) -> None:
 
 
 @pytest.mark.usefixtures("root")
-def test_a_target_that_nothing_makes_is_one_line() -> None:
+def test_unknown_target_gives_an_error() -> None:
     state = prefect_flows.tables("table1", return_state=True)
     assert state.is_failed()
     assert "no stage makes table1; it needs one of tabulate_images, draw_images" in (state.message or "")
 
 
-def test_a_failed_stage_stops_only_what_depends_on_it_and_the_next_run_completes(
+def test_failed_stage_stops_only_its_dependents_and_the_next_run_completes(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (root / "broken-one").touch()
@@ -97,7 +97,7 @@ def test_a_failed_stage_stops_only_what_depends_on_it_and_the_next_run_completes
         (OSError(30, "Read-only file system"), "[Errno 30] Read-only file system"),
     ],
 )
-def test_what_fails_before_dvc_starts_is_one_line(
+def test_error_before_dvc_starts_is_one_line(
     root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
 ) -> None:
     def refuse(_: Path) -> None:
@@ -131,7 +131,7 @@ def test_two_runs_never_overlap(root: Path) -> None:
         pass
 
 
-def test_what_nobody_runs_any_more_is_cancelled() -> None:
+def test_abandoned_flow_runs_are_cancelled() -> None:
     with get_client(sync_client=True) as client:
         run = client.create_flow_run(prefect_flows.sweep, parameters={"overrides": []}, state=Running())
         prefect_flows._cancel_unfinished()
@@ -146,7 +146,7 @@ def test_what_nobody_runs_any_more_is_cancelled() -> None:
         (["a=[1,2],[3]"], [["a=[1,2]"], ["a=[3]"]]),
     ],
 )
-def test_overrides_combine(overrides: list[str], expected: list[list[str]]) -> None:
+def test_overrides_are_combined(overrides: list[str], expected: list[list[str]]) -> None:
     assert prefect_flows.combinations(overrides) == expected
 
 
@@ -182,7 +182,7 @@ def test_a_sweep_runs_an_experiment_for_each_value_and_leaves_the_workspace_alon
     assert sorted(rates) == ["1", "1", "2", "3"]  # the workspace, the commit and two experiments
 
 
-def test_a_supervised_command_dies_with_its_parent_and_takes_its_children_along() -> None:
+def test_supervised_command_and_its_children_die_with_the_parent() -> None:
     program = (
         "import os, sys, time\nfrom pathlib import Path\nfrom pipeline.utils import processes\n"
         "child = processes.start(['sh', '-c', 'sleep 61 & echo $!; wait'], cwd=Path('.'), env=os.environ)\n"

@@ -45,7 +45,7 @@ def imports(project: Project) -> int:
     return len((project.root / "imports").read_text(encoding="utf-8").split())
 
 
-def test_exit_codes_and_output_are_the_programs_own(project: Project) -> None:
+def test_exit_code_and_output_are_passed_through(project: Project) -> None:
     project.check("stages.program", "a.txt")
     failed = project.run("stages.program", "a.txt", "fail")
     assert failed.returncode == 1 and failed.stderr.endswith("ValueError: on purpose\n")
@@ -56,7 +56,7 @@ def test_exit_codes_and_output_are_the_programs_own(project: Project) -> None:
     assert imports(project) == 4
 
 
-def test_a_program_is_interrupted_with_its_caller_and_dies_with_it(project: Project) -> None:
+def test_signals_to_the_caller_reach_the_program(project: Project) -> None:
     for number, code in ((signal.SIGINT, 7), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)):
         (project.root / "at work").unlink(missing_ok=True)
         caller = project.start("stages.waiting")

@@ -71,7 +71,7 @@ def assert_travels(maker: Path, url: str, **options: str) -> None:
         assert (taker / name).read_bytes() == (maker / name).read_bytes()
 
 
-def test_a_folder(maker: Path, tmp_path: Path) -> None:
+def test_results_are_shared_through_a_folder(maker: Path, tmp_path: Path) -> None:
     assert_travels(maker, str(tmp_path / "remote"))
 
 
@@ -106,7 +106,7 @@ def server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
         process.wait()
 
 
-def test_a_server_by_ssh(maker: Path, tmp_path: Path, server: tuple[int, Path]) -> None:
+def test_results_are_shared_through_ssh(maker: Path, tmp_path: Path, server: tuple[int, Path]) -> None:
     port, key = server
     url = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{tmp_path / 'remote'}"
     for whole in (maker / ".dvc" / "cache" / "files").rglob("*/*/*"):  # as a push that was killed leaves them
@@ -116,7 +116,7 @@ def test_a_server_by_ssh(maker: Path, tmp_path: Path, server: tuple[int, Path]) 
     assert_travels(maker, url, keyfile=str(key), allow_agent="false")
 
 
-def test_what_is_new_is_pushed_and_what_the_remote_lost_too(maker: Path, tmp_path: Path) -> None:
+def test_push_restores_files_that_the_remote_lost(maker: Path, tmp_path: Path) -> None:
     make_remote(maker, str(tmp_path / "remote"))
     assert push(maker, new=True) >= 1
     shutil.rmtree(tmp_path / "remote" / "files")
@@ -124,7 +124,7 @@ def test_what_is_new_is_pushed_and_what_the_remote_lost_too(maker: Path, tmp_pat
     assert push(maker) >= 1
 
 
-def test_a_run_arrives_after_what_it_made_or_not_at_all(
+def test_run_is_pushed_after_its_outputs_or_not_at_all(
     maker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remote = tmp_path / "remote"
@@ -150,7 +150,7 @@ def test_a_run_arrives_after_what_it_made_or_not_at_all(
     assert push(maker) >= 1
 
 
-def test_what_no_worker_has_pushed_is_one_line_where_it_is_to_be_taken(maker: Path, tmp_path: Path) -> None:
+def test_missing_run_at_the_remote_gives_an_error(maker: Path, tmp_path: Path) -> None:
     taker = project(tmp_path / "taker")
     make_remote(taker, str(tmp_path / "elsewhere"))
     command = [sys.executable, "-m", "pipeline.orchestration.run_cache", "--only-take", "repro", "--pull", "train"]
@@ -161,7 +161,7 @@ def test_what_no_worker_has_pushed_is_one_line_where_it_is_to_be_taken(maker: Pa
     assert (maker.parent / "runs.txt").read_text(encoding="utf-8") == "run\n", "it did not run"
 
 
-def test_no_remote_and_one_that_cannot_be_written_are_one_line(maker: Path, tmp_path: Path) -> None:
+def test_missing_or_unwritable_remote_gives_a_one_line_error(maker: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"DVC's remote: .*no remote") as caught:
         push(maker)
     assert "\n" not in str(caught.value)

@@ -39,7 +39,7 @@ def remember(root: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_stage_that_fails_leaves_the_reports_of_the_last_that_did_not(root: Path, cached: bool) -> None:
+def test_failed_stage_leaves_the_last_good_reports(root: Path, cached: bool) -> None:
     if cached:
         remember(root, "newer")
     TABLE.unlink()  # as DVC does
@@ -51,7 +51,7 @@ def test_a_stage_that_fails_leaves_the_reports_of_the_last_that_did_not(root: Pa
     assert put_back(root) == []
 
 
-def test_what_a_stage_made_stays_and_what_it_makes_no_more_stays_away(root: Path) -> None:
+def test_new_reports_are_kept_and_obsolete_ones_stay_deleted(root: Path) -> None:
     TABLE.unlink()
     with kept_reports(root, "tabulate", [TABLE]):
         pass
@@ -63,7 +63,7 @@ def test_what_a_stage_made_stays_and_what_it_makes_no_more_stays_away(root: Path
     assert TABLE.read_text(encoding="utf-8") == "made"
 
 
-def test_what_dvc_removed_is_put_back_though_the_program_had_not_begun(
+def test_reports_that_dvc_removed_before_the_program_started_are_restored(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remember(root, "newer")
@@ -79,7 +79,7 @@ def test_what_dvc_removed_is_put_back_though_the_program_had_not_begun(
     assert put_back(root) == []
 
 
-def test_another_puts_back_the_reports_of_a_stage_that_was_killed(root: Path) -> None:
+def test_reports_of_a_killed_stage_are_restored_by_another_process(root: Path) -> None:
     program = f"""
 import pathlib, os, signal
 from pipeline.orchestration.restore import kept_reports

@@ -42,7 +42,7 @@ def resume_of(**changes: object) -> Path:
     return seen[0].resume
 
 
-def test_a_failed_stage_keeps_its_state_for_the_same_inputs_only(root: Path) -> None:
+def test_resume_folder_of_a_failed_stage_belongs_to_its_inputs(root: Path) -> None:
     first = resume_of()
     (first / "state").touch()
     assert resume_of() == first and (first / "state").exists()
@@ -52,14 +52,14 @@ def test_a_failed_stage_keeps_its_state_for_the_same_inputs_only(root: Path) -> 
     assert resume_of() != first
 
 
-def test_a_stage_that_succeeds_leaves_nothing_to_resume_from() -> None:
+def test_successful_stage_deletes_its_resume_folder() -> None:
     with stage(inputs_of(PROGRAM, {}), "work", deps=[Path("input")], outs=[Path("made/out")]) as here:
         (here.resume / "state").touch()
         assert Path("made").is_dir()
     assert not here.resume.exists()
 
 
-def test_what_a_stage_reads_and_writes_is_recorded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_and_outputs_are_recorded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FLOWTUNE_TRACKING")
     monkeypatch.setenv("FLOWTUNE_ROOT", str(root))
     monkeypatch.setattr(queue, "start_recorder", lambda _: None)
@@ -82,7 +82,7 @@ def test_what_a_stage_reads_and_writes_is_recorded(root: Path, monkeypatch: pyte
     assert (model["name"], model["digest"], model["path"]) == ("pusht-fm-nfe1", digest, str(tuned))
 
 
-def test_a_stage_runs_once_at_a_time() -> None:
+def test_stage_cannot_run_twice_at_once() -> None:
     def begin() -> None:
         with stage(inputs_of(PROGRAM, {}), "work", deps=[], outs=[]):
             pass
@@ -107,7 +107,7 @@ def test_a_missing_input_is_named() -> None:
 @pytest.mark.parametrize(
     ("error", "code"), [(UserError("seed: given -1, allowed: 0 or more"), 2), (FloatingPointError("diverged"), 1)]
 )
-def test_a_known_error_is_one_line(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_expected_error_is_one_line(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> None:
         raise error
 
@@ -134,5 +134,5 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the allocator is glibc's")
-def test_memory_that_is_freed_is_used_again() -> None:
+def test_freed_memory_is_reused() -> None:
     assert faults(keeping=True) * 10 < faults(keeping=False)

@@ -21,7 +21,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_a_taken_port_is_one_line_that_names_it() -> None:
+def test_port_in_use_is_named_in_the_error() -> None:
     with socket.socket() as taken:
         taken.bind((ui.HOST, 0))
         taken.listen()
@@ -30,7 +30,7 @@ def test_a_taken_port_is_one_line_that_names_it() -> None:
             ui.require_free("MLflow", port)
 
 
-def test_a_child_that_ends_is_named_with_its_last_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_server_that_exits_is_named_with_its_last_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server = ui.Server(["-c", "print('last words'); raise SystemExit(3)"], tmp_path, os.environ)
     server.process.wait()
     with pytest.raises(UserError, match="mlflow ended with exit code 3"):
@@ -38,7 +38,7 @@ def test_a_child_that_ends_is_named_with_its_last_words(tmp_path: Path, capsys: 
     assert "last words" in capsys.readouterr().err
 
 
-def test_it_answers_and_stops_on_ctrl_c_leaving_nothing(tmp_path: Path) -> None:
+def test_both_uis_answer_and_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     root = tmp_path / "feature%2Flogin a?b#c ü"
     root.mkdir()
     proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")  # where nothing answers

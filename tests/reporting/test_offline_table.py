@@ -65,7 +65,7 @@ def test_rows_are_means_over_episodes_and_their_differences_to_fm(reports: Scale
     assert (table["n_episodes"] == 3).all() and (table["n_windows"] == 30).all()
 
 
-def test_the_markdown_says_what_is_missing(reports: ScaleReports) -> None:
+def test_markdown_lists_missing_rows(reports: ScaleReports) -> None:
     write_row(reports, FM, 0.0)
     table = offline_table(reports, [FM, FT])
     text = offline_markdown(table, missing_rows(reports.folder, [FM, FT]), scale="lab", title="Arm")
@@ -73,7 +73,7 @@ def test_the_markdown_says_what_is_missing(reports: ScaleReports) -> None:
     assert text.count("| FM continued | 2 |") == 2
 
 
-def test_rows_of_other_episodes_or_files_are_refused(reports: ScaleReports) -> None:
+def test_rows_with_other_episodes_or_columns_are_refused(reports: ScaleReports) -> None:
     write_row(reports, FM, 0.0)
     write_row(reports, FT, 0.0, episodes=(3, 8, 12))
     with pytest.raises(UserError, match=r"^arm-ft_fm-nfe2: has other episodes than arm-fm-nfe2; evaluate both again$"):
@@ -83,7 +83,7 @@ def test_rows_of_other_episodes_or_files_are_refused(reports: ScaleReports) -> N
         offline_table(reports, [FM, FT])
 
 
-def test_a_figure_needs_a_trained_model(reports: ScaleReports, tmp_path: Path) -> None:
+def test_figure_needs_a_trained_model(reports: ScaleReports, tmp_path: Path) -> None:
     write_row(reports, NEAREST, 0.0)
     with pytest.raises(UserError, match=r"no row of a trained model"):
         offline_vs_nfe(offline_table(reports, [NEAREST]), tmp_path / "arm.png", "Arm")

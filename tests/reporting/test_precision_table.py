@@ -25,7 +25,7 @@ def episodes(*scores: float) -> list[EpisodeResult]:
     return [EpisodeResult(seed, 0, score, score, score == 1, 10) for seed, score in enumerate(scores)]
 
 
-def test_rows_count_near_misses_and_compare_with_the_policy_as_made() -> None:
+def test_rows_count_near_misses_and_compare_with_the_unchanged_policy() -> None:
     as_made, calm = Variation("", 4, 8), Variation("noise x 0", 4, 8, noise_scale=0.0)
     outcomes = {as_made: episodes(1.0, 0.95, 0.9, 0.5), calm: episodes(1.0, 1.0, 0.8, 0.4)}
     samples = {as_made: Diversity(0.2, 0.1, 0.3), calm: Diversity(0.0, 0.1, 0.25)}

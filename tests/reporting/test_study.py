@@ -66,7 +66,7 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_cell("mip", 2, train_seed, 0.3)
 
 
-def test_a_row_is_paired_with_fm_continued_at_its_nfe_and_training_seed() -> None:
+def test_row_is_compared_with_fm_continued_at_its_nfe_and_training_seed() -> None:
     table = study_table(cells_of())
     assert ",".join(table.columns) == STUDY_HEADER
     row = table[(table["coupling"] == "reflow") & (table["nfe"] == 1) & (table["train_seed"] == 1)].iloc[0]
@@ -91,7 +91,7 @@ def test_questions_are_answered_for_each_training_seed_and_for_all() -> None:
     assert (found["against"] != "regression").all()  # there is no such cell yet
 
 
-def test_an_aim_that_reaches_zero_may_contain_it() -> None:
+def test_question_with_reaches_allows_an_interval_around_zero() -> None:
     question = Question("", "a", 1, "b", 1, "max_score", at_least=-0.01, reaches=True)
     assert question.met(Interval(-0.005, -0.02, 0.01))
     assert not question.met(Interval(-0.02, -0.05, 0.01))
@@ -123,7 +123,7 @@ def test_training_seeds_are_averaged_within_a_test_seed() -> None:
     assert both.high - both.low < 1e-5
 
 
-def test_the_report_says_what_harms_and_shows_every_cell() -> None:
+def test_report_lists_harmful_couplings_and_every_cell() -> None:
     cells = cells_of()
     table = study_table(cells)
     report = study_markdown(
@@ -139,7 +139,7 @@ def test_the_report_says_what_harms_and_shows_every_cell() -> None:
     assert "training seeds 0, 1" in report and "![a.png](a.png)" in report
 
 
-def test_pictures_are_the_same_bytes_for_the_same_numbers(tmp_path: Path) -> None:
+def test_figures_are_deterministic(tmp_path: Path) -> None:
     table: pd.DataFrame = study_table(cells_of())
     for draw in (score_panels, difference_panels):
         draw(table, tmp_path / "a.png")

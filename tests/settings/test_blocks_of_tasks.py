@@ -28,7 +28,7 @@ def parsed(text: str) -> schema.Settings:
     return schema.parse(text, "params.yaml")
 
 
-def test_a_block_of_any_name_is_about_the_task_that_it_says() -> None:
+def test_block_of_any_name_uses_the_task_in_its_task_key() -> None:
     narrow = parsed(changed("lab.narrow", NARROW)).lab.task("narrow")
     assert narrow.load_task() is parsed(TEXT).lab.task("pusht").load_task()
     assert narrow.pretrain.lr == raw()["lab"]["robot"]["pretrain"]["lr"]  # as for every block, and not that of pusht
@@ -39,7 +39,7 @@ def test_a_block_of_any_name_is_about_the_task_that_it_says() -> None:
     assert parsed(dumped(values)).lab.chosen()["narrow"] == narrow
 
 
-def test_where_a_scales_robot_says_the_task_a_name_that_is_listed_is_a_block_and_stands_in_texts() -> None:
+def test_listed_names_become_blocks_of_the_scales_robot_task() -> None:
     values = raw()
     robot = {**values["lab"]["robot"], "task": "pusht", "data": DATA, "title": "{Block} of {block-}"}
     robot["select"] = robot["select"] | {"evaluation": "{block}_b"}
@@ -83,11 +83,11 @@ def test_where_a_scales_robot_says_the_task_a_name_that_is_listed_is_a_block_and
         ("lab.lists.tasks", ["juggling"], "tasks: given 'juggling', allowed: .*pusht, .*, or a new block of that name"),
     ],
 )
-def test_what_a_task_does_not_have_is_refused(key: str, value: object, line: str) -> None:
+def test_settings_that_the_task_lacks_are_refused(key: str, value: object, line: str) -> None:
     assert re.search(line, refused(changed(key, value)))
 
 
-def test_a_block_that_was_a_task_of_its_own_still_means_the_same() -> None:
+def test_block_named_after_a_task_defaults_to_that_task() -> None:
     assert parsed(replaced("  task: pusht  ", "  # task:     ")).lab == parsed(TEXT).lab
 
 
@@ -110,7 +110,7 @@ def edited(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         cached.cache_clear()
 
 
-def test_editing_a_task_makes_its_own_stages_stale_and_none_of_another_nor_of_images(edited: list[str]) -> None:
+def test_editing_a_task_makes_only_its_own_stages_stale(edited: list[str]) -> None:
     settings = at("lab").model_copy(update={"tasks": [*own_tasks()]})
     blocks = [*own_tasks(), "cifar10"]
     before = {block: images_or(settings, block) for block in blocks}
@@ -130,7 +130,7 @@ def images_or(settings: schema.Settings, block: str) -> dict[str, Any]:
     return {path.stem: text for path, text in resolved_inputs(settings).items() if block in path.stem.split("-")}
 
 
-def test_the_file_of_a_task_outside_the_project_counts(tmp_path: Path) -> None:
+def test_task_file_outside_the_project_is_tracked_as_code(tmp_path: Path) -> None:
     path = tmp_path / "a_task_outside.py"
     block = NARROW | {"task": f"{path}:TASK"}
     path.write_text("from pipeline.tasks.pusht import TASK\n", encoding="utf-8")

@@ -52,7 +52,7 @@ def inputs_asked_for(pipeline: str, settings: Settings) -> set[Path]:
 
 
 @pytest.mark.parametrize("scale", get_args(Scale))
-def test_resolve_writes_what_the_stages_depend_on(scale: str) -> None:
+def test_resolve_writes_every_input_file_of_the_stages(scale: str) -> None:
     settings = at(scale)
     written = {path for path in resolved_inputs(settings) if path.name != "execution.json"}
     asked = inputs_asked_for("dvc.yaml", settings) | inputs_asked_for(DEMONSTRATIONS, settings)
@@ -63,7 +63,7 @@ def test_resolve_writes_what_the_stages_depend_on(scale: str) -> None:
 
 
 @pytest.mark.parametrize(("pipeline", "kinds"), [("dvc.yaml", KINDS), *((study, STUDY_KINDS) for study in STUDIES)])
-def test_a_stage_is_run_by_the_program_of_its_kind(pipeline: str, kinds: dict[str, Any]) -> None:
+def test_stage_command_runs_the_program_of_its_kind(pipeline: str, kinds: dict[str, Any]) -> None:
     for name, stage in stages_of(pipeline).items():
         found = re.match(r"exec python -m stages\.(\w+)(?: (\w+))?( |$)", stage["cmd"])
         assert found, f"{pipeline}, {name}: runs no program of stages/ in the shell's place"
@@ -86,7 +86,7 @@ def test_no_pipeline_names_a_python_file_and_every_stage_has_a_run_cache() -> No
         assert all(next(iter(out.values()))["cache"] is False for out in shown)
 
 
-def test_the_coupling_study_makes_a_row_for_each_of_its_training_seeds() -> None:
+def test_coupling_study_covers_all_training_seeds() -> None:
     study = at("lab").lab.task("pusht").studied()
     stages = stages_of(STUDY).items()
     rows = [stage["matrix"]["seed"] for name, stage in stages if "matrix" in stage and not name.startswith("one_step")]
@@ -94,7 +94,7 @@ def test_the_coupling_study_makes_a_row_for_each_of_its_training_seeds() -> None
 
 
 @pytest.mark.parametrize(("pipeline", "scale"), STUDIES.items())
-def test_the_one_step_study_makes_every_method_for_every_training_seed(pipeline: str, scale: str) -> None:
+def test_one_step_study_covers_all_methods_and_training_seeds(pipeline: str, scale: str) -> None:
     settings = at(scale)
     tasks = resolved(settings, scale)["one_step_tasks"]
     cells = []
@@ -112,9 +112,7 @@ def test_the_one_step_study_makes_every_method_for_every_training_seed(pipeline:
 
 
 @pytest.mark.parametrize("scale", get_args(Scale))
-def test_inputs_are_read_back_as_the_settings_that_they_are_made_of(
-    scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inputs_round_trip_to_settings(scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = at(scale)
     for path, text in resolved_inputs(settings).items():
@@ -134,7 +132,7 @@ def test_inputs_are_read_back_as_the_settings_that_they_are_made_of(
         assert name not in read_inputs("evaluate_rollouts", scale, task).params[task]["evaluation"]
 
 
-def test_a_setting_that_is_not_declared_cannot_be_read() -> None:
+def test_undeclared_setting_cannot_be_read() -> None:
     tree = resolved(at("starter"), "starter")
     part = built(ScaleSettings, chosen(tree, ["pusht.pretrain.lr", "nfe"]))
     assert part.task("pusht").pretrain.lr == tree["pusht"]["pretrain"]["lr"]
@@ -149,7 +147,9 @@ def test_every_declared_key_is_there_at_every_scale() -> None:
             assert json.loads(text)
 
 
-def test_missing_inputs_are_one_line_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_damaged_inputs_give_an_error_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"data/inputs/lab/fetch-pusht\.json: not found; `dvc repro resolve` makes"):
         read_inputs("fetch", "lab", "pusht")

@@ -29,7 +29,7 @@ def block_of(text: str, *keys: str) -> Node:
 
 @settings(deadline=None, max_examples=20)
 @given(st.dictionaries(st.sampled_from(LAYERS), st.integers(1, 400), min_size=1))
-def test_the_last_layer_that_has_a_key_decides_it(warmups: dict[str, int]) -> None:
+def test_last_layer_with_a_key_wins(warmups: dict[str, int]) -> None:
     values = raw()
     for layer in LAYERS:
         block = values
@@ -45,7 +45,7 @@ def test_the_last_layer_that_has_a_key_decides_it(warmups: dict[str, int]) -> No
 
 @settings(deadline=None, max_examples=10)
 @given(st.randoms(use_true_random=False))
-def test_the_order_of_keys_changes_nothing(chance: random.Random) -> None:
+def test_order_of_keys_does_not_matter(chance: random.Random) -> None:
     def shuffled(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
@@ -56,7 +56,7 @@ def test_the_order_of_keys_changes_nothing(chance: random.Random) -> None:
     assert parsed(dumped(shuffled(raw()))) == parsed(TEXT)
 
 
-def test_every_setting_has_the_value_of_the_place_that_it_names() -> None:
+def test_each_resolved_setting_matches_its_source_line() -> None:
     values = raw()
     for _, node in block_of(TEXT).leaves():
         written: Any = values
@@ -66,7 +66,7 @@ def test_every_setting_has_the_value_of_the_place_that_it_names() -> None:
         assert node.place.keys[-1] in TEXT.splitlines()[node.place.line - 1]
 
 
-def test_a_task_is_made_where_its_scale_lists_it_or_has_a_block_of_it() -> None:
+def test_task_exists_where_its_scale_lists_it_or_has_its_block() -> None:
     lab = schema.parse(changed("lab.digits", {}), "params.yaml").lab
     assert lab.digits is not None and lab.digits.pretrain.steps == raw()["image"]["pretrain"]["steps"]
     assert parsed(TEXT).lab.digits is None and "kitchen" not in parsed(TEXT).starter.robots
@@ -77,7 +77,7 @@ def test_a_task_is_made_where_its_scale_lists_it_or_has_a_block_of_it() -> None:
     assert square.data.dataset == "square_ph"
 
 
-def test_every_is_said_of_each_recipe_and_a_name_beside_it_says_more() -> None:
+def test_every_applies_to_all_recipes_and_named_recipes_override_it() -> None:
     values = raw()
     recipes: dict[str, Any] = {"every": {"lr": 0.25, "max_grad_norm": 2.0}, "nfe1": {"lr": 0.5}, "nfe2": {}}
     values["lab"]["kitchen"]["finetune"] = recipes
@@ -92,14 +92,14 @@ def test_every_is_said_of_each_recipe_and_a_name_beside_it_says_more() -> None:
     assert found["nfe2"].solver == robot["every"]["solver"]  # a name of a later layer has every of an earlier one
 
 
-def test_the_diffusion_model_is_trained_as_the_flow_where_nothing_else_is_said() -> None:
+def test_diffusion_training_defaults_to_the_flows_settings() -> None:
     lab = parsed(changed("lab.kitchen.diffusion", {"lr": 0.25})).lab.task("kitchen")
     assert lab.diffusion.model_dump() == lab.pretrain.model_dump(include=set(type(lab.diffusion).model_fields)) | {
         "lr": 0.25
     }
 
 
-def test_a_net_of_another_kind_replaces_the_one_before_and_of_the_same_kind_changes_it() -> None:
+def test_net_of_another_kind_replaces_and_of_the_same_kind_merges() -> None:
     net = {"kind": "transformer1d", "width": 8, "depth": 1, "heads": 2, "causal": True}
     whole = net | {"condition_tokens": 1, "time_features": 8}
     assert parsed(changed("lab.kitchen.net", whole)).lab.task("kitchen").net.model_dump() == whole
@@ -110,7 +110,7 @@ def test_a_net_of_another_kind_replaces_the_one_before_and_of_the_same_kind_chan
     )
 
 
-def test_common_fills_only_keys_that_a_block_has() -> None:
+def test_common_sets_only_keys_that_a_block_has() -> None:
     found = parsed(changed("common.fm_weight", 0.5))
     assert found.lab.task("kitchen").finetune["nfe1"].fm_weight == 0.5
     assert "fm_weight" not in found.lab.task("kitchen").residual["resft_fm-nfe16"].model_dump()
@@ -173,7 +173,7 @@ def test_common_fills_only_keys_that_a_block_has() -> None:
         ("seed: 0 ", "1: 0 ", "common.1: unknown key; keys are text"),
     ],
 )
-def test_a_key_that_nothing_has_is_refused_at_every_level(old: str, new: str, line: str) -> None:
+def test_unknown_key_is_refused_at_every_level(old: str, new: str, line: str) -> None:
     assert refused(replaced(old, new)).startswith(f"params.yaml:{line_of(old)}: {line}")
 
 
@@ -189,7 +189,7 @@ def test_a_key_that_nothing_has_is_refused_at_every_level(old: str, new: str, li
         ),
     ],
 )
-def test_a_wrong_value_is_refused_where_others_override_it_everywhere(old: str, new: str, line: str) -> None:
+def test_invalid_value_is_refused_even_if_overridden(old: str, new: str, line: str) -> None:
     assert refused(replaced(old, new)) == f"params.yaml:{line_of(old)}: {line}"
 
 
@@ -198,7 +198,7 @@ def test_a_file_without_keys_is_refused(text: str) -> None:
     assert refused(text).startswith("params.yaml: holds no keys; allowed: a mapping with scale, tasks, nfe, ")
 
 
-def test_each_key_is_explained_where_it_first_stands_and_no_comment_stands_twice() -> None:
+def test_each_key_is_explained_once() -> None:
     explained: set[str] = set()
     comments: list[str] = []
     for line in TEXT.splitlines():

@@ -15,20 +15,20 @@ SHIPPED = ROOT / "data" / "checkpoints" / "lab" / "pusht" / "ft_fm-nfe1.safetens
 
 
 @pytest.mark.parametrize(("old", "new"), RENAMED.items())
-def test_an_old_name_is_refused_with_the_present_one(old: str, new: str) -> None:
+def test_old_name_is_refused_with_the_new_one(old: str, new: str) -> None:
     assert f" {new}: " in PARAMS
     with pytest.raises(UserError, match=rf"{old}: unknown key; it is called {new} now$"):
         schema.parse(PARAMS.replace(f" {new}: ", f" {old}: ", 1), "params.yaml")
 
 
-def test_what_is_stored_is_read_back() -> None:
+def test_stored_names_round_trip() -> None:
     settings = {"n_obs_steps": 1, "net": {"input": {"max_grad_norm": 1.0}}, "widths": [1, 2]}
     stored = {"observation_horizon": 1, "net": {"input": {"clip": 1.0}}, "widths": [1, 2]}
     assert as_stored(settings) == stored
     assert from_stored(stored) == settings
 
 
-def test_a_model_file_of_before_is_written_as_it_was(tmp_path: Path) -> None:
+def test_older_model_file_round_trips_byte_for_byte(tmp_path: Path) -> None:
     policy, record = load_policy(SHIPPED)
     save_policy(tmp_path / "again.safetensors", policy, record, half=True)
     assert (tmp_path / "again.safetensors").read_bytes() == SHIPPED.read_bytes()

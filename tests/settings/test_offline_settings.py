@@ -16,7 +16,7 @@ def text(**changes: object) -> str:
     return dumped(raw() | LISTS | changes)
 
 
-def test_an_offline_task_may_be_all_that_is_chosen() -> None:
+def test_offline_task_may_be_the_only_task() -> None:
     settings = schema.parse(text(), "params.yaml")
     assert settings.lab.task(settings.offline[0]).load_task().offline
 
@@ -35,11 +35,11 @@ def test_an_offline_task_may_be_all_that_is_chosen() -> None:
         ),
     ],
 )
-def test_lists_that_do_not_fit_are_refused(changes: dict[str, object], line: str) -> None:
+def test_inconsistent_lists_are_refused(changes: dict[str, object], line: str) -> None:
     assert re.search(re.escape(line), refused(text(**changes)))
 
 
-def test_its_checkpoints_are_not_chosen_in_simulation() -> None:
+def test_offline_task_cannot_select_checkpoints_by_rollouts() -> None:
     values = raw()
     values["lab"]["seattle_weather"]["select"]["rule"] = "rollouts"
     assert "select.rule: given 'rollouts', allowed for seattle_weather: validation_loss" in refused(dumped(values))

@@ -48,7 +48,7 @@ def refused(project: Project, *arguments: str, **env: str) -> str:
     return lines[0]
 
 
-def test_inspect_of_what_is_no_data_set_is_one_line(project: Project) -> None:
+def test_inspect_refuses_a_path_without_data_set(project: Project) -> None:
     assert refused(project, "stages.inspect", "data/nowhere").startswith(
         "error: data/nowhere: does not exist; expected"
     )
@@ -56,14 +56,14 @@ def test_inspect_of_what_is_no_data_set_is_one_line(project: Project) -> None:
 
 
 @pytest.mark.parametrize("program", ["pipeline.orchestration.repro", "stages.resolve"])
-def test_a_wrong_setting(project: Project, program: str) -> None:
+def test_unknown_setting_is_refused(project: Project, program: str) -> None:
     key = "starter.pusht.finetune.nfe1.learning_rate"
     project.params(key, 1e-3)
     line = rf"error: params\.yaml:\d+: {key}: unknown key; .*allowed: steps, batch_size, lr, .*"
     assert re.fullmatch(line, refused(project, program))
 
 
-def test_an_unknown_scale_on_the_command_line(project: Project) -> None:
+def test_unknown_scale_is_refused_by_repro(project: Project) -> None:
     line = "error: params.yaml: scale: given 'nowhere', allowed: starter, lab, paper, metaworld"
     assert refused(project, "pipeline.orchestration.repro", "nowhere") == line
 
@@ -78,11 +78,11 @@ def test_an_unknown_scale_on_the_command_line(project: Project) -> None:
         ),
     ],
 )
-def test_an_unknown_scale_or_task_of_a_stage(project: Project, arguments: tuple[str, ...], line: str) -> None:
+def test_unknown_scale_or_task_is_refused_by_a_stage(project: Project, arguments: tuple[str, ...], line: str) -> None:
     assert re.fullmatch(f"error: data/inputs/{line}", refused(project, "stages.fetch", *arguments))
 
 
-def test_a_wrong_checksum(project: Project) -> None:
+def test_wrong_checksum_of_demonstrations_is_refused(project: Project) -> None:
     file = project.root / "data" / "demonstrations" / "pusht_starter.npz"
     file.write_bytes(file.read_bytes() + b"!")
     line = refused(project, "stages.fetch", *OF_TASK)
@@ -93,7 +93,7 @@ def test_a_wrong_checksum(project: Project) -> None:
     )
 
 
-def test_nan_in_demonstrations(project: Project) -> None:
+def test_nan_in_demonstrations_is_refused(project: Project) -> None:
     file = project.root / "data" / "demonstrations" / "pusht_starter.npz"
     with np.load(file) as whole:
         arrays = dict(whole)
@@ -129,7 +129,7 @@ def from_mirror(project: Project, tmp_path: Path) -> Iterator[tuple[Project, Pat
         server.shutdown()
 
 
-def test_a_truncated_zip_in_the_mirror(from_mirror: tuple[Project, Path]) -> None:
+def test_truncated_zip_in_the_mirror_is_refused(from_mirror: tuple[Project, Path]) -> None:
     project, mirror = from_mirror
     archive = mirror / "pusht.zip"
     with zipfile.ZipFile(archive, "w") as file:
@@ -140,7 +140,7 @@ def test_a_truncated_zip_in_the_mirror(from_mirror: tuple[Project, Path]) -> Non
     assert line.endswith("in a folder and set FLOWTUNE_MIRROR to that folder")
 
 
-def test_a_zarr_without_episode_ends_in_the_mirror(from_mirror: tuple[Project, Path]) -> None:
+def test_zarr_without_episode_ends_is_refused(from_mirror: tuple[Project, Path]) -> None:
     project, mirror = from_mirror
     store = mirror / "pusht_cchi_v7_replay.zarr"
     group = zarr.create_group(store, zarr_format=2)
@@ -150,12 +150,12 @@ def test_a_zarr_without_episode_ends_in_the_mirror(from_mirror: tuple[Project, P
     assert f"{store}: array meta/episode_ends is missing;" in line
 
 
-def test_a_stage_before_its_input_is_made(project: Project) -> None:
+def test_stage_without_its_input_is_refused(project: Project) -> None:
     line = "error: data/starter/pusht/demonstrations: not found; it is made by an earlier stage, run `dvc repro`"
     assert refused(project, "stages.prepare", *OF_TASK) == line
 
 
-def test_a_checkpoint_of_another_architecture(made: Project, tmp_path: Path) -> None:
+def test_checkpoint_of_another_architecture_is_refused(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     project.params("starter.pusht.net.width", 32)
     line = refused(project, "stages.train", *OF_TASK, "--method", "fm", "--nfe", "1")
@@ -165,13 +165,13 @@ def test_a_checkpoint_of_another_architecture(made: Project, tmp_path: Path) -> 
     )
 
 
-def test_an_nfe_without_a_recipe(made: Project) -> None:
+def test_nfe_without_a_recipe_is_refused(made: Project) -> None:
     line = refused(made, "stages.train", *OF_TASK, "--method", "fm", "--nfe", "7")
     assert line.startswith("error: data/inputs/starter/finetune-pusht-7.json: not found; ")
     assert line.endswith("; there are those of pusht-1, pusht-2")
 
 
-def test_a_file_where_the_reports_folder_should_be(made: Project, tmp_path: Path) -> None:
+def test_file_in_place_of_the_reports_folder_is_refused(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     shutil.rmtree(project.root / "reports")
     (project.root / "reports").touch()
@@ -207,14 +207,14 @@ UNKNOWN_EVALUATION = "--evaluation: given 'pusht_c', allowed for pusht: pusht_a,
         ),
     ],
 )
-def test_evaluation_asked_for_wrongly(
+def test_invalid_evaluation_arguments_are_refused(
     project: Project, checkpoint: Path, arguments: tuple[str, ...], line: str
 ) -> None:
     given = [str(checkpoint) if argument == "CHECKPOINT" else argument for argument in arguments]
     assert re.fullmatch(f"error: {line}", refused(project, *EVALUATE, *given))
 
 
-def test_seeds_of_demonstrations_asked_for_wrongly(project: Project, checkpoint: Path) -> None:
+def test_invalid_demonstration_seeds_are_refused(project: Project, checkpoint: Path) -> None:
     arguments = ("--checkpoint", str(checkpoint), "--seeds", "100000:100010", "--out", "demonstrations.npz")
     line = refused(project, "stages.demonstrate", *arguments)
     assert line.startswith(

@@ -31,7 +31,7 @@ def project(tmp_path: Path) -> Project:
     return project
 
 
-def test_images_are_fetched_learned_judged_and_shown(project: Project) -> None:
+def test_cifar10_stages_make_table_1_and_shipped_checkpoints(project: Project) -> None:
     def run(stage: str, *arguments: str) -> str:
         where = ("--scale", "starter", "--task", "cifar10")
         return project.check(f"stages.{stage}", *where, *arguments, FLOWTUNE_MIRROR=str(MIRROR)).stdout

@@ -125,7 +125,7 @@ def learn(run: Any, *rows: str) -> pd.DataFrame:
     return pd.read_csv("reports/starter/table2.csv").set_index("method")
 
 
-def test_reacher_from_what_minari_recorded(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reacher_from_minari_recordings(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     block = block_of(recorded(tmp_path / "data", gymnasium.make("Reacher-v5"), reach, 30, monkeypatch))
     block["custom"]["environment"]["returns"] = [-50, 0]
     block["select"]["evaluation"] = "arm"
@@ -144,7 +144,7 @@ def test_reacher_from_what_minari_recorded(tmp_path: Path, run: Any, monkeypatch
     assert sorted(path.suffix for path in Path("videos").iterdir()) == [".gif"] * 3
 
 
-def test_fetch_reach_with_dictionaries(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_reach_with_dictionary_observations(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import gymnasium_robotics
 
     gymnasium.register_envs(gymnasium_robotics)

@@ -103,7 +103,7 @@ def asked(project: Project) -> list[int]:
     return seeds
 
 
-def test_it_keeps_the_first_solved_episodes_and_says_how_many_there_were(project: Project) -> None:
+def test_first_solved_episodes_are_kept_and_counted(project: Project) -> None:
     result = project.check(*COMMAND, "--out", "made/tiny.npz", "--workers", "0")
     assert result.stdout == (
         "6 of 12 episodes solved: 0.500, 95 % interval 0.254 to 0.746; 4 kept, 11 steps → made/tiny.npz\n"
@@ -120,7 +120,7 @@ def test_it_keeps_the_first_solved_episodes_and_says_how_many_there_were(project
     )
 
 
-def test_a_block_of_params_names_its_expert(project: Project) -> None:
+def test_expert_is_taken_from_a_params_block(project: Project) -> None:
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     (project.root / "params.yaml").write_text(text + BLOCK, encoding="utf-8")  # its last block is scale metaworld
     (project.root / "still.py").write_text(STILL, encoding="utf-8")
@@ -132,14 +132,14 @@ def test_a_block_of_params_names_its_expert(project: Project) -> None:
     assert made.state.shape == (10, 10) and made.action.shape == (10, 2) and list(made.episode_ends) == [5, 10]
 
 
-def test_workers_change_nothing(project: Project) -> None:
+def test_result_does_not_depend_on_workers(project: Project) -> None:
     for workers in ("0", "3"):
         project.check(*COMMAND, "--out", f"{workers}/tiny.npz", "--workers", workers)
         assert sorted(asked(project)) == list(SEEDS)
     assert [*project.files("0").values()] == [*project.files("3").values()]
 
 
-def test_interrupted_it_goes_on_where_it_was(project: Project) -> None:
+def test_interrupted_run_resumes_without_repeating_episodes(project: Project) -> None:
     uninterrupted = project.check(*COMMAND, "--out", "whole/tiny.npz", "--workers", "0")
     asked(project)
 
@@ -168,7 +168,7 @@ def test_interrupted_it_goes_on_where_it_was(project: Project) -> None:
         (("--seeds", "300001:300002"), r"tiny: the expert solved none of 1 episodes"),
     ],
 )
-def test_asked_for_wrongly(project: Project, changed: tuple[str, str], line: str) -> None:
+def test_invalid_arguments_are_refused(project: Project, changed: tuple[str, str], line: str) -> None:
     result = project.run(*COMMAND, "--out", "tiny.npz", "--workers", "0", *changed)
     assert result.returncode == 2
     assert re.match(f"error: {line}", result.stderr.splitlines()[-1])

@@ -87,7 +87,7 @@ VICTIMS = [
 
 
 @pytest.mark.parametrize("victim", VICTIMS, ids=lambda victim: victim.name)
-def test_a_killed_stage_resumes_to_the_same_files(victim: Victim, made: Project, tmp_path: Path) -> None:
+def test_killed_stage_resumes_to_identical_files(victim: Victim, made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     reports = [project.root / out for out in victim.outs if out.startswith("reports/")]
     for out in {project.root / out for out in victim.outs}.difference(reports):
@@ -141,7 +141,7 @@ def wait_until_at_work(project: Project, victim: Victim, *, more_than: int) -> i
     return victim.done(resume_folder(project))
 
 
-def test_a_stage_dies_with_dvc_while_it_still_imports(made: Project, tmp_path: Path) -> None:
+def test_stage_dies_with_dvc_during_imports(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     dvc = project.start("dvc", "repro", "-f", "-s", "pretrain@starter-pusht", **ALONE)
     wait_for(lambda: any(imports_torch(pid) for pid in stages_in(project)), "the stage to import torch")
@@ -150,7 +150,7 @@ def test_a_stage_dies_with_dvc_while_it_still_imports(made: Project, tmp_path: P
     assert not project.processes()
 
 
-def test_dvc_and_its_stage_die_with_the_program_that_runs_the_pipeline(made: Project, tmp_path: Path) -> None:
+def test_dvc_and_its_stage_die_with_repro(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     project.keep_stages("resolve", "pretrain")
     project.params("starter.pusht.pretrain.steps", 100_000)
@@ -181,7 +181,7 @@ def imports_torch(pid: int) -> bool:
         return False
 
 
-def test_a_second_run_is_refused_and_one_by_other_settings_does_not_resume(made: Project, tmp_path: Path) -> None:
+def test_second_run_is_refused_and_changed_settings_do_not_resume(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     project.params("starter.pusht.pretrain.steps", 100_000)
     victim = VICTIMS[0]

@@ -61,7 +61,7 @@ def filmed(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("task", "settings"), [("seattle_weather", lambda _: LAB["seattle_weather"]), ("arm", arm), ("filmed", filmed)]
 )
-def test_an_offline_task_goes_from_its_data_to_its_table(
+def test_offline_task_runs_from_data_to_table(
     task: str, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(LAB, task, settings(tmp_path))

@@ -94,7 +94,7 @@ def test_one_run_makes_every_report(made: Project) -> None:
     assert selection["selected"] in [candidate["checkpoint"] for candidate in selection["candidates"]]
 
 
-def test_table_1_is_that_of_the_distances(made: Project) -> None:
+def test_table_1_matches_the_distances(made: Project) -> None:
     reports = made.root / "reports" / "starter"
     assert header(reports / "table1.csv") == TABLE1_HEADER
     table = pd.read_csv(reports / "table1.csv")
@@ -114,7 +114,7 @@ def test_table_1_is_that_of_the_distances(made: Project) -> None:
     assert history["updates"].iloc[-1] == pytest.approx(steps)  # the compute of flow matching to its end
 
 
-def test_the_table_is_that_of_the_episodes(made: Project) -> None:
+def test_table_2_matches_the_episodes(made: Project) -> None:
     reports = made.root / "reports" / "starter"
     assert header(reports / "table2.csv") == TABLE2_HEADER
     table = pd.read_csv(reports / "table2.csv")
@@ -137,7 +137,7 @@ def test_every_solve_of_the_gap_table_is_bounded(made: Project) -> None:
     assert "at or above the error in 50 of 50 solves" in (reports / "gap.md").read_text(encoding="utf-8")
 
 
-def test_disturbances_are_told_of_every_model_on_the_same_seeds(made: Project) -> None:
+def test_robustness_table_compares_models_on_the_same_seeds(made: Project) -> None:
     reports = made.root / "reports" / "starter"
     table = pd.read_csv(reports / "table2_robustness.csv", keep_default_na=False, na_values=[""])
     assert ",".join(table.columns) == ROBUSTNESS_HEADER
@@ -154,7 +154,7 @@ def test_disturbances_are_told_of_every_model_on_the_same_seeds(made: Project) -
     assert of_fm.loc["action_noise", "lost"] == pytest.approx(lost, abs=2e-6)
 
 
-def test_the_certificates_hold_and_are_described(made: Project) -> None:
+def test_certificates_hold_and_are_reported(made: Project) -> None:
     reports = made.root / "reports" / "starter"
     written = json.loads((reports / "certificates" / "pusht-resft_fm-nfe2.json").read_text(encoding="utf-8"))
     assert {recheck(certificate) for certificate in written["certificates"].values()} == {"certified"}
@@ -169,7 +169,7 @@ def test_the_certificates_hold_and_are_described(made: Project) -> None:
     assert text.count("| certified |") == 4 and "nothing is known" in text and "Missing rows" not in text
 
 
-def test_fm_is_trained_on_for_the_same_compute(made: Project) -> None:
+def test_fm_continued_gets_the_same_compute(made: Project) -> None:
     def steps(method: str) -> int:
         metrics = json.loads(
             (made.root / f"reports/starter/metrics/pusht-{method}-nfe2.json").read_text(encoding="utf-8")
@@ -179,7 +179,7 @@ def test_fm_is_trained_on_for_the_same_compute(made: Project) -> None:
     assert steps("fm") > steps("ft_fm")  # an FM update costs less than one through two steps
 
 
-def test_a_second_run_and_another_scale_re_run_nothing(made: Project, tmp_path: Path, database: bytes) -> None:
+def test_second_run_and_scale_switch_rerun_nothing(made: Project, tmp_path: Path, database: bytes) -> None:
     project = made.copy(tmp_path / "project", **ALONE)  # so that stages descend from DVC, by which they have one parent
     project.put_database(database)
     assert executed(project.check("pipeline.orchestration.repro").stdout) == []
@@ -234,7 +234,7 @@ def committed(made: Project, tmp_path: Path) -> Project:
     return project
 
 
-def test_an_experiment_in_a_copy_leaves_this_one_as_it_is(committed: Project) -> None:
+def test_temporary_experiment_leaves_the_workspace_unchanged(committed: Project) -> None:
     before = committed.files("reports"), committed.files("params.yaml")
     experiment = ("dvc", "exp", "run", "--temp", "-S")
     ran = executed(committed.check(*experiment, "starter.toys.settle.steps=190", "draw_toys").stdout)
@@ -246,9 +246,7 @@ def test_an_experiment_in_a_copy_leaves_this_one_as_it_is(committed: Project) ->
     assert (committed.files("reports"), committed.files("params.yaml")) == before
 
 
-def test_an_experiment_with_another_rate_re_runs_fine_tuning_and_what_follows(
-    committed: Project, made: Project
-) -> None:
+def test_changed_learning_rate_reruns_fine_tuning_and_its_dependents(committed: Project, made: Project) -> None:
     project = committed
     result = project.check("dvc", "exp", "run", "-S", "starter.pusht.finetune.nfe1.lr=0.01")
 
@@ -262,7 +260,7 @@ def test_an_experiment_with_another_rate_re_runs_fine_tuning_and_what_follows(
     assert "starter.pusht.finetune.nfe1.lr" in shown and "0.01" in shown
 
 
-def test_a_broken_branch_costs_its_own_rows_only(made: Project, tmp_path: Path) -> None:
+def test_failed_fine_tuning_loses_only_its_own_rows(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     project.keep_stages("resolve", "finetune", "evaluate_rollouts", "tabulate", "draw", "draw_toys")  # the rest is made
     project.params("starter.pusht.finetune.nfe2.lr", 1e30)  # only ft_fm learns at this rate

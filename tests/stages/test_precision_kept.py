@@ -151,7 +151,7 @@ def prepare(project: Project, training: Training) -> None:
 
 
 @pytest.mark.parametrize("training", TRAININGS, ids=lambda one: one.out.rpartition("/")[2])
-def test_a_training_resumed_on_the_other_kind_of_machine_ends_with_the_same_bits(
+def test_resume_without_bf16_hardware_keeps_bf16_and_gives_identical_files(
     training: Training, here: Project, run: Callable[..., dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tags: dict[str, str] = {}
@@ -167,9 +167,7 @@ def test_a_training_resumed_on_the_other_kind_of_machine_ends_with_the_same_bits
         assert {trained_in(Path(path)) for path in undisturbed} == {"bf16"}
 
 
-def test_a_training_begun_in_fp32_stays_in_it_and_is_another(
-    here: Project, run: Callable[..., dict[str, bytes]]
-) -> None:
+def test_training_started_in_fp32_stays_in_fp32(here: Project, run: Callable[..., dict[str, bytes]]) -> None:
     training = TRAININGS[0]
     prepare(here, training)
     undisturbed = run(training, has_bf16=False)

@@ -34,7 +34,7 @@ def out_of_date(project: Project) -> set[str]:
     return set(json.loads(project.check("dvc", "status", "--json", "dvc.yaml").stdout))
 
 
-def test_an_edit_of_code_makes_its_users_out_of_date_and_a_comment_makes_none(project: Project) -> None:
+def test_code_edit_makes_its_stages_stale_but_a_comment_does_not(project: Project) -> None:
     edit(project, COUPLING, "\n# a word more\n")
     assert executed(project.check("dvc", "repro", "resolve").stdout) == ["resolve"]
     assert out_of_date(project) == set()
@@ -51,14 +51,14 @@ def test_an_edit_of_code_makes_its_users_out_of_date_and_a_comment_makes_none(pr
     assert {name.partition("@")[0] for name in out_of_date(project)} == users
 
 
-def test_a_changed_setting_is_named_with_its_stages(project: Project) -> None:
+def test_changed_setting_is_reported_with_its_stages(project: Project) -> None:
     project.params("starter.pusht.diffusion.lr", 2e-3)
     said = project.check("dvc", "repro", "resolve").stdout
     assert "pusht.diffusion.lr: " in said and "→ 0.002: out of date: pretrain_diffusion-pusht" in said
     assert out_of_date(project) >= {"pretrain_diffusion@starter-pusht", "tabulate_settings@starter"}
 
 
-def test_deleted_results_and_those_of_earlier_settings_come_back_without_running(project: Project) -> None:
+def test_cached_results_are_restored_without_running(project: Project) -> None:
     before = results(project)
     shutil.rmtree(project.root / "reports")
     shutil.rmtree(project.root / "data" / "starter")
@@ -77,7 +77,7 @@ def test_deleted_results_and_those_of_earlier_settings_come_back_without_running
     assert results(project) == before
 
 
-def test_a_scale_whose_lock_is_put_away_is_refused(project: Project) -> None:
+def test_scale_whose_lock_is_stored_away_is_refused(project: Project) -> None:
     project.check("pipeline.settings.scale", "lab")
     project.params("scale", "starter")
     refused = project.run("stages.resolve")
@@ -89,7 +89,7 @@ def test_a_scale_whose_lock_is_put_away_is_refused(project: Project) -> None:
     assert "`python -m pipeline.settings.scale starter` changes both" in refused.stderr
 
 
-def test_make_repro_sees_that_the_file_of_a_task_outside_the_library_changed(sources: Project, tmp_path: Path) -> None:
+def test_repro_detects_a_changed_task_file_outside_the_project(sources: Project, tmp_path: Path) -> None:
     project, path = sources.copy(tmp_path / "project"), put_outside(tmp_path)
     block = project.value("starter.pusht")
     block |= {"task": f"{path}:TASK", "evaluation": block["evaluation"] | {"options": {}}}

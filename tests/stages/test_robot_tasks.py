@@ -76,7 +76,7 @@ def run(monkeypatch: pytest.MonkeyPatch, stage: str, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("task", [*(task for task in LAB["tasks"] if task != "pusht"), "reach"])
-def test_a_task_goes_from_demonstrations_to_rows(
+def test_task_runs_from_demonstrations_to_table_rows(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if task == "pusht_image" and not os.environ.get("FLOWTUNE_MIRROR"):

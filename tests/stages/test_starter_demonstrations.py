@@ -15,7 +15,7 @@ PIXELS = 1e-4  # how near a replayed state comes to the stored one, which is rou
 pytestmark = pytest.mark.skipif(not SHIPPED.exists(), reason="the starter demonstrations are not made yet")
 
 
-def test_they_are_small_many_and_whole() -> None:
+def test_seeds_are_distinct_and_reserved_for_demonstrations() -> None:
     assert SHIPPED.stat().st_size <= 2_000_000
     digest, name = SHIPPED.with_name(f"{SHIPPED.name}.sha256").read_text(encoding="utf-8").split()
     assert (digest, name) == (hashlib.sha256(SHIPPED.read_bytes()).hexdigest(), SHIPPED.name)
@@ -27,7 +27,7 @@ def test_they_are_small_many_and_whole() -> None:
 
 
 @pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 1.0])
-def test_an_episode_replayed_reaches_the_stored_states_and_score(share: float) -> None:
+def test_replayed_episode_reaches_stored_states_and_score(share: float) -> None:
     demonstrations = read_pusht(SHIPPED)
     episode = round(share * (demonstrations.n_episodes - 1))
     steps = demonstrations.episode(episode)

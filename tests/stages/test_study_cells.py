@@ -52,7 +52,7 @@ def metrics(project: Project, row: str, nfe: int) -> dict[str, object]:
     return json.loads((folder / f"pusht_b-{row}-nfe{nfe}.json").read_text(encoding="utf-8"))
 
 
-def test_cells_are_evaluated_on_all_test_seeds_and_counted_from_the_base_model(studied: Project) -> None:
+def test_cells_use_all_test_seeds_and_count_steps_from_the_base_model(studied: Project) -> None:
     base = metrics(studied, "fm", 1)["train_steps"]
     assert isinstance(base, int)
     for row, nfe, steps in (("fm_continued", 1, 60), ("nearest", 2, None), ("reflow", 1, None)):
@@ -65,7 +65,7 @@ def test_cells_are_evaluated_on_all_test_seeds_and_counted_from_the_base_model(s
     assert metrics(studied, "mip", 2)["spread_ratio"] == 0  # one answer to each observation
 
 
-def test_the_table_and_the_report_are_made_of_what_is_there(studied: Project) -> None:
+def test_table_and_report_contain_the_evaluated_cells(studied: Project) -> None:
     reports = studied.root / "reports" / "starter"
     table = pd.read_csv(reports / "coupling_study.csv")
     assert sorted(zip(table["coupling"], table["nfe"], strict=True)) == sorted(
@@ -90,12 +90,12 @@ def test_the_table_and_the_report_are_made_of_what_is_there(studied: Project) ->
         ),
     ],
 )
-def test_what_cannot_be_a_cell_is_refused(studied: Project, row: str, numbers: list[str], said: str) -> None:
+def test_invalid_cells_are_refused(studied: Project, row: str, numbers: list[str], said: str) -> None:
     refused = studied.run(*CELL, row, "--nfe", *numbers)
     assert (refused.returncode, refused.stderr) == (2, f"{said}\n")
 
 
-def test_settings_are_tried_on_validation_seeds_and_noted_below_each_other(studied: Project) -> None:
+def test_tried_settings_are_recorded_on_validation_seeds(studied: Project) -> None:
     tried = ("stages.study", "try", "--scale", "starter", "--task", "pusht", "--method", "ft_fm", "--nfe", "2")
     before = studied.files("reports/starter/coupling_study")
     common = ["seeds=3", "coupling=nearest", "temperatures=[1.0, 0.5]"]
@@ -135,7 +135,7 @@ ONE_STEP: dict[str, Any] = {
 }
 
 
-def test_every_method_of_the_one_step_study_becomes_rows_of_one_table(studied: Project, tmp_path: Path) -> None:
+def test_one_step_study_tabulates_every_method(studied: Project, tmp_path: Path) -> None:
     project = studied.copy(tmp_path / "project")
     for key, value in ONE_STEP.items():
         of = project.value(f"starter.pusht.one_step.{key}")
@@ -168,7 +168,7 @@ def test_every_method_of_the_one_step_study_becomes_rows_of_one_table(studied: P
     assert seeds <= set(range(200_000, 200_100))  # nothing is chosen on test seeds, which begin at 100000
 
 
-def test_a_cell_starts_from_the_base_model_of_its_training_seed(studied: Project, tmp_path: Path) -> None:
+def test_cell_needs_the_base_model_of_its_training_seed(studied: Project, tmp_path: Path) -> None:
     refused = studied.run(*CELL[:-2], "9", "--row", "fm", "--nfe", "1")
     assert (
         refused.returncode == 2
@@ -180,14 +180,14 @@ def test_a_cell_starts_from_the_base_model_of_its_training_seed(studied: Project
     assert refused.returncode == 2 and "not found; `python -m stages.study base --help` says how" in refused.stderr
 
 
-def test_a_scale_without_a_study_says_so(made: Project) -> None:
+def test_scale_without_a_study_gives_an_error(made: Project) -> None:
     refused = made.run(*CELL, "fm", "--nfe", "1")
     assert refused.stderr.startswith(
         "error: data/inputs/starter/flow_matching-pusht.json: not found; `dvc repro resolve`"
     )
 
 
-def test_a_replica_is_another_model_in_a_place_of_its_own(made: Project, tmp_path: Path) -> None:
+def test_replica_is_another_model_in_its_own_folder(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     before = project.files("data/starter/pusht/pretrain")
     project.check("stages.train", "--scale", "starter", "--task", "pusht", "--method", "fm", "--replica", "7")
@@ -199,7 +199,7 @@ def test_a_replica_is_another_model_in_a_place_of_its_own(made: Project, tmp_pat
     assert (project.root / "reports/starter/selection/pusht-seed7.json").is_file()
 
 
-def test_precision_is_taken_apart_one_change_at_a_time(studied: Project) -> None:
+def test_precision_study_changes_one_factor_at_a_time(studied: Project) -> None:
     models = [f"data/starter/pusht/models/{name}.safetensors" for name in ("fm-nfe2", "ft_fm-nfe2")]
     studied.check("stages.study_precision", "--scale", "starter", "--task", "pusht", "--models", *models)
     reports = studied.root / "reports" / "starter"
@@ -224,14 +224,12 @@ def test_precision_is_taken_apart_one_change_at_a_time(studied: Project) -> None
         ([f"{ROOT}/data/checkpoints/lab/pusht/fm-nfe1.safetensors"], "checkpoint of another architecture: its net."),
     ],
 )
-def test_models_that_one_precision_table_cannot_hold_are_refused(
-    studied: Project, models: list[str], said: str
-) -> None:
+def test_precision_study_refuses_incompatible_models(studied: Project, models: list[str], said: str) -> None:
     refused = studied.run("stages.study_precision", "--scale", "starter", "--task", "pusht", "--models", *models)
     assert refused.returncode == 2 and said in refused.stderr and refused.stderr.count("\n") == 1
 
 
-def test_a_base_model_is_that_of_its_training_seed(studied: Project) -> None:
+def test_base_model_of_another_training_seed_is_refused(studied: Project) -> None:
     base = ("--train-seed", "1", "--model", "data/starter/pusht/base.safetensors")
     refused = studied.run("stages.study", "base", "--scale", "starter", "--task", "pusht", *base)
     assert refused.returncode == 2 and "allowed: ('starter', 'pusht', 'fm', 1, 0)" in refused.stderr

@@ -26,7 +26,7 @@ def project(sources: Project, tmp_path: Path) -> Project:
     return project
 
 
-def test_it_is_made_and_recorded_without_git_and_touches_nothing_outside(project: Project, tmp_path: Path) -> None:
+def test_repro_without_git_records_runs_and_writes_only_inside_the_project(project: Project, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     result = project.check("pipeline.orchestration.repro", "--jobs", "1", FLOWTUNE_TRACKING="on")
@@ -43,7 +43,7 @@ def test_it_is_made_and_recorded_without_git_and_touches_nothing_outside(project
     assert {(run.info.status, run.data.tags["git.commit"]) for run in runs} == {("FINISHED", "none")}
 
 
-def test_dvc_itself_makes_it_in_a_repository_without_a_commit(project: Project) -> None:
+def test_dvc_repro_works_in_a_repository_without_a_commit(project: Project) -> None:
     subprocess.run(["git", "init", "-q"], cwd=project.root, check=True)
     result = project.check("dvc", "repro", PYTHONUTF8="1")  # without it DVC finds no file in a folder named so
     assert len(executed(result.stdout)) == len(STAGES)

@@ -9,7 +9,7 @@ from pipeline.utils.errors import UserError
 from stages.train import IMAGES, IMAGES_NFE, ROBOT, ROBOT_NFE, kind_of
 
 
-def test_every_kind_that_train_runs_is_asked_for_by_a_method() -> None:
+def test_every_training_kind_is_reachable_by_a_method() -> None:
     asked = {kind for table in (ROBOT, ROBOT_NFE, IMAGES, IMAGES_NFE) for kind in table.values()}
     assert asked == {name for name, kind in KINDS.items() if kind.program == "train"}
     assert (kind_of("pusht", "fm", None), kind_of("pusht", "fm", 1)) == ("pretrain", "finetune")
@@ -28,6 +28,8 @@ def test_every_kind_that_train_runs_is_asked_for_by_a_method() -> None:
         ("digits", None, None, "given none, allowed for digits: "),
     ],
 )
-def test_what_is_not_trained_is_one_line(task: str, method: str | None, nfe: int | None, said: str) -> None:
+def test_unknown_method_is_refused_with_the_allowed_ones(
+    task: str, method: str | None, nfe: int | None, said: str
+) -> None:
     with pytest.raises(UserError, match=f"^--method: {re.escape(said)}[^\n]*$"):
         kind_of(task, method, nfe)

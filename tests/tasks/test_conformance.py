@@ -70,7 +70,7 @@ def some_actions(demonstrations: Demonstrations) -> NDArray[np.float32]:
     return np.random.default_rng(0).permutation(demonstrations.action)[:STEPS]
 
 
-def test_it_says_what_it_is(task: Task) -> None:
+def test_task_description_is_complete(task: Task) -> None:
     assert task.title and task.datasets and task.observations and task.action_dim >= 1
     assert all(data_set.title and data_set.licence and data_set.citation for data_set in task.datasets.values())
     assert "" not in task.envs or len(task.envs) == 1
@@ -83,7 +83,7 @@ def test_it_says_what_it_is(task: Task) -> None:
         assert isinstance(found, Expert) or callable(found), "an expert, or what makes one of a block custom"
 
 
-def test_an_offline_task_says_so(task: Task) -> None:
+def test_offline_task_has_no_environments(task: Task) -> None:
     assert task.offline == (not task.envs) == (not task.evaluations("block"))
     if task.offline:
         assert task.options is None and not task.subtasks, "of a simulation, and there is none"
@@ -101,7 +101,7 @@ def test_demonstrations_fit_the_task(task: Task, demonstrations: Demonstrations)
         assert (action >= low).all() and (action <= high).all()
 
 
-def test_observations_have_their_dimensions_whatever_the_batch(task: Task, demonstrations: Demonstrations) -> None:
+def test_observations_do_not_depend_on_the_batch_shape(task: Task, demonstrations: Demonstrations) -> None:
     states = demonstrations.state[:6]
     for kind in task.observations.values():
         encoded = kind.encode(states)
@@ -114,7 +114,7 @@ def test_observations_have_their_dimensions_whatever_the_batch(task: Task, demon
             np.testing.assert_array_equal(kind.render(states[:1]), images[:1])
 
 
-def test_what_is_normalised_comes_back_and_spans_the_unit_box(task: Task, demonstrations: Demonstrations) -> None:
+def test_normalisation_is_invertible_and_stays_in_the_unit_box(task: Task, demonstrations: Demonstrations) -> None:
     encoded = {name: kind.encode(demonstrations.state) for name, kind in task.observations.items()}
     for name, values in {**encoded, "action": demonstrations.action}.items():
         data = torch.from_numpy(values)
@@ -127,7 +127,7 @@ def test_what_is_normalised_comes_back_and_spans_the_unit_box(task: Task, demons
         assert bool((normalized.amax(0) - normalized.amin(0) > 0).any()), f"{name}: nothing varies"
 
 
-def test_environments_see_and_are_given_what_demonstrations_hold(task: Task, demonstrations: Demonstrations) -> None:
+def test_environments_match_the_demonstrations(task: Task, demonstrations: Demonstrations) -> None:
     for spec, env in environments(task):
         transitions = played(task, spec, env, some_actions(demonstrations), SEED)
         for transition in transitions:
@@ -136,7 +136,7 @@ def test_environments_see_and_are_given_what_demonstrations_hold(task: Task, dem
             assert 0 <= transition.score <= 1
 
 
-def test_a_seed_gives_the_same_episode_again_to_the_bit(task: Task, demonstrations: Demonstrations) -> None:
+def test_episodes_are_reproducible_by_seed(task: Task, demonstrations: Demonstrations) -> None:
     """In the same environment, after another episode, and in another one."""
     actions = some_actions(demonstrations)
     for (spec, env), (_, other) in zip(environments(task), environments(task), strict=True):

@@ -60,7 +60,7 @@ def placed(env: Kitchen, **elements: float) -> Array:
     return positions
 
 
-def test_the_layout_is_the_references() -> None:
+def test_joint_layout_matches_the_reference() -> None:
     env = kitchen()
     model = env.simulation.model
     names = [model.joint(i).name for i in range(model.njnt)]
@@ -82,7 +82,7 @@ def test_the_layout_is_the_references() -> None:
     np.testing.assert_array_equal(encoded, np.stack([observation, observation]).astype(np.float32))
 
 
-def test_goals_noise_and_limits_are_those_of_the_simulation() -> None:
+def test_goals_noise_and_limits_match_gymnasium_robotics() -> None:
     from gymnasium_robotics.envs.franka_kitchen import kitchen_env
 
     robot = kitchen().simulation.robot_env
@@ -97,7 +97,7 @@ def test_goals_noise_and_limits_are_those_of_the_simulation() -> None:
     np.testing.assert_array_equal(robot.act_rng, np.full(9, MAX_VELOCITY))
 
 
-def test_control_is_the_simulations_own_given_the_same_sensors() -> None:
+def test_control_matches_gymnasium_robotics_without_noise() -> None:
     env = Kitchen(noise_ratio=0.0)
     own = Kitchen(noise_ratio=0.0).simulation
     own.reset(seed=0)
@@ -113,7 +113,7 @@ def test_control_is_the_simulations_own_given_the_same_sensors() -> None:
     assert np.ptp(mine[:, :7], axis=0).max() > 1
 
 
-def test_noise_is_uniform_within_its_bounds_and_moves_the_servos_targets() -> None:
+def test_sensor_noise_is_uniform_and_affects_servo_targets() -> None:
     env = kitchen()
     errors = np.array([env.reset(seed=seed)[:30] - env._start[0] for seed in range(200)])
     assert (np.abs(errors) <= 0.1 * NOISE_AMPLITUDE).all()
@@ -123,7 +123,7 @@ def test_noise_is_uniform_within_its_bounds_and_moves_the_servos_targets() -> No
     np.testing.assert_allclose(env.simulation.data.ctrl[:7], sensed[:7], rtol=0, atol=1e-15)
 
 
-def test_three_seeds_rolled_twice_in_another_order_on_a_used_kitchen_are_identical() -> None:
+def test_episodes_do_not_depend_on_earlier_episodes() -> None:
     actions = {seed: wander(seed, 40) for seed in (1, 2, 3)}
     fresh = Kitchen()
     first = {seed: run(fresh, seed, actions[seed]) for seed in (1, 2, 3)}
@@ -134,7 +134,7 @@ def test_three_seeds_rolled_twice_in_another_order_on_a_used_kitchen_are_identic
     assert not np.array_equal(first[1][0], first[2][0]), "the noise is the seed's"
 
 
-def test_replays_bit_for_bit_in_a_fresh_process() -> None:
+def test_episode_replays_exactly_in_a_fresh_process() -> None:
     program = "from tests.tasks.test_kitchen import *\nprint(run(Kitchen(), 4, wander(4, 20)).tobytes().hex())"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, encoding="utf-8", check=True
@@ -143,7 +143,7 @@ def test_replays_bit_for_bit_in_a_fresh_process() -> None:
     assert bytes.fromhex(done.stdout) == run(kitchen(), 4, wander(4, 20)).tobytes()
 
 
-def test_a_stored_state_and_stored_actions_reproduce_the_stored_states_exactly() -> None:
+def test_stored_state_and_actions_reproduce_later_states_exactly() -> None:
     env, actions = exact_kitchen(), wander(0, 120)
     env.reset()
     states = [env.state()]
@@ -163,7 +163,7 @@ def test_a_stored_state_and_stored_actions_reproduce_the_stored_states_exactly()
                 np.testing.assert_array_equal(mine, stored)
 
 
-def test_a_noisy_demonstration_is_replayed_without_its_seed() -> None:
+def test_noisy_demonstration_replays_without_its_seed() -> None:
     env, actions = kitchen(), wander(6, 60).astype(np.float32)
     observations, positions = [env.reset(seed=11)], [env.simulation.data.qpos.copy()]
     for action in actions:
@@ -180,7 +180,7 @@ def test_a_noisy_demonstration_is_replayed_without_its_seed() -> None:
 
 
 @pytest.mark.parametrize("element", sorted(GOALS))
-def test_an_element_is_at_its_goal_within_the_distance(element: str) -> None:
+def test_element_is_completed_within_the_goal_distance(element: str) -> None:
     env = exact_kitchen()
     joints, goal = GOALS[element]
     distance = np.linalg.norm(env._start[0][list(joints)] - goal)
@@ -190,7 +190,7 @@ def test_an_element_is_at_its_goal_within_the_distance(element: str) -> None:
         assert env._at_goal() == expected
 
 
-def test_completed_elements_stay_completed_and_four_of_them_end_the_episode() -> None:
+def test_completed_elements_stay_completed_and_four_end_the_episode() -> None:
     env = exact_kitchen()
     data = env.simulation.data
     start = placed(env, microwave=1.0)
@@ -212,7 +212,7 @@ def test_completed_elements_stay_completed_and_four_of_them_end_the_episode() ->
     assert env.step(np.zeros(ACTION_DIM)).score == 0.0
 
 
-def test_the_evaluation_runs_in_workers_as_here_and_ends_after_its_steps() -> None:
+def test_evaluation_in_workers_equals_in_process_and_ends_after_max_steps() -> None:
     described = load_task("kitchen").envs[""].factory(max_steps=6)
     results = []
     for workers in (0, 1):
@@ -226,7 +226,7 @@ def test_the_evaluation_runs_in_workers_as_here_and_ends_after_its_steps() -> No
     np.testing.assert_array_equal(there.observations, here.observations)
 
 
-def test_only_frames_need_opengl() -> None:
+def test_only_rendering_needs_opengl() -> None:
     program = (
         "import sys\nimport numpy as np\nfrom pipeline.tasks.kitchen.env import Kitchen\n"
         "env = Kitchen(frame_size=48)\nenv.reset(seed=0)\nenv.step(np.zeros(9))\n"

@@ -59,7 +59,7 @@ def test_chunks_stop_at_the_end_of_an_episode_and_slots_are_reused(workers: int)
         assert (later[2].observations[0, 0], later[1].observations[0, 0]) == (4, 10)
 
 
-def test_slots_are_spread_over_processes_without_torch() -> None:
+def test_slots_are_spread_over_workers_without_torch() -> None:
     with ChunkedWorkers(Countdown, 2) as simulations:
         observations = np.stack(list(simulations.reset({slot: {"length": 1} for slot in range(6)}).values()))
     pids = set(observations[:, 1].astype(int).tolist())
@@ -90,7 +90,7 @@ class Unmakeable(Countdown):
         raise UnpicklableError(3, "no such simulator")
 
 
-def test_an_error_that_cannot_be_pickled_still_arrives() -> None:
+def test_unpicklable_error_is_still_reported() -> None:
     with ChunkedWorkers(Unmakeable, 1) as simulations, pytest.raises(RuntimeError, match="no such simulator") as caught:
         simulations.reset({0: {"length": 1}})
     assert "__init__" in caught.value.__notes__[0]

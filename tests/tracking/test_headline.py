@@ -7,7 +7,7 @@ from pipeline.tracking.headline import headline, merged
 from pipeline.utils.code_deps import ROOT
 
 
-def test_table_2_comes_to_fm_against_ft_fm() -> None:
+def test_headline_of_table_2_compares_fm_with_ft_fm() -> None:
     table = pd.read_csv(ROOT / "reports" / "starter" / "table2.csv")
     told = headline("table2", table)
     assert told
@@ -33,11 +33,11 @@ def test_training_seeds_are_averaged_and_an_adaptive_solver_has_no_nfe_in_its_na
 
 
 @pytest.mark.parametrize("name", ["table_d1", "pusht-fm-nfe1"])
-def test_other_tables_have_none(name: str) -> None:
+def test_other_tables_have_no_headline(name: str) -> None:
     assert headline(name, pd.DataFrame({"method": ["fm"], "success": [1.0]})) is None
 
 
-def test_a_note_is_cut_at_a_row_and_says_so() -> None:
+def test_long_note_is_cut_at_a_row() -> None:
     long = pd.DataFrame({"method": [f"method_{k}" for k in range(500)], "nfe": 1, "success": 0.5})
     told = headline("table2", long)
     assert told and len(told.note) < 2500
@@ -45,7 +45,7 @@ def test_a_note_is_cut_at_a_row_and_says_so() -> None:
     assert told.note.endswith(f"and {500 - shown} rows more, in the table's own run")
 
 
-def test_a_table_that_comes_again_takes_its_own_place_alone() -> None:
+def test_updated_table_replaces_only_its_own_note() -> None:
     note = merged("by hand", "### Table 2\n\nold", 100)
     note = merged(note, "### Table 1, images\n\nimages", 100)
     note = merged(note, "### Table 2\n\nnew", 100)

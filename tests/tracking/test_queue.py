@@ -115,7 +115,7 @@ def recorder_of(root: Path) -> int:
     return found()[0]
 
 
-def test_a_stage_is_recorded_without_mlflow_in_it(store: Path) -> None:
+def test_stage_is_recorded_without_importing_mlflow(store: Path) -> None:
     code, out, err = work(store)
     assert (code, out) == (0, "False\n")
     assert "warning" not in err
@@ -128,7 +128,7 @@ def test_a_stage_is_recorded_without_mlflow_in_it(store: Path) -> None:
     assert set(found["tables"]) == {"table.csv", "table2.json"}
 
 
-def test_a_stage_is_seen_while_it_runs_and_one_killed_with_its_group_ends_as_killed(store: Path) -> None:
+def test_running_stage_is_visible_and_a_killed_group_ends_as_killed(store: Path) -> None:
     stage = start(store, "wait")
     wait_until(lambda: "work" in runs(store))
     assert {run.info.status for run in runs(store).values()} == {"RUNNING"}
@@ -139,7 +139,7 @@ def test_a_stage_is_seen_while_it_runs_and_one_killed_with_its_group_ends_as_kil
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_a_run_that_a_machine_left_when_it_went_off_ends_as_killed(store: Path) -> None:
+def test_run_from_before_a_reboot_ends_as_killed(store: Path) -> None:
     start = start_of("work", {}, {"flowtune.process": "a-container/before-the-reboot/1/2"}, store)
     left = queue.append(store, start)
     player = recorder.Player(store, partial(begin, store))
@@ -152,7 +152,7 @@ def test_a_run_that_a_machine_left_when_it_went_off_ends_as_killed(store: Path) 
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_make_ui_ends_the_runs_that_the_queue_has_lost_and_no_other(store: Path) -> None:
+def test_open_store_ends_only_runs_lost_from_the_queue(store: Path) -> None:
     started = [queue.append(store, start_of(name, {}, {"flowtune.process": name}, store)) for name in ("lost", "alive")]
     recorder.Player(store, partial(begin, store)).play()
     shutil.rmtree(queue.entries(store)[0])
@@ -164,7 +164,7 @@ def test_make_ui_ends_the_runs_that_the_queue_has_lost_and_no_other(store: Path)
     del started
 
 
-def test_a_stage_that_is_terminated_ends_as_killed(store: Path) -> None:
+def test_terminated_stage_ends_as_killed(store: Path) -> None:
     stage = start(store, "wait")
     wait_until(lambda: bool(queue.entries(store)))
     wait_until(lambda: b"trainable" in (queue.entries(store)[0] / "lines").read_bytes())
@@ -174,7 +174,7 @@ def test_a_stage_that_is_terminated_ends_as_killed(store: Path) -> None:
     assert content(store)["status"] == ("KILLED", "KILLED")
 
 
-def test_stages_that_start_at_once_share_a_new_database_a_parent_and_a_recorder(root: Path) -> None:
+def test_simultaneous_stages_share_database_parent_and_recorder(root: Path) -> None:
     stages = [start(root, "wait") for _ in range(2)]
     wait_until(lambda: len(queue.entries(root)) == 2)
     assert recorder_of(root)
@@ -185,7 +185,7 @@ def test_stages_that_start_at_once_share_a_new_database_a_parent_and_a_recorder(
     assert len(found) == 2 and {run.info.status for run in found.values()} == {"FINISHED"}  # both have one name
 
 
-def test_a_stage_that_outlives_its_recorder_is_kept_as_one_run(store: Path) -> None:
+def test_stage_that_outlives_its_recorder_stays_one_run(store: Path) -> None:
     stage = start(store, "wait")
     wait_until(lambda: "work" in runs(store) and "trainable" in runs(store)["work"].data.tags)
     os.kill(recorder_of(store), signal.SIGKILL)
@@ -205,9 +205,7 @@ def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_a_recorder_leaves_when_it_is_idle_unless_a_stage_came_meanwhile(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_recorder_exits_unless_a_new_stage_arrived(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["first", "second"]
 
     def begin_next() -> None:
@@ -233,7 +231,7 @@ def test_a_recorder_leaves_when_it_is_idle_unless_a_stage_came_meanwhile(
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_one_recorder_is_at_work_at_a_time(store: Path) -> None:
+def test_only_one_recorder_runs_at_a_time(store: Path) -> None:
     with tracking.stage_run("work", params={}, tags={}):
         pass
     lock = queue.claim(store)
@@ -246,7 +244,7 @@ def test_one_recorder_is_at_work_at_a_time(store: Path) -> None:
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_a_broken_entry_costs_no_other_run(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_queue_entry_does_not_affect_other_runs(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = queue.queue_of(store) / "1-1"
     broken.mkdir(parents=True)
     (broken / "start.json").write_text("{", encoding="utf-8")
@@ -257,7 +255,7 @@ def test_a_broken_entry_costs_no_other_run(store: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().err.count("warning: MLflow") == 1
 
 
-def test_a_broken_database_costs_a_stage_nothing_and_is_told_once(
+def test_broken_database_does_not_affect_the_stage_and_warns_once(
     root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (root / ".flowtune").mkdir()
@@ -304,7 +302,7 @@ def served(address: str, folder: Path) -> Iterator[None]:
         server.wait()
 
 
-def test_runs_wait_for_a_server_that_does_not_answer_and_are_recorded_when_it_does(
+def test_runs_wait_for_an_unreachable_server(
     root: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
@@ -337,7 +335,7 @@ def test_runs_wait_for_a_server_that_does_not_answer_and_are_recorded_when_it_do
     ("given", "expected"),
     [("runs", "file://{root}/runs"), ("sqlite:///of/us.db", "sqlite:///{root}/of/us.db"), ("http://a:5", "http://a:5")],
 )
-def test_a_path_in_the_address_is_relative_to_the_project(
+def test_relative_tracking_uri_is_resolved_in_the_project(
     given: str, expected: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", given)

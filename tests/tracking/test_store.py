@@ -60,7 +60,7 @@ def runs(root: Path) -> dict[str, Any]:
     return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
 
 
-def test_two_stages_hang_under_one_parent_with_params_metrics_and_tags(store: Path) -> None:
+def test_stages_share_a_parent_and_record_params_metrics_and_tags(store: Path) -> None:
     with tracking.stage_run(
         "pretrain", params={"optimizer": {"lr": 1e-4}, "long": "y" * 9000}, tags={"hash.data": "d"}
     ) as run:
@@ -81,7 +81,7 @@ def test_two_stages_hang_under_one_parent_with_params_metrics_and_tags(store: Pa
     assert pretrain.data.tags["hash.params"] != finetune.data.tags["hash.params"]
 
 
-def test_every_step_of_a_long_training_is_kept(store: Path) -> None:
+def test_all_steps_of_a_long_training_are_recorded(store: Path) -> None:
     with tracking.stage_run("pretrain", params={}, tags={}) as run:
         for step in range(2500):  # more than one batch of MLflow's
             run.log({"loss": float(step)}, step)
@@ -94,7 +94,7 @@ def test_every_step_of_a_long_training_is_kept(store: Path) -> None:
     assert sorted((metric.step, metric.value) for metric in history) == [(step, float(step)) for step in range(2500)]
 
 
-def test_a_failing_stage_is_failed_and_so_is_its_parent_even_if_another_succeeds(store: Path) -> None:
+def test_failed_stage_marks_itself_and_its_parent_as_failed(store: Path) -> None:
     with pytest.raises(ZeroDivisionError), tracking.stage_run("bad", params={}, tags={}) as run:
         run.log({"loss": 1.0})
         raise ZeroDivisionError("oh")
@@ -109,7 +109,7 @@ def test_a_failing_stage_is_failed_and_so_is_its_parent_even_if_another_succeeds
     assert bad.data.metrics == {"loss": 1.0}
 
 
-def test_a_retry_that_succeeds_clears_the_parent(store: Path) -> None:
+def test_successful_retry_clears_the_failure_of_the_parent(store: Path) -> None:
     with pytest.raises(ValueError, match="once"), tracking.stage_run("stage", params={"a": 1}, tags={}):
         raise ValueError("once")
     with tracking.stage_run("stage", params={"a": 1}, tags={}):
@@ -119,7 +119,7 @@ def test_a_retry_that_succeeds_clears_the_parent(store: Path) -> None:
     assert parent.info.status == "FINISHED"
 
 
-def test_nonfinite_metrics_are_left_out_and_tagged(store: Path) -> None:
+def test_nonfinite_metrics_are_skipped_and_tagged(store: Path) -> None:
     with tracking.stage_run("pretrain", params={}, tags={}) as run:
         run.log({"loss": float("nan"), "rate": 2.0}, 7)
 
@@ -128,7 +128,7 @@ def test_nonfinite_metrics_are_left_out_and_tagged(store: Path) -> None:
     assert found.data.tags["nonfinite_metric"] == "loss = nan at step 7"
 
 
-def test_artifacts_and_tables_are_kept(root: Path) -> None:
+def test_artifacts_and_tables_are_stored(root: Path) -> None:
     csv = root / "table2.csv"
     csv.write_text("method,score\nfm,0.5\n", encoding="utf-8")
     with tracking.stage_run("tabulate", params={}, tags={}) as run:
@@ -142,9 +142,7 @@ def test_artifacts_and_tables_are_kept(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["feature%2Flogin", "a?b", "a#b", "%20 a+b & ü 流"])
-def test_the_store_is_in_the_project_whatever_the_name_of_its_folder(
-    name: str, tmp_path: Path, database: bytes
-) -> None:
+def test_store_and_artifacts_are_inside_a_project_of_any_name(name: str, tmp_path: Path, database: bytes) -> None:
     root = tmp_path / name
     root.mkdir()
     Project(root).put_database(database)
@@ -197,7 +195,7 @@ def test_a_deleted_experiment_is_restored(store: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("for_ever", [False, True])
-def test_deleted_runs_and_parents_are_recorded_all_the_same(
+def test_deleted_runs_and_parents_are_recorded_again(
     store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, for_ever: bool
 ) -> None:
     from click.testing import CliRunner
@@ -230,7 +228,7 @@ def test_deleted_runs_and_parents_are_recorded_all_the_same(
     assert not capsys.readouterr().err
 
 
-def test_the_ui_opens_on_training_runs(store: Path) -> None:
+def test_experiment_is_tagged_for_the_view_of_training_runs(store: Path) -> None:
     client, experiment = client_and_experiment(store)
     assert client.get_experiment(experiment).tags["mlflow.experimentKind"] == "custom_model_development"
     client.delete_experiment_tag(experiment, "mlflow.experimentKind")  # as one that was made before it was set
@@ -250,7 +248,7 @@ def test_a_broken_database_costs_one_warning_and_no_work(root: Path, capsys: pyt
     assert capsys.readouterr().err.count("warning: MLflow") == 1
 
 
-def test_a_database_that_breaks_on_the_way_costs_one_warning(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_artifacts_give_one_warning(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with tracking.stage_run("pretrain", params={}, tags={}) as run:
         run.artifact(store / "absent")
         run.artifact(store / "absent")
@@ -258,7 +256,7 @@ def test_a_database_that_breaks_on_the_way_costs_one_warning(store: Path, capsys
     assert capsys.readouterr().err.count("warning: MLflow") == 1
 
 
-def test_off_means_that_mlflow_is_not_even_imported(tmp_path: Path) -> None:
+def test_tracking_off_does_not_import_mlflow(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom pipeline.tracking.store import stage_run\n"
         "with stage_run('s', params={}, tags={}) as run:\n"
@@ -275,7 +273,7 @@ def test_off_means_that_mlflow_is_not_even_imported(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_hash_depends_on_names_and_contents_not_on_order(tmp_path: Path) -> None:
+def test_file_hash_depends_on_names_and_contents_not_on_order(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text("1", encoding="utf-8")
     second.write_text("2", encoding="utf-8")
@@ -287,7 +285,7 @@ def test_hash_depends_on_names_and_contents_not_on_order(tmp_path: Path) -> None
         hash_files([tmp_path / "absent"])
 
 
-def test_ancestor_finds_a_dvc_above_and_none_where_there_is_none(tmp_path: Path) -> None:
+def test_ancestor_process_is_found_by_program_name(tmp_path: Path) -> None:
     program = tmp_path / "dvc"
     program.write_text(
         "import os, subprocess, sys\nprint(os.getpid(), flush=True)\n"
@@ -304,7 +302,7 @@ def test_ancestor_finds_a_dvc_above_and_none_where_there_is_none(tmp_path: Path)
     assert processes.ancestor("no-such-program") is None
 
 
-def test_a_process_is_gone_only_on_its_own_host_once_it_ended() -> None:
+def test_process_is_gone_only_on_its_own_host_after_its_end() -> None:
     child = subprocess.Popen(["sleep", "60"])
     name = processes.identity(child.pid)
     assert not processes.is_gone(name)

@@ -53,7 +53,7 @@ def opened(path: Path, camera: str = CAMERA, observation: Sequence[str] = ("obse
 
 
 @pytest.mark.parametrize("write", [write_v3, write_v2])
-def test_each_step_has_its_frame_of_the_videos(tmp_path: Path, write: Callable[..., Path]) -> None:
+def test_each_step_gets_its_video_frame(tmp_path: Path, write: Callable[..., Path]) -> None:
     source = opened(filmed(tmp_path, write))
     blocks = list(source.blocks(10))
     assert [block.shape for block in blocks] == [(10, 32, 32, 3), (10, 32, 32, 3), (4, 32, 32, 3)]
@@ -61,7 +61,7 @@ def test_each_step_has_its_frame_of_the_videos(tmp_path: Path, write: Callable[.
     np.testing.assert_array_equal(source.demonstrations.state, np.concatenate([each["state"] for each in episodes()]))
 
 
-def test_frames_of_an_episode_that_is_left_out_are_left_out(tmp_path: Path) -> None:
+def test_frames_of_skipped_episodes_are_skipped(tmp_path: Path) -> None:
     path = filmed(tmp_path, write_v2)
     (path / "data/chunk-000/episode_000001.parquet").write_bytes(b"PAR1")
     with pytest.warns(UserWarning, match="left out 1 of 3 episodes"):
@@ -71,14 +71,14 @@ def test_frames_of_an_episode_that_is_left_out_are_left_out(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("write", "dtype"), [(write_npz, np.uint8), (write_zarr, np.float32)])
-def test_arrays_of_pictures_are_read_exactly(tmp_path: Path, write: Callable[..., Path], dtype: Any) -> None:
+def test_image_arrays_are_read_exactly(tmp_path: Path, write: Callable[..., Path], dtype: Any) -> None:
     source = opened(write(tmp_path, pictured(dtype)), "img", ["state"])
     pictures = np.concatenate(list(source.blocks(7)))
     np.testing.assert_array_equal(pictures, np.broadcast_to(SHADES[:, None, None, None], (len(SHADES), 32, 32, 3)))
 
 
 @pytest.mark.parametrize("write", [write_v3, write_v2])
-def test_absent_and_short_videos_are_named(tmp_path: Path, write: Callable[..., Path]) -> None:
+def test_absent_and_short_videos_are_refused(tmp_path: Path, write: Callable[..., Path]) -> None:
     path = filmed(tmp_path, write)
     last = path / (V3_VIDEO if write is write_v3 else V2_VIDEO.format(2))
     length = sum(LENGTHS) if write is write_v3 else LENGTHS[2]
@@ -91,7 +91,7 @@ def test_absent_and_short_videos_are_named(tmp_path: Path, write: Callable[..., 
         opened(path)
 
 
-def test_keys_without_pictures_and_pixels_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_keys_without_images_and_invalid_pixels_are_refused(tmp_path: Path) -> None:
     path = filmed(tmp_path, write_v3)
     with pytest.raises(UserError, match=rf"image key 'action' holds no pictures .H, W, 3.; those that do: {CAMERA}"):
         opened(path, "action")

@@ -38,7 +38,7 @@ def read(form: str, path: Path) -> Demonstrations:
 
 
 @FORMS
-def test_every_format_is_told_by_content_and_gives_the_same(tmp_path: Path, form: str) -> None:
+def test_every_format_is_detected_and_gives_the_same_demonstrations(tmp_path: Path, form: str) -> None:
     path = write(form, tmp_path).rename(tmp_path / "demonstrations")
     recording, expected = open_recording(path), episodes()
     demonstrations = read(form, path)
@@ -50,7 +50,7 @@ def test_every_format_is_told_by_content_and_gives_the_same(tmp_path: Path, form
 
 
 @FORMS
-def test_absent_keys_are_named_with_those_that_are_there(tmp_path: Path, form: str) -> None:
+def test_error_for_an_absent_key_lists_the_available_keys(tmp_path: Path, form: str) -> None:
     recording = open_recording(write(form, tmp_path))
     _, _, observation, action = WRITERS[form]
     with pytest.raises(UserError, match=f"observation key 'velocity' is absent; there are .*{observation}"):
@@ -60,7 +60,7 @@ def test_absent_keys_are_named_with_those_that_are_there(tmp_path: Path, form: s
 
 
 @FORMS
-def test_nan_is_one_line_or_leaves_out_an_episode_that_is_stored_by_itself(tmp_path: Path, form: str) -> None:
+def test_nan_is_refused_or_skips_a_separately_stored_episode(tmp_path: Path, form: str) -> None:
     given = episodes()
     given[1]["action"][4, 1] = np.nan
     path = write(form, tmp_path, given)
@@ -78,7 +78,7 @@ def test_nan_is_one_line_or_leaves_out_an_episode_that_is_stored_by_itself(tmp_p
 
 
 @FORMS
-def test_another_format_than_the_one_given_is_refused(tmp_path: Path, form: str) -> None:
+def test_wrong_declared_format_is_refused(tmp_path: Path, form: str) -> None:
     path = write(form, tmp_path)
     wrong = "npz" if WRITERS[form][1] != "npz" else "zarr"
     with pytest.raises(UserError, match=f"holds a data set of format {WRITERS[form][1]}, but format says {wrong}"):
@@ -111,7 +111,9 @@ def test_keys_are_concatenated_in_their_order_and_flattened(tmp_path: Path) -> N
     ],
 )
 @pytest.mark.parametrize("form", ["npz", "zarr2"])
-def test_defects_of_arrays(tmp_path: Path, form: str, key: str, value: NDArray[Any] | None, message: str) -> None:
+def test_invalid_arrays_are_refused(
+    tmp_path: Path, form: str, key: str, value: NDArray[Any] | None, message: str
+) -> None:
     import zarr
 
     path = write(form, tmp_path)
@@ -136,7 +138,7 @@ def test_a_lost_chunk_is_noticed(tmp_path: Path) -> None:
         read("zarr2", path)
 
 
-def test_a_picture_is_not_loaded_for_the_sake_of_the_others(tmp_path: Path) -> None:
+def test_images_are_not_loaded_with_other_keys(tmp_path: Path) -> None:
     path = write_zarr(
         tmp_path, [episode | {"img": np.ones((len(episode["state"]), 40, 40, 3))} for episode in episodes()]
     )
@@ -144,7 +146,7 @@ def test_a_picture_is_not_loaded_for_the_sake_of_the_others(tmp_path: Path) -> N
     assert len(read("zarr2", path).state) == sum(LENGTHS)
 
 
-def test_robomimic_keeps_the_recipe_and_counts_demonstrations_by_number(tmp_path: Path) -> None:
+def test_robomimic_environment_is_kept_and_demos_are_sorted_by_number(tmp_path: Path) -> None:
     path = write_robomimic(tmp_path, episodes(range(1, 13)))
     assert tuple(np.diff(read("robomimic", path).episode_ends, prepend=0)) == tuple(range(1, 13))
     assert open_recording(path).rate == 20
@@ -155,13 +157,13 @@ def test_robomimic_keeps_the_recipe_and_counts_demonstrations_by_number(tmp_path
     assert open_recording(path).environment == {"id": "Reacher-v5", "arguments": {"width": 5}}
 
 
-def test_minari_keeps_the_recipe(tmp_path: Path) -> None:
+def test_minari_environment_is_kept(tmp_path: Path) -> None:
     recipe = open_recording(write("minari_hdf5", tmp_path)).environment
     assert recipe == {"id": "Reacher-v5", "module": "gymnasium", "arguments": {}, "max_steps": 50}
 
 
 @pytest.mark.parametrize("form", ["robomimic", "minari_hdf5", "npz", "zarr_zip"])
-def test_a_half_written_file_is_named(tmp_path: Path, form: str) -> None:
+def test_truncated_file_is_refused(tmp_path: Path, form: str) -> None:
     path = write(form, tmp_path)
     file = path / "data" / "main_data.hdf5" if path.is_dir() else path
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
@@ -170,7 +172,7 @@ def test_a_half_written_file_is_named(tmp_path: Path, form: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_an_episode_without_a_key_is_left_out(tmp_path: Path) -> None:
+def test_episode_without_a_key_is_skipped(tmp_path: Path) -> None:
     import h5py
 
     path = write_robomimic(tmp_path, episodes())
@@ -180,7 +182,7 @@ def test_an_episode_without_a_key_is_left_out(tmp_path: Path) -> None:
         assert read("robomimic", path).n_episodes == 2
 
 
-def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
+def test_unknown_formats_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"does not exist; expected a folder \(LeRobotDataset"):
         open_recording(tmp_path / "absent")
     (tmp_path / "notes.txt").write_text("none", encoding="utf-8")
@@ -195,12 +197,12 @@ def test_what_is_no_data_set_is_refused(tmp_path: Path) -> None:
         open_recording(tmp_path / "folder.zip")
 
 
-def test_the_one_folder_of_an_archive_is_taken(tmp_path: Path) -> None:
+def test_single_inner_folder_is_opened(tmp_path: Path) -> None:
     shutil.move(write("lerobot3", tmp_path), tmp_path / "outer" / "set")
     assert open_recording(tmp_path / "outer").path == tmp_path / "outer" / "set"
 
 
-def test_episodes_shorter_than_a_prediction_are_counted(tmp_path: Path) -> None:
+def test_episodes_shorter_than_the_horizon_are_refused(tmp_path: Path) -> None:
     demonstrations = read("npz", write_npz(tmp_path, episodes()))
     require_windows(demonstrations, 5)
     with pytest.raises(UserError, match=r"data\.horizon: given 8, 2 of 3 episodes are shorter; the shortest, number"):
