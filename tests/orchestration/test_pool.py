@@ -1,10 +1,9 @@
-"""Stages and experiments on workers, each in a clone of its own, with nothing but DVC's remote between them."""
+"""Stages and experiments on workers in separate clones, which share only DVC's remote."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from pipeline.orchestration.executor import StageError
 from pipeline.orchestration.worker_flows import Origin, as_at
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
+from tests.project import commit_all, wait_for
 
 DVC_YAML = """
 stages:
@@ -35,9 +35,6 @@ stages:
     deps: [trained-one.txt, trained-two.txt]
     outs: [table.txt]
 """
-GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
-
-
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
@@ -47,7 +44,7 @@ def ran(*command: str, cwd: Path) -> None:
 
 @pytest.fixture
 def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository that shares a remote with the clones that ``worker`` makes of it."""
+    """Return a repository that shares a DVC remote with its clones."""
     root = tmp_path / "head"
     root.mkdir()
     (root / "dvc.yaml").write_text(DVC_YAML, encoding="utf-8")
@@ -55,20 +52,19 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / ".gitignore").write_text("*.txt\n.flowtune\n", encoding="utf-8")
     ran("git", "init", "-q", cwd=root)
     ran(sys.executable, "-m", "dvc", "init", "-q", cwd=root)
-    ran(*GIT, "add", ".", cwd=root)
-    ran(*GIT, "commit", "-q", "-m", "start", cwd=root)
+    commit_all(root)
     monkeypatch.setenv("FLOWTUNE_ROOT", str(root))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(prefect_flows, "checked_settings", lambda _: None)  # these are not those of the project
+    monkeypatch.setattr(prefect_flows, "checked_settings", lambda _: None)  # these are not the project's settings
     share(root)
     return root
 
 
 def start_tables(head: Path) -> subprocess.Popen[bytes]:
-    """The run of a head, in a process group of its own, which says what it waits for and how it ends."""
+    """Start a head in its own process group; it prints the flow runs that it awaits, and its final state."""
     program = (
         "from pipeline.orchestration import pool as p, prefect_flows as f; f.checked_settings = lambda _: None\n"
-        # in one piece, as threads print
+        # one call of print for each line, since several threads print
         "awaited, told = p._awaited, lambda run: print(f'{run}\\n', end='', flush=True)\n"
         "p._awaited = lambda run, say: (told(run), awaited(run, say))[1]\n"
         "print(f.tables('all', parallel=2, pool='lab', return_state=True).type.value)"
@@ -84,7 +80,7 @@ def start_tables(head: Path) -> subprocess.Popen[bytes]:
 
 
 def awaited_by(run: subprocess.Popen[bytes]) -> set[bytes]:
-    """The first two flow runs that a head waits for."""
+    """Return the first two flow runs that a head awaits."""
     assert run.stdout
     return {run.stdout.readline() for _ in range(2)}
 
@@ -120,7 +116,7 @@ class Workers:
         return clone
 
     def kill(self, name: str) -> None:
-        """As when the machine is gone: the worker and all that it started."""
+        """Kill the worker and its children, as the loss of its machine does."""
         os.killpg(self._started.pop(name).pid, signal.SIGKILL)
 
     def stop(self) -> None:
@@ -147,9 +143,9 @@ def test_workers_share_stages_and_the_head_gets_their_outputs(head: Path, worker
     release.kill()
     assert state.is_completed(), state.message
     trained = [(head / f"trained-{task}.txt").read_text(encoding="utf-8").strip() for task in ("one", "two")]
-    assert sorted(trained) == sorted(map(str, clones)), "each worker did part, at the same time"
+    assert sorted(trained) == sorted(map(str, clones)), "each worker ran a stage"
     assert (head / "table.txt").read_text(encoding="utf-8").split() == trained
-    # another clone is given all of it without a run
+    # another clone gets the results without a run
     third = clone_of(head, "third")
     ran(sys.executable, "-m", "dvc", "repro", "--pull", "--quiet", cwd=third)
     assert (third / "table.txt").read_bytes() == (head / "table.txt").read_bytes()
@@ -157,7 +153,7 @@ def test_workers_share_stages_and_the_head_gets_their_outputs(head: Path, worker
     workers.kill("second")
     assert prefect_flows.sweep(["rate=2"], pool="lab", return_state=True).is_completed()
     listed = subprocess.run([sys.executable, "-m", "dvc", "exp", "list"], cwd=head, capture_output=True, check=True)
-    assert len(listed.stdout.split()) > 1, "an experiment of the head's own"
+    assert len(listed.stdout.split()) > 1, "the experiment is in the head's repository"
 
 
 def test_stage_of_a_lost_worker_is_rerun_by_another(head: Path, workers: Workers) -> None:
@@ -166,14 +162,14 @@ def test_stage_of_a_lost_worker_is_rerun_by_another(head: Path, workers: Workers
     waiting = head.parent / "wait"
     waiting.touch()
     run = start_tables(head)
-    wait_until(lambda: list(first.glob("trained-*.txt")))
+    wait_for(lambda: any(first.glob("trained-*.txt")), "the worker to train", seconds=120)
     workers.kill("first")
     second = workers.start("second")
     waiting.unlink()
     with get_client(sync_client=True) as client:
         for lost in client.read_flow_runs():
             if lost.state and lost.state.type == StateType.RUNNING and lost.work_pool_name == "lab":
-                client.set_flow_run_state(lost.id, Crashed(message="no heartbeat"))  # as the server does in time
+                client.set_flow_run_state(lost.id, Crashed(message="no heartbeat"))  # as the server does later
     told, _ = run.communicate(timeout=240)
     assert told.split()[-1:] == [b"COMPLETED"]
     assert str(second) in (head / "table.txt").read_text(encoding="utf-8").split()
@@ -185,7 +181,7 @@ def test_restarted_and_second_heads_submit_no_stage_twice(head: Path, workers: W
     waiting.touch()
     killed = start_tables(head)
     given_out = awaited_by(killed)
-    wait_until(lambda: list(first.glob("trained-*.txt")))
+    wait_for(lambda: any(first.glob("trained-*.txt")), "the worker to train", seconds=120)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     other = clone_of(head, "other")
@@ -236,9 +232,7 @@ def test_workers_use_edited_settings_and_restore_committed_ones(tmp_path: Path) 
     (head := tmp_path / "head").mkdir()
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     (head / "params.yaml").write_text(text, encoding="utf-8")
-    ran("git", "init", "-q", cwd=head)
-    ran(*GIT, "add", ".", cwd=head)
-    ran(*GIT, "commit", "-q", "-m", "start", cwd=head)
+    commit_all(head)
     ran("git", "clone", "-q", str(head), str(tmp_path / "worker"), cwd=tmp_path)
     committed = Origin.of(head)
     (head / "params.yaml").write_text(f"{text}# a remark\n", encoding="utf-8")
@@ -268,13 +262,4 @@ def await_pool() -> None:
         with get_client(sync_client=True) as client:
             return any(each.name == "lab" for each in client.read_work_pools())
 
-    wait_until(there)
-
-
-def wait_until(holds: object, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if holds():  # type: ignore[operator]
-            return
-        time.sleep(0.2)
-    raise AssertionError("it did not come to that")
+    wait_for(there, "a worker to make the pool", seconds=120)

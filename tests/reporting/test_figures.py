@@ -1,4 +1,4 @@
-"""Figures: whole files, the same bytes from the same numbers, and what they must show."""
+"""Figure 2b and scores over NFE: deterministic files, and the plotted content."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline.reporting import figures
 from pipeline.reporting.figure_2b import HISTORY_HEADER, figure_2b, score_vs_nfe
 from pipeline.reporting.table2 import TABLE2_HEADER
 from pipeline.utils.errors import UserError
@@ -35,14 +34,6 @@ def table() -> pd.DataFrame:
     scores = {"max_score": 0.5, "max_score_low": 0.45, "max_score_high": 0.55}
     rates = {"success": 0.1, "success_low": 0.05, "success_high": 0.2}
     return rows.assign(train_seeds="0", n_seeds=500, **scores, **rates).reindex(columns=TABLE2_HEADER.split(","))
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that would be saved, instead of their files."""
-    kept: list[Figure] = []
-    monkeypatch.setattr(figures, "save_figure", lambda figure, _: kept.append(figure))
-    return kept
 
 
 def test_png_and_svg_are_deterministic(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Pictures of images: every pixel where it belongs, the same bytes from the same numbers, and what they must show."""
+"""Figures 2a and E.2: the plotted content, and deterministic files."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline.evaluation.image_grid import tile
-from pipeline.reporting import figures
 from pipeline.reporting.image_figures import IMAGE_HISTORY_HEADER, figure_2a, figure_e2
 from pipeline.utils.errors import UserError
 
@@ -18,7 +17,7 @@ def images(count: int, channels: int, side: int) -> np.ndarray:
 
 
 def history(tuned: tuple[int, ...] = (1,), low: float = 0.9) -> pd.DataFrame:
-    """I-CFM at NFE 1 and 8 with 1000 to 4000 updates, and branches of fine-tuning from 2000 on at NFEs ``tuned``."""
+    """Return I-CFM at NFE 1 and 8 with 1000 to 4000 updates, and fine-tuning from 2000 on at NFEs ``tuned``."""
 
     def row(method: str, nfe: int, updates: int, distance: float, selected: bool) -> tuple:
         interval = (distance, low * distance, 1.1 * distance)
@@ -27,14 +26,6 @@ def history(tuned: tuple[int, ...] = (1,), low: float = 0.9) -> pd.DataFrame:
     rows = [row("i_cfm", nfe, k * 1000, 40.0 / k, k == 2) for nfe in (1, 8) for k in (1, 2, 3, 4)]
     rows += [row("ft_fm", nfe, 2000 + k * 500, 10.0 / k, False) for nfe in tuned for k in (1, 2)]
     return pd.DataFrame(rows, columns=IMAGE_HISTORY_HEADER.split(","))
-
-
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that would be saved, instead of their files."""
-    kept: list[Figure] = []
-    monkeypatch.setattr(figures, "save_figure", lambda figure, _: kept.append(figure))
-    return kept
 
 
 def curves(figure: Figure, panel: int) -> dict[str, list[tuple[float, float]]]:

@@ -1,4 +1,4 @@
-"""Blocks of robot tasks: any name, the task that they say, and inputs that depend on that task's code alone."""
+"""Blocks of robot tasks: free names, the choice of a task, and inputs that depend on that task's code only."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from pipeline.utils import code_deps
 from pipeline.utils.atomic import write_text
 from pipeline.utils.code_deps import ROOT, code_of
 from pipeline.utils.errors import UserError
-from tests.settings.params import TEXT, changed, dumped, raw, refused, replaced
+from tests.settings.params import TEXT, changed, dumped, parsed, raw, refused, replaced
 from tests.settings.test_inputs import at
 
 DATA = {"dataset": "pusht_human", "observation": "pose"}
@@ -24,14 +24,12 @@ CACHED = (code_deps.digest, code_deps.imports_of, code_deps._tree)
 READS = ("pretrain", "evaluate_rollouts", "fetch")
 
 
-def parsed(text: str) -> schema.Settings:
-    return schema.parse(text, "params.yaml")
-
-
 def test_block_of_any_name_uses_the_task_in_its_task_key() -> None:
     narrow = parsed(changed("lab.narrow", NARROW)).lab.task("narrow")
     assert narrow.load_task() is parsed(TEXT).lab.task("pusht").load_task()
-    assert narrow.pretrain.lr == raw()["lab"]["robot"]["pretrain"]["lr"]  # as for every block, and not that of pusht
+    assert (
+        narrow.pretrain.lr == raw()["lab"]["robot"]["pretrain"]["lr"]
+    )  # from the block of all tasks, not from pusht's
     values = raw()
     values["narrow"] = {"task": "pusht"}
     values["lab"]["narrow"] = {key: NARROW[key] for key in ("data", "select")}
@@ -92,7 +90,7 @@ def test_block_named_after_a_task_defaults_to_that_task() -> None:
 
 
 def inputs_of(settings: schema.Settings, task: str) -> dict[str, Any]:
-    """The inputs of all stages of ``task``, and of its expert's demonstrations, by their files' names."""
+    """Return the inputs of all stages of ``task``, and of its expert's demonstrations, by file name."""
     found = {path.stem: text for path, text in resolved_inputs(settings).items() if "code" in json.loads(text)}
     names = [name for name in found if task in name.partition("-")[2].split("-")]
     assert {f"{stage}-{task}" for stage in READS} <= set(names)
@@ -101,7 +99,7 @@ def inputs_of(settings: schema.Settings, task: str) -> dict[str, Any]:
 
 @pytest.fixture
 def edited(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Files that count as edited."""
+    """Yield a list; files in it have the digest of an edited file."""
     files: list[str] = []
     digest = code_deps.digest
     monkeypatch.setattr(code_deps, "digest", lambda file: f"edited {digest(file)}" if file in files else digest(file))

@@ -1,4 +1,4 @@
-"""Layers: a later one wins whatever their order in the file, and a key that nothing has is refused in each of them."""
+"""Layers of settings: later layers win in any order of the file, and each layer refuses unknown keys."""
 
 import random
 from typing import Any
@@ -7,20 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.settings import schema
 from pipeline.settings.layers import read, resolve
 from pipeline.settings.source import Node
-from tests.settings.params import TEXT, changed, dumped, line_of, raw, refused, replaced
+from tests.settings.params import TEXT, changed, dumped, line_of, parsed, raw, refused, replaced
 
 LAYERS = ("common", "robot.pretrain", "lab.robot.pretrain", "kitchen.pretrain", "lab.kitchen.pretrain")
 
 
-def parsed(text: str) -> schema.Settings:
-    return schema.parse(text, "params.yaml")
-
-
 def block_of(text: str, *keys: str) -> Node:
-    """The resolved block ``keys`` of the settings in ``text``."""
+    """Return the resolved block ``keys`` of the settings in ``text``."""
     node = resolve(read(text, "params.yaml"))
     for key in keys:
         node = node.value[key]
@@ -62,12 +57,12 @@ def test_each_resolved_setting_matches_its_source_line() -> None:
         written: Any = values
         for key in node.place.keys:
             written = written[key]
-        assert written == node.value or "{block" in str(written).lower()  # which stands for the block's name
+        assert written == node.value or "{block" in str(written).lower()  # replaced by the block's name
         assert node.place.keys[-1] in TEXT.splitlines()[node.place.line - 1]
 
 
 def test_task_exists_where_its_scale_lists_it_or_has_its_block() -> None:
-    lab = schema.parse(changed("lab.digits", {}), "params.yaml").lab
+    lab = parsed(changed("lab.digits", {})).lab
     assert lab.digits is not None and lab.digits.pretrain.steps == raw()["image"]["pretrain"]["steps"]
     assert parsed(TEXT).lab.digits is None and "kitchen" not in parsed(TEXT).starter.robots
     values = raw()
@@ -88,8 +83,8 @@ def test_every_applies_to_all_recipes_and_named_recipes_override_it() -> None:
         "nfe16": (0.25, 2.0),
     }
     robot = values["robot"]["finetune"]
-    assert found["nfe16"].candidates == robot["nfe16"]["candidates"]  # what an earlier layer says of it by name stays
-    assert found["nfe2"].solver == robot["every"]["solver"]  # a name of a later layer has every of an earlier one
+    assert found["nfe16"].candidates == robot["nfe16"]["candidates"]  # from an earlier layer, by name
+    assert found["nfe2"].solver == robot["every"]["solver"]  # from every of an earlier layer
 
 
 def test_diffusion_training_defaults_to_the_flows_settings() -> None:
@@ -205,7 +200,9 @@ def test_each_key_is_explained_once() -> None:
         setting, _, comment = line.partition("# ")
         key, colon, value = setting.strip().partition(":")
         comments += [comment] if comment.strip("-") else []
-        explained |= {comment.partition(":")[0]} | ({key} if comment else set())  # in { }, a comment names its key
+        explained |= {comment.partition(":")[0]} | (
+            {key} if comment else set()
+        )  # in { }, a comment starts with its key
         if colon and value and not value.strip().startswith("{"):
             assert key in explained, f"no comment beside: {line}"
     assert len(set(comments)) == len(comments)

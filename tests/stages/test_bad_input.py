@@ -1,11 +1,9 @@
-"""Bad input through the real programs: one clear line, an exit code that is not 0, nothing half-written."""
+"""Invalid input to the real programs: a one-line error, a nonzero exit code, and no partial files."""
 
 import re
 import shutil
-import threading
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +11,14 @@ import pytest
 import zarr
 
 from tests.project import Project, write_checksum
+from tests.tasks.http_server import serving
 
 OF_TASK = ("--scale", "starter", "--task", "pusht")
 
 
 @pytest.fixture(scope="module")
 def resolved(sources: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Before its first run, but with the inputs of stages."""
+    """Return the project before its first run, with the inputs of its stages."""
     project = sources.copy(tmp_path_factory.mktemp("resolved") / "project")
     project.check("stages.resolve")
     return project
@@ -36,7 +35,7 @@ def checkpoint(made: Project) -> Path:
 
 
 def refused(project: Project, *arguments: str, **env: str) -> str:
-    """Run a program that must fail; return its one line, which progress bars may precede."""
+    """Run a program that must fail; return its one line of error, without progress bars."""
     before = project.files(".")
     result = project.run(*arguments, **env)
     assert result.returncode not in (0, None), result.stdout
@@ -106,27 +105,17 @@ def test_nan_in_demonstrations_is_refused(project: Project) -> None:
 
 @pytest.fixture
 def from_mirror(project: Project, tmp_path: Path) -> Iterator[tuple[Project, Path]]:
-    """A project that wants the human demonstrations, an empty mirror, and an official address that has nothing."""
-
-    class Nothing(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_error(404)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
+    """Yield a project that needs the human demonstrations, with an empty mirror and a URL that answers 404."""
     project.params("starter.pusht.data.dataset", "pusht_human")
     mirror = tmp_path / "mirror"
     mirror.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(b"") as server:
+        server.statuses = [404]
         download = project.root / "pipeline" / "tasks" / "pusht" / "__init__.py"
-        address = f"http://127.0.0.1:{server.server_port}"
         text = download.read_text(encoding="utf-8")
         assert "https://diffusion-policy.cs.columbia.edu" in text
-        download.write_text(text.replace("https://diffusion-policy.cs.columbia.edu", address), encoding="utf-8")
+        download.write_text(text.replace("https://diffusion-policy.cs.columbia.edu", server.url), encoding="utf-8")
         yield project, mirror
-        server.shutdown()
 
 
 def test_truncated_zip_in_the_mirror_is_refused(from_mirror: tuple[Project, Path]) -> None:

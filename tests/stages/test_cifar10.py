@@ -1,4 +1,4 @@
-"""The whole path of Table 1 on the real CIFAR-10, with a net and a training too small to learn anything."""
+"""All stages of Table 1 on the real CIFAR-10, with a tiny net and few training steps."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.project import Project, make_project
+from tests.project import Project
+from tests.tiny_project import make_project
 
 MIRROR = Path(os.environ.get("FLOWTUNE_MIRROR", "absent"))
 pytestmark = pytest.mark.skipif(
