@@ -1,4 +1,4 @@
-"""Imports point one way, simulators and orchestrators stay out of where they do not belong."""
+"""Import rules: layers depend on lower ones only, and few modules import simulators and orchestrators."""
 
 import ast
 import subprocess
@@ -17,7 +17,7 @@ LAYERS = (
     *("utils", "ode", "stability", "tasks", "settings", "nets", "flow", "experts", "evaluation", "training"),
     *("deployment", "reporting", "perf", "tracking", "orchestration"),
 )
-"""The packages of the library; a module imports from its own and from those before it."""
+"""The packages of the library; a module imports from its own and from earlier ones."""
 
 ORCHESTRATORS = {"dvc", "mlflow", "prefect"}
 SIMULATORS = {"gymnasium", "gymnasium_robotics", "gym_pusht", "pygame", "pymunk", "mujoco", "robosuite", "robomimic"}
@@ -27,7 +27,7 @@ STAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "stages").glob("
 
 
 def layer(file: str) -> int:
-    """Which of ``LAYERS`` a file of the library belongs to."""
+    """Return the position of a file's package in ``LAYERS``."""
     return LAYERS.index(Path(file).parts[1])
 
 
@@ -37,7 +37,7 @@ def parsed(file: str) -> ast.AST:
 
 
 def packages(node: ast.AST, *, within_functions: bool = True) -> Iterator[str]:
-    """Top-level packages that the code below ``node`` imports."""
+    """Yield the top-level packages that the code below ``node`` imports."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from (alias.name.split(".")[0] for alias in child.names)

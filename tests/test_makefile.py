@@ -1,4 +1,4 @@
-"""The Makefile where its set-up cannot succeed, or has nothing to do."""
+"""The Makefile's help and the set-up of its environment, without network."""
 
 import os
 import shutil
@@ -35,7 +35,7 @@ def test_make_without_target_lists_the_targets(root: Path) -> None:
 @pytest.mark.parametrize("target", ["repro", "test"])
 def test_missing_python_gives_an_error_with_the_remedy(root: Path, target: str) -> None:
     old = root / "old-python"
-    old.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")  # what every check of its version ends with
+    old.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")  # every version check fails
     old.chmod(0o755)
     result = make(root, target, f"PYTHON={old}")
     assert result.returncode != 0
@@ -55,7 +55,7 @@ def test_up_to_date_environment_is_not_rebuilt(root: Path) -> None:
 
 
 FAKE = """#!/bin/sh
-# stands for python3, for the one in .tools, and for uv
+# replaces python3, .tools/bin/python and uv
 { echo "$@"; env; } >> "$LOG"
 case "$*" in
   "-m venv .tools") mkdir -p .tools/bin && cp "$0" .tools/bin/python ;;

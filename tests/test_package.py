@@ -1,4 +1,4 @@
-"""The wheel ``flowtune``: what is in it, what it asks for, and that this suffices to fine-tune and to act."""
+"""The wheel ``flowtune``: its files, its requirements, and fine-tuning and acting with no more than these."""
 
 import shutil
 import subprocess
@@ -17,12 +17,12 @@ from pipeline.utils.code_deps import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BROUGHT = {"flowtune", "psutil"}
-"""Of the extras: the package itself, and what accelerate needs."""
+"""Members of the extras that are installed without them: the package itself, and a requirement of accelerate."""
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of what it is made of, by the backend that stands in the environment: without network."""
+    """Build the wheel from a copy of the sources, with the installed backend and without network."""
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)

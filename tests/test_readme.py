@@ -1,4 +1,4 @@
-"""What the README and docs/ show is what happens."""
+"""Examples and links in README.md and docs/ work."""
 
 import contextlib
 import io

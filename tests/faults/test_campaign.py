@@ -1,4 +1,4 @@
-"""The fault campaign itself: one trial of it, and that it sees what it is there to see."""
+"""The fault campaign: one trial, and its detection of damage and of orphan processes."""
 
 from pathlib import Path
 

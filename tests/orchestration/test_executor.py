@@ -1,4 +1,4 @@
-"""Stages side by side, on a small DVC project, against what ``dvc repro`` makes of it."""
+"""Parallel execution of stages on a small DVC project, compared with ``dvc repro``."""
 
 import json
 import os
@@ -112,7 +112,7 @@ ENTRY = "from pipeline.utils.handover import run_by_server\nrun_by_server()\n"
 
 
 def importing(root: Path, *last: str) -> Project:
-    """Three stages of one program, one after the other, and what the middle one is told."""
+    """Make a chain of three stages of one program; the middle stage gets the arguments ``last``."""
     chain = f"""
 stages:
   a: {{cmd: exec python -m stages.program a.txt, outs: [a.txt]}}
@@ -133,7 +133,7 @@ def test_imports_are_shared_by_all_stages(tmp_path: Path) -> None:
     assert output.count("exec python") == 3
     assert not (project.root / ".flowtune" / "programs.sock").exists()
     imports = (project.root / "imports").read_text(encoding="utf-8").split()
-    # by the server, and by the processes that the programs spawn
+    # one by the server, and one by each process that the programs spawn
     assert len(imports) == len(set(imports)) == 4
     assert [(project.root / f"{name}.txt").read_text(encoding="utf-8") for name in "abc"] == ["1", "1", "1"]
 
@@ -190,11 +190,11 @@ stages:
 
 
 def test_interrupt_ends_every_stage(project: Project) -> None:
-    # no second stage ever comes: both wait
+    # both stages wait for each other for ever
     (project.root / "meet.py").write_text(MEET.replace("not there.exists()", "True"), encoding="utf-8")
     driver = project.start(*DRIVER)
     wait_for(lambda: len(list(project.root.glob("*.here"))) == 2, "the stages to be at work")
-    os.kill(driver.pid, signal.SIGINT)  # to it alone, as no terminal does
+    os.kill(driver.pid, signal.SIGINT)  # to the driver alone: Ctrl-C in a terminal goes to all
     out, err = driver.communicate(timeout=30)
     assert driver.returncode == 130, out + err
     assert not project.processes()

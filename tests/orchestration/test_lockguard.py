@@ -1,4 +1,4 @@
-"""A lock file that was cut short has its entries back, and nobody else's changes are undone."""
+"""Repair of a truncated dvc.lock, without undoing other changes."""
 
 import errno
 import json
@@ -59,7 +59,7 @@ def test_lock_is_restored_from_its_copy_on_a_full_disk(root: Path, monkeypatch: 
 def test_rwlock_loses_entries_of_dead_processes_and_is_deleted_if_truncated(tmp_path: Path) -> None:
     held = tmp_path / ".dvc" / "tmp" / "rwlock"
     held.parent.mkdir(parents=True)
-    dead = subprocess.Popen(["true"])  # nobody asks for its exit code
+    dead = subprocess.Popen(["true"])  # becomes a zombie: nothing reads its exit code
     wait_for(lambda: not platform.is_at_work(dead.pid), "it to end")
     one, zombie, other = ({"pid": pid, "cmd": "dvc repro"} for pid in (os.getppid(), dead.pid, os.getpid()))
     whole = {"write": {"out": one, "else": other}, "read": {"in": [one, zombie, other], "alone": [one]}}
@@ -75,7 +75,7 @@ def test_guard_repairs_the_lock_after_dvc_is_killed_and_exits(tmp_path: Path) ->
     lock = tmp_path / "dvc.lock"
     lock.write_text(BEFORE, encoding="utf-8")
     dvc = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    for _ in range(2):  # two stages of it
+    for _ in range(2):  # as two of its stages do
         lockguard.guard(tmp_path, dvc.pid)
     sign = tmp_path / lockguard.KEPT / f"{dvc.pid}.guard"
     wait_for(sign.exists, "the guard to be at work")

@@ -1,4 +1,4 @@
-"""The table of what stages need in memory, and who waits for whom by it."""
+"""The table of the memory that stages need, and the waiting of stages for memory."""
 
 from pathlib import Path
 
@@ -25,8 +25,8 @@ TABLE = [
     [
         ("finetune --scale starter --task pusht --method fm --nfe 1", 700),
         ("report tabulate --scale starter", 200),
-        ("finetune --scale paper --task kitchen", 900),  # the most of the same program
-        ("certify --scale starter --task pusht", 900),  # the most of all
+        ("finetune --scale paper --task kitchen", 900),  # the maximum of the same program
+        ("certify --scale starter --task pusht", 900),  # the maximum of all programs
     ],
 )
 def test_memory_need_falls_back_to_the_most_similar_measurement(command: str, expected: int) -> None:
@@ -53,7 +53,7 @@ def test_committed_table_names_existing_programs() -> None:
 
 
 class Machine:
-    """Free memory, and what the processes at work hold of it."""
+    """Mocked free memory, and the memory that running stages hold, in GB."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.free = self.held = 0.0
@@ -66,12 +66,12 @@ def test_stage_waits_for_memory_that_running_stages_will_still_take(
 ) -> None:
     machine = Machine(monkeypatch)
     room = Room({"large": 2 * GB, "small": GB // 2, "free": 0})
-    assert room.lack("large", []) is None  # alone it starts whatever there is
+    assert room.lack("large", []) is None  # a stage alone always starts
     running = ["large"]
-    machine.free, machine.held = 2.0, 0.2  # 1.8 GB of the two are as good as taken
+    machine.free, machine.held = 2.0, 0.2  # the running stage will take 1.8 GB more
     assert room.lack("small", running) == "waits for memory: it needs 0.5 GB, and 0.2 GB are left beside large"
     assert room.lack("free", running) is None
-    machine.free, machine.held = 0.6, 2.5  # more than ever measured
+    machine.free, machine.held = 0.6, 2.5  # above its measured need
     assert room.lack("small", running) is None
     machine.free, machine.held = 0.1, 0.2
     assert "and 0.0 GB are left" in str(room.lack("small", running))

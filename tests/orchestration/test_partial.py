@@ -1,4 +1,4 @@
-"""After a failed run, tables of the rest lie in a folder of their own, made of nothing from before."""
+"""Partial tables after a failed run: in their own folder, and from new results only."""
 
 import json
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_partial_tables_use_only_new_results_and_keep_complete_tables(
             assert not (reports / "table2.csv").exists()
             (reports / "table2.csv").write_text("partial", encoding="utf-8")
 
-    for _ in range(2):  # the second replaces the first, and does not read it
+    for _ in range(2):  # the second call replaces the result of the first
         ran.clear()
         make_partial(root, "starter", "partial", root / "unmade.json", run)
         assert ran == ["stages.report tabulate --scale starter", "stages.report draw --scale starter"]

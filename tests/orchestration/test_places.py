@@ -1,4 +1,4 @@
-"""Where stages go on several machines."""
+"""Assignment of stages to kinds of machines."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""DVC's graph, read, ordered and cut to what a table needs."""
+"""DVC's stage graph: reading, ordering, and the part that a table needs."""
 
 import subprocess
 import sys
@@ -48,7 +48,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "dvc.yaml").write_text(DVC_YAML, encoding="utf-8")
     (tmp_path / "params.yaml").write_text("tasks: [one, two]\n", encoding="utf-8")
     (tmp_path / "study").mkdir()
-    study = "stages: {cell: {cmd: sleep 3600, outs: [cell.txt]}}"  # a pipeline of its own
+    study = "stages: {cell: {cmd: sleep 3600, outs: [cell.txt]}}"  # a separate pipeline
     (tmp_path / "study" / "dvc.yaml").write_text(study, encoding="utf-8")
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))

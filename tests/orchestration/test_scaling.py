@@ -1,4 +1,4 @@
-"""The program that measures how a pool's cost grows: its tables, on sizes that take no time."""
+"""The measurement of how a worker pool scales, on tiny sizes."""
 
 from pathlib import Path
 

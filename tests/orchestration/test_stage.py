@@ -1,11 +1,10 @@
-"""What stages share: errors in one line, and a folder to resume from that belongs to one set of inputs."""
+"""The context of a stage: one-line errors, and a resume folder for each set of inputs."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,18 +20,18 @@ PROGRAM = "stages/report.py"
 
 
 @pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in ("stages", "pipeline"):
         (tmp_path / folder).symlink_to(code_deps.ROOT / folder)
     monkeypatch.setattr(stages, "ROOT", tmp_path)
     monkeypatch.setenv("FLOWTUNE_TRACKING", "off")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "input").write_text("one", encoding="utf-8")
-    yield tmp_path
+    return tmp_path
 
 
 def resume_of(**changes: object) -> Path:
-    """The resume folder of a stage that fails after it has begun."""
+    """Return the resume folder of a stage that fails after its start."""
     given = {"program": PROGRAM, "params": {"lr": 1.0}, **changes}
     inputs = inputs_of(**given)  # type: ignore[arg-type]
     seen: list[Stage] = []
@@ -75,7 +74,7 @@ def test_inputs_and_outputs_are_recorded(root: Path, monkeypatch: pytest.MonkeyP
         for entry in queue.entries(root)
     )
     (data_set,), (digest,), measured = evaluation["read"]
-    assert (data_set["name"], measured) == ("human/input", True)  # the metrics are those of the model that was read
+    assert (data_set["name"], measured) == ("human/input", True)  # its metrics belong to the model that it read
     assert evaluation["wrote"] == [[]]
     assert training["read"][2] is False
     ((model,),) = training["wrote"]
@@ -118,7 +117,7 @@ def test_expected_error_is_one_line(error: Exception, code: int, capsys: pytest.
 
 
 def faults(keeping: bool) -> int:
-    """Pages that the kernel clears for a process that makes and frees the same 8 MB again and again."""
+    """Return the page faults of a process that repeatedly allocates and frees 8 MB."""
     program = f"""
 import resource, numpy
 from pipeline.utils.platform import keep_freed_memory
@@ -129,7 +128,7 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(50): made()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # a size that glibc would find out by itself
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # the threshold that glibc would adapt to
     return int(subprocess.check_output([sys.executable, "-c", program], cwd=code_deps.ROOT, env=environment))
 
 

@@ -1,4 +1,4 @@
-"""What ``make ui`` runs: both UIs answer, a deployment runs to Completed, and nothing stays behind."""
+"""``make ui``: both servers answer, errors name their cause, and Ctrl-C leaves nothing behind."""
 
 import os
 import signal
@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.orchestration import ui
+from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def free_port() -> int:
@@ -41,23 +40,17 @@ def test_server_that_exits_is_named_with_its_last_output(tmp_path: Path, capsys:
 def test_both_uis_answer_and_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     root = tmp_path / "feature%2Flogin a?b#c ü"
     root.mkdir()
-    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")  # where nothing answers
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")  # nothing answers there
     mlflow_port, prefect_port = free_port(), free_port()
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "pipeline.orchestration.ui",
-            f"--mlflow-port={mlflow_port}",
-            f"--prefect-port={prefect_port}",
-        ],
-        cwd=REPOSITORY,
+        [sys.executable, "-m", ui.__name__, f"--mlflow-port={mlflow_port}", f"--prefect-port={prefect_port}"],
+        cwd=ROOT,
         env={**os.environ, **proxies, "FLOWTUNE_ROOT": str(root), "HOME": "/proc/no-home"},
         stdout=subprocess.PIPE,
         encoding="utf-8",
     )
     assert process.stdout is not None
-    # It prints only once both servers answer and the deployments are there.
+    # printed once both servers answer and the deployments exist
     lines = [process.stdout.readline() for _ in range(5)]
     runs = f"http://127.0.0.1:{mlflow_port}/#/experiments/1/runs?"
     assert runs in lines[0]

@@ -1,4 +1,4 @@
-"""The report on certificates: believes no JSON, and says what is not known."""
+"""The report on certificates rechecks them, and states what is unknown."""
 
 from typing import Any
 

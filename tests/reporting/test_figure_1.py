@@ -1,4 +1,4 @@
-"""Figure 1 and its words, of models that have hardly been trained."""
+"""Figure 1, its table and its text, from made-up numbers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The gap table: what is printed is what was measured."""
+"""The gap table, its report and its figure, from made-up measurements."""
 
 import math
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Tables D.1 and D.2: what params.yaml sets, counted on the nets as they are built, beside the paper's numbers."""
+"""Tables D.1 and D.2: settings of params.yaml and sizes of nets beside the paper's values."""
 
 import pytest
 
@@ -19,7 +19,7 @@ def test_paper_scale_matches_the_papers_values() -> None:
     assert d1["encoder_millions"].iloc[0] == pytest.approx(11, rel=0.03)
     for name in ("robots", "objects", "action_dim", "max_steps", "images"):
         assert d2[name].tolist() == d2[f"paper_{name}"].tolist()
-    assert d2["demonstrations"].tolist() == [206, 566, 200]  # of Push-T the paper says 200
+    assert d2["demonstrations"].tolist() == [206, 566, 200]  # the paper has 200 of Push-T
 
 
 def test_markdown_shows_the_papers_value_where_it_differs() -> None:

@@ -1,4 +1,4 @@
-"""The table of an offline task from synthetic episodes whose numbers are known."""
+"""The table of an offline task, from episodes with known scores."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScaleReports:
 
 
 def write_row(reports: ScaleReports, entry: Entry, gain: float, episodes: tuple[int, ...] = EPISODES) -> None:
-    """Episodes whose scores are all their number over ten, less ``gain``; a disturbance adds one."""
+    """Write episodes whose scores are a tenth of their number minus ``gain``; a disturbance adds one."""
 
     def table(perturbation: str, more: float) -> str:
         about = {"scale": "lab", "evaluation": "arm", "method": entry.method, "nfe": entry.nfe, "train_seed": 7}
@@ -60,7 +60,7 @@ def test_rows_are_means_over_episodes_and_their_differences_to_fm(reports: Scale
     for perturbation in ("none", noise):
         of_row = plain.loc[("ft_fm", perturbation)]
         assert of_row[["nll_diff_vs_fm", "nll_diff_low", "nll_diff_high"]].tolist() == pytest.approx([-0.25] * 3)
-    assert plain.loc[("nearest_demo", "none"), "error_diff_vs_fm"] == pytest.approx(0.5)  # of the most evaluations
+    assert plain.loc[("nearest_demo", "none"), "error_diff_vs_fm"] == pytest.approx(0.5)  # to FM at the largest NFE
     assert plain["error_diff_vs_fm"].isna().tolist() == [False, True, False, True, False]
     assert (table["n_episodes"] == 3).all() and (table["n_windows"] == 30).all()
 

@@ -1,4 +1,4 @@
-"""The precision table from episodes whose figures are known."""
+"""The precision table, from episodes with known scores."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""The robustness table: scores under disturbances, from the episodes alone, paired on seeds."""
+"""The robustness table: scores under disturbances, paired by seed."""
 
 import json
 from pathlib import Path
@@ -86,10 +86,8 @@ def test_damaged_file_is_refused(reports: ScaleReports, damage, line: str) -> No
 
 def test_a_seed_without_an_undisturbed_episode_is_refused(reports: ScaleReports) -> None:
     alone = episodes(FM, "none")
-    entry_metrics = FM.metrics(reports.folder)
-    entry_metrics.write_text(
-        entry_metrics.read_text(encoding="utf-8").replace('"n_seeds": 4', '"n_seeds": 2'), encoding="utf-8"
-    )
+    path = FM.metrics(reports.folder)
+    path.write_text(path.read_text(encoding="utf-8").replace('"n_seeds": 4', '"n_seeds": 2'), encoding="utf-8")
     alone[:2].to_csv(FM.episodes(reports.folder), index=False)
     with pytest.raises(UserError, match=r"pusht_b-fm-nfe16\.csv: lacks seed 100002 of "):
         disturbed_results(reports, [FM])

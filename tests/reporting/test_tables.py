@@ -1,4 +1,4 @@
-"""Table 2 from synthetic episodes whose numbers are known."""
+"""Table 2, from episodes with known scores."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def write_row(
     scale: str = "starter",
     dataset: str = "pusht_starter",
 ) -> None:
-    """Episodes in which repeat r of a seed scores its difficulty + gain + r / 100."""
+    """Write episodes in which repeat r of a seed scores its difficulty + gain + r / 100."""
     rows = []
     for seed in seeds:
         for repeat in range(repeats):
@@ -144,7 +144,7 @@ def test_precision_comes_from_the_checkpoint_or_an_explicit_setting(tmp_path: Pa
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"precision": "bf16"}), encoding="utf-8")
     asked = {FM: "auto", FT: "auto", FAST: "fp32"}
     assert task_table(tmp_path, [FM, FT, FAST], asked)["precision"].tolist() == ["", "bf16", "fp32"]
-    asked[FT] = "fp32"  # set since
+    asked[FT] = "fp32"  # changed after the training
     assert task_table(tmp_path, [FT], asked)["precision"].tolist() == ["bf16"]
 
 

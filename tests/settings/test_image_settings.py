@@ -1,4 +1,4 @@
-"""Settings of the image tasks that cannot be are refused in one line."""
+"""Errors of invalid settings of the image tasks."""
 
 import pytest
 

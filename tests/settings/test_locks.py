@@ -1,4 +1,4 @@
-"""The lock of the current scale is in dvc.lock, those of the others beside their reports."""
+"""The lock of the current scale is dvc.lock; those of other scales lie beside their reports."""
 
 from pathlib import Path
 
@@ -66,6 +66,6 @@ def test_interrupted_switch_loses_no_entry(root: Path, monkeypatch: pytest.Monke
 
 def test_scale_whose_lock_is_stored_away_is_refused(root: Path) -> None:
     require_lock_of(root, "starter")
-    require_lock_of(root, "paper")  # which has none
+    require_lock_of(root, "paper")  # has no lock
     with pytest.raises(UserError, match=r"given 'lab', but dvc\.lock holds another scale and reports/lab/dvc\.lock"):
         require_lock_of(root, "lab")

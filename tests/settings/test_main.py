@@ -1,4 +1,4 @@
-"""``python -m pipeline.settings``: each setting with the line that it comes from."""
+"""``python -m pipeline.settings`` prints settings with their lines in params.yaml."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.settings.params import TEXT, line_of, replaced
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project's params.yaml in the folder that the program runs in."""
+    """Return a copy of params.yaml in the current folder."""
     path = tmp_path / "params.yaml"
     path.write_text(TEXT, encoding="utf-8")
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""params.yaml: whatever is wrong with a value is said in one line, of the key that it was written as."""
+"""Validation of params.yaml: each error is one line, with the key as it is written."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -199,7 +199,7 @@ def test_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
 
 
 def written(value: object, *keys: str) -> Iterator[tuple[str, ...]]:
-    """The key of every value in ``value`` that is no block."""
+    """Yield the key of every value in ``value`` that is not a block."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from written(inner, *keys, key)

@@ -1,4 +1,4 @@
-"""Places: every value of a file knows its key and line, and a value that two keys share is refused."""
+"""Keys and lines of the values in a YAML file, and refusal of values that several keys share."""
 
 import pytest
 

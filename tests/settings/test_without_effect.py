@@ -1,4 +1,4 @@
-"""Overrides that do nothing: a more specific key decides, or nothing that is run reads them."""
+"""Detection of changed settings that have no effect: overridden, or read by no run."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def idle(old: str, new: str) -> list[str]:
     ("old", "new"),
     [
         ("lr: 1.5e-3", "lr: 1.6e-3"),
-        ("    weight_decay: 1.0e-4", "    weight_decay: 1.0e-5"),  # of robot, which starter.pusht says nothing of
+        ("    weight_decay: 1.0e-4", "    weight_decay: 1.0e-5"),  # not overridden by starter.pusht
         ("  max_grad_norm: 1.0", "  max_grad_norm: 2.0"),
         ("train: {steps: 4000, lr: 1.0e-3", "train: {steps: 4000, lr: 2.0e-3"),
         ("    shown: 12", "    shown: 6"),

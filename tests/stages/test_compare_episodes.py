@@ -1,4 +1,4 @@
-"""Two files of episodes, paired on seeds."""
+"""Comparison of two files of episodes, paired by seed."""
 
 from pathlib import Path
 

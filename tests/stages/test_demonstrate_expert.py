@@ -1,4 +1,4 @@
-"""The program that makes demonstrations, with a tiny expert in place of the real ones."""
+"""``stages.demonstrate_expert`` with a tiny expert."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from pipeline.tasks.formats.vectors import read_demonstrations
 from tests.project import ROOT, Project, copy_code
 
 TINY = '''
-"""An expert that solves the episodes with an even seed, and writes down which it was asked for."""
+"""An expert that solves episodes with an even seed, and logs all seeds that it is given."""
 
 import os
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ STILL = """
 import gymnasium
 
 
-def reacher(env_name, **options):  # which scale metaworld has for all its tasks
+def reacher(env_name, **options):  # an argument of all tasks of scale metaworld
     return gymnasium.make("Reacher-v5", **options).unwrapped
 
 
@@ -87,7 +87,7 @@ COMMAND = ("stages.demonstrate_expert", "--task", "tiny", "--seeds", "300000:300
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """The programs, with a tiny task and its expert among the others."""
+    """Return the project's code with a tiny task and its expert added."""
     root = tmp_path / "project"
     copy_code(root)
     (root / "pipeline" / "experts" / "tiny.py").write_text(TINY, encoding="utf-8")
@@ -96,7 +96,7 @@ def project(tmp_path: Path) -> Project:
 
 
 def asked(project: Project) -> list[int]:
-    """The seeds that the expert was asked for since the last call, in that order."""
+    """Return the seeds given to the expert since the last call, in order."""
     file = project.root / "asked"
     seeds = [int(line) for line in file.read_text(encoding="utf-8").split()]
     file.unlink()

@@ -1,4 +1,4 @@
-"""The program that exports a checkpoint."""
+"""``stages.export`` writes a checkpoint as ONNX."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""``precision: auto`` through the programs that train: what it became is written down, and a resume keeps it."""
+"""``precision: auto`` in training programs: the chosen precision is recorded, and a resume keeps it."""
 
 import importlib
 import json
@@ -26,7 +26,7 @@ class Training:
     """A program that trains.
 
     Attributes:
-        out: what it makes, by a pattern. block: whose ``precision`` counts. params: what is set in params.yaml besides.
+        out: a pattern of its files. block: of params.yaml, with its ``precision``. params: further settings.
     """
 
     program: str
@@ -38,13 +38,13 @@ class Training:
 
 STEPS = {"steps": 12, "warmup": 2}
 AHEAD = {"coupling": "reflow", "reflow_nfe": 4, "precomputed_pairs": 1}
-"""Pairs that lie on disk before the first step."""
+"""Settings with pairs that are saved before the first step."""
 NFE1, NFE2, RESIDUAL = "pusht.finetune.nfe1", "pusht.finetune.nfe2", "pusht.residual.resft_fm-nfe2"
 PRETRAIN, DIFFUSION, MODELS = "pusht.pretrain", "pusht.diffusion", "data/starter/pusht/models"
 
 
 def of(block: str, *settings: dict[str, Any]) -> dict[str, Any]:
-    """All of ``settings``, in that block of params.yaml."""
+    """Return ``settings`` by their keys in params.yaml, all in ``block``."""
     return {f"{block}.{key}": value for each in settings for key, value in each.items()}
 
 
@@ -104,7 +104,7 @@ class PulledPlugError(Exception):
 
 @pytest.fixture
 def here(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """The project whose programs run in this process, where the processor can be another one."""
+    """Return the project; its programs run in this process, where the hardware can be mocked."""
     project = made.copy(tmp_path / "project")
     monkeypatch.chdir(project.root)
     monkeypatch.setattr(stages, "ROOT", project.root)
@@ -117,7 +117,7 @@ def here(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proj
 @pytest.fixture
 def run(here: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, bytes]]:
     def run(training: Training, *, has_bf16: bool, plug: int | None = None) -> dict[str, bytes]:
-        """What the program makes, unless the plug is pulled at that step."""
+        """Return the program's files; interrupted at step ``plug`` it has none."""
         steps = 0
 
         def counted(kind: str, name: precision.PrecisionSetting) -> object:
@@ -159,7 +159,7 @@ def test_resume_without_bf16_hardware_keeps_bf16_and_gives_identical_files(
     prepare(here, training)
     undisturbed = run(training, has_bf16=True)
     assert undisturbed and tags["precision"] == "bf16"
-    for steps in (1, 6):  # before anything but pairs is kept, and after
+    for steps in (1, 6):  # before and after the first saved state
         run(training, has_bf16=True, plug=steps)
         assert run(training, has_bf16=False) == undisturbed
         assert tags["precision"] == "bf16"

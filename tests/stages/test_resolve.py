@@ -1,4 +1,4 @@
-"""What an edit makes out of date, and what comes back without running."""
+"""Which stages an edit makes stale, and which results return without running."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ COUPLING = "pipeline/flow/coupling.py"
 
 @pytest.fixture
 def project(made: Project, tmp_path: Path) -> Project:
-    """The project when all of it is up to date."""
+    """Return the project with all stages up to date."""
     return made.copy(tmp_path / "project")
 
 
@@ -24,13 +24,13 @@ def edit(project: Project, file: str, text: str) -> None:
 
 
 def results(project: Project) -> dict[str, bytes]:
-    """All that stages make; statistics of images are a cache of their own."""
+    """Return all outputs of stages, without the statistics of images, which are a cache."""
     files = {**project.files("reports"), **project.files("data")}
     return {path: content for path, content in files.items() if "/statistics/" not in path}
 
 
 def out_of_date(project: Project) -> set[str]:
-    """The stages that DVC says have changed, once ``resolve`` has run."""
+    """Return the stages that DVC reports as changed after ``resolve``."""
     return set(json.loads(project.check("dvc", "status", "--json", "dvc.yaml").stdout))
 
 

@@ -1,4 +1,4 @@
-"""Programs as a user calls them."""
+"""Stage programs on the command line."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Cells of the coupling study, through their programs on tiny settings."""
+"""Cells of the coupling and one-step studies, made by their programs on tiny settings."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ STUDY = {
 
 @pytest.fixture(scope="module")
 def studied(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with a few cells."""
+    """Return a project with a few cells of the coupling study."""
     project = made.copy(tmp_path_factory.mktemp("study") / "project")
     project.params("starter.pusht.study", STUDY)
     project.params("starter.pusht.evaluation.n_seeds", TEST_SEEDS)
@@ -62,7 +62,7 @@ def test_cells_use_all_test_seeds_and_count_steps_from_the_base_model(studied: P
         assert trained in (steps, steps // 2) if steps else 0 < trained <= 60
     mip = metrics(studied, "mip", 2)["train_steps"]
     assert mip in ((base + 60) // 2, round((base + 60) // 2 / 2))  # two evaluations an update, from scratch
-    assert metrics(studied, "mip", 2)["spread_ratio"] == 0  # one answer to each observation
+    assert metrics(studied, "mip", 2)["spread_ratio"] == 0  # MIP is deterministic
 
 
 def test_table_and_report_contain_the_evaluated_cells(studied: Project) -> None:
@@ -105,7 +105,7 @@ def test_tried_settings_are_recorded_on_validation_seeds(studied: Project) -> No
     said = " ".join(common)
     assert list(noted["changed"]) == 4 * [f"{said} lr=1e-2 candidates=1"] + 4 * [f"{said} ema_decay=0.5"]
     assert sorted(noted["temperature"]) == 4 * [0.5] + 4 * [1.0]
-    # one candidate needs no search: more steps for the same compute
+    # one candidate needs no search, so it gets more steps for the same compute
     assert noted["train_steps"].iloc[:4].max() > noted["train_steps"].iloc[4:].max()
     assert (noted["n_seeds"] == 3).all()
     assert studied.files("reports/starter/coupling_study") == before
@@ -156,7 +156,7 @@ def test_one_step_study_tabulates_every_method(studied: Project, tmp_path: Path)
         table.loc[["imle", "fm"], "spread_ratio"] > 0
     ).all()
     assert set(table["temperature"]) <= {0.5, 1.0} and (table.loc[["regression", "mip"], "temperature"] == 1).all()
-    assert table["train_passes"].nunique() == 2  # that of the base model, and that of all that are compared
+    assert table["train_passes"].nunique() == 2  # one of the base model, one of all compared models
     answered = pd.read_csv(reports / "one_step_answers.csv")
     assert {"regression", "imle", "drifting", "lsd", "mip", "fm", "fm_continued"} == set(answered["against"])
     aggregated = pd.read_csv(reports / "one_step_aggregates.csv").set_index(["method", "nfe", "measure"])
@@ -165,7 +165,7 @@ def test_one_step_study_tabulates_every_method(studied: Project, tmp_path: Path)
     assert all((reports / f"one_step{name}.svg").stat().st_size > 0 for name in ("", "_aggregates", "_profiles"))
     journals = list((project.root / ".flowtune" / "resume").rglob("validation-*.jsonl"))
     seeds = {json.loads(line)["seed"] for path in journals for line in path.read_text(encoding="utf-8").splitlines()}
-    assert seeds <= set(range(200_000, 200_100))  # nothing is chosen on test seeds, which begin at 100000
+    assert seeds <= set(range(200_000, 200_100))  # no choice uses test seeds, which begin at 100000
 
 
 def test_cell_needs_the_base_model_of_its_training_seed(studied: Project, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Which kind of stage trains a method, and what is said of one that there is not."""
+"""The choice of the stage kind that trains a method."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Unpacking: nothing outside the folder, nothing without end, nothing but what was asked for."""
+"""Unpacking archives without path escapes, zip bombs or unwanted members, and packing folders."""
 
 import stat
 import zipfile

@@ -1,4 +1,4 @@
-"""Pictures inside raw observations: they come out as they went in, and are scaled without shifting."""
+"""Images inside raw observations: stored losslessly, and scaled without a shift."""
 
 import numpy as np
 import pytest
@@ -25,4 +25,4 @@ def test_scaling_keeps_a_linear_ramp(shape: tuple[int, int]) -> None:
     expected = (np.arange(16) + 0.5) * 255 / 16
     np.testing.assert_allclose(scaled[:, 1:-1].mean((0, 2)), expected[1:-1], atol=1.5)
     np.testing.assert_allclose(scaled, np.broadcast_to(scaled[0], scaled.shape), atol=1)
-    assert scaled[0, 0, 0] < 25 and scaled[0, -1, 0] > 230, "both edges are still in view"
+    assert scaled[0, 0, 0] < 25 and scaled[0, -1, 0] > 230, "both edges are in the image"

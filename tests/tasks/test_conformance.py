@@ -1,7 +1,7 @@
-"""What every task must do, whoever wrote it: ``FLOWTUNE_TASK=module:name pytest tests/tasks/test_conformance.py``.
+"""Requirements of every task; of your own: ``FLOWTUNE_TASK=module:name pytest tests/tasks/test_conformance.py``.
 
-The variable names one task, as a block's key ``task`` in params.yaml does, or a block with its scale, such as
-``metaworld.push``; without it, all of this project's are tried, and a block of another's environment.
+The variable names one task, as the key ``task`` in params.yaml does, or a block with its scale, such as
+``metaworld.push``. Without it all tasks of this project are tested, and the ``BLOCKS``.
 """
 
 import os
@@ -29,7 +29,7 @@ SEED, OTHER_SEED = 300_000, 300_001
 STEPS = 6
 
 BLOCKS = {"metaworld.pick_place": "metaworld"}
-"""Blocks of params.yaml, and the optional group of packages that has their simulator."""
+"""Blocks of params.yaml → the dependency group of their simulator."""
 
 NAMES = [os.environ["FLOWTUNE_TASK"]] if "FLOWTUNE_TASK" in os.environ else [*own_tasks(), *BLOCKS]
 
@@ -45,7 +45,7 @@ def task(request: pytest.FixtureRequest) -> Task:
 
 @pytest.fixture(scope="module")
 def demonstrations(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Demonstrations:
-    """Those of the first data set whose file is on this machine."""
+    """Return the demonstrations of the first data set whose file is on this machine."""
     for name, data_set in task.datasets.items():
         file = data_set.shipped or data_set.made or data_set.local
         if file is not None and Path(file).exists():
@@ -54,7 +54,7 @@ def demonstrations(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Demo
 
 
 def environments(task: Task) -> Iterator[tuple[EnvSpec, Env]]:
-    """Each way to evaluate the task, with an environment as a worker process makes it."""
+    """Yield each environment of the task, made from a pickled factory as in a worker process."""
     for spec in task.envs.values():
         yield spec, pickle.loads(pickle.dumps(spec.factory().make_env))()
 
@@ -66,7 +66,7 @@ def played(task: Task, spec: EnvSpec, env: Env, actions: NDArray[np.floating], s
 
 
 def some_actions(demonstrations: Demonstrations) -> NDArray[np.float32]:
-    """Actions that nobody would take one after the other, within what is seen in the data."""
+    """Return demonstrated actions in random order."""
     return np.random.default_rng(0).permutation(demonstrations.action)[:STEPS]
 
 
@@ -80,13 +80,15 @@ def test_task_description_is_complete(task: Task) -> None:
         assert set(task.paper.columns) <= set(task.envs) and set(task.paper.observations) <= set(task.observations)
     if task.expert:
         found = find(task.expert)
-        assert isinstance(found, Expert) or callable(found), "an expert, or what makes one of a block custom"
+        assert isinstance(found, Expert) or callable(found), (
+            "an expert, or a function that makes one from a block custom"
+        )
 
 
 def test_offline_task_has_no_environments(task: Task) -> None:
     assert task.offline == (not task.envs) == (not task.evaluations("block"))
     if task.offline:
-        assert task.options is None and not task.subtasks, "of a simulation, and there is none"
+        assert task.options is None and not task.subtasks, "options and subtasks need a simulation"
 
 
 def test_demonstrations_fit_the_task(task: Task, demonstrations: Demonstrations) -> None:
@@ -137,7 +139,7 @@ def test_environments_match_the_demonstrations(task: Task, demonstrations: Demon
 
 
 def test_episodes_are_reproducible_by_seed(task: Task, demonstrations: Demonstrations) -> None:
-    """In the same environment, after another episode, and in another one."""
+    """Repeat an episode in the same environment after another episode, and in a new environment."""
     actions = some_actions(demonstrations)
     for (spec, env), (_, other) in zip(environments(task), environments(task), strict=True):
         first = played(task, spec, env, actions, SEED)

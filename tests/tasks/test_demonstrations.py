@@ -1,4 +1,4 @@
-"""Push-T demonstrations: every format read alike, and every defect named in one line."""
+"""Push-T demonstrations: equal from every format, and a one-line error for every defect."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def good_arrays() -> Arrays:
 
 
 def write(path: Path, arrays: Arrays, zarr_format: Literal[2, 3] = 2, shard: int | None = None) -> Path:
-    """Write as the format the name says: .npz, .zarr (a folder) or .zarr.zip. shard: rows of a shard of zarr 3."""
+    """Write .npz, .zarr (a folder) or .zarr.zip, by the suffix. shard: rows of a shard of zarr 3."""
     if path.suffix == ".npz":
         np.savez(path, **arrays)  # type: ignore[arg-type]
         return path

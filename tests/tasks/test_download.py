@@ -1,4 +1,4 @@
-"""Data sets: fetched whole from the first source that has the right one, or not at all."""
+"""Fetching data sets: complete from the first valid source, or not at all."""
 
 import hashlib
 import os
@@ -62,7 +62,7 @@ def server(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @pytest.fixture
 def toy(store: Path, tmp_path: Path, server: Server) -> Dataset:
-    """A data set published as zip, as folder, and as another zip that also has an address."""
+    """Return a data set published as a zip, as a folder, and as another zip that also has a URL."""
     zipped = zip_store(store, tmp_path / "made" / "toy.zarr.zip")
     return Dataset(
         title="",
@@ -91,7 +91,7 @@ def no_sleep(_: float) -> None:
 def check_fetched(destination: Path, data_set: Dataset) -> None:
     assert read_pusht(destination).content_sha256() == data_set.content_sha256
     assert not (destination / "data" / "img").exists()
-    assert list(destination.parent.iterdir()) == [destination], "nothing else stays behind"
+    assert list(destination.parent.iterdir()) == [destination], "no other files remain"
 
 
 @pytest.mark.parametrize("form", ["toy.zarr.zip", "toy.zarr", "toy.zip"])

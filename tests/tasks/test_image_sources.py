@@ -1,4 +1,4 @@
-"""Sets of images: the same from every form and source, and nothing that only looks like them."""
+"""Fetching image data sets: equal from every source; invalid and malicious files are refused."""
 
 import hashlib
 import os
@@ -31,7 +31,7 @@ MD5S = {name: md5(content) for name, content in BATCHES.items()}
 
 
 def archive_members(batches: dict[str, bytes]) -> list[tuple[str, bytes]]:
-    """In an order of its own, with what else the official archive has."""
+    """Return members in reverse order, with the other files of the official archive."""
     members = [(f"{FOLDER}/{name}", content) for name, content in reversed(batches.items())]
     return [(f"{FOLDER}/batches.meta", b"no pickle"), *members, (f"{FOLDER}/test_batch", b"no pickle")]
 
@@ -55,7 +55,7 @@ def destination(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(archive: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Serves the archive, and ``cifar10`` is the small set in it."""
+    """Serve the archive, and let ``cifar10`` be the small set in it."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving(archive.read_bytes()) as server:
         published = (
@@ -78,7 +78,7 @@ def check_fetched(destination: Path) -> None:
     np.testing.assert_array_equal(fetched.labels, labels, strict=True)
     assert fetched.exact.all()
     assert fetched.name == "cifar10"
-    assert list(destination.parent.iterdir()) == [destination], "nothing else stays behind"
+    assert list(destination.parent.iterdir()) == [destination], "no other files remain"
 
 
 def test_every_source_gives_the_same_bytes(
@@ -193,7 +193,7 @@ def test_a_malicious_pickle_is_refused(tmp_path: Path) -> None:
         read_batch(evil, "here")
     assert not list(tmp_path.iterdir())
     pickle.loads(evil)
-    assert (tmp_path / "evil").is_dir(), "the same pickle read by pickle itself does harm"
+    assert (tmp_path / "evil").is_dir(), "the same pickle is harmful when pickle reads it"
 
 
 @pytest.mark.parametrize(
@@ -216,7 +216,7 @@ def test_invalid_batches_are_refused(batch: bytes, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore:dtype")  # numpy's, of align=0 in the official files, where pickle itself reads them
+@pytest.mark.filterwarnings("ignore:dtype")  # of numpy, about align=0, as in the official files
 def test_batches_are_read_as_by_torchvision(tmp_path: Path) -> None:
     datasets = pytest.importorskip("torchvision.datasets")
 

@@ -1,4 +1,4 @@
-"""Images: kept the same to the byte, refused when they are something else, and what their bytes mean to a model."""
+"""Image files: deterministic storage, refusal of invalid arrays, conversion between bytes and floats."""
 
 import zipfile
 from dataclasses import replace
@@ -40,7 +40,7 @@ def test_equal_content_gives_equal_bytes(images: Images, tmp_path: Path) -> None
     replace(images, images=np.asfortranarray(images.images)).save(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.npz") as file:
-        assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}, "no clock in it"
+        assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}, "no time of writing"
 
 
 def test_content_hash_depends_on_every_array_and_the_shape(images: Images) -> None:

@@ -1,4 +1,4 @@
-"""Fetching the Inception weights; the real ones are 96 MB, so a stand-in has their name and another checksum."""
+"""Fetching the Inception weights, with small content in place of the real 96 MB."""
 
 import hashlib
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""Franka Kitchen: the reference's observation, control and scoring, and episodes that replay bit for bit."""
+"""Franka Kitchen: observation, control and scoring of the reference, and reproducible episodes."""
 
 import os
 import subprocess
@@ -28,18 +28,18 @@ Array = NDArray[np.float64]
 
 @cache
 def kitchen() -> Kitchen:
-    """One kitchen for all tests, in whatever state the test before left it."""
+    """Return a kitchen that all tests share, in any state."""
     return Kitchen()
 
 
 @cache
 def exact_kitchen() -> Kitchen:
-    """The same with perfect sensors."""
+    """Return a shared kitchen without sensor noise."""
     return Kitchen(noise_ratio=0.0)
 
 
 def wander(seed: int, steps: int) -> Array:
-    """Actions (steps, 9) that swing the arm about, into the furniture too."""
+    """Return actions (steps, 9) that swing the arm, also into the furniture."""
     drift = np.random.RandomState(seed).uniform(-0.15, 0.15, (steps, ACTION_DIM))
     return np.clip(np.cumsum(drift, axis=0), -1, 1)
 
@@ -50,7 +50,7 @@ def run(env: Kitchen, seed: int, actions: Array) -> Array:
 
 
 def placed(env: Kitchen, **elements: float) -> Array:
-    """Reset with some elements' joints a share (1: wholly) of the way to their goals; return the positions."""
+    """Reset with the elements' joints moved a share of the way to their goals (1: fully); return the positions."""
     positions, velocities = env._start
     positions = positions.copy()
     for name, share in elements.items():
@@ -90,7 +90,7 @@ def test_goals_noise_and_limits_match_gymnasium_robotics() -> None:
     for name, (joints, goal) in GOALS.items():
         np.testing.assert_array_equal(joints, kitchen_env.OBS_ELEMENT_INDICES[name])
         np.testing.assert_array_equal(goal, kitchen_env.OBS_ELEMENT_GOALS[name])
-    # That file ends a column early: it counts the kettle's velocities, one fewer than its positions.
+    # its noise lacks the last column: it counts the kettle's velocities, one fewer than its positions
     np.testing.assert_array_equal(NOISE_AMPLITUDE[:29], robot.robot_pos_noise_amp)
     assert len(NOISE_AMPLITUDE) == 30
     assert robot.frame_skip == FRAME_SKIP and robot.dt == pytest.approx(CONTROL_SECONDS)
@@ -103,7 +103,7 @@ def test_control_matches_gymnasium_robotics_without_noise() -> None:
     own.reset(seed=0)
     own.robot_env.robot_noise_ratio = 0.0
     own.robot_env._get_obs()
-    actions = wander(3, 60) * 1.5  # beyond the limits too
+    actions = wander(3, 60) * 1.5  # also beyond the limits
     mine = run(env, 0, actions)[1:, :30]
     theirs = []
     for action in actions:
@@ -131,7 +131,7 @@ def test_episodes_do_not_depend_on_earlier_episodes() -> None:
     run(used, 9, wander(9, 17))
     for seed in (3, 1, 2):
         np.testing.assert_array_equal(run(used, seed, actions[seed]), first[seed])
-    assert not np.array_equal(first[1][0], first[2][0]), "the noise is the seed's"
+    assert not np.array_equal(first[1][0], first[2][0]), "the noise depends on the seed"
 
 
 def test_episode_replays_exactly_in_a_fresh_process() -> None:
@@ -171,7 +171,7 @@ def test_noisy_demonstration_replays_without_its_seed() -> None:
         positions.append(env.simulation.data.qpos.copy())
     stored = np.array(observations[:-1], dtype=np.float32)  # as in a public file
     replayed = env.replay(stored, actions)
-    # Files round positions to float32, 1e-7 of a radian; contacts amplify that.
+    # files round positions to float32, 1e-7 of a radian, and contacts amplify the error
     np.testing.assert_allclose(replayed, positions, rtol=0, atol=1e-3)
     env.reset(seed=12)
     for action in actions:
@@ -196,9 +196,9 @@ def test_completed_elements_stay_completed_and_four_end_the_episode() -> None:
     start = placed(env, microwave=1.0)
     assert env.completed == frozenset(), "nothing is completed before the first step"
     assert env.step(np.zeros(ACTION_DIM)).score == 0.25
-    data.qpos[:] = env._start[0]  # closed again
+    data.qpos[:] = env._start[0]  # closes the microwave
     assert env.step(np.zeros(ACTION_DIM)).score == 0.25
-    data.qpos[:] = start  # and opened a second time
+    data.qpos[:] = start  # opens it again
     assert env.step(np.zeros(ACTION_DIM)).score == 0.25
     placed(env, microwave=1.0, slide_cabinet=1.0, hinge_cabinet=1.0, kettle=1.0)
     step = env.step(np.zeros(ACTION_DIM))

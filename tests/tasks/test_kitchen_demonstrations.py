@@ -1,4 +1,4 @@
-"""Kitchen demonstrations: every public form read as it was written, padding left out, and every defect named."""
+"""Kitchen demonstrations: all public formats, without padding, and a one-line error for every defect."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ Episodes = list[tuple[Array, Array]]
 
 
 def made_up(lengths: list[int], seed: int = 0) -> Episodes:
-    """Episodes whose arm moves smoothly, float32: observations (T, 60) with a masked goal and actions (T, 9)."""
+    """Return episodes of a smoothly moving arm, float32: observations (T, 60) with a masked goal, actions (T, 9)."""
     generator = np.random.default_rng(seed)
     episodes = []
     for length in lengths:
@@ -33,7 +33,7 @@ def made_up(lengths: list[int], seed: int = 0) -> Episodes:
 
 
 def sequences(episodes: Episodes, padding: float = 0.0) -> dict[str, Array]:
-    """The arrays of the public files, steps first, float64, with ``padding`` after each episode."""
+    """Return the arrays of the public files: steps first, float64, ``padding`` after each episode."""
     longest = max(len(actions) for _, actions in episodes)
     arrays = {
         OBSERVATIONS: np.full((longest, len(episodes), 60), padding),
@@ -59,7 +59,7 @@ def zipped(folder: Path) -> Path:
 
 
 def log(positions: Array, controls: Array, nq: int = 30, name: bytes = b"franka", nmocap: int = 1) -> bytes:
-    """A relay-policy log: records of positions (R, nq) and controls (R, nu) 2 ms apart."""
+    """Return a relay-policy log: records of positions (R, nq) and controls (R, nu), 2 ms apart."""
     n, nu = len(positions), controls.shape[1]
     time = 0.002 * np.arange(n)[:, None]
     records = np.concatenate([time, positions, np.zeros((n, 29)), controls, np.full((n, 7 * nmocap + 2 + 1), 9.0)], 1)
@@ -67,7 +67,7 @@ def log(positions: Array, controls: Array, nq: int = 30, name: bytes = b"franka"
 
 
 def write_minari(root: Path, episodes: Episodes) -> Path:
-    """A data set of FrankaKitchen-v1 by minari itself; its 59 numbers hold a velocity, 7, where positions are not."""
+    """Write a FrankaKitchen-v1 data set with minari; of its 59 numbers those that are no positions are 7."""
     import gymnasium
     from minari import __version__
     from minari.data_collector import EpisodeBuffer

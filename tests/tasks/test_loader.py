@@ -1,4 +1,4 @@
-"""Finding tasks: this project's by name, others by module or file, families by their settings."""
+"""Loading tasks by name, module or file, and task families by their settings."""
 
 import hashlib
 import inspect
@@ -19,7 +19,6 @@ from tests.project import write_checksum
 from tests.tasks import test_conformance
 
 SIMULATORS = {"gymnasium", "gym_pusht", "pymunk", "mujoco", "robosuite", "robomimic", "minari", "zarr", "h5py", "torch"}
-CONFORMANCE = "tests/tasks/test_conformance.py"
 MINE = """
 from pydantic import BaseModel, ConfigDict
 
@@ -42,7 +41,7 @@ NUMBER = 3
 
 
 def put_outside(folder: Path) -> Path:
-    """A task that is one file outside the project, and its data set, in ``folder``."""
+    """Copy a task in one file and its data set to ``folder``; return the file."""
     path = Path(shutil.copy(ROOT / "tests" / "tasks" / "a_point.py", folder / "point_of_mine.py"))
     starts = folder / "starts.txt"
     np.savetxt(starts, np.random.default_rng(0).uniform(-1, 1, (6, 2)))

@@ -1,4 +1,4 @@
-"""Push-T: initial states, exact and legacy resets, keypoints, and simulations that replay bit for bit."""
+"""Push-T: initial states, exact and legacy resets, keypoints, and reproducible simulations."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ OVERLAPPING = np.array([300.0, 260.0, 300.0, 250.0, 1.0])
 
 
 def wander(seed: int, steps: int) -> np.ndarray:
-    """Targets (steps, 2) that run into the block."""
+    """Return targets (steps, 2) that make the agent hit the block."""
     return np.random.default_rng(seed).uniform(150, 350, (steps, 2))
 
 
@@ -34,7 +34,7 @@ def run(env: PushT, state: np.ndarray, actions: np.ndarray) -> np.ndarray:
 
 
 def test_initial_states_match_the_published_generator() -> None:
-    # RandomState's stream is frozen by numpy; these are the values diffusion_policy's pusht runner starts from.
+    # the initial state of diffusion_policy's pusht runner; numpy has frozen RandomState's stream
     np.testing.assert_allclose(initial_state("b", 100000), [235, 124, 335, 128, -0.9049274284], rtol=1e-9)
     for name, low, high in (("a", 200, 300), ("b", 100, 400)):
         states = np.stack([initial_state(name, seed) for seed in range(100000, 100500)])
@@ -45,12 +45,12 @@ def test_initial_states_match_the_published_generator() -> None:
 
 def test_exact_reset_places_the_block_and_legacy_moves_it() -> None:
     env = PushT()
-    # Nothing touches and nothing moves, so the one physics step of the reset changes nothing.
+    # without contact or motion, the physics step of the reset changes nothing
     np.testing.assert_allclose(env.reset(FREE, "exact"), FREE, rtol=0, atol=1e-9)
     legacy = env.reset(FREE, "legacy")
     assert np.linalg.norm(legacy[2:4] - FREE[2:4]) > 10
     assert legacy[4] == pytest.approx(FREE[4], abs=1e-12)
-    # The angle turned the block about its centre of mass: that point is where it was at angle 0.
+    # the legacy reset rotates the block about its centre of mass, which stays where it is at angle 0
     centre = np.array(env._env.block.center_of_gravity)
     cos, sin = np.cos(FREE[4]), np.sin(FREE[4])
     np.testing.assert_allclose(legacy[2:4] + [[cos, -sin], [sin, cos]] @ centre, FREE[2:4] + centre, atol=1e-9)
@@ -175,7 +175,7 @@ def test_observation_kinds_have_their_values_and_dimensions() -> None:
         observed = observe(states, kind)
         assert observed.shape == (2, 3, dimension) and observed.dtype == np.float32
         np.testing.assert_array_equal(observed[1, 2], observe(states[1, 2], kind))
-        # A whole turn is the same pose, which the raw angle would not say.
+        # a full turn is the same pose
         np.testing.assert_allclose(observe(states + np.array([0, 0, 0, 0, 2 * np.pi]), kind), observed, atol=1e-4)
     np.testing.assert_allclose(observe(FREE, "pose"), [100, 100, 300, 250, np.cos(1), np.sin(1)], rtol=1e-6)
     np.testing.assert_allclose(

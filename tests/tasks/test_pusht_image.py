@@ -1,4 +1,4 @@
-"""Push-T by camera: images are those that the demonstrations were recorded with, and functions of the state alone."""
+"""Push-T images: rendered from the state alone, as in the recorded demonstrations."""
 
 import os
 import shutil
@@ -31,7 +31,7 @@ def official() -> PushTImages:
 
 
 def test_rendered_images_match_the_recorded_ones(official: PushTImages) -> None:
-    """What differs is a few pixels, where the recording shows marks of contacts, which a state does not tell."""
+    """A few pixels differ: the recording shows marks of contacts, which are not in the state."""
     state = official.demonstrations.state
     rows = np.concatenate([np.arange(start, start + 100) for start in (0, 12_800, len(state) - 100)])
     with zarr.storage.ZipStore(official.path, mode="r") as store:
@@ -71,7 +71,7 @@ def test_thick_lines_and_discs_match_pygame() -> None:
 
 def test_downscaling_matches_opencv() -> None:
     cv2 = pytest.importorskip("cv2")
-    # Colours at random in all taps, and anything between them, which no image depends on.
+    # random colours, also between the taps, where they have no effect
     codes = np.random.default_rng(0).integers(len(_COLOURS), size=(512, 512))
     expected = cv2.resize(_COLOURS[codes].astype(np.uint8), (96, 96))
     taps = codes[np.ix_(_TAPS, _TAPS)].astype(np.uint8)

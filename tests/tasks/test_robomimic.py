@@ -1,4 +1,4 @@
-"""Robomimic's tasks: observations in the public order, episodes that depend on the seed alone, replays of files."""
+"""Robomimic's tasks: observations in the public order, reproducible episodes, replays of files."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ from pipeline.tasks.robomimic.rotation import matrix_from_axis_angle
 from pipeline.tasks.robomimic.simulator import ARMS, Task, drawing_from, env_arguments, has_egl, reset_by_seed
 from pipeline.utils.code_deps import ROOT
 
-DOWN = np.pi * np.array([np.cos(np.pi / 4), np.sin(np.pi / 4), 0.0])  # a hand that points straight down, as at rest
+DOWN = np.pi * np.array([np.cos(np.pi / 4), np.sin(np.pi / 4), 0.0])  # the hand points straight down, as at rest
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def lift() -> Robomimic:
 
 
 def reach(observation: np.ndarray, seed: int = 0, steps: int = 30) -> np.ndarray:
-    """Actions (steps, 10) that go down to the cube, close around it and raise it, shakily."""
+    """Return noisy actions (steps, 10) that move down to the cube, grasp it and lift it."""
     generator = np.random.default_rng(seed)
     heights = np.interp(np.arange(steps), [0, 14, 20, 29], [0.05, 0.0, 0.0, 0.2])
     targets = observation[:3] + heights[:, None] * [0, 0, 1] + generator.normal(0, 0.002, (steps, 3))
@@ -43,7 +43,7 @@ def reach(observation: np.ndarray, seed: int = 0, steps: int = 30) -> np.ndarray
 
 
 def run(env: Robomimic, seed: int, actions: np.ndarray) -> np.ndarray:
-    """Observation, score and the simulator's full state, before the first action and after each."""
+    """Return observation, score and the simulator's full state, before the first action and after each."""
     rows = [[*env.reset(seed=seed), 0.0, *full_state(env)]]
     for action in actions:
         step = env.step(action)
@@ -101,7 +101,7 @@ def test_reused_simulation_repeats_an_episode_exactly(lift: Robomimic, seed: int
     actions = reach(lift.reset(seed=seed), seed)
     first = run(lift, seed, actions)
     run(lift, 7, actions[:17])
-    with drawing_from(3):  # whatever state the global generator is in
+    with drawing_from(3):  # with another state of the global generator
         np.testing.assert_array_equal(run(lift, seed, actions), first)
 
 
@@ -110,7 +110,7 @@ def test_fresh_simulation_gives_the_same_episode_and_grasping_solves_lift(lift: 
     lift.reset(seed=100003)
     state, model = lift.simulator.get_state()["states"], lift.simulator.get_state()["model"]
     reused = run(lift, 100003, actions)
-    lift.reset(states=state, model=model)  # another model is left behind
+    lift.reset(states=state, model=model)  # loads another model
     np.testing.assert_array_equal(run(lift, 100003, actions), reused)
     np.testing.assert_array_equal(run(Robomimic("lift"), 100003, actions), reused)
     assert reused[:, 19].max() == 1.0 and reused[:15, 19].max() == 0.0
@@ -127,7 +127,7 @@ def test_stored_states_and_actions_replay_to_the_stored_states(lift: Robomimic) 
     for action in actions:
         observed.append(lift.step(action).observation)
         states.append(lift.simulator.get_state()["states"])
-    # XML rounds the model's numbers. Metres, radians; velocities per second.
+    # tolerances in metres, radians, and per second: XML rounds the model's numbers
     np.testing.assert_allclose(observed, recorded[:, :19], rtol=0, atol=1e-3)
     np.testing.assert_allclose(states, recorded[1:, 20 : 20 + n_state], rtol=0, atol=0.01)
 

@@ -1,4 +1,4 @@
-"""Robomimic's files: what is written is what robomimic and this project read; what does not fit is refused."""
+"""Robomimic files: written files are read by robomimic and this project; invalid ones are refused."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ MODEL = '<mujoco model="base">\n  <mesh file="/opt/robosuite/robosuite/models/as
 
 
 def episode(task: Task, steps: int, seed: int = 0) -> ExpertEpisode:
-    """Made-up numbers in a file's form, with actions around the arms' poses."""
+    """Return an episode of random numbers, with actions around the arms' poses."""
     generator = np.random.default_rng(seed)
     observations = generator.normal(size=(steps, STATE_DIM[task]))
     actions = generator.normal(size=(steps, ARMS[task], 7))
@@ -46,7 +46,7 @@ def episode(task: Task, steps: int, seed: int = 0) -> ExpertEpisode:
 
 
 def lift_file(folder: Path, change: Callable[[Any], None] | None = None, **settings: Any) -> Path:
-    """A file of two episodes of Lift, after ``change`` to the open file and with other ``settings``, by dotted key."""
+    """Write two episodes of Lift, with ``settings`` changed by dotted key, and apply ``change`` to the open file."""
     path = folder / "lift.hdf5"
     write_robomimic(path, "lift", [episode("lift", 5), episode("lift", 7, 1)])
     with h5py.File(path, "r+") as file:
@@ -152,7 +152,7 @@ def test_relative_actions_become_absolute_and_absolute_ones_stay(tmp_path: Path)
     ]
     np.testing.assert_allclose(converted.action, policy_actions(np.concatenate(expected)), atol=1e-6)
     np.testing.assert_array_equal(converted.action[1, 3:9], converted.action[2, 3:9])
-    # diffusion_policy's files with absolute actions keep the settings of those with relative ones.
+    # diffusion_policy's files with absolute actions have the settings of relative ones
     kept = read_robomimic(lift_file(tmp_path, **relative_settings), "lift")
     np.testing.assert_array_equal(kept.action, read_robomimic(lift_file(tmp_path), "lift").action)
 
@@ -258,7 +258,7 @@ def test_damaged_episode_is_skipped(tmp_path: Path) -> None:
 
 
 def only_the_other(path: Path, message: str) -> None:
-    """Of ``lift_file``'s two episodes the first is left out."""
+    """Check that reading skips the first of ``lift_file``'s two episodes."""
     with pytest.warns(UserWarning, match=rf"lift\.hdf5: left out 1 of 2 episodes, the first since .*{message}"):
         read = read_robomimic(path, "lift")
     np.testing.assert_array_equal(read.state, episode("lift", 7, 1).observations.astype(np.float32))

@@ -1,4 +1,4 @@
-"""Rotations against scipy's, up to and at the angles where careless formulas fail."""
+"""Conversions of rotations against scipy, also at angles near 0 and π."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""The toy problems: what is to be imitated is consistent with itself."""
+"""Toy problems: the demonstrated curve and its velocity are consistent."""
 
 import torch
 

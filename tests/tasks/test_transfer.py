@@ -1,4 +1,4 @@
-"""Downloads: whole after any interruption, never pieced together from two versions."""
+"""Downloads: complete after any interruption, and never mixed from two versions."""
 
 import signal
 import subprocess
@@ -32,7 +32,7 @@ class Pauses(list[float]):
 
 
 def interrupt(server: Server, part: Path) -> None:
-    """Leave what a process leaves that dies in the middle of a download."""
+    """Leave the files of a process that dies during a download."""
     server.cut_after = [60_000]
     with pytest.raises(KeyboardInterrupt):
         download(server.url, part, sleep=raise_interrupt)

@@ -1,4 +1,4 @@
-"""Chunked stepping: the same results in this process and in workers, errors that carry the worker's traceback."""
+"""Chunked stepping: the same results in this process and in workers, and errors with the worker's traceback."""
 
 import os
 import signal
@@ -104,7 +104,7 @@ def test_a_dead_worker_is_reported() -> None:
 
 
 class Hang:
-    """Busy for ever in its first step, having written its process id to ``marker``."""
+    """Writes its process id to ``marker`` in its first step, and never finishes it."""
 
     def reset(self, *, marker: Path) -> np.ndarray:
         self.marker = marker
@@ -147,7 +147,7 @@ def wait_until(condition, seconds: float = 60.0) -> None:
 
 
 def is_gone(pid: int) -> bool:
-    """No such process, or a zombie nobody has reaped yet."""
+    """Return whether a process has ended or is a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):

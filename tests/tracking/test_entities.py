@@ -1,4 +1,4 @@
-"""Data sets, models and headlines as MLflow keeps them."""
+"""Data sets, models and headline metrics in MLflow."""
 
 from pathlib import Path
 from typing import Any

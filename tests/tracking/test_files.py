@@ -1,4 +1,4 @@
-"""Data sets and models among the files of a stage, as MLflow is told of them."""
+"""Descriptions of data sets and models among a stage's files, for MLflow."""
 
 import hashlib
 import json

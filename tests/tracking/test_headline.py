@@ -1,4 +1,4 @@
-"""What a parent run shows of a table: a few metrics and a note."""
+"""Headline metrics of a table and its note, for the parent run."""
 
 import pandas as pd
 import pytest
@@ -18,7 +18,7 @@ def test_headline_of_table_2_compares_fm_with_ft_fm() -> None:
     assert not [name for name in told.metrics if "random" in name or "ddpm" in name]
     lines = told.note.splitlines()
     assert lines[0] == "### Table 2" and len(lines) == 4 + len(table)
-    assert lines[4].startswith("| pusht_a | fm | 1 |")  # what is compared comes first
+    assert lines[4].startswith("| pusht_a | fm | 1 |")  # compared methods come first
 
 
 def test_training_seeds_are_averaged_and_an_adaptive_solver_has_no_nfe_in_its_name() -> None:

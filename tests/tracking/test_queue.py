@@ -1,4 +1,4 @@
-"""Stages recorded by a process of its own: seen while they run, kept whoever is killed, and at no cost to them."""
+"""Recording of stages by a separate process: live, robust to kills, and without effect on the stages."""
 
 import os
 import shutil
@@ -44,11 +44,10 @@ with stage_run("work", params={"optimizer": {"lr": 1e-4}, "long": "y" * 9000}, t
 print("mlflow" in sys.modules)
 """
 HISTORY = [("loss", step, float(step)) for step in range(1500)]
-OWN_TAGS = {"flowtune.process", "mlflow.parentRunId"}
 
 
 def start(root: Path, end: str) -> subprocess.Popen[str]:
-    """A stage in a session of its own."""
+    """Start a stage in its own session."""
     return subprocess.Popen(
         [sys.executable, "-c", STAGE, str(root), end],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
@@ -60,7 +59,7 @@ def start(root: Path, end: str) -> subprocess.Popen[str]:
 
 
 def work(root: Path) -> tuple[int, str, str]:
-    """Exit code and output of a stage, at an end when all that has its pipes is."""
+    """Run a stage; return its exit code and output once all processes with its pipes have ended."""
     stage = start(root, "well")
     return (stage.wait(), *stage.communicate())
 
@@ -75,7 +74,7 @@ def runs(root: Path) -> dict[str, Any]:
 
 
 def content(root: Path) -> dict[str, Any]:
-    """All that MLflow knows of the one stage ``work``, once it is recorded."""
+    """Return MLflow's data of the single stage ``work``, once it is recorded."""
     from mlflow import MlflowClient
 
     assert queue.drain(root, 120)
@@ -102,7 +101,7 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def recorder_of(root: Path) -> int:
-    """Pid of the recorder that is at work."""
+    """Return the process id of the running recorder."""
 
     def found() -> list[int]:
         commands = {path: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()}
@@ -134,7 +133,7 @@ def test_running_stage_is_visible_and_a_killed_group_ends_as_killed(store: Path)
     assert {run.info.status for run in runs(store).values()} == {"RUNNING"}
     assert f"/{stage.pid}/" in runs(store)["work"].data.tags["flowtune.process"]
     os.killpg(stage.pid, signal.SIGKILL)
-    stage.communicate()  # the recorder, which goes on, has none of its pipes
+    stage.communicate()  # the recorder goes on, and has none of its pipes
     assert content(store)["status"] == ("KILLED", "KILLED")
 
 
@@ -145,7 +144,7 @@ def test_run_from_before_a_reboot_ends_as_killed(store: Path) -> None:
     player = recorder.Player(store, partial(begin, store))
     player.play()
     assert runs(store)["work"].info.status == "RUNNING"
-    del left  # its lock goes with its process
+    del left  # releases its lock, as the end of its process does
     player.play()
     assert {run.info.status for run in runs(store).values()} == {"KILLED"}
     assert not queue.entries(store)
@@ -182,7 +181,9 @@ def test_simultaneous_stages_share_database_parent_and_recorder(root: Path) -> N
     assert [(stage.communicate(), stage.returncode)[1] for stage in stages] == [0, 0]
     assert queue.drain(root, 120)
     found = runs(root)
-    assert len(found) == 2 and {run.info.status for run in found.values()} == {"FINISHED"}  # both have one name
+    assert len(found) == 2 and {run.info.status for run in found.values()} == {
+        "FINISHED"
+    }  # both stages have the same name
 
 
 def test_stage_that_outlives_its_recorder_stays_one_run(store: Path) -> None:
@@ -192,14 +193,14 @@ def test_stage_that_outlives_its_recorder_stays_one_run(store: Path) -> None:
     (store / "go on").touch()
     stage.communicate()
     assert stage.returncode == 0
-    found = content(store)  # of one run: none was begun anew
+    found = content(store)  # requires a single run
     assert found["status"] == ("FINISHED", "FINISHED") and found["history"] == HISTORY
-    assert found["tables"]["table2.json"].count("fm") == 1  # the table was kept before, and again
+    assert found["tables"]["table2.json"].count("fm") == 1  # recorded twice, kept once
 
 
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no recorder start, and one that is begun here leave at once."""
+    """Start no recorder process, and let a recorder in this process exit soon."""
     monkeypatch.setattr(queue, "start_recorder", lambda _: None)
     monkeypatch.setattr(recorder, "IDLE_SECONDS", 0.5)
 
@@ -217,7 +218,7 @@ def test_idle_recorder_exits_unless_a_new_stage_arrived(store: Path, monkeypatch
     def held(lock: IO[str]) -> Iterator[None]:
         with lock:
             yield
-            begin_next()  # it finds the lock taken, and all that came before it is recorded
+            begin_next()  # after all earlier stages are recorded, while the lock is taken
 
     def claimed(root: Path) -> AbstractContextManager[None] | None:
         lock = queue.claim(root)
@@ -268,7 +269,7 @@ def test_broken_database_does_not_affect_the_stage_and_warns_once(
 
 @pytest.fixture
 def address() -> str:
-    """Where nothing listens yet."""
+    """Return an address at which no server listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -276,16 +277,11 @@ def address() -> str:
 
 @contextmanager
 def served(address: str, folder: Path) -> Iterator[None]:
-    """The team's MLflow server."""
+    """Run an MLflow server at ``address``."""
     folder.mkdir()
     port = address.rpartition(":")[2]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--default-artifact-root",
-        str(folder / "files"),
-    ]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--default-artifact-root", f"{folder}/files"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""}
     with (folder / "log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(command, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True)

@@ -1,4 +1,4 @@
-"""Gymnasium environments as rollouts want them, and every way in which a block can be wrong about one."""
+"""The adapter of Gymnasium environments, and the errors of blocks that do not fit them."""
 
 import pickle
 from functools import partial
@@ -24,8 +24,8 @@ class Walk(gymnasium.Env[Any, Any]):
     """A point that is moved, and a goal: observed as a dictionary, solved within 0.05.
 
     Args:
-        flaw: ``unseeded``: the goal is not drawn from the seed; ``left_over``: from how many episodes there were.
-        camera: whether a picture is observed too, as bright as the point lies far to the right.
+        flaw: ``unseeded``: the goal ignores the seed; ``left_over``: it depends on the number of earlier episodes.
+        camera: whether to observe an image too, whose brightness is the point's x.
     """
 
     def __init__(self, flaw: str = "", camera: bool = False, render_mode: str | None = None) -> None:
@@ -70,7 +70,7 @@ def settings(**changes: Any) -> Environment:
 
 
 def solved_episode(env: GymnasiumEnv, seed: int) -> tuple[list[NDArray[Any]], list[NDArray[Any]], Any]:
-    """States, actions and the last transition of a controller that walks to the goal."""
+    """Return states, actions and the last transition of a controller that moves to the goal."""
     states, actions = [env.reset(seed)], []
     while True:
         actions.append(np.clip((states[-1][:2] - states[-1][2:]) / STEP, -0.9, 0.9))
@@ -232,7 +232,7 @@ def test_data_of_another_environment_are_refused() -> None:
 
 
 class Made(gymnasium.Env[Any, Any]):
-    """A point on a line that is moved to its goal, which is drawn when it is made; observed beyond what it says."""
+    """A point on a line, whose goal is drawn in the constructor; observations leave the declared bounds."""
 
     observation_space = gymnasium.spaces.Box(-0.1, 0.1, (2,), np.float64)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)

@@ -1,4 +1,4 @@
-"""robosuite's environments, rebuilt from what a robomimic file says of its recording."""
+"""robosuite environments rebuilt from the metadata of a robomimic file."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The block ``custom`` of params.yaml: what it may say."""
+"""Validation of the block ``custom`` of params.yaml."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""The task that a block ``custom`` makes, from its data to its environment."""
+"""The task of a block ``custom``: its data sets and its environment."""
 
 import json
 import shutil

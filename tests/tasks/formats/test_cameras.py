@@ -1,4 +1,4 @@
-"""Videos of a data set's cameras: absent, whole, too short, damaged."""
+"""Findings about a data set's videos: absent, complete, too short, damaged."""
 
 from collections.abc import Callable
 from pathlib import Path

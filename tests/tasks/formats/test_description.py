@@ -1,4 +1,4 @@
-"""The text that is printed of a data set, and the block in it."""
+"""The printed description of a data set, and its suggested block of params.yaml."""
 
 from pathlib import Path
 from typing import Any

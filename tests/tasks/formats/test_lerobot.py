@@ -1,4 +1,4 @@
-"""LeRobotDataset: a real one, what is written here, and what LeRobot's users run into."""
+"""LeRobotDataset: a real data set, writing, and common defects."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""A camera's pictures beside the numbers: each step has its own, whatever they are stored in."""
+"""Camera images of a recording: one for each step, from videos or arrays."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ ENDS = np.cumsum(LENGTHS)
 
 
 def filmed(folder: Path, write: Callable[..., Path]) -> Path:
-    """A LeRobotDataset whose frames are the ``SHADES``, in the order of its steps."""
+    """Write a LeRobotDataset whose video frames are the ``SHADES`` in order."""
     path = with_camera(folder, write)
     if write is write_v3:
         write_video(path / V3_VIDEO, list(SHADES))
@@ -41,7 +41,7 @@ def filmed(folder: Path, write: Callable[..., Path]) -> Path:
 
 
 def pictured(dtype: Any) -> list[dict[str, NDArray[Any]]]:
-    """Episodes with an array ``img`` of pictures of the ``SHADES``, 16 × 32 pixels."""
+    """Return episodes with an array ``img`` of images of the ``SHADES``, 16 × 32 pixels."""
     given = episodes()
     for episode, shades in zip(given, np.split(SHADES, ENDS[:-1]), strict=True):
         episode["img"] = np.broadcast_to(shades[:, None, None, None], (len(shades), 16, 32, 3)).astype(dtype)
@@ -96,8 +96,5 @@ def test_keys_without_images_and_invalid_pixels_are_refused(tmp_path: Path) -> N
     with pytest.raises(UserError, match=rf"image key 'action' holds no pictures .H, W, 3.; those that do: {CAMERA}"):
         opened(path, "action")
     with pytest.raises(UserError, match="episode 0: img holds other values than whole numbers from 0 to 255"):
-        list(
-            opened(write_npz(tmp_path, [e | {"img": e["img"] + 0.5} for e in pictured("f4")]), "img", ["state"]).blocks(
-                9
-            )
-        )
+        given = [each | {"img": each["img"] + 0.5} for each in pictured("f4")]
+        list(opened(write_npz(tmp_path, given), "img", ["state"]).blocks(9))

@@ -1,4 +1,4 @@
-"""What the survey of a data set finds, and that it stays silent about a sound one."""
+"""Findings of the survey of a data set, and none for a sound one."""
 
 from pathlib import Path
 from typing import Any
