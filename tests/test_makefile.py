@@ -27,8 +27,8 @@ def make(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_make_without_target_lists_the_targets(root: Path) -> None:
     result = make(root)
     assert result.returncode == 0
-    told = {line.split()[1].strip(",") for line in result.stdout.splitlines()}
-    assert {"repro", "study", "test", "ui", "env"} <= told
+    listed = {line.split()[1].strip(",") for line in result.stdout.splitlines()}
+    assert {"repro", "study", "test", "ui", "env"} <= listed
     assert not (root / ".venv").exists()
 
 
@@ -81,9 +81,9 @@ def test_environment_is_built_in_the_project_despite_pip_uv_and_python_variables
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    told = log.read_text(encoding="utf-8").splitlines()
-    assert not [line for line in told if line.endswith("=/elsewhere")]
-    assert "PIP_USER=0" in told and "PIP_USER=1" not in told
-    assert "PYTHONUTF8=1" in told and "PIP_INDEX_URL=https://example.org" in told
-    assert "UV_CACHE_DIR=.tools/cache" in told
+    logged = log.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in logged if line.endswith("=/elsewhere")]
+    assert "PIP_USER=0" in logged and "PIP_USER=1" not in logged
+    assert "PYTHONUTF8=1" in logged and "PIP_INDEX_URL=https://example.org" in logged
+    assert "UV_CACHE_DIR=.tools/cache" in logged
     assert (root / ".venv" / ".synced").exists()

@@ -65,8 +65,8 @@ class Run:
     def said(self) -> str:
         """Return the first line about an error; empty if there is none."""
         lines = [line.strip() for line in self.text().splitlines() if _SAID.search(line) and "step/s" not in line]
-        told = [line for line in lines if re.search(r"error|unable", line, re.IGNORECASE)]
-        return (told or lines or [""])[0]
+        errors = [line for line in lines if re.search(r"error|unable", line, re.IGNORECASE)]
+        return (errors or lines or [""])[0]
 
 
 @dataclass(frozen=True)

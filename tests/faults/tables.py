@@ -62,11 +62,11 @@ def markdown(rows: Sequence[Row], seed: int, machine: str) -> str:
         lines.append(f"| {ABOUT[kind]} | {' | '.join(cells)} |")
     lines += ["", "What a run says, by example:", "", "| fault | line |", "| --- | --- |"]
     for kind in KINDS:
-        told = next(
+        example = next(
             (row for row in rows if row.kind == kind and row.exit and row.said and row.verdict == "survived"), None
         )
-        if told:
-            lines.append(f"| {told.what} | `{told.said.replace('|', '/')}` |")
+        if example:
+            lines.append(f"| {example.what} | `{example.said.replace('|', '/')}` |")
     wrong = [row for row in rows if row.verdict != "survived"]
     if wrong:
         lines += [

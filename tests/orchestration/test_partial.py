@@ -59,8 +59,8 @@ def test_partial_tables_use_only_new_results_and_keep_complete_tables(
     remove_partial(root, "starter", "partial")
     assert not partial.exists() and (reports / "table2.csv").exists()
     remove_partial(root, "starter", "partial")
-    told = capsys.readouterr().out
-    assert told == "reports/starter/partial: removed, the tables in reports/starter are whole\n"
+    output = capsys.readouterr().out
+    assert output == "reports/starter/partial: removed, the tables in reports/starter are whole\n"
 
 
 def test_no_partial_folder_without_unmade_tables(root: Path) -> None:

@@ -65,8 +65,8 @@ def start_tables(head: Path) -> subprocess.Popen[bytes]:
     program = (
         "from pipeline.orchestration import pool as p, prefect_flows as f; f.checked_settings = lambda _: None\n"
         # one call of print for each line, since several threads print
-        "awaited, told = p._awaited, lambda run: print(f'{run}\\n', end='', flush=True)\n"
-        "p._awaited = lambda run, say: (told(run), awaited(run, say))[1]\n"
+        "awaited, show = p._awaited, lambda run: print(f'{run}\\n', end='', flush=True)\n"
+        "p._awaited = lambda run, say: (show(run), awaited(run, say))[1]\n"
         "print(f.tables('all', parallel=2, pool='lab', return_state=True).type.value)"
     )
     own = {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "FLOWTUNE_ROOT": str(head)}
@@ -170,8 +170,8 @@ def test_stage_of_a_lost_worker_is_rerun_by_another(head: Path, workers: Workers
         for lost in client.read_flow_runs():
             if lost.state and lost.state.type == StateType.RUNNING and lost.work_pool_name == "lab":
                 client.set_flow_run_state(lost.id, Crashed(message="no heartbeat"))  # as the server does later
-    told, _ = run.communicate(timeout=240)
-    assert told.split()[-1:] == [b"COMPLETED"]
+    output, _ = run.communicate(timeout=240)
+    assert output.split()[-1:] == [b"COMPLETED"]
     assert str(second) in (head / "table.txt").read_text(encoding="utf-8").split()
 
 
@@ -189,8 +189,8 @@ def test_restarted_and_second_heads_submit_no_stage_twice(head: Path, workers: W
     assert [awaited_by(run) for run in heads] == [given_out, given_out]
     waiting.unlink()
     for run in heads:
-        told, _ = run.communicate(timeout=240)
-        assert told.split()[-1:] == [b"COMPLETED"]
+        output, _ = run.communicate(timeout=240)
+        assert output.split()[-1:] == [b"COMPLETED"]
     assert (head / "table.txt").read_text(encoding="utf-8") == f"{first}\n{first}\n"
     assert (other / "table.txt").read_bytes() == (head / "table.txt").read_bytes()
 
@@ -202,21 +202,21 @@ def test_worker_mismatch_gives_a_one_line_error(head: Path, workers: Workers) ->
     own = lab.origin
 
     @flow
-    def told() -> str:
+    def stage_error() -> str:
         with pytest.raises(StageError) as caught:
             lab.run_stage("train@one", "cpu")
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
     lab.origin = own.model_copy(update={"python": "3.99"})
-    assert "allowed: 3.99 as where the run began" in told()
+    assert "allowed: 3.99 as where the run began" in stage_error()
     lab.origin = own.model_copy(update={"commit": "0" * 40})
-    assert f"/first is at commit {own.commit[:12]}" in told()
+    assert f"/first is at commit {own.commit[:12]}" in stage_error()
     lab.origin = own
     hook.write_text("echo 'error: data/set.npz: not there' >&2; exit 1", encoding="utf-8")
-    assert "error: data/set.npz: not there" in told()
+    assert "error: data/set.npz: not there" in stage_error()
     hook.write_text("rm -rf ../remote; touch ../remote", encoding="utf-8")
-    assert "DVC's remote: " in told()
+    assert "DVC's remote: " in stage_error()
 
 
 def test_invalid_pool_or_repository_gives_a_one_line_error(head: Path) -> None:

@@ -88,21 +88,21 @@ def test_failed_stage_stops_only_its_dependents_and_the_next_run_completes(
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (UserError("params.yaml: scale: given huge, allowed: lab"), "params.yaml: scale: given huge, allowed: lab"),
         (OSError(30, "Read-only file system"), "[Errno 30] Read-only file system"),
     ],
 )
 def test_error_before_dvc_starts_is_one_line(
-    root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+    root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     def refuse(_: Path) -> None:
         raise error
 
     monkeypatch.setattr(prefect_flows, "checked_settings", refuse)
     state = prefect_flows.tables("table2", return_state=True)
-    assert (state.is_failed(), state.message) == (True, said)
+    assert (state.is_failed(), state.message) == (True, message)
     assert not (root / "checked.txt").exists()
 
 

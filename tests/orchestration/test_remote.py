@@ -155,9 +155,9 @@ def test_missing_run_at_the_remote_gives_an_error(maker: Path, tmp_path: Path) -
     make_remote(taker, str(tmp_path / "elsewhere"))
     command = [sys.executable, "-m", "pipeline.orchestration.run_cache", "--only-take", "repro", "--pull", "train"]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    told = subprocess.run(command, cwd=taker, env=env, capture_output=True, encoding="utf-8", check=False)
-    assert told.returncode != 0
-    assert "train: a worker brought it up to date, but DVC's remote has no run that read what is here" in told.stderr
+    result = subprocess.run(command, cwd=taker, env=env, capture_output=True, encoding="utf-8", check=False)
+    assert result.returncode != 0
+    assert "train: a worker brought it up to date, but DVC's remote has no run that read what is here" in result.stderr
     assert (maker.parent / "runs.txt").read_text(encoding="utf-8") == "run\n", "it did not run"
 
 

@@ -125,8 +125,10 @@ def test_expert_is_taken_from_a_params_block(project: Project) -> None:
     (project.root / "params.yaml").write_text(text + BLOCK, encoding="utf-8")  # its last block is scale metaworld
     (project.root / "still.py").write_text(STILL, encoding="utf-8")
     seeds = ("--seeds", "300000:300003", "--most", "2", "--out", "made.zip", "--workers", "0")
-    told = project.check("stages.demonstrate_expert", "--scale", "metaworld", "--task", "reaching", *seeds)
-    assert told.stdout.startswith("3 of 3 episodes solved") and told.stdout.endswith("2 kept, 10 steps → made.zip\n")
+    result = project.check("stages.demonstrate_expert", "--scale", "metaworld", "--task", "reaching", *seeds)
+    assert result.stdout.startswith("3 of 3 episodes solved") and result.stdout.endswith(
+        "2 kept, 10 steps → made.zip\n"
+    )
     archive.unpack(project.root / "made.zip", project.root / "made")
     made = read_demonstrations(open_lerobot(project.root / "made"), ["observation.state"], "action")
     assert made.state.shape == (10, 10) and made.action.shape == (10, 2) and list(made.episode_ends) == [5, 10]

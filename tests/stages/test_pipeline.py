@@ -260,8 +260,8 @@ def test_failed_fine_tuning_loses_only_its_own_rows(made: Project, tmp_path: Pat
     result = project.run("pipeline.orchestration.repro")
 
     assert result.returncode == 1
-    told = "error: training diverged: the loss at step 10 is nan; lower lr or clip"
-    assert any(line.endswith(told) for line in result.stdout.splitlines())
+    error = "error: training diverged: the loss at step 10 is nan; lower lr or clip"
+    assert any(line.endswith(error) for line in result.stdout.splitlines())
     assert "Traceback" not in result.stderr
     whole, reports = made.root / "reports" / "starter", project.root / "reports" / "starter" / "partial"
     assert "reports/starter/partial: tables of the rows that are there; reports/starter keeps" in result.stderr

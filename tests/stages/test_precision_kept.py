@@ -98,7 +98,7 @@ TRAININGS = [
 ]
 
 
-class PulledPlugError(Exception):
+class StopTrainingError(Exception):
     pass
 
 
@@ -116,23 +116,23 @@ def here(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proj
 
 @pytest.fixture
 def run(here: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, bytes]]:
-    def run(training: Training, *, has_bf16: bool, plug: int | None = None) -> dict[str, bytes]:
-        """Return the program's files; interrupted at step ``plug`` it has none."""
+    def run(training: Training, *, has_bf16: bool, stop_at: int | None = None) -> dict[str, bytes]:
+        """Return the program's files; stopped at step ``stop_at`` it has none."""
         steps = 0
 
         def counted(kind: str, name: precision.PrecisionSetting) -> object:
             nonlocal steps
             steps += 1
-            if steps == plug:
-                raise PulledPlugError
+            if steps == stop_at:
+                raise StopTrainingError
             return precision.autocast(kind, name)
 
         monkeypatch.setattr(precision, "has_bf16", lambda _kind: has_bf16)
         monkeypatch.setattr(loop, "autocast", counted)
         monkeypatch.setattr(sys, "argv", [training.program, *training.arguments])
         program = importlib.import_module(f"stages.{training.program}")
-        if plug:
-            with pytest.raises(PulledPlugError):
+        if stop_at:
+            with pytest.raises(StopTrainingError):
                 program.main()
             return {}
         program.main()
@@ -160,7 +160,7 @@ def test_resume_without_bf16_hardware_keeps_bf16_and_gives_identical_files(
     undisturbed = run(training, has_bf16=True)
     assert undisturbed and tags["precision"] == "bf16"
     for steps in (1, 6):  # before and after the first saved state
-        run(training, has_bf16=True, plug=steps)
+        run(training, has_bf16=True, stop_at=steps)
         assert run(training, has_bf16=False) == undisturbed
         assert tags["precision"] == "bf16"
     if training.program != "study":
@@ -171,7 +171,7 @@ def test_training_started_in_fp32_stays_in_fp32(here: Project, run: Callable[...
     training = TRAININGS[0]
     prepare(here, training)
     undisturbed = run(training, has_bf16=False)
-    run(training, has_bf16=False, plug=6)
+    run(training, has_bf16=False, stop_at=6)
     assert run(training, has_bf16=True) == undisturbed
     assert {trained_in(Path(path)) for path in undisturbed} == {"fp32"}
     assert run(training, has_bf16=True) != undisturbed

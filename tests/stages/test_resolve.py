@@ -40,8 +40,8 @@ def test_code_edit_makes_its_stages_stale_but_a_comment_does_not(project: Projec
     assert out_of_date(project) == set()
 
     edit(project, COUPLING, "\nA_NUMBER_MORE = 1\n")
-    said = project.check("dvc", "repro", "resolve").stdout
-    assert f"{COUPLING} changed: out of date: " in said
+    output = project.check("dvc", "repro", "resolve").stdout
+    assert f"{COUPLING} changed: out of date: " in output
     inputs = (project.root / "data" / "inputs" / "starter").glob("*.json")
     users = {
         path.name.split("-")[0].removesuffix(".json") for path in inputs if COUPLING in path.read_text(encoding="utf-8")
@@ -53,8 +53,8 @@ def test_code_edit_makes_its_stages_stale_but_a_comment_does_not(project: Projec
 
 def test_changed_setting_is_reported_with_its_stages(project: Project) -> None:
     project.params("starter.pusht.diffusion.lr", 2e-3)
-    said = project.check("dvc", "repro", "resolve").stdout
-    assert "pusht.diffusion.lr: " in said and "→ 0.002: out of date: pretrain_diffusion-pusht" in said
+    output = project.check("dvc", "repro", "resolve").stdout
+    assert "pusht.diffusion.lr: " in output and "→ 0.002: out of date: pretrain_diffusion-pusht" in output
     assert out_of_date(project) >= {"pretrain_diffusion@starter-pusht", "tabulate_settings@starter"}
 
 
@@ -101,6 +101,6 @@ def test_repro_detects_a_changed_task_file_outside_the_project(sources: Project,
     project.check("pipeline.orchestration.repro")
     assert "Running stage" not in project.check("pipeline.orchestration.repro").stdout
     path.write_text(path.read_text(encoding="utf-8").replace("0.1 * np.clip", "0.2 * np.clip"), encoding="utf-8")
-    said = project.check("pipeline.orchestration.repro").stdout
-    assert f"{path.name} changed; the inputs of stages are made anew" in said
-    assert "Running stage 'fetch@starter-reach'" in said
+    output = project.check("pipeline.orchestration.repro").stdout
+    assert f"{path.name} changed; the inputs of stages are made anew" in output
+    assert "Running stage 'fetch@starter-reach'" in output

@@ -79,7 +79,7 @@ def test_table_and_report_contain_the_evaluated_cells(studied: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("row", "numbers", "said"),
+    ("row", "numbers", "error"),
     [
         ("nearest", ["1", "2"], "error: --nfe: given [1, 2], allowed for nearest: one number, which it is trained for"),
         (
@@ -90,9 +90,9 @@ def test_table_and_report_contain_the_evaluated_cells(studied: Project) -> None:
         ),
     ],
 )
-def test_invalid_cells_are_refused(studied: Project, row: str, numbers: list[str], said: str) -> None:
+def test_invalid_cells_are_refused(studied: Project, row: str, numbers: list[str], error: str) -> None:
     refused = studied.run(*CELL, row, "--nfe", *numbers)
-    assert (refused.returncode, refused.stderr) == (2, f"{said}\n")
+    assert (refused.returncode, refused.stderr) == (2, f"{error}\n")
 
 
 def test_tried_settings_are_recorded_on_validation_seeds(studied: Project) -> None:
@@ -102,8 +102,8 @@ def test_tried_settings_are_recorded_on_validation_seeds(studied: Project) -> No
     for changes in (["lr=1e-2", "candidates=1"], ["ema_decay=0.5"]):
         studied.check(*tried, "--set", *common, *changes)
     noted = pd.read_csv(studied.root / "reports" / "starter" / "coupling_study_tried.csv")
-    said = " ".join(common)
-    assert list(noted["changed"]) == 4 * [f"{said} lr=1e-2 candidates=1"] + 4 * [f"{said} ema_decay=0.5"]
+    shared = " ".join(common)
+    assert list(noted["changed"]) == 4 * [f"{shared} lr=1e-2 candidates=1"] + 4 * [f"{shared} ema_decay=0.5"]
     assert sorted(noted["temperature"]) == 4 * [0.5] + 4 * [1.0]
     # one candidate needs no search, so it gets more steps for the same compute
     assert noted["train_steps"].iloc[:4].max() > noted["train_steps"].iloc[4:].max()
@@ -217,16 +217,16 @@ def test_precision_study_changes_one_factor_at_a_time(studied: Project) -> None:
 
 
 @pytest.mark.parametrize(
-    ("models", "said"),
+    ("models", "error"),
     [
         (["data/checkpoints/starter/pusht/base-seed0.safetensors"], "a model of fm for 0 evaluations, allowed: fm and"),
         (2 * ["data/starter/pusht/models/fm-nfe2.safetensors"], "fm at NFE 2, as data/starter"),
         ([f"{ROOT}/data/checkpoints/lab/pusht/fm-nfe1.safetensors"], "checkpoint of another architecture: its net."),
     ],
 )
-def test_precision_study_refuses_incompatible_models(studied: Project, models: list[str], said: str) -> None:
+def test_precision_study_refuses_incompatible_models(studied: Project, models: list[str], error: str) -> None:
     refused = studied.run("stages.study_precision", "--scale", "starter", "--task", "pusht", "--models", *models)
-    assert refused.returncode == 2 and said in refused.stderr and refused.stderr.count("\n") == 1
+    assert refused.returncode == 2 and error in refused.stderr and refused.stderr.count("\n") == 1
 
 
 def test_base_model_of_another_training_seed_is_refused(studied: Project) -> None:

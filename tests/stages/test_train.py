@@ -20,7 +20,7 @@ def test_every_training_kind_is_reachable_by_a_method() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "method", "nfe", "said"),
+    ("task", "method", "nfe", "error"),
     [
         ("pusht", "ftfm", 1, "given 'ftfm' with --nfe, allowed for pusht: fm, ddpm; with --nfe fm, ft_fm, resft_fm, "),
         ("pusht", "ft_fm", None, "given 'ft_fm' without --nfe, allowed for pusht: fm, ddpm; with --nfe fm, ft_fm"),
@@ -29,7 +29,7 @@ def test_every_training_kind_is_reachable_by_a_method() -> None:
     ],
 )
 def test_unknown_method_is_refused_with_the_allowed_ones(
-    task: str, method: str | None, nfe: int | None, said: str
+    task: str, method: str | None, nfe: int | None, error: str
 ) -> None:
-    with pytest.raises(UserError, match=f"^--method: {re.escape(said)}[^\n]*$"):
+    with pytest.raises(UserError, match=f"^--method: {re.escape(error)}[^\n]*$"):
         kind_of(task, method, nfe)

@@ -132,9 +132,8 @@ def test_missing_chunk_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["d.zarr", "d.zarr.zip"])
-@pytest.mark.parametrize(
-    "shard", [None, 10, 20, 40]
-)  # 30 rows: one chunk a shard, a shard half full, one that is larger
+# of 30 rows and chunks of 10: a shard for each chunk, a shard half full, one larger than the array
+@pytest.mark.parametrize("shard", [None, 10, 20, 40])
 def test_zarr_3_shards_are_read(tmp_path: Path, name: str, shard: int | None) -> None:
     expected = good_arrays()
     demonstrations = read_pusht(write(tmp_path / name, expected, 3, shard))

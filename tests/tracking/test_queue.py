@@ -305,13 +305,13 @@ def test_runs_wait_for_an_unreachable_server(
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "arm team")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")
-    said = ""
+    errors = ""
     for _ in range(2):
         code, out, err = work(root)
         assert (code, out) == (0, "False\n")
         assert not queue.drain(root, 8)
-        said += err + capfd.readouterr().err
-    assert said.count(f"warning: MLflow at {address} does not answer; runs wait in {root / '.flowtune'}") == 1
+        errors += err + capfd.readouterr().err
+    assert errors.count(f"warning: MLflow at {address} does not answer; runs wait in {root / '.flowtune'}") == 1
     assert len(queue.entries(root)) == 2 and not (root / ".flowtune" / "mlflow.db").exists()
     with served(address, tmp_path / "server"):
         assert queue.drain(root, 120)

@@ -199,8 +199,8 @@ def test_deleted_runs_and_parents_are_recorded_again(
             if for_ever:
                 uri = tracking.store_uri(store)
                 monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # `gc` sets it
-                told = CliRunner().invoke(gc, ["--backend-store-uri", uri, "--tracking-uri", uri])
-                assert told.exit_code == 0, told.output
+                result = CliRunner().invoke(gc, ["--backend-store-uri", uri, "--tracking-uri", uri])
+                assert result.exit_code == 0, result.output
         run.tag("late", "yes")
     parent = next(run for run in runs(store).values() if run.info.run_name != "first")
     client.delete_run(parent.info.run_id)

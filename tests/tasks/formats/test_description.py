@@ -22,10 +22,10 @@ def block_in(text: str) -> dict[str, Any]:
 def test_suggested_block_reads_the_data_set(tmp_path: Path, form: str) -> None:
     write, _, observation, action = WRITERS[form]
     path = write(tmp_path, episodes())
-    ((block, told),) = block_in(describe(open_recording(path), path)).items()
-    source = CustomSettings.model_validate(told["custom"]).datasets[told["data"]["dataset"]]
-    assert block.isidentifier() and told["task"] == "custom"
-    assert ("environment" in told["custom"]) == (told["select"] != {"rule": "validation_loss"})
+    ((block, settings),) = block_in(describe(open_recording(path), path)).items()
+    source = CustomSettings.model_validate(settings["custom"]).datasets[settings["data"]["dataset"]]
+    assert block.isidentifier() and settings["task"] == "custom"
+    assert ("environment" in settings["custom"]) == (settings["select"] != {"rule": "validation_loss"})
     assert (source.observation, source.action) == ({observation: 4}, {action: 2})
     recording = open_recording(Path(source.path or ""), source.format)
     assert read_demonstrations(recording, list(source.observation), *source.action).state.shape == (24, 4)
@@ -33,12 +33,12 @@ def test_suggested_block_reads_the_data_set(tmp_path: Path, form: str) -> None:
 
 def test_suggested_block_has_the_recorded_environment(tmp_path: Path) -> None:
     path = WRITERS["minari_hdf5"][0](tmp_path, episodes())
-    ((block, told),) = block_in(describe(open_recording(path), path)).items()
-    environment = CustomSettings.model_validate(told["custom"]).environment
+    ((block, settings),) = block_in(describe(open_recording(path), path)).items()
+    environment = CustomSettings.model_validate(settings["custom"]).environment
     assert environment is not None
     assert (environment.id, environment.module, environment.observation) == ("Reacher-v5", "gymnasium", ["pose"])
-    assert environment.max_steps == told["evaluation"]["max_steps"] == 50
-    assert told["select"]["evaluation"] == block
+    assert environment.max_steps == settings["evaluation"]["max_steps"] == 50
+    assert settings["select"]["evaluation"] == block
 
 
 def test_description_lists_episodes_keys_and_ranges(tmp_path: Path) -> None:
