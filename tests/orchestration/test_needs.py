@@ -61,9 +61,7 @@ class Machine:
         monkeypatch.setattr(needs, "resident", lambda _: int(self.held * GB))
 
 
-def test_stage_waits_for_memory_that_running_stages_will_still_take(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_stage_waits_for_memory_that_running_stages_will_still_take(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch)
     room = Room({"large": 2 * GB, "small": GB // 2, "free": 0})
     assert room.lack("large", []) is None  # a stage alone always starts

@@ -71,11 +71,7 @@ def start_tables(head: Path) -> subprocess.Popen[bytes]:
     )
     own = {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "FLOWTUNE_ROOT": str(head)}
     return subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=head,
-        env=os.environ | own,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
+        [sys.executable, "-c", program], cwd=head, env=os.environ | own, stdout=subprocess.PIPE, start_new_session=True
     )
 
 

@@ -136,10 +136,7 @@ def test_abandoned_flow_runs_are_cancelled() -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "expected"),
-    [
-        (["a=1,2", "b=3"], [["a=1", "b=3"], ["a=2", "b=3"]]),
-        (["a=[1,2],[3]"], [["a=[1,2]"], ["a=[3]"]]),
-    ],
+    [(["a=1,2", "b=3"], [["a=1", "b=3"], ["a=2", "b=3"]]), (["a=[1,2],[3]"], [["a=[1,2]"], ["a=[3]"]])],
 )
 def test_overrides_are_combined(overrides: list[str], expected: list[list[str]]) -> None:
     assert prefect_flows.combinations(overrides) == expected

@@ -10,12 +10,7 @@ from pipeline.settings.schema import DataSettings, MlpSettings
 from pipeline.training.checkpoint import CheckpointMetadata
 
 DATA = DataSettings(
-    dataset="pusht_human",
-    observation="pose",
-    n_obs_steps=1,
-    horizon=16,
-    n_action_steps=8,
-    validation_fraction=0.1,
+    dataset="pusht_human", observation="pose", n_obs_steps=1, horizon=16, n_action_steps=8, validation_fraction=0.1
 )
 NET = MlpSettings(kind="mlp", width=8, depth=1, expansion=1, time_features=4)
 RECORD = CheckpointMetadata("lab", "pusht", "fm", 4, 100, 0, DATA, NET, {})

@@ -64,20 +64,12 @@ def test_listed_names_become_blocks_of_the_scales_robot_task() -> None:
             "dataset: given 'lift_ph', allowed for narrow: pusht_",
         ),
         ("lab.narrow", {"task": "kitchen"}, "lab.narrow.data.dataset: missing"),
-        (
-            "lab.pusht.data.observation",
-            "state",
-            "observation: given 'state', allowed for pusht: keypoints",
-        ),
+        ("lab.pusht.data.observation", "state", "observation: given 'state', allowed for pusht: keypoints"),
         ("lab.kitchen.select", {"evaluation": "lift"}, "evaluation: given 'lift', allowed for kitchen: kitchen"),
         ("lab.pusht.evaluation.options", {"reset_order": "best"}, "reset_order: given 'best', allowed: exact, legacy"),
         ("lab.pusht.evaluation.options", {"order": "exact"}, "options.order: unknown key; .*allowed: reset_order"),
         ("lab.kitchen.evaluation.options", {"a": 1}, "options: given a, allowed: none; Franka Kitchen has no options"),
-        (
-            "lab.pusht_image.data.dataset",
-            "pusht_human",
-            "'pusht_human', allowed where images are seen: pusht_human_im",
-        ),
+        ("lab.pusht_image.data.dataset", "pusht_human", "'pusht_human', allowed where images are seen: pusht_human_im"),
         ("lab.lists.tasks", ["juggling"], "tasks: given 'juggling', allowed: .*pusht, .*, or a new block of that name"),
     ],
 )

@@ -190,10 +190,7 @@ UNKNOWN_EVALUATION = "--evaluation: given 'pusht_c', allowed for pusht: pusht_a,
             ("--evaluation", "pusht_b", "--checkpoint", "CHECKPOINT", "--repeats", "0"),
             "--nfe, --repeats and --batch: allowed: 1 or more; --workers: 0 or more",
         ),
-        (
-            ("--evaluation", "pusht_b", "--checkpoint", "params.yaml"),
-            "params.yaml: no readable safetensors file: .*",
-        ),
+        (("--evaluation", "pusht_b", "--checkpoint", "params.yaml"), "params.yaml: no readable safetensors file: .*"),
     ],
 )
 def test_invalid_evaluation_arguments_are_refused(

@@ -71,10 +71,7 @@ TRAININGS = [
         of(RESIDUAL, STEPS, AHEAD),
     ),
     Training(
-        "train",
-        (*DIGITS, "--method", "i_cfm"),
-        "data/starter/digits/i_cfm/step-0000060.safetensors",
-        "digits.pretrain",
+        "train", (*DIGITS, "--method", "i_cfm"), "data/starter/digits/i_cfm/step-0000060.safetensors", "digits.pretrain"
     ),
     Training(
         "train",
@@ -83,10 +80,7 @@ TRAININGS = [
         "digits.finetune.nfe1",
     ),
     Training(
-        "train",
-        (*DIGITS, "--method", "resft_fm"),
-        "data/starter/digits/resft_fm/nfe2.safetensors",
-        "digits.residual",
+        "train", (*DIGITS, "--method", "resft_fm"), "data/starter/digits/resft_fm/nfe2.safetensors", "digits.residual"
     ),
     Training(
         "study",

@@ -101,11 +101,7 @@ def nan_in_action() -> NDArray[np.generic]:
         ("action", np.ones((29, 2), np.float32), "array action has 29 rows, expected 30"),
         ("episode_ends", np.array([7, 7, 30]), "does not increase strictly from above 0 .at index 1"),
         ("episode_ends", np.array([-1, 30]), "does not increase strictly from above 0 .at index 0"),
-        (
-            "episode_ends",
-            np.array([7, 19, 29]),
-            "array (action|state) has 30 rows, expected 29, where episode_",
-        ),
+        ("episode_ends", np.array([7, 19, 29]), "array (action|state) has 30 rows, expected 29, where episode_"),
         ("episode_ends", np.array([7.0, 30.0]), "episode_ends is float64"),
     ],
 )

@@ -7,11 +7,7 @@ from hypothesis import strategies as st
 from pipeline.tasks.windows import cut_windows
 
 
-@given(
-    st.lists(st.integers(1, 12), min_size=1, max_size=6),
-    st.integers(1, 4),
-    st.integers(1, 17),
-)
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=6), st.integers(1, 4), st.integers(1, 17))
 def test_windows_stay_in_their_episode_and_pad_with_its_ends(lengths: list[int], observed: int, predicted: int) -> None:
     ends = np.cumsum(lengths).astype(np.int64)
     windows = cut_windows(ends, observed, predicted)

@@ -85,10 +85,7 @@ def test_downloaded_data_set_must_match_its_checksum(tmp_path: Path, monkeypatch
     [
         ({"path": "not/there"}, "not/there: does not exist; expected a folder"),
         ({"observation": {"pose": 4}}, "set.npz: observation key 'pose' is absent; there are state, action"),
-        (
-            {"observation": {"state": 5}},
-            r"custom\.datasets\.mine\.observation\.state: given 5, allowed: 4 numbers",
-        ),
+        ({"observation": {"state": 5}}, r"custom\.datasets\.mine\.observation\.state: given 5, allowed: 4 numbers"),
         ({"action": {"action": 3}}, r"custom\.datasets\.mine\.action\.action: given 3, allowed: 2 numbers a step in"),
         ({"format": "zarr"}, "set.npz: holds a data set of format npz, but format says zarr"),
         ({"sha256": "0" * 64}, "set.npz: wrong checksum: sha256"),

@@ -120,18 +120,9 @@ def edit(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
         (lambda info: info.pop("codebase_version"), "codebase_version is None, must be v2.1 or v3.0"),
         (lambda info: info.pop("fps"), "fps is None"),
         (lambda info: info.update(total_episodes=4), "says total_episodes 4, but meta lists 3; it is half"),
-        (
-            lambda info: info.update(data_path="{file}.parquet"),
-            "data_path is .*, may name chunk_index, file_index",
-        ),
-        (
-            lambda info: info["features"]["action"].pop("shape"),
-            "features.action is .*, expected dtype, shape",
-        ),
-        (
-            lambda info: info["features"]["action"].update(shape=[3]),
-            "column action is .* in 24 rows, expected .3,.",
-        ),
+        (lambda info: info.update(data_path="{file}.parquet"), "data_path is .*, may name chunk_index, file_index"),
+        (lambda info: info["features"]["action"].pop("shape"), "features.action is .*, expected dtype, shape"),
+        (lambda info: info["features"]["action"].update(shape=[3]), "column action is .* in 24 rows, expected .3,."),
     ],
 )
 def test_inconsistent_info_json_is_refused(

@@ -17,15 +17,7 @@ from pipeline.tasks.demonstrations import Demonstrations
 from pipeline.tasks.formats.reading import open_recording
 from pipeline.tasks.formats.vectors import read_demonstrations, require_windows
 from pipeline.utils.errors import UserError
-from tests.tasks.formats.files import (
-    LENGTHS,
-    ONE_BY_ONE,
-    WRITERS,
-    episodes,
-    write_npz,
-    write_robomimic,
-    write_zarr,
-)
+from tests.tasks.formats.files import LENGTHS, ONE_BY_ONE, WRITERS, episodes, write_npz, write_robomimic, write_zarr
 
 FORMS = pytest.mark.parametrize("form", WRITERS)
 
