@@ -167,12 +167,12 @@ def executed(output: str) -> list[str]:
     return re.findall(r"Running stage '([^']+)'", output)
 
 
-def wait_for(condition: Callable[[], bool], what: str, *, seconds: float = 300) -> None:
+def wait_for(condition: Callable[[], bool], what: str, *, seconds: float = 300, pause: float = 0.01) -> None:
     """Wait until ``condition``; fail with ``what`` if that takes too long."""
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited in vain: {what}"
-        time.sleep(0.01)
+        time.sleep(pause)
 
 
 def commit_all(root: Path) -> None:

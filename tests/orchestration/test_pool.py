@@ -258,4 +258,4 @@ def await_pool() -> None:
         with get_client(sync_client=True) as client:
             return any(each.name == "lab" for each in client.read_work_pools())
 
-    wait_for(there, "a worker to make the pool", seconds=120)
+    wait_for(there, "a worker to make the pool", seconds=120, pause=0.2)

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from pipeline.tracking import store as tracking
 from pipeline.tracking.experiment import open_store
 from pipeline.tracking.mlflow_run import begin
 from pipeline.tracking.run import start_of
+from tests.project import wait_for
 from tests.tracking import test_store
 from tests.tracking.test_store import REPOSITORY
 
@@ -44,6 +45,7 @@ with stage_run("work", params={"optimizer": {"lr": 1e-4}, "long": "y" * 9000}, t
 print("mlflow" in sys.modules)
 """
 HISTORY = [("loss", step, float(step)) for step in range(1500)]
+wait_until = partial(wait_for, what="the stage, the queue or the recorder", seconds=120, pause=0.1)
 
 
 def start(root: Path, end: str) -> subprocess.Popen[str]:
@@ -91,13 +93,6 @@ def content(root: Path) -> dict[str, Any]:
         "history": sorted((m.key, m.step, m.value) for m in client.get_metric_history(run.info.run_id, "loss")),
         "tables": {path.name: path.read_text(encoding="utf-8") for path in folder.rglob("*table*.*")},
     }
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 def recorder_of(root: Path) -> int:
