@@ -126,7 +126,7 @@ class Project:
 
     def recorded(self) -> None:
         """Wait until all records of stages are in MLflow."""
-        assert queue.drain(self.root, 300), "waited in vain for the recorder"
+        assert queue.drain(self.root, 300), "timeout: the recorder"
 
     def processes(self) -> dict[int, str]:
         """Return process id → command line of every process that runs in this folder."""
@@ -171,7 +171,7 @@ def wait_for(condition: Callable[[], bool], what: str, *, seconds: float = 300, 
     """Wait until ``condition``; fail with ``what`` if that takes too long."""
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, f"waited in vain: {what}"
+        assert time.monotonic() < end, f"timeout: {what}"
         time.sleep(pause)
 
 

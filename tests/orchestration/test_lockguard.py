@@ -60,7 +60,7 @@ def test_rwlock_loses_entries_of_dead_processes_and_is_deleted_if_truncated(tmp_
     held = tmp_path / ".dvc" / "tmp" / "rwlock"
     held.parent.mkdir(parents=True)
     dead = subprocess.Popen(["true"])  # becomes a zombie: nothing reads its exit code
-    wait_for(lambda: not platform.is_at_work(dead.pid), "it to end")
+    wait_for(lambda: not platform.is_at_work(dead.pid), "the process to end")
     one, zombie, other = ({"pid": pid, "cmd": "dvc repro"} for pid in (os.getppid(), dead.pid, os.getpid()))
     whole = {"write": {"out": one, "else": other}, "read": {"in": [one, zombie, other], "alone": [one]}}
     left = {"write": {"else": other}, "read": {"in": [other]}}

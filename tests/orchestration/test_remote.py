@@ -66,7 +66,7 @@ def assert_travels(maker: Path, url: str, **options: str) -> None:
     assert push(maker) >= 1
     assert push(maker) == 0, "existing files are not sent again"
     dvc(taker, "repro", "--pull")
-    assert (maker.parent / "runs.txt").read_text(encoding="utf-8") == "run\n", "it did not run"
+    assert (maker.parent / "runs.txt").read_text(encoding="utf-8") == "run\n", "the clone ran the stage itself"
     for name in ("model.txt", "report.txt"):
         assert (taker / name).read_bytes() == (maker / name).read_bytes()
 
@@ -158,7 +158,7 @@ def test_missing_run_at_the_remote_gives_an_error(maker: Path, tmp_path: Path) -
     result = subprocess.run(command, cwd=taker, env=env, capture_output=True, encoding="utf-8", check=False)
     assert result.returncode != 0
     assert "train: a worker brought it up to date, but DVC's remote has no run that read what is here" in result.stderr
-    assert (maker.parent / "runs.txt").read_text(encoding="utf-8") == "run\n", "it did not run"
+    assert (maker.parent / "runs.txt").read_text(encoding="utf-8") == "run\n", "the clone ran the stage itself"
 
 
 def test_missing_or_unwritable_remote_gives_a_one_line_error(maker: Path, tmp_path: Path) -> None:

@@ -65,7 +65,7 @@ def test_resolve_writes_every_input_file_of_the_stages(scale: str) -> None:
 def test_stage_command_runs_the_program_of_its_kind(pipeline: str, kinds: dict[str, Any]) -> None:
     for name, stage in stages_of(pipeline).items():
         found = re.match(r"exec python -m stages\.(\w+)(?: (\w+))?( |$)", stage["cmd"])
-        assert found, f"{pipeline}, {name}: runs no program of stages/ in the shell's place"
+        assert found, f"{pipeline}, {name}: does not exec a program of stages/"
         (inputs,) = [dep for dep in stage["deps"] if dep.startswith("data/inputs/")] or ["resolve"]
         kind = Path(inputs).name.partition("-")[0].removesuffix(".json")
         assert found[1] == ("resolve" if name == "resolve" else kinds[kind].program)
@@ -125,7 +125,7 @@ def test_inputs_round_trip_to_settings(scale: str, tmp_path: Path, monkeypatch: 
         assert row.residual_recipe(residual) == whole.residual_recipe(residual)
     rollouts = read_inputs("evaluate_rollouts", scale, task).settings.task(task).evaluation
     assert rollouts.n_seeds == whole.evaluation.n_seeds
-    for key in EXECUTION:  # changes no result, so is readable but in no stage's own file
+    for key in EXECUTION:  # changes no result: readable, but in no stage's own file
         name = key.removeprefix("evaluation.")
         assert getattr(rollouts, name) == getattr(whole.evaluation, name)
         assert name not in read_inputs("evaluate_rollouts", scale, task).params[task]["evaluation"]

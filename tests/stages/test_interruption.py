@@ -147,7 +147,6 @@ def test_stage_dies_with_dvc_during_imports(made: Project, tmp_path: Path) -> No
     wait_for(lambda: any(imports_torch(pid) for pid in stages_in(project)), "the stage to import torch")
     kill(dvc)
     wait_for(lambda: not project.processes(), "the stage to die with dvc", seconds=60)
-    assert not project.processes()
 
 
 def test_dvc_and_its_stage_die_with_repro(made: Project, tmp_path: Path) -> None:
@@ -158,7 +157,6 @@ def test_dvc_and_its_stage_die_with_repro(made: Project, tmp_path: Path) -> None
     wait_for(lambda: "train" in names_of(project), "the stage to be at work")
     kill(repro)
     wait_for(lambda: not project.processes(), "dvc and the stage to die", seconds=60)
-    assert not project.processes()
 
 
 def stages_in(project: Project) -> list[int]:

@@ -136,13 +136,12 @@ simulations.finish_chunks()
         parent.wait()
     worker = int(marker.read_text(encoding="utf-8"))
     wait_until(lambda: is_gone(worker))
-    assert is_gone(worker)
 
 
 def wait_until(condition, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.02)
 
 
