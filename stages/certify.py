@@ -1,4 +1,4 @@
-"""Stage ``certify``: what can be proved of a residual model's stability, after a search for what would disprove it."""
+"""Stage ``certify``: prove stability properties of a residual model, and search for counterexamples."""
 
 import argparse
 import json

@@ -2,8 +2,8 @@
 
     python -m stages.compare_episodes episodes.csv reports/lab/episodes/pusht-ft_fm-nfe1.csv
 
-The first minus the second, on the seeds that both hold; repeats are averaged within a seed. It tells how far the same
-model moves on another machine, in another precision, or from one training seed to the next.
+The difference is the first minus the second, on the seeds of both; repeats are averaged within a seed. It shows how
+results depend on the machine, the precision or the training seed.
 """
 
 import argparse
@@ -21,7 +21,7 @@ MEASURES = {"max": "max score", "success": "success"}
 
 @dataclass(frozen=True)
 class Comparison:
-    """One measure of one evaluation: its mean over ``seeds`` in either file, and the paired difference."""
+    """Measure of an evaluation: its mean over ``seeds`` in either file, and the paired difference."""
 
     evaluation: str
     measure: str
@@ -38,10 +38,10 @@ class Comparison:
 
 
 def compared(first: Path, second: Path) -> Iterator[Comparison]:
-    """Every measure of every evaluation that both files hold.
+    """Yield the comparison of every measure of every evaluation in both files.
 
     Raises:
-        UserError: a file is not one of whole episodes, or they share no seed of any evaluation.
+        UserError: a file is not one of whole episodes, or the files share no seed of any evaluation.
     """
     one, other = episode_table(first), episode_table(second)
     found = False

@@ -1,61 +1,93 @@
-"""Make the starter demonstrations: roll a trained policy out and keep the episodes that it solves.
+"""Make demonstrations: let a scripted expert or a trained policy play, and keep the episodes that it solves.
 
-Not part of the DAG, since its result is shipped. Made anew by
+Of a task's expert, in the task's public format, or of a block of params.yaml with an expert, as a LeRobotDataset:
+
+    python -m stages.demonstrate --task kitchen --seeds 300000:300100 --most 100 \
+        --out data/demonstrations/kitchen_starter.zip
+    python -m stages.demonstrate --scale metaworld --task pick_place --seeds 300000:300100 --most 75 \
+        --out data/demonstrations/metaworld_pick_place_starter.zip
+
+Of a policy of Push-T, the starter data set that is shipped:
 
     python -m stages.demonstrate --checkpoint data/checkpoints/lab/pusht/fm-nfe1.safetensors --nfe 16 \
-        --seeds 300000:300500 --most 200 --out data/demonstrations/pusht_starter.npz
+        --seeds 300000:300500 --out data/demonstrations/pusht_starter.npz
+
+A checksum is written beside each. An interrupted run of an expert resumes when it is started with the same arguments.
 """
 
 import argparse
-import hashlib
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
-from pipeline.evaluation.demonstrate import solved_episodes
-from pipeline.evaluation.protocol import find_env_factory
-from pipeline.orchestration.stage import program
+from pipeline.evaluation.demonstrate import solved_episodes, write_demonstrations
+from pipeline.evaluation.protocol import FIRST_DEMONSTRATION_SEED, find_env_factory, seed_range
+from pipeline.experts.registry import expert
+from pipeline.kinds.demonstrate_expert import demonstrate
+from pipeline.orchestration.stage import program, stage
+from pipeline.settings import schema
+from pipeline.settings.inputs import expert_inputs
 from pipeline.training.checkpoint import load_policy
-from pipeline.utils.atomic import replacing, write_text
 from pipeline.utils.errors import UserError
+from pipeline.utils.hardware import cores
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--checkpoint", type=Path, required=True)
-    parser.add_argument("--nfe", type=int, default=16)
-    parser.add_argument("--evaluation", default="pusht_b", help="whose initial states are drawn")
-    parser.add_argument("--seeds", required=True, help="FIRST:END, END excluded; neither test nor validation seeds")
+    parser.add_argument(
+        "--seeds",
+        type=partial(seed_range, first=FIRST_DEMONSTRATION_SEED),
+        required=True,
+        help="FIRST:END, END excluded; neither test nor validation seeds",
+    )
     parser.add_argument("--most", type=int, default=200, help="keep at most so many episodes, the first by seed")
     parser.add_argument("--out", type=Path, required=True)
+    experts = parser.add_argument_group("experts")
+    experts.add_argument("--task", help="a task with an expert; with --scale, a block of params.yaml")
+    experts.add_argument("--scale", help="the scale of the block")
+    experts.add_argument("--report", type=Path, help="file for the expert's success rate, as JSON")
+    experts.add_argument("--workers", type=int, default=cores(), help="processes, 0 for none; changes no result")
+    policies = parser.add_argument_group("policies")
+    policies.add_argument("--checkpoint", type=Path)
+    policies.add_argument("--nfe", type=int, default=16)
+    policies.add_argument("--evaluation", default="pusht_b", help="the evaluation that initial states are drawn for")
     arguments = parser.parse_args()
-    first, _, end = arguments.seeds.partition(":")
-    if not (first.isdigit() and end.isdigit() and 300_000 <= int(first) < int(end)):
-        raise UserError(
-            f"--seeds: given {arguments.seeds!r}, allowed: FIRST:END such as 300000:300600, from 300000 on; below are "
-            "test and validation seeds"
-        )
-    seeds = range(int(first), int(end))
+    if (arguments.task is None) == (arguments.checkpoint is None):
+        parser.error("give --task, whose expert plays, or --checkpoint")
+    if arguments.most < 1 or arguments.workers < 0:
+        raise UserError("--most: allowed: 1 or more; --workers: 0 or more")
+    if arguments.checkpoint:
+        by_policy(arguments)
+    else:
+        by_expert(arguments)
 
+
+def by_expert(arguments: argparse.Namespace) -> None:
+    task, scale, out, seeds = arguments.task, arguments.scale, arguments.out, arguments.seeds
+    block = schema.load().block(scale).task(task) if scale else None
+    chosen = expert(block.task, block.custom) if block else expert(task)
+    asked = {"seeds": f"{seeds.start}:{seeds.stop}", "most": arguments.most}
+    checksum = out.with_name(out.name + ".sha256")
+    with stage(
+        expert_inputs(task, block, asked),
+        f"demonstrate_expert-{scale}-{task}" if block else f"demonstrate_expert-{task}",
+        deps=[],
+        outs=[out, checksum, *([arguments.report] if arguments.report else [])],
+    ) as here:
+        options = {"workers": arguments.workers, "report": arguments.report}
+        print(demonstrate(task, chosen, seeds, arguments.most, out, here, **options))
+
+
+def by_policy(arguments: argparse.Namespace) -> None:
     policy, metadata = load_policy(arguments.checkpoint)
     env_factory = find_env_factory(metadata.load_task(), metadata.task, arguments.evaluation)
-    solved = solved_episodes(policy.acting(arguments.nfe), env_factory, seeds)
+    solved = solved_episodes(policy.acting(arguments.nfe), env_factory, arguments.seeds)
     kept = solved[: arguments.most]
     if not kept:
-        raise UserError(f"{arguments.checkpoint}: solved none of {len(seeds)} episodes")
-    with replacing(arguments.out) as temporary, temporary.open("wb") as file:
-        np.savez_compressed(
-            file,
-            state=np.concatenate([episode.state for episode in kept]).astype(np.float32),
-            action=np.concatenate([episode.action for episode in kept]),
-            episode_ends=np.cumsum([len(episode.action) for episode in kept]),
-            seed=np.array([episode.seed for episode in kept]),
-            max_score=np.array([episode.max_score for episode in kept], dtype=np.float32),
-        )
-    digest = hashlib.sha256(arguments.out.read_bytes()).hexdigest()
-    write_text(arguments.out.with_name(arguments.out.name + ".sha256"), f"{digest}  {arguments.out.name}\n")
+        raise UserError(f"{arguments.checkpoint}: solved none of {len(arguments.seeds)} episodes")
+    write_demonstrations(arguments.out, kept)
     steps = sum(len(episode.action) for episode in kept)
-    print(f"{len(solved)} of {len(seeds)} episodes solved; {len(kept)} kept, {steps} steps → {arguments.out}")
+    done = f"{len(solved)} of {len(arguments.seeds)} episodes solved"
+    print(f"{done}; {len(kept)} kept, {steps} steps → {arguments.out}")
 
 
 if __name__ == "__main__":

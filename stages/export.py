@@ -2,7 +2,7 @@
 
     python -m stages.export --checkpoint data/checkpoints/lab/pusht/ft_fm-nfe1.safetensors --nfe 1 --out policy.onnx
 
-Not part of the DAG. Needs the packages of `make env-export`.
+The program is not part of the DAG, and needs the packages of `make env-export`.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Get the data of a task, from a mirror folder (FLOWTUNE_MIRROR) if there is one, else from its official URL.
+"""Fetch the data of a task from a mirror folder (FLOWTUNE_MIRROR) if there is one, else from the official URL.
 
-Of a robot task its demonstrations (stage fetch); of images those, and where distances are to be FID the weights of
-Inception (fetch_images).
+Stage fetch gets the demonstrations of a robot task. Stage fetch_images gets images, and the weights of Inception if
+distances are FID.
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Say what a data set of demonstrations holds, and print the block of params.yaml that learns from it.
+"""Describe a data set of demonstrations, and print the block of params.yaml that learns from it.
 
-``python -m stages.inspect PATH``: a LeRobotDataset v2.1 or v3.0, robomimic's HDF5, a Minari data set, a zarr replay
-buffer or an npz file, told by what it holds.
+``python -m stages.inspect PATH`` detects a LeRobotDataset v2.1 or v3.0, robomimic's HDF5, a Minari data set, a zarr
+replay buffer or an npz file.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""Say what a scale will cost on this device before it is run: ``python -m stages.plan --scale paper``.
+"""Predict the cost of a scale on this device: ``python -m stages.plan --scale paper``.
 
-Every net and training of the scale is built on made-up data, a few steps of each are taken, and hours and memory are
-predicted from them. Nothing is downloaded or written. Not in it: rollouts in simulators, the reading of camera images,
-certificates, and drawing. Times are of this device as busy as it is now; core hours depend less on that.
+The program takes a few steps of every training of the scale on synthetic data and predicts hours and memory from them.
+It downloads and writes nothing. The forecast excludes rollouts in simulators, reading of camera images, certificates
+and drawing. Times depend on the present load of the device; core hours depend less on it.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main() -> None:
 
 
 def table(rows: Iterator[Forecast]) -> Iterator[str]:
-    """The lines of a Markdown table, as the rows come in, and their sum."""
+    """Yield the lines of a Markdown table as the rows come in, and their sum."""
     yield f"| {' | '.join(HEAD)} |"
     yield "| --- " * len(HEAD) + "|"
     hours = core_hours = 0.0

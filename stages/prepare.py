@@ -1,4 +1,4 @@
-"""Stage ``prepare``: demonstrations → encoded, normalised training windows."""
+"""Stage ``prepare``: turn demonstrations into encoded, normalised training windows."""
 
 import argparse
 import sys

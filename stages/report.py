@@ -1,7 +1,7 @@
-"""Tabulate or draw results: ``python -m stages.report STAGE --scale SCALE`` runs each stage that does nothing else.
+"""Run a stage that tabulates or draws results: ``python -m stages.report STAGE --scale SCALE``.
 
-The module of ``pipeline/reporting`` that ``pipeline/settings/kinds.py`` names for the stage does it. It is imported by
-that name, so that each of these stages depends on the code of its own report alone.
+``pipeline/settings/kinds.py`` names the module of ``pipeline/reporting`` of each stage. It is imported by that name, so
+that a stage depends on the code of its own report alone.
 """
 
 import argparse

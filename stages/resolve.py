@@ -1,6 +1,6 @@
 """Stage ``resolve``: validate params.yaml and write the inputs of every stage, so that each depends on its own alone.
 
-It prints which key or file changed since it last ran here, and the stages that are out of date for it. A misspelt key
+It prints each key or file that changed since its last run here, and the stages that are out of date. A misspelt key
 fails here, before any work.
 """
 
@@ -20,7 +20,7 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.provenance import file_at
 
 LAST = Path(".flowtune", "inputs")
-"""The inputs as they were written last: DVC removes a stage's outputs before it runs the stage."""
+"""Copy of the inputs last written, since DVC removes a stage's outputs before it runs the stage."""
 
 SHOWN = 4
 
@@ -41,10 +41,10 @@ def main() -> None:
 
 
 def require_effect(path: Path) -> None:
-    """Refuse an experiment whose ``-S`` sets a key that decides nothing of what is run.
+    """Check that each key that an experiment sets by ``-S`` has an effect.
 
     Raises:
-        UserError: naming the key and the more specific ones that override it.
+        UserError: a key has none; the message names it and the more specific ones that override it.
     """
     baseline = os.environ.get("DVC_EXP_BASELINE_REV")  # DVC sets it for the stages of an experiment
     before = file_at(Path(), baseline, path.name) if baseline else None
@@ -59,7 +59,7 @@ def require_effect(path: Path) -> None:
 
 
 def told(files: Mapping[Path, str]) -> Iterator[str]:
-    """One line for each cause: the key or file that changed, and the stages that are out of date for it."""
+    """Yield a line for each key or file that changed, with the stages that are out of date."""
     stages: dict[str, list[str]] = {}
     for path, text in files.items():
         before = LAST / path.relative_to(FOLDER)
@@ -72,7 +72,7 @@ def told(files: Mapping[Path, str]) -> Iterator[str]:
 
 
 def causes(before: Mapping[str, object], after: Mapping[str, object], prefix: str = "") -> Iterator[str]:
-    """What differs between two input files: keys with their values, files by their names."""
+    """Yield the differences between two input files: keys with their values, files by their names."""
     for name in {**before, **after}:
         one, other = before.get(name), after.get(name)
         if isinstance(one, dict) and isinstance(other, dict):

@@ -1,7 +1,7 @@
 """Choose the base model of a task among the checkpoints of its pretraining.
 
-Of a robot task by the rule in params.yaml, on validation seeds or held-out episodes (stage select_checkpoint).
-Of images by distance on noise of its own; all checkpoints are measured (select_image_checkpoint).
+Robot tasks use the rule in params.yaml, on validation seeds or held-out episodes (stage select_checkpoint).
+Images use the distance on validation sampling seeds, measured for all checkpoints (select_image_checkpoint).
 """
 
 import argparse

@@ -1,7 +1,7 @@
-"""Put a task's trained models into the repository: ``python -m stages.ship --scale lab --task cifar10``, then commit.
+"""Copy a task's trained models into the repository: ``python -m stages.ship --scale lab --task cifar10``, then commit.
 
-A fresh clone then takes them in place of training, see ``pipeline.utils.shipped``. Stages that have not run here since
-the last time are left as they are.
+A fresh clone then uses them in place of training, see ``pipeline.utils.shipped``. Stages that have not run here since
+the last time stay unchanged.
 """
 
 import argparse

@@ -1,9 +1,10 @@
-"""Run a part of a study of one task, such as a cell: a method trained from one base model, rolled out on test seeds."""
+"""Run a part of a study of one task, such as a cell: train a method from one base model and roll it out."""
 
 import argparse
 import json
 from pathlib import Path
 
+from pipeline.orchestration.kinds import run_kind
 from pipeline.orchestration.stage import program, stage
 from pipeline.reporting.rows import write_metrics, write_row_episodes
 from pipeline.settings import schema
@@ -14,6 +15,7 @@ from pipeline.settings.study import ROW_NAMES
 from pipeline.training.cells import Cell, load_base, outcomes
 from pipeline.training.checkpoint import load_policy, save_policy
 from pipeline.training.data import PreparedData
+from pipeline.training.job import Asked
 from pipeline.training.one_step import OneStepCell, milliseconds_a_plan, policy_like
 from pipeline.training.one_step_tries import READ, append, changed, tried
 from pipeline.training.study import CouplingCell
@@ -29,7 +31,7 @@ def coupling(arguments: argparse.Namespace) -> None:
     """Train a row of the coupling study from one base model and roll it out on the test seeds.
 
     A row is fm (the base model itself), fm_continued, an outsider (regression, mip) or a coupling. All but fm are
-    trained for the same compute, and of a row's checkpoints the best on validation seeds is what is reported.
+    trained at equal compute. The checkpoint of a row that is best on validation seeds is reported.
     """
     scale, task, seed, row = arguments.scale, arguments.task, arguments.train_seed, arguments.row
     numbers, files = arguments.nfe, TaskFiles(scale, task)
@@ -46,8 +48,8 @@ def coupling(arguments: argparse.Namespace) -> None:
 def one_step(arguments: argparse.Namespace) -> None:
     """Train a method of the one-step study from one base model and roll it out on the test seeds.
 
-    A method is trained once for all its numbers of evaluations, ft_fm once for each. Of its checkpoints the best on
-    validation seeds is reported, at the temperature that is best there.
+    A method is trained once for all its numbers of evaluations, ft_fm once for each. The checkpoint and temperature
+    that are best on validation seeds are reported.
     """
     scale, task, seed, name = arguments.scale, arguments.task, arguments.train_seed, arguments.cell
     method, _, own = name.partition("-nfe")
@@ -64,7 +66,7 @@ def one_step(arguments: argparse.Namespace) -> None:
 
 
 def _coupling_inputs(scale: str, task: str, row: str, numbers: list[int]) -> Inputs:
-    """The inputs of a row: of flow matching, of a baseline, or of a coupling at one number of evaluations."""
+    """Read the inputs of a row: flow matching, a baseline, or a coupling at one number of evaluations."""
     if row in ("fm", "fm_continued"):
         return read_inputs("flow_matching", scale, task)
     if row in ("regression", "mip"):
@@ -81,7 +83,7 @@ def _run(
     outs: list[Path],
     reports: Path,
 ) -> None:
-    """Run the stage of a cell, whose results lie in the folder ``reports``."""
+    """Run the stage of a cell and write its results to the folder ``reports``."""
 
     use_threads(cell.settings.threads)
     with stage(inputs, label, also=also, deps=[cell.base_file, files.prepared], outs=outs) as here:
@@ -94,10 +96,10 @@ def _run(
 
 
 def times(arguments: argparse.Namespace) -> None:
-    """Measure how long a plan takes by each method of the one-step study, one after another.
+    """Measure the time of a plan by each method of the one-step study, one after another.
 
-    Apart from its cells, which run side by side: the time of a plan depends on the method and its number of
-    evaluations, not on weights. It is to be run on a machine that does nothing else.
+    It depends on the method and its number of evaluations, not on weights. Cells run side by side and do not measure
+    it. Run this part on an idle machine.
     """
     scale, task, seed = arguments.scale, arguments.task, arguments.train_seed
     inputs = read_inputs("one_step_times", scale, task)
@@ -118,15 +120,20 @@ def times(arguments: argparse.Namespace) -> None:
         write_text(out, json.dumps({"machine": hardware(), "ms_per_plan": taken}, indent=2) + "\n")
 
 
-def try_settings(arguments: argparse.Namespace) -> None:
-    """Try other settings for a method of the one-step study, on validation seeds only, and note how they did.
+def precision(arguments: argparse.Namespace) -> None:
+    """Roll models out with one setting changed at a time, to find where precision is lost."""
+    run_kind("study_precision", Asked(arguments.scale, arguments.task, models=arguments.models))
 
-    Not part of a DAG: it is how the settings in params.yaml were chosen. For example
+
+def try_settings(arguments: argparse.Namespace) -> None:
+    """Try other settings for a method of the one-step study, on validation seeds only, and record the scores.
+
+    This is not part of a DAG; the settings in params.yaml were chosen by it. For example
 
         python -m stages.study try --scale lab --task pusht --method ft_fm --nfe 1 --set lr=1e-4 budget=2000
 
-    from the base model of params.yaml's seed, of another --train-seed that one was made for, or of another file
-    (--base). Each checkpoint at each temperature is a line in reports/<scale>/coupling_study_tried.csv.
+    starts from the base model of params.yaml's seed. --train-seed names another seed that has a base model, --base
+    another file. Each checkpoint at each temperature is a line in reports/<scale>/coupling_study_tried.csv.
     """
     scale, task, method, nfe = arguments.scale, arguments.task, arguments.method, arguments.nfe
     if nfe not in METHODS[method].nfe:
@@ -150,11 +157,10 @@ def try_settings(arguments: argparse.Namespace) -> None:
 
 
 def base(arguments: argparse.Namespace) -> None:
-    """Ship a selected checkpoint as the model that the studies start from with one training seed.
+    """Ship a selected checkpoint as the base model of the studies with one training seed.
 
-    Not part of a DAG: training gives other last bits on another kind of CPU, and every cell of a study needs the same
-    start, so the models are files of the repository, as demonstrations are, with weights in float16. Another one is
-    made by
+    This is not part of a DAG. Training gives other last bits on another kind of CPU, and every cell of a study needs
+    the same start, so base models are files of the repository, with weights in float16. To make another one:
 
         python -m stages.train --scale lab --task pusht --method fm --replica 1
         python -m stages.select --scale lab --task pusht --replica 1
@@ -177,6 +183,7 @@ def main() -> None:
         ("coupling", coupling),
         ("one_step", one_step),
         ("times", times),
+        ("precision", precision),
         ("try", try_settings),
         ("base", base),
     ):
@@ -184,10 +191,12 @@ def main() -> None:
         of_part = parts.add_parser(name, help=text.partition("\n")[0], description=text, formatter_class=shown)
         of_part.add_argument("--scale", required=True)
         of_part.add_argument("--task", required=True)
-        seed_help = "of the base model" + ("; without it, seed in params.yaml" if name == "try" else "")
-        of_part.add_argument("--train-seed", type=int, required=name != "try", help=seed_help)
         of_part.set_defaults(part=part)
         options[name] = of_part
+        if name == "precision":
+            continue
+        seed_help = "of the base model" + ("; without it, seed in params.yaml" if name == "try" else "")
+        of_part.add_argument("--train-seed", type=int, required=name != "try", help=seed_help)
     options["coupling"].add_argument("--row", required=True, choices=list(ROW_NAMES))
     options["coupling"].add_argument(
         "--nfe", required=True, type=int, nargs="+", help="couplings are trained for one alone"
@@ -195,6 +204,7 @@ def main() -> None:
     options["one_step"].add_argument(
         "--cell", required=True, choices=CELLS, help="a method, and the NFE that ft_fm is trained for"
     )
+    options["precision"].add_argument("--models", required=True, type=Path, nargs="+", help="files of fm and ft_fm")
     options["try"].add_argument("--method", required=True, choices=list(METHODS))
     options["try"].add_argument("--nfe", required=True, type=int)
     options["try"].add_argument("--base", type=Path, help="a model file to start from, in place of the base model")

@@ -1,16 +1,16 @@
-"""Train a model of a task at a scale, by one method: what a stage of dvc.yaml runs.
+"""Train a model of a task at a scale by one method, as a stage of dvc.yaml.
 
 robot tasks
-  --method fm                      flow matching from scratch, which all others but ddpm go on from (stage pretrain)
-  --method ddpm                    a net that predicts noise, which rows ddpm and ddim sample (pretrain_diffusion)
-  --method fm, ft_fm --nfe N       the base model trained on, at equal compute (finetune)
+  --method fm                      flow matching from scratch, the base model of all others but ddpm (stage pretrain)
+  --method ddpm                    a net that predicts noise, for rows ddpm and ddim (pretrain_diffusion)
+  --method fm, ft_fm --nfe N       the base model fine-tuned at equal compute (finetune)
   --method resft_fm, resft_fm_unet --nfe N
                                    a second field behind the frozen base model (finetune_residual)
 images
-  --method extractor               the classifier in whose features distances are taken (train_extractor)
+  --method extractor               the classifier that gives the features for distances (train_extractor)
   --method ddpm, vp_fm, ve_fm, ot_fm, si, i_cfm, ot_cfm
                                    a method of Table 1 from scratch (pretrain_images)
-  --method ft_fm --nfe N           the base model trained on (finetune_images)
+  --method ft_fm --nfe N           the base model fine-tuned (finetune_images)
   --method resft_fm                a net behind the frozen base model (finetune_image_residual)
 """
 
@@ -29,7 +29,7 @@ ROBOT_NFE = {"fm": "finetune", "ft_fm": "finetune"} | dict.fromkeys(("resft_fm",
 IMAGES = {"extractor": "train_extractor", "resft_fm": "finetune_image_residual"}
 IMAGES |= dict.fromkeys(get_args(ImageMethod), "pretrain_images")
 IMAGES_NFE = {"ft_fm": "finetune_images"}
-"""The kind of stage that trains a method, without --nfe and with it."""
+"""Kind of stage that trains a method, without --nfe and with it."""
 
 
 def main() -> None:
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def kind_of(task: str, method: str | None, nfe: int | None) -> str:
-    """The kind of stage that trains ``method`` of ``task``.
+    """Return the kind of stage that trains ``method`` of ``task``.
 
     Raises:
         UserError: no such method, or it is not trained with or without an ``nfe``.

@@ -1,8 +1,9 @@
 """Record demonstrations by a policy of this project: the states and actions of the episodes that it solves."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import NDArray
 
 from pipeline.evaluation.rollouts import Episode, Policy, rollout
 from pipeline.tasks.vector import Env, EnvFactory, Transition
+from pipeline.utils.atomic import replacing
+from pipeline.utils.provenance import write_checksum
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,6 +53,20 @@ def solved_episodes(policy: Policy, env_factory: EnvFactory, seeds: Iterable[int
         for result in results
         if result.success
     ]
+
+
+def write_demonstrations(path: Path, episodes: Sequence[Demonstration]) -> None:
+    """Write ``episodes`` as npz, atomically, and a checksum beside it."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.savez_compressed(
+            file,
+            state=np.concatenate([episode.state for episode in episodes]).astype(np.float32),
+            action=np.concatenate([episode.action for episode in episodes]),
+            episode_ends=np.cumsum([len(episode.action) for episode in episodes]),
+            seed=np.array([episode.seed for episode in episodes]),
+            max_score=np.array([episode.max_score for episode in episodes], dtype=np.float32),
+        )
+    write_checksum(path)
 
 
 def _with_seed(reset_arguments: Callable[[int], Mapping[str, Any]], seed: int) -> dict[str, Any]:

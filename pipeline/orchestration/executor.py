@@ -1,9 +1,8 @@
-"""Run DVC's stages, those that do not need each other side by side.
+"""Run DVC stages, independent ones side by side.
 
-Each stage is a ``dvc repro --single-item`` of its own: DVC decides what is out of date, runs it and keeps its cache and
-lock. The engine decides when: it starts a stage when there is memory for it (``needs``), and a server of programs that
-spares each the time of its imports (``program_server``). ``run`` here and Prefect's tasks (``prefect_flows``) both
-start stages by it.
+Each stage is a separate ``dvc repro --single-item``: DVC decides what is out of date, runs it, and keeps its cache and
+lock file. The engine starts a stage as soon as there is memory for it (``needs``). It also starts a program server,
+which spares stages their imports (``program_server``). ``run`` and Prefect's tasks (``prefect_flows``) use the engine.
 
 ``python -m pipeline.orchestration.executor [--jobs N]``, in the root, brings dvc.yaml up to date.
 """
@@ -36,30 +35,30 @@ from pipeline.utils.handover import SERVER
 INTERRUPTED = 130
 POLL_SECONDS = 0.5
 
-# Where threads outnumber cores, one that spins while it waits keeps the core from the one that it waits for: two
-# trainings of two threads each on two cores become 30 times slower. oneDNN's convolutions spin all the same,
-# so --jobs should leave each stage the cores that its ``threads`` ask for.
+# If threads outnumber cores, a thread that spins while it waits takes the core from the thread that it waits for: two
+# trainings of two threads each on two cores become 30 times slower. oneDNN's convolutions spin regardless, so --jobs
+# should leave each stage as many cores as its ``threads``.
 PATIENT_THREADS = {"OMP_WAIT_POLICY": "passive", "GOMP_SPINCOUNT": "0"}
 SELDOM = {"TQDM_MININTERVAL": str(PROGRESS_SECONDS)}
-"""For progress bars where each refresh is a line that stays; read when tqdm is imported."""
+"""For progress bars where each refresh is a line that stays; tqdm reads it on import."""
 
 Say = Callable[[str], object]
-"""Shows a piece of output, which ends in a newline, or in ``\\r`` where the next one takes its place."""
+"""Shows a piece of output, which ends in a newline, or in ``\\r`` if the next piece replaces it."""
 
 
 class StageError(Exception):
-    """Stages that failed, or could not run; the message lists them."""
+    """Raised for stages that failed or could not run; the message names them."""
 
 
 class Outcome(NamedTuple):
-    """Stages that failed, and those not run since they need one that did."""
+    """Stages that failed, and stages not run since they need a failed one."""
 
     failed: list[str]
     not_run: list[str]
 
 
 class Engine:
-    """Runs the stages of a plan, each when it is called for; a context, at whose end no process is left."""
+    """Runs single stages of a plan on request; the end of its context stops all processes."""
 
     def __init__(
         self,
@@ -70,10 +69,11 @@ class Engine:
         *,
         pull: bool = False,
     ) -> None:
-        """Of the project in ``root``, with the environment that DVC starts in, and the group that stages belong to.
+        """Start the lock guard and the program server of the project in ``root``.
 
         Args:
-            pull: whether what another machine has made is taken from DVC's remote.
+            env, stages: the environment of DVC, and the process group of the stages.
+            pull: whether to take results of other machines from DVC's remote.
         """
         self.commands, self.root, self._pull = plan.commands, root, ["--pull"] if pull else []
         table = read_table()
@@ -96,20 +96,20 @@ class Engine:
 
     @property
     def stopped(self) -> bool:
-        """Whether no stage starts any more."""
+        """Whether the engine is stopped; no stage starts then."""
         return self._stages.stopped
 
     def stop(self) -> None:
-        """Interrupt what runs, as Ctrl-C in a terminal does, and wait until it is gone; nothing starts any more."""
+        """Interrupt all running stages, as Ctrl-C does, and wait for their end; no stage starts afterwards."""
         self._stages.stop(signal.SIGINT)
         self._servers.stop()
         self._socket.unlink(missing_ok=True)
 
     def run_stage(self, name: str, say: Say, *, only_take: bool = False) -> None:
-        """Bring a stage up to date, whose inputs are, with its output said piece by piece.
+        """Bring a stage with up-to-date inputs up to date; pass its output to ``say`` piece by piece.
 
         Args:
-            only_take: what it makes is taken from DVC's remote, as another machine made it; it does not run here.
+            only_take: take its results from DVC's remote, where another machine pushed them; do not run it here.
 
         Raises:
             StageError: it failed, or the engine was stopped.
@@ -125,11 +125,11 @@ class Engine:
             self._running.discard(name)
         if code:
             put_back(self.root)
-            raise StageError(f"{name}: exit code {code}; its output says why")
+            raise StageError(f"{name}: exit code {code}; see its output")
         forget_note(self.root, name)
 
     def _started(self, name: str, say: Say, only_take: bool) -> Popen[str]:
-        """The process of a stage, as soon as there is memory for it, if it runs."""
+        """Start the process of a stage as soon as there is memory for it; raise a ``StageError`` if stopped before."""
         told = False
         while not self.stopped:
             with self._starting:
@@ -148,14 +148,14 @@ class Engine:
                 say(f"{lack}\n")
                 told = True
             time.sleep(POLL_SECONDS)
-        raise StageError(f"{name}: stopped before it began")
+        raise StageError(f"{name}: stopped before its start")
 
 
 def run(plan: Plan, engine: Engine, jobs: int, screen: Screen) -> Outcome:
-    """Bring what is stale up to date, inputs first; a stage that fails stops only those that need it.
+    """Bring stale stages up to date, inputs first; a failed stage blocks only the stages that need it.
 
     Raises:
-        KeyboardInterrupt: SIGINT or SIGTERM came; no stage is left at work.
+        KeyboardInterrupt: SIGINT or SIGTERM came; no stage is left running.
     """
     inputs = plan.stale_inputs
     urgency = {name: place for place, name in enumerate(inputs)}
@@ -185,7 +185,7 @@ def run(plan: Plan, engine: Engine, jobs: int, screen: Screen) -> Outcome:
                         sorter.done(name)
         except BaseException:
             for number in (signal.SIGINT, signal.SIGTERM):
-                signal.signal(number, signal.SIG_IGN)  # another must not break what ends now
+                signal.signal(number, signal.SIG_IGN)  # a second signal must not break the stopping
             engine.stop()
             raise
     return Outcome(failed, [name for name in inputs if name not in made and name not in failed])
@@ -193,7 +193,7 @@ def run(plan: Plan, engine: Engine, jobs: int, screen: Screen) -> Outcome:
 
 @contextmanager
 def interruptible() -> Iterator[None]:
-    """Let SIGTERM, as SIGINT, raise ``KeyboardInterrupt`` in the body."""
+    """Let SIGINT and SIGTERM raise ``KeyboardInterrupt`` in the body."""
     numbers = (signal.SIGINT, signal.SIGTERM)
     before = [signal.signal(number, signal.default_int_handler) for number in numbers]
     try:
@@ -204,11 +204,11 @@ def interruptible() -> Iterator[None]:
 
 
 def bring_up_to_date(file: str, jobs: Callable[[], int], unmade: Path | None = None) -> int:
-    """Bring the pipeline ``file``, in the current folder, and what it needs up to date: the exit code.
+    """Bring the pipeline ``file`` in the current folder and its inputs up to date; return the exit code.
 
     Args:
-        jobs: how many stages may run at a time; asked if there are any.
-        unmade: where to write, if stages fail, what is left unmade (see ``pipeline.orchestration.partial``).
+        jobs: returns the number of stages at a time; called only if stages are stale.
+        unmade: the file to write if stages fail (see ``pipeline.orchestration.partial``).
     """
     try:
         plan = ask_plan(Path.cwd(), file)
@@ -232,10 +232,10 @@ def bring_up_to_date(file: str, jobs: Callable[[], int], unmade: Path | None = N
 
 
 def main() -> int:
-    """The program: the exit code."""
+    """Run the command line; return the exit code."""
     parser = argparse.ArgumentParser(prog="pipeline.orchestration.executor")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--unmade", type=Path, help="written if stages fail: what is left unmade, as JSON")
+    parser.add_argument("--unmade", type=Path, help="JSON file for the missing outputs if stages fail")
     arguments = parser.parse_args()
     platform.die_with_starter()
     return bring_up_to_date("dvc.yaml", lambda: arguments.jobs, arguments.unmade)

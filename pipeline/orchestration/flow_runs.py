@@ -1,4 +1,4 @@
-"""What all Prefect flows do alike: DVC's output becomes their log, and what went wrong is one line."""
+"""Common functions of the Prefect flows: DVC's output becomes their log, and an error becomes one line."""
 
 import logging
 import os
@@ -22,23 +22,23 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.processes import Group
 
 started = Group()
-"""The processes of this flow run."""
+"""Processes of this flow run."""
 
 _LAST_LINES = 50
 
 
 def state_after(work: Callable[[], object]) -> State[None]:
-    """Do ``work``; what the user can mend becomes a failed state of one line: Prefect logs an exception's traceback."""
+    """Do ``work``; return an expected error as a failed state, since Prefect logs a traceback of exceptions."""
     try:
         work()
-    except (UserError, StageError, OSError) as error:  # the last of a full disk, or of a folder that may not be written
+    except (UserError, StageError, OSError) as error:  # OSError: a full disk or a read-only folder
         get_run_logger().error(str(error))
         return Failed(message=str(error))
     return Completed()
 
 
 def _without_empty_traceback(record: logging.LogRecord) -> bool:
-    """Take the traceback from a record about a failed state, of which Prefect logs one that is none."""
+    """Remove the empty traceback that Prefect logs for a failed state; keep the record."""
     if record.exc_info and not record.exc_info[0]:
         record.exc_info = None
     return True
@@ -48,31 +48,30 @@ logging.getLogger("prefect.task_runs").addFilter(_without_empty_traceback)
 
 
 def log(text: str) -> None:
-    """Say a piece of output in the log of the task or flow that runs."""
+    """Write a piece of output to the log of the running task or flow."""
     if text.strip():
         get_run_logger().info(text.rstrip())
 
 
 def run_dvc(arguments: Sequence[str], root: Path) -> None:
-    """Run DVC in ``root``, with the run cache of ``pipeline.orchestration.run_cache``; see ``run_module``."""
+    """Run DVC in ``root`` with the run cache of ``pipeline.orchestration.run_cache``; see ``run_module``."""
     run_module(["pipeline.orchestration.run_cache", *arguments], root)
 
 
 def push(root: Path) -> None:
-    """Give DVC's remote what was made in ``root`` and it lacks; see ``run_module``."""
+    """Push the results in ``root`` that DVC's remote lacks; see ``run_module``."""
     run_module(["pipeline.orchestration.share", "--new"], root)
 
 
 def run_module(words: Sequence[str], root: Path) -> None:
-    """Run ``python -m words…`` in ``root``, its output line by line in the Prefect log.
+    """Run ``python -m words…`` in ``root`` and write its output to the Prefect log, line by line.
 
     Raises:
-        StageError: it ended with another exit code than 0, or the flow is being stopped; the last line that told of an
-            error is in the message.
+        StageError: its exit code is not 0, or the flow is stopped; the message quotes an error line of its output.
     """
     process = started.start([sys.executable, "-m", *words], cwd=root, env=environment(root))
     if not process:
-        raise StageError("stopped before it began")
+        raise StageError("stopped before its start")
     assert process.stdout is not None
     last: deque[str] = deque(maxlen=_LAST_LINES)
     for line in process.stdout:
@@ -85,15 +84,15 @@ def run_module(words: Sequence[str], root: Path) -> None:
 
 
 def deployment_of(flow: Flow[..., Any], name: str, **options: Any) -> RunnerDeployment:
-    """A deployment of ``flow``, found by its module: a file path would be looked for below the working directory."""
+    """Return a deployment of ``flow`` by module; a file path would be resolved in the working directory."""
     made = flow.to_deployment(name, entrypoint_type=EntrypointType.MODULE_PATH, **options)
-    assert isinstance(made, RunnerDeployment)  # a coroutine only where an event loop runs
+    assert isinstance(made, RunnerDeployment)  # it is a coroutine only inside an event loop
     return made
 
 
 @contextmanager
 def stopping_processes() -> Iterator[None]:
-    """Leave no process behind when the flow is cancelled: that reaches it as an exception."""
+    """Stop all processes if the body raises, as it does when the flow is cancelled."""
     started.stopped = False
     try:
         yield
@@ -103,7 +102,7 @@ def stopping_processes() -> Iterator[None]:
 
 
 def environment(root: Path) -> dict[str, str]:
-    """What the programs that this flow run starts have in their environment."""
+    """Return the environment for programs that this flow run starts."""
     run_id = prefect.runtime.flow_run.id
     return {
         **os.environ,

@@ -1,10 +1,9 @@
-"""Mend dvc.lock when DVC ends while it writes it.
+"""Repair dvc.lock if DVC ends while writing it.
 
-DVC rewrites the file in place, for a moment after each stage: killed meanwhile, or out of disk space, it leaves the
-beginning, and refuses to read that. A stage that DVC runs keeps a copy and starts a guard, ``watch`` in a process,
-which waits until DVC has ended, puts back what is missing, reports too (see ``restore``), and ends. ``make repro`` does
-so before it starts, should the guard have been killed as well, or DVC before it had run a stage. Nothing heavy is
-imported, so that the guard starts in milliseconds.
+DVC rewrites the file in place after each stage. If it is killed meanwhile, or the disk is full, it leaves a truncated
+file, which it then refuses to read. Each stage that DVC runs keeps a copy and starts a guard process (``watch``), which
+waits for DVC's end and restores missing entries and reports (see ``restore``). ``make repro`` repairs before it starts,
+since the guard may have been killed too. Nothing heavy is imported, so that the guard starts in milliseconds.
 """
 
 import json
@@ -30,7 +29,7 @@ with contextlib.suppress(OSError):  # another is on guard, or the folder is gone
 
 
 def keep(root: Path) -> None:
-    """Keep copies of the lock files below ``root``."""
+    """Copy the complete lock files below ``root``."""
     for lock in lock_files(root):
         text = lock.read_text(encoding="utf-8")
         if text.endswith("\n") and text != _kept(root, lock):  # else another DVC is writing it
@@ -38,7 +37,7 @@ def keep(root: Path) -> None:
 
 
 def guard(root: Path, dvc: int) -> None:
-    """Keep copies of the lock files below ``root`` and see to it that they are whole when process ``dvc`` has ended."""
+    """Copy the lock files below ``root``, and start a guard that repairs them once process ``dvc`` has ended."""
     keep(root)
     subprocess.Popen(
         [sys.executable, "-I", "-c", _GUARD, str(Path(__file__).resolve().parents[2]), str(root), str(dvc)],
@@ -51,10 +50,10 @@ def guard(root: Path, dvc: int) -> None:
 
 
 def mend(root: Path, ended: int | None = None) -> list[Path]:
-    """Put back what is missing in the lock files below ``root`` that were cut short; return these.
+    """Restore the missing entries of truncated lock files below ``root``; return the repaired files.
 
     Args:
-        ended: the process of a DVC that was running until now, so that nobody else has removed what is missing.
+        ended: the pid of a DVC that has just ended; nobody else can have removed entries, so all are restored.
     """
     found = []
     for lock in lock_files(root):
@@ -63,20 +62,20 @@ def mend(root: Path, ended: int | None = None) -> list[Path]:
         if old and (not text.endswith("\n") or (ended and _lacks(new, old))):
             found.append(lock)
             with suppress(KeyError):
-                new.popitem()  # the last one may be half
+                new.popitem()  # the last entry may be truncated
             try:
                 write_text(lock, HEAD + "".join((old | new).values()))
-            except OSError:  # a full disk has room for another name
+            except OSError:  # renaming works on a full disk
                 _copy(root, lock).replace(lock)
     _mend_readers(root / ".dvc" / "tmp", ended)
     return found
 
 
 def _mend_readers(folder: Path, ended: int | None) -> None:
-    """Mend DVC's list of who reads and writes what, which it writes in place too: remove half a list, and processes
-    that have ended, which count as at work there until their parents have asked for their exit codes.
+    """Remove a truncated list, or ended processes, from DVC's list of readers and writers, also written in place.
 
-    Nobody writes it meanwhile: a DVC that is at work would find its own entry gone, and fail.
+    DVC considers an ended process running until its parent has read its exit code. The lock keeps other processes from
+    writing the list meanwhile: a running DVC fails if its own entry is lost.
     """
     with suppress(OSError), (folder / "rwlock.lock").open("a", encoding="utf-8") as lock:
         platform.lock(lock, wait=True)
@@ -101,7 +100,7 @@ def _mend_readers(folder: Path, ended: int | None) -> None:
 
 
 def _lacks(new: dict[str, str], old: dict[str, str]) -> bool:
-    """Whether entries of ``old``, or lines of the last one, are missing in ``new``."""
+    """Tell whether ``new`` lacks entries of ``old``, or lines of its own last entry."""
     if not old.keys() <= new.keys():
         return True
     last = next(reversed(new))
@@ -118,7 +117,7 @@ def _kept(root: Path, lock: Path) -> str:
 
 
 def watch(root: Path, dvc: int) -> None:
-    """Mend once process ``dvc`` has ended; one guard for each is enough."""
+    """Repair once process ``dvc`` has ended; raise ``BlockingIOError`` if another guard waits for it already."""
     with (root / KEPT / f"{dvc}.guard").open("w", encoding="utf-8") as file:
         platform.lock(file)
         platform.wait_for_end(dvc)

@@ -1,8 +1,8 @@
-"""Look up how much memory each kind of stage needs, as measured, so that stages run side by side where it suffices.
+"""Look up the measured memory of stages, so that they run side by side only where memory suffices.
 
-``python -m pipeline.orchestration.needs`` writes the table, ``needs.csv`` beside this file, of what MLflow has recorded
-here (``--root``: in another project): of each program, scale and task the highest peak of resident
-memory, the processes that a stage starts included. Rows of what was not run here stay.
+``python -m pipeline.orchestration.needs`` writes the table ``needs.csv`` beside this file from MLflow's runs of this
+project (``--root``: of another). It holds the peak of resident memory for each program, scale and task, including the
+processes that a stage starts. Other rows stay.
 """
 
 import argparse
@@ -30,7 +30,7 @@ MB, GB = 10**6, 10**9
 
 @dataclass(frozen=True, order=True)
 class Need:
-    """A row of the table: the highest peak in ``runs`` runs of a program or report, and the machine of that run."""
+    """Row of the table: the highest peak in ``runs`` runs of a program or report, and the machine of that run."""
 
     program: str
     scale: str
@@ -51,9 +51,9 @@ def read_table(path: Path = TABLE) -> list[Need]:
 
 
 def need_of(programs: Iterable[Program], table: Iterable[Need]) -> int:
-    """Bytes that a stage of ``programs`` needs, one after the other: the most measured at its scale and task.
+    """Return the bytes that a stage needs for ``programs``, one after another: the peak at its scale and task.
 
-    Of what was never measured the most of the same program, at any scale and of any task, else the most of all.
+    Without a measurement, it is the peak of the same program at any scale and task, else the highest of all.
     """
     table, most = list(table), 0
     for program in programs:
@@ -65,17 +65,17 @@ def need_of(programs: Iterable[Program], table: Iterable[Need]) -> int:
 
 
 class Room:
-    """The free memory, as stages that run side by side share it."""
+    """Free memory that stages running side by side share."""
 
     def __init__(self, needs: Mapping[str, int]) -> None:
-        """Of stages that need so many bytes each, by name."""
+        """Take the bytes that each stage needs, by name."""
         self._needs = needs
 
     def lack(self, name: str, running: Collection[str]) -> str | None:
-        """Say why stage ``name`` has to wait for memory; None if it may start, as it may whenever it is alone.
+        """Return why stage ``name`` must wait for memory; None if it may start, as it always may alone.
 
         Args:
-            running: the stages at work below this process, which may have yet to take what they need.
+            running: the stages running below this process, which may not have taken all their memory yet.
         """
         if not running or not self._needs[name]:
             return None
@@ -84,7 +84,7 @@ class Room:
         if self._needs[name] <= free:
             return None
         needs, left = (f"{size / GB:.1f} GB" for size in (self._needs[name], max(0, free)))
-        return f"waits for memory: it needs {needs}, and {left} are left beside {', '.join(sorted(running))}"
+        return f"waits for memory: it needs {needs}, and {left} are free beside {', '.join(sorted(running))}"
 
 
 def _kind(program: Program) -> tuple[str, str, str]:
@@ -93,11 +93,7 @@ def _kind(program: Program) -> tuple[str, str, str]:
 
 
 def measured(root: Path) -> list[Need]:
-    """The needs that the runs recorded in ``root`` show.
-
-    Raises:
-        UserError: there is no run with a peak.
-    """
+    """Return the needs measured by the recorded runs of ``root``; raise a ``UserError`` if no run has a peak."""
     highest: dict[tuple[str, str, str], Need] = {}
     for run in finished_runs(root):
         if PEAK_METRIC in run.data.metrics and "command" in run.data.tags:
@@ -109,12 +105,12 @@ def measured(root: Path) -> list[Need]:
                 peak, machine = before.peak_mb, before.machine
             highest[kind] = Need(*kind, peak, before.runs + 1 if before else 1, machine)
     if not highest:
-        raise UserError(f"{root}: MLflow has recorded no stage's memory there; run `make repro` first")
+        raise UserError(f"{root}: MLflow has no recorded memory of stages; run `make repro` first")
     return list(highest.values())
 
 
 def write_table(needs: Iterable[Need], path: Path = TABLE) -> None:
-    """Write the table with ``needs`` in place of the rows of the same program, scale and task."""
+    """Write the table; ``needs`` replace the rows of the same program, scale and task."""
     known = read_table(path) if path.exists() else []
     rows = {(need.program, need.scale, need.task): need for need in [*known, *needs]}
     text = io.StringIO()
@@ -126,7 +122,7 @@ def write_table(needs: Iterable[Need], path: Path = TABLE) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--root", type=Path, default=project_root(), help="the project whose runs are read")
+    parser.add_argument("--root", type=Path, default=project_root(), help="project whose runs are read")
     needs = measured(parser.parse_args().root.resolve())
     write_table(needs)
     print(f"{TABLE}: {len(needs)} rows of {sum(need.runs for need in needs)} runs")

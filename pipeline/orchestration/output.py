@@ -1,4 +1,4 @@
-"""Show what stages that run side by side print: lines with their names, and on a terminal how far each of them is."""
+"""Show the output of stages that run side by side: lines with stage names, and on a terminal their progress."""
 
 import re
 import sys
@@ -10,20 +10,20 @@ from rich.live import Live
 from rich.text import Text
 
 PROGRESS_SECONDS = 30
-"""Between two lines of a stage's progress where lines stay; on a terminal it is written over."""
+"""Interval between two progress lines of a stage where lines stay; on a terminal they are overwritten."""
 
-_CURSOR = re.compile(r"\x1b\[[\d;?]*[A-Zhl]")  # moves it, unlike the colours, which end in m
+_CURSOR = re.compile(r"\x1b\[[\d;?]*[A-Zhl]")  # cursor movements; colours end in m
 
 
 def on_terminal() -> bool:
-    """Whether somebody watches, and nothing is redirected."""
+    """Tell whether stdout and stderr are both terminals."""
     return sys.stdout.isatty() and sys.stderr.isatty()
 
 
 class Screen:
-    """Lines, and on a terminal below them one for each stage at work, which shows its progress and is written over.
+    """Output of all stages: lines that stay, and on a terminal below them one progress line per running stage.
 
-    Elsewhere its progress is a line every ``PROGRESS_SECONDS``. A context, at whose end the last lines are removed.
+    Elsewhere progress is printed every ``PROGRESS_SECONDS``. The end of the context removes the progress lines.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Screen:
             self._live.stop()
 
     def show(self, stage: str, piece: str) -> None:
-        """Show a piece of what ``stage`` prints: a line if it ends in a newline, else how far the stage is."""
+        """Show a piece of the output of ``stage``: progress if it ends in a carriage return, else a line that stays."""
         text = _CURSOR.sub("", piece).rstrip()
         if not text:
             return
@@ -56,7 +56,7 @@ class Screen:
             self._line(f"{stage} | {text}")
 
     def ended(self, stage: str) -> None:
-        """Take note that ``stage`` is no more at work."""
+        """Remove the progress line of ``stage``."""
         self._at.pop(stage, None)
         if self._live:
             self._refresh(self._live)

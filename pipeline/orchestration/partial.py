@@ -1,4 +1,4 @@
-"""Tables of what is there after a failed run, in a folder of their own; those of the last whole run stay."""
+"""Make tables of the available results after a failed run, in a separate folder; the last complete ones stay."""
 
 import json
 import shlex
@@ -14,14 +14,14 @@ TABLES = (
     *("tabulate", "tabulate_offline", "report_stability", "draw", "tabulate_images"),
     *("study_table", "one_step_table"),
 )
-"""Stages that make the most of what is there; each after those whose outputs it reads."""
+"""Stages that accept missing results; each comes after the stages whose outputs it reads."""
 
 Run = Callable[[list[str], Path], object]
-"""Run a module of this project with arguments, in a folder."""
+"""Runs a module of this project with arguments, in a folder."""
 
 
 def write_unmade(path: Path, plan: Plan, failed: Sequence[str], not_run: Sequence[str]) -> None:
-    """Write to ``path`` the outputs that stages would have made anew, and the commands of those not run."""
+    """Write to ``path`` the outputs of failed and skipped stages, and the commands of the skipped ones."""
     unmade = {
         "outs": [out for name in (*failed, *not_run) for out in plan.outs[name]],
         "commands": {name.rpartition(":")[2]: plan.commands[name] for name in not_run},
@@ -30,12 +30,9 @@ def write_unmade(path: Path, plan: Plan, failed: Sequence[str], not_run: Sequenc
 
 
 def make_partial(root: Path, scale: str, folder: str, unmade: Path, run: Run) -> None:
-    """Make the tables that were not run, from what is not in ``unmade``, into ``folder`` of the reports of ``scale``.
+    """Make the tables listed in ``unmade`` (see ``write_unmade``), in ``folder`` of the reports of ``scale``.
 
-    They are made in a copy of the reports, of links, that lacks what is of an earlier run.
-
-    Args:
-        unmade: a file of ``write_unmade``.
+    Their stages run in a copy of the project, made of links, without outdated reports.
     """
     left = json.loads(unmade.read_text(encoding="utf-8"))
     commands = [
@@ -63,21 +60,21 @@ def make_partial(root: Path, scale: str, folder: str, unmade: Path, run: Run) ->
         shutil.rmtree(copy, ignore_errors=True)
     if made:
         print(
-            f"{reports / folder}: tables of the rows that are there; {reports} keeps those of the last whole run",
+            f"{reports / folder}: tables of the available rows; {reports} keeps those of the last complete run",
             file=sys.stderr,
         )
 
 
 def remove_partial(root: Path, scale: str, folder: str) -> None:
-    """Remove what ``make_partial`` made: a run that is whole has made all tables."""
+    """Remove the tables of ``make_partial`` after a complete run, which has made all tables."""
     place = Path("reports", scale, folder)
     if (root / place).exists():
         shutil.rmtree(root / place)
-        print(f"{place}: removed, the tables in {place.parent} are whole")
+        print(f"{place}: removed, the tables in {place.parent} are complete")
 
 
 def _link(root: Path, copy: Path, reports: Path, stale: set[str], *, leave_out: str) -> None:
-    """Fill ``copy`` with links to the settings, the data and those of the ``reports`` that are not ``stale``."""
+    """Fill ``copy`` with links to the settings, the data and the ``reports`` that are not ``stale``."""
     make_folder(copy / reports)
     for name in ("params.yaml", "data"):
         (copy / name).symlink_to(root / name)

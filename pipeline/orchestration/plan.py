@@ -1,4 +1,4 @@
-"""Read DVC's graph: its stages in order, which of them are out of date, and which a table needs."""
+"""Read DVC's graph: the stages in order, the stale ones, and those that a table needs."""
 
 import json
 import logging
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from dvc.stage import Stage
 
 Inputs = Mapping[str, Sequence[str]]
-"""Each stage with those others whose outputs it reads."""
+"""Maps each stage to the stages whose outputs it reads."""
 
 FINAL_STAGES = {
     "table1": ("tabulate_images", "draw_images"),
@@ -28,34 +28,34 @@ FINAL_STAGES = {
 }
 ALL = "all"
 MAIN_ROWS = "evaluate_rollouts"
-"""The stage that makes the rows of flow matching and of its fine-tuning; others make those beside them."""
+"""The stage that makes the rows of flow matching and its fine-tuning; other stages make the baselines."""
 
 _COMMAND = re.compile(r"exec python -m (stages\.\w+)((?: [\w./:,=-]+)*)")
-"""A command that no shell changes a word of."""
+"""A command without anything that a shell expands."""
 
 
 class Program(NamedTuple):
-    """What ``python -m module arguments…`` runs."""
+    """Program that ``python -m module arguments…`` runs."""
 
     module: str
     arguments: list[str]
 
     @property
     def work(self) -> str:
-        """Its name; of a report that of its stage, since ``report`` runs many."""
+        """Name of the program; for ``report``, which makes many reports, the name of its stage."""
         name = self.module.rpartition(".")[2]
         return self.arguments[0] if name == "report" else name
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The stages that are to be brought up to date.
+    """Stages to bring up to date.
 
     Attributes:
-        inputs: of each stage, all that it needs included, by urgency (see ``by_urgency``).
-        stale: those out of date, and those that read from such, which may turn out to be up to date.
-        commands: what each stage runs, a line a command.
-        outs: the files that each makes, relative to the root.
+        inputs: of each stage and of all stages that it needs, by urgency (see ``by_urgency``).
+        stale: stages out of date, and stages that read their outputs, which may turn out to be up to date.
+        commands: of each stage, one per line.
+        outs: output files of each stage, relative to the root.
     """
 
     inputs: Inputs
@@ -65,7 +65,7 @@ class Plan:
 
     @property
     def stale_inputs(self) -> Inputs:
-        """The part of ``inputs`` that is ``stale``."""
+        """Part of ``inputs`` with only ``stale`` stages."""
         return {
             name: [other for other in inputs if other in self.stale]
             for name, inputs in self.inputs.items()
@@ -74,7 +74,7 @@ class Plan:
 
 
 def ask_plan(root: Path, file: str = "dvc.yaml", target: str = ALL, env: Mapping[str, str] | None = None) -> Plan:
-    """``read_plan`` in a process of its own, which imports DVC and ends.
+    """Return the result of ``read_plan`` in another process, so that this one does not import DVC.
 
     Raises:
         UserError: there is no plan; the message is DVC's.
@@ -89,7 +89,7 @@ def ask_plan(root: Path, file: str = "dvc.yaml", target: str = ALL, env: Mapping
 
 @contextmanager
 def repository(root: Path) -> Iterator["Repo"]:
-    """DVC's repository in ``root``, which must be the current folder; it waits where another DVC is at work."""
+    """Open DVC's repository in ``root``, the current folder; it waits while another DVC holds its lock."""
     from dvc.repo import Repo
 
     with Repo(str(root), _wait_for_lock=True) as repo:
@@ -97,9 +97,9 @@ def repository(root: Path) -> Iterator["Repo"]:
 
 
 def read_plan(repo: "Repo", file: str = "dvc.yaml", target: str = ALL) -> Plan:
-    """Read what is to be done for ``target`` (a key of ``FINAL_STAGES``, or all) of the pipeline ``file``.
+    """Read the plan for ``target`` of the pipeline ``file``: a key of ``FINAL_STAGES``, or all.
 
-    Of any pipeline where ``target`` is a stage's own name.
+    ``target`` may also be the name of a stage of any pipeline.
 
     Raises:
         DvcException: DVC cannot read the pipelines.
@@ -127,14 +127,14 @@ def read_plan(repo: "Repo", file: str = "dvc.yaml", target: str = ALL) -> Plan:
 
 
 def read_graph(repo: "Repo", file: str = "dvc.yaml", target: str = ALL) -> dict["Stage", list["Stage"]]:
-    """The stages of ``file`` that make ``target``, and those that they need, with their inputs; inputs come first.
+    """Return the stages of ``file`` for ``target`` and those that they need, each with its inputs, inputs first.
 
     Raises as ``read_plan``.
     """
     from dvc.repo.reproduce import get_active_graph, plan_repro
 
     graph = get_active_graph(repo.index.graph)
-    # not DVC's collect_stages, which reads all pipelines and locks once more
+    # not DVC's collect_stages, which reads all pipelines and lock files again
     final = [stage for stage in graph if stage.addressing == target]
     final = final or [stage for stage in graph if stage.path_in_repo == file and _makes(stage, target)]
     if not final and target != ALL:
@@ -151,9 +151,9 @@ def _makes(stage: "Stage", target: str) -> bool:
 
 
 def by_urgency(inputs: Inputs) -> list[str]:
-    """The names in ``inputs``, the main rows of Table 2 and what they need first, to be read while the rest is made.
+    """Sort the names in ``inputs``: first the main rows of Table 2 and their inputs, to be read while the rest runs.
 
-    Then come those that the longest chain waits for; of equals, in their order there.
+    In both groups the stages with the longest chain of dependents come first; ties keep their order.
     """
     chain = dict.fromkeys(inputs, 0)
     main = {name for name in inputs if name.partition("@")[0] == MAIN_ROWS}
@@ -166,13 +166,13 @@ def by_urgency(inputs: Inputs) -> list[str]:
 
 
 def programs_of(command: str) -> list[Program]:
-    """The programs of this project that the lines of ``command`` run."""
+    """Return the programs of this project that the lines of ``command`` run."""
     found = map(_COMMAND.fullmatch, command.splitlines())
     return [Program(match[1], match[2].split()) for match in found if match]
 
 
 def main() -> int:
-    """``python -m pipeline.orchestration.plan FILE TARGET``: the plan as JSON, or why there is none on stderr."""
+    """Print the plan for the arguments ``FILE TARGET`` as JSON, or an error on stderr; return the exit code."""
     from dvc.exceptions import DvcException
 
     file, target = sys.argv[1:]
@@ -183,10 +183,10 @@ def main() -> int:
         print(f"error: {Path(file).resolve()}: {error}", file=sys.stderr)
         return 255
     except DvcException:
-        logging.getLogger("dvc").exception("")  # in DVC's words, which show the lines of dvc.yaml
+        logging.getLogger("dvc").exception("")  # DVC's own message shows the lines of dvc.yaml
         return 255
-    except (OSError, sqlite3.Error) as error:  # a full disk, a folder that may not be written
-        print(f"error: DVC cannot keep its notes in {Path('.dvc').resolve()}: {error}", file=sys.stderr)
+    except (OSError, sqlite3.Error) as error:  # a full disk or a read-only folder
+        print(f"error: DVC cannot write to {Path('.dvc').resolve()}: {error}", file=sys.stderr)
         return 255
     print(json.dumps(asdict(plan) | {"stale": sorted(plan.stale)}))
     return 0

@@ -1,6 +1,6 @@
-"""A Prefect work pool, as the run sees it that gives its stages to workers: submit, wait, cancel.
+"""Submit stages to a Prefect work pool, wait for them and cancel them.
 
-Which worker takes what, how many at a time and what becomes of one that is gone is Prefect's to decide.
+Prefect assigns them to workers, limits how many run at a time, and detects lost workers.
 """
 
 import asyncio
@@ -39,26 +39,26 @@ from pipeline.orchestration.worker_flows import Origin, run_experiment_here, run
 from pipeline.utils.errors import UserError
 
 QUEUES = ("gpu", "cpu")
-"""Of every pool; workers with a GPU serve both, the first one first."""
+"""Queues of every pool by priority; workers with a GPU serve both."""
 
 HEARTBEAT_SECONDS = 30
-"""The least that Prefect takes."""
+"""The minimum that Prefect accepts."""
 
 LOST = "FlowTune: a worker that is gone"
 _POLL_SECONDS, _SELDOM_SECONDS = 2.0, 60.0
 _POLL_SHARE = 1 / 50
-"""Of the time that a stage has taken, between two questions whether it has ended."""
+"""Pause between two requests for a stage's state, relative to the time that the stage has taken."""
 _PATIENCE_SECONDS = 20.0
 _GPU_SECONDS = 30.0
-"""For so long it is taken as known whether there are workers with a GPU."""
+"""How long the answer is cached whether there are workers with a GPU."""
 _UNFINISHED = (StateType.SCHEDULED, StateType.PENDING, StateType.RUNNING)
 
 
 class Pool:
-    """The pool ``name`` of the Prefect server in use, for a run of the project in ``root``.
+    """Work pool ``name`` of the current Prefect server, for a run of the project in ``root``.
 
     Raises:
-        UserError: there is no such pool, DVC has no remote, or the project's code is not committed.
+        UserError: the pool does not exist, DVC has no remote, or the project's code is not committed.
     """
 
     def __init__(self, name: str, root: Path) -> None:
@@ -72,26 +72,26 @@ class Pool:
         crash_lost_runs()
 
     def run_stage(self, name: str, place: Place) -> None:
-        """Have a worker bring the stage ``name`` up to date, and wait for it; raises ``StageError``."""
+        """Bring the stage ``name`` up to date on a worker; raise a ``StageError`` if it fails."""
         self._run("stage", name, {"name": name}, place)
 
     def run_experiment(self, overrides: list[str]) -> None:
-        """Have a worker run an experiment, and wait for it; raises ``StageError``."""
+        """Run an experiment on a worker; raise a ``StageError`` if it fails."""
         self._run("experiment", str(overrides), {"overrides": overrides}, "gpu")
 
     def _run(self, flow: str, title: str, parameters: dict[str, Any], place: Place) -> None:
         queue = "gpu" if place == "gpu" and self._has_gpu() else "cpu"
         parameters |= {"origin": self.origin.model_dump()}
-        run = self._unfinished(flow, title, parameters)  # of a run that was killed, or that goes on elsewhere
+        run = self._unfinished(flow, title, parameters)  # submitted by a run that was killed, or runs elsewhere
         if run is None:
             submit = partial(run_deployment, self._deployments[flow], timeout=0)
             run = cast(FlowRun, submit(parameters=parameters, flow_run_name=title, work_queue_name=queue))
-        state = _awaited(run.id, lambda: f"{title}: no worker takes it; `make worker POOL={self.name}` starts one")
+        state = _awaited(run.id, lambda: f"{title}: waits for a worker; `make worker POOL={self.name}` starts one")
         if not state.is_completed():
             raise StageError(f"{title}: {state.name} on a worker of {self.name}: {state.message or 'see its own log'}")
 
     def _has_gpu(self) -> bool:
-        """Whether workers with a GPU serve the pool, by what was found lately."""
+        """Tell whether workers with a GPU serve the pool; the answer is cached for ``_GPU_SECONDS``."""
         asked, found = self._gpu
         if time.monotonic() > asked + _GPU_SECONDS:
             found = is_served(self.name, "gpu")
@@ -99,7 +99,7 @@ class Pool:
         return found
 
     def _unfinished(self, flow: str, title: str, parameters: dict[str, Any]) -> FlowRun | None:
-        """The run of the same that workers have yet to finish, if there is one."""
+        """Return an unfinished flow run with the same title and parameters, if there is one."""
         with get_client(sync_client=True) as client:
             found = client.read_flow_runs(
                 deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[self._deployments[flow]])),
@@ -112,7 +112,7 @@ class Pool:
 
 
 def _awaited(run_id: UUID, unserved: Callable[[], str]) -> Any:
-    """The final state of a flow run; it is cancelled where this one is stopped."""
+    """Wait for a flow run and return its final state; an exception here cancels it."""
     began, said = time.monotonic(), False
     try:
         while True:
@@ -130,13 +130,13 @@ def _awaited(run_id: UUID, unserved: Callable[[], str]) -> Any:
             while time.monotonic() < asked + pause and not started.stopped:
                 time.sleep(_POLL_SECONDS / 2)
     except BaseException:
-        with suppress(Exception), get_client(sync_client=True) as client:  # the server may be what is gone
+        with suppress(Exception), get_client(sync_client=True) as client:  # the server may be down
             client.set_flow_run_state(run_id, Cancelling())
         raise
 
 
 def require_pool(name: str) -> None:
-    """Raise a ``UserError`` where Prefect's server does not answer or has no pool ``name``."""
+    """Raise a ``UserError`` if Prefect's server does not answer or has no pool ``name``."""
     try:
         with get_client(sync_client=True) as client:
             pools = [pool.name for pool in client.read_work_pools()]
@@ -144,19 +144,19 @@ def require_pool(name: str) -> None:
         raise UserError(f"PREFECT_API_URL: no Prefect server answers ({error}); `make ui` starts one") from None
     if name not in pools:
         have = ", ".join(pools) or "none yet"
-        raise UserError(f"pool: given {name!r}, allowed: {have}; `make worker POOL={name}` makes it")
+        raise UserError(f"pool: given {name!r}, allowed: {have}; `make worker POOL={name}` creates it")
 
 
 def require_remote(root: Path) -> None:
-    """Raise a ``UserError`` where DVC has no default remote, by which results travel."""
+    """Raise a ``UserError`` if DVC has no default remote, which transfers the results."""
     from dvc.config import Config
 
     if not Config(str(root / ".dvc"))["core"].get("remote"):
-        raise UserError(f"{root}: no DVC remote, by which results travel; `make remote URL=…` sets one")
+        raise UserError(f"{root}: no DVC remote for the transfer of results; `make remote URL=…` sets one")
 
 
 def is_served(pool: str, queue: str) -> bool:
-    """Whether workers have lately asked for what is in the ``queue``."""
+    """Tell whether a worker has recently polled ``queue``."""
 
     async def read() -> bool:
         async with get_client() as client:
@@ -169,7 +169,7 @@ def is_served(pool: str, queue: str) -> bool:
 
 
 def crash_lost_runs() -> None:
-    """Have Prefect's server give up on flow runs whose process is not heard of any more, as its documentation says."""
+    """Create the automation from Prefect's documentation that marks flow runs without a heartbeat as crashed."""
     heartbeat, ended = "prefect.flow-run.heartbeat", ("Completed", "Failed", "Cancelled", "Crashed")
     trigger = EventTrigger(
         after={heartbeat},
@@ -181,7 +181,7 @@ def crash_lost_runs() -> None:
         within=timedelta(seconds=3 * HEARTBEAT_SECONDS),
     )
     action = ChangeFlowRunState(
-        state=StateType.CRASHED, name=None, message="its worker is gone: no heartbeat any more", force=False
+        state=StateType.CRASHED, name=None, message="its worker is lost: no heartbeat", force=False
     )
     with get_client(sync_client=True) as client:
         if not client.read_automations_by_name(LOST):

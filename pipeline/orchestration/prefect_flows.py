@@ -1,8 +1,8 @@
-"""Prefect flows: the DVC stages as tasks that can be watched, retried and read one by one, here or on other machines.
+"""Run DVC stages as Prefect tasks with their own states, retries and logs, here or on other machines.
 
-Tasks start their stages by the engine (``pipeline.orchestration.executor``). Everything here can be done without
-Prefect: ``tables`` is ``dvc repro``, ``sweep`` is a series of ``dvc exp run -S``. With a ``pool``, workers compute
-(``pipeline.orchestration.worker_flows``), and the same commands bring here from DVC's remote what they made.
+Tasks start stages through the engine (``pipeline.orchestration.executor``). Everything here works without Prefect too:
+``tables`` is ``dvc repro``, ``sweep`` is a series of ``dvc exp run -S``. With a ``pool``, workers run the stages
+(``pipeline.orchestration.worker_flows``), and the same commands take their results from DVC's remote.
 """
 
 import itertools
@@ -43,7 +43,7 @@ from pipeline.utils.errors import UserError
 
 RETRY_DELAY_SECONDS = 2
 HASHES = r"params\.yaml|pipeline|stages|data/.*"
-"""Columns of ``dvc exp show`` that hold hashes of files."""
+"""Columns of ``dvc exp show`` with hashes of files."""
 
 Target = Literal["table1", "table2", "all", "study"]
 
@@ -57,9 +57,9 @@ Target = Literal["table1", "table2", "all", "study"]
     persist_result=False,
 )
 def run_stage(name: str, engine: Engine | None, pool: Pool | None = None) -> State[None]:
-    """Bring one DVC stage up to date, whose inputs are; None in place of an engine: it is.
+    """Bring one DVC stage with up-to-date inputs up to date; no ``engine`` means that it is already.
 
-    Its output is the task's log, line by line; with a ``pool``, that of the worker's flow run, which is named alike.
+    The task's log shows its output; with a ``pool``, the log of the worker's flow run of the same name does.
     """
     if not engine:
         get_run_logger().info("Stage '%s' didn't change, skipping", name)
@@ -80,7 +80,7 @@ def run_stage(name: str, engine: Engine | None, pool: Pool | None = None) -> Sta
 
 @task(task_run_name="{overrides}", cache_policy=NO_CACHE, persist_result=False)
 def run_experiment(overrides: list[str], root: Path, pool: Pool | None = None) -> State[None]:
-    """Run the pipeline once with ``overrides``, in a copy of the workspace: params.yaml here stays as it is."""
+    """Run the pipeline once with ``overrides`` in a copy of the workspace; params.yaml here stays unchanged."""
     options = [part for item in overrides for part in ("-S", item)]
 
     def work() -> None:
@@ -93,13 +93,13 @@ def run_experiment(overrides: list[str], root: Path, pool: Pool | None = None) -
 
 @flow(name="tables")
 def tables(target: Target = "table2", parallel: int = 1, pool: str = "") -> State[None]:
-    """Make ``target`` and all it needs at the scale that params.yaml names, at most ``parallel`` stages at a time.
+    """Make ``target`` and its inputs at the scale in params.yaml, at most ``parallel`` stages at a time.
 
-    A stage that fails stops only what depends on it. The run ends Failed, its message one line, when stages failed (it
-    names them and those left out), params.yaml or dvc.yaml is wrong, or another run is at work in this folder.
+    A failed stage blocks only the stages that depend on it. The run ends Failed with a one-line message if stages
+    failed (it names them and the skipped ones), if params.yaml or dvc.yaml is wrong, or if another run is active here.
 
     Args:
-        pool: the work pool whose workers run the stages, but those of seconds; empty: all run on this machine.
+        pool: the work pool whose workers run all but the shortest stages; empty: all run on this machine.
     """
 
     def work(root: Path) -> None:
@@ -112,9 +112,9 @@ def tables(target: Target = "table2", parallel: int = 1, pool: str = "") -> Stat
 
 @flow(name="sweep")
 def sweep(overrides: list[str], pool: str = "") -> State[None]:
-    """Run one DVC experiment for each combination of values, then log how they compare.
+    """Run one DVC experiment for each combination of values, then log a comparison.
 
-    An experiment that fails stops no other. The run ends Failed as that of ``tables`` does.
+    A failed experiment stops no other. The run ends Failed for the same reasons as ``tables``.
 
     Args:
         overrides: settings with the values to try, like ``starter.pusht.finetune.nfe16.lr=1e-4,3e-4``.
@@ -145,7 +145,7 @@ def _side_by_side(points: Sequence[list[str]], root: Path, workers: Pool) -> Seq
 
 
 def _conclude(work: Callable[[Path], None]) -> State[None]:
-    """Do ``work`` under the lock, with valid settings; tell the user what went wrong in a line, not a traceback."""
+    """Do ``work`` under the lock with valid settings; turn user errors into one line instead of a traceback."""
     root = project_root()
 
     def locked() -> None:
@@ -154,12 +154,12 @@ def _conclude(work: Callable[[Path], None]) -> State[None]:
             work(root)
 
     state = state_after(locked)
-    drain()  # a stage that was killed does not stay RUNNING in MLflow
+    drain()  # or a killed stage stays RUNNING in MLflow
     return state
 
 
 def combinations(overrides: Iterable[str]) -> list[list[str]]:
-    """Every combination of the values in ``overrides``, each as arguments of ``dvc exp run -S``.
+    """Return every combination of the values in ``overrides``, each as arguments of ``dvc exp run -S``.
 
     Raises:
         UserError: an override is not of the form key=value[,value…].
@@ -187,7 +187,7 @@ def _planned(target: Target, root: Path) -> Plan:
 
 
 def make_stages(plan: Plan, root: Path, parallel: int, pool: str = "") -> None:
-    """Bring ``plan`` up to date in ``root``, at most ``parallel`` stages at a time, by the workers of ``pool`` if any.
+    """Bring ``plan`` up to date in ``root``, at most ``parallel`` stages at a time, on workers of ``pool`` if given.
 
     Raises:
         StageError: stages failed.
@@ -201,11 +201,7 @@ def make_stages(plan: Plan, root: Path, parallel: int, pool: str = "") -> None:
 
 
 def _make(plan: Plan, engine: Engine, parallel: int, pool: Pool | None) -> None:
-    """Run every stage that is stale and the inputs of which could be made, in the order planned.
-
-    Raises:
-        StageError: stages failed.
-    """
+    """Run each stale stage whose inputs are complete, in the planned order; raise a ``StageError`` if any failed."""
     futures: dict[str, PrefectFuture[State[None]]] = {}
     completed: dict[str, bool] = {}
     while True:
@@ -228,7 +224,7 @@ def _make(plan: Plan, engine: Engine, parallel: int, pool: Pool | None) -> None:
 
 
 def serve() -> None:
-    """Serve the deployments until SIGINT or SIGTERM; what is at work then is cancelled."""
+    """Serve the deployments until SIGINT or SIGTERM, then cancel unfinished runs."""
     deployments = [
         deployment_of(tables, "table1", parameters={"target": "table1"}),
         deployment_of(tables, "table2", parameters={"target": "table2"}),
@@ -244,9 +240,9 @@ def serve() -> None:
 
 
 def _cancel_unfinished() -> None:
-    """Have no flow run stay Running in the server's memory that nothing runs any more; those of pools are workers'."""
+    """Cancel the server's unfinished flow runs, except those of work pools, which workers run."""
     unfinished = FlowRunFilterStateType(any_=[StateType.RUNNING, StateType.PENDING, StateType.CANCELLING])
     with get_client(sync_client=True) as client:
         for run in client.read_flow_runs(flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=unfinished))):
             if not run.work_pool_name:
-                client.set_flow_run_state(run.id, Cancelled(message="make ui was ended"), force=True)
+                client.set_flow_run_state(run.id, Cancelled(message="make ui was stopped"), force=True)

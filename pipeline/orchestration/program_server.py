@@ -1,8 +1,8 @@
-"""Run programs of stages in processes forked from this one, which has imported what they need.
+"""Run stage programs in processes forked from this server, which has imported their modules already.
 
-Python imports torch and what else a stage needs in seconds, the same anew for each of dozens. DVC starts each program
-as ever; ``stages/__init__.py`` then hands it over (``pipeline.utils.handover``) to this server. A program whose files
-have changed since the server imported them runs by itself.
+The import of torch and other modules takes seconds in each of dozens of stages. DVC starts a program as usual, and
+``stages/__init__.py`` hands it over to this server (``pipeline.utils.handover``). If an imported file has changed,
+programs run by themselves.
 
 ``python -m pipeline.orchestration.program_server SOCKET`` serves until it is killed; its programs die with it.
 """
@@ -27,19 +27,15 @@ from pipeline.utils.handover import ACCEPTED, CODE, LENGTH
 from pipeline.utils.platform import die_with_parent, name_process, socket_address
 
 _KINDS = {**KINDS, **STUDY_KINDS}
-REQUEST_SECONDS = 5.0  # a caller sends all of a request at once
-_MONITOR_SECONDS = 10  # tqdm's own
+REQUEST_SECONDS = 5.0  # a caller sends its whole request at once
+_MONITOR_SECONDS = 10  # tqdm's default
 
 
 class Server:
-    """A Unix socket at which programs of stages call."""
+    """Server on a Unix socket that runs stage programs."""
 
     def __init__(self, path: Path) -> None:
-        """Listen at ``path``.
-
-        Raises:
-            OSError: the socket cannot be made.
-        """
+        """Listen at ``path``; raise an ``OSError`` if the socket cannot be created."""
         self._began = time.time_ns()
         path.parent.mkdir(parents=True, exist_ok=True)
         path.unlink(missing_ok=True)
@@ -51,7 +47,7 @@ class Server:
         self._selector.register(self._listener, selectors.EVENT_READ, self._accept)
 
     def serve(self) -> None:
-        """Answer calls for ever."""
+        """Handle requests, signals and ended programs forever."""
         while True:
             for key, _ in self._selector.select():
                 key.data()
@@ -73,10 +69,10 @@ class Server:
         connection.close()
 
     def _run(self, connection: socket.socket, stdio: Sequence[int], request: dict[str, Any]) -> None:
-        """Start a program; pass on its caller's signals, and its exit code to the caller."""
+        """Start a program, forward its caller's signals to it, and send its exit code to the caller."""
         stage = request["environment"].get("DVC_STAGE", "").rpartition(":")[2].partition("@")[0]
         for module in (request["module"], *(_KINDS[stage].modules if stage in _KINDS else ())):
-            with suppress(Exception):  # a module that cannot be imported says so when it runs
+            with suppress(Exception):  # an import error shows when the program runs
                 importlib.import_module(module)
         process = multiprocessing.get_context("fork").Process(
             target=_live, args=(os.getpid(), stdio), kwargs=request, daemon=True
@@ -107,14 +103,14 @@ class Server:
         self._selector.register(process.sentinel, selectors.EVENT_READ, end)
 
     def _is_current(self) -> bool:
-        """Whether what was imported of this project still is what its files say."""
+        """Tell whether all imported files of this project are older than the server."""
         files = [
             module.__file__
             for name, module in list(sys.modules.items())
             if name.split(".")[0] in ("pipeline", "stages") and getattr(module, "__file__", None)
         ]
         try:
-            # not its time of modification, which copying may set to any
+            # not st_mtime, which a copy may set to any time
             return all(Path(file).stat().st_ctime_ns < self._began for file in files if file)
         except FileNotFoundError:
             return False
@@ -130,13 +126,13 @@ def _live(
     environment: Mapping[str, str],
     **_: object,
 ) -> None:
-    """The life of a process that a program runs in; it exits as the program does."""
-    from tqdm import tqdm  # not above: it reads the environment
+    """Run a program in this forked process, and exit as the program does."""
+    from tqdm import tqdm  # not at module level: it reads the environment
 
     os.setpgid(0, 0)
     die_with_parent(server, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    multiprocessing.current_process().daemon = False  # or it may not have children
+    multiprocessing.current_process().daemon = False  # a daemon may not have children
     for number, descriptor in enumerate(stdio):
         os.dup2(descriptor, number)
         os.close(descriptor)
@@ -144,7 +140,7 @@ def _live(
     os.chdir(folder)
     os.environ.clear()
     os.environ.update(environment)
-    sys.modules.pop(module, None)  # it is imported now, in this process
+    sys.modules.pop(module, None)  # the program is imported anew in this process
     tqdm.monitor_interval = _MONITOR_SECONDS
     sys.argv[1:] = arguments
     try:
@@ -157,8 +153,8 @@ def _live(
 def main() -> None:
     from tqdm import tqdm
 
-    tqdm.monitor_interval = 0  # the monitor would be a thread in a process that forks
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # each program gets its own from its caller
+    tqdm.monitor_interval = 0  # its monitor is a thread, and this process forks
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # each program gets signals from its caller
     Server(Path(sys.argv[1])).serve()
 
 

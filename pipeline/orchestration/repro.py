@@ -1,4 +1,4 @@
-"""What ``make repro`` runs: check params.yaml, let DVC run what is out of date, report what is there if it fails."""
+"""Run ``make repro``: check params.yaml, let DVC run stale stages, and make partial tables if stages fail."""
 
 import argparse
 import os
@@ -26,15 +26,15 @@ from pipeline.utils.processes import identity
 ROOT = Path(__file__).resolve().parents[2]
 
 STUDY_SCALE = "lab"
-"""Whose studies are made where none is named."""
+"""Default scale of studies."""
 
 
 @contextmanager
 def repro_lock(root: Path) -> Iterator[None]:
-    """Keep every other run of the whole pipeline, by make or by Prefect, out of this folder.
+    """Keep other runs of the whole pipeline, by make or by Prefect, out of this folder.
 
     Raises:
-        UserError: one is at work; the message gives its process.
+        UserError: one is active; the message gives its process.
     """
     path = root / ".flowtune" / "repro.lock"
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -43,7 +43,7 @@ def repro_lock(root: Path) -> Iterator[None]:
             lock(file)
         except BlockingIOError:
             file.seek(0)
-            raise UserError(f"{path}: process {file.read() or '?'} runs the pipeline here; wait or stop it") from None
+            raise UserError(f"{path}: process {file.read() or '?'} runs the pipeline; wait for it or stop it") from None
         file.truncate(0)
         file.write(str(os.getpid()))
         file.flush()
@@ -53,29 +53,25 @@ def repro_lock(root: Path) -> Iterator[None]:
 
 
 def checked_settings(root: Path) -> schema.Settings:
-    """What must hold before DVC starts, and the settings it starts with.
+    """Repair the folder for DVC and return the checked settings.
 
     Raises:
         UserError: params.yaml is wrong, a file stands where the reports belong, or ``resolve`` failed.
     """
     settings = schema.load(root / "params.yaml")
     for mended in lockguard.mend(root):
-        what = "was cut short when DVC was killed; its whole entries are back"
+        what = "was truncated when DVC was killed; its entries are restored"
         print(f"{mended.relative_to(root)}: {what}", file=sys.stderr)
     put_back(root)
-    make_folder(root / "reports" / settings.scale)  # a file in its place would make DVC stumble
+    make_folder(root / "reports" / settings.scale)  # DVC fails if a file has this name
     if changed := outdated_outside(settings, root):
-        print(f"{', '.join(changed)} changed; the inputs of stages are made anew")
+        print(f"{', '.join(changed)} changed; the input files of stages are made again")
         _resolve_anew(root)
     return settings
 
 
 def _resolve_anew(root: Path) -> None:
-    """Run ``resolve`` though DVC sees no reason to.
-
-    Raises:
-        UserError: it failed.
-    """
+    """Run ``resolve`` even if DVC considers it up to date; raise a ``UserError`` if it fails."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     command = [sys.executable, "-m", "dvc", "repro", "--quiet", "--force", "--single-item", "resolve"]
     if subprocess.run(command, cwd=root, env=os.environ | {"PATH": path}, check=False).returncode:
@@ -83,12 +79,13 @@ def _resolve_anew(root: Path) -> None:
 
 
 def repro(scale: str | None, jobs: int | None) -> int:
-    """Bring every stage of ``scale`` (None: the current one) up to date, at most ``jobs`` at a time (None: as many as
-    ``fitting_jobs``): the exit code.
+    """Bring every stage of ``scale`` up to date, at most ``jobs`` at a time; return the exit code.
+
+    None stands for the current scale and for ``fitting_jobs``.
 
     Raises:
         UserError: params.yaml is wrong, a file stands where the reports belong, or another run is going on.
-        KeyboardInterrupt: SIGINT came; nothing that was started here is left at work.
+        KeyboardInterrupt: SIGINT came; all started processes have ended.
     """
     with repro_lock(ROOT):
         if scale:
@@ -98,12 +95,9 @@ def repro(scale: str | None, jobs: int | None) -> int:
 
 
 def study(scale: str = STUDY_SCALE, jobs: int | None = None) -> int:
-    """Bring the studies of ``scale`` up to date, which becomes the current one.
+    """Bring the studies of ``scale`` up to date, ``jobs`` cells (None: one) at a time; return the exit code.
 
-    Args:
-        jobs: cells at a time; None: one.
-
-    Raises as ``repro``; a ``UserError`` too where the scale has no studies.
+    ``scale`` becomes the current one. Raises as ``repro``; a ``UserError`` also if the scale has no studies.
     """
     pipeline = study_pipeline(scale, ROOT)
     with repro_lock(ROOT):
@@ -113,7 +107,7 @@ def study(scale: str = STUDY_SCALE, jobs: int | None = None) -> int:
 
 
 def study_pipeline(scale: str, root: Path) -> Path:
-    """The file, relative to ``root``, that describes the studies of ``scale``; raises ``UserError`` if it has none."""
+    """Return the studies' pipeline file of ``scale``, relative to ``root``; raise a ``UserError`` if it has none."""
     pipeline = Path("reports", scale, "study", "dvc.yaml")
     if not (root / pipeline).exists():
         have = ", ".join(sorted(path.parts[-3] for path in root.glob("reports/*/study/dvc.yaml")))
@@ -122,14 +116,14 @@ def study_pipeline(scale: str, root: Path) -> Path:
 
 
 def _bring_up_to_date(file: str, jobs: Callable[[], int], scale: str, partial_folder: str) -> int:
-    """Bring the pipeline ``file`` up to date: the exit code.
+    """Bring the pipeline ``file`` up to date; return the exit code.
 
-    A failed stage stops only what needs it: tables of the rest are made into a folder beside the whole ones.
+    A failed stage blocks only the stages that need it; ``partial_folder`` gets tables of the rest.
     """
     unmade = ROOT / ".flowtune" / "unmade.json"
     unmade.unlink(missing_ok=True)
     os.chdir(ROOT)
-    # This Python is the first in the path of what DVC starts, which MLflow shows under one parent.
+    # DVC's commands must find this Python first. MLflow shows their runs under one parent, FLOWTUNE_RUN.
     os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     os.environ.setdefault("FLOWTUNE_RUN", identity(os.getpid()))
     try:
@@ -144,8 +138,7 @@ def _bring_up_to_date(file: str, jobs: Callable[[], int], scale: str, partial_fo
 
 
 def fitting_jobs(settings: schema.Settings) -> int:
-    """How many stages this machine has room for: as many as there are cores for their threads, one where stages share a
-    GPU."""
+    """Return how many stages fit on this machine's cores by their threads; 1 if they share a GPU."""
     if gpus():
         return 1
     block = settings.block(settings.scale)
@@ -154,11 +147,7 @@ def fitting_jobs(settings: schema.Settings) -> int:
 
 
 def _run(module: list[str], folder: Path) -> None:
-    """Run a module of this project with its arguments in ``folder``; it dies with this process.
-
-    Raises:
-        KeyboardInterrupt: SIGINT came, to it too; it has ended.
-    """
+    """Run a module of this project with its arguments in ``folder``; SIGINT and this process's death end it too."""
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), STARTER: str(os.getpid())}
     with subprocess.Popen([sys.executable, "-m", *module], cwd=folder, env=env) as process:
@@ -170,11 +159,7 @@ def _run(module: list[str], folder: Path) -> None:
 
 
 def _jobs(given: str | None) -> int | None:
-    """How many stages may run at a time, where the user says so.
-
-    Raises:
-        UserError: the user gave no such number.
-    """
+    """Parse the number of stages at a time (None if not given); raise a ``UserError`` if it is not positive."""
     if given is None:
         return None
     if not given.isdecimal() or int(given) < 1:
@@ -183,11 +168,11 @@ def _jobs(given: str | None) -> int | None:
 
 
 def main() -> int:
-    """``python -m pipeline.orchestration.repro [--jobs N] [SCALE]``, ``--study`` for studies."""
+    """Run the command line: ``[--jobs N] [SCALE]``, ``--study`` for studies; return the exit code."""
     parser = argparse.ArgumentParser(prog="pipeline.orchestration.repro")
     parser.add_argument("scale", nargs="?", help="starter, lab, paper or metaworld; default: the one in params.yaml")
-    parser.add_argument("--jobs", help="stages at a time; default: as many as there are cores")
-    parser.add_argument("--study", action="store_true", help="its studies instead; default scale: lab")
+    parser.add_argument("--jobs", help="stages at a time; default: as many as fit the cores")
+    parser.add_argument("--study", action="store_true", help="run the studies of the scale (default: lab) instead")
     arguments = parser.parse_args()
     try:
         jobs = _jobs(arguments.jobs)
@@ -195,10 +180,10 @@ def main() -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except OSError as error:  # a full disk, a folder that may not be written
+    except OSError as error:  # a full disk or a read-only folder
         print(f"error: {error}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:  # the stages at work got it too, and keep what they have
+    except KeyboardInterrupt:  # running stages got it too and keep their resumable state
         return 130
 
 

@@ -1,8 +1,8 @@
-"""Put back the reports that DVC removed for a stage that then made none.
+"""Restore the reports that DVC removed for a stage that then made none.
 
-DVC removes a stage's outputs before it runs the stage. Committed tables must outlive a stage that fails or is killed: a
-stage notes its reports when it begins, and what is noted and not there is put back from DVC's cache, else from the
-commit. Nothing heavy is imported, as in ``lockguard``, whose process does it where the stage cannot.
+DVC removes a stage's outputs before it runs the stage. Committed tables must survive a stage that fails or is killed.
+A stage therefore notes its reports when it begins; missing ones are restored from DVC's cache, else from the commit.
+If the stage is killed, the process of ``lockguard`` restores them. As there, nothing heavy is imported.
 """
 
 import json
@@ -23,10 +23,10 @@ _OUT = re.compile(r"^    - path: (\S+)\n      hash: md5\n      md5: (\w{2})(\w{3
 
 @contextmanager
 def kept_reports(root: Path, label: str, outs: Iterable[Path]) -> Iterator[None]:
-    """While the body, the stage ``label``, makes ``outs``, have those below ``reports`` put back unless it succeeds."""
+    """Restore missing ``outs`` below ``reports`` if the body, the stage ``label``, fails."""
     reports = [path.as_posix() for path in outs if path.parts[:1] == ("reports",)]
     note = _note(root, label, reports)
-    if stage := os.environ.get("DVC_STAGE"):  # this note takes the place of what note_stage wrote
+    if stage := os.environ.get("DVC_STAGE"):  # this note replaces that of note_stage
         _place(root, stage).unlink(missing_ok=True)
     try:
         yield
@@ -37,7 +37,7 @@ def kept_reports(root: Path, label: str, outs: Iterable[Path]) -> Iterator[None]
 
 
 def note_stage(root: Path, stage: str) -> None:
-    """Note the reports that dvc.lock has of ``stage``, a name of DVC, whose program has yet to say what it makes."""
+    """Note the reports of ``stage`` (its DVC name) in dvc.lock, before its program can note them."""
     for lock in lock_files(root):
         if entry := entries(lock.read_text(encoding="utf-8")).get(f"  {stage.rpartition(':')[2]}:"):
             outs = entry.partition("\n    outs:\n")[2]
@@ -45,7 +45,7 @@ def note_stage(root: Path, stage: str) -> None:
 
 
 def forget_note(root: Path, stage: str) -> None:
-    """Forget what ``note_stage`` noted: the stage has made it, or it was up to date."""
+    """Remove the note of ``note_stage``, once the stage is up to date."""
     _place(root, stage).unlink(missing_ok=True)
 
 
@@ -61,7 +61,7 @@ def _place(root: Path, label: str) -> Path:
 
 
 def put_back(root: Path, notes: Iterable[Path] | None = None) -> list[Path]:
-    """Put back what the stages of ``notes`` (None: of all) noted and did not make; the files put back."""
+    """Restore missing reports in ``notes`` (None: all notes); return the restored files."""
     made: dict[str, Path] = {}
     for lock in lock_files(root):
         made |= {path: Path(*digits) for path, *digits in _OUT.findall(lock.read_text(encoding="utf-8"))}
@@ -69,7 +69,7 @@ def put_back(root: Path, notes: Iterable[Path] | None = None) -> list[Path]:
     for note in list((root / NOTES).glob("*.json")) if notes is None else notes:
         try:
             names = json.loads(note.read_text(encoding="utf-8"))
-        except (OSError, ValueError):  # cut short when the disk was full, or another has been here
+        except (OSError, ValueError):  # truncated by a full disk, or handled by another process
             names = []
         for name in names:
             if not (root / name).exists() and (text := _kept(root, name, made.get(name))) is not None:

@@ -1,8 +1,8 @@
-"""DVC's command line, with a run cache that moves only what the other side lacks.
+"""Run DVC with a run cache that transfers only the runs that the other side lacks.
 
-``python -m pipeline.orchestration.run_cache ARGUMENTS…`` is ``dvc ARGUMENTS…``. DVC's own copies every run that there
-is, one after another, each time that it pulls or pushes, and passes over those that could not be copied.
-``--only-take`` before the arguments: a stage that no run is found for fails in place of running.
+``python -m pipeline.orchestration.run_cache ARGUMENTS…`` is ``dvc ARGUMENTS…``. DVC's own run cache copies all runs one
+by one on each pull and push, and skips those that it could not copy. With ``--only-take`` before the arguments, a stage
+without a cached run fails instead of running.
 """
 
 import re
@@ -21,28 +21,27 @@ if TYPE_CHECKING:
     from dvc_objects.db import ObjectDB
 
 Run = tuple[str, str]
-"""A run's two hashes: of what it read and how, and of what it made."""
+"""Two hashes of a run: of its command and inputs, and of its whole entry with the outputs."""
 
 _FILE = re.compile(r"[/\\]([0-9a-f]{2})[/\\](\1[0-9a-f]{62})[/\\]([0-9a-f]{64})$")
-"""Of a run; half-written files have other names."""
+"""Path of a run's entry; half-written files have other names."""
 
 
 class RunCache(dvc.stage.cache.StageCache):
-    """The run cache of a repository."""
+    """Run cache of a repository that copies only missing runs."""
 
     def missing(self, from_odb: "ObjectDB", to_odb: "ObjectDB") -> list[Run]:
-        """The runs in ``from_odb`` that ``to_odb`` lacks."""
+        """Return the runs in ``from_odb`` that ``to_odb`` lacks."""
         return sorted(runs_in(from_odb) - runs_in(to_odb))
 
     def transfer(self, from_odb: "ObjectDB", to_odb: "ObjectDB", force: bool = True) -> list[Run]:  # noqa: ARG002
         """Copy the ``missing`` runs, several at a time, and return them.
 
         Args:
-            force: DVC's own; it changes nothing, since a run's name is the hash of its contents.
+            force: part of DVC's signature; without effect, since a run's name is the hash of its contents.
 
         Raises:
-            OSError: one could not be copied; no half of it is left behind. Remotes other than folders have errors of
-                their own.
+            OSError: a run could not be copied; no half is left behind. Remotes other than folders raise other errors.
         """
         missing = self.missing(from_odb, to_odb)
         if missing:
@@ -55,21 +54,21 @@ class RunCache(dvc.stage.cache.StageCache):
 
 
 class OnlyTaken(RunCache):
-    """The run cache of a machine that takes what others made, and runs nothing."""
+    """Run cache of a machine that takes the results of others and runs nothing."""
 
     def restore(self, stage: "Stage", *arguments: Any, **options: Any) -> None:
-        """Bring back what a run of ``stage`` made; raises a ``DvcException`` where it is not found."""
+        """Restore the outputs of ``stage`` from a cached run; raise a ``DvcException`` if there is none."""
         try:
             super().restore(stage, *arguments, **options)
         except RunCacheNotFoundError:
             raise DvcException(
-                f"{stage.addressing}: a worker brought it up to date, but DVC's remote has no run that read what is "
-                "here; is the remote the same place there, and are the files that no stage makes the same?"
+                f"{stage.addressing}: a worker has run it, but DVC's remote has no run with the inputs here; "
+                "check that both machines have the same remote and the same files that no stage makes"
             ) from None
 
 
 def runs_in(odb: "ObjectDB") -> set[Run]:
-    """The runs that are whole in ``odb``, a local cache or a remote."""
+    """Return the completely written runs in ``odb``, a local cache or a remote."""
     found = map(_FILE.search, odb.fs.find(odb.fs.join(odb.path, "runs")))
     return {(match[2], match[3]) for match in found if match}
 
@@ -79,16 +78,16 @@ def _paths(odb: "ObjectDB", runs: Iterable[Run]) -> list[str]:
 
 
 def _remove_halves(odb: "ObjectDB", runs: Iterable[Run]) -> None:
-    """Remove what a full disk left of files in the folders of ``runs``: DVC's own pull takes all files there."""
+    """Remove half-written files in the folders of ``runs``: DVC's own pull takes all files there."""
     for path in _paths(odb, runs):
-        with suppress(Exception):  # the remote may be what is gone
+        with suppress(Exception):  # the remote may be unreachable
             for found in odb.fs.find(odb.fs.parent(path)):
                 if not _FILE.search(found):
                     odb.fs.remove(found)
 
 
 def main() -> int:
-    """The program: DVC's exit code."""
+    """Run DVC with this program's arguments; return its exit code."""
     from dvc.cli import main as dvc_main
 
     arguments = sys.argv[1:]

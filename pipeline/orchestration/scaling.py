@@ -1,10 +1,10 @@
-"""How the cost of a pool grows with workers, runs and stages: reports/scaling.csv and .md; docs/scaling.md reads them.
+"""Measure how the cost of a pool grows with workers, runs and stages (reports/scaling.csv and .md, docs/scaling.md).
 
     python -m pipeline.orchestration.scaling
 
-Three parts, each in folders and with servers of its own: the run cache at a remote by its number of runs, MLflow's
-store by its number of runs, and stages that sleep on 1, 2 and 4 workers (``scaling_pool``). Seconds are of processor
-time unless a row says otherwise, so that other work on the machine changes them little.
+Three parts, each with its own folders and servers: a remote's run cache by its number of runs, MLflow's store by its
+number of runs, and sleeping stages on 1, 2 and 4 workers (``scaling_pool``). Seconds are processor time unless a row
+says otherwise, so that other load on the machine changes them little.
 """
 
 import argparse
@@ -37,10 +37,10 @@ RUN_CACHE_SIZES = (100, 1000, 10_000)
 MLFLOW_SIZES = (10, 100, 400)
 WORKERS = (1, 2, 4)
 _LATEST = 5
-"""Runs of MLflow's of which the median is taken at each size."""
+"""Number of latest MLflow runs whose median is taken at each size."""
 
 _ENTRY = """\
-cmd: exec python -m stages.evaluate_rollouts --scale lab --task pusht --method ft_fm --nfe 1
+cmd: exec python -m stages.evaluate --scale lab --task pusht --method ft_fm --nfe 1
 deps:
 - path: data/inputs/lab/evaluate_rollouts-pusht-ft_fm-nfe1.json
   hash: md5
@@ -55,7 +55,7 @@ outs:
 
 
 def measure_run_cache(sizes: Sequence[int]) -> Iterator[Row]:
-    """The seconds that a folder with so many runs costs: each DVC that pulls, and each push, pays them."""
+    """Yield the seconds that a remote folder with so many runs costs at each pull and each push."""
     with tempfile.TemporaryDirectory() as folder, Repo.init(folder, no_scm=True) as repo:
         here = repo.cache.legacy
         remote = get_odb(here.fs, str(Path(folder, "remote")), hash_name=here.hash_name)
@@ -88,7 +88,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def measure_mlflow(sizes: Sequence[int]) -> Iterator[Row]:
-    """The seconds that one stage's record takes in an SQLite store with so many runs of one repro."""
+    """Yield the seconds to record one stage in an SQLite store with so many runs of one repro."""
     with tempfile.TemporaryDirectory() as folder:
         taken: list[float] = []
         for number in tqdm(range(max(sizes) + 1), desc="MLflow", unit="run", mininterval=5):
@@ -116,12 +116,12 @@ PARTS: Mapping[str, Callable[[argparse.Namespace], Iterable[Row]]] = {
 
 
 def table_of(rows: Iterable[Row]) -> pd.DataFrame:
-    """The rows, with the machine and its load average now."""
+    """Return the rows with the machine and its current load average."""
     return pd.DataFrame(rows).assign(machine=hardware(), load=round(os.getloadavg()[0], 1)).round({"value": 4})
 
 
 def write(folder: Path, table: pd.DataFrame) -> None:
-    """Write ``scaling.csv``, where parts that ``table`` has not keep their rows, and ``scaling.md`` of all."""
+    """Write ``scaling.csv``, which keeps its rows of other parts, and ``scaling.md`` from all rows."""
     path = folder / "scaling.csv"
     if path.exists():
         before = pd.read_csv(path)
@@ -148,8 +148,8 @@ a folder; Prefect's and MLflow's stores are SQLite files. [What follows for 100 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", default=list(PARTS), help=f"some of {', '.join(PARTS)}; default: all")
-    parser.add_argument("--stages", type=int, default=8, help="of the pool's, side by side where there are workers")
-    parser.add_argument("--sleep", type=float, default=60, help="seconds that each of them takes")
+    parser.add_argument("--stages", type=int, default=8, help="number of sleeping stages in the pool part")
+    parser.add_argument("--sleep", type=float, default=60, help="seconds that each of these stages takes")
     arguments = parser.parse_args()
     if unknown := set(arguments.parts) - set(PARTS):
         parser.error(f"parts: given {', '.join(sorted(unknown))}, allowed: {', '.join(PARTS)}")

@@ -1,4 +1,4 @@
-"""Measure a pool: stages that sleep, given to some workers, each in a clone of its own, with a folder between them."""
+"""Measure a pool of workers that run sleeping stages, each worker in its own clone, with a folder as DVC remote."""
 
 import os
 import re
@@ -44,7 +44,7 @@ _REQUEST = re.compile(r'"[A-Z]+ /api/\S* HTTP')
 
 
 class Row(NamedTuple):
-    """One number: ``quantity`` of ``part`` where there are ``size`` of ``size_of``."""
+    """Measured number: ``quantity`` of ``part`` at a size, such as 4 (``size``) workers (``size_of``)."""
 
     part: str
     size_of: str
@@ -55,7 +55,7 @@ class Row(NamedTuple):
 
 
 class _Spent(NamedTuple):
-    """Seconds since some moment, processor time until now of each part, and requests until now."""
+    """Wall-clock time, processor time of each part, and requests to Prefect so far; times in seconds."""
 
     wall: float
     head: float
@@ -65,7 +65,7 @@ class _Spent(NamedTuple):
 
 
 class _Server(NamedTuple):
-    """Prefect's: its process, address, database, and log, which has a line for each request."""
+    """Prefect server: its process, address, database, and log with a line per request."""
 
     process: psutil.Process
     url: str
@@ -77,11 +77,7 @@ class _Server(NamedTuple):
 
 
 def measure_pool(workers: int, stages: int, sleep: float) -> Iterator[Row]:
-    """Have a pool of so many ``workers``, one stage at a time each, bring so many ``stages`` up to date.
-
-    Args:
-        sleep: seconds that each stage takes.
-    """
+    """Yield the costs of a pool of ``workers``, one stage at a time each, for ``stages`` of ``sleep`` seconds each."""
     with tempfile.TemporaryDirectory() as name, ExitStack() as stack:
         folder = Path(name)
         head = _project(folder / "head", stages, sleep)
@@ -130,7 +126,7 @@ def _project(root: Path, stages: int, sleep: float) -> Path:
     described = "".join(_STAGE.format(number=number, seconds=sleep) for number in range(stages))
     (root / "dvc.yaml").write_text("stages:\n" + described, encoding="utf-8")
     (root / ".gitignore").write_text("*.txt\n*.csv\n.flowtune\n", encoding="utf-8")
-    shutil.copy(ROOT / "params.yaml", root)  # which is carried to workers
+    shutil.copy(ROOT / "params.yaml", root)  # an input of the stages, and compared by workers
     for words in ("git init -q", f"{sys.executable} -m dvc init -q", "git add ."):
         _run(words.split(), root)
     _run([*("git", "-c", "user.name=scaling", "-c", "user.email=scaling@localhost"), "commit", "-q", "-m", "x"], root)
@@ -192,13 +188,13 @@ def _environment(root: Path, url: str) -> dict[str, str]:
 
 
 def _children() -> float:
-    """The processor time of what this process has started and that has ended: the head."""
+    """Return the processor time of the ended children of this process: the head."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def _seconds(process: psutil.Process) -> float:
-    """The processor time of a process and of those below it that have ended."""
+    """Return the processor time of a process and its ended children."""
     times = process.cpu_times()
     return times.user + times.system + times.children_user + times.children_system
 
@@ -212,4 +208,4 @@ def _await(holds: Callable[[], bool]) -> None:
         except httpx.HTTPError:
             pass
         time.sleep(_ASK_SECONDS)
-    raise TimeoutError(f"nothing came of it in {_START_SECONDS} s")
+    raise TimeoutError(f"servers and workers did not start within {_START_SECONDS} s")

@@ -1,8 +1,8 @@
-"""Give DVC's remote what was made here, so that any clone with the same inputs is given it in place of a run.
+"""Push results to DVC's remote, so that a clone with the same inputs takes them instead of running stages.
 
-``python -m pipeline.orchestration.share``, in the root, is ``dvc push --run-cache`` and the outputs that stages keep
-out of DVC's cache, such as reports: DVC saves those beside the run that made them, but leaves them out when it pushes.
-With ``--new``, runs that the remote knows are not looked at: what they made should be there.
+``python -m pipeline.orchestration.share``, in the root, is ``dvc push --run-cache`` plus the outputs that stages keep
+out of DVC's cache, such as reports. DVC saves those with the run that made them but does not push them. ``--new`` skips
+runs that the remote has, whose outputs should be there.
 """
 
 import sys
@@ -19,15 +19,15 @@ if TYPE_CHECKING:
 
 
 def push(root: Path, *, new: bool = False) -> int:
-    """Push the runs of the project in ``root`` (the current folder) and what they made; how many files were new.
+    """Push the runs of the project in ``root`` (the current folder) and their outputs; return the number of new files.
 
-    A run is pushed after what it made, so that no clone finds one without.
+    Runs are pushed after their outputs, so that no clone finds a run without outputs.
 
     Args:
-        new: push only what was made by runs that the remote lacks, which spares it a question about each file.
+        new: push only runs that the remote lacks, with their outputs, which saves a request per file.
 
     Raises:
-        UserError: there is no remote, or some files did not arrive.
+        UserError: there is no remote, or some files could not be pushed.
     """
     from pipeline.orchestration.run_cache import RunCache, runs_in
 
@@ -42,18 +42,18 @@ def push(root: Path, *, new: bool = False) -> int:
                 done = repo.cloud.push(files, odb=odb)
                 pushed, failed = pushed + len(done.transferred), failed + len(done.failed)
             if failed:
-                raise UserError(f"DVC's remote: {failed} files did not arrive; the lines above say why")
+                raise UserError(f"DVC's remote: {failed} files could not be pushed; see the lines above")
             return pushed + len(runs.transfer(cache, remote))
     except UserError:
         raise
-    except Exception as error:  # each kind of remote has errors of its own
+    except Exception as error:  # each kind of remote raises its own errors
         raise UserError(f"DVC's remote: {' '.join(str(error).split())}") from error
 
 
 def _remove_halves(here: "HashFileDB", there: "HashFileDB", files: Iterable["HashInfo"]) -> None:
-    """Remove those of ``files`` that are of another size ``there``.
+    """Remove those of ``files`` from ``there`` whose size differs from that ``here``.
 
-    A push by SSH that is killed leaves a half under the whole's name, and DVC looks at names alone.
+    A killed push by SSH leaves a partial file under the final name, and DVC compares only names.
     """
     names = [file.value for file in files if file.value]
     paths = [there.oid_to_path(name) for name in names]

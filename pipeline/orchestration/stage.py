@@ -1,4 +1,4 @@
-"""What every stage program shares: errors in one line, a run in MLflow, and a locked folder to resume from."""
+"""Common parts of all stage programs: one-line errors, an MLflow run, and a locked folder for resumable state."""
 
 import hashlib
 import json
@@ -33,13 +33,13 @@ Settings = TypeVar("Settings", bound=Block)
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage at work.
+    """Running stage.
 
     Attributes:
-        main: whether this is the process that writes results; the only one, or the first of several.
-        run: its run in MLflow.
-        resume: a folder of its own for resumable state; the same one after a kill, as long as settings, inputs and code
-            are the same, and removed when the stage succeeds.
+        main: whether this process writes the results: the only one, or the first of several.
+        run: its MLflow run.
+        resume: its folder for resumable state. A restart with the same settings, inputs and code finds it again; the
+            stage's success removes it.
     """
 
     main: bool
@@ -47,7 +47,7 @@ class Stage:
     resume: Path
 
     def settled(self, settings: Settings) -> Settings:
-        """``settings`` with what ``precision: auto`` is here, or was where the run that is resumed began."""
+        """Return ``settings`` with ``precision: auto`` replaced by this machine's, or that of a resumed run's start."""
         return settings.with_auto(begun_with(self.resume / "precision", native()))
 
 
@@ -58,9 +58,9 @@ def stage(
     """Run the body as the stage ``label``.
 
     Args:
-        inputs: the settings that it may read, all of which its result depends on.
+        inputs: the settings that it may read; its result depends on all of them.
         deps, outs: files and folders read and written.
-        also: arguments of its program that its result depends on.
+        also: program arguments that its result depends on.
 
     Raises:
         UserError: an input is missing, or another process is running the same stage.
@@ -74,7 +74,7 @@ def stage(
     data = hash_of(dict(ChainMap(*read.values())))
     key = _resume_key(inputs, also or {}, data)
     folder = ROOT / ".flowtune" / "resume" / f"{label}-{key}"
-    if int(os.environ.get("RANK", "0")) > 0:  # torchrun's: another process has the lock and keeps the records
+    if int(os.environ.get("RANK", "0")) > 0:  # torchrun: process 0 holds the lock and logs
         yield Stage(False, Run(), folder)
         return
     with _locked(folder):
@@ -93,12 +93,9 @@ def stage(
 
 
 def in_processes(count: int, program: str) -> None:
-    """Go on as ``count`` data-parallel processes (torchrun), each running ``program`` with the same arguments.
+    """Restart ``program``, such as ``stages/pretrain.py``, as ``count`` data-parallel processes (torchrun).
 
-    A no-op for one, and in the processes that it or a torchrun on several machines starts.
-
-    Args:
-        program: such as ``stages/pretrain.py``.
+    A no-op for one, and in processes that torchrun has started here or on several machines.
 
     Raises:
         UserError: torchrun started another number.
@@ -116,7 +113,7 @@ def in_processes(count: int, program: str) -> None:
 
 
 def _take_device() -> None:
-    """Use the GPU of this process, one of several, from the first tensor on."""
+    """Select the GPU of this process, one of several, for all its tensors."""
     import torch
 
     if torch.cuda.is_available():
@@ -131,7 +128,7 @@ def program(main: Callable[[], None]) -> None:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
-    except (FloatingPointError, OSError) as error:  # diverged; a full disk, a folder that may not be written
+    except (FloatingPointError, OSError) as error:  # diverged; a full disk or a read-only folder
         print(f"error: {error}", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
@@ -139,19 +136,19 @@ def program(main: Callable[[], None]) -> None:
 
 
 def _command(program: str) -> str:
-    """What runs ``program`` as now."""
+    """Return the shell command that runs ``program`` with the current arguments."""
     return shlex.join(["python", "-m", program.removesuffix(".py").replace("/", "."), *sys.argv[1:]])
 
 
 def _data_set(inputs: Inputs) -> str:
-    """The data set in params.yaml that a stage of one task works on; else empty."""
+    """Return the data set in params.yaml of a stage of one task; empty for other stages."""
     data = inputs.shown.get("data")
     return str(data.get("dataset", "")) if isinstance(data, Mapping) else ""
 
 
 @contextmanager
 def _peak_logged(run: Run) -> Iterator[None]:
-    """Record the peak of memory while the body runs as a metric of the system, however it ends."""
+    """Log the peak memory of the body as a system metric, even if the body fails."""
     with peak_of_this_process() as peak:
         try:
             yield
@@ -160,7 +157,7 @@ def _peak_logged(run: Run) -> Iterator[None]:
 
 
 def _resume_key(inputs: Inputs, also: Mapping[str, object], data: str) -> str:
-    """A hash of all that the result depends on, the code as it is now."""
+    """Return a hash of everything that the result depends on, including the current code."""
     text = json.dumps([inputs.params, also, data, inputs.code], sort_keys=True, default=str)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 

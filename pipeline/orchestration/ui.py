@@ -1,4 +1,4 @@
-"""The MLflow UI and Prefect with the deployments served, until Ctrl-C: what ``make ui`` runs."""
+"""Serve the MLflow UI and Prefect with its deployments until Ctrl-C (``make ui``)."""
 
 import argparse
 import os
@@ -27,19 +27,19 @@ POLL_SECONDS = 0.2
 LAST_LINES = 20
 
 MODEL_TRAINING = "workflowType=machine_learning"
-"""Has the MLflow UI show what it has for training models, and not for language models."""
+"""Makes the MLflow UI show its views for model training instead of language models."""
 
 _COMPARED = "tags.stage LIKE 'evaluate_rollouts%' and params.method LIKE '%fm' and params.method != 'resft_fm'"
 COMPARISON = f"compareRunsMode=CHART&orderByKey=attributes.end_time&orderByAsc=false&searchFilter={quote(_COMPARED)}"
-"""Has it draw FM against FT-FM, the latest first. Runs by their end are not folded into their parents."""
+"""Makes it chart FM against FT-FM, latest first. Runs sorted by end time are not folded into their parents."""
 
 
 class StopRequest(BaseException):
-    """SIGINT or SIGTERM: the user wants it to end."""
+    """Raised on SIGINT or SIGTERM."""
 
 
 def run(root: Path, mlflow_port: int, prefect_port: int) -> None:
-    """Start the three servers, say where they are, and stop them all when told to.
+    """Start the three servers, print their addresses, and stop all of them on a signal.
 
     Raises:
         UserError: a port is taken, or a server ended or did not answer.
@@ -51,7 +51,7 @@ def run(root: Path, mlflow_port: int, prefect_port: int) -> None:
     _raise_on_signals()
     try:
         children["prefect"] = Server(_prefect_command(prefect_port), root, environment)
-        if entries(root):  # a machine that was switched off leaves runs that nobody ended
+        if entries(root):  # a crash of the machine leaves unfinished runs
             start_recorder(root)
         experiment = open_store(root)
         children["mlflow"] = Server(_mlflow_command(mlflow_port, root), root, environment)
@@ -60,12 +60,12 @@ def run(root: Path, mlflow_port: int, prefect_port: int) -> None:
             ["-c", "from pipeline.orchestration.prefect_flows import serve; serve()"], root, environment
         )
         _wait_for(f"http://{HOST}:{mlflow_port}/health", children)
-        _wait_for(f"http://{HOST}:{prefect_port}/api/deployments/name/sweep/sweep", children)  # the last one made
+        _wait_for(f"http://{HOST}:{prefect_port}/api/deployments/name/sweep/sweep", children)  # created last
         shown = f"http://{HOST}:{mlflow_port}/#/experiments/{experiment}"
         print(f"MLflow   {shown}/runs?{MODEL_TRAINING}")
         print(f"Charts   {shown}/runs?{MODEL_TRAINING}&{COMPARISON}")
         if elsewhere := os.environ.get("MLFLOW_TRACKING_URI"):
-            print(f"         what was recorded here; MLFLOW_TRACKING_URI has runs recorded at {elsewhere}")
+            print(f"         local runs only; MLFLOW_TRACKING_URI sends new runs to {elsewhere}")
         print(f"Prefect  http://{HOST}:{prefect_port}")
         past_proxy = "no_proxy=127.0.0.1 " if {"http", "all"} & set(urllib.request.getproxies_environment()) else ""
         print(f"Run      {past_proxy}prefect deployment run tables/table2 --watch")
@@ -76,12 +76,12 @@ def run(root: Path, mlflow_port: int, prefect_port: int) -> None:
     except StopRequest:
         print("stopping", flush=True)
     finally:
-        for name in reversed(children):  # the deployments first: what they stop, they report to Prefect's server
+        for name in reversed(children):  # the flows first: they report stopped runs to Prefect's server
             processes.stop([children[name].process])
 
 
 class Server:
-    """A child process, its last lines kept: they are shown only if it fails, since the UIs show the rest better."""
+    """Child process whose last lines are kept and shown only if it fails; the UIs show the rest better."""
 
     def __init__(self, arguments: list[str], root: Path, environment: Mapping[str, str]) -> None:
         self.process = processes.start([sys.executable, *arguments], cwd=root, env=environment)
@@ -91,7 +91,7 @@ class Server:
         self._reader.start()
 
     def ended(self) -> int | None:
-        """Its exit code once it has ended and its last lines are all there."""
+        """Return the exit code once the process has ended and its last lines are read; None before."""
         if self.process.poll() is None:
             return None
         self._reader.join(timeout=5)
@@ -102,7 +102,7 @@ def require_free(name: str, port: int) -> None:
     """Check that a server can listen on ``port``.
 
     Raises:
-        UserError: something listens there already.
+        UserError: another process listens there already.
     """
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -138,7 +138,7 @@ def _environment(root: Path, prefect_port: int) -> dict[str, str]:
         ),
         "PREFECT_API_URL": f"http://{HOST}:{prefect_port}/api",
         "PREFECT_SERVER_LOGGING_LEVEL": "WARNING",
-        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # answers in a quarter of the time
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # four times faster responses
     }
 
 
@@ -158,11 +158,11 @@ def _require_alive(children: Mapping[str, Server]) -> None:
     for name, child in children.items():
         if (code := child.ended()) is not None:
             sys.stderr.writelines(child.lines)
-            raise UserError(f"{name} ended with exit code {code}, its last lines are above; the others are stopped")
+            raise UserError(f"{name} ended with exit code {code}, see its last lines above; the others are stopped")
 
 
 def _raise_on_signals() -> None:
-    """Turn the first SIGINT or SIGTERM into ``StopRequest``; later ones must not break the stopping."""
+    """Turn the first SIGINT or SIGTERM into ``StopRequest``; ignore later ones, which would break the stopping."""
 
     def handle(*_: object) -> None:
         for signum in (signal.SIGINT, signal.SIGTERM):

@@ -1,6 +1,6 @@
-"""A worker: this machine takes stages of runs that are started elsewhere; what ``make worker POOL=name`` runs.
+"""Run stages of runs that were started on other machines (``make worker POOL=name``).
 
-Prefect's own process worker does the work, on the queues that this machine can serve, each stage in this clone.
+This starts Prefect's process worker on the queues that this machine can serve. All stages run in this clone.
 """
 
 import argparse
@@ -22,15 +22,11 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import cores, gpus
 
 ASK_SECONDS = 2
-"""Between two questions for work; Prefect's own 10 are as long as many stages take."""
+"""Interval between two polls for work; many stages take no longer than Prefect's default of 10 s."""
 
 
 def make_pool(name: str) -> None:
-    """Make the pool with its queues, unless it is there.
-
-    Raises:
-        UserError: no Prefect server answers.
-    """
+    """Create the pool and its queues if absent; raise a ``UserError`` if no Prefect server answers."""
 
     async def make() -> None:
         async with get_client() as client:
@@ -45,15 +41,15 @@ def make_pool(name: str) -> None:
     except httpx.HTTPError as error:
         url = os.environ.get("PREFECT_API_URL", "not set")
         raise UserError(
-            f"PREFECT_API_URL: given {url}, where no Prefect server answers ({error}); `make ui` starts one on the "
-            "machine that runs are started on, `ssh -L` brings it here"
+            f"PREFECT_API_URL: given {url}, where no Prefect server answers ({error}); start one with `make ui` on the "
+            "machine that starts runs, and forward its port with `ssh -L`"
         ) from None
 
 
 def main() -> None:
-    """Become Prefect's worker. Exits with code 2 and a line where it cannot."""
+    """Replace this process by Prefect's worker; exit with code 2 and one line on a ``UserError``."""
     parser = argparse.ArgumentParser(prog="python -m pipeline.orchestration.worker", description=__doc__)
-    parser.add_argument("--pool", required=True, help="its name; it is made if there is none")
+    parser.add_argument("--pool", required=True, help="name of the work pool; created if absent")
     parser.add_argument("--slots", type=int, default=1 if gpus() else cores(), help="stages at a time")
     arguments = parser.parse_args()
     root = project_root()

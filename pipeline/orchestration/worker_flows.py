@@ -1,7 +1,7 @@
-"""Flows that workers run, each in a clone of its own: one stage, or one experiment, for a run that began elsewhere.
+"""Prefect flows that workers run in their clones: one stage, or one experiment, of a run that began elsewhere.
 
-Results travel by DVC's remote and never by Git: what a worker made is in the run cache under the hashes of its inputs,
-so that whoever has the same inputs is given it in place of a run.
+Results travel through DVC's remote, never through Git. The run cache keeps them under the hashes of their inputs, so
+that a clone with the same inputs takes them instead of running the stage.
 """
 
 import platform
@@ -25,15 +25,15 @@ from pipeline.utils.platform import lock
 from pipeline.utils.provenance import file_at, git
 
 CODE = ("pipeline", "stages", "dvc.yaml", "reports/*/study/dvc.yaml", "requirements*.lock")
-"""What decides results beside settings; data and results have hashes in DVC's locks."""
+"""Files that results depend on besides settings; DVC's lock files have the hashes of data and results."""
 
 
 class Origin(BaseModel):
-    """What a run was started with, and a worker has to have.
+    """Code, Python and settings of a run, which its workers must have too.
 
     Attributes:
-        commit: of the code. python: such as 3.11. settings: the text of params.yaml, which is carried to workers; None
-            where it is as committed, since Prefect's database keeps several copies of it for each stage.
+        commit: of the code. python: such as 3.11. settings: the text of params.yaml for the workers; None if it is as
+            committed, since Prefect's database keeps several copies for each stage.
     """
 
     commit: str
@@ -42,18 +42,18 @@ class Origin(BaseModel):
 
     @classmethod
     def of(cls, root: Path) -> "Origin":
-        """That of the project in ``root``.
+        """Return the origin of a run of the project in ``root``.
 
         Raises:
-            UserError: it is no clone, or its code is not as it was committed.
+            UserError: it is no clone, or its code differs from the commit.
         """
         commit, changed = git(root, "rev-parse", "HEAD"), git(root, "status", "--porcelain", "--", *CODE)
         edited = git(root, "status", "--porcelain", "--", "params.yaml")
         if commit is None or changed is None or edited is None:
-            raise UserError(f"{root}: no clone that git can read, with a commit; workers run what is committed")
+            raise UserError(f"{root}: no Git clone with a readable commit; workers run only committed code")
         if changed:
             files = ", ".join(line[3:] for line in changed.splitlines())
-            raise UserError(f"{root}: {files} changed since the commit; commit them, workers run what is committed")
+            raise UserError(f"{root}: {files} changed since the commit; commit them, workers run only committed code")
         return cls(
             commit=commit,
             python=".".join(map(str, sys.version_info[:2])),
@@ -63,7 +63,7 @@ class Origin(BaseModel):
 
 @flow(name="stage", flow_run_name="{name}", persist_result=False)
 def run_stage_here(name: str, origin: Origin) -> State[None]:
-    """Bring one stage up to date, what it needs taken from the remote, and give the remote what it made."""
+    """Pull a stage's inputs from the remote, bring the stage up to date, and push its outputs."""
 
     def work() -> None:
         root = project_root()
@@ -71,7 +71,7 @@ def run_stage_here(name: str, origin: Origin) -> State[None]:
             plan = ask_plan(root, target=name, env=environment(root))
             repro = ["--wait-for-lock", "repro", "--pull", "--single-item"]
             if inputs := [other for other in plan.inputs if other in plan.stale and other != name]:
-                with _alone(root / ".flowtune" / "restore.lock"):  # stages at work here may need the same
+                with _alone(root / ".flowtune" / "restore.lock"):  # other stages here may need the same inputs
                     run_dvc([*repro, *inputs], root)
             run_dvc([*repro, name], root)
             push(root)
@@ -81,7 +81,7 @@ def run_stage_here(name: str, origin: Origin) -> State[None]:
 
 @flow(name="experiment", flow_run_name="{overrides}", persist_result=False)
 def run_experiment_here(overrides: list[str], origin: Origin) -> State[None]:
-    """Run the whole pipeline once with ``overrides`` (of ``dvc exp run -S``) in a copy of the clone, likewise."""
+    """Run the whole pipeline once with ``overrides`` (of ``dvc exp run -S``) in a copy of the clone, and push."""
 
     def work() -> None:
         root = project_root()
@@ -95,14 +95,14 @@ def run_experiment_here(overrides: list[str], origin: Origin) -> State[None]:
 
 @contextmanager
 def as_at(origin: Origin, root: Path) -> Iterator[None]:
-    """The clone in ``root`` with the settings of ``origin``, which no other run changes meanwhile.
+    """Give the clone in ``root`` the settings of ``origin``, and keep other runs from changing them during the body.
 
     Raises:
-        UserError: its code or Python is another, or a run of other settings is at work in it.
+        UserError: its code or Python differs, or a run with other settings is active in it.
     """
     here, host = Origin.of(root), platform.node()
     if here.python != origin.python:
-        raise UserError(f"worker on {host}: Python {here.python}, allowed: {origin.python} as where the run began")
+        raise UserError(f"worker on {host}: Python {here.python}, allowed: {origin.python}, as the run began with")
     if here.commit != origin.commit:
         raise UserError(
             f"worker on {host}: {root} is at commit {here.commit[:12]}, allowed: {origin.commit[:12]}; "
@@ -115,14 +115,14 @@ def as_at(origin: Origin, root: Path) -> Iterator[None]:
             try:
                 lock(file)
             except BlockingIOError:
-                raise UserError(f"worker on {host}: {root} is at work with other settings; wait for it") from None
+                raise UserError(f"worker on {host}: a run with other settings is at work in {root}; wait") from None
             _set_settings(root, origin.settings)
-        lock(file, shared=True)  # in place of the exclusive one
+        lock(file, shared=True)  # replaces the exclusive lock
         yield
 
 
 def _set_settings(root: Path, text: str | None) -> None:
-    """Write params.yaml, with the locks of its scale; None: as committed, to the byte."""
+    """Write params.yaml and switch dvc.lock to its scale; None restores the committed bytes."""
     path = root / "params.yaml"
     committed = file_at(root, "HEAD", path.name) or ""
     set_scale(path, parse(committed if text is None else text, path.name).scale)

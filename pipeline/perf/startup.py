@@ -13,9 +13,9 @@ NOTHING_TO_DO_S = 3.0
 STAGE_OVERHEAD_S = 1.0
 IMPORTS_S = 2.5
 PROGRAMS = {
-    "pipeline.training.kinds.pretrain": "torch",
-    "stages.evaluate_rollouts": "torch",
-    "stages.evaluate_fid": "torch_fidelity, pandas",
+    "pipeline.kinds.pretrain": "torch",
+    "pipeline.kinds.evaluate_rollouts": "torch",
+    "pipeline.kinds.evaluate_fid": "torch_fidelity, pandas",
     "stages.report": "pandas",
 }
 """Modules that stages import before their work → packages that they use."""

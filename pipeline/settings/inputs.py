@@ -25,7 +25,7 @@ from pipeline.utils.errors import UserError
 FOLDER = Path("data", "inputs")
 EXECUTION_FILE = "execution.json"
 """File beside the inputs of a scale, with the settings that change no result."""
-_EXPERT = Kind("demonstrate_expert", ())
+_EXPERT = Kind("demonstrate", (), modules=("pipeline.kinds.demonstrate_expert",))
 
 
 @dataclass(frozen=True)
@@ -122,6 +122,12 @@ def resolved_inputs(settings: Settings) -> dict[Path, str]:
     for name, depends in experts.items():
         files[FOLDER / "demonstrations" / f"demonstrate_expert-{name}.json"] = _text(_EXPERT, depends)
     return files
+
+
+def expert_inputs(name: str, block: TaskSettings | None, asked: Mapping[str, Any]) -> Inputs:
+    """Make the inputs of a run of a scripted expert: ``scripted``, and the arguments ``asked`` of its program."""
+    params = {**scripted(name, block), **asked}
+    return Inputs(f"stages/{_EXPERT.program}.py", built(ScaleSettings, {}), params, roots=_EXPERT.code)
 
 
 def scripted(name: str, block: TaskSettings | None = None) -> dict[str, Any]:

@@ -83,23 +83,23 @@ _PRECISIONS = " ".join(
 KINDS = {
     "fetch": _robot("fetch tasks.download", "data.dataset"),
     "prepare": _robot("prepare", "seed data"),
-    "pretrain": _robot("train training.kinds.pretrain", f"{_TRAINED} pretrain"),
-    "pretrain_diffusion": _robot("train training.kinds.pretrain_diffusion", f"{_TRAINED} diffusion"),
+    "pretrain": _robot("train kinds.pretrain", f"{_TRAINED} pretrain"),
+    "pretrain_diffusion": _robot("train kinds.pretrain_diffusion", f"{_TRAINED} diffusion"),
     "select_checkpoint": _robot(
-        "select training.kinds.select_checkpoint", f"seed threads pretrain.path pretrain.sigma select {_EPISODES}"
+        "select kinds.select_checkpoint", f"seed threads pretrain.path pretrain.sigma select {_EPISODES}"
     ),
     "finetune": _robot(
-        "train training.kinds.finetune", f"{_TRAINED} pretrain select.evaluation finetune.nfe{{nfe}} {_EPISODES}", "nfe"
+        "train kinds.finetune", f"{_TRAINED} pretrain select.evaluation finetune.nfe{{nfe}} {_EPISODES}", "nfe"
     ),
-    "finetune_residual": _robot(
-        "train training.kinds.finetune_residual", f"{_TRAINED} residual.{{residual}}", "residual"
-    ),
+    "finetune_residual": _robot("train kinds.finetune_residual", f"{_TRAINED} residual.{{residual}}", "residual"),
     "certify": _robot("certify", "seed threads residual.{residual}", "residual"),
-    "evaluate_rollouts": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds"),
-    "evaluate_residual": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
-    "evaluate_diffusion": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
-    "evaluate_baselines": _robot("evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
-    "evaluate_robustness": _robot("evaluate_robustness", f"threads data net robustness select.evaluation {_EPISODES}"),
+    "evaluate_rollouts": _robot("evaluate kinds.evaluate_rollouts", f"{_ROW} evaluation.n_seeds"),
+    "evaluate_residual": _robot("evaluate kinds.evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
+    "evaluate_diffusion": _robot("evaluate kinds.evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
+    "evaluate_baselines": _robot("evaluate kinds.evaluate_rollouts", f"{_ROW} evaluation.n_seeds_secondary"),
+    "evaluate_robustness": _robot(
+        "evaluate kinds.evaluate_robustness", f"threads data net robustness select.evaluation {_EPISODES}"
+    ),
     "tabulate": _kind("report reporting.table2", f"tasks nfe residual diffusion baselines {_TITLES} {_PRECISIONS}"),
     "tabulate_offline": _each(
         "offline", "report reporting.offline", f"{_TASK} title", lists="nfe residual diffusion baselines"
@@ -108,26 +108,22 @@ KINDS = {
     "report_stability": _kind(
         "report reporting.certificates", f"tasks offline residual robustness {_TITLES} {_PRECISIONS}"
     ),
-    "train_toys": _kind("train_toys", "toys"),
+    "train_toys": _kind("toys kinds.train_toys", "toys"),
     "draw_toys": _kind("report reporting.figure_1", "toys"),
     "draw": _kind("report reporting.figure_2b", f"tasks offline nfe {_TITLES}"),
-    "measure_gap": _kind("measure_gap", "gap"),
+    "measure_gap": _kind("toys kinds.measure_gap", "gap"),
     "fetch_images": _image("fetch tasks.image_sources tasks.inception", "data.dataset fid.features"),
-    "train_extractor": _image(
-        "train training.kinds.train_extractor", "seed threads data extractor fid.features fid.halves"
-    ),
-    "pretrain_images": _image("train training.kinds.pretrain_images", f"{_TRAINED} intermediate pretrain"),
-    "select_image_checkpoint": _image(
-        "select training.kinds.select_image_checkpoint", f"{_JUDGED} select", lists="image_nfe"
-    ),
+    "train_extractor": _image("train kinds.train_extractor", "seed threads data extractor fid.features fid.halves"),
+    "pretrain_images": _image("train kinds.pretrain_images", f"{_TRAINED} intermediate pretrain"),
+    "select_image_checkpoint": _image("select kinds.select_image_checkpoint", f"{_JUDGED} select", lists="image_nfe"),
     "finetune_images": _image(
-        "train training.kinds.finetune_images",
+        "train kinds.finetune_images",
         f"{_TRAINED} {_JUDGED} pretrain select finetune.nfe{{image_nfe}}",
         "image_nfe",
     ),
-    "finetune_image_residual": _image("train training.kinds.finetune_image_residual", f"{_TRAINED} residual"),
-    "evaluate_fid": _image("evaluate_fid", f"{_DISTANCES} residual.nfe", lists="image_nfe"),
-    "evaluate_untrained": _image("evaluate_fid", _DISTANCES),
+    "finetune_image_residual": _image("train kinds.finetune_image_residual", f"{_TRAINED} residual"),
+    "evaluate_fid": _image("evaluate kinds.evaluate_fid", f"{_DISTANCES} residual.nfe", lists="image_nfe"),
+    "evaluate_untrained": _image("evaluate kinds.evaluate_fid", _DISTANCES),
     "tabulate_images": _image("report reporting.table1_report", "fid.solvers residual.residual_steps"),
     "draw_images": _image(
         "report reporting.image_figures",
@@ -154,7 +150,7 @@ STUDY_KINDS = {
     "one_step_table": _kind("report reporting.one_step", "", "one_step_scales"),
     "study_table": _study("report reporting.study", "title select.evaluation study.train_seeds study.chosen"),
     "study_precision": _study(
-        "study_precision", f"title seed threads data net select.evaluation study.precision {_EPISODES}"
+        "study kinds.study_precision", f"title seed threads data net select.evaluation study.precision {_EPISODES}"
     ),
 }
 """Every kind of stage of the coupling study and of the one-step study."""

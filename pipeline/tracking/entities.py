@@ -1,7 +1,7 @@
-"""Log the data sets that a stage reads and the models that it reads and writes, by MLflow's entities.
+"""Log the data sets and models of a stage as MLflow entities.
 
-A model file is logged by reference: DVC's cache keeps each version of it, and a second copy of every checkpoint of
-every run would be gigabytes. The logged model says where the file is, and its ``MLmodel`` file has the signature.
+A model file is logged by reference: DVC's cache keeps each version, and copies of all checkpoints would be gigabytes.
+The logged model names the file, and its ``MLmodel`` file has the signature.
 """
 
 import json
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 _DIGEST = "sha256"
 _MAX_PARAM = 500
 _EXTERNAL = {"mlflow.model.isExternal": "true"}
-"""MLflow's mark of a model whose files lie elsewhere, as ``mlflow.create_external_model`` sets it."""
+"""MLflow's tag for a model with files elsewhere, as ``mlflow.create_external_model`` sets it."""
 
 
 def log_data_sets(place: Place, data_sets: Iterable[DataSet]) -> None:
-    """Log what a stage has read as the inputs of its run."""
+    """Log data sets as inputs of a stage's run."""
     from mlflow.entities import Dataset, DatasetInput
 
     inputs = []
@@ -37,7 +37,7 @@ def log_data_sets(place: Place, data_sets: Iterable[DataSet]) -> None:
 
 
 def log_models_read(place: Place, digests: Sequence[str]) -> list[str]:
-    """Log the models that a stage has read and that MLflow knows as its inputs, of equal ones the latest: their ids."""
+    """Log the models read that MLflow knows, of equal ones the latest, as inputs of the run; return their ids."""
     from mlflow.entities import LoggedModelInput
 
     if not digests:
@@ -53,7 +53,7 @@ def log_models_read(place: Place, digests: Sequence[str]) -> list[str]:
 
 
 def log_model(place: Place, model: Model, start: Start) -> None:
-    """Log a model that a stage has written as an output of its run; once, however often it is called."""
+    """Log a model as an output of a stage's run, unless it is logged already."""
     from mlflow.entities import LoggedModelOutput
 
     same = f"source_run_id = '{place.run}' AND tags.{_DIGEST} = '{model.digest}' AND name = '{model.name}'"
@@ -73,7 +73,7 @@ def log_model(place: Place, model: Model, start: Start) -> None:
 
 
 def _describe(place: Place, model_id: str, model: Model) -> None:
-    """Write the ``MLmodel`` file: what goes into a solve of the model and comes out, and where its weights are."""
+    """Write the ``MLmodel`` file: the signature of a solve, and the path and digest of the weights."""
     from mlflow.models import Model as Description
     from mlflow.models import ModelSignature
 
@@ -86,7 +86,7 @@ def _describe(place: Place, model_id: str, model: Model) -> None:
 
 
 def _data_schema(arrays: Arrays) -> str:
-    """The arrays as MLflow shows those of a data set."""
+    """Return the arrays as JSON of a data set's schema in MLflow."""
     return json.dumps({"mlflow_tensorspec": {"features": _schema(arrays).to_json(), "targets": None}})
 
 

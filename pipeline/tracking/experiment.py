@@ -1,4 +1,4 @@
-"""Find or make MLflow's experiment, its runs and their parents; what a person deletes in the UI is restored."""
+"""Find or create MLflow's experiment, its runs and their parents; restore those that were deleted in the UI."""
 
 import logging
 import os
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as FoundRun
 
 _KIND = {"mlflow.experimentKind": "custom_model_development"}
-"""Has the MLflow UI open on the table of training runs, and not on its page for language models."""
+"""Makes the MLflow UI open on the table of training runs instead of its page for language models."""
 _PARENT = "mlflow.parentRunId"
 _ORIGIN = ("mlflow.user", "mlflow.source.type", "mlflow.source.git.commit")
 
@@ -31,7 +31,7 @@ _PARAMS_PER_BATCH = 100
 
 @dataclass(frozen=True)
 class Place:
-    """Where a stage is recorded: MLflow's client, and the ids of the experiment, of the run and of its parent."""
+    """MLflow's client, and the ids of a stage's experiment, run and parent run."""
 
     client: "MlflowClient"
     experiment: str
@@ -40,7 +40,7 @@ class Place:
 
 
 def enter(root: Path, start: Start) -> Place:
-    """The place of the run that ``start`` begins, made where it is not there; what was deleted is restored."""
+    """Find, restore or create the run of ``start`` and its parent; return its place."""
     with locked(root):
         client, experiment = _connect(root, tracking_uri(root))
         _mark_killed(root, tracking_uri(root), client, experiment)
@@ -62,12 +62,12 @@ def enter(root: Path, start: Start) -> Place:
 
 
 def origin(start: Start) -> dict[str, str]:
-    """Who ran a stage with what code, as tags of MLflow."""
+    """Return the user and the code version of a stage, as MLflow tags."""
     return {name: start.tags[name] for name in _ORIGIN if name in start.tags}
 
 
 def open_store(root: Path) -> str:
-    """Make the MLflow database of ``root`` where it is absent, and end runs that were killed: the experiment's id."""
+    """Create the MLflow database of ``root`` if absent and end killed runs; return the experiment's id."""
     with locked(root):
         client, experiment = _connect(root, store_uri(root))
         _mark_killed(root, store_uri(root), client, experiment)
@@ -75,7 +75,7 @@ def open_store(root: Path) -> str:
 
 
 def finished_runs(root: Path) -> "Iterator[FoundRun]":
-    """All runs of stages that MLflow keeps of ``root`` and that ended well, the latest first."""
+    """Yield all runs of ``root`` with status FINISHED, the latest first."""
     with locked(root):
         client, experiment = _connect(root, tracking_uri(root))
     token = None
@@ -87,7 +87,7 @@ def finished_runs(root: Path) -> "Iterator[FoundRun]":
 
 
 def refresh_parent(client: "MlflowClient", parent: str, when: int | None = None) -> None:
-    """Give a parent the worst status among its stages; of equal stages (a retry), the last one counts."""
+    """Give a parent run the worst status of its stages; of equal stages (a retry), the last one counts."""
     experiment = client.get_run(parent).info.experiment_id
     children = client.search_runs(
         [experiment], f"tags.`{_PARENT}` = '{parent}'", order_by=["attributes.start_time ASC"]
@@ -102,7 +102,7 @@ def refresh_parent(client: "MlflowClient", parent: str, when: int | None = None)
 
 @contextmanager
 def locked(root: Path) -> Iterator[None]:
-    """Keep other processes of this project from making the same thing in MLflow meanwhile."""
+    """Keep other processes of this project from creating the same MLflow entities during the body."""
     folder = root / ".flowtune"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "mlflow.lock").open("w", encoding="utf-8") as file:
@@ -111,22 +111,22 @@ def locked(root: Path) -> Iterator[None]:
 
 
 def as_key(name: str) -> str:
-    """``name`` as MLflow takes it for a metric, a parameter or a tag."""
+    """Return ``name`` in a form that MLflow accepts for metrics, parameters and tags."""
     return re.sub(r"[^\w./: -]", "_", name, flags=re.ASCII)[:_MAX_KEY]
 
 
 def shorten(text: str, limit: int) -> str:
-    """The first characters of ``text``, ``limit`` at most."""
+    """Cut ``text`` to at most ``limit`` characters."""
     return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _connect(root: Path, uri: str) -> tuple["MlflowClient", str]:
-    """The client of the store at ``uri`` and the experiment's id; one that was deleted is restored, its runs too.
+    """Return a client of the store at ``uri`` and the experiment's id; restore a deleted experiment with its runs.
 
-    Under the lock: two processes creating the database break its migration.
+    The caller must hold the lock: two processes that create the database break its migration.
     """
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    if is_remote(uri):  # what waits is sent later: minutes of retries would only delay the rest
+    if is_remote(uri):  # minutes of retries would delay the other runs, and the queue is sent later anyway
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
         os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     from mlflow import MlflowClient
@@ -148,13 +148,13 @@ def _connect(root: Path, uri: str) -> tuple["MlflowClient", str]:
 
 
 def _known(client: "MlflowClient", experiment: str, start: Start) -> str | None:
-    """The run that ``start`` began before: its recorder was killed and another plays it again, or it was deleted."""
+    """Return the id of the run that ``start`` began before, whose recorder was killed or which was deleted."""
     same = f"attributes.start_time = {start.when} and tags.`{PROCESS}` = '{start.tags[PROCESS]}'"
     return _restored(client, experiment, f"{same} and attributes.run_name = '{start.stage}'")
 
 
 def _restored(client: "MlflowClient", experiment: str, which: str) -> str | None:
-    """The run found with a filter; one deleted in the UI is restored."""
+    """Return the id of the run that matches a filter; restore it if it was deleted in the UI."""
     from mlflow.entities import LifecycleStage, ViewType
 
     found = client.search_runs([experiment], which, run_view_type=ViewType.ALL, max_results=1)
@@ -175,16 +175,16 @@ def _parent(client: "MlflowClient", experiment: str, start: Start) -> str:
 
 
 def _mark_killed(root: Path, uri: str, client: "MlflowClient", experiment: str) -> None:
-    """End the runs whose stage is gone and that the queue has lost: SIGKILL, or a machine's end, left nobody to.
+    """End runs whose stage was killed, by SIGKILL or a crash of the machine, and that are not in the queue.
 
-    A run that is in the queue is ended by the recorder, which knows more of it.
+    The recorder ends runs in the queue, with the rest of their records.
     """
     from mlflow.exceptions import MlflowException
 
-    queued = processes_in_queue(root)  # asked first: what ends meanwhile leaves the queue after it has ended in MLflow
+    queued = processes_in_queue(root)  # read first: a run leaves the queue only after its end in MLflow
     for run in client.search_runs([experiment], "attributes.status = 'RUNNING'"):
         process = run.data.tags.get(PROCESS, "")
-        ours = uri == store_uri(root)  # elsewhere are the runs of others, which their queues know
+        ours = uri == store_uri(root)  # other stores hold runs of other queues
         if process and process not in queued and (ours or processes.is_gone(process)):
             client.set_terminated(run.info.run_id, "KILLED")
             with suppress(MlflowException):  # the parent was deleted

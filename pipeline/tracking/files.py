@@ -1,4 +1,4 @@
-"""Describe data sets and models among the files of a stage, for MLflow, by the headers of the files alone."""
+"""Describe the data sets and models of a stage for MLflow, from file headers alone."""
 
 import json
 import zipfile
@@ -11,24 +11,24 @@ from pipeline.settings.names import from_stored
 from pipeline.utils.provenance import hash_of
 
 DIGEST = 36
-"""Characters that MLflow keeps of a data set's digest."""
+"""Length of a data set's digest in MLflow."""
 _POLICY, _RESIDUAL, _IMAGES = "flowtune", "flowtune_residual", "flowtune_images"
 
 Digests = Mapping[Path, str]
-"""SHA-256 of files, by their path."""
+"""SHA-256 of files by path."""
 Arrays = dict[str, tuple[str, list[int]]]
-"""Type and shape of arrays, by their name; -1 is any number of rows."""
+"""Type and shape of arrays by name; -1 is any number of rows."""
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """A file or folder that a stage reads, models aside.
+    """File or folder that a stage reads, except models.
 
     Attributes:
-        name: the data set in params.yaml that it is made of, and its own name.
-        digest: of names and contents; of a single file the beginning of its SHA-256.
+        name: the data set in params.yaml that it is made from, and its own name.
+        digest: of names and contents; for a single file, the beginning of its SHA-256.
         path: absolute.
-        arrays: those of an npz file.
+        arrays: of an npz file.
     """
 
     name: str
@@ -41,16 +41,16 @@ class DataSet:
 
 @dataclass(frozen=True)
 class Model:
-    """A model file that a stage writes.
+    """Model file that a stage writes.
 
     Attributes:
-        name: task, method and NFE, by its place.
-        digest: its SHA-256.
-        path: as the stage names it, relative to the project.
-        kind: a robot's policy or an image model.
-        step: optimiser steps since the random start.
-        params: what its header says: identifiers, the settings of data and net, numbers such as its spread ratio.
-        takes, gives: what goes into a solve and what comes out, B rows of it.
+        name: task, method and NFE, from its path.
+        digest: SHA-256.
+        path: as the stage gives it, relative to the project.
+        kind: ``policy`` or ``image model``.
+        step: optimiser steps since the random initialisation.
+        params: metadata in its header: identifiers, settings of data and net, and numbers such as its spread ratio.
+        takes, gives: inputs and outputs of a solve.
     """
 
     name: str
@@ -64,11 +64,11 @@ class Model:
 
 
 def data_sets(read: Mapping[Path, Digests], made_of: str) -> Iterator[DataSet]:
-    """Describe what a stage has read, without models and stores that hold nothing.
+    """Describe the inputs of a stage, except models and empty stores.
 
     Args:
-        read: its inputs, each with the digests of the files in it.
-        made_of: the data set in params.yaml; empty: of none.
+        read: inputs, each with the digests of its files.
+        made_of: the data set in params.yaml; empty if none.
     """
     for path, digests in read.items():
         empty = path.suffix == ".zarr" and len(digests) <= 1
@@ -82,19 +82,19 @@ def data_sets(read: Mapping[Path, Digests], made_of: str) -> Iterator[DataSet]:
 
 
 def is_model(path: Path) -> bool:
-    """Whether a file holds a net's weights."""
+    """Tell whether a file holds the weights of a net."""
     return path.suffix == ".safetensors"
 
 
 def model_digests(read: Mapping[Path, Digests]) -> list[str]:
-    """The digests of the models that a stage has read."""
+    """Return the digests of the models among a stage's inputs."""
     return sorted({each for digests in read.values() for file, each in digests.items() if is_model(file)})
 
 
 def models(written: Digests) -> Iterator[Model]:
-    """Describe the models of this project among files; others, as a toy's or a classifier's, are left out.
+    """Describe this project's models among files; skip others, such as toys and classifiers.
 
-    Of the checkpoints that a training leaves in a folder it is the last one.
+    Of several checkpoints in a folder, only the last one is described.
     """
     for path in {path.parent: path for path in sorted(written) if is_model(path)}.values():
         header = _header(path)
@@ -108,7 +108,7 @@ def models(written: Digests) -> Iterator[Model]:
 
 def _policy(path: Path, digest: str, about: Mapping[str, str], shapes: Mapping[str, list[int]]) -> Model:
     record = from_stored(json.loads(about[_POLICY]))
-    record.pop("custom", None)  # a whole environment; `task` names it
+    record.pop("custom", None)  # a complete environment; `task` names it
     if _RESIDUAL in about:
         record["residual"] = from_stored(json.loads(about[_RESIDUAL]))
     data = record["data"]
@@ -130,7 +130,7 @@ def _image_model(path: Path, digest: str, record: Mapping[str, Any]) -> Model:
 
 
 def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
-    """Nested settings as one block, their names joined by dots."""
+    """Flatten nested settings; join their names by dots."""
     found: dict[str, str] = {}
     for name, value in values.items():
         if isinstance(value, Mapping):
@@ -141,20 +141,20 @@ def flat(values: Mapping[str, object], prefix: str = "") -> dict[str, str]:
 
 
 def _name(path: Path) -> str:
-    """Such as ``pusht-ft_fm-nfe1`` of data/lab/pusht/models/ft_fm-nfe1.safetensors."""
+    """Return such as ``pusht-ft_fm-nfe1`` for data/lab/pusht/models/ft_fm-nfe1.safetensors."""
     parts = path.with_suffix("").parts
     return "-".join(part for part in parts[2:] if part != "models") if parts[0] == "data" else parts[-1]
 
 
 def _header(path: Path) -> dict[str, Any]:
-    """The header of a safetensors file: its length in eight bytes, and as much JSON."""
+    """Return the header of a safetensors file: JSON, after its length in eight bytes."""
     with path.open("rb") as file:
         header: dict[str, Any] = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return header
 
 
 def _arrays(path: Path) -> Arrays:
-    """Types and shapes in an npz file."""
+    """Return the types and shapes of the numeric arrays in an npz file."""
     from numpy.lib import format as npy
 
     found: Arrays = {}

@@ -1,4 +1,4 @@
-"""Take the headline from a report's table: a few metrics, FM against FT-FM, and the rows as a note."""
+"""Extract the headline of a report's table: a few metrics, FM against FT-FM, and the rows as a note."""
 
 import re
 from dataclasses import dataclass
@@ -17,17 +17,17 @@ _OFFLINE = "offline-"
 _NAMES = ("task", "evaluation", "coupling", "method", "solver", "nfe", "finetuned_nfe")
 _SCORES = ("max_score", "success", "diff_vs_fm", "distance", "error", "error_diff_vs_fm")
 _COMPARED = ("fm", "i_cfm", "ft_fm")
-"""Methods of which there are metrics: flow matching trained on, of robots and of images, and fine-tuned."""
+"""Methods with metrics: flow matching that was trained on, of robots and of images, and fine-tuned."""
 _SECTION = re.compile(r"^(?=### )", re.MULTILINE)
 _SECTION_LENGTH = 2400
 
 
 @dataclass(frozen=True)
 class Headline:
-    """What a table comes to.
+    """Headline of a table.
 
     Attributes:
-        metrics: by names such as ``pusht_b/nfe1 ft_fm max_score``.
+        metrics: by name, such as ``pusht_b/nfe1 ft_fm max_score``.
         note: Markdown that begins with the table's title.
     """
 
@@ -36,7 +36,7 @@ class Headline:
 
 
 def headline(name: str, table: "pd.DataFrame") -> Headline | None:
-    """The headline of the table ``name``; None of one that is no report's. Training seeds are averaged over."""
+    """Return the headline of the table ``name``, averaged over training seeds; None if it is no report's table."""
     title = f"Offline, {name.removeprefix(_OFFLINE)}" if name.startswith(_OFFLINE) else TITLES.get(name)
     names = [column for column in _NAMES if column in table]
     scores = [column for column in _SCORES if column in table]
@@ -55,7 +55,7 @@ def headline(name: str, table: "pd.DataFrame") -> Headline | None:
 
 
 def merged(note: str, section: str, limit: int) -> str:
-    """``note`` with ``section`` in place of the one with the same title, cut to ``limit`` characters."""
+    """Replace the section of ``note`` that has the same title as ``section``; cut to ``limit`` characters."""
     title = section.partition("\n")[0]
     kept = [part for part in _SECTION.split(note) if part.strip() and part.partition("\n")[0] != title]
     whole = "\n\n".join(part.strip() for part in [*kept, section])
@@ -63,13 +63,13 @@ def merged(note: str, section: str, limit: int) -> str:
 
 
 def _group(name: str, row: "pd.Series[Any]") -> str:
-    """The section of MLflow's charts that a row belongs to: of Table 2 the evaluation, else the table's too."""
+    """Return a row's section of MLflow's charts: the evaluation, with the table's name except for Table 2."""
     evaluation = row.get("evaluation", "")
     return f"{evaluation}" if name == "table2" else f"{name} {evaluation}".strip()
 
 
 def _words(row: "pd.Series[Any]", names: list[str]) -> str:
-    """What tells a row from others of its evaluation, such as ``nfe1 ft_fm``; an adaptive solver has no fixed NFE."""
+    """Return a row's name within its evaluation, such as ``nfe1 ft_fm``; an adaptive solver has no fixed NFE."""
     adaptive = row.get("solver") == "dopri5"
     words = ["dopri5"] if adaptive else [f"nfe{row['nfe']:g}"] if "nfe" in names else []
     return " ".join([*words, str(row["method"])])
@@ -81,7 +81,7 @@ def _note(title: str, rows: "pd.DataFrame", names: list[str], scores: list[str])
     for shown, (_, row) in enumerate(rows.iterrows()):
         line = f"| {' | '.join(_cell(row[column]) for column in columns)} |"
         if sum(map(len, lines)) + len(lines) + len(line) > _SECTION_LENGTH:
-            lines += ["", f"and {len(rows) - shown} rows more, in the table's own run"]
+            lines += ["", f"and {len(rows) - shown} more rows in the run of the table"]
             break
         lines.append(line)
     return "\n".join(lines)

@@ -1,4 +1,4 @@
-"""Keep one MLflow run per stage execution, under one parent run per repro."""
+"""Record each stage execution as an MLflow run, under one parent run per repro."""
 
 import math
 import time
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
 
 FLUSH_SECONDS = 5.0
 _OF_THE_SYSTEM = "system/"
-"""Begins the names of metrics that MLflow's UI shows apart."""
+"""Prefix of metrics that MLflow's UI shows separately."""
 _NOTE = "mlflow.note.content"
 _GONE = ("INVALID_PARAMETER_VALUE", "RESOURCE_DOES_NOT_EXIST")
-"""MLflow's codes for what is written to a run that was deleted, and to one that is no more."""
+"""MLflow's error codes for a write to a deleted run and to a missing run."""
 _METRICS_PER_BATCH = 1000
 _MAX_BUFFERED = 100_000
 
 
 def begin(root: Path, start: Start) -> Run:
-    """Open the run of MLflow that ``start`` begins, or began before; one that keeps nothing if that fails.
+    """Open the MLflow run of ``start``, new or resumed; return a run that keeps nothing if that fails.
 
     Raises:
-        UnreachableError: a server was named, and does not answer.
+        UnreachableError: a tracking server is set and does not answer.
     """
     try:
         return MlflowRun(root, start)
@@ -45,7 +45,7 @@ def begin(root: Path, start: Start) -> Run:
 
 
 class MlflowRun(Warned):
-    """A run in MLflow, and what its parent shows of it."""
+    """MLflow run of a stage; it also updates its parent run."""
 
     def __init__(self, root: Path, start: Start) -> None:
         super().__init__(start.stage)
@@ -83,7 +83,7 @@ class MlflowRun(Warned):
 
             table, file = pd.read_csv(path), f"{name}.json"
             kept = self._place.client.list_artifacts(self._place.run)
-            if all(other.path != file for other in kept):  # it would grow otherwise
+            if all(other.path != file for other in kept):  # log_table would append to it
                 self._place.client.log_table(self._place.run, table, file)
             self._tell_parent(table, name)
 
@@ -112,7 +112,7 @@ class MlflowRun(Warned):
         self._attempt(end)
 
     def _tell_parent(self, table: "pd.DataFrame", name: str) -> None:
-        """Show a table's headline on the parent: its metrics, and the rows in its note."""
+        """Show a table's headline on the parent run: metrics, and rows in the note."""
         told = headline(name, table)
         if not told:
             return
@@ -147,7 +147,7 @@ class MlflowRun(Warned):
                 self._place.client.log_batch(self._place.run, metrics=self._buffer[:_METRICS_PER_BATCH])
                 del self._buffer[:_METRICS_PER_BATCH]
 
-        # A locked database answers only after seconds: ask it less and less often, and keep the metrics meanwhile.
+        # A locked database answers only after seconds: write less and less often, and buffer the metrics.
         self._interval = FLUSH_SECONDS if self._attempt(send) else 2 * self._interval
         del self._buffer[:-_MAX_BUFFERED]
         self._flushed = time.monotonic()

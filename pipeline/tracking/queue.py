@@ -1,10 +1,9 @@
-"""Append stages' records to a queue; a recorder, a process of its own, forwards them to MLflow.
+"""Append stages' records to a queue; a separate recorder process forwards them to MLflow.
 
-Each stage has a folder in ``.flowtune/queue``: how its run began, the calls it made, one JSON line each, and copies of
-the files it gave. It has its lines locked for as long as it lives. A stage that finds no recorder at work starts one
-(``pipeline.tracking.recorder``), whoever started the stage, and never waits for it. Whoever holds the queue's lock is
-the recorder. If it is killed, the next one plays what it left from its beginning, which gives the same run: it is the
-same ``Start``.
+Each stage has a folder in ``.flowtune/queue`` with its run's start, its calls as JSON lines, and copies of its files.
+It holds a lock on the lines while it lives. A stage starts a recorder (``pipeline.tracking.recorder``) if none runs,
+and never waits for it. The recorder holds the queue's lock file. If it is killed, the next one replays unfinished runs
+from their beginning; the same ``Start`` gives the same MLflow run.
 """
 
 import json
@@ -26,7 +25,7 @@ from pipeline.utils import platform
 POLL_SECONDS = 0.3
 DRAIN_SECONDS = 10.0
 START_SECONDS = 2.0
-"""How long a recorder may take to claim the lock."""
+"""Time that a recorder may take to claim the lock."""
 
 _RECORDER = """
 import sys
@@ -35,21 +34,21 @@ sys.path.insert(0, code)
 from pipeline.tracking.recorder import main
 main(root)
 """
-# The shell ends at once: the recorder is no child of a stage, whose memory is measured with all that it has started,
-# and hears no SIGINT.
+# The shell ends at once, so that the recorder is no child of the stage: the stage's memory includes its children. The
+# recorder gets no SIGINT either.
 _IN_BACKGROUND = ["/bin/sh", "-c", '"$0" "$@" &']
 
 
 def queue_of(root: Path) -> Path:
-    """The folder of the queue of the project in ``root``."""
+    """Return the queue's folder of the project in ``root``."""
     return root / ".flowtune" / "queue"
 
 
 def append(root: Path, start: Start) -> Run:
-    """Begin a run in the queue and see to it that a recorder is at work.
+    """Begin a run in the queue, and start a recorder if none runs.
 
     Raises:
-        OSError: the queue cannot be written to, or the recorder not be started.
+        OSError: the queue cannot be written, or the recorder cannot be started.
     """
     queue_of(root).mkdir(parents=True, exist_ok=True)
     run = _QueuedRun(root, start)
@@ -58,28 +57,28 @@ def append(root: Path, start: Start) -> Run:
 
 
 def entries(root: Path) -> list[Path]:
-    """The runs in the queue, in the order of their beginning."""
+    """List the runs in the queue, in the order of their start."""
     with suppress(FileNotFoundError):
         return sorted(path for path in queue_of(root).iterdir() if not path.name.startswith("."))
     return []
 
 
 def start_of_entry(folder: Path) -> Start:
-    """How a run of the queue began."""
+    """Read the start of a run in the queue."""
     return Start(**json.loads((folder / "start.json").read_text(encoding="utf-8")))
 
 
 def processes_in_queue(root: Path) -> set[str]:
-    """The stages, as their start names their process, whose runs are in the queue."""
+    """Return the identities of the processes whose runs are in the queue."""
     found = set()
     for folder in entries(root):
-        with suppress(OSError, ValueError, TypeError):  # it has ended meanwhile, or is damaged
+        with suppress(OSError, ValueError, TypeError):  # the run has ended meanwhile, or is damaged
             found.add(start_of_entry(folder).tags[PROCESS])
     return found
 
 
 def is_left(folder: Path) -> bool:
-    """Whether the stage that began a run of the queue is gone, be it one of a container or before a reboot."""
+    """Tell whether the stage of a run in the queue has ended, also in a container or before a reboot."""
     with (folder / "lines").open("rb") as lines:
         try:
             platform.lock(lines, shared=True)
@@ -89,7 +88,7 @@ def is_left(folder: Path) -> bool:
 
 
 def claim(root: Path, *, probe: bool = False) -> IO[str] | None:
-    """The lock of the recorder, held until it is closed; None if another has it."""
+    """Take the recorder's lock, held until it is closed; return None if another process has it."""
     lock = queue_of(root).with_suffix(".lock").open("w", encoding="utf-8")
     try:
         platform.lock(lock, shared=probe)
@@ -100,11 +99,7 @@ def claim(root: Path, *, probe: bool = False) -> IO[str] | None:
 
 
 def start_recorder(root: Path) -> None:
-    """Start a recorder where none is at work. It shares neither output nor process group with this process.
-
-    Raises:
-        OSError: it cannot be started.
-    """
+    """Start a recorder without this process's output and group if none runs; raise an ``OSError`` on failure."""
     free = claim(root, probe=True)
     if not free:
         return
@@ -113,7 +108,7 @@ def start_recorder(root: Path) -> None:
     with _warnings(root).open("ab") as errors:
         subprocess.run(
             [*_IN_BACKGROUND, sys.executable, "-I", "-X", "utf8", "-c", _RECORDER, str(code), str(root)],
-            cwd="/",  # the folder may be one that DVC removes
+            cwd="/",  # DVC may remove the current folder
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=errors,
@@ -123,12 +118,12 @@ def start_recorder(root: Path) -> None:
 
 
 def drain(root: Path, seconds: float = DRAIN_SECONDS) -> bool:
-    """Wait until all runs in the queue have ended and are recorded, ``seconds`` at most; whether they are."""
+    """Wait at most ``seconds`` for the end and the recording of all queued runs; tell whether that is done."""
     time_now = started = time.monotonic()
     deadline = time_now + seconds
     with suppress(OSError):
         while entries(root) and time_now < deadline:
-            if time_now >= started:  # again and again: one that was killed holds the lock until it is gone
+            if time_now >= started:  # retry: a killed recorder holds the lock until its end
                 start_recorder(root)
                 started = time_now + START_SECONDS
             time.sleep(POLL_SECONDS / 3)
@@ -138,7 +133,7 @@ def drain(root: Path, seconds: float = DRAIN_SECONDS) -> bool:
 
 
 def show_warnings(root: Path) -> None:
-    """Print what the recorder could not record, which nobody has seen yet."""
+    """Print the recorder's warnings that have not been shown yet."""
     with suppress(OSError), _warnings(root).open("r+", encoding="utf-8", errors="replace") as file:
         lines = file.readlines()
         file.truncate(0)
@@ -153,13 +148,13 @@ class _QueuedRun(Warned):
     def __init__(self, root: Path, start: Start) -> None:
         super().__init__(start.stage)
         self._root, self._files = root, 0
-        name = f"{time.time_ns()}-{os.getpid()}"  # in the order of their beginning
+        name = f"{time.time_ns()}-{os.getpid()}"  # sorts by start time
         made = queue_of(root) / f".{name}"
         made.mkdir()
         (made / "start.json").write_text(json.dumps(asdict(start)), encoding="utf-8")
         self._lines = (made / "lines").open("ab", buffering=0)
-        platform.lock(self._lines)  # let go of when this process is gone, however it ends
-        self._folder = made.rename(queue_of(root) / name)  # there only when it is whole
+        platform.lock(self._lines)  # released when this process ends, however it does
+        self._folder = made.rename(queue_of(root) / name)  # visible only when complete
 
     def log(self, metrics: Mapping[str, float], step: int | None = None, when: int | None = None) -> None:
         values = {name: float(value) for name, value in metrics.items()}
@@ -183,7 +178,7 @@ class _QueuedRun(Warned):
     def close(self, status: str, when: int | None = None) -> None:
         self._write("close", status, when or now())
         self._lines.close()
-        self._attempt(lambda: start_recorder(self._root))  # the one there was may have been killed
+        self._attempt(lambda: start_recorder(self._root))  # the last one may have been killed
         show_warnings(self._root)
 
     def _write(self, call: str, *arguments: object) -> None:
@@ -191,7 +186,7 @@ class _QueuedRun(Warned):
         self._attempt(lambda: self._lines.write(f"{line}\n".encode()))
 
     def _copy(self, path: Path) -> str:
-        """Of a file that the stage may change or remove as soon as it goes on."""
+        """Copy a file, which the stage may change or remove later; return the copy's path in the run's folder."""
         self._files += 1
         folder = self._folder / str(self._files)
         folder.mkdir()

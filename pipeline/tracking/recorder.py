@@ -1,9 +1,9 @@
-"""Forward the records in the queue to MLflow, as a process that stages start and that leaves when it is idle.
+"""Forward queued records to MLflow in a process that stages start and that exits when idle.
 
-It makes the calls that each stage wrote down of the run that MLflow keeps, while the stage runs. A run whose process is
-gone without a word ends as KILLED. What cannot be recorded is a line in ``.flowtune/queue.warnings``, which the next
-stage that ends shows. Where a server does not answer, runs stay in the queue: the recorder says so once and leaves, and
-the next one, which a stage or ``make repro`` starts, plays them from their beginning.
+It replays each stage's calls on the MLflow run while the stage runs. A run whose process is gone without closing it
+ends as KILLED. A failure becomes a line in ``.flowtune/queue.warnings``, which the next ending stage shows. If a server
+does not answer, runs stay in the queue; the recorder warns once and exits. The next recorder, started by a stage or
+``make repro``, replays them from their beginning.
 """
 
 import json
@@ -22,16 +22,16 @@ from pipeline.tracking.run import PROCESS, Run, Start, UnreachableError, warn
 from pipeline.utils import processes
 
 IDLE_SECONDS = 10.0
-"""How long a recorder waits for another run: longer than a stage takes to import what it needs."""
+"""Idle time before a recorder exits; longer than a stage's imports take."""
 
 Begin = Callable[[Start], Run]
-"""Open the run that keeps a stage's record; opened again with an equal ``Start``, it is the same run."""
+"""Opens the run that keeps a stage's records; an equal ``Start`` opens the same run again."""
 
 
 def record(root: Path) -> None:
-    """Record what comes to the queue of ``root`` until nothing has for ``IDLE_SECONDS``; not if another does."""
+    """Record the queue of ``root`` until it is idle for ``IDLE_SECONDS``; do nothing if another recorder runs."""
     player = Player(root, partial(begin, root))
-    # Asked again without the lock: a stage that began meanwhile has found it taken and started none.
+    # Checked again after releasing the lock: a stage that found it taken has started no recorder.
     while lock := claim(root):
         with lock:
             busy = time.monotonic()
@@ -49,10 +49,10 @@ def record(root: Path) -> None:
 
 
 def _say_once(root: Path, error: UnreachableError) -> None:
-    """Warn that runs wait, once until they have been recorded."""
+    """Warn that runs wait for the server, only once until they are recorded."""
     if not _waiting(root).exists():
         _waiting(root).touch()
-        print(f"warning: {error}; runs wait in {root / '.flowtune'} and are recorded when it does", file=sys.stderr)
+        print(f"warning: {error}; runs wait in {root / '.flowtune'} until it does", file=sys.stderr)
 
 
 def _waiting(root: Path) -> Path:
@@ -60,19 +60,19 @@ def _waiting(root: Path) -> Path:
 
 
 class Player:
-    """Makes the calls that stages wrote to the queue."""
+    """Replays the calls that stages wrote to the queue."""
 
     def __init__(self, root: Path, begin: Begin) -> None:
         self._root, self._begin = root, begin
         self._playing: dict[Path, _Playback] = {}
 
     def play(self) -> bool:
-        """Make the calls that have come; whether there were any runs.
+        """Replay new calls; return whether the queue has any runs.
 
         Raises:
-            UnreachableError: a server was named, and does not answer; what it did not get is in the queue.
+            UnreachableError: a tracking server does not answer; its runs stay in the queue.
         """
-        # Listed before any is read: of stages one after another, the end of the first is seen before the next begins.
+        # Listed before reading: of consecutive stages, the end of the first is seen before the start of the next.
         listed = entries(self._root)
         for folder in listed:
             try:
@@ -81,7 +81,7 @@ class Player:
                 ended = self._playing[folder].play()
             except UnreachableError:
                 raise
-            except Exception as error:  # a line cut off by a full disk: this run's end, and no other's
+            except Exception as error:  # such as a line truncated by a full disk; it ends only this run
                 warn("a stage", error)
                 ended = True
             if ended:
@@ -91,7 +91,7 @@ class Player:
 
 
 class _Playback:
-    """One run of the queue."""
+    """Replay of one run in the queue."""
 
     def __init__(self, folder: Path, begin: Begin) -> None:
         start = start_of_entry(folder)
@@ -100,11 +100,9 @@ class _Playback:
         self._run = begin(start)
 
     def play(self) -> bool:
-        """Make the calls that have come; whether the run has ended."""
-        # asked first: what it wrote before is then read
-        gone = is_left(self._folder) or processes.is_gone(
-            self._process
-        )  # the latter where a child of it holds the lock
+        """Replay new calls; return whether the run has ended."""
+        # Checked before reading, so that all calls of an ended stage are read. A child of the stage may hold its lock.
+        gone = is_left(self._folder) or processes.is_gone(self._process)
         with (self._folder / "lines").open("rb") as file:
             file.seek(self._at)
             for line in file:
@@ -131,7 +129,7 @@ class _Playback:
 
 
 def main(root: str) -> None:
-    """The recorder's process. A folder that is gone ends it."""
+    """Run the recorder; an ``OSError``, as for a removed folder, ends it with a warning."""
     try:
         record(Path(root))
     except OSError as error:

@@ -1,4 +1,4 @@
-"""What a stage records while it runs, whoever keeps it: what it begins with, what it logs, and how it ends."""
+"""Backend-independent logging interface of a stage: start, records and end of a run."""
 
 import hashlib
 import os
@@ -18,13 +18,13 @@ PROCESS = "flowtune.process"
 
 
 class Run:
-    """A stage's record. This one keeps nothing: it stands in where tracking is off or does not work.
+    """Logging interface of a stage. This base class keeps nothing, for when tracking is off or fails.
 
-    ``when`` is in milliseconds since 1970, now if None.
+    ``when`` is in milliseconds since 1970; None means now.
     """
 
     def log(self, metrics: Mapping[str, float], step: int | None = None, when: int | None = None) -> None:
-        """Record metrics; cheap enough for every training step. Non-finite values are left out, and tagged."""
+        """Record metrics; cheap enough for every training step. Non-finite values are not logged, but tagged."""
 
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a copy of a file, in ``folder`` of the run's artifacts."""
@@ -33,13 +33,14 @@ class Run:
         """Set a tag."""
 
     def table(self, path: Path, name: str) -> None:
-        """Keep a CSV file as a table that the MLflow UI shows, and compares between runs."""
+        """Keep a CSV file as a table that the MLflow UI shows and compares between runs."""
 
     def read(self, data_sets: Iterable[DataSet], models: Sequence[str], *, measured: bool) -> None:
-        """Record what the stage reads: data sets, and models by their digests, of which those that MLflow knows count.
+        """Record the data sets and models that the stage reads; models unknown to MLflow are ignored.
 
         Args:
-            measured: whether the metrics are of the one model read; they are then shown beside it.
+            models: SHA-256 digests.
+            measured: whether the metrics belong to the only model read; MLflow then shows them with the model.
         """
 
     def wrote(self, models: Iterable[Model]) -> None:
@@ -50,11 +51,11 @@ class Run:
 
 
 class UnreachableError(Exception):
-    """The team's MLflow server does not answer: what is to be recorded waits until it does."""
+    """Raised if the MLflow server does not answer; records wait in the queue until it does."""
 
 
 class Warned(Run):
-    """A run whose failures are one warning line, and never the stage's."""
+    """Run that reports its failures in one warning line and never fails the stage."""
 
     def __init__(self, stage: str) -> None:
         self._stage, self._warned = stage, False
@@ -74,14 +75,13 @@ class Warned(Run):
 
 @dataclass(frozen=True)
 class Start:
-    """What a run begins with.
+    """Start of a run.
 
     Attributes:
-        stage: its name.
-        repro: what all stages of one repro have in common.
-        when: the stage's start, in milliseconds since 1970.
-        params: flat.
-        tags: the process at work among them, as ``PROCESS``.
+        repro: identifier that all stages of one repro share.
+        when: milliseconds since 1970.
+        params: flat, names joined by dots.
+        tags: include the stage's process, as ``PROCESS``.
     """
 
     stage: str
@@ -92,7 +92,7 @@ class Start:
 
 
 def start_of(stage: str, params: Mapping[str, object], tags: Mapping[str, str], root: Path) -> Start:
-    """How a run of ``stage``, done by this process with the code in ``root``, begins."""
+    """Return the start of a run of ``stage`` by this process with the code in ``root``."""
     named = flat(params)
     commit = provenance.git_commit(root)
     own = {
@@ -112,7 +112,7 @@ def start_of(stage: str, params: Mapping[str, object], tags: Mapping[str, str], 
 
 @contextmanager
 def closing(run: Run) -> Iterator[Run]:
-    """End ``run`` as the body ends, however that is short of SIGKILL; exceptions propagate."""
+    """Close ``run`` with the status of the body, except after SIGKILL; exceptions propagate."""
     with _sigterm_raises():
         try:
             yield run
@@ -125,12 +125,12 @@ def closing(run: Run) -> Iterator[Run]:
 
 
 def now() -> int:
-    """Milliseconds since 1970."""
+    """Return the time in milliseconds since 1970."""
     return int(time.time() * 1000)
 
 
 def warn(stage: str, error: Exception) -> None:
-    """Say in one line that ``stage`` is not recorded."""
+    """Print one warning line that ``stage`` is not recorded."""
     reason = " ".join(str(error).split())[:200]
     print(f"warning: MLflow does not record {stage}: {type(error).__name__}: {reason}", file=sys.stderr)
 

@@ -1,8 +1,8 @@
-"""Say where the runs of stages are kept, and open one; stages write theirs to a queue.
+"""Locate the MLflow store, and open a stage's run, which writes to a queue.
 
-Tracking never costs a stage its work: whatever fails here is one warning line. ``FLOWTUNE_TRACKING=off`` turns it off.
-Everything stays in ``<root>/.flowtune`` (``mlflow.db``, ``mlartifacts/``) and nothing is sent anywhere, unless
-``MLFLOW_TRACKING_URI`` names a server: then runs are recorded there, in the experiment ``MLFLOW_EXPERIMENT_NAME``.
+A tracking error never fails a stage; it is one warning line. ``FLOWTUNE_TRACKING=off`` turns tracking off. Records stay
+in ``<root>/.flowtune`` (``mlflow.db``, ``mlartifacts/``) unless ``MLFLOW_TRACKING_URI`` names a server. Then they go to
+that server, to the experiment ``MLFLOW_EXPERIMENT_NAME``.
 """
 
 import os
@@ -18,7 +18,7 @@ EXPERIMENT = "flowtune"
 
 
 def tracking_uri(root: Path) -> str:
-    """Where runs of ``root`` are recorded: at MLFLOW_TRACKING_URI, a path in it relative to ``root``, or locally."""
+    """Return the store of runs of ``root``: MLFLOW_TRACKING_URI, with paths relative to ``root``, or the local one."""
     given = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not given:
         return store_uri(root)
@@ -29,30 +29,30 @@ def tracking_uri(root: Path) -> str:
 
 
 def experiment_name() -> str:
-    """The experiment that runs are recorded in."""
+    """Return the name of the MLflow experiment for all runs."""
     return os.environ.get("MLFLOW_EXPERIMENT_NAME") or EXPERIMENT
 
 
 def is_remote(uri: str) -> bool:
-    """Whether a server keeps what is recorded at ``uri``."""
+    """Tell whether ``uri`` is the address of a server."""
     return uri.startswith(("http://", "https://"))
 
 
 def store_uri(root: Path) -> str:
-    """Address of the MLflow database of ``root``."""
-    # with its driver named: of a plain "sqlite:" MLflow takes the quoted path for a folder's name, and makes that
+    """Return the address of the MLflow database of ``root``."""
+    # with a driver: for a plain "sqlite:", MLflow takes the quoted path for a folder's name and creates that folder
     return sqlite_url("sqlite+pysqlite", root / ".flowtune" / "mlflow.db")
 
 
 def sqlite_url(driver: str, file: Path) -> str:
-    """Address of an SQLite database, whatever the names of its folders hold."""
+    """Return the address of an SQLite database; its path may hold any characters."""
     from sqlalchemy import URL
 
     return URL.create(driver, database=str(file)).render_as_string()
 
 
 def artifact_uri(root: Path) -> str:
-    """Address of the MLflow artifacts of ``root``."""
+    """Return the address of the MLflow artifacts of ``root``."""
     return (root / ".flowtune" / "mlartifacts").as_uri()
 
 
@@ -60,17 +60,17 @@ def artifact_uri(root: Path) -> str:
 def stage_run(
     stage: str, *, params: Mapping[str, object], tags: Mapping[str, str], root: Path | None = None
 ) -> Iterator[Run]:
-    """Record the execution of ``stage`` (its name in dvc.yaml), with parameters nested as deep as they like.
+    """Record the execution of ``stage`` (its name in dvc.yaml); parameters may be nested.
 
-    An exception ends the run as FAILED, SIGINT and SIGTERM end it as KILLED; all of them propagate. A run whose process
-    was killed outright is marked KILLED by the recorder, which talks to MLflow: this process imports none of it.
+    An exception ends the run as FAILED, SIGINT and SIGTERM end it as KILLED; all of them propagate. After SIGKILL the
+    recorder marks the run KILLED. Only the recorder imports MLflow.
     """
     with closing(_open(stage, params, tags, root or project_root())) as run:
         yield run
 
 
 def drain() -> None:
-    """Wait until the recorder has recorded what the stages of this project have done, for seconds at most."""
+    """Wait until the recorder has recorded the stages of this project, at most some seconds."""
     if not _is_off():
         queue.drain(project_root())
 
@@ -90,6 +90,6 @@ def _open(stage: str, params: Mapping[str, object], tags: Mapping[str, str], roo
 
 
 def require_answer(uri: str, error: Exception) -> None:
-    """Raise an ``UnreachableError`` where ``error`` says that the server at ``uri`` did not answer."""
-    if is_remote(uri) and "API request to" in str(error):  # MLflow's words where no HTTP answer came, or one of 5xx
+    """Raise an ``UnreachableError`` if ``error`` says that the server at ``uri`` did not answer."""
+    if is_remote(uri) and "API request to" in str(error):  # MLflow's message if there was no HTTP answer, or a 5xx
         raise UnreachableError(f"MLflow at {uri} does not answer") from error

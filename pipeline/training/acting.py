@@ -1,4 +1,4 @@
-"""What acts in a row of a table: a model file at its number of evaluations, or a policy that nothing is trained for."""
+"""Load the policy of a table row: a model file at its number of evaluations, or an untrained baseline."""
 
 from pathlib import Path
 
@@ -18,13 +18,13 @@ from pipeline.training.frames import Frames, RecordedImageConditioning
 from pipeline.training.residual_checkpoint import load_model
 
 IMAGES = 256
-"""Windows whose images are read at once."""
+"""Number of windows whose images are read at once."""
 
 
 def load_acting(
     model: Path, scale: str, task: str, method: str, nfe: int, settings: TaskSettings
 ) -> tuple[Policy, CheckpointMetadata]:
-    """What acts in a row of Table 2, and what its model file says of itself."""
+    """Load the policy of a row of Table 2, with its metadata."""
     if method in BASELINES:
         return baseline(method, scale, task, settings), new_metadata(scale, task, method, settings)
     policy, metadata = load_to_evaluate(model, scale, task, settings)
@@ -32,10 +32,10 @@ def load_acting(
 
 
 def load_to_evaluate(model: Path, scale: str, task: str, settings: TaskSettings) -> LoadedPolicy:
-    """A model file of the task; where there is no simulation, one that sees looks at what the camera recorded.
+    """Load a model file of the task; in an offline task, an image policy reads the recorded frames.
 
     Raises:
-        UserError: as ``load_model`` and ``require_architecture``; or there is no store of frames.
+        UserError: as ``load_model`` and ``require_architecture``; or the store of frames is missing.
     """
     policy, metadata = load_model(model)
     require_architecture(model, metadata, settings.data, settings.net)
@@ -45,7 +45,7 @@ def load_to_evaluate(model: Path, scale: str, task: str, settings: TaskSettings)
 
 
 def baseline(method: str, scale: str, task: str, settings: TaskSettings) -> Policy:
-    """The policy of a row that nothing is trained for, from the task's training windows."""
+    """Build the baseline policy ``method``, which needs no training, from the task's training windows."""
     files, data = TaskFiles(scale, task), PreparedData.load(TaskFiles(scale, task).prepared)
     seen, done = settings.data.n_obs_steps, settings.data.n_action_steps
     if method == "random":
@@ -71,7 +71,7 @@ def baseline(method: str, scale: str, task: str, settings: TaskSettings) -> Poli
 
 
 def acting(policy: FlowPolicy, method: str, nfe: int) -> Policy:
-    """``policy`` at ``nfe`` evaluations, on the GPU where there is one; one that predicts noise by ``method``."""
+    """Return ``policy`` at ``nfe`` evaluations, on the GPU if there is one; ``method`` may be a diffusion sampler."""
     if method in SAMPLERS:
         policy = DiffusionPolicy(policy, "ddpm" if method == "ddpm" else "ddim")
     return policy.to("cuda" if torch.cuda.is_available() else "cpu").acting(nfe)

@@ -25,7 +25,7 @@ def load_base(path: Path, scale: str, task: str, train_seed: int) -> LoadedPolic
     """Load the pretrained model that cells start from.
 
     Raises:
-        UserError: there is none, or it is another model.
+        UserError: the file is missing, or holds another model.
     """
     if not path.exists():
         raise UserError(f"{path}: not found; `python -m stages.study base --help` says how a base model is made")
@@ -48,7 +48,7 @@ class Choice:
 
     @property
     def value(self) -> float:
-        """Return the mean of score and success: a policy should do most of a task always, and all of it often."""
+        """Return the mean of score and success, so that partial and full success both count."""
         return (self.max_score + self.success) / 2
 
 
@@ -74,7 +74,7 @@ class Cell(ABC):
     Attributes:
         numbers: numbers of function evaluations of its rollouts.
         settings: settings of the task, with the training seed of the base model.
-        base: the base model and its metadata; training changes its net in place. base_file: the file of it.
+        base: the base model and its metadata; training changes its net in place. base_file: its file.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Cell(ABC):
 
     @abstractmethod
     def training(self, data: PreparedData, settings: TaskSettings, keep: Path) -> Training:
-        """Return its training. ``settings`` have no ``precision: auto``; the file ``keep`` holds solves made ahead."""
+        """Return the training. ``settings`` have no ``precision: auto``; the file ``keep`` holds solves made ahead."""
 
     @abstractmethod
     def load(self, model: Path, nfe: int) -> LoadedPolicy:
@@ -113,7 +113,7 @@ class Cell(ABC):
         """Return metrics of the row beside its scores."""
 
     def judged(self, model: Path, nfe: int, temperature: float, seeds: int, folder: Path) -> Choice:
-        """Roll a checkpoint out on so many validation seeds."""
+        """Roll a checkpoint out on the first ``seeds`` validation seeds."""
         policy, metadata = self.load(model, nfe)
         policy.temperature = temperature
         journal = folder / f"validation-nfe{nfe}-{model.stem}-{temperature:g}.jsonl"

@@ -1,4 +1,4 @@
-"""Model files: safetensors with everything needed to run the model, and to say where it comes from, in the header."""
+"""Model files: safetensors files with the architecture and the provenance of the model in the header."""
 
 import json
 from collections.abc import Callable
@@ -33,21 +33,20 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class CheckpointMetadata:
-    """What a model file says of itself.
+    """Metadata of a model file.
 
     Attributes:
-        scale, task, method: identifiers; the task is the name of its block in params.yaml; method is ``fm`` for a
-            pretrained model too.
-        nfe: the number of function evaluations it was fine-tuned for; 0 for a model of the whole flow.
-        train_steps: optimiser steps since the random start, fine-tuning included.
+        scale, task, method: identifiers; ``task`` is the block in params.yaml; a pretrained flow has method ``fm``.
+        nfe: number of function evaluations that it was fine-tuned for; 0: for no particular number.
+        train_steps: optimiser steps from random weights, fine-tuning included.
         train_seed: seed of the training run.
         data, net: the settings that the model was built from.
-        metrics: measured numbers that belong to the model, such as its spread ratio; files call them ``figures``.
-        solver: what it samples by. Files name it only where it is not Euler.
-        temperature: factor of the noise that its samples start from. Files name it only where it is not 1.
-        precision: fp32 or bf16, that its last training ran in; empty: of none, or not known, as of older files.
-        of: the task itself, as ``load_task`` finds it; empty, and not in the file: the one that has the block's name.
-        custom: what that is made from, where it is one of a family.
+        metrics: measured on the model, such as its spread ratio; their key in files is ``figures``.
+        solver: solver of its samples; stored if it is not Euler.
+        temperature: factor of the initial noise of its samples; stored if it is not 1.
+        precision: fp32 or bf16, of its last training; empty: untrained, or unknown as in older files.
+        of: name of the task for ``load_task``; empty and not stored if it is the block's name.
+        custom: settings from which a family makes the task; None: the task is of no family.
     """
 
     scale: str
@@ -66,7 +65,7 @@ class CheckpointMetadata:
     custom: dict[str, Any] | None = None
 
     def load_task(self) -> Task:
-        """The task itself; raises ``UserError``, which names no file."""
+        """Load the task; the message of a ``UserError`` names no file."""
         return load_task(self.of or FORMER.get(self.task, self.task), self.custom)
 
 
@@ -75,7 +74,7 @@ LoadedPolicy = tuple[FlowPolicy, CheckpointMetadata]
 
 
 def new_policy(scale: str, task: str, method: str, settings: TaskSettings, data: PreparedData) -> LoadedPolicy:
-    """An untrained policy by ``settings``, with the normalisers of ``data``, and its metadata."""
+    """Build an untrained policy by ``settings``, with the normalisers of ``data``; return it with its metadata."""
     metadata = new_metadata(scale, task, method, settings)
     policy = build_policy(metadata)
     policy.observation_normalizer = data.observation_normalizer
@@ -87,14 +86,14 @@ def new_policy(scale: str, task: str, method: str, settings: TaskSettings, data:
 
 
 def new_metadata(scale: str, block: str, method: str, settings: TaskSettings) -> CheckpointMetadata:
-    """The metadata of a model of the ``block`` in params.yaml that nothing has trained yet."""
+    """Return the metadata of an untrained model of the ``block`` in params.yaml."""
     of = "" if settings.task == FORMER.get(block, block) else settings.task
     about = CheckpointMetadata(scale, block, method, 0, 0, settings.seed, settings.data, settings.net, metrics={})
     return replace(about, of=of, custom=settings.custom)
 
 
 def build_policy(metadata: CheckpointMetadata) -> FlowPolicy:
-    """An untrained policy of the metadata's architecture; its normalisers are the identity.
+    """Build an untrained policy of the metadata's architecture, with identity normalisers.
 
     The net's weights are drawn from ``train_seed``.
     """
@@ -135,15 +134,15 @@ def round_weights(net: nn.Module) -> None:
 def save_policy(path: Path, policy: FlowPolicy, metadata: CheckpointMetadata, *, half: bool = False) -> None:
     """Write weights, normalisers and metadata to ``path``, atomically; equal models give equal bytes.
 
-    With ``half`` the net's weights are stored in float16, half the size; models still compute in float32. Those of an
-    encoder of images always are: it is frozen after pretraining, so that all that follows sees by what is stored.
+    With ``half`` the net's weights are stored in float16; models still compute in float32. An image encoder is always
+    stored in float16: it is frozen after pretraining, so that later stages use the stored weights.
     """
     header = asdict(metadata) | {
         "version": _VERSION,
         "data": as_stored(metadata.data.model_dump(exclude_none=True)),
         "net": metadata.net.model_dump(),
     }
-    # files made before there was a choice keep their bytes, and results the name of their file
+    # defaults are not stored, so that models from before these keys keep their bytes and their names in results
     for name, default in (("solver", "euler"), ("temperature", 1.0), ("precision", ""), ("of", ""), ("custom", None)):
         if header[name] == default:
             del header[name]
@@ -155,7 +154,7 @@ def save_policy(path: Path, policy: FlowPolicy, metadata: CheckpointMetadata, *,
 
 
 def read_metadata(path: Path) -> CheckpointMetadata:
-    """The metadata of a model file, without its weights; raises as ``load_policy``."""
+    """Read the metadata of a model file without its weights; raises as ``load_policy``."""
     try:
         with safe_open(path, framework="pt") as file:
             entries = file.metadata() or {}
@@ -190,13 +189,10 @@ def read_metadata(path: Path) -> CheckpointMetadata:
 
 
 def load_policy(path: Path, build: Callable[[CheckpointMetadata], FlowPolicy] = build_policy) -> LoadedPolicy:
-    """The policy in a model file, ready to act, and its metadata.
-
-    Args:
-        build: from the metadata to an untrained policy.
+    """Load a model file; return its policy in evaluation mode and its metadata.
 
     Raises:
-        UserError: no such file, not a model of this project, or weights that do not fit the architecture it names.
+        UserError: the file is missing, is no model of this project, or has weights that do not fit its architecture.
     """
     metadata = read_metadata(path)
     policy = build(metadata)
@@ -211,10 +207,10 @@ def load_policy(path: Path, build: Callable[[CheckpointMetadata], FlowPolicy] = 
 
 
 def require_architecture(path: Path, metadata: CheckpointMetadata, data: DataSettings, net: NetSettings) -> None:
-    """Refuse a checkpoint made with other settings than those asked for.
+    """Check that a checkpoint was made with the settings ``data`` and ``net``.
 
     Raises:
-        UserError: naming the first setting that differs.
+        UserError: it was not; the message names the first setting that differs.
     """
     for block, have, want in (("net", metadata.net, net), ("data", metadata.data, data)):
         have_all, want_all = have.model_dump(), want.model_dump()

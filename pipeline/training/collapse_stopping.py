@@ -1,4 +1,4 @@
-"""Early stopping of fine-tuning when the diversity of the samples collapses; keeps the last healthy weights."""
+"""Stop fine-tuning early when the diversity of the samples collapses, and keep the last healthy weights."""
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
@@ -13,21 +13,20 @@ from pipeline.utils.atomic import replacing
 
 
 class CollapseStopping:
-    """Monitors the spread ratio of a model in training, and keeps the last healthy weights.
+    """Monitor of the spread ratio of a model in training, which keeps the last healthy weights.
 
-    A model collapses if its ratio falls below ``collapse_below``, or below half of the base model's own ratio at the
-    same number of evaluations if that is less: flow matching predicts the mean in one evaluation, so that its own ratio
-    may be small there. After the last step, a ratio below ``collapse_below`` gives a warning whatever the base's is.
+    A model collapses if its ratio falls below ``collapse_below``, or below half of the base model's ratio at the same
+    number of evaluations if that is less. Flow matching predicts the mean in one evaluation, so its ratio may be small
+    there. After the last step, any ratio below ``collapse_below`` gives a warning.
 
     Args:
-        measure: measures a net's diversity. first: the base model's reading at the same number of evaluations, used for
-            step 0.
-        last_step: of training.
+        measure: measures a net's diversity. last_step: of training.
+        first: the base model's reading at the same number of evaluations, used for step 0.
         collapse_below: the least healthy spread ratio.
         stop: whether a collapse ends training and restores the last healthy weights.
         warn: called with each warning, one line. show: called with each reading and its step.
         keep: file of the healthy weights, so that a resumed run has them; None: they stay in memory.
-        steps: the steps after which ``check`` is to be called.
+        steps: the steps after which the caller calls ``check``.
 
     Attributes:
         reading: the last reading. healthy: whether training may continue after it.
@@ -62,7 +61,7 @@ class CollapseStopping:
 
     def check(self, step: int, net: nn.Module) -> bool:
         """Measure ``net`` after ``step`` updates; return whether training may continue."""
-        self.reading = reading = self._measure(net) if step else self._first  # of the same weights
+        self.reading = reading = self._measure(net) if step else self._first  # of the weights at step 0
         collapsing = not reading.spread_ratio >= self._limit  # written so that NaN counts as a collapse
         if not collapsing and self._stop:
             self._remember(step, net)

@@ -1,4 +1,4 @@
-"""Demonstrations as tensors: encoded, normalised, cut into windows and split by episode."""
+"""Turn demonstrations into tensors: encode, normalise, cut into windows and split by episode."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ _REPORTED = "reported_"
 
 @dataclass(frozen=True)
 class PreparedData:
-    """What training reads; all float32, conditions and actions normalised.
+    """Training data as float32 tensors; conditions and actions are normalised.
 
     Attributes:
         condition, action: training windows, (W, C) and (W, Tp, A).
-        held_out_condition, held_out_action: windows of episodes never trained on.
+        held_out_condition, held_out_action: windows of episodes that are not trained on.
         observation_normalizer, action_normalizer: fitted on the training episodes.
-        reported: of an offline task; None: results are reported on episodes in simulation.
+        reported: windows for the results of an offline task; None: results come from simulation.
     """
 
     condition: Tensor
@@ -41,7 +41,7 @@ class PreparedData:
     reported: ReportedWindows | None = None
 
     def save(self, path: Path) -> None:
-        """Write as npz, atomically."""
+        """Write the data as npz, atomically."""
         arrays = {
             "condition": self.condition,
             "action": self.action,
@@ -58,7 +58,7 @@ class PreparedData:
 
     @classmethod
     def load(cls, path: Path) -> PreparedData:
-        """Read what ``save`` wrote."""
+        """Read a file that ``save`` wrote."""
         with np.load(path) as file:
             arrays = {name: torch.from_numpy(file[name]) for name in file.files if not name.startswith(_REPORTED)}
             reported = {name.removeprefix(_REPORTED): file[name] for name in file.files if name.startswith(_REPORTED)}
@@ -73,7 +73,7 @@ class PreparedData:
         )
 
     def reported_windows(self, path: Path) -> ReportedWindows:
-        """The windows that results are reported on, of data from the file ``path``.
+        """Return the windows that results are reported on; ``path`` is the file of the data.
 
         Raises:
             UserError: there are none.
@@ -96,13 +96,13 @@ def prepare(
     """Hold out a share of the episodes, fit the normalisers on the others, and cut all into windows.
 
     Args:
-        least_variation: of an observation's component, half its range: one that varies less is only centred.
-        offline: of the episodes held out, half (the greater one) are those that results are reported on, and the others
-            alone the ``held_out`` ones, by which checkpoints are chosen.
+        least_variation: half range below which an observation's component is only centred.
+        offline: split the held-out episodes: checkpoints are chosen by half of them (``held_out``), and results are
+            reported on the others, one more if the number is odd.
         series: see ``pipeline.tasks.api.Task``.
 
     Raises:
-        UserError: too few episodes to hold one out, offline two; those that are reported on are too short.
+        UserError: there are too few episodes to hold out one (offline: two), or the reported ones are too short.
     """
     ends = demonstrations.episode_ends
     held_out_count = max(2 if offline else 1, round(settings.validation_fraction * len(ends)))

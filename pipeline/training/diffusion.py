@@ -1,4 +1,4 @@
-"""Training of the diffusion baseline: a net that predicts noise."""
+"""Training objective of the diffusion baseline, a net that predicts noise."""
 
 from typing import TYPE_CHECKING
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
 
 
 class NoisePrediction(Objective):
-    """The simple loss of DDPM (Ho et al. 2020, eq. 14), the noise level k uniform on all of the scheduler's.
+    """Simple loss of DDPM (Ho et al. 2020, eq. 14), with the noise level k uniform on the scheduler's levels.
 
     Args:
         net: ε_θ(t, x, c). generators: streams ``noise`` and ``time`` are drawn from.
-        scheduler: which noise levels there are; None: the 1000 that image models are trained on.
+        scheduler: has the noise levels; None: the 1000 levels of image models.
     """
 
     def __init__(self, net: nn.Module, generators: Generators, scheduler: "DDPMScheduler | None" = None) -> None:
@@ -29,7 +29,7 @@ class NoisePrediction(Objective):
         self.scheduler = make_scheduler() if scheduler is None else scheduler
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: (B, C), data: (B, …) → scalar loss."""
+        """Return the scalar loss. condition: (B, C), data: (B, …)."""
         x0 = Source(self.generators["noise"]).like(data)
         k = torch.randint(len(self.scheduler), (len(data),), generator=self.generators["time"]).to(data.device)
         return noise_prediction_loss(self.net, x0, data, condition, k, self.scheduler)

@@ -1,4 +1,4 @@
-"""Measure whether fine-tuning collapses the diversity of a model's samples, which a rollout score alone can hide."""
+"""Measure whether fine-tuning collapses the diversity of a model's samples, since rollout scores can hide it."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,8 +10,8 @@ from pipeline.evaluation.diversity import Diversity, Sampler, measure_diversity
 from pipeline.utils.seeding import derive
 
 REFERENCE_NFE = 16
-"""The base model's spread is taken at this many evaluations, where its samples follow the data: at one evaluation flow
-matching predicts the mean, whose spread is no yardstick."""
+"""Number of evaluations at which the base model's spread is measured: its samples follow the data there. At one
+evaluation flow matching predicts the mean, whose spread is no reference."""
 
 _WINDOWS = 256
 
@@ -21,10 +21,10 @@ class DiversityReading:
     """Diversity of a model's samples on held-out data, relative to the base model's.
 
     Attributes:
-        spread_ratio: spread of the model's samples over the base model's at ``REFERENCE_NFE``; 1 keeps all diversity, 0
-            is one answer to each observation.
+        spread_ratio: spread of the samples over the base model's at ``REFERENCE_NFE``; 1: all diversity is kept, 0: the
+            samples of an observation are equal.
         best_of_k_ratio, reconstruction_ratio: those errors over the base model's at ``REFERENCE_NFE``; the first grows
-            where a mode is lost.
+            if a mode is lost.
         diversity: spread, best-of-K and reconstruction error themselves, in normalised action units.
     """
 
@@ -35,7 +35,7 @@ class DiversityReading:
 
 
 class HeldOut(Protocol):
-    """Data never trained on, such as that of ``PreparedData``: (W, C) and (W, …)."""
+    """Held-out data, such as that of ``PreparedData``: (W, C) and (W, …)."""
 
     @property
     def held_out_condition(self) -> Tensor: ...
@@ -45,10 +45,10 @@ class HeldOut(Protocol):
 
 
 class DiversityMonitor:
-    """Compares models with the base model on the same held-out observations and the same noise.
+    """Comparison of models with the base model on the same held-out observations and noise.
 
     Args:
-        base: the model that fine-tuning starts from. data: its held-out windows are used, at most 256 of them.
+        base: the model before fine-tuning. data: at most 256 of its held-out windows are used.
         seed: of the choice of windows and the noise.
     """
 

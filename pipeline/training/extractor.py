@@ -1,4 +1,4 @@
-"""Training the embedded feature extractor: a classifier of the task's own images, by the common training loop."""
+"""Train the embedded feature extractor, a classifier of the task's own images."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ _ROWS = 1024  # images classified at once
 
 
 class Classification(Objective):
-    """The cross-entropy of a classifier; the condition carries the labels."""
+    """Cross-entropy of a classifier; the condition has the labels."""
 
     net: EmbeddedNet
 
@@ -30,7 +30,7 @@ class Classification(Objective):
         self.metrics: Mapping[str, Tensor] = {}
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: (B, 1) labels, data: (B, C, H, W) uint8 → scalar loss."""
+        """Return the scalar loss. condition: (B, 1) labels, data: (B, C, H, W) uint8."""
         _, logits = self.net(data)
         labels = condition[:, 0]
         self.metrics = {"accuracy": (logits.argmax(1) == labels).float().mean()}
@@ -39,17 +39,17 @@ class Classification(Objective):
 
 @dataclass(frozen=True)
 class AugmentedBatches(Batches):
-    """Random batches of labelled images, each mirrored and moved at random.
+    """Random batches of labelled images, each mirrored and shifted at random.
 
     Attributes:
-        flip: whether each is mirrored with probability 1/2. shift: pixels that it is moved by at most.
+        flip: whether to mirror each with probability 1/2. shift: largest shift in pixels.
     """
 
     flip: bool = False
     shift: int = 0
 
     def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """Labels (B, 1) and images (B, C, H, W), uint8."""
+        """Draw labels (B, 1) and images (B, C, H, W), uint8."""
         labels, images = super().draw(size, generator)
         images = mirrored(images, generator) if self.flip else images
         return labels, shifted(images, self.shift, generator) if self.shift else images
@@ -58,13 +58,13 @@ class AugmentedBatches(Batches):
 def classification(
     images: Tensor, labels: Tensor, settings: ExtractorSettings, *, flip: bool, seed: int
 ) -> tuple[Training, Tensor]:
-    """The training of an ``EmbeddedNet`` on all but a random share of the images, and the numbers of those held out.
+    """Return the training of an ``EmbeddedNet`` on all but a random share of the images, and the indices of that share.
 
     Args:
         images: (N, C, H, W) uint8. labels: (N,) integers from 0. flip: as in ``AugmentedBatches``.
 
     Raises:
-        UserError: images that are not uint8; no image is left for training or for the test.
+        UserError: the images are not uint8, or none is left for training or for the test.
     """
     require_uint8(images)
     labels = labels.long()
@@ -97,7 +97,7 @@ def classification(
 
 @torch.no_grad()
 def accuracy(net: EmbeddedNet, images: Tensor, labels: Tensor) -> float:
-    """The share of ``images`` (N, C, H, W), uint8, that ``net`` gives the right one of ``labels`` (N,)."""
+    """Return the share of ``images`` (N, C, H, W), uint8, that ``net`` classifies as in ``labels`` (N,)."""
     right = [
         (net(part)[1].argmax(1) == truth).float()
         for part, truth in zip(images.split(_ROWS), labels.split(_ROWS), strict=True)

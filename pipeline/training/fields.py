@@ -1,4 +1,4 @@
-"""Wrap a user's velocity field for this library, and try it before anything costly."""
+"""Wrap a user's velocity field for this library, and check it before training."""
 
 from dataclasses import dataclass
 
@@ -13,7 +13,7 @@ from pipeline.training.loop import Batches
 
 
 class Velocity(nn.Module):
-    """User's field; an empty condition (B, 0) reaches it as None."""
+    """User's field, called with None in place of an empty condition (B, 0)."""
 
     def __init__(self, field: nn.Module) -> None:
         super().__init__()
@@ -48,13 +48,10 @@ class FieldSampler:
 
 @torch.no_grad()
 def check_field(net: nn.Module, rows: Batches, coupling: str | Coupling | None, name: str = "data") -> None:
-    """Call the field on two rows.
-
-    Args:
-        name: the name of the rows in messages.
+    """Check that the field runs on two rows, which messages call ``name``.
 
     Raises:
-        ValueError: it fails or returns another shape, or ``coupling`` has no use for such conditions.
+        ValueError: it fails or returns another shape, or ``coupling`` does not support the condition.
     """
     rows = Batches(rows.condition[:2], rows.data[:2]).to(next(net.parameters()).device)
     x, condition = rows.data, rows.condition

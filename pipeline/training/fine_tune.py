@@ -1,4 +1,4 @@
-"""Maximum-likelihood fine-tuning of a flow-matching model of one's own, in one call."""
+"""Fine-tune a user's flow-matching model by maximum likelihood, in one call."""
 
 import warnings
 from collections.abc import Mapping
@@ -34,13 +34,13 @@ from pipeline.utils.seeding import Generators
 
 @dataclass(frozen=True)
 class FineTuned:
-    """What ``fine_tune`` returns.
+    """Result of ``fine_tune``.
 
     Attributes:
-        net: the field with the moving average of the trained weights, in evaluation mode, where the given field was.
-        steps: updates that led to it; fewer than asked for where the samples collapsed.
-        history: readings of the diversity monitor by step, step 0 being the given field; empty without held-out data.
-        precision: of the products in training; fp32 stands for the weights' own too.
+        net: the field with averaged weights, in evaluation mode, on the device of the given field.
+        steps: updates that led to it; fewer than requested if the samples collapsed.
+        history: readings of the diversity monitor by step; step 0 is the given field; empty without held-out data.
+        precision: of matrix products in training; fp32 also stands for the weights' own precision.
     """
 
     net: nn.Module
@@ -79,59 +79,55 @@ def fine_tune(
     state_path: Path | str | None = None,
     log: Log = lambda _metrics, _step: None,
 ) -> FineTuned:
-    """Fine-tune ``field`` by maximum likelihood through the ``nfe`` evaluations that inference is to spend.
+    """Fine-tune ``field`` by maximum likelihood through the ``nfe`` evaluations of inference.
 
-    The loss is (6) of arXiv 2510.02081, on noise and data paired by ``coupling``. What is trained is a copy: ``field``
-    stays as it is. It is trained in evaluation mode, since inference runs without dropout too, on the GPU where there
-    is one, and its frozen parameters stay frozen.
+    The loss is (6) of arXiv 2510.02081, on noise and data paired by ``coupling``. Training changes a copy of ``field``,
+    on the GPU if there is one. The copy is in evaluation mode, since inference runs without dropout too. Its frozen
+    parameters stay frozen.
 
     Args:
         field: a trained velocity field, called as field(t (B,), x (B, …), condition (B, …)) → velocity, shaped as x,
-            with standard normal noise at t = 0 and data at t = 1; condition is None where ``data`` has none. A model w
-            whose time runs the other way is v(t, x, c) = −w(1 − t, x, c).
-        data: x1, or pairs (x1, condition), scaled as the field was trained: a tensor, a tuple of two or a
-            ``TensorDataset``, drawn from with replacement; or an iterable of batches such as a ``DataLoader``, which
-            is iterated again when it ends.
+            with standard normal noise at t = 0 and data at t = 1; condition is None if ``data`` has none. Wrap a model
+            w with the opposite direction of time as v(t, x, c) = −w(1 − t, x, c).
+        data: x1, or pairs (x1, condition), scaled as in the field's training. A tensor, a tuple of two or a
+            ``TensorDataset`` is drawn from with replacement. An iterable of batches, such as a ``DataLoader``, starts
+            again when it ends.
         nfe: number of function evaluations at inference.
-        coupling: nearest (samples stay diverse), reflow (of the data only the shape is used), independent (modes
+        coupling: nearest (samples stay diverse), reflow (uses only the shape of the data), independent (modes
             collapse), or another of ``pipeline.flow.coupling``; or a function as described there.
-        candidates: K of ``nearest``: noises tried for each datum.
+        candidates: K of ``nearest``, the number of noises tried for each datum.
         teacher_nfe: evaluations of the given field's solve that ``reflow`` and ``inversion`` learn from.
-        teacher_temperature: factor of the noise that ``reflow``'s solve starts from. Below 1 the samples that are
-            learned vary less and are likelier.
+        teacher_temperature: factor of the initial noise of ``reflow``'s solve. Below 1 the learned samples vary less
+            and are likelier.
         solver: the solver of inference: euler, midpoint, heun or rk4 (1, 2, 2, 4 evaluations a step).
-        gradient: direct; checkpointed (the same in less memory); adjoint (inexact, to compare).
-        last_steps: steps of the solve, from its end, that the gradient goes through; None: all.
-        covariance: of the residual: identity, which is loss (6); fixed, learned or profiled diagonal ones.
-        fm_weight: of a flow-matching loss on the straight path that is added and keeps the field near a flow.
-        energy_weight: of the kinetic energy of the solved paths that is added and keeps them straight.
-        lora_rank: 0: all weights are trained; above: additions of that rank to linear and convolution weights (LoRA),
+        gradient: direct; checkpointed (same gradient, less memory); adjoint (inexact, for comparison).
+        last_steps: number of last steps of the solve that the gradient goes through; None: all.
+        covariance: of the residual: identity (loss (6)), or a fixed, learned or profiled diagonal.
+        fm_weight: weight of an added flow-matching loss on the straight path, which keeps the field near a flow.
+        energy_weight: weight of the added kinetic energy of the solved paths, which keeps them straight.
+        lora_rank: 0: train all weights. Above: train additions of this rank to linear and convolution weights (LoRA),
             scaled by ``lora_alpha`` / ``lora_rank`` and merged at the end.
         steps: optimiser steps (AdamW, gradient norm at most 1, cosine schedule after up to 50 steps of warm-up).
-        batch_size: rows a step; of an iterable, the batches are its own.
+        batch_size: rows a step; an iterable has its own batches.
         lr: peak learning rate.
-        ema_decay: of the moving average of the weights that is returned; 0: the last weights.
-        precision: of the products in training: bf16 (autocast), fp32 (the weights' own), or auto: bf16 where the device
-            has instructions for it and the weights are float32, else fp32. A resumed run keeps what it began with;
-            readings are always in the weights' own.
-        held_out: data that is not trained on, at most 256 rows of it used to monitor the diversity of samples; each
-            reading costs 16 samples a row. None: nothing is monitored.
-        readings: how many readings to take, evenly spaced, besides that of step 0.
-        collapse_below: the samples are collapsing when their spread falls below this share of that of the field at 16
-            evaluations, and below what the field has at ``nfe``: a ``RuntimeWarning`` says so.
-        on_collapse: stop: training ends there, and the weights of the last healthy reading are returned; warn: it goes
-            on.
-        seed: of all random numbers, but for those of an iterable.
-        state_path: the file from which an interrupted run, called again with the same arguments, goes on; removed at
-            the end. With data in memory it ends in the same bits as if nothing had happened; an iterable starts from
-            its beginning again. ``history`` then lacks the readings before the interruption, save that of step 0.
+        ema_decay: decay of the moving average of the weights, which is returned; 0: the last weights.
+        precision: of matrix products in training: bf16 (autocast), fp32 (the weights' own), or auto: bf16 if the device
+            has instructions for it and the weights are float32, else fp32. A resumed run keeps its precision. Readings
+            use the weights' own.
+        held_out: data not trained on; the diversity monitor uses at most 256 rows, with 16 samples a row at each
+            reading. None: no monitor.
+        readings: number of evenly spaced readings after that of step 0.
+        collapse_below: least healthy spread of the samples, as a share of the given field's at 16 evaluations, or half
+            of the given field's own at ``nfe`` if that is less. Below it, there is a ``RuntimeWarning``.
+        on_collapse: stop: end training and return the weights of the last healthy reading; warn: continue.
+        seed: of all random numbers except those of an iterable.
+        state_path: file of the resumable state, removed at the end. A call with the same arguments resumes an
+            interrupted run. With data in memory the result is bitwise the same; an iterable starts from its beginning.
+            ``history`` then lacks the readings before the interruption, except that of step 0.
         log: called as log(metrics, step) every 50 steps.
 
-    Returns:
-        The fine-tuned field, and readings of the diversity monitor.
-
     Raises:
-        ValueError: one line that names the argument, what was given and what is allowed.
+        ValueError: an argument is not allowed; one line names it, the given value and the allowed ones.
         FloatingPointError: training diverged.
     """
     given = locals()  # the arguments
@@ -167,7 +163,7 @@ def fine_tune(
 
 
 def _begin(velocity: Velocity, options: Options, rows: Batches, path: Path | None) -> Precision:
-    """Try the field on ``rows`` and claim the resumable state; the precision that the run has, or began with."""
+    """Check the field on ``rows`` and claim the resumable state; return the precision, which a resumed run keeps."""
     home = next(velocity.parameters())
     auto = native(home.device.type) if home.dtype == torch.float32 else "fp32"
     wanted = options.optimization
@@ -182,7 +178,7 @@ def _begin(velocity: Velocity, options: Options, rows: Batches, path: Path | Non
 def _training(
     velocity: Velocity, options: Options, source: BatchSource, rows: Batches, precision: Precision
 ) -> Training:
-    """What ``options`` ask for, in ``precision``; ``rows`` have the data's shape."""
+    """Build the training for ``options`` in ``precision``; ``rows`` have the data's shape."""
     generators = Generators(options.seed, "fine_tune")
     objective = Reconstruction(
         velocity,
@@ -199,7 +195,7 @@ def _training(
         path=i_cfm(0.0),
         energy_weight=options.energy_weight,
     )
-    if options.lora_rank > 0:  # after the teacher was copied, which has no use for it
+    if options.lora_rank > 0:  # after the teacher's copy, which needs no LoRA
         add_lora(velocity, options.lora_rank, options.lora_alpha, generators["lora"])
     return Training(objective, source, generators, options.optimization.with_auto(precision))
 
@@ -207,7 +203,7 @@ def _training(
 def _collapse_stopping(
     velocity: Velocity, held_out: Tensor | tuple[Tensor, Tensor], options: Options, path: Path | None
 ) -> CollapseStopping:
-    """Build the collapse stopping of samples at ``options.nfe`` evaluations, held against ``velocity`` as it is now."""
+    """Build the collapse stopping at ``options.nfe`` evaluations, relative to ``velocity`` as it is now."""
     rows = as_rows(held_out, next(velocity.parameters()).dtype, "held_out")
     check_field(velocity, rows, None, "held_out")
     monitor = DiversityMonitor(
@@ -239,17 +235,14 @@ def sample(
     solver: Solver = "euler",
     temperature: float = 1.0,
 ) -> Tensor:
-    """Samples by ``nfe`` evaluations of ``field`` in evaluation mode, called as in ``fine_tune``.
+    """Sample x1, shaped as ``noise``, by ``nfe`` evaluations of ``field`` in evaluation mode.
 
     Args:
-        noise: x0 (B, …), standard normal. condition: (B, …) or None.
+        field: as of ``fine_tune``. noise: x0 (B, …), standard normal. condition: (B, …) or None.
         temperature: factor of the noise; below 1 samples vary less and are likelier.
 
-    Returns:
-        x1, shaped as the noise.
-
     Raises:
-        ValueError: the solver is none of those, or does not spend exactly ``nfe``.
+        ValueError: the solver is unknown, or cannot use exactly ``nfe`` evaluations.
     """
     check_choice("solver", solver, SOLVERS)
     condition = noise.new_empty(len(noise), 0) if condition is None else condition

@@ -1,4 +1,4 @@
-"""Run a training of any method and task: resumable, measured along the way, watched for a collapse."""
+"""Run a resumable training of any method and task, with measurements and collapse stopping."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -46,12 +46,12 @@ def run(
     measured_after: Sequence[int] = (),
     measure: Callable[[int, nn.Module], None] = lambda _step, _net: None,
 ) -> Trained:
-    """Train, and continue from the state of an interrupted run if there is one.
+    """Train; continue from the state of an interrupted run if there is one.
 
     Args:
         log, state_path, title: as of ``pipeline.training.loop.train``.
         stopping: ends training if the samples collapse; its last healthy weights are returned then.
-        measured_after: steps after which ``measure(step, averaged net)`` is called, 0 being before the first.
+        measured_after: steps after which ``measure(step, averaged net)`` is called; 0: before the first.
     """
 
     def look(step: int, net: nn.Module) -> bool:

@@ -1,6 +1,6 @@
-"""A flow map continued from a flow: the net learns to go from any time to any later one in one evaluation.
+"""Train a flow map from a trained flow; it goes from any time to any later one in one evaluation.
 
-X_{s,t}(x) = x + (t − s) u(s, t, x, c), where u(t, t, ·) is the flow's velocity. It is taught to itself by Lagrangian
+X_{s,t}(x) = x + (t − s) u(s, t, x, c), where u(t, t, ·) is the flow's velocity. The training is Lagrangian
 self-distillation, LSD (Boffi, Albergo & Vanden-Eijnden 2025, arXiv 2505.18825).
 """
 
@@ -15,24 +15,24 @@ from pipeline.training.loop import Objective
 from pipeline.utils.seeding import Generators
 
 STEP_FEATURES = 9
-"""Numbers that tell the net the length h of a step, beside the condition: h, and sines and cosines of low frequency."""
+"""Number of features of a step's length h in the condition: h, and sines and cosines of low frequency."""
 
 _FLAT_UNTIL, _WHOLE_FROM = 0.2, 0.7
-"""Shares of the training in which steps grow from none to any length."""
+"""Shares of training between which the longest step grows from 0 to 1."""
 
 
 def step_features(h: Tensor) -> Tensor:
-    """h (B,) → (B, STEP_FEATURES), all zero at h = 0, so that the velocity there is that of the flow continued."""
+    """Return features (B, STEP_FEATURES) of h (B,), all zero at h = 0, where the velocity is that of the base flow."""
     angles = math.pi * h[:, None] * torch.arange(1, 1 + STEP_FEATURES // 2, device=h.device, dtype=h.dtype)
     return torch.cat([h[:, None], angles.sin(), angles.cos() - 1], dim=1)
 
 
 @torch.no_grad()
 def widened(net: nn.Module, wider: nn.Module) -> nn.Module:
-    """``wider``, a net of the same kind with a longer condition, with the weights of ``net`` and zeros for the rest.
+    """Copy the weights of ``net`` into ``wider``, a net of the same kind with a longer condition; the rest is zero.
 
     Raises:
-        ValueError: the kind of net does not have its condition last.
+        ValueError: this kind of net does not take its condition last.
     """
     own = dict(net.named_parameters())
     for name, parameter in wider.named_parameters():
@@ -49,10 +49,10 @@ def widened(net: nn.Module, wider: nn.Module) -> nn.Module:
 
 
 class FlowMapField(nn.Module):
-    """The velocity of a flow map for steps of one length, so that Euler's steps of that length are the map's.
+    """Velocity field of a flow map for one step length, at which Euler steps are the map's.
 
     Args:
-        net: f(t, x, (c, step features)). steps: of a solve from 0 to 1.
+        net: f(t, x, (c, step features)). steps: number of steps from 0 to 1.
     """
 
     def __init__(self, net: nn.Module, steps: int) -> None:
@@ -61,26 +61,26 @@ class FlowMapField(nn.Module):
         self.steps = steps
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
-        """t: (B,), x: (B, …), condition: (B, C) → velocity, shaped as x."""
+        """Return the velocity, shaped as x. t: (B,), x: (B, …), condition: (B, C)."""
         return average_velocity(self.net, t, torch.full_like(t, 1 / self.steps), x, condition)
 
 
 def average_velocity(net: nn.Module, s: Tensor, h: Tensor, x: Tensor, condition: Tensor) -> Tensor:
-    """u(s, s + h, x, c), the velocity of the straight step from s that ends where the flow is at s + h."""
+    """Return u(s, s + h, x, c), the velocity of the straight step from s that ends where the flow is at s + h."""
     return net(s, x, torch.cat([condition, step_features(h).expand(len(condition), -1)], dim=1))
 
 
 class LagrangianSelfDistillation(Objective):
-    """LSD: flow matching where a step has no length, and elsewhere ‖∂_t X_{s,t}(x_s) − u(t, t, X_{s,t}(x_s))‖².
+    """LSD loss: flow matching for steps of length 0, and ‖∂_t X_{s,t}(x_s) − u(t, t, X_{s,t}(x_s))‖² for the others.
 
-    Each batch is split. The second velocity is a constant to the gradient. Departures: the map starts from a trained
-    flow and steps grow with training, from none in its first fifth to any length from seven tenths on, as MIP's authors
-    have it; the net and optimiser of this project.
+    Each batch is split between both. No gradient goes through u(t, t, ·). Departures: the map starts from a trained
+    flow; the longest step is 0 in the first fifth of training and grows to 1 at seven tenths, as MIP's authors do it;
+    the net and optimiser are this project's.
 
     Args:
         net: f(t, x, (c, step features)), see ``widened``.
-        share: of each batch that steps of some length are learned on.
-        updates: of the whole training.
+        share: share of each batch for steps of positive length.
+        updates: number of updates of the whole training.
         generators: streams ``noise``, ``time`` and ``later time`` are drawn from.
     """
 
@@ -99,12 +99,12 @@ class LagrangianSelfDistillation(Objective):
 
     @property
     def longest(self) -> float:
-        """The longest step that is learned at this point of the training."""
+        """Return the longest step that is learned at this point of training."""
         done = int(self._done.get_buffer("updates")) / self.updates
         return min(1.0, max(0.0, (done - _FLAT_UNTIL) / (_WHOLE_FROM - _FLAT_UNTIL)))
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: (B, C), data: (B, …) → scalar loss."""
+        """Return the scalar loss. condition: (B, C), data: (B, …)."""
         noise = Source(self.generators["noise"]).like(data)
         t = torch.rand(len(data), generator=self.generators["time"]).to(data)
         other = torch.rand(len(data), generator=self.generators["later time"]).to(data)
@@ -130,7 +130,7 @@ class LagrangianSelfDistillation(Objective):
         return (matched + distilled.sum()) / len(data)
 
     def _distilled(self, s: Tensor, h: Tensor, x: Tensor, condition: Tensor) -> Tensor:
-        """The error of each row, (B,); in float32, since differences of close numbers matter."""
+        """Return the error of each row, (B,), in float32, since it is a difference of close numbers."""
         with torch.autocast(x.device.type, enabled=False):
             ones = torch.ones_like(h)
             u, slope = jvp(lambda h: average_velocity(self.net, s, h, x, condition), (h,), (ones,))[:2]

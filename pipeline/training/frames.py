@@ -1,4 +1,4 @@
-"""Images as training data: kept in a zarr store, read one by one as windows ask for them, encoded once to fine-tune."""
+"""Store camera images in zarr, read them one by one for training windows, and encode them once for fine-tuning."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ from pipeline.utils.atomic import make_folder, replacing
 from pipeline.utils.errors import UserError
 
 BLOCK = 256
-"""Images read at once, and kept in one file of their store."""
+"""Number of images read at once, and of images in one file of the store."""
 
 _IMAGES, _WINDOWS, _HELD_OUT = "images", "windows", "held_out_windows"
 
 
 @dataclass(frozen=True, eq=False)
 class Frames:
-    """The images of a data set, N of them, and which of them each window sees.
+    """N images of a data set, and the frames of each window.
 
-    A frame is read from the store when it is first asked for, and kept compressed from then on, a thirtieth of its
-    size: zarr takes a millisecond for a request and a quarter of one for each chunk, however little is in it.
+    A frame is read from the store once and then kept in memory, compressed to a thirtieth of its size: zarr takes 1 ms
+    for a request and 0.25 ms for each chunk, however small.
 
     Attributes:
         images: (N, H, W, 3) uint8, in the store.
@@ -55,10 +55,10 @@ class Frames:
 
     @classmethod
     def open(cls, path: Path) -> Frames:
-        """Open what ``prepare_frames`` wrote.
+        """Open a store that ``prepare_frames`` wrote.
 
         Raises:
-            UserError: there is no such store at ``path``.
+            UserError: ``path`` has no such store.
         """
         try:
             group = zarr.open_group(path, mode="r")
@@ -68,7 +68,7 @@ class Frames:
         return cls(images, torch.from_numpy(np.asarray(windows[:])), torch.from_numpy(np.asarray(held_out[:])))
 
     def read(self, numbers: Tensor) -> Tensor:
-        """The frames of these ``numbers`` (…), integers: (…, H, W, 3) uint8. No other frame is read."""
+        """Return the frames of integer ``numbers`` (…) as (…, H, W, 3) uint8. No other frame is read."""
         wanted = numbers.flatten().tolist()
         for first, end in _runs(sorted(set(wanted) - self._kept.keys())):
             for number, image in enumerate(np.asarray(self.images[first:end]), start=first):
@@ -77,12 +77,12 @@ class Frames:
         return torch.stack(found).view(*numbers.shape, *self.images.shape[1:])
 
     def recorded(self, states: NDArray[np.floating]) -> NDArray[np.uint8]:
-        """What a camera that recorded these frames saw: states (…, S) that end in a frame's number → (…, H, W, 3)."""
+        """Return the frames (…, H, W, 3) of states (…, S) that end in a frame's number."""
         return self.read(torch.from_numpy(states[..., -1].round().astype(np.int64))).numpy()
 
 
 class RecordedImageConditioning(ImageConditioning):
-    """A ``ImageConditioning`` of states that end in the number of a recorded frame; a frame is encoded once a call."""
+    """``ImageConditioning`` of states that end in a frame's number; a call encodes each frame once."""
 
     def __init__(self, conditioning: ImageConditioning, frames: Frames) -> None:
         super().__init__(conditioning.encoder, frames.recorded, conditioning.observe)
@@ -93,7 +93,7 @@ class RecordedImageConditioning(ImageConditioning):
 
 
 def _runs(numbers: Sequence[int]) -> list[tuple[int, int]]:
-    """Ascending ``numbers`` as runs without gaps, each by its first and the one past its last."""
+    """Split ascending ``numbers`` into runs without gaps, each (first, last + 1)."""
     cuts = [at for at in range(1, len(numbers)) if numbers[at] > numbers[at - 1] + 1]
     bounds = [0, *cuts, len(numbers)] if numbers else []
     return [(numbers[start], numbers[end - 1] + 1) for start, end in pairwise(bounds)]
@@ -107,7 +107,7 @@ def _array(group: zarr.Group, name: str) -> zarr.Array:
 
 
 def write_no_frames(path: Path) -> None:
-    """Write the store of a data set without images, which stands where a stage's file is expected."""
+    """Write an empty store for a data set without images, since the store is an output of the stage."""
     shutil.rmtree(path, ignore_errors=True)
     zarr.open_group(path, mode="w")
 
@@ -122,16 +122,16 @@ def prepare_frames(
     *,
     offline: bool = False,
 ) -> PreparedData:
-    """Write the frames of ``source`` to the new store ``path``, whole or not at all, and return their windows.
+    """Write the frames of ``source`` to the new store ``path``, atomically, and return their windows.
 
-    The store has one image a chunk, so that any can be read alone, and ``BLOCK`` of them a file.
+    A chunk has one image, so that each can be read alone, and a file has ``BLOCK`` images.
 
     Args:
-        observe: the numbers beside the images. least_variation, offline: as of ``prepare``.
+        observe: returns the numbers beside the images. least_variation, offline: as of ``prepare``.
 
     Returns:
-        Windows as ``prepare`` cuts them, whose conditions are those numbers alone; states of reported windows end in
-        the number of their frame, see ``Frames.recorded``.
+        Windows as from ``prepare``, with those numbers as conditions; states of reported windows end in the number of
+        their frame, see ``Frames.recorded``.
 
     Raises:
         UserError: as ``prepare`` and ``ImageDemonstrations.blocks``.
@@ -164,12 +164,12 @@ def _numbered_windows(
     *,
     offline: bool,
 ) -> tuple[PreparedData, NDArray[np.int64], NDArray[np.int64]]:
-    """The windows of ``numbers`` (N, P), and the frames of the training and the held-out ones.
+    """Return the windows of ``numbers`` (N, P), and the frames of the training and the held-out windows.
 
-    ``prepare`` is given each frame's number as one more observed component, to be told which frames it put where.
+    ``prepare`` gets each frame's number as one more observed component, from which the windows' frames are read.
     """
     count = numbers.shape[1]
-    frame = np.arange(len(numbers), dtype=np.float32)[:, None]  # exact, and to be told apart, far beyond a million
+    frame = np.arange(len(numbers), dtype=np.float32)[:, None]  # exact and distinct far beyond a million
     numbered = replace(demonstrations, state=np.concatenate([numbers, frame], axis=1))
     data = prepare(numbered, settings, lambda states: states.astype(np.float32), seed, least_variation, offline=offline)
 
@@ -207,10 +207,10 @@ def _write_images(group: zarr.Group, source: ImageDemonstrations) -> None:
 
 @dataclass(frozen=True, eq=False)
 class ImageBatches:
-    """Random training windows with their images, cut at random: a ``BatchSource`` of packed conditions.
+    """Random training windows with randomly cropped images; a ``BatchSource`` of packed conditions.
 
     Attributes:
-        frames: read as they are needed. data: the windows' numbers and actions. crop: side of the cut images.
+        frames: read when needed. data: the windows' numbers and actions. crop: side of the cropped images.
     """
 
     frames: Frames
@@ -219,11 +219,11 @@ class ImageBatches:
     device: torch.device | str = "cpu"
 
     def to(self, device: torch.device) -> ImageBatches:
-        """These batches on ``device``."""
+        """Return these batches on ``device``."""
         return replace(self, device=device)
 
     def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``size`` random windows, drawn with replacement: packed conditions (B, ·), actions (B, Tp, A)."""
+        """Draw ``size`` windows with replacement; return packed conditions (B, ·) and actions (B, Tp, A)."""
         rows = torch.randint(len(self.data.action), (size,), generator=generator)
         wanted = self.frames.windows[rows]
         images = random_crops(self.frames.read(wanted), self.crop, generator)
@@ -235,17 +235,17 @@ class ImageBatches:
 def encoded(
     frames: Frames, data: PreparedData, policy: FlowPolicy, *, held_out_only: bool = False, keep: Path | None = None
 ) -> PreparedData:
-    """``data`` as ``policy`` sees it: conditions of its field, from the middle of each image.
+    """Return ``data`` with the conditions of the policy's field, from the middle of each image.
 
-    Each frame is encoded once, on the GPU where there is one; ``policy`` is moved there.
+    Each frame is encoded once, on the GPU if there is one; ``policy`` is moved there.
 
     Args:
-        data: numbers and actions, as ``prepare_frames`` returned them.
-        held_out_only: leaves the training windows out.
-        keep: folder that finished blocks of frames are kept in for a resume; one of another encoder is of no matter.
+        data: numbers and actions, as from ``prepare_frames``.
+        held_out_only: omit the training windows.
+        keep: folder of finished blocks for a resume; blocks of another encoder are ignored.
 
     Raises:
-        TypeError: ``policy`` does not see.
+        TypeError: ``policy`` does not observe images.
     """
     conditioning = policy.to("cuda" if torch.cuda.is_available() else "cpu").observe
     if not isinstance(conditioning, ImageConditioning):
@@ -267,7 +267,7 @@ def encoded(
 
 
 def _features(frames: Frames, wanted: Tensor, encoder: VisionEncoder, keep: Path | None) -> Tensor:
-    """What ``encoder`` makes of the frames ``wanted`` (M,): (M, F)."""
+    """Encode the frames ``wanted`` (M,) to features (M, F)."""
     device = next(encoder.parameters()).device
     folder = keep / fingerprint(encoder, str(wanted.tolist()))[:16] if keep else None
     blocks = []

@@ -1,4 +1,4 @@
-"""Files of image models: safetensors with everything needed to run the model in the header."""
+"""Model files of image models: safetensors files with the architecture of the model in the header."""
 
 import json
 from dataclasses import dataclass
@@ -28,16 +28,16 @@ _VERSION = 1
 
 @dataclass(frozen=True)
 class ImageMetadata:
-    """What a file of an image model says of itself.
+    """Metadata of an image model file.
 
     Attributes:
-        scale, task, method: identifiers. start: the method whose field it began as; ``method`` itself if pretrained.
-        nfe: that it was fine-tuned for; 0: none.
-        train_steps: optimiser steps since the random start.
-        updates: the compute of those of its field, in flow-matching updates; a residual's is not counted.
+        scale, task, method: identifiers. start: the method that pretrained its field.
+        nfe: the number of function evaluations that it was fine-tuned for; 0: none.
+        train_steps: optimiser steps from random weights.
+        updates: the compute of its field's training in flow-matching updates, without a residual's.
         train_seed: of the training run. net, pretrain: the settings that the field was built and trained by.
-        residual: the residual that goes on where the field ends; None: there is none.
-        precision: fp32 or bf16, that its last training ran in; empty: of none, or not known, as of older files.
+        residual: the recipe of the residual behind the field; None: it has none.
+        precision: fp32 or bf16, of its last training; empty: untrained, or unknown as in older files.
     """
 
     scale: str
@@ -55,10 +55,9 @@ class ImageMetadata:
 
 
 def build_image_model(metadata: ImageMetadata, tolerance: float = 1e-5) -> ImageModel:
-    """An untrained model of the metadata's architecture; its weights are drawn from ``train_seed``.
+    """Build an untrained model of the metadata's architecture, with weights drawn from ``train_seed``.
 
-    Args:
-        tolerance: of its adaptive solves.
+    ``tolerance`` is that of its adaptive solves.
     """
     shape = SHAPES[metadata.task]
     with torch.random.fork_rng(devices=[]):
@@ -70,7 +69,7 @@ def build_image_model(metadata: ImageMetadata, tolerance: float = 1e-5) -> Image
         if metadata.residual is None:
             return base
         net = build_image_net(metadata.residual.net, shape)
-    if isinstance(net, MLP):  # the U-Net's output is zero by itself
+    if isinstance(net, MLP):  # the U-Net's output starts at zero anyway
         silence(net.out)
     return ResidualModel(base, PlainResidual(net), residual_grid(metadata.residual))
 
@@ -78,20 +77,19 @@ def build_image_model(metadata: ImageMetadata, tolerance: float = 1e-5) -> Image
 def save_image_model(path: Path, model: ImageModel, metadata: ImageMetadata) -> None:
     """Write weights and metadata to ``path``, atomically; equal models give equal bytes."""
     header = {"version": _VERSION, **as_stored(TypeAdapter(ImageMetadata).dump_python(metadata, mode="json"))}
-    if metadata.residual:  # files made before there was a choice keep their bytes
+    if metadata.residual:  # defaults are not stored, so that older files keep their bytes
         header["residual"] = as_stored(metadata.residual.model_dump(mode="json", exclude_defaults=True))
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_bytes(path, save(tensors, metadata={_HEADER: json.dumps(header, sort_keys=True)}))
 
 
 def load_image_model(path: Path, tolerance: float = 1e-5) -> tuple[ImageModel, ImageMetadata]:
-    """The model in a file, ready to sample, and its metadata.
+    """Load an image model file; return its model in evaluation mode and its metadata.
 
-    Args:
-        tolerance: of its adaptive solves.
+    ``tolerance`` is that of the model's adaptive solves.
 
     Raises:
-        UserError: no such file, not an image model of this project, or weights that do not fit what its header names.
+        UserError: the file is missing, is no image model of this project, or its weights do not fit its architecture.
     """
     try:
         with safe_open(path, framework="pt") as file:

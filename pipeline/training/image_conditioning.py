@@ -1,4 +1,4 @@
-"""One training for policies that see and those that do not: what is trained, on which batches and conditions."""
+"""Select the trained net, the batches and the conditions of a policy, with or without images."""
 
 from pathlib import Path
 
@@ -12,13 +12,13 @@ from pipeline.training.loop import Batches, BatchSource
 
 
 def from_scratch(policy: FlowPolicy, data: PreparedData, frames: Path) -> tuple[nn.Module, BatchSource]:
-    """What is trained from random weights, the encoder of images included, and its batches.
+    """Return the net to train from random weights, image encoder included, and its batches.
 
     Args:
-        data: as prepared. frames: the store of its images, which only a policy that sees has need of.
+        data: as prepared. frames: the store of its images, for an image policy.
 
     Raises:
-        UserError: it sees, and there is no such store.
+        UserError: the store of an image policy is missing.
     """
     if isinstance(policy, ImagePolicy):
         return policy.seeing(), ImageBatches(Frames.open(frames), data, policy.observe.encoder.crop)
@@ -28,7 +28,7 @@ def from_scratch(policy: FlowPolicy, data: PreparedData, frames: Path) -> tuple[
 def as_seen(
     policy: FlowPolicy, data: PreparedData, frames: Path, *, held_out_only: bool = False, keep: Path | None = None
 ) -> PreparedData:
-    """``data`` with the conditions of the policy's field; of one that does not see, as it is.
+    """Return ``data`` with the conditions of the policy's field; unchanged for a policy without images.
 
     Args:
         data, frames: as of ``from_scratch``. held_out_only, keep: as of ``encoded``.
@@ -36,6 +36,6 @@ def as_seen(
     Raises:
         UserError: as ``from_scratch``.
     """
-    if isinstance(policy.observe, ImageConditioning):  # a residual's policy too, which has its base's
+    if isinstance(policy.observe, ImageConditioning):  # a residual policy too, which observes as its base
         return encoded(Frames.open(frames), data, policy, held_out_only=held_out_only, keep=keep)
     return data

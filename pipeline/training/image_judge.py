@@ -1,4 +1,4 @@
-"""How far a model's images are from the data: the distances that checkpoints are chosen by and tables are made of."""
+"""Measure the distance of a model's images to the data, for choosing checkpoints and for tables."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -19,10 +19,10 @@ from pipeline.tasks.images import load_images
 
 @dataclass(frozen=True)
 class Judge:
-    """The data's statistics in the feature space of one task.
+    """Statistics of a task's data in its feature space.
 
     Attributes:
-        batch: images of a solve. real: features of real images, where more than the distance is to be measured.
+        batch: images of a solve. real: features of real images, for further metrics; None: only the distance.
     """
 
     features: ImageFeatures
@@ -34,10 +34,10 @@ class Judge:
     def measure(
         self, model: ImageModel, solver: str, n_samples: int, seeds: Iterable[int], keep: Path | None, title: str
     ) -> dict[int, Distance]:
-        """The distance of ``n_samples`` images by ``solver``, for each sampling seed.
+        """Measure the distance of ``n_samples`` images by ``solver``, for each sampling seed.
 
         Args:
-            keep: the folder that an interrupted measurement is taken up from; None: it begins anew.
+            keep: folder of the state of an interrupted measurement; None: none is kept.
             title: of the progress bar.
         """
         model.to(self.features.device)
@@ -60,10 +60,9 @@ class Judge:
 
 
 def make_judge(files: ImageFiles, settings: ImageTaskSettings, sample_metrics: bool = False) -> Judge:
-    """The judge that ``fid`` in the settings asks for.
+    """Build the judge by ``fid`` in the settings.
 
-    Args:
-        sample_metrics: whether KID, precision and recall of ``fid.n_samples`` images are measured beside the distance.
+    With ``sample_metrics`` it measures KID, precision and recall of ``fid.n_samples`` images beside the distance.
 
     Raises:
         UserError: the images, the trained extractor or the weights of Inception are missing or damaged.
@@ -76,13 +75,13 @@ def make_judge(files: ImageFiles, settings: ImageTaskSettings, sample_metrics: b
 
 
 def features_of(files: ImageFiles, settings: ImageTaskSettings) -> ImageFeatures:
-    """The features that ``fid.features`` names; raises as ``make_judge``."""
+    """Load the features that ``fid.features`` names; raises as ``make_judge``."""
     if settings.fid.features == "inception":
         return inception_features(files.inception)
     return embedded_features(files.extractor)
 
 
 def summary(distances: Mapping[int, Distance]) -> dict[str, float]:
-    """Mean distance over sampling seeds and its 95 % interval by Student's t, as columns of a history."""
+    """Return the mean distance over sampling seeds and its 95 % t-interval, as columns of a history."""
     interval = t_interval([distance.distance for distance in distances.values()])
     return {"distance": interval.mean, "distance_low": interval.low, "distance_high": interval.high}

@@ -1,4 +1,4 @@
-"""From settings to what the image rows minimise."""
+"""Build the objectives of the image rows from settings."""
 
 import torch
 from torch import Tensor, nn
@@ -16,10 +16,10 @@ from pipeline.utils.seeding import Generators
 
 
 class ScaledMatching(FlowMatching):
-    """The flow-matching loss weighted by the inverse square of the path's speed, see ``ScaledField``."""
+    """Flow-matching loss weighted by the inverse square of the path's speed, see ``ScaledField``."""
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: (B, C), data: (B, …) → scalar loss."""
+        """Return the scalar loss. condition: (B, C), data: (B, …)."""
         assert isinstance(self.net, ScaledField)
         pair = self.coupling(data, condition, Source(self.generators["noise"]), NO_MODELS)
         t = torch.rand(len(data), generator=self.generators["time"]).to(data.device)
@@ -29,9 +29,9 @@ class ScaledMatching(FlowMatching):
 
 
 class SeededDropout(Objective):
-    """``objective`` with the dropout of its net drawn by a stream of its own, ``dropout``, which a resume goes on with.
+    """Objective with the dropout of its net drawn from the stream ``dropout``, which a resume continues.
 
-    Dropout asks PyTorch's global generator, which belongs to nobody: it is seeded before every loss.
+    Dropout draws from PyTorch's global generator, which is seeded from that stream before every loss.
     """
 
     def __init__(self, objective: Objective, generators: Generators) -> None:
@@ -41,7 +41,7 @@ class SeededDropout(Objective):
         self.generators = generators
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: (B, C), data: (B, …) → scalar loss."""
+        """Return the scalar loss. condition: (B, C), data: (B, …)."""
         torch.manual_seed(int(torch.randint(2**62, (), generator=self.generators["dropout"])))
         return self.objective(condition, data)
 
@@ -49,7 +49,7 @@ class SeededDropout(Objective):
 def pretraining(
     method: ImageMethod, field: nn.Module, settings: ImagePretrainSettings, generators: Generators
 ) -> Objective:
-    """The training of ``field``, made by ``make_field``, from scratch."""
+    """Build the objective that trains ``field``, made by ``make_field``, from scratch."""
     objective: Objective
     if method == "ddpm":
         objective = NoisePrediction(field, generators)
@@ -62,7 +62,6 @@ def pretraining(
 
 
 def windows_of(images: Tensor, recipe: CoupledUpdates) -> Batches:
-    """Images (N, C, H, W), uint8, as fine-tuning is given its data: all of them where solves are made ahead, a noise
-    or a solve for each; otherwise one, of whose shape it makes use."""
+    """Return fine-tuning data from ``images`` (N, C, H, W), uint8: all if solved ahead, else one for its shape."""
     data = as_float(images if recipe.solves_ahead else images[:1])
     return Batches(torch.zeros(len(data), 0), data)

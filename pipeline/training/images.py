@@ -1,4 +1,4 @@
-"""Training batches of images: kept as bytes on the device, mirrored at random."""
+"""Training batches of images, kept as bytes on the device and mirrored at random."""
 
 from dataclasses import dataclass, replace
 from typing import Self
@@ -13,22 +13,22 @@ from pipeline.tasks.images import as_float
 class ImageBatches:
     """Random batches of images without a condition, drawn with replacement; a ``BatchSource``.
 
-    Bytes, since the 50 000 images of CIFAR-10 then take 154 MB of a GPU and not 614.
+    As bytes, the 50 000 images of CIFAR-10 take 154 MB of a GPU and not 614.
 
     Attributes:
         images: (N, C, H, W) uint8.
-        flip: whether each image drawn is mirrored left to right with probability 1/2.
+        flip: whether to mirror each drawn image left to right with probability 1/2.
     """
 
     images: Tensor
     flip: bool
 
     def to(self, device: torch.device) -> Self:
-        """These batches on ``device``."""
+        """Return these batches on ``device``."""
         return replace(self, images=self.images.to(device))
 
     def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """An empty condition (B, 0) and ``size`` random images (B, C, H, W), float32 in [−1, 1]."""
+        """Draw an empty condition (B, 0) and ``size`` random images (B, C, H, W), float32 in [−1, 1]."""
         device = self.images.device
         images = self.images[torch.randint(len(self.images), (size,), generator=generator).to(device)]
         data = as_float(mirrored(images, generator) if self.flip else images)
@@ -36,13 +36,13 @@ class ImageBatches:
 
 
 def mirrored(images: Tensor, generator: torch.Generator) -> Tensor:
-    """``images`` (B, C, H, W), each mirrored left to right with probability 1/2."""
+    """Mirror each of ``images`` (B, C, H, W) left to right with probability 1/2."""
     chosen = torch.randint(2, (len(images), 1, 1, 1), generator=generator).to(images.device)
     return torch.where(chosen.bool(), images.flip(-1), images)
 
 
 def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
-    """``images`` (B, C, H, W), each moved by up to ``pixels`` along both axes; the edges are reflected."""
+    """Shift each of ``images`` (B, C, H, W) by up to ``pixels`` along both axes; the edges are reflected."""
     moves = torch.randint(-pixels, pixels + 1, (2, len(images), 1), generator=generator)
     rows, columns = (
         _reflected(torch.arange(side) + move, side).to(images.device)
@@ -53,5 +53,5 @@ def shifted(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
 
 
 def _reflected(places: Tensor, side: int) -> Tensor:
-    """``places`` on a line, those outside 0 … ``side`` − 1 reflected at its ends."""
+    """Reflect ``places`` outside 0 … ``side`` − 1 at the ends of that range."""
     return (side - 1) - ((side - 1) - places.abs()).abs()

@@ -1,4 +1,4 @@
-"""Describe a stage: its arguments, and the files that it reads and writes. Imports no library, to start at once."""
+"""Describe a stage by its arguments and files. The module imports no library, so that programs start at once."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -7,11 +7,12 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Asked:
-    """Arguments of a stage: a method of a task at a scale.
+    """Arguments of a stage: a method of a task at a scale. Of a stage without a task, the task is its block's name.
 
     Attributes:
         nfe: the number of function evaluations that it is trained for; 0: none.
         replica: a training seed in place of that in params.yaml; None: that in params.yaml.
+        models: files that it measures, beside those of the pipeline.
     """
 
     scale: str
@@ -19,6 +20,7 @@ class Asked:
     method: str = ""
     nfe: int = 0
     replica: int | None = None
+    models: Sequence[Path] = ()
 
     @property
     def row(self) -> str:
@@ -28,11 +30,11 @@ class Asked:
 
 @dataclass(frozen=True)
 class Job:
-    """Stage before it begins.
+    """Description of a run of a stage.
 
     Attributes:
         label: the name of its run. deps, outs: files and folders read and written.
-        also: further values that its result depends on, beside its settings.
+        also: values that its result depends on beside its settings.
         shipped: its name among shipped results; empty: none are shipped.
     """
 

@@ -1,4 +1,4 @@
-"""What a training run writes down while it runs, kept through interruptions and written out as CSV at the end."""
+"""Log of a training run, kept through interruptions and written as CSV at the end."""
 
 import csv
 import io
@@ -12,20 +12,19 @@ from pipeline.utils.atomic import make_folder, write_text
 
 
 class Sink(Protocol):
-    """Where metrics are shown while they come in; a run in MLflow, for one."""
+    """Destination of metrics during training, such as a run in MLflow."""
 
     def log(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Show ``metrics`` of ``step``."""
+        """Record ``metrics`` of ``step``."""
 
 
 class TrainingLog:
-    """Rows of metrics by step. A step seen again after a resume replaces its row, and is the same if nothing changed.
+    """Rows of metrics by step. A step that a resume repeats replaces its row.
 
-    NaN means not measured: the sink is not shown it, and the CSV has an empty field.
+    NaN means not measured: the sink does not get it, and the CSV has an empty field.
 
     Args:
-        path: JSON lines, appended to; a torn last line is ignored.
-        sink: shown every row too.
+        path: JSON lines, appended to; a torn last line is dropped. sink: gets every row too.
     """
 
     def __init__(self, path: Path, sink: Sink) -> None:
@@ -47,7 +46,7 @@ class TrainingLog:
         self._sink.log({name: value for name, value in metrics.items() if not math.isnan(value)}, step)
 
     def write_csv(self, path: Path, **constants: object) -> None:
-        """Write all rows, sorted by step and each begun by ``constants``, atomically."""
+        """Write all rows atomically, sorted by step, with ``constants`` as the first columns."""
         measured = [
             {name: "" if math.isnan(value) else value for name, value in self.rows[step].items()}
             for step in sorted(self.rows)
@@ -56,7 +55,7 @@ class TrainingLog:
 
 
 def write_rows(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
-    """Write ``rows``, at least one, of the columns of the first, as CSV, atomically."""
+    """Write ``rows``, at least one, as CSV with the columns of the first, atomically."""
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
     writer.writeheader()

@@ -1,4 +1,4 @@
-"""The training loop: one for every objective, resumable to the bit."""
+"""Training loop of all objectives; a resumed run ends with bitwise the same weights."""
 
 import math
 import time
@@ -27,12 +27,12 @@ Log = Callable[[dict[str, float], int], None]
 LOG_EVERY = 50
 SAVE_EVERY_S = 20.0
 BESIDE_LR = 30.0
-"""Learning rate of what is trained beside the net, over the net's. An Adam step moves a number by about the learning
-rate: log-variances, which have to follow by whole units, would stand still at the rates of fine-tuning."""
+"""Learning rate of the parameters beside the net, over the net's. An Adam step moves a number by about the learning
+rate; log-variances have to move by whole units, which the rates of fine-tuning do not allow."""
 
 
 class Objective(nn.Module):
-    """A net and the loss that it is trained by: one call, one loss, so that DDP sees a whole solve as one forward.
+    """Net and its training loss. A call computes the whole loss, so that DDP sees a solve as one forward.
 
     Attributes:
         metrics: scalars of the last call beside the loss, by name; logged with it.
@@ -43,66 +43,62 @@ class Objective(nn.Module):
 
     @property
     def beside(self) -> nn.Module:
-        """What is trained or kept beside the net, such as a covariance: in the resumable state, not in the average."""
+        """Return the module of further state, such as a covariance; it is saved for a resume, but not averaged."""
         return nn.Module()
 
     def begin(self, batches: "BatchSource", size: int) -> None:
-        """Called once before training, on its device; draws batches of ``size`` where something is to be measured."""
+        """Prepare on the device of training, such as by measuring batches of ``size``; called once before training."""
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: (B, C), data: (B, …) → scalar loss."""
+        """Return the scalar loss. condition: (B, C), data: (B, …)."""
         raise NotImplementedError
 
 
 class BatchSource(Protocol):
-    """Where training batches come from."""
+    """Source of training batches."""
 
     def to(self, device: torch.device) -> "BatchSource":
-        """A source of the same batches on ``device``."""
+        """Return a source of the same batches on ``device``."""
 
     def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The next condition (B, C) and data (B, …). B is ``size`` where the source can choose; chance is the
-        generator's where there is any that the source governs."""
+        """Return the next condition (B, C) and data (B, …). A source that cannot choose B or the order ignores ``size``
+        and ``generator``."""
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Random training batches held in memory, drawn with replacement.
-
-    Attributes:
-        condition, data: (W, C) and (W, …).
-    """
+    """Random training batches, drawn with replacement from ``condition`` (W, C) and ``data`` (W, …) in memory."""
 
     condition: Tensor
     data: Tensor
 
     def to(self, device: torch.device) -> Self:
-        """These batches on ``device``."""
+        """Return these batches on ``device``."""
         return replace(self, condition=self.condition.to(device), data=self.data.to(device))
 
     def draw(self, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        """``size`` random rows."""
+        """Draw ``size`` random rows."""
         rows = torch.randint(len(self.data), (size,), generator=generator).to(self.data.device)
         return self.condition[rows], self.data[rows]
 
 
 def learning_rate_factor(step: int, warmup: int, steps: int) -> float:
-    """Linear warm-up over ``warmup`` steps, then a cosine to zero at ``steps``."""
+    """Return the factor of the learning rate: linear over ``warmup`` steps, then a cosine to zero at ``steps``."""
     if step < warmup:
         return (step + 1) / warmup
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
 
 def evenly_spaced(steps: int, count: int) -> list[int]:
-    """``count`` steps spread evenly over 1 … ``steps``, the last one included."""
+    """Return ``count`` steps, spread evenly over 1 … ``steps`` with the last one included."""
     return sorted({round(steps * (i + 1) / count) for i in range(count)} - {0})
 
 
 def make_accelerator() -> Accelerator:
-    """Accelerate's view of this process and the others, with the CPU threads that were set."""
+    """Return the accelerator of this process; the number of CPU threads stays as it was set."""
     threads = torch.get_num_threads()
     accelerator = Accelerator(cpu=not torch.cuda.is_available())
-    torch.set_num_threads(threads)  # of several processes it takes all cores, where OMP_NUM_THREADS is not set
+    torch.set_num_threads(threads)  # Accelerator changes it in several processes without OMP_NUM_THREADS
     return accelerator
 
 
@@ -118,20 +114,19 @@ def train(
     state_path: Path | None = None,
     title: str = "train",
 ) -> nn.Module:
-    """Minimise ``objective`` and return the exponential moving average of its net.
+    """Minimise ``objective``; return the exponential moving average of its net.
 
-    A run killed at any moment and started again with the same arguments ends with bitwise the same weights: everything
-    that the next step depends on is in ``state_path``. That is promised for ``Batches``, which are drawn by the
-    generators alone.
+    A killed run, started again with the same arguments, ends with bitwise the same weights: ``state_path`` has all that
+    the next step depends on. This holds for batches that draw from the generators alone, such as ``Batches``.
 
     Args:
-        optimization: its precision is fp32 or bf16; ``auto`` is replaced before, by the same after a resume.
+        optimization: its precision is fp32 or bf16; the caller replaces ``auto``, by the same after a resume.
         generators: the random streams; the objective draws from the same ones.
-        milestones: steps after which ``on_milestone(step, averaged_net)`` is called, 0 being before the first. It may
-            be called again for the same step after a resume. Returning False ends training there.
+        milestones: steps after which ``on_milestone(step, averaged_net)`` is called; 0: before the first. A resume may
+            repeat a call. If it returns False, training ends.
         log: called every ``LOG_EVERY`` steps with the mean loss since, the gradient norm, the learning rate and
-            the objective's metrics. Of several processes only the first calls it and ``on_milestone``.
-        state_path: the file in which the resumable state is kept; None: nowhere.
+            the objective's metrics. Only the main process calls it and ``on_milestone``.
+        state_path: the file of the resumable state; None: none is kept.
     """
     accelerator = make_accelerator()
     generators.split(accelerator.process_index)
@@ -162,7 +157,7 @@ def train(
             return average.module
         while step < optimization.steps:
             condition, data = batches.draw(batch_size, generators["batches"])
-            # not Accelerator's mixed_precision, which one process can never change again
+            # Accelerator's mixed_precision cannot change within a process
             with autocast(accelerator.device.type, optimization.precision):
                 loss = prepared(condition, data)
             accelerator.backward(loss)
@@ -195,7 +190,7 @@ def train(
 
 
 def _parameter_groups(objective: Objective, lr: float) -> list[dict[str, Any]]:
-    """What AdamW is given: the weights of the net that are not frozen, and apart what is trained beside it."""
+    """Return AdamW's parameter groups: the trainable weights of the net, and the parameters beside it."""
     groups: list[dict[str, Any]] = [{"params": [p for p in objective.net.parameters() if p.requires_grad], "lr": lr}]
     if beside := list(objective.beside.parameters()):
         groups.append({"params": beside, "lr": BESIDE_LR * lr, "weight_decay": 0.0})
@@ -217,7 +212,7 @@ def _check_finite(loss: float, step: int) -> None:
 
 @dataclass
 class _State:
-    """Everything that the next step depends on, kept in one file; every process's generators are in it."""
+    """Resumable state of a run in one file, with the generators of every process."""
 
     net: nn.Module
     beside: nn.Module
@@ -233,7 +228,7 @@ class _State:
         if self.path is None:
             return
         due = torch.tensor([time.monotonic() - self.saved_at > SAVE_EVERY_S], device=self.accelerator.device)
-        if not broadcast(due).item():  # the main process decides for all, whose clocks differ
+        if not broadcast(due).item():  # the main process decides, since the clocks differ
             return
         generators = gather_object([self.generators.state_dict()])
         if self.accelerator.is_main_process:
@@ -251,7 +246,7 @@ class _State:
         self.saved_at = time.monotonic()
 
     def load(self) -> int:
-        """The step to go on from; 0 where nothing was saved, or by another number of processes."""
+        """Load the state; return its step, or 0 without a state or with one of another number of processes."""
         if self.path is None or not self.path.exists():
             return 0
         content = torch.load(self.path, weights_only=True, map_location="cpu")

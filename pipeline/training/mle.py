@@ -1,4 +1,4 @@
-"""Maximum-likelihood fine-tuning: the reconstruction loss through the N-step solve that inference runs."""
+"""Maximum-likelihood fine-tuning: the reconstruction loss through the N-step solve of inference."""
 
 from dataclasses import replace
 
@@ -20,31 +20,30 @@ FM_UPDATE = 3
 """Cost of one flow-matching update in forward passes: one forward, and a backward of twice that."""
 
 _MEASURED_BATCHES = 8
-"""Batches that the residual's variances are measured on. 512 Gaussian residuals give them within 6 %."""
+"""Number of batches that the residual's variances are measured on. 512 Gaussian residuals give them within 6 %."""
 
 
 class Reconstruction(Objective):
-    """The likelihood of the data around the ``nfe`` evaluations of a fixed-step solve; by default loss (6) of arXiv
-    2510.02081, with penalties if asked for.
+    """Likelihood loss of the data through a fixed-step solve of ``nfe`` evaluations, with optional penalties.
 
-    Figures beside the coupling's, each where it is not the loss itself: ``reconstruction`` (loss (6)), ``fm_term`` and
-    ``energy``, the terms without their weights.
+    The default is loss (6) of arXiv 2510.02081. Metrics beside the coupling's: ``fm_term`` and ``energy``, unweighted,
+    if they are added; ``reconstruction`` (loss (6)), if it is not the whole loss.
 
     Args:
         net: velocity field, already trained. coupling: pairs noise with data, see ``pipeline.flow.coupling``.
-        nfe: N, the number of function evaluations used at inference.
+        nfe: N, the number of function evaluations at inference.
         generators: stream ``noise`` is drawn from, and those named below.
-        teacher_nfe: evaluations of the fine solve, by a frozen copy of ``net`` as it is now, that the couplings
-            ``reflow`` and ``inversion`` ask for, see ``pipeline.training.teacher``; None: no copy is kept.
-        teacher_temperature: factor of the noise that ``reflow``'s solve starts from.
-        solver: one of ``pipeline.ode.fixed_step.SOLVERS``, that used at inference.
+        teacher_nfe: evaluations of the fine solve for the couplings ``reflow`` and ``inversion``, by a frozen copy of
+            ``net`` as it is now, see ``pipeline.training.teacher``; None: no copy is made.
+        teacher_temperature: factor of the initial noise of ``reflow``'s solve.
+        solver: that of inference, one of ``pipeline.ode.fixed_step.SOLVERS``.
         gradient, last_steps: see ``pipeline.ode.gradient``.
-        covariance: of the residual, see ``pipeline.flow.covariance``; None: the identity. What it starts from is
-            measured through the coupling; streams ``covariance batches`` and ``covariance noise``.
-        fm_weight: λ ≥ 0 of the flow-matching loss of the paired x1 with independent noise, which keeps the field near
-            a flow; streams ``regularization noise``, ``regularization time`` and ``regularization path``.
-        path: of that loss, the one used in pretraining; needed where λ > 0.
-        energy_weight: μ ≥ 0 of the mean energy of the solved paths, see ``reconstruct_with_energy``.
+        covariance: of the residual, see ``pipeline.flow.covariance``; None: the identity. Its start is measured through
+            the coupling; streams ``covariance batches`` and ``covariance noise``.
+        fm_weight: weight λ ≥ 0 of the flow-matching loss of the paired x1 with independent noise, which keeps the field
+            near a flow; streams ``regularization noise``, ``regularization time`` and ``regularization path``.
+        path: path of that loss, as in pretraining; required if λ > 0.
+        energy_weight: weight μ ≥ 0 of the mean energy of the solved paths, see ``reconstruct_with_energy``.
 
     Raises:
         ValueError: ``fm_weight`` without ``path``.
@@ -94,7 +93,7 @@ class Reconstruction(Objective):
 
     @torch.no_grad()
     def begin(self, batches: BatchSource, size: int) -> None:
-        """Measure the mean squared residual of each component, where the covariance starts from it."""
+        """Measure the mean squared residual of each component if the covariance starts from it."""
         if not self.covariance.measured:
             return
         squares = []
@@ -105,7 +104,7 @@ class Reconstruction(Objective):
         self.covariance.start(torch.stack(squares).mean(0))
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: (B, C), data: (B, …) → scalar loss."""
+        """Return the scalar loss. condition: (B, C), data: (B, …)."""
         pair = self.coupling(data, condition, Source(self.generators["noise"]), self.models)
         made, energy = self._solve(pair.x0, condition)
         residual = made - pair.x1
@@ -123,7 +122,7 @@ class Reconstruction(Objective):
         return loss
 
     def _solve(self, x0: Tensor, condition: Tensor) -> tuple[Tensor, Tensor | None]:
-        """The reconstruction, and the batch's mean energy where it is penalised."""
+        """Return the reconstruction, and the batch's mean energy if it is penalised."""
         if self.energy_weight > 0:
             made, energy = reconstruct_with_energy(
                 self.net, x0, condition, self.grid, self.solver, gradient=self.gradient, last_steps=self.last_steps
@@ -151,10 +150,10 @@ def update_cost(
     last_steps: int | None = None,
     fm_term: bool = False,
 ) -> float:
-    """Cost of an MLE update for each datum, in forward passes of the net; a flow-matching update costs ``FM_UPDATE``.
+    """Return the cost of an MLE update for each datum, in forward passes; flow matching costs ``FM_UPDATE``.
 
-    Nothing is taken off for frozen weights (LoRA), whose gradients are not computed, nor added for the few batches on
-    which a covariance is measured once. A path's energy costs no pass.
+    The cost ignores that frozen weights (LoRA) need no gradients, and the few batches that measure a covariance once.
+    A path's energy costs no pass.
 
     Args:
         solves: forward solves that the coupling adds to each update, for each datum (``added_solves``).

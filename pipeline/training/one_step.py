@@ -1,4 +1,4 @@
-"""How each method of the one-step study is trained, for the same compute, and what of it is reported."""
+"""Train and report the methods of the one-step study at equal compute."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,14 +31,14 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.seeding import Generators
 from pipeline.utils.timing import median_ms
 
-_DISTILLED_PASSES = 7  # of a step's velocity and slope 2 forward and 4 backward, and the velocity that is aimed at
+_DISTILLED_PASSES = 7  # a step's velocity and slope: 2 forward, 4 backward; the target velocity: 1 forward
 _TIMED_PLANS = 60
 
 
 class OneStepCell(Cell):
     """Method of the one-step study, trained once for all its numbers of evaluations; ``ft_fm``: once for each.
 
-    Checkpoints compete at temperature 1, and the best of them at all temperatures.
+    Checkpoints are compared at temperature 1, and then the best one at all temperatures.
     """
 
     @property
@@ -49,8 +49,8 @@ class OneStepCell(Cell):
         """Return the training of the method, within the study's budget.
 
         Raises:
-            UserError: the study has no recipe for so many evaluations, its budget is below what is solved ahead, or the
-                net cannot be told the length of a step.
+            UserError: the study has no recipe for this number of evaluations, its budget does not cover the solves made
+                ahead, or the kind of net does not support step lengths.
         """
         (policy, metadata), method, study, pretrain = self.base, self.method, settings.one_step, settings.pretrain
         windows, nfe = Batches(data.condition, data.action), self.numbers[0] if self.method == "ft_fm" else 0
@@ -90,8 +90,7 @@ class OneStepCell(Cell):
     def choices(self, models: Sequence[Path], nfe: int, folder: Path, *, every: bool = False) -> list[Choice]:
         """Try checkpoints and temperatures on the study's validation seeds; the best comes first.
 
-        Args:
-            every: True: try all checkpoints at all temperatures.
+        ``every``: try all checkpoints at all temperatures.
         """
         study = self.settings.one_step
         first, *others = study.temperatures
@@ -112,7 +111,7 @@ class OneStepCell(Cell):
 
 
 def passes(method: str, study: OneStepSettings) -> float:
-    """Passes of the net in an update of a baseline, for each datum; a backward pass costs two."""
+    """Return the passes of the net in an update of a baseline, for each datum; a backward pass counts as two."""
     of_method: Mapping[str, Callable[[], float]] = {
         "regression": lambda: 3,
         "mip": lambda: 6,
@@ -124,7 +123,7 @@ def passes(method: str, study: OneStepSettings) -> float:
 
 
 def passes_of(updates: int, pretrain: PretrainSettings) -> int:
-    """Passes of the net through a datum in so many flow-matching updates of pretraining's batch size."""
+    """Return the passes of the net through a datum in ``updates`` flow-matching updates of pretraining's batch size."""
     return updates * FM_UPDATE * pretrain.batch_size
 
 
@@ -155,7 +154,7 @@ def _baseline(
 
 
 def _widened(policy: FlowPolicy, metadata: CheckpointMetadata) -> nn.Module:
-    """The net of ``policy`` with the length of a step in its condition."""
+    """Return the net of ``policy`` with the length of a step in its condition."""
     try:
         return widened(policy.net, _mapping_net(policy, metadata))
     except ValueError as error:
@@ -168,7 +167,7 @@ def _mapping_net(policy: FlowPolicy, metadata: CheckpointMetadata) -> nn.Module:
 
 
 def policy_like(method: str, nfe: int, base: LoadedPolicy, study: OneStepSettings) -> FlowPolicy:
-    """A policy of the same nets as ``method`` trains from ``base``, with random weights: to take the time of."""
+    """Build a policy with the nets that ``method`` trains from ``base`` and random weights, for timing."""
     policy, metadata = base
     fresh = build_policy(metadata)
     net = _mapping_net(policy, metadata) if method == "lsd" else fresh.net
@@ -192,11 +191,7 @@ def _best(tried: Sequence[Choice]) -> Choice:
 
 @torch.inference_mode()
 def milliseconds_a_plan(policy: FlowPolicy, condition: Tensor, nfe: int) -> float:
-    """The median time of a plan for one encoded observation, on this machine.
-
-    Args:
-        condition: (W, C), W at least 1.
-    """
+    """Measure the median time of a plan for an observation of ``condition`` (W, C), W ≥ 1, in milliseconds."""
     noise = torch.randn(1, *policy.noise_shape(nfe), generator=torch.Generator().manual_seed(0)).to(policy.device)
 
     def plan(i: int) -> Callable[[], float]:

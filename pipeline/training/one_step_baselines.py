@@ -1,7 +1,7 @@
-"""Policies of one or two evaluations that are no flows, on the same net: what a fine-tuned flow has to beat.
+"""Baselines of a fine-tuned flow: policies of one or two evaluations that are no flows, on the same net.
 
-Each is trained by an objective of its own and wrapped as a velocity field, so that rollouts and diversity are measured
-by the same code and function evaluations are counted the same way.
+Each has its own objective and is wrapped as a velocity field, so that the same code measures rollouts and diversity and
+counts function evaluations.
 """
 
 from collections.abc import Sequence
@@ -22,24 +22,24 @@ MipForm = Literal["code", "printed"]
 
 
 class Regression(Objective):
-    """E‖f(0, 0, c) − x1‖²: behaviour cloning, the net being given neither noise nor time."""
+    """Behaviour cloning, E‖f(0, 0, c) − x1‖²; the net gets neither noise nor time."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: (B, C), data: (B, …) → scalar loss."""
+        """Return the scalar loss. condition: (B, C), data: (B, …)."""
         return (_first_guess(self.net, condition, data) - data).square().mean()
 
 
 class MinimalIterative(Objective):
-    """The minimal iterative policy, MIP (Pan et al. 2025, arXiv 2512.01809).
+    """Objective of the minimal iterative policy, MIP (Pan et al. 2025, arXiv 2512.01809).
 
-    One net learns to guess, f(0, 0, c) → x1, and to mend a guess, f(t*, x̃, c) → x1. As ``printed``, x̃ = t* x1 +
-    (1 − t*) z with z standard normal, and the loss is the sum of both squared errors. In its authors' ``code``,
-    x̃ = x1 + (1 − t*) z, and the errors are divided by t*² and (1 − t*)². Departures: means over components where the
-    code sums over those of an action; the net and optimiser of this project.
+    One net learns to guess, f(0, 0, c) → x1, and to correct a guess, f(t*, x̃, c) → x1. In form ``printed``,
+    x̃ = t* x1 + (1 − t*) z with z standard normal, and the loss is the sum of both squared errors. In form ``code``, as
+    in the authors' code, x̃ = x1 + (1 − t*) z, and the errors are divided by t*² and (1 − t*)². Departures: errors are
+    means over components, not sums over an action's; the net and optimiser are this project's.
 
     Args:
         generators: stream ``noise`` is drawn from.
@@ -52,7 +52,7 @@ class MinimalIterative(Objective):
         self.form = form
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: (B, C), data: (B, …) → scalar loss."""
+        """Return the scalar loss. condition: (B, C), data: (B, …)."""
         t = INTERMEDIATE_TIME
         noise = Source(self.generators["noise"]).like(data)
         disturbed = (data if self.form == "code" else t * data) + (1 - t) * noise
@@ -62,18 +62,18 @@ class MinimalIterative(Objective):
 
 
 class ImplicitMaximumLikelihood(Objective):
-    """IMLE Policy (Rana et al. 2025, arXiv 2502.12371): of many samples, the nearest is pulled to the datum.
+    """Objective of IMLE Policy (Rana et al. 2025, arXiv 2502.12371): it pulls the nearest of many samples to the datum.
 
-    Samples are f(0, z, c), z standard normal. Of ``samples`` for each datum, those within the threshold are dropped,
-    and the distance of the nearest one left is minimised, not squared; a datum that has none left does not count. In
-    ``pipeline.flow.coupling`` the coupling ``nearest`` is the same idea, of Li & Malik (2018), applied to the solve of
-    a flow that was trained before: with squared distances, and nothing dropped. Departures: the threshold is for each
-    component, so that it means the same in actions of any length; the net and optimiser of this project.
+    Samples are f(0, z, c), z standard normal. Those within the threshold of their datum are dropped, and the distance
+    of the nearest one left is minimised, not squared. A datum with none left does not count. The coupling ``nearest``
+    of ``pipeline.flow.coupling`` applies the same idea (Li & Malik 2018) to the solve of a trained flow, with squared
+    distances and no threshold. Departures: the threshold is a root mean square, so that it holds for actions of any
+    length; the net and optimiser are this project's.
 
     Args:
-        samples: m, for each datum.
-        threshold: root mean square distance below which a sample is dropped. The authors' 0.03 is the Euclidean one of
-            32 components: 0.0053 here.
+        samples: m, the number of samples for each datum.
+        threshold: root mean square distance below which a sample is dropped. The authors' Euclidean 0.03 in 32
+            components is 0.0053 here.
         generators: stream ``noise`` is drawn from.
     """
 
@@ -85,9 +85,9 @@ class ImplicitMaximumLikelihood(Objective):
         self.generators = generators
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: (B, C), data: (B, …) → scalar loss."""
+        """Return the scalar loss. condition: (B, C), data: (B, …)."""
         noise = Source(self.generators["noise"]).like(repeated(data, self.samples * len(data)))
-        with torch.no_grad():  # the gradient is that of the chosen samples alone, which are made once more
+        with torch.no_grad():  # only the chosen samples need a gradient; they are made again below
             made = in_solve(self.net, condition, len(noise))(0.0, noise)
             of_datum = made.unflatten(0, (len(data), self.samples)).to(data.dtype)
             distance = (of_datum - data[:, None]).flatten(2).norm(dim=2)
@@ -102,12 +102,12 @@ class ImplicitMaximumLikelihood(Objective):
 
 
 class Drifting(Objective):
-    """A policy in one evaluation by drifting (Deng et al. 2026, arXiv 2602.04770; DBP, arXiv 2604.03540).
+    """Objective of a one-evaluation policy by drifting (Deng et al. 2026, arXiv 2602.04770; DBP, arXiv 2604.03540).
 
     Samples f(0, z, c) of one condition are attracted by its datum and repelled by one another; they are regressed on
-    where that drift takes them. Departures from DBP: with ``per_step`` the drift is taken for each action of a chunk by
-    itself, which a port of its authors' code does on the same task and which keeps the samples' spread bounded; the net
-    and optimiser of this project.
+    their drifted positions. Departures from DBP: with ``per_step`` each action of a chunk drifts by itself, as in a
+    port of the authors' code on the same task, which bounds the samples' spread; the net and optimiser are this
+    project's.
 
     Args:
         samples: G, for each datum. per_step: whether each action drifts by itself, or the whole chunk.
@@ -126,7 +126,7 @@ class Drifting(Objective):
         self.per_step = per_step
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: (B, C), data: (B, horizon, A) → scalar loss."""
+        """Return the scalar loss. condition: (B, C), data: (B, horizon, A)."""
         noise = Source(self.generators["noise"]).like(repeated(data, self.samples * len(data)))
         made = in_solve(self.net, condition, len(noise))(0.0, noise).unflatten(0, (len(data), self.samples))
         of_datum = data[:, None]
@@ -138,10 +138,10 @@ class Drifting(Objective):
 
 
 def drifting_loss(made: Tensor, positive: Tensor, kernel_scales: Sequence[float]) -> Tensor:
-    """The drifting loss of samples, each set of conditions by itself, averaged.
+    """Return the drifting loss of samples, averaged over sets of conditions.
 
-    Distances are measured in their mean over a set and drifts in their root mean square over it, as in the code of both
-    papers. The loss of a sample is therefore about constant while training: it tells nothing of how good samples are.
+    Distances are in units of their mean over a set and drifts in units of their root mean square over it, as in the
+    code of both papers. The loss is therefore about constant in training and does not measure the samples' quality.
 
     Args:
         made: (N, B, G, S): N sets of B conditions with G samples each. positive: (N, B, P, S), data of each condition.
@@ -169,34 +169,34 @@ def drifting_loss(made: Tensor, positive: Tensor, kernel_scales: Sequence[float]
 
 
 class RegressionField(nn.Module):
-    """The field whose single Euler step from anywhere ends at f(0, 0, c): use it at NFE 1."""
+    """Velocity field with a single Euler step that ends at f(0, 0, c) from any x; for NFE 1."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
-        """t: (B,), x: (B, …), condition: (B, C) → velocity, shaped as x."""
+        """Return the velocity, shaped as x. t: (B,), x: (B, …), condition: (B, C)."""
         del t
         return _first_guess(self.net, condition, x) - x
 
 
 class GeneratorField(nn.Module):
-    """The field whose single Euler step from x ends at f(0, x, c): use it at NFE 1."""
+    """Velocity field with a single Euler step that goes from x to f(0, x, c); for NFE 1."""
 
     def __init__(self, net: nn.Module) -> None:
         super().__init__()
         self.net = net
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
-        """t: (B,) of zeros, x: (B, …), condition: (B, C) → velocity, shaped as x."""
+        """Return the velocity, shaped as x. t: (B,) of zeros, x: (B, …), condition: (B, C)."""
         return self.net(t, x, condition) - x
 
 
 class MinimalIterativeField(nn.Module):
-    """Its two Euler steps are MIP's guess â = f(0, 0, c) and its mending f(t*, t* â, c): use it at NFE 2.
+    """Velocity field of MIP's two Euler steps, the guess â = f(0, 0, c) and the correction f(t*, t* â, c); for NFE 2.
 
-    In the form of its authors' code, which disturbs data and does not shrink them, the mending is f(t*, â, c).
+    In form ``code``, which does not scale data by t*, the correction is f(t*, â, c).
     """
 
     def __init__(self, net: nn.Module, form: MipForm = "printed") -> None:
@@ -205,7 +205,7 @@ class MinimalIterativeField(nn.Module):
         self.shrink = 1.0 if form == "code" else INTERMEDIATE_TIME
 
     def forward(self, t: Tensor, x: Tensor, condition: Tensor) -> Tensor:
-        """t: (B,) of one value, 0 or ½, x: (B, …), condition: (B, C) → velocity, shaped as x."""
+        """Return the velocity, shaped as x. t: (B,) of one value, 0 or ½, x: (B, …), condition: (B, C)."""
         if t[0] < 0.25:  # x(½) = (x + â) / 2 + (â − x) / 2 = â
             aim = _first_guess(self.net, condition, x)
         else:

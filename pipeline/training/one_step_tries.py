@@ -30,7 +30,7 @@ def changed(settings: TaskSettings, assignments: Sequence[str], method: str, nfe
         assignments: KEY=VALUE each, the value in YAML.
 
     Raises:
-        UserError: no such key, or a value that is not allowed.
+        UserError: a key is unknown, or its value is not allowed.
     """
     raw: dict[str, Any] = settings.model_dump()
     study = raw["one_step"]
@@ -95,5 +95,5 @@ def append(path: Path, rows: Sequence[Mapping[str, object]]) -> None:
     if path.exists():
         with path.open(encoding="utf-8", newline="") as file:
             before = list(csv.DictReader(file))
-    columns = dict.fromkeys(column for row in [*before[:1], *rows[:1]] for column in row)  # older lines lack the last
+    columns = dict.fromkeys(column for row in [*before[:1], *rows[:1]] for column in row)  # older rows lack the last
     write_rows(path, [{column: row.get(column, "") for column in columns} for row in [*before, *rows]])

@@ -16,7 +16,7 @@ from pipeline.settings.schema import Optimization, Solver
 from pipeline.utils.precision import PrecisionSetting
 
 SOLVERS: tuple[Solver, ...] = get_args(Solver)
-_WATCHING = ("readings", "collapse_below", "on_collapse")  # the weights on the way do not depend on them
+_WATCHING = ("readings", "collapse_below", "on_collapse")  # the weights in training do not depend on them
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class Options:
     """Valid arguments of ``fine_tune``, which describes each.
 
     Raises:
-        ValueError: one line that names the argument, what was given and what is allowed.
+        ValueError: an argument is not allowed; one line names it, the given value and the allowed ones.
     """
 
     nfe: int
@@ -63,7 +63,7 @@ class Options:
             given = getattr(self, name)
             if not isinstance(given, int) or given < 1:
                 raise ValueError(f"{name}: given {given}, allowed: whole numbers from 1")
-        uniform_grid(self.nfe, self.solver)  # refuses what does not fit
+        uniform_grid(self.nfe, self.solver)  # raises ValueError if they do not fit
         self._check_teacher()
         if not 0 <= self.collapse_below < 1:
             raise ValueError(f"collapse_below: given {self.collapse_below}, allowed: at least 0 and below 1")
@@ -102,7 +102,7 @@ class Options:
 
     @property
     def identity(self) -> str:
-        """Return a text of all arguments that the weights on the way depend on."""
+        """Return a text of all arguments that the weights in training depend on."""
         own = {name: getattr(self, name) for name in self.names() if name not in _WATCHING}
         if not isinstance(self.coupling, str):
             own["coupling"] = getattr(self.coupling, "__qualname__", "")
@@ -110,10 +110,10 @@ class Options:
 
 
 def check_choice(name: str, given: str, allowed: tuple[str, ...]) -> None:
-    """Refuse an argument ``name`` that is not ``allowed``.
+    """Check that ``given`` is one of ``allowed``; ``name`` is the argument in messages.
 
     Raises:
-        ValueError: saying so in one line.
+        ValueError: it is not.
     """
     if given not in allowed:
         raise ValueError(f"{name}: given {given!r}, allowed: {', '.join(allowed)}")

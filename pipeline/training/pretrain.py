@@ -1,4 +1,4 @@
-"""Flow-matching training: from scratch, or continued from a base model for a given compute."""
+"""Flow-matching objective of training from scratch or from a base model."""
 
 import torch
 from torch import Tensor, nn
@@ -11,10 +11,10 @@ from pipeline.utils.seeding import Generators
 
 
 class FlowMatching(Objective):
-    """The conditional flow-matching loss on coupled pairs, t uniform on [0, 1].
+    """Conditional flow-matching loss on coupled pairs, with t uniform on [0, 1].
 
     Args:
-        net: velocity field. path: probability path. coupling: one that asks for no model.
+        net: velocity field. path: probability path. coupling: one that needs no model.
         generators: streams ``noise``, ``time`` and ``path`` are drawn from.
     """
 
@@ -26,7 +26,7 @@ class FlowMatching(Objective):
         self.generators = generators
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: (B, C), data: (B, …) → scalar loss."""
+        """Return the scalar loss. condition: (B, C), data: (B, …)."""
         pair = self.coupling(data, condition, Source(self.generators["noise"]), NO_MODELS)
         return drawn_matching_loss(self.net, self.path, pair.x0, pair.x1, condition, self.generators)
 
@@ -40,11 +40,11 @@ def drawn_matching_loss(
     generators: Generators,
     purpose: str = "",
 ) -> Tensor:
-    """The conditional flow-matching loss of the pairs (x0, x1) at random times, uniform on [0, 1].
+    """Return the conditional flow-matching loss of the pairs (x0, x1) at random times, uniform on [0, 1].
 
     Args:
         net: v(t, x, c). x0, x1: (B, …). condition: (B, C).
-        generators: streams ``time`` and ``path`` are drawn from, their names preceded by ``purpose``.
+        generators: streams ``time`` and ``path`` are drawn from, with the prefix ``purpose``.
     """
     t = torch.rand(len(x1), generator=generators[f"{purpose}time"]).to(x1.device)
     epsilon = Source(generators[f"{purpose}path"]).like(x1) if path.spread > 0 else None

@@ -1,4 +1,4 @@
-"""Train as a stage: load a problem, measure it along the way, and save it."""
+"""Train as a stage: load a problem, measure it during training, and save it."""
 
 import shutil
 import sys
@@ -31,9 +31,12 @@ class RunLog(Sink, Protocol):
     def artifact(self, path: Path, folder: str | None = None) -> None:
         """Keep a copy of a file."""
 
+    def table(self, path: Path, name: str) -> None:
+        """Keep a CSV file as a table."""
+
 
 class Workspace(Protocol):
-    """Place where a stage works, see ``pipeline.orchestration.stage.Stage``."""
+    """Working environment of a stage, see ``pipeline.orchestration.stage.Stage``."""
 
     @property
     def main(self) -> bool:
@@ -65,12 +68,12 @@ class Collapsible(Protocol):
 
 
 class Problem(ABC):
-    """Training of one task: the constructor loads it, ``measure`` runs along the way, ``save`` at the end.
+    """Training of one task: the constructor loads it, ``measure`` runs during training and ``save`` after it.
 
     Attributes:
         label: the name of its run. log: its losses.
         training: the objective, the batches and the optimiser.
-        stopping: ends training if the diversity of its samples collapses; None: nothing does.
+        stopping: ends training if the diversity of its samples collapses; None: no such stopping.
         measured_after: steps after which ``measure`` is called.
     """
 

@@ -1,4 +1,4 @@
-"""From settings to what is minimised, and what that costs: the same for the pipeline's rows and for studies of them."""
+"""Build objectives from settings and compute their cost, for the pipeline's rows and for studies of them."""
 
 from pathlib import Path
 from typing import Any
@@ -20,16 +20,16 @@ from pipeline.utils.errors import UserError
 from pipeline.utils.seeding import Generators
 
 Recipe = FinetuneRecipe | ImageFinetuneRecipe
-"""That of images has fewer keys: in place of the others the loss's own defaults stand."""
+"""Recipe of fine-tuning; that of images has fewer keys, and the loss has defaults for the others."""
 
 
 def path_of(pretrain: PretrainSettings) -> AffinePath:
-    """The probability path of pretraining."""
+    """Return the probability path of pretraining."""
     return PATHS[pretrain.path](pretrain.sigma)
 
 
 def flow_matching(net: nn.Module, pretrain: PretrainSettings, generators: Generators) -> FlowMatching:
-    """Flow matching of ``net`` as in pretraining."""
+    """Build the flow-matching objective of ``net`` as in pretraining."""
     coupling = make_coupling(
         pretrain.coupling, regularization=pretrain.regularization, condition_weight=pretrain.condition_weight
     )
@@ -46,11 +46,11 @@ def maximum_likelihood(
     *,
     keep: Path | None = None,
 ) -> tuple[Reconstruction, Batches]:
-    """Fine-tuning of ``net`` by ``recipe``, and the batches to train on: ``windows``, with their noise where solves are
-    made ahead. Puts LoRA on ``net`` where asked for.
+    """Build the objective that fine-tunes ``net`` by ``recipe``, and its batches; add LoRA to ``net`` if required.
 
     Args:
-        path: of the term of flow matching. keep: file that keeps the solves made ahead for a resume.
+        windows: the batches, unless ``recipe`` makes solves ahead of them.
+        path: of the flow-matching term. keep: file that keeps the solves made ahead for a resume.
     """
     coupling, batches = paired(recipe, net, windows, generators, keep)
     keys = recipe.model_dump(include={"covariance", "energy_weight", "lora_rank", "lora_alpha"}) | _solve(recipe)
@@ -67,13 +67,13 @@ def maximum_likelihood(
         path=path,
         **keys,
     )
-    if rank > 0:  # after the teacher was copied, which has no use for it
+    if rank > 0:  # after the teacher's copy, which needs no LoRA
         add_lora(net, rank, alpha, generators["lora"])
     return objective, batches
 
 
 def equal_compute(recipe: FinetuneRecipe, pretrain: PretrainSettings, nfe: int, windows: int) -> FinetuneRecipe:
-    """The recipe of flow matching continued, as in pretraining, for the compute of ``recipe`` on so many windows."""
+    """Return the recipe of continued flow matching, with pretraining's settings, at the compute of ``recipe``."""
     kept = pretrain.model_dump(include={"weight_decay", "max_grad_norm", "ema_decay", "precision"})
     passes = recipe.steps * recipe.batch_size * _passes(recipe, nfe) + _passes_ahead(recipe, windows)
     steps = round(passes / (FM_UPDATE * recipe.batch_size))
@@ -84,15 +84,13 @@ def equal_compute(recipe: FinetuneRecipe, pretrain: PretrainSettings, nfe: int, 
 def within_budget(
     recipe: Recipe, nfe: int, budget: int, pretrain: Optimization, windows: int, fallback_share: float = 1.0
 ) -> Optimization:
-    """The steps of ``recipe`` that cost ``budget`` flow-matching updates of pretraining's batch size.
+    """Return the settings of ``recipe`` with as many steps as cost ``budget`` flow-matching updates of pretraining.
 
-    At most a tenth of them are warm-up.
-
-    Args:
-        fallback_share: of ``inversion``: rows that search for their noise, see ``fallback_share``.
+    At most a tenth of the steps are warm-up. ``fallback_share`` is the share of rows that ``inversion`` leaves to a
+    search.
 
     Raises:
-        UserError: the solves made ahead cost more than that.
+        UserError: the budget does not cover the solves made ahead.
     """
     passes = budget * FM_UPDATE * pretrain.batch_size - _passes_ahead(recipe, windows)
     steps = int(passes / (recipe.batch_size * _passes(recipe, nfe, fallback_share)))
@@ -104,26 +102,26 @@ def within_budget(
 
 
 def fallback_share(recipe: FinetuneRecipe, batches: Batches) -> float:
-    """The share of ``batches`` that ``inversion``, solved ahead, leaves to its search; 1 of other couplings."""
+    """Return the share of ``batches`` that ``inversion``, solved ahead, leaves to its search; 1 for other couplings."""
     if recipe.coupling != "inversion" or not recipe.solves_ahead:
         return 1.0
     return atypical(batches.data[:, 0], recipe.typical_quantile).double().mean().item()
 
 
 def _passes(recipe: Recipe, nfe: int, fallback_share: float = 1.0) -> float:
-    """Of the net, in an update, for each datum."""
+    """Return the passes of the net in an update, for each datum."""
     teacher_solves = 0.0 if recipe.solves_ahead else recipe.teacher_nfe / nfe
     solves = added_solves(recipe.coupling, recipe.candidates, teacher_solves, fallback_share)
     return update_cost(nfe, solves, fm_term=recipe.fm_weight > 0, **_solve(recipe))
 
 
 def _solve(recipe: Recipe) -> dict[str, Any]:
-    """How the solve is made and followed back."""
+    """Return the options of the solve and its gradient."""
     return {**recipe.model_dump(include={"solver", "gradient"}), "last_steps": recipe.last_steps or None}
 
 
 def _passes_ahead(recipe: Recipe, windows: int) -> int:
-    """Of the net, before training."""
+    """Return the passes of the net before training."""
     if not recipe.solves_ahead:
         return 0
     return windows * recipe.teacher_nfe * (recipe.precomputed_pairs if recipe.coupling == "reflow" else 1)

@@ -1,4 +1,4 @@
-"""Residual fine-tuning: the reconstruction loss (6) through a field that goes on where the frozen base model ends."""
+"""Residual fine-tuning: the reconstruction loss (6) through a residual field behind the frozen base model."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,13 +28,12 @@ from pipeline.utils.seeding import Generators
 
 
 class ResidualReconstruction(Objective):
-    """Loss (6) of arXiv 2510.02081 on the extended time: the base model's solve without gradient, the residual's with.
+    """Loss (6) of arXiv 2510.02081 on the extended time; the gradient goes through the residual's solve alone.
 
-    Figures beside the coupling's: ``reconstruction`` and ``penalty``, each where a penalty makes the loss another.
+    Metrics beside the coupling's: ``reconstruction`` and ``penalty``, if there is a penalty.
 
     Args:
-        residual: what is trained. base: the frozen field. coupling: pairs noise with data; its reconstructions are
-            those of both solves.
+        residual: the trained field. base: the frozen field. coupling: pairs noise with data, through both solves.
         base_nfe: Euler evaluations of the base. recipe: the residual's grid, the teacher's NFE and the penalty.
         generators: stream ``noise`` is drawn from.
     """
@@ -62,7 +61,7 @@ class ResidualReconstruction(Objective):
             self.models = replace(self.models, teach=teacher.teach, invert=teacher.invert)
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: (B, C), data: (B, …) → scalar loss."""
+        """Return the scalar loss. condition: (B, C), data: (B, …)."""
         pair = self.coupling(data, condition, Source(self.generators["noise"]), self.models)
         loss = (self._reconstruct(pair.x0, condition) - pair.x1).square().mean()
         self.metrics = dict(pair.metrics)
@@ -92,18 +91,18 @@ def residual_training(
     *,
     keep: Path | None = None,
 ) -> tuple[ResidualReconstruction, Batches]:
-    """The training of ``residual`` by ``recipe``, and the batches to train on: ``windows``, with their noise where
-    solves are made ahead.
+    """Build the objective that trains ``residual`` by ``recipe``, and its batches.
 
     Args:
-        nfe: of both solves together. keep: file that keeps the solves made ahead for a resume.
+        nfe: of both solves together. windows: the batches, unless ``recipe`` makes solves ahead of them.
+        keep: file that keeps the solves made ahead for a resume.
     """
     coupling, windows = paired(recipe, base, windows, generators, keep)
     return ResidualReconstruction(residual, base, coupling, nfe - recipe.residual_steps, recipe, generators), windows
 
 
 def _penalty(recipe: ResidualSolve) -> Callable[[Residual], Tensor] | None:
-    """What is added to the loss, from the residual being trained; None: nothing."""
+    """Return the penalty that is added to the loss, as a function of the residual; None: no penalty."""
     settings = recipe.net if isinstance(recipe, ResidualRecipe) else None
     if not isinstance(settings, PersidskiiSettings) or not settings.stability.endswith("_penalty"):
         return None

@@ -1,4 +1,4 @@
-"""Model files of residual policies: those of ``pipeline.training.checkpoint`` with the residual in them."""
+"""Model files of residual policies, which extend those of ``pipeline.training.checkpoint``."""
 
 import json
 from pathlib import Path
@@ -29,11 +29,7 @@ _HEADER = "flowtune_residual"
 
 
 def make_residual_policy(base: FlowPolicy, recipe: ResidualRecipe, seed: int, *, fixed: bool = False) -> ResidualPolicy:
-    """``base`` with an untrained residual, whose weights are drawn from ``seed``.
-
-    Args:
-        fixed: see ``build_residual``.
-    """
+    """Return ``base`` with an untrained residual drawn from ``seed``; ``fixed`` as of ``build_residual``."""
     condition_dim = base.n_obs_steps * len(base.observation_normalizer.offset)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -44,9 +40,9 @@ def make_residual_policy(base: FlowPolicy, recipe: ResidualRecipe, seed: int, *,
 def save_residual_policy(
     path: Path, policy: ResidualPolicy, metadata: CheckpointMetadata, recipe: ResidualRecipe
 ) -> None:
-    """Write ``policy`` as ``save_policy`` does, the base's weights in float16, and ``recipe`` beside the metadata.
+    """Write ``policy`` as ``save_policy`` does, the base's weights in float16, with ``recipe`` beside the metadata.
 
-    The residual must be ``fixed``: its matrices are stored as they run, in float32, and are what is certified.
+    The residual must be ``fixed``: its float32 matrices are stored as they run and are certified.
     """
     with TemporaryDirectory() as folder:
         plain = Path(folder, path.name)
@@ -58,7 +54,7 @@ def save_residual_policy(
 
 
 def _ordered(file: bytes) -> bytes:
-    """A safetensors file with its metadata sorted: the library writes several entries in an order of chance."""
+    """Sort the metadata of a safetensors file, since the library writes several entries in random order."""
     size = int.from_bytes(file[:8], "little")
     header = json.loads(file[8 : 8 + size])
     header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
@@ -68,10 +64,10 @@ def _ordered(file: bytes) -> bytes:
 
 
 def read_recipe(path: Path) -> ResidualRecipe | None:
-    """How the residual in a model file was made; None: it holds none.
+    """Read the recipe of the residual in a model file; None: it has no residual.
 
     Raises:
-        UserError: as ``load_policy``, for the file and for its entry about the residual.
+        UserError: as ``load_policy``, for the file and for its entry of the residual.
     """
     read_metadata(path)
     with safe_open(path, framework="pt") as file:
@@ -85,7 +81,7 @@ def read_recipe(path: Path) -> ResidualRecipe | None:
 
 
 def load_model(path: Path) -> LoadedPolicy:
-    """The policy in a model file, with a residual or without, ready to act, and its metadata.
+    """Load a model file with or without a residual; return its policy in evaluation mode and its metadata.
 
     Raises:
         UserError: as ``load_policy``.

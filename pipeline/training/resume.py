@@ -1,4 +1,4 @@
-"""Whose state a file holds: an interrupted run goes on from its own, and from no other."""
+"""Ownership of resumable state: an interrupted run continues from its own state alone."""
 
 import hashlib
 from pathlib import Path
@@ -10,7 +10,7 @@ from pipeline.utils.atomic import write_text
 
 
 def fingerprint(net: nn.Module, settings: str) -> str:
-    """A hash of settings and weights."""
+    """Return a SHA-256 of settings and weights."""
     digest = hashlib.sha256(settings.encode())
     for name, tensor in net.state_dict().items():
         digest.update(name.encode())
@@ -19,10 +19,10 @@ def fingerprint(net: nn.Module, settings: str) -> str:
 
 
 def claim(state_path: Path, fingerprint: str) -> None:
-    """Note beside ``state_path`` whose state it is going to hold.
+    """Record beside ``state_path`` the fingerprint of the run that owns it.
 
     Raises:
-        ValueError: it holds the state of a run of another fingerprint, or of none that is known.
+        ValueError: it has the state of a run of another fingerprint, or of an unknown one.
     """
     owner = _owner(state_path)
     if state_path.exists() and not (owner.exists() and owner.read_text(encoding="utf-8") == fingerprint):
@@ -32,22 +32,22 @@ def claim(state_path: Path, fingerprint: str) -> None:
     write_text(owner, fingerprint)
     if not state_path.exists():
         for path in (healthy(state_path), kept_precision(state_path)):
-            path.unlink(missing_ok=True)  # of a run that ended before it had a state
+            path.unlink(missing_ok=True)  # left by a run that ended before it saved a state
 
 
 def release(state_path: Path) -> None:
-    """Remove the state of a run that has ended, and what lies beside it."""
+    """Remove the state of a finished run and the files beside it."""
     for path in (state_path, healthy(state_path), kept_precision(state_path), _owner(state_path)):
         path.unlink(missing_ok=True)
 
 
 def healthy(state_path: Path) -> Path:
-    """Where the last healthy weights of that run are kept."""
+    """Return the file of the last healthy weights of that run."""
     return state_path.with_name(f"{state_path.name}.healthy")
 
 
 def kept_precision(state_path: Path) -> Path:
-    """Where the precision that run began in is kept."""
+    """Return the file of the precision of that run."""
     return state_path.with_name(f"{state_path.name}.precision")
 
 

@@ -1,4 +1,4 @@
-"""Choosing a checkpoint, on validation seeds or held-out data only."""
+"""Choose a checkpoint, on validation seeds or held-out data only."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -22,7 +22,7 @@ _DRAWS = 8
 
 @dataclass(frozen=True)
 class Candidate:
-    """A checkpoint and how it did; of several, the greatest ``value`` wins."""
+    """Checkpoint with its scores; the greatest ``value`` wins."""
 
     checkpoint: str
     train_steps: int
@@ -32,19 +32,19 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Selection:
-    """What was chosen, by which rule, from what."""
+    """Chosen checkpoint, with the rule and the candidates."""
 
     rule: str
     selected: str
     candidates: list[Candidate]
 
     def report(self) -> dict[str, object]:
-        """As written to reports/<scale>/selection/<task>.json."""
+        """Return the content of reports/<scale>/selection/<task>.json."""
         return asdict(self)
 
 
 def select(paths: list[Path], judge: Callable[[Path], Candidate], rule: str) -> Selection:
-    """Judge every checkpoint and choose the best; of equal ones, the one trained longest."""
+    """Judge every checkpoint and choose the best, the longest trained one of equals."""
     candidates = [judge(path) for path in paths]
     best = max(candidates, key=lambda candidate: (candidate.value, candidate.train_steps))
     return Selection(rule, best.checkpoint, candidates)
@@ -53,17 +53,13 @@ def select(paths: list[Path], judge: Callable[[Path], Candidate], rule: str) -> 
 def roll_out(
     policy: FlowPolicy, task: str, settings: TaskSettings, nfe: int, seeds: Sequence[int], journal: Path
 ) -> list[EpisodeResult]:
-    """Episodes of the evaluation that checkpoints of ``task`` are chosen by.
-
-    Args:
-        journal: file of finished episodes, for a resume.
-    """
+    """Roll ``policy`` out in the evaluation that chooses checkpoints; ``journal`` keeps episodes for a resume."""
     simulated = find_env_factory(settings.load_task(), task, settings.select.evaluation, settings.evaluation)
     return run_episodes(policy, simulated, nfe, seeds, settings.evaluation, journal=journal)
 
 
 def mean_scores(results: Sequence[EpisodeResult]) -> dict[str, float]:
-    """Mean max score and share of successes."""
+    """Return the mean max score and the share of successes."""
     return {
         "max_score": float(np.mean([result.max_score for result in results])),
         "success": float(np.mean([result.success for result in results])),
@@ -72,7 +68,7 @@ def mean_scores(results: Sequence[EpisodeResult]) -> dict[str, float]:
 
 @torch.no_grad()
 def held_out_loss(policy: FlowPolicy, data: PreparedData, settings: PretrainSettings, seed: int) -> float:
-    """The flow-matching loss on held-out windows, over the same draws of noise and time for every checkpoint."""
+    """Return the flow-matching loss on held-out windows; all checkpoints get the same draws of noise and time."""
     generator = torch.Generator().manual_seed(derive(seed, "held-out loss"))
     path = PATHS[settings.path](settings.sigma)
     x1, condition = data.held_out_action, data.held_out_condition

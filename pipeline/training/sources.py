@@ -1,4 +1,4 @@
-"""Data of one's own as training batches: tensors in memory, or whatever yields batches."""
+"""Turn a user's data into training batches: tensors in memory, or an iterable of batches."""
 
 from collections.abc import Iterable, Iterator
 from itertools import chain
@@ -13,21 +13,21 @@ Batch = Tensor | tuple[Tensor, ...] | list[Tensor]
 """x1 (B, …), or the pair of x1 and its condition (B, …)."""
 
 Data = Tensor | tuple[Tensor, Tensor] | TensorDataset | Iterable[Batch]
-"""All of x1 or of (x1, condition) in memory, or an iterable of batches such as a ``DataLoader``."""
+"""All of x1, or of (x1, condition), in memory, or an iterable of batches such as a ``DataLoader``."""
 
 _ALLOWED = "a tensor x1, or a pair of tensors (x1, condition)"
 
 
 def as_source(data: Data, dtype: torch.dtype) -> tuple[BatchSource, Batches]:
-    """Batches drawn from ``data``, and a first few of its rows to try things on.
+    """Return a source of batches from ``data``, and its first rows, for checks.
 
     A tuple of two tensors is a data set in memory, x1 and its condition; a list is an iterable of batches.
 
     Args:
-        dtype: that of the field's weights, which x1 and conditions of floating point are converted to.
+        dtype: that of the field's weights; x1 and floating-point conditions are converted to it.
 
     Raises:
-        ValueError: neither of the kinds of ``Data``, no batch, or rows that ``as_rows`` refuses.
+        ValueError: ``data`` is no ``Data``, has no batch, or has rows that ``as_rows`` refuses.
     """
     if isinstance(data, TensorDataset):
         data = data.tensors if len(data.tensors) != 1 else data.tensors[0]
@@ -44,11 +44,11 @@ def as_source(data: Data, dtype: torch.dtype) -> tuple[BatchSource, Batches]:
 
 
 def as_rows(batch: object, dtype: torch.dtype, name: str) -> Batches:
-    """``batch`` checked and taken apart; where it has no condition, that is empty: (B, 0).
+    """Check ``batch`` and split it into x1 and condition; a missing condition becomes empty, (B, 0).
 
     Raises:
-        ValueError: calling it ``name``; no floating-point x1 (B, …) with at least one row, a condition of another
-            number of rows, or NaN or infinity in either.
+        ValueError: x1 is not floating-point (B, …) with at least one row, the condition has another number of rows, or
+            either has NaN or infinity. The message calls the batch ``name``.
     """
     parts = (batch,) if isinstance(batch, Tensor) else batch
     if not isinstance(parts, tuple | list) or not all(isinstance(part, Tensor) for part in parts):
@@ -75,10 +75,7 @@ def as_rows(batch: object, dtype: torch.dtype, name: str) -> Batches:
 
 
 class _Stream:
-    """The batches of an iterable one after the other; it is started anew when it ends.
-
-    Their size and order are the iterable's own.
-    """
+    """Batches of an iterable, in its own sizes and order; it is started again when it ends."""
 
     def __init__(self, data: Iterable[object], dtype: torch.dtype) -> None:
         self._data = data

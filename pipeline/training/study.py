@@ -1,4 +1,4 @@
-"""How the rows of the coupling study are trained, each for the same compute, and which checkpoint of a row is taken."""
+"""Train the rows of the coupling study at equal compute, and choose the checkpoint of each."""
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
@@ -22,9 +22,9 @@ from pipeline.utils.seeding import Generators
 from pipeline.utils.timing import median_ms
 
 OUTSIDERS: dict[str, Callable[[nn.Module], nn.Module]] = {"regression": RegressionField, "mip": MinimalIterativeField}
-"""What makes a velocity field of the net of a policy that is no flow."""
+"""Wrapper that makes a velocity field of the net of each policy that is no flow."""
 
-_EVALUATIONS = {"regression": 1, "mip": 2}  # of the net in an update; one of flow matching has one
+_EVALUATIONS = {"regression": 1, "mip": 2}  # of the net in an update; flow matching has one
 _TIMED_UPDATES = 20
 
 
@@ -44,8 +44,8 @@ class CouplingCell(Cell):
         """Return the training of the row, within the study's budget.
 
         Raises:
-            UserError: a coupling and several numbers of evaluations, one that the study's settings do not have, or a
-                budget below what is solved ahead.
+            UserError: a coupling has several numbers of evaluations or one without settings in the study, or the budget
+                does not cover the solves made ahead.
         """
         (policy, metadata), row, study, pretrain = self.base, self.method, settings.studied(), settings.pretrain
         windows = Batches(data.condition, data.action)
@@ -81,9 +81,9 @@ class CouplingCell(Cell):
 
     def best(self, models: Sequence[Path], nfe: int, folder: Path) -> Choice:
         if self.method == "fm":
-            return Choice(self.base_file, 1.0, 0.0, 0.0)  # the only one
+            return Choice(self.base_file, 1.0, 0.0, 0.0)  # the only checkpoint
         tried = [self.judged(model, nfe, 1.0, self.settings.studied().seeds, folder) for model in models]
-        return max(reversed(tried), key=lambda choice: choice.max_score)  # of equal ones that trained longest
+        return max(reversed(tried), key=lambda choice: choice.max_score)  # the longest trained one of equals
 
     def trained(self, training: Training, here: Workspace, title: str) -> list[Path]:
         models = super().trained(training, here, title)
@@ -97,7 +97,7 @@ class CouplingCell(Cell):
 
 
 def measure_update(training: Training) -> float:
-    """Median time of an update's forward and backward pass, pairing included, in milliseconds."""
+    """Measure the median time of an update's forward and backward pass, pairing included, in milliseconds."""
     objective, generator = training.objective, torch.Generator().manual_seed(0)
     device = next(objective.parameters()).device.type
 

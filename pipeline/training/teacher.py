@@ -1,7 +1,7 @@
-"""The frozen base model as teacher: the solves that ``reflow`` and ``inversion`` learn from, online or made ahead.
+"""Solve with the frozen base model for ``reflow`` and ``inversion``, online or ahead of training.
 
-Neither depends on the model being trained, so that the same solves can be made once, before training: a step then
-costs no more than its own update, and 16 or 128 evaluations a pair are paid once and not in every step.
+The solves do not depend on the model being trained, so that they can be made once, before training. Then 16 or 128
+evaluations a pair are spent once and not in every step.
 """
 
 from copy import deepcopy
@@ -26,15 +26,15 @@ _ROWS = 4096  # solved at once
 
 
 class Teacher(nn.Module):
-    """A frozen copy of ``net`` as it is now, and its fine solves.
+    """Frozen copy of ``net`` as it is now, with its fine solves.
 
-    Forwards by Euler, the solve that rollouts of the base model run, so that what is taught is that policy. Backwards
-    by RK4: explicit Euler steps back do not undo explicit Euler steps forth.
+    ``teach`` solves by Euler, as rollouts of the base model do, so that the student learns that policy. ``invert``
+    solves backwards by RK4, since Euler steps back do not undo Euler steps forth.
 
     Args:
         nfe: evaluations of either solve; a multiple of 4 for ``invert``.
-        temperature: factor τ of the noise that ``teach`` starts from. Below 1 it teaches what the model deems likely:
-            the student learns x0 → φ(τ x0).
+        temperature: factor τ of the initial noise of ``teach``: the student learns x0 → φ(τ x0). Below 1 the taught
+            samples are likelier.
     """
 
     def __init__(self, net: nn.Module, nfe: int, temperature: float = 1.0) -> None:
@@ -46,13 +46,13 @@ class Teacher(nn.Module):
     @torch.no_grad()
     @in_evaluation_mode
     def teach(self, x0: Tensor, condition: Tensor) -> Tensor:
-        """x0 (B, …) → x1."""
+        """Solve x0 (B, …) → x1."""
         return reconstruct(self.net, self.temperature * x0, condition, uniform_grid(self.nfe))
 
     @torch.no_grad()
     @in_evaluation_mode
     def invert(self, x1: Tensor, condition: Tensor) -> Tensor:
-        """x1 (B, …) → x0.
+        """Solve backwards, x1 (B, …) → x0.
 
         Raises:
             ValueError: ``nfe`` is no multiple of 4.
@@ -63,11 +63,10 @@ class Teacher(nn.Module):
 def paired(
     recipe: CoupledUpdates, net: nn.Module, batches: Batches, generators: Generators, keep: Path | None
 ) -> tuple[Coupling, Batches]:
-    """The coupling of ``recipe``, and the batches to train on: ``batches``, with their noise where ``net``, the base
-    model, makes the solves ahead (stream ``pairs``).
+    """Return the coupling of ``recipe``, and ``batches``, with their noise if the base model ``net`` solves ahead.
 
     Args:
-        keep: as of ``solved_ahead``.
+        generators: stream ``pairs`` is drawn from. keep: as of ``solved_ahead``.
     """
     options = recipe.model_dump(include={"candidates", "regularization", "condition_weight", "typical_quantile"})
     coupling = make_coupling(recipe.coupling, **options, ahead=recipe.solves_ahead)
@@ -89,12 +88,12 @@ def solved_ahead(
     precision: PrecisionSetting = "fp32",
     keep: Path | None = None,
 ) -> Batches:
-    """``batches`` with their noise: data (W·draws, 2, …) of x0 and x1, for ``make_coupling(kind, ahead=True)``.
+    """Return ``batches`` with noise: data (W·draws, 2, …) of x0 and x1, for ``make_coupling(kind, ahead=True)``.
 
     Args:
-        kind: ``reflow``: ``draws`` noises for each row's condition, and what the teacher makes of them; ``inversion``:
-            each row's datum and where the teacher's solve backwards ends, which one draw is enough for.
-        generator: of the noise. precision: bf16, or fp32. keep: file that holds the result once it is made.
+        kind: ``reflow``: ``draws`` noises for each row's condition, with the teacher's samples; ``inversion``: each
+            row's datum, once, with the end of the teacher's backward solve.
+        generator: of the noise. precision: bf16 or fp32. keep: file that keeps the result.
     """
     if keep is not None and keep.exists():
         return Batches(**torch.load(keep, weights_only=True))

@@ -1,9 +1,9 @@
-"""The small models of Figure 1: what each is trained by, and their files.
+"""Train, save and load the small models of Figure 1.
 
 ``fm`` is a velocity field of two points learned by flow matching. ``mle<k>-<coupling>`` are velocity fields of eight
 points learned by the reconstruction loss alone, from scratch. ``follow-contracting`` and ``follow-free<k>`` are systems
-that imitate the velocities of a curve, the first contracting whatever its parameters. ``settle`` is a system that is to
-bring each state to one of two places.
+that imitate the velocities of a curve; the first is contracting for all parameters. ``settle`` is a system that learns
+to bring each state to one of two places.
 """
 
 import math
@@ -40,10 +40,10 @@ _FUNCTION = "tanh"
 
 
 class Driven(nn.Module):
-    """x' = A0 x + A1 tanh(W x) + g, the input g = gain · u + offset.
+    """System x' = A0 x + A1 tanh(W x) + g with the input g = gain · u + offset.
 
     Args:
-        source: of the matrices. inputs: numbers in u.
+        source: parameters of the matrices. inputs: dimension of u.
     """
 
     def __init__(self, source: Parameterization, inputs: int) -> None:
@@ -53,7 +53,7 @@ class Driven(nn.Module):
         self.offset = nn.Parameter(torch.zeros(source.n))
 
     def begin(self, u: Tensor) -> Field:
-        """The field for the inputs u (B, m), which stay the same along a solve."""
+        """Return the field for the inputs u (B, m), which are constant along a solve."""
         linear, outer, inner = self.source.matrices()
         pushed = u @ self.gain.T + self.offset
 
@@ -67,7 +67,7 @@ class Driven(nn.Module):
 
     @torch.no_grad()
     def exported(self) -> DrivenSystem:
-        """Its numbers in float64, with what the construction knows of them."""
+        """Return the system in float64, with the certificate of its construction if there is one."""
         system = self.source.system()
         gain, offset = self.gain.double().numpy(), self.offset.double().numpy()
         if not isinstance(self.source, ContractingFlow):
@@ -77,7 +77,7 @@ class Driven(nn.Module):
 
 
 class _Imitation(Objective):
-    """Velocity matching: the mean squared error of x' at the states of a demonstration, and nowhere else."""
+    """Velocity matching: mean squared error of x' at the states of a demonstration alone."""
 
     net: Driven
 
@@ -86,13 +86,13 @@ class _Imitation(Objective):
         self.net = net
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: u, (B, m). data: state and velocity, (B, 2, n) → scalar loss."""
+        """Return the scalar loss. condition: u, (B, m). data: state and velocity, (B, 2, n)."""
         state, velocity = data.unbind(1)
         return (self.net.begin(condition)(0.0, state) - velocity).square().mean()
 
 
 class _Settling(Objective):
-    """The mean squared distance from where states should be, at half of the settling time and at its end."""
+    """Mean squared distance of states to their places, at half of the settling time and at its end."""
 
     net: Driven
 
@@ -102,7 +102,7 @@ class _Settling(Objective):
         self.grid = uniform_grid(_SETTLING_STEPS, end=SETTLING_TIME)
 
     def forward(self, condition: Tensor, data: Tensor) -> Tensor:
-        """condition: places, (B, n). data: starts, (B, n) → scalar loss."""
+        """Return the scalar loss. condition: places, (B, n). data: starts, (B, n)."""
         half, field = _SETTLING_STEPS // 2, self.net.begin(data.new_zeros(len(data), 0))
         middle = solve(field, data, self.grid[: half + 1])
         end = solve(field, middle, self.grid[half:])
@@ -110,22 +110,22 @@ class _Settling(Objective):
 
 
 def toy_names(settings: ToySettings) -> list[str]:
-    """Every model of the figure, by name."""
+    """List the names of all models of the figure."""
     return ["fm", *mle_names(settings), "follow-contracting", *free_names(settings), "settle"]
 
 
 def mle_names(settings: ToySettings) -> list[str]:
-    """A model for each of the couplings; one that is named twice gets two, of different initial weights."""
+    """List a name for each coupling; a repeated coupling gives models of different initial weights."""
     return [f"mle{k}-{coupling}" for k, coupling in enumerate(settings.couplings)]
 
 
 def free_names(settings: ToySettings) -> list[str]:
-    """The unconstrained systems that follow the curve, of different initial weights."""
+    """List the names of the unconstrained systems that follow the curve, of different initial weights."""
     return [f"follow-free{k}" for k in range(settings.free)]
 
 
 def build_toy(name: str, settings: ToySettings) -> nn.Module:
-    """The untrained model ``name``; its weights are drawn from the seed and the name."""
+    """Build the untrained model ``name`` with weights drawn from the seed and the name."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(derive(settings.seed, "toys", name))
         if name == "fm":
@@ -148,7 +148,7 @@ def train_toy(name: str, settings: ToySettings, state: Path, log: Log) -> nn.Mod
 def _problem(
     name: str, net: nn.Module, settings: ToySettings, generators: Generators
 ) -> tuple[Objective, Batches, Optimization]:
-    """What ``net`` is trained by, on and how."""
+    """Return the objective, the batches and the optimiser settings of ``net``."""
     if name == "fm":
         matching = FlowMatching(net, i_cfm(settings.sigma), make_coupling("independent"), generators)
         return matching, _unconditional(two_points()), settings.fm
@@ -165,7 +165,7 @@ def _problem(
 
 
 def _unconditional(points: Tensor) -> Batches:
-    """Points (M, D) as samples of one step, with a condition that says nothing."""
+    """Return points (M, D) as samples of one step, with a zero condition."""
     data = points.float()[:, None, :]
     return Batches(data.new_zeros(len(data), 1), data)
 
@@ -176,10 +176,10 @@ def save_toy(path: Path, net: nn.Module) -> None:
 
 
 def load_toy(path: Path, name: str, settings: ToySettings) -> nn.Module:
-    """The model ``name`` that ``save_toy`` wrote.
+    """Load the model ``name`` that ``save_toy`` wrote.
 
     Raises:
-        UserError: no such file, or weights that do not fit what ``settings`` describe.
+        UserError: the file is missing, or its weights do not fit ``settings``.
     """
     net = build_toy(name, settings)
     try:
@@ -193,10 +193,9 @@ def load_toy(path: Path, name: str, settings: ToySettings) -> nn.Module:
 
 
 def load_toys(folder: Path, settings: ToySettings) -> tuple[dict[str, Field], dict[str, DrivenSystem]]:
-    """Every trained flow, as a field (B, D) → (B, D) in float64, and every trained system, by name.
+    """Load all trained flows, as fields (B, D) → (B, D) in float64, and all trained systems, by name.
 
-    Args:
-        folder: of their files, <name>.safetensors.
+    The files are <name>.safetensors in ``folder``.
 
     Raises:
         UserError: as ``load_toy``.

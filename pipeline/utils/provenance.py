@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pipeline.utils import platform
+from pipeline.utils.atomic import write_text
 from pipeline.utils.hardware import cores
 
 
@@ -36,6 +37,12 @@ def hash_of(digests: Mapping[Path, str]) -> str:
         whole.update(f"{file.as_posix()}\0".encode())
         whole.update(bytes.fromhex(digests[file]))
     return whole.hexdigest()
+
+
+def write_checksum(path: Path) -> None:
+    """Write ``<path>.sha256`` in the form that `sha256sum --check` reads."""
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    write_text(path.with_name(f"{path.name}.sha256"), f"{digest}  {path.name}\n")
 
 
 def _files(path: Path) -> list[Path]:

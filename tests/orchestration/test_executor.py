@@ -249,7 +249,7 @@ def test_stages_run_one_by_one_when_memory_is_short(project: Project) -> None:
     assert sorted(executed(result.stdout)) == ["after", "left", "right"]
     (line,) = [line for line in result.stdout.splitlines() if "waits" in line]
     assert re.fullmatch(
-        r"(left|right) \| waits for memory: it needs 0\.6 GB, and 0\.[45] GB are left beside (left|right)", line
+        r"(left|right) \| waits for memory: it needs 0\.6 GB, and 0\.[45] GB are free beside (left|right)", line
     )
     first, second = executed(result.stdout)[:2]
     assert line.startswith(f"{second} | ") and line.endswith(f" {first}")

@@ -67,7 +67,7 @@ def test_stage_waits_for_memory_that_running_stages_will_still_take(monkeypatch:
     assert room.lack("large", []) is None  # a stage alone always starts
     running = ["large"]
     machine.free, machine.held = 2.0, 0.2  # the running stage will take 1.8 GB more
-    assert room.lack("small", running) == "waits for memory: it needs 0.5 GB, and 0.2 GB are left beside large"
+    assert room.lack("small", running) == "waits for memory: it needs 0.5 GB, and 0.2 GB are free beside large"
     assert room.lack("free", running) is None
     machine.free, machine.held = 0.6, 2.5  # above its measured need
     assert room.lack("small", running) is None
@@ -95,5 +95,5 @@ def test_table_is_built_from_recorded_runs(sources: Project, tmp_path: Path, dat
 
 
 def test_missing_runs_give_an_error(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="MLflow has recorded no stage's memory"):
+    with pytest.raises(UserError, match="MLflow has no recorded memory of stages"):
         needs.measured(tmp_path)

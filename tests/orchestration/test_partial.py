@@ -11,7 +11,7 @@ UNMADE = {
     "outs": ["data/starter/b.npz", "reports/starter/episodes/b.csv", "reports/starter/table2.csv"],
     "commands": {
         "draw@starter": "exec python -m stages.report draw --scale starter",
-        "evaluate_rollouts@b": "exec python -m stages.evaluate_rollouts --task b",
+        "evaluate_rollouts@b": "exec python -m stages.evaluate --task b",
         "tabulate@starter": "exec python -m stages.report tabulate --scale starter",
     },
 }
@@ -54,13 +54,13 @@ def test_partial_tables_use_only_new_results_and_keep_complete_tables(
     partial = reports / "partial"
     assert {path.name: path.read_text(encoding="utf-8") for path in partial.iterdir()} == {"table2.csv": "partial"}
     assert not (root / ".flowtune" / "partial").exists()
-    assert capsys.readouterr().err.count("reports/starter keeps those of the last whole run\n") == 2
+    assert capsys.readouterr().err.count("reports/starter keeps those of the last complete run\n") == 2
 
     remove_partial(root, "starter", "partial")
     assert not partial.exists() and (reports / "table2.csv").exists()
     remove_partial(root, "starter", "partial")
     output = capsys.readouterr().out
-    assert output == "reports/starter/partial: removed, the tables in reports/starter are whole\n"
+    assert output == "reports/starter/partial: removed, the tables in reports/starter are complete\n"
 
 
 def test_no_partial_folder_without_unmade_tables(root: Path) -> None:

@@ -205,7 +205,7 @@ def test_worker_mismatch_gives_a_one_line_error(head: Path, workers: Workers) ->
         return str(caught.value)
 
     lab.origin = own.model_copy(update={"python": "3.99"})
-    assert "allowed: 3.99 as where the run began" in stage_error()
+    assert "allowed: 3.99, as the run began with" in stage_error()
     lab.origin = own.model_copy(update={"commit": "0" * 40})
     assert f"/first is at commit {own.commit[:12]}" in stage_error()
     lab.origin = own
@@ -221,7 +221,7 @@ def test_invalid_pool_or_repository_gives_a_one_line_error(head: Path) -> None:
     assert "dvc.yaml changed since the commit; commit them" in refused(head, "lab")
     (head / ".dvc" / "config.local").unlink()
     ran("git", "checkout", "-q", "dvc.yaml", cwd=head)
-    assert "no DVC remote, by which results travel; `make remote URL=…` sets one" in refused(head, "lab")
+    assert "no DVC remote for the transfer of results; `make remote URL=…` sets one" in refused(head, "lab")
 
 
 def test_workers_use_edited_settings_and_restore_committed_ones(tmp_path: Path) -> None:

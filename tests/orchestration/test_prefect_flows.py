@@ -131,7 +131,7 @@ def test_abandoned_flow_runs_are_cancelled() -> None:
         run = client.create_flow_run(prefect_flows.sweep, parameters={"overrides": []}, state=Running())
         prefect_flows._cancel_unfinished()
         state = client.read_flow_run(run.id).state
-    assert state and (state.is_cancelled(), state.message) == (True, "make ui was ended")
+    assert state and (state.is_cancelled(), state.message) == (True, "make ui was stopped")
 
 
 @pytest.mark.parametrize(

@@ -157,7 +157,7 @@ def test_missing_run_at_the_remote_gives_an_error(maker: Path, tmp_path: Path) -
     env = os.environ | {"PYTHONPATH": str(ROOT)}
     result = subprocess.run(command, cwd=taker, env=env, capture_output=True, encoding="utf-8", check=False)
     assert result.returncode != 0
-    assert "train: a worker brought it up to date, but DVC's remote has no run that read what is here" in result.stderr
+    assert "train: a worker has run it, but DVC's remote has no run with the inputs here" in result.stderr
     assert (maker.parent / "runs.txt").read_text(encoding="utf-8") == "run\n", "the clone ran the stage itself"
 
 

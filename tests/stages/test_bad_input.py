@@ -169,7 +169,7 @@ def test_file_in_place_of_the_reports_folder_is_refused(made: Project, tmp_path:
     assert refused(project, "pipeline.orchestration.repro") == f"error: {project.root}/{problem}"
 
 
-EVALUATE = ("stages.evaluate_rollouts", "--nfe", "1")
+EVALUATE = ("stages.evaluate", "--nfe", "1")
 UNKNOWN_EVALUATION = "--evaluation: given 'pusht_c', allowed for pusht: pusht_a, pusht_b"
 
 
@@ -179,7 +179,7 @@ UNKNOWN_EVALUATION = "--evaluation: given 'pusht_c', allowed for pusht: pusht_a,
         (("--evaluation", "pusht_c", "--checkpoint", "CHECKPOINT"), UNKNOWN_EVALUATION),
         (
             ("--evaluation", "pusht_b", *OF_TASK, "--method", "fm"),
-            "--evaluation: given 'pusht_b', allowed with --checkpoint only: a stage runs all evaluations of its task",
+            "--evaluation: allowed with --checkpoint only; a stage reads params.yaml",
         ),
         (("--evaluation", "pusht_b", "--checkpoint", "nothing.safetensors"), "nothing.safetensors: no such checkpoint"),
         (
@@ -204,5 +204,5 @@ def test_invalid_demonstration_seeds_are_refused(project: Project, checkpoint: P
     arguments = ("--checkpoint", str(checkpoint), "--seeds", "100000:100010", "--out", "demonstrations.npz")
     line = refused(project, "stages.demonstrate", *arguments)
     assert line.startswith(
-        "error: --seeds: given '100000:100010', allowed: FIRST:END such as 300000:300600, from 300000"
+        "error: --seeds: given '100000:100010', allowed: FIRST:END such as 300000:300500, from 300000"
     )

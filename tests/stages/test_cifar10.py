@@ -45,7 +45,7 @@ def test_cifar10_stages_make_table_1_and_shipped_checkpoints(project: Project) -
         run("train", "--method", "ft_fm", "--nfe", nfe)
     run("train", "--method", "resft_fm")
     for method in ("i_cfm", "ft_fm", "resft_fm"):
-        run("evaluate_fid", "--method", method)
+        run("evaluate", "--method", method)
     run("report", "tabulate_images")
     run("report", "draw_images")
 
@@ -68,6 +68,6 @@ def test_cifar10_stages_make_table_1_and_shipped_checkpoints(project: Project) -
     assert there == {path: content for path, content in before.items() if path.name != "nfe2.safetensors"}
     of_table = pd.read_csv(reports / "images" / "cifar10-i_cfm.csv").query("solver == 'euler-1' or nfe == 1").iloc[0]
     checkpoint = "data/checkpoints/starter/cifar10/i_cfm/step-0000012.safetensors"
-    project.check("stages.evaluate_fid", "--checkpoint", checkpoint, "--solver", "euler-1", "--out", "distances.csv")
+    project.check("stages.evaluate", "--checkpoint", checkpoint, "--solver", "euler-1", "--out", "distances.csv")
     again = pd.read_csv(project.root / "distances.csv").iloc[0]
     assert (again["checkpoint"], again["distance"]) == (of_table["checkpoint"], of_table["distance"])

@@ -114,7 +114,7 @@ def learn(run: Any, *rows: str) -> pd.DataFrame:
         run(stage, *of_arm, *arguments)
     run("train", *of_arm, "--method", "ft_fm", "--nfe", "1")
     for row in rows:
-        run("evaluate_rollouts", *of_arm, "--row", row)
+        run("evaluate", *of_arm, "--row", row)
     run("report", "tabulate", "--scale", "starter")
     return pd.read_csv("reports/starter/table2.csv").set_index("method")
 
@@ -131,7 +131,7 @@ def test_reacher_from_minari_recordings(tmp_path: Path, run: Any, monkeypatch: p
     if not has_egl():
         return
     run(
-        *("evaluate_rollouts", "--checkpoint", "data/starter/arm/models/ft_fm-nfe1.safetensors", "--nfe", "1"),
+        *("evaluate", "--checkpoint", "data/starter/arm/models/ft_fm-nfe1.safetensors", "--nfe", "1"),
         *("--evaluation", "arm", "--seeds", "7:9", "--repeats", "1", "--out", "episodes.csv", "--videos", "videos"),
     )
     assert len(pd.read_csv("episodes.csv")) == 2

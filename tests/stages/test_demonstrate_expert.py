@@ -1,4 +1,4 @@
-"""``stages.demonstrate_expert`` with a tiny expert."""
+"""``stages.demonstrate`` with a tiny expert."""
 
 import re
 from pathlib import Path
@@ -82,7 +82,7 @@ class Still:
         return [0.0, 0.0]
 """
 SEEDS = range(300_000, 300_012)
-COMMAND = ("stages.demonstrate_expert", "--task", "tiny", "--seeds", "300000:300012", "--most", "4")
+COMMAND = ("stages.demonstrate", "--task", "tiny", "--seeds", "300000:300012", "--most", "4")
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_expert_is_taken_from_a_params_block(project: Project) -> None:
     (project.root / "params.yaml").write_text(text + BLOCK, encoding="utf-8")  # its last block is scale metaworld
     (project.root / "still.py").write_text(STILL, encoding="utf-8")
     seeds = ("--seeds", "300000:300003", "--most", "2", "--out", "made.zip", "--workers", "0")
-    result = project.check("stages.demonstrate_expert", "--scale", "metaworld", "--task", "reaching", *seeds)
+    result = project.check("stages.demonstrate", "--scale", "metaworld", "--task", "reaching", *seeds)
     assert result.stdout.startswith("3 of 3 episodes solved") and result.stdout.endswith(
         "2 kept, 10 steps → made.zip\n"
     )

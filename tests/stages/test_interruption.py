@@ -69,7 +69,7 @@ VICTIMS = [
     ),
     Victim(
         "evaluate_rollouts@starter-pusht-fm-1",
-        ("stages.evaluate_rollouts", *OF_TASK, "--method", "fm", "--nfe", "1"),
+        ("stages.evaluate", *OF_TASK, "--method", "fm", "--nfe", "1"),
         ("reports/starter/episodes/pusht-fm-nfe1.csv", "reports/starter/metrics/pusht-fm-nfe1.json"),
         episodes_done,
         20,
@@ -77,7 +77,7 @@ VICTIMS = [
     ),
     Victim(
         "train_toys@starter",
-        ("stages.train_toys", "--scale", "starter"),
+        ("stages.toys", "train", "--scale", "starter"),
         ("data/starter/toys",),
         lambda resume: len(list(resume.glob("[!.]*.safetensors"))),
         7,

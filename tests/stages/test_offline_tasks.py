@@ -83,13 +83,13 @@ def test_offline_task_runs_from_data_to_table(
             run(monkeypatch, "train", "--task", task, "--method", method, "--nfe", "1")
         run(monkeypatch, "train", "--task", task, "--row", "resft_fm-nfe16")
         for row in ROWS:
-            run(monkeypatch, "evaluate_rollouts", "--task", task, "--row", row)
-        run(monkeypatch, "evaluate_robustness", "--task", task, "--row", "fm-nfe1")
+            run(monkeypatch, "evaluate", "--task", task, "--row", row)
+        run(monkeypatch, "evaluate", "--task", task, "--row", "fm-nfe1", "--disturbed")
         run(monkeypatch, "report", "tabulate_offline", "--task", task)
         for stage in ("tabulate", "tabulate_settings", "report_stability", "draw"):
             run(monkeypatch, "report", stage)
         first = Path("reports/lab/episodes", f"{task}-ft_fm-nfe1.csv").read_bytes()
-        run(monkeypatch, "evaluate_rollouts", "--task", task, "--row", "ft_fm-nfe1")
+        run(monkeypatch, "evaluate", "--task", task, "--row", "ft_fm-nfe1")
     finally:
         torch.set_num_threads(threads)
         capsys.readouterr()

@@ -264,7 +264,7 @@ def test_failed_fine_tuning_loses_only_its_own_rows(made: Project, tmp_path: Pat
     assert any(line.endswith(error) for line in result.stdout.splitlines())
     assert "Traceback" not in result.stderr
     whole, reports = made.root / "reports" / "starter", project.root / "reports" / "starter" / "partial"
-    assert "reports/starter/partial: tables of the rows that are there; reports/starter keeps" in result.stderr
+    assert "reports/starter/partial: tables of the available rows; reports/starter keeps" in result.stderr
     for name in tables:
         assert (reports.parent / name).read_bytes() == (whole / name).read_bytes()
     table = pd.read_csv(reports / "table2.csv")

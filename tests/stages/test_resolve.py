@@ -102,5 +102,5 @@ def test_repro_detects_a_changed_task_file_outside_the_project(sources: Project,
     assert "Running stage" not in project.check("pipeline.orchestration.repro").stdout
     path.write_text(path.read_text(encoding="utf-8").replace("0.1 * np.clip", "0.2 * np.clip"), encoding="utf-8")
     output = project.check("pipeline.orchestration.repro").stdout
-    assert f"{path.name} changed; the inputs of stages are made anew" in output
+    assert f"{path.name} changed; the input files of stages are made again" in output
     assert "Running stage 'fetch@starter-reach'" in output

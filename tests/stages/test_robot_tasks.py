@@ -102,7 +102,7 @@ def test_task_runs_from_demonstrations_to_table_rows(
         if "resft_fm-nfe16" in rows:
             run(monkeypatch, "train", "--task", task, "--row", "resft_fm-nfe16")
         for row in rows:
-            run(monkeypatch, "evaluate_rollouts", "--task", task, "--row", row)
+            run(monkeypatch, "evaluate", "--task", task, "--row", row)
         run(monkeypatch, "report", "tabulate")
         run(monkeypatch, "report", "tabulate_settings")
     finally:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from pipeline.training.checkpoint import read_metadata
 from tests.project import Project
 
-EVALUATE = ("stages.evaluate_rollouts", "--evaluation", "pusht_b", "--nfe", "1")
+EVALUATE = ("stages.evaluate", "--evaluation", "pusht_b", "--nfe", "1")
 SEEDS = ("--seeds", "100000:100003", "--repeats", "2")
 
 

@@ -201,7 +201,7 @@ def test_replica_is_another_model_in_its_own_folder(made: Project, tmp_path: Pat
 
 def test_precision_study_changes_one_factor_at_a_time(studied: Project) -> None:
     models = [f"data/starter/pusht/models/{name}.safetensors" for name in ("fm-nfe2", "ft_fm-nfe2")]
-    studied.check("stages.study_precision", "--scale", "starter", "--task", "pusht", "--models", *models)
+    studied.check("stages.study", "precision", "--scale", "starter", "--task", "pusht", "--models", *models)
     reports = studied.root / "reports" / "starter"
     table = pd.read_csv(reports / "precision.csv").fillna({"change": ""})
     changes = ["", "noise x 0.5", "noise x 0", "one noise (1)", "4 actions a plan", "NFE 8"]
@@ -225,7 +225,7 @@ def test_precision_study_changes_one_factor_at_a_time(studied: Project) -> None:
     ],
 )
 def test_precision_study_refuses_incompatible_models(studied: Project, models: list[str], error: str) -> None:
-    refused = studied.run("stages.study_precision", "--scale", "starter", "--task", "pusht", "--models", *models)
+    refused = studied.run("stages.study", "precision", "--scale", "starter", "--task", "pusht", "--models", *models)
     assert refused.returncode == 2 and error in refused.stderr and refused.stderr.count("\n") == 1
 
 

@@ -42,7 +42,7 @@ def test_long_note_is_cut_at_a_row() -> None:
     found = headline("table2", long)
     assert found and len(found.note) < 2500
     shown = found.note.count("| method_")
-    assert found.note.endswith(f"and {500 - shown} rows more, in the table's own run")
+    assert found.note.endswith(f"and {500 - shown} more rows in the run of the table")
 
 
 def test_updated_table_replaces_only_its_own_note() -> None:

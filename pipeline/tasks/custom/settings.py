@@ -91,7 +91,7 @@ class Environment(_Model):
 
 
 class ScriptedExpert(_Model):
-    """A scripted expert, which ``python -m stages.demonstrate_expert`` runs in the environment.
+    """A scripted expert, which ``python -m stages.demonstrate`` runs in the environment.
 
     Attributes:
         policy: ``module:name`` of a class, made without arguments for each episode; its method ``get_action`` maps the

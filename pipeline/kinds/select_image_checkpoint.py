@@ -1,7 +1,7 @@
 """Choose the base model of images among i_cfm's checkpoints, and measure all of them.
 
-The choice is by distance on noise of its own, never that of the tables. The checkpoints after the selected one are
-flow matching continued, which fine-tuning is compared with.
+The choice uses validation sampling seeds, never those of the tables. The checkpoints after the selected one are
+continued flow matching, which fine-tuning is compared with.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""Train a velocity field of a robot task from scratch by flow matching, leaving evenly spaced checkpoints."""
+"""Train a velocity field of a robot task from scratch by flow matching, with evenly spaced checkpoints."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ class Pretraining(Problem):
         save_policy(self.checkpoint(step), self.policy.with_net(net), made)
 
     def save(self, trained: Trained) -> None:
-        del trained  # the last checkpoint
+        del trained  # it is the last checkpoint
         self.copy_checkpoints(self.files.pretrained)
         self.log.write_csv(self.files.pretrain_log, scale=self.asked.scale, task=self.asked.task)
 

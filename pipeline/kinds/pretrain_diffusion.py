@@ -1,4 +1,4 @@
-"""Train the net of the rows ``ddpm`` and ``ddim``, which predicts noise."""
+"""Train the noise-predicting net of the rows ``ddpm`` and ``ddim``."""
 
 from dataclasses import replace
 

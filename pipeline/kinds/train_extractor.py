@@ -1,6 +1,6 @@
-"""Train the classifier in whose features images are compared, and measure how far apart real images are.
+"""Train the classifier that gives the features of images, and measure the distance between halves of the real data.
 
-The distance between two random halves of the real data is what a perfect model could reach with as many images.
+A perfect model could reach that distance with as many images.
 """
 
 import torch

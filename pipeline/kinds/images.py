@@ -16,11 +16,7 @@ from pipeline.training.problem import Problem, Workspace
 
 
 class ImageProblem(Problem):
-    """Training on images.
-
-    Attributes:
-        images: (N, C, H, W) uint8. batches: random batches of them.
-    """
+    """Training on ``images`` (N, C, H, W), uint8; ``batches`` are random batches of them."""
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         super().__init__(asked, settings, here, label)

@@ -1,8 +1,7 @@
-"""Train the base model of a robot task on, by maximum likelihood (ft_fm) or flow matching (fm), at equal compute.
+"""Fine-tune the base model of a robot task by maximum likelihood (ft_fm) or flow matching (fm), at equal compute.
 
-Both branch from the same checkpoint. ``ft_fm`` minimises the reconstruction loss through the N-step solve; ``fm`` goes
-on with the flow-matching loss for as many updates as cost the same, so that the comparison is never with a model that
-was trained for less.
+Both start from the same checkpoint. ``ft_fm`` minimises the reconstruction loss through the N-step solve. ``fm``
+continues flow matching for as many updates as cost the same.
 """
 
 import math
@@ -13,6 +12,7 @@ from torch import nn
 
 from pipeline.evaluation.protocol import validation_seeds
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
+from pipeline.kinds.robot import RobotProblem, read_by
 from pipeline.nets.lora import merge_lora
 from pipeline.settings.paths import TaskFiles
 from pipeline.settings.schema import ScaleSettings
@@ -21,7 +21,6 @@ from pipeline.training.diversity_monitor import DiversityReading
 from pipeline.training.finetuning import Trained, Training, metrics_of
 from pipeline.training.job import Asked, Job
 from pipeline.training.journal import TrainingLog
-from pipeline.training.kinds.robot import RobotProblem, read_by
 from pipeline.training.loop import Objective, evenly_spaced
 from pipeline.training.problem import Workspace, trains
 from pipeline.training.recipe import equal_compute, flow_matching, maximum_likelihood, path_of
@@ -30,7 +29,7 @@ from pipeline.utils.seeding import Generators
 
 SCORES = ("max_score", "max_score_low", "max_score_high", "success", "success_low", "success_high")
 NO_ROLLOUTS = {**dict.fromkeys(SCORES, math.nan), "n_seeds": 0}
-"""Scores of an offline task: its history has the monitor's readings on held-out episodes alone."""
+"""Scores of an offline task, whose history has only the monitor's readings on held-out episodes."""
 
 
 def job(asked: Asked, settings: ScaleSettings) -> Job:
@@ -45,7 +44,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
 
 
 class FineTuning(RobotProblem):
-    """Continued training of the base model, with rollouts and the diversity of samples along the way."""
+    """Continued training of the base model, with rollouts and readings of the diversity."""
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         super().__init__(asked, settings, here, label)
@@ -110,7 +109,7 @@ class FineTuning(RobotProblem):
     def save(self, trained: Trained) -> None:
         method, nfe = self.asked.method, self.asked.nfe
         merge_lora(trained.net)
-        # models are stored in half the size; what is measured from here on is what is stored
+        # models are stored in float16; the metrics are of the stored weights
         round_weights(trained.net)
         metadata = replace(
             self.base,

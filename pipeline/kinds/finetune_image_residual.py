@@ -1,16 +1,16 @@
-"""Train a net on the time after that of the frozen base model of images (resft_fm)."""
+"""Train a residual field behind the frozen base model of images (resft_fm)."""
 
 from dataclasses import replace
 from typing import cast
 
 from pipeline.evaluation.image_models import ResidualModel
+from pipeline.kinds.images import ImageProblem
 from pipeline.nets.residual import Residual
 from pipeline.settings.paths import ImageFiles
 from pipeline.settings.schema import ScaleSettings
 from pipeline.training.finetuning import Trained, Training
 from pipeline.training.image_checkpoint import build_image_model, load_image_model, save_image_model
 from pipeline.training.job import Asked, Job
-from pipeline.training.kinds.images import ImageProblem
 from pipeline.training.problem import Workspace, trains
 from pipeline.training.residual import residual_training
 from pipeline.utils.seeding import Generators

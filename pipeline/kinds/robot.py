@@ -15,7 +15,7 @@ from pipeline.training.problem import Problem, Workspace
 
 
 def read_by(asked: Asked) -> list[Path]:
-    """List the files that every fine-tuning of a task reads."""
+    """List the files that every fine-tuning of the task reads."""
     files = TaskFiles(asked.scale, asked.task)
     return [files.base, files.prepared, files.frames]
 

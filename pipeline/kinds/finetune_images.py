@@ -1,6 +1,6 @@
-"""Train the base model of images on by maximum likelihood (ft_fm), through the solve of one NFE.
+"""Fine-tune the base model of images by maximum likelihood (ft_fm), through the solve of one NFE.
 
-The compute is that of flow matching after the selected checkpoint: i_cfm's last checkpoint costs as much.
+The compute is that of flow matching from the selected checkpoint to i_cfm's last one.
 """
 
 from dataclasses import replace
@@ -9,6 +9,7 @@ from torch import nn
 
 from pipeline.evaluation.image_models import FlowModel
 from pipeline.flow.image_methods import path_of
+from pipeline.kinds.images import ImageProblem
 from pipeline.settings.paths import ImageFiles
 from pipeline.settings.schema import ScaleSettings
 from pipeline.training.finetuning import Trained, Training
@@ -16,7 +17,6 @@ from pipeline.training.image_checkpoint import load_image_model, save_image_mode
 from pipeline.training.image_judge import make_judge, summary
 from pipeline.training.job import Asked, Job
 from pipeline.training.journal import TrainingLog
-from pipeline.training.kinds.images import ImageProblem
 from pipeline.training.loop import evenly_spaced
 from pipeline.training.problem import Workspace, trains
 from pipeline.training.recipe import maximum_likelihood, within_budget
@@ -35,7 +35,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
 
 
 class ImageFineTuning(ImageProblem):
-    """Continued training of the base model, with the distance of its images along the way."""
+    """Continued training of the base model, with readings of its images' distance."""
 
     def __init__(self, asked: Asked, settings: ScaleSettings, here: Workspace, label: str) -> None:
         super().__init__(asked, settings, here, label)
@@ -59,7 +59,7 @@ class ImageFineTuning(ImageProblem):
     def measure(self, step: int, net: nn.Module) -> None:
         if step in self.history.rows:
             return
-        spent = self.compute / self.training.optimization.steps  # of each step; solves made ahead are shared out
+        spent = self.compute / self.training.optimization.steps  # of each step, with its share of the solves made ahead
         self.history({"updates": self.base.updates + spent * step, **self.distance(step, net)}, step)
 
     def distance(self, step: int, net: nn.Module) -> dict[str, float]:

@@ -1,7 +1,7 @@
 """Train a residual field behind the frozen base model of a robot task by maximum likelihood.
 
-The model's solve is the base's on [0, 1] and the residual's on [1, end]; loss (6) is taken at its end, and only the
-residual is trained. What is saved has the residual's matrices as plain numbers, as they run and are certified.
+The model's solve is the base's on [0, 1] and the residual's on [1, end]. Loss (6) is taken at its end, and only the
+residual is trained. The model file has the residual's plain matrices, which run and are certified.
 """
 
 from dataclasses import replace
@@ -9,6 +9,7 @@ from typing import cast
 
 from torch import nn
 
+from pipeline.kinds.robot import RobotProblem, read_by
 from pipeline.nets.residual import Residual
 from pipeline.settings.paths import TaskFiles
 from pipeline.settings.schema import ScaleSettings
@@ -16,7 +17,6 @@ from pipeline.training.checkpoint import round_weights
 from pipeline.training.diversity_monitor import DiversityReading
 from pipeline.training.finetuning import Trained, Training, metrics_of
 from pipeline.training.job import Asked, Job
-from pipeline.training.kinds.robot import RobotProblem, read_by
 from pipeline.training.problem import Workspace, trains
 from pipeline.training.residual import residual_training
 from pipeline.training.residual_checkpoint import make_residual_policy, save_residual_policy
@@ -40,7 +40,7 @@ class ResidualFineTuning(RobotProblem):
         super().__init__(asked, settings, here, label)
         self.recipe = recipe = self.settings.residual_recipe(asked.row)
         self.policy.temperature = recipe.temperature
-        round_weights(self.policy.net)  # models are stored in half the size; the residual is to correct what is stored
+        round_weights(self.policy.net)  # models are stored in float16, and the residual corrects the stored one
         self.whole = make_residual_policy(self.policy, recipe, self.settings.seed)
         generators = Generators(self.settings.seed, "finetune_residual", asked.row)
         optimization = here.settled(recipe)
@@ -63,7 +63,7 @@ class ResidualFineTuning(RobotProblem):
         return self.monitor.measure(self.whole.to(next(residual.parameters()).device), self.asked.nfe)
 
     def save(self, trained: Trained) -> None:
-        reading = self.diversity(cast(Residual, trained.net).fixed())  # what is measured is what is stored
+        reading = self.diversity(cast(Residual, trained.net).fixed())  # the stored residual is measured
         method, nfe = self.asked.method, self.asked.nfe
         metadata = replace(
             self.base,

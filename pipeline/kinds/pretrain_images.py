@@ -1,4 +1,4 @@
-"""Train one method of Table 1 from scratch on images, leaving evenly spaced checkpoints."""
+"""Train one method of Table 1 from scratch on images, with evenly spaced checkpoints."""
 
 from dataclasses import replace
 from typing import cast
@@ -6,6 +6,7 @@ from typing import cast
 from torch import nn
 
 from pipeline.evaluation.image_models import FieldModel
+from pipeline.kinds.images import ImageProblem
 from pipeline.settings.images import ImageMethod, ImageTask
 from pipeline.settings.paths import ImageFiles
 from pipeline.settings.schema import ScaleSettings
@@ -13,7 +14,6 @@ from pipeline.training.finetuning import Trained, Training
 from pipeline.training.image_checkpoint import ImageMetadata, build_image_model, save_image_model
 from pipeline.training.image_methods import pretraining
 from pipeline.training.job import Asked, Job
-from pipeline.training.kinds.images import ImageProblem
 from pipeline.training.loop import evenly_spaced
 from pipeline.training.problem import Workspace, trains
 from pipeline.utils.seeding import Generators
@@ -61,7 +61,7 @@ class ImagePretraining(ImageProblem):
 
     def measure(self, step: int, net: nn.Module) -> None:
         recipe, self.model.field = self.training.optimization, net
-        precision = recipe.precision if step else ""  # nothing is trained before the first step
+        precision = recipe.precision if step else ""  # before the first step, it is untrained
         made = replace(self.metadata, train_steps=step, updates=float(step), precision=precision)
         if self.asked.method == "i_cfm" or self.settings.intermediate == "all" or step == recipe.steps:
             save_image_model(self.checkpoint(step), self.model, made)
@@ -69,7 +69,7 @@ class ImagePretraining(ImageProblem):
 
     def save(self, trained: Trained) -> None:
         asked, files = self.asked, self.files
-        del trained  # the last checkpoint
+        del trained  # it is the last checkpoint
         self.copy_checkpoints(files.pretrained(asked.method))
         self.log.write_csv(files.training_log(asked.method), scale=asked.scale, task=asked.task, method=asked.method)
 
