@@ -72,7 +72,7 @@ def test_stage_waits_for_memory_that_running_stages_will_still_take(monkeypatch:
     machine.free, machine.held = 0.6, 2.5  # above its measured need
     assert room.lack("small", running) is None
     machine.free, machine.held = 0.1, 0.2
-    assert "and 0.0 GB are left" in str(room.lack("small", running))
+    assert "and 0.0 GB are free" in str(room.lack("small", running))
 
 
 def test_table_is_built_from_recorded_runs(sources: Project, tmp_path: Path, database: bytes) -> None:
