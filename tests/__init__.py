@@ -1,1 +1,1 @@
-"""A package, since torch-fidelity installs one of this name that would otherwise be found in its place."""
+"""The tests are a package because torch-fidelity installs another package named ``tests``."""

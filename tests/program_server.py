@@ -1,8 +1,8 @@
-"""Serve the stages' programs of throw-away projects from a process that has imported the libraries that they need.
+"""Run stages of temporary projects in forks of a process that has imported their libraries.
 
-Python imports torch and the like in seconds, anew for each of the hundreds of stages that the tests run. This is the
-pipeline's own server (``pipeline.orchestration.program_server``), but it keeps nothing of ``pipeline``: each program
-imports that of its own project, which a test may have edited.
+The tests run hundreds of stages, and importing torch and the like takes each of them seconds. This is
+``pipeline.orchestration.program_server`` without ``pipeline`` in memory: each program imports the code of its own
+project, which a test may have edited.
 
     python -m tests.program_server SOCKET
 """
@@ -29,7 +29,7 @@ def main() -> None:
     live = program_server._live
 
     def live_elsewhere(*arguments: Any, folder: str, environment: dict[str, str], **request: Any) -> None:
-        """As ``live``, with the code that the caller has, whose package ``stages`` has begun and called."""
+        """Call ``live`` with the caller's code; its ``stages/__init__.py``, which made the call, does not run again."""
         sys.path[:0] = [folder, *filter(None, environment.get("PYTHONPATH", "").split(os.pathsep))]
         if spec := PathFinder.find_spec("stages"):
             sys.modules["stages"] = module_from_spec(spec)

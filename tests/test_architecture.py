@@ -1,4 +1,4 @@
-"""Imports point one way, simulators and orchestrators stay out of where they do not belong."""
+"""Import rules: layers depend on lower ones only, and few modules import simulators and orchestrators."""
 
 import ast
 import subprocess
@@ -17,7 +17,7 @@ LAYERS = (
     *("utils", "ode", "stability", "tasks", "settings", "nets", "flow", "experts", "evaluation", "training"),
     *("deployment", "reporting", "kinds", "perf", "tracking", "orchestration"),
 )
-"""The packages of the library; a module imports from its own and from those before it."""
+"""The packages of the library; a module imports from its own and from earlier ones."""
 
 ORCHESTRATORS = {"dvc", "mlflow", "prefect"}
 SIMULATORS = {"gymnasium", "gymnasium_robotics", "gym_pusht", "pygame", "pymunk", "mujoco", "robosuite", "robomimic"}
@@ -27,7 +27,7 @@ STAGES = sorted(str(path.relative_to(ROOT)) for path in (ROOT / "stages").glob("
 
 
 def layer(file: str) -> int:
-    """Which of ``LAYERS`` a file of the library belongs to."""
+    """Return the position of a file's package in ``LAYERS``."""
     return LAYERS.index(Path(file).parts[1])
 
 
@@ -37,7 +37,7 @@ def parsed(file: str) -> ast.AST:
 
 
 def packages(node: ast.AST, *, within_functions: bool = True) -> Iterator[str]:
-    """Top-level packages that the code below ``node`` imports."""
+    """Yield the top-level packages that the code below ``node`` imports."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, ast.Import):
             yield from (alias.name.split(".")[0] for alias in child.names)
@@ -47,13 +47,13 @@ def packages(node: ast.AST, *, within_functions: bool = True) -> Iterator[str]:
             yield from packages(child, within_functions=within_functions)
 
 
-def test_a_module_imports_only_from_its_own_layer_and_those_before_it() -> None:
+def test_modules_import_only_from_their_own_or_lower_layers() -> None:
     imported = [(file, other) for file in MODULES for other in sorted(imports_of(file))]
     upward = [pair for pair in imported if pair[1].startswith("stages/") or layer(pair[1]) > layer(pair[0])]
     assert upward == []
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_there_are_no_circular_imports() -> None:
     TopologicalSorter({file: imports_of(file) - {file} for file in MODULES}).prepare()  # its error names the circle
 
 
@@ -61,18 +61,18 @@ def test_stages_never_import_each_other() -> None:
     assert [(file, other) for file in STAGES for other in imports_of(file) if other.startswith("stages/")] == []
 
 
-def test_nothing_before_tracking_knows_the_orchestrators() -> None:
+def test_layers_below_tracking_do_not_import_orchestrators() -> None:
     before = [file for file in MODULES if layer(file) < LAYERS.index("tracking")]
     assert [file for file in before if ORCHESTRATORS.intersection(packages(parsed(file)))] == []
 
 
-def test_simulators_are_imported_only_where_they_run() -> None:
+def test_simulators_are_never_imported_at_module_level() -> None:
     files = {*MODULES, *STAGES} - {"pipeline/perf/vectors.py"}
     imported = {file: packages(parsed(file), within_functions=False) for file in sorted(files)}
     assert [file for file, names in imported.items() if SIMULATORS.intersection(names)] == []
 
 
-def test_stages_of_images_run_no_code_of_simulators() -> None:
+def test_image_stages_depend_on_no_simulator_code() -> None:
     kinds = {name: kind for name, kind in KINDS.items() if kind.over and kind.over[0] not in ("tasks", "offline")}
     code = {(name, file) for name, kind in kinds.items() for file in code_of(*kind.code)}
     assert code
@@ -88,12 +88,12 @@ OWN_CODE = {
 
 
 @pytest.mark.parametrize("stage", sorted(OWN_CODE))
-def test_a_stage_depends_on_the_code_of_its_own_kind_alone(stage: str) -> None:
+def test_stage_depends_only_on_code_of_its_own_kind(stage: str) -> None:
     of_any_kind = {file for kind in OWN_CODE.values() for file in kind.code}
     assert of_any_kind & set(code_of(*OWN_CODE[stage].code)) == set(OWN_CODE[stage].code)
 
 
-def test_training_and_sampling_load_no_orchestrator_simulator_or_plotter() -> None:
+def test_training_and_sampling_import_no_orchestrator_simulator_or_matplotlib() -> None:
     modules = ["loop", "pretrain", "mle", "diversity_monitor", "fine_tune", "checkpoint", "selection"]
     modules = [f"training.{name}" for name in modules]
     modules += ["evaluation.policy", "evaluation.rollouts", "evaluation.protocol"]

@@ -1,4 +1,4 @@
-"""Text is read and written as UTF-8 by name: the encoding that Python takes by itself is the locale's."""
+"""Code that reads or writes text names the encoding, since Python's default depends on the locale."""
 
 import ast
 
@@ -8,14 +8,14 @@ FILES = sorted(path for folder in ("pipeline", "stages", "tests") for path in (R
 STARTERS = ("run", "Popen", "check_output", "check_call", "call")
 
 
-def nameless(tree: ast.AST) -> list[ast.Call]:
-    """Calls that read or write text without naming the encoding."""
+def without_encoding(tree: ast.AST) -> list[ast.Call]:
+    """Return calls that read or write text without naming the encoding."""
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     return [call for call in calls if is_text(call) and not any(word.arg == "encoding" for word in call.keywords)]
 
 
 def is_text(call: ast.Call) -> bool:
-    """Whether ``call`` opens, reads or writes text, or a process's output as text."""
+    """Return whether ``call`` opens, reads or writes text, or reads a process's output as text."""
     function, words = call.func, {word.arg: word.value for word in call.keywords}
     if isinstance(function, ast.Attribute) and function.attr in ("read_text", "write_text"):
         return True
@@ -30,6 +30,6 @@ def is_text(call: ast.Call) -> bool:
     return mode is None or (isinstance(mode, ast.Constant) and set(str(mode.value)) <= set("rwax+t"))
 
 
-def test_the_encoding_is_named() -> None:
-    found = [(path, call) for path in FILES for call in nameless(ast.parse(path.read_text(encoding="utf-8")))]
+def test_text_is_read_and_written_with_an_explicit_encoding() -> None:
+    found = [(path, call) for path in FILES for call in without_encoding(ast.parse(path.read_text(encoding="utf-8")))]
     assert [f"{path.relative_to(ROOT)}:{call.lineno}: {ast.unparse(call)}" for path, call in found] == []

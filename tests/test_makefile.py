@@ -1,4 +1,4 @@
-"""The Makefile where its set-up cannot succeed, or has nothing to do."""
+"""The Makefile's help and the set-up of its environment, without network."""
 
 import os
 import shutil
@@ -24,18 +24,18 @@ def make(root: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", *arguments], cwd=root, env=env, capture_output=True, encoding="utf-8", check=False)
 
 
-def test_make_alone_says_what_there_is(root: Path) -> None:
+def test_make_without_target_lists_the_targets(root: Path) -> None:
     result = make(root)
     assert result.returncode == 0
-    told = {line.split()[1].strip(",") for line in result.stdout.splitlines()}
-    assert {"repro", "study", "test", "ui", "env"} <= told
+    listed = {line.split()[1].strip(",") for line in result.stdout.splitlines()}
+    assert {"repro", "study", "test", "ui", "env"} <= listed
     assert not (root / ".venv").exists()
 
 
 @pytest.mark.parametrize("target", ["repro", "test"])
-def test_without_a_supported_python_it_says_what_to_do(root: Path, target: str) -> None:
+def test_missing_python_gives_an_error_with_the_remedy(root: Path, target: str) -> None:
     old = root / "old-python"
-    old.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")  # what every check of its version ends with
+    old.write_text("#!/bin/sh\nexit 1\n", encoding="utf-8")  # every version check fails
     old.chmod(0o755)
     result = make(root, target, f"PYTHON={old}")
     assert result.returncode != 0
@@ -46,7 +46,7 @@ def test_without_a_supported_python_it_says_what_to_do(root: Path, target: str) 
     assert not (root / ".venv").exists() and not (root / ".tools").exists()
 
 
-def test_an_environment_that_is_up_to_date_is_not_built_again(root: Path) -> None:
+def test_up_to_date_environment_is_not_rebuilt(root: Path) -> None:
     stamp = root / ".venv" / ".synced"
     stamp.parent.mkdir()
     stamp.touch()
@@ -55,7 +55,7 @@ def test_an_environment_that_is_up_to_date_is_not_built_again(root: Path) -> Non
 
 
 FAKE = """#!/bin/sh
-# stands for python3, for the one in .tools, and for uv
+# replaces python3, .tools/bin/python and uv
 { echo "$@"; env; } >> "$LOG"
 case "$*" in
   "-m venv .tools") mkdir -p .tools/bin && cp "$0" .tools/bin/python ;;
@@ -65,7 +65,7 @@ esac
 """
 
 
-def test_the_environment_is_built_here_whatever_the_shell_has_set_for_pip_uv_and_python(root: Path) -> None:
+def test_environment_is_built_in_the_project_despite_pip_uv_and_python_variables(root: Path) -> None:
     python, log = root / "python", root / "log.txt"
     python.write_text(FAKE, encoding="utf-8")
     python.chmod(0o755)
@@ -81,9 +81,9 @@ def test_the_environment_is_built_here_whatever_the_shell_has_set_for_pip_uv_and
         check=False,
     )
     assert result.returncode == 0, result.stderr
-    told = log.read_text(encoding="utf-8").splitlines()
-    assert not [line for line in told if line.endswith("=/elsewhere")]
-    assert "PIP_USER=0" in told and "PIP_USER=1" not in told
-    assert "PYTHONUTF8=1" in told and "PIP_INDEX_URL=https://example.org" in told
-    assert "UV_CACHE_DIR=.tools/cache" in told
+    logged = log.read_text(encoding="utf-8").splitlines()
+    assert not [line for line in logged if line.endswith("=/elsewhere")]
+    assert "PIP_USER=0" in logged and "PIP_USER=1" not in logged
+    assert "PYTHONUTF8=1" in logged and "PIP_INDEX_URL=https://example.org" in logged
+    assert "UV_CACHE_DIR=.tools/cache" in logged
     assert (root / ".venv" / ".synced").exists()

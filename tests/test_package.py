@@ -1,4 +1,4 @@
-"""The wheel ``flowtune``: what is in it, what it asks for, and that this suffices to fine-tune and to act."""
+"""The wheel ``flowtune``: its files, its requirements, and fine-tuning and acting with no more than these."""
 
 import shutil
 import subprocess
@@ -17,12 +17,12 @@ from pipeline.utils.code_deps import ROOT
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 BROUGHT = {"flowtune", "psutil"}
-"""Of the extras: the package itself, and what accelerate needs."""
+"""Members of the extras that are installed without them: the package itself, and a requirement of accelerate."""
 
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of what it is made of, by the backend that stands in the environment: without network."""
+    """Build the wheel from a copy of the sources, with the installed backend and without network."""
     source = tmp_path_factory.mktemp("source")
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
@@ -38,7 +38,7 @@ def names(requirements: list[str]) -> set[str]:
     return {canonicalize_name(Requirement(each).name) for each in requirements}
 
 
-def test_the_wheel_has_the_library_whole_and_nothing_else(wheel: Path) -> None:
+def test_wheel_contains_exactly_the_library(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         files = {name for name in archive.namelist() if ".dist-info/" not in name}
         (metadata,) = (archive.read(name) for name in archive.namelist() if name.endswith("/METADATA"))
@@ -56,7 +56,7 @@ def test_the_wheel_has_the_library_whole_and_nothing_else(wheel: Path) -> None:
     assert set(about.get_all("Provides-Extra") or []) == {"pusht", "simulators", "pipeline"}
 
 
-def test_fine_tuning_and_acting_need_no_extra(wheel: Path) -> None:
+def test_fine_tuning_and_acting_need_no_extras(wheel: Path) -> None:
     extras = names([each for extra in PROJECT["optional-dependencies"].values() for each in extra]) - BROUGHT
     made_by = packages_distributions().items()
     modules = {module for module, distributions in made_by if extras & set(map(canonicalize_name, distributions))}

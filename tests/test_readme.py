@@ -1,4 +1,4 @@
-"""What the README and docs/ show is what happens."""
+"""Examples and links in README.md and docs/ work."""
 
 import contextlib
 import io
@@ -11,7 +11,7 @@ from pipeline.utils.code_deps import ROOT
 README, POLICIES = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "docs/policies.md"))
 
 
-def test_the_example_of_a_policy_of_your_own_prints_what_stands_below_it() -> None:
+def test_custom_policy_example_prints_the_documented_output() -> None:
     section = POLICIES.split("## A policy of your own\n")[1].split("\n## ")[0]
     program, shown = re.findall(r"```(?:python|text)\n(.*?)```", section, re.DOTALL)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
@@ -26,7 +26,7 @@ def test_the_example_of_a_policy_of_your_own_prints_what_stands_below_it() -> No
     assert spread > 0.75 and best < 0.15
 
 
-def test_the_loop_of_your_own_runs_an_episode_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_readme_control_loop_runs_an_episode_to_its_end(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     section = README.split("In a loop of your own")[1]
     (program, *_) = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
@@ -36,7 +36,7 @@ def test_the_loop_of_your_own_runs_an_episode_to_its_end(monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("page", ["README.md", *sorted(f"docs/{path.name}" for path in (ROOT / "docs").glob("*.md"))])
-def test_every_link_of_a_page_leads_to_a_file_and_its_heading(page: str) -> None:
+def test_links_point_to_existing_files_and_headings(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)\s]+)\)", text):
         if "://" in target:

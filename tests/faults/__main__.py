@@ -1,11 +1,11 @@
-"""Disturb the pipeline, at tiny settings, in every way that machines do: ``make faults``.
+"""Inject faults into runs of the pipeline at tiny settings: ``make faults``.
 
     python -m tests.faults [--only KIND …] [--driver DRIVER …] [--trials N] [--seed N] [--anew] [--work FOLDER]
                           [--no-report]
 
-Each trial runs the pipeline by ``make repro``'s program, ``dvc repro`` or the Prefect flow, disturbs it, and runs the
-same command again, which has to end with the files of an undisturbed run. A campaign that was stopped goes on where it
-was. Its tables are reports/faults.csv and reports/faults.md.
+Each trial runs the pipeline by ``make repro``'s program, ``dvc repro`` or the Prefect flow, injects a fault, and runs
+the same command again, which has to end with the files of an undisturbed run. A stopped campaign is resumed. Its tables
+are reports/faults.csv and reports/faults.md.
 """
 
 import argparse
@@ -23,7 +23,8 @@ from pipeline.tracking.experiment import open_store
 from tests.faults.bench import DRIVERS
 from tests.faults.plan import KINDS, Row, trials, try_it
 from tests.faults.tables import write_tables
-from tests.project import ROOT, Project, make_project
+from tests.project import ROOT, Project
+from tests.tiny_project import make_project
 
 WORK = ROOT / ".flowtune" / "faults"
 
@@ -69,7 +70,7 @@ class _Raw(argparse.RawDescriptionHelpFormatter):
 
 
 def undisturbed(work: Path) -> Project:
-    """The project after an undisturbed run; made anew if the code has changed since."""
+    """Return the project after an undisturbed run; make it again if the code has changed since."""
     root, done = work / "made", work / "made.done"
     code = _digest()
     if not (done.exists() and done.read_text(encoding="utf-8") == code):
@@ -86,12 +87,13 @@ def undisturbed(work: Path) -> Project:
 def _digest() -> str:
     from pipeline.utils.provenance import hash_files
 
-    return hash_files([ROOT / "pipeline", ROOT / "stages", ROOT / "dvc.yaml", ROOT / "tests" / "project.py"])
+    tests = (ROOT / "tests" / name for name in ("project.py", "tiny_project.py"))
+    return hash_files([ROOT / "pipeline", ROOT / "stages", ROOT / "dvc.yaml", *tests])
 
 
 @contextmanager
 def prefect_server(wanted: bool) -> Iterator[dict[str, str]]:
-    """What flows need in the environment to find a Prefect server, which runs meanwhile if it is wanted."""
+    """Run a Prefect server if it is wanted; yield the environment variables with which flows find it."""
     if not wanted:
         yield {}
         return

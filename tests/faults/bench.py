@@ -1,4 +1,4 @@
-"""The throw-away project that a fault is let loose on, and the judgement of what it left."""
+"""The temporary project of a trial, and the checks of its state after a fault."""
 
 import os
 import random
@@ -18,9 +18,9 @@ from pipeline.utils.platform import die_with_parent
 from tests.project import Project
 
 LIMIT_S = 900.0
-"""The longest that any run may take."""
+"""The time limit of any run."""
 GONE_S = 20.0
-"""How long after a kill its processes may take to be gone."""
+"""The time that processes may take to end after a kill."""
 
 DRIVERS = {
     "make repro": ["-m", "pipeline.orchestration.repro", "--jobs", "2"],
@@ -38,10 +38,10 @@ _SAID = re.compile(r"error|warning|unable|failed", re.IGNORECASE)
 
 @dataclass
 class Run:
-    """A driver at work, or one that has ended.
+    """A driver that runs or has ended.
 
     Attributes:
-        output: a file of its stdout and stderr. code: of its exit, once it has ended.
+        output: the file of its stdout and stderr. code: its exit code; None while it runs.
     """
 
     process: subprocess.Popen[bytes]
@@ -52,7 +52,7 @@ class Run:
         return self.process.poll()
 
     def wait(self) -> int:
-        """Wait until it has ended; one that takes longer than ``LIMIT_S`` is killed."""
+        """Wait for its end; kill it after ``LIMIT_S``."""
         try:
             return self.process.wait(LIMIT_S)
         except subprocess.TimeoutExpired:
@@ -63,18 +63,18 @@ class Run:
         return self.output.read_text(encoding="utf-8", errors="replace").replace("\r", "\n")
 
     def said(self) -> str:
-        """The first line about what went wrong; empty where there is none."""
+        """Return the first line about an error; empty if there is none."""
         lines = [line.strip() for line in self.text().splitlines() if _SAID.search(line) and "step/s" not in line]
-        told = [line for line in lines if re.search(r"error|unable", line, re.IGNORECASE)]
-        return (told or lines or [""])[0]
+        errors = [line for line in lines if re.search(r"error|unable", line, re.IGNORECASE)]
+        return (errors or lines or [""])[0]
 
 
 @dataclass(frozen=True)
 class Bench:
-    """A project whose whole DAG has been made, and a copy of which some stages are out of date.
+    """A project whose whole DAG has run, and a copy with some stale stages.
 
     Attributes:
-        made: the undisturbed one. project: the copy. stages: those to be made again. env: of every run.
+        made: the undisturbed project. project: the copy. stages: the stale ones. env: of every run.
     """
 
     made: Project
@@ -99,7 +99,7 @@ class Bench:
         return Run(process, output)
 
     def orphans(self) -> list[str]:
-        """Commands that still run in the project or name it, after ``GONE_S``; they are killed."""
+        """Kill processes that run in the project or name it after ``GONE_S``; return their commands."""
         end = time.monotonic() + GONE_S
         while (found := self._processes()) and time.monotonic() < end:
             time.sleep(0.05)
@@ -118,7 +118,7 @@ class Bench:
         return self.project.processes() | named
 
     def damaged(self) -> list[str]:
-        """Committed files that are gone, or are not what they were before, which an undisturbed run makes again."""
+        """Return committed files that are lost or differ from the undisturbed run's."""
         whole, here = self.made.files("reports"), self.project.files("reports")
         bad = [name for name, content in whole.items() if here.get(name) != content]
         settings = ("params.yaml", "dvc.yaml")
@@ -135,7 +135,7 @@ class Bench:
         return bad
 
     def different(self) -> list[str]:
-        """Reports, data and entries of the lock that are not, to the byte, those of the undisturbed run."""
+        """Return reports, data files and dvc.lock if they differ from the undisturbed run's."""
         bad = []
         for folder in ("reports", "data"):
             whole, here = self.made.files(folder), self.project.files(folder)
@@ -146,18 +146,18 @@ class Bench:
 
 
 def _begin(campaign: int) -> None:
-    """End with the campaign, and hear Ctrl-C, which a shell has programs in the background ignore."""
+    """Die with the campaign, and handle SIGINT, which shells let background programs ignore."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     die_with_parent(campaign, signal.SIGKILL)
 
 
 def entries(lock: Path) -> dict[str, str]:
-    """The entries of a lock file by stage."""
+    """Return the entries of a lock file by stage."""
     return dict(_ENTRY.findall(lock.read_text(encoding="utf-8")))
 
 
 def make_bench(made: Project, root: Path, stages: Iterable[str], env: dict[str, str]) -> Bench:
-    """Copy ``made`` to ``root`` and put ``stages`` out of date: data gone, of other inputs by dvc.lock."""
+    """Copy ``made`` to ``root`` and make ``stages`` stale: delete their data, and change their inputs in dvc.lock."""
     shutil.rmtree(root, ignore_errors=True)
     project = made.copy(root)
     for left in (".flowtune", ".dvc/cache/runs"):
@@ -177,12 +177,12 @@ def make_bench(made: Project, root: Path, stages: Iterable[str], env: dict[str, 
 
 
 def outs(entry: str) -> list[str]:
-    """The output paths of a lock entry."""
+    """Return the output paths of a lock entry."""
     return re.findall(r"^    - path: (.*)$", entry.partition("    outs:\n")[2], re.MULTILINE)
 
 
 def window(made: Project, draw: random.Random, kinds: Sequence[str] = ()) -> list[str]:
-    """One to three stages that follow each other in the lock, from anywhere in it or the first of one of ``kinds``."""
+    """Draw one to three consecutive stages of the lock, or a single stage of one of ``kinds``."""
     names = list(entries(made.root / "dvc.lock"))
     starts = [at for at, name in enumerate(names) if not kinds or name.partition("@")[0] in kinds]
     first = draw.choice(starts)

@@ -1,4 +1,4 @@
-"""The faults: each disturbs a run of a bench, and leaves the bench as it would be after the fault is gone."""
+"""The faults: each disturbs a run of a bench, and then removes its cause."""
 
 import os
 import random
@@ -15,14 +15,14 @@ from pathlib import Path
 from tests.faults.bench import Bench, Run
 
 GUESS_S = 15.0
-"""How long a run is thought to take before one has been seen."""
+"""The assumed duration of a run, before one has been measured."""
 WORK = {
     "training": ("pretrain", "finetune", "pretrain_diffusion", "finetune_residual", "pretrain_images"),
     "rollouts": ("evaluate_rollouts", "evaluate_robustness"),
     "tabulating": ("tabulate", "tabulate_images", "report_stability"),
     "dvc": ("pretrain", "pretrain_images", "prepare"),
 }
-"""Stages whose writes are to be met, by the name of a variant."""
+"""Kinds of stages to disturb, by the name of a variant."""
 READ_ONLY = {
     "training": ["data", ".flowtune"],
     "rollouts": ["reports/starter/episodes", "reports/starter/robustness"],
@@ -33,16 +33,16 @@ READ_ONLY = {
 
 
 class SkippedError(Exception):
-    """The machine cannot be given this fault; the message says why."""
+    """This fault cannot be injected on this machine; the message says why."""
 
 
 @dataclass
 class Event:
-    """What was done.
+    """An injected fault.
 
     Attributes:
-        code: the disturbed run's exit code. what: how it was disturbed. run: for its output.
-        unsaid: whether no line of it can be expected, since it was killed itself.
+        code: the disturbed run's exit code. what: a description of the fault. run: for its output.
+        unsaid: whether no error message can be expected, since the driver was killed.
     """
 
     code: int
@@ -52,11 +52,11 @@ class Event:
 
 
 Fault = Callable[[Bench, str, str, random.Random], Event]
-"""Disturb a run of a bench by a driver, as a variant of the fault, at an instant drawn."""
+"""Disturb a run of a bench by a driver, by a variant of the fault, at a random instant."""
 
 
 def kill(bench: Bench, driver: str, variant: str, draw: random.Random, *, duration: float = GUESS_S) -> Event:
-    """SIGKILL, SIGINT or SIGTERM at a random instant, to the driver, its group or any process below it."""
+    """Send a signal at a random instant to the driver, its group or any of its descendants."""
     name, _, whom = variant.partition(" ")
     at = draw.uniform(0, duration)
     run = bench.start(driver)
@@ -78,19 +78,18 @@ def kill(bench: Bench, driver: str, variant: str, draw: random.Random, *, durati
 
 
 class EarlierError(Exception):
-    """The run had ended before the fault came; the argument says after how many seconds."""
+    """The run ended before the fault; the argument is its duration in seconds."""
 
 
 def disk_full(bench: Bench, driver: str, variant: str, draw: random.Random) -> Event:
-    """A disk with few bytes left; or, where DVC's own writes are meant, with none once the stage has written."""
+    """Leave few bytes on the disk; for the variant dvc none, after a stage has started."""
     filler = bench.project.root.parent / "filler"
     left = draw.randint(0, 200_000)
     run: Run | None = None
     try:
         if variant == "dvc":
-            lines = "Running stage"
             run = bench.start(driver, name="../run")
-            while run.code is None and lines not in run.text():
+            while run.code is None and "Running stage" not in run.text():
                 time.sleep(0.002)
             time.sleep(draw.uniform(0, 8))
             left = 0
@@ -116,7 +115,7 @@ def fill(path: Path, left: int) -> None:
 
 
 def read_only(bench: Bench, driver: str, variant: str, draw: random.Random) -> Event:  # noqa: ARG001
-    """Folders mounted read-only, for this run alone."""
+    """Mount folders read-only for this run."""
     folders = READ_ONLY[variant]
     for folder in folders:
         (bench.project.root / folder).mkdir(exist_ok=True)
@@ -128,7 +127,7 @@ def read_only(bench: Bench, driver: str, variant: str, draw: random.Random) -> E
 
 
 def memory(bench: Bench, driver: str, variant: str, draw: random.Random) -> Event:
-    """A limit of memory: of address space, which fails allocations, or of a control group, which kills."""
+    """Limit the address space, which fails allocations, or a control group's memory, which kills."""
     if variant == "address space":
         limit = draw.randint(1500, 4500)
         run = bench.start(driver, wrap=["sh", "-c", f'ulimit -v {limit * 1024} && exec "$@"', "_"])
@@ -143,7 +142,7 @@ def memory(bench: Bench, driver: str, variant: str, draw: random.Random) -> Even
 
 @contextmanager
 def control_group(limit: int) -> Iterator[Path]:
-    """A control group with ``limit`` MiB of memory.
+    """Make a control group with ``limit`` MiB of memory.
 
     Raises:
         SkippedError: none can be made here.
@@ -165,7 +164,7 @@ def control_group(limit: int) -> Iterator[Path]:
 
 
 def twice(bench: Bench, driver: str, variant: str, draw: random.Random) -> Event:
-    """A second run, by the driver ``variant``, while one is at work."""
+    """Start a second run, by the driver ``variant``, during the first."""
     first = bench.start(driver, name="first")
     wait = draw.uniform(3, 10)
     time.sleep(wait)
@@ -203,11 +202,11 @@ time_t time(time_t *out) {
   return now.tv_sec;
 }
 """
-"""A library that, loaded first, sets a program's clock back by two days."""
+"""A library for LD_PRELOAD that sets a program's clock back by two days."""
 
 
 def clock(bench: Bench, driver: str, variant: str, draw: random.Random) -> Event:
-    """The clock set back: files from the future, or a run that goes on two days before it was interrupted."""
+    """Set the clock back: files from the future, or a run resumed two days before its interruption."""
     if variant == "files of next year":
         for path in bench.project.root.rglob("*"):
             if not path.is_symlink():
@@ -215,7 +214,7 @@ def clock(bench: Bench, driver: str, variant: str, draw: random.Random) -> Event
         run = bench.start(driver)
         return Event(run.wait(), variant, run)
     if not shutil.which("cc"):
-        raise SkippedError("no C compiler is here, which the library that sets clocks back is built with")
+        raise SkippedError("no C compiler, which builds the library that sets clocks back")
     library = bench.project.root.parent / "back.so"
     subprocess.run(
         ["cc", "-shared", "-fPIC", "-xc", "-", "-o", library, "-ldl"],
@@ -231,7 +230,7 @@ def clock(bench: Bench, driver: str, variant: str, draw: random.Random) -> Event
 
 
 def mlflow(bench: Bench, driver: str, variant: str, draw: random.Random) -> Event:
-    """MLflow's database locked, corrupt or removed, before or during the run."""
+    """Lock, corrupt or remove MLflow's database, before or during the run."""
     database = bench.project.root / ".flowtune" / "mlflow.db"
     shutil.copytree(bench.made.root.parent / "mlflow", database.parent, dirs_exist_ok=True)
     what, _, when = variant.partition(" ")

@@ -1,4 +1,4 @@
-"""Which faults are tried, how often, and one such trial from its seed to its row of the table."""
+"""The plan of a fault campaign, and the execution of one trial."""
 
 import random
 import shutil
@@ -27,15 +27,15 @@ KINDS: dict[str, tuple[tuple[str, ...], int]] = {
     "clock": (("files of next year", "interrupted, then two days earlier"), 4),
     "mlflow": (("locked", "corrupt", "removed", "locked during", "corrupt during", "removed during"), 9),
 }
-"""The variants of each kind of fault, and how many trials it has."""
+"""Kind of fault → its variants, and the number of its trials."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """A fault to be tried.
+    """A planned trial.
 
     Attributes:
-        number: among those of its kind.
+        number: among the trials of its kind.
     """
 
     kind: str
@@ -50,13 +50,13 @@ class Trial:
 
 @dataclass(frozen=True)
 class Row:
-    """What came of a trial.
+    """The result of a trial.
 
     Attributes:
-        stages: that were to be made. what: was done to it. exit, said: the disturbed run's code and last word.
-        orphans: processes that outlived it. damaged: committed files lost or half-written.
-        again: the exit code of the same command again, and different: what then was not as if nothing had happened.
-        verdict: ``survived``, ``skipped: why``, or what was wrong.
+        stages: to be made. what: the fault. exit, said: the disturbed run's exit code and error message.
+        orphans: processes that outlived the run. damaged: committed files that were lost or truncated.
+        again: the exit code of the same command again. different: files that then differ from an undisturbed run's.
+        verdict: ``survived``, ``skipped: why``, or the failures.
     """
 
     kind: str
@@ -77,11 +77,11 @@ class Row:
 
 
 def trials(kinds: Mapping[str, int]) -> list[Trial]:
-    """So many trials of each kind, their variants and drivers in turn."""
+    """Return so many trials of each kind, with its variants and the drivers in turn."""
     made = []
     for kind, count in kinds.items():
         variants = KINDS[kind][0]
-        turns = range(len(variants))  # shifted for each driver, so that few trials have as many variants as can be
+        turns = range(len(variants))  # shifted for each driver, so that few trials cover many variants
         pairs = [(variants[(at + by) % len(variants)], driver) for at in turns for by, driver in enumerate(DRIVERS)]
         pairs = list(islice(cycle(pairs), count))
         made += [Trial(kind, variant, driver, number) for number, (variant, driver) in enumerate(pairs)]
@@ -89,7 +89,7 @@ def trials(kinds: Mapping[str, int]) -> list[Trial]:
 
 
 def try_it(trial: Trial, made: Project, work: Path, seed: int, env: Mapping[str, str]) -> Row:
-    """Disturb a run, look at what is left, and run the same command again."""
+    """Disturb a run, check its remains, and run the same command again."""
     draw = random.Random(f"{seed} {trial.kind} {trial.number}")
     stages = window(made, draw, WORK.get(trial.variant, ()))
     row = asdict(Row(trial.kind, trial.number, trial.variant, trial.driver, " ".join(stages)))
@@ -106,7 +106,7 @@ def try_it(trial: Trial, made: Project, work: Path, seed: int, env: Mapping[str,
 
 
 def disturbed(bench: Bench, trial: Trial, draw: random.Random, seed: int) -> tuple[Bench, Event]:
-    """The bench after its fault; of a run that ended before it came, the bench anew, and an instant earlier."""
+    """Return the bench after its fault; if the run ended before the fault, try again with an earlier instant."""
     if FAULTS[trial.kind] is not kill:
         return bench, FAULTS[trial.kind](bench, trial.driver, trial.variant, draw)
     duration = GUESS_S
@@ -121,7 +121,7 @@ def disturbed(bench: Bench, trial: Trial, draw: random.Random, seed: int) -> tup
 
 
 def judged(bench: Bench, event: Event, trial: Trial) -> dict[str, object]:
-    """The part of a row about what came of a fault."""
+    """Return the columns of a row about the effects of a fault."""
     orphans, damaged = bench.orphans(), bench.damaged()
     left = {
         "what": shortened(event.what, bench),
@@ -144,7 +144,7 @@ def judged(bench: Bench, event: Event, trial: Trial) -> dict[str, object]:
 
 
 def shortened(line: str, bench: Bench) -> str:
-    """A line without where the project and its environment happen to lie."""
+    """Return a line without the folders of the project and of its environment."""
     for folder in (bench.project.root, Path(sys.prefix).parent):
         line = line.replace(f"{folder}/", "").replace(str(folder), ".")
     return line[:200]
@@ -152,15 +152,15 @@ def shortened(line: str, bench: Bench) -> str:
 
 @contextmanager
 def place_for(trial: Trial, work: Path) -> Iterator[Path]:
-    """Where the project of a trial lies: a folder, or a small disk of its own.
+    """Yield the folder for a trial's project; for disk faults it is on a small file system of its own.
 
     Raises:
-        SkippedError: the machine does not let this program mount one.
+        SkippedError: this program may not mount file systems.
     """
     mounts = trial.kind in ("disk", "read-only")
     disk = work / "disk"
     with suppress(subprocess.CalledProcessError, FileNotFoundError):
-        subprocess.run(["umount", "-l", disk], check=True, capture_output=True)  # of a campaign that was killed
+        subprocess.run(["umount", "-l", disk], check=True, capture_output=True)  # left by a killed campaign
     if mounts and subprocess.run(["unshare", "-m", "true"], capture_output=True, check=False).returncode:
         raise SkippedError("only root may mount file systems")
     if trial.kind != "disk":

@@ -1,4 +1,4 @@
-"""The tables of a campaign: reports/faults.csv, a row a trial, and reports/faults.md."""
+"""The tables of a campaign: reports/faults.csv with a row for each trial, and reports/faults.md."""
 
 import csv
 import io
@@ -26,7 +26,7 @@ ABOUT = {
 
 
 def write_tables(rows: Sequence[Row], seed: int) -> None:
-    """Write both files to ``reports``."""
+    """Write reports/faults.csv and reports/faults.md."""
     text = io.StringIO()
     writer = csv.DictWriter(text, [field.name for field in fields(Row)], lineterminator="\n")
     writer.writeheader()
@@ -36,12 +36,12 @@ def write_tables(rows: Sequence[Row], seed: int) -> None:
 
 
 def about_machine() -> str:
-    """Machine and date in one line."""
+    """Return the machine and the date in one line."""
     return f"{hardware()}, {datetime.now(tz=UTC):%Y-%m-%d}"
 
 
 def markdown(rows: Sequence[Row], seed: int, machine: str) -> str:
-    """The report: how many trials of each kind were survived by each driver, what was said, and what went wrong."""
+    """Return the report: survived trials by kind and driver, examples of error messages, and failed trials."""
     survived = sum(row.verdict == "survived" for row in rows)
     lines = [
         "# Faults",
@@ -62,11 +62,11 @@ def markdown(rows: Sequence[Row], seed: int, machine: str) -> str:
         lines.append(f"| {ABOUT[kind]} | {' | '.join(cells)} |")
     lines += ["", "What a run says, by example:", "", "| fault | line |", "| --- | --- |"]
     for kind in KINDS:
-        told = next(
+        example = next(
             (row for row in rows if row.kind == kind and row.exit and row.said and row.verdict == "survived"), None
         )
-        if told:
-            lines.append(f"| {told.what} | `{told.said.replace('|', '/')}` |")
+        if example:
+            lines.append(f"| {example.what} | `{example.said.replace('|', '/')}` |")
     wrong = [row for row in rows if row.verdict != "survived"]
     if wrong:
         lines += [
@@ -83,7 +83,7 @@ def markdown(rows: Sequence[Row], seed: int, machine: str) -> str:
 
 
 def _commits(rows: Sequence[Row]) -> str:
-    """The commits that trials were made at: a campaign that goes on elsewhere may have several."""
+    """Return the commits of the trials; a campaign resumed later may have several."""
     counts = Counter(row.commit for row in rows)
     return "commit " + ", ".join(f"{commit} ({count} trials)" for commit, count in counts.most_common())
 

@@ -1,4 +1,4 @@
-"""The fault campaign itself: one trial of it, and that it sees what it is there to see."""
+"""The fault campaign: one trial, and its detection of damage and of orphan processes."""
 
 from pathlib import Path
 
@@ -17,21 +17,21 @@ def bench(made: Project, tmp_path: Path) -> Bench:
     return make_bench(made, tmp_path / "project", [STAGE], {})
 
 
-def test_a_killed_run_is_survived(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_run_is_survived(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.faults.plan.window", lambda *_: [STAGE])
     monkeypatch.setattr("tests.faults.plan.GUESS_S", 4.0)
     row = try_it(Trial("kill", "SIGKILL driver", "make repro", 0), made, tmp_path, seed=3, env={})
     assert row.verdict == "survived" and row.what.startswith("SIGKILL to pipeline.orchestration.repro")
 
 
-def test_a_stage_out_of_date_is_no_damage_but_a_difference(bench: Bench) -> None:
+def test_stale_stage_is_a_difference_but_no_damage(bench: Bench) -> None:
     assert bench.damaged() == []
     assert bench.different() == ["dvc.lock"]
     assert STAGE in bench.project.check("dvc", "status", STAGE).stdout
 
 
 @pytest.mark.parametrize("harm", ["lost", "half", "lock", "settings"])
-def test_damage_is_seen(bench: Bench, harm: str) -> None:
+def test_damage_is_detected(bench: Bench, harm: str) -> None:
     root = bench.project.root
     report = root / "reports" / "starter" / "table2.csv"
     if harm == "lost":
@@ -47,26 +47,26 @@ def test_damage_is_seen(bench: Bench, harm: str) -> None:
     assert bench.damaged() == [str(report.relative_to(root))]
 
 
-def test_a_process_left_behind_is_seen_and_ended(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_orphan_process_is_detected_and_killed(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.faults.bench.GONE_S", 0.1)
     left = bench.project.start("timeit", "-n", "1", "-r", "1", "import time; time.sleep(60)")
     (found,) = bench.orphans()
     assert "time.sleep(60)" in found and left.wait() < 0
 
 
-def test_outputs_and_entries_are_those_of_the_lock(made: Project) -> None:
+def test_outputs_are_read_from_lock_entries(made: Project) -> None:
     entry = entries(made.root / "dvc.lock")[STAGE]
     assert outs(entry) == ["reports/starter/table2.csv", "reports/starter/table2.md"]
 
 
-def test_every_driver_meets_every_variant() -> None:
+def test_every_driver_gets_every_variant() -> None:
     for kind, (variants, _) in KINDS.items():
         planned = trials({kind: 3 * len(variants)})
         pairs = {(trial.variant, trial.driver) for trial in planned}
         assert len(pairs) == 3 * len(set(variants))
 
 
-def test_the_report_counts_and_names_what_was_not_survived() -> None:
+def test_report_counts_and_lists_failed_trials() -> None:
     good = Row("kill", 0, "SIGKILL driver", "make repro", "resolve", "SIGKILL at 1 s", -9, verdict="survived")
     bad = Row("disk", 1, "training", "dvc repro", "pretrain", "no room", 1, "error: full", verdict="a traceback")
     text = markdown([good, bad], 0, "a machine")

@@ -1,4 +1,4 @@
-"""A Prefect server of the tests' own."""
+"""A Prefect server for the tests."""
 
 from collections.abc import Iterator
 

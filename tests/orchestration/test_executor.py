@@ -1,4 +1,4 @@
-"""Stages side by side, on a small DVC project, against what ``dvc repro`` makes of it."""
+"""Parallel execution of stages on a small DVC project, compared with ``dvc repro``."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def make(root: Path, stages: str) -> Project:
     return Project(root, {"PYTHONPATH": str(ROOT), "PATIENCE": "30"})
 
 
-def test_stages_that_do_not_need_each_other_overlap_and_leave_what_dvc_leaves(project: Project, tmp_path: Path) -> None:
+def test_independent_stages_overlap_and_match_dvc_repro(project: Project, tmp_path: Path) -> None:
     one_by_one = project.copy(tmp_path / "one_by_one", PYTHONPATH=str(ROOT), PATIENCE="0")
 
     output = project.check(*DRIVER).stdout
@@ -112,7 +112,7 @@ ENTRY = "from pipeline.utils.handover import run_by_server\nrun_by_server()\n"
 
 
 def importing(root: Path, *last: str) -> Project:
-    """Three stages of one program, one after the other, and what the middle one is told."""
+    """Make a chain of three stages of one program; the middle stage gets the arguments ``last``."""
     chain = f"""
 stages:
   a: {{cmd: exec python -m stages.program a.txt, outs: [a.txt]}}
@@ -126,25 +126,25 @@ stages:
     return project
 
 
-def test_what_a_program_imports_is_imported_once_for_all_stages(tmp_path: Path) -> None:
+def test_imports_are_shared_by_all_stages(tmp_path: Path) -> None:
     project = importing(tmp_path / "project")
     output = project.check(*DRIVER).stdout
     assert executed(output) == ["a", "b", "c"]
     assert output.count("exec python") == 3
     assert not (project.root / ".flowtune" / "programs.sock").exists()
     imports = (project.root / "imports").read_text(encoding="utf-8").split()
-    # by the server, and by the processes that the programs spawn
+    # one by the server, and one by each process that the programs spawn
     assert len(imports) == len(set(imports)) == 4
     assert [(project.root / f"{name}.txt").read_text(encoding="utf-8") for name in "abc"] == ["1", "1", "1"]
 
 
-def test_a_program_edited_meanwhile_runs_as_it_then_is(tmp_path: Path) -> None:
+def test_program_edited_during_a_run_is_reloaded(tmp_path: Path) -> None:
     project = importing(tmp_path / "project", "edit")
     project.check(*DRIVER)
     assert [(project.root / f"{name}.txt").read_text(encoding="utf-8") for name in "abc"] == ["1", "1", "2"]
 
 
-def test_a_program_that_fails_shows_where_and_what_needs_its_stage_is_written_down(tmp_path: Path) -> None:
+def test_failed_program_is_reported_with_its_dependents(tmp_path: Path) -> None:
     project = importing(tmp_path / "project", "fail")
     unmade = project.root / "unmade.json"
     result = project.run(*DRIVER, "--unmade", str(unmade))
@@ -158,7 +158,7 @@ def test_a_program_that_fails_shows_where_and_what_needs_its_stage_is_written_do
     }
 
 
-def test_params_edited_meanwhile_are_those_that_later_stages_are_made_with(tmp_path: Path) -> None:
+def test_params_edited_during_a_run_apply_to_later_stages(tmp_path: Path) -> None:
     chain = """
 stages:
   edit: {cmd: "sed -i 's/other: 1/other: 2/' params.yaml && touch edited.txt", outs: [edited.txt]}
@@ -172,7 +172,7 @@ stages:
     assert project.check(*DRIVER).stdout == "Data and pipelines are up to date.\n"
 
 
-def test_a_failed_stage_stops_only_what_needs_it(tmp_path: Path) -> None:
+def test_failed_stage_stops_only_its_dependents(tmp_path: Path) -> None:
     stages = """
 stages:
   broken: {cmd: exec python make.py, outs: [broken.txt]}
@@ -189,19 +189,19 @@ stages:
     assert (project.root / "second.txt").exists()
 
 
-def test_an_interrupt_ends_every_stage(project: Project) -> None:
-    # no second stage ever comes: both wait
+def test_interrupt_ends_every_stage(project: Project) -> None:
+    # both stages wait for each other for ever
     (project.root / "meet.py").write_text(MEET.replace("not there.exists()", "True"), encoding="utf-8")
     driver = project.start(*DRIVER)
     wait_for(lambda: len(list(project.root.glob("*.here"))) == 2, "the stages to be at work")
-    os.kill(driver.pid, signal.SIGINT)  # to it alone, as no terminal does
+    os.kill(driver.pid, signal.SIGINT)  # to the driver alone: Ctrl-C in a terminal goes to all
     out, err = driver.communicate(timeout=30)
     assert driver.returncode == 130, out + err
     assert not project.processes()
     assert not (project.root / "dvc.lock").exists()
 
 
-def test_output_is_shown_by_lines_and_progress_at_times(capsys: pytest.CaptureFixture[str]) -> None:
+def test_output_is_shown_by_line_and_progress_is_throttled(capsys: pytest.CaptureFixture[str]) -> None:
     with Screen() as screen:
         for piece in ("one\n", "\r", " 10%\r", " 20%\x1b[A\r", "100%\n", "\n", "☃"):
             screen.show("stage", piece)
@@ -212,15 +212,13 @@ def test_output_is_shown_by_lines_and_progress_at_times(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("given", ["0", "-1", "many", ""])
-def test_a_wrong_number_of_jobs_is_refused(given: str) -> None:
+def test_invalid_number_of_jobs_is_refused(given: str) -> None:
     with pytest.raises(UserError, match=r"--jobs: given .*, allowed: a whole number, at least 1"):
         repro._jobs(given)
 
 
 @pytest.mark.parametrize("cores", [1, 2, 4, 16])
-def test_as_many_stages_run_side_by_side_as_there_are_cores_for_their_threads(
-    cores: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_number_of_parallel_stages_follows_cores_and_threads(cores: int, monkeypatch: pytest.MonkeyPatch) -> None:
     robot, images = SimpleNamespace(threads=2, processes=1), SimpleNamespace(threads=1, processes=1)
     block = SimpleNamespace(task=lambda _: robot, image_task=lambda _: images)
     settings: Any = SimpleNamespace(scale="starter", tasks=["pusht"], images=["digits"], block=lambda _: block)
@@ -245,7 +243,7 @@ sys.exit(pipeline.orchestration.executor.main())
 """
 
 
-def test_stages_that_memory_is_short_for_run_one_by_one_and_say_why(project: Project) -> None:
+def test_stages_run_one_by_one_when_memory_is_short(project: Project) -> None:
     (project.root / "short.py").write_text(SHORT_OF_MEMORY, encoding="utf-8")
     result = project.check("short", "--jobs", "2", PATIENCE="0")
     assert sorted(executed(result.stdout)) == ["after", "left", "right"]

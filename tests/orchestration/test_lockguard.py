@@ -1,4 +1,4 @@
-"""A lock file that was cut short has its entries back, and nobody else's changes are undone."""
+"""Repair of a truncated dvc.lock, without undoing other changes."""
 
 import errno
 import json
@@ -31,7 +31,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_a_beginning_has_all_entries_again_and_keeps_the_new_ones_that_are_whole(root: Path) -> None:
+def test_truncated_lock_is_restored_and_keeps_complete_new_entries(root: Path) -> None:
     for length in range(len(AFTER)):
         (root / "dvc.lock").write_text(AFTER[:length], encoding="utf-8")
         assert lockguard.mend(root, os.getpid()) == [root / "dvc.lock"]
@@ -40,13 +40,13 @@ def test_a_beginning_has_all_entries_again_and_keeps_the_new_ones_that_are_whole
 
 
 @pytest.mark.parametrize("text", [HEAD + entry("a", "other"), AFTER, AFTER + entry("d", "new")])
-def test_another_whole_file_stays(root: Path, text: str) -> None:
+def test_complete_lock_is_left_alone(root: Path, text: str) -> None:
     (root / "dvc.lock").write_text(text, encoding="utf-8")
     assert lockguard.mend(root) == []
     assert (root / "dvc.lock").read_text(encoding="utf-8") == text
 
 
-def test_on_a_full_disk_the_copy_takes_its_place(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lock_is_restored_from_its_copy_on_a_full_disk(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(errno.ENOSPC, "no space left")
 
@@ -56,11 +56,11 @@ def test_on_a_full_disk_the_copy_takes_its_place(root: Path, monkeypatch: pytest
     assert (root / "dvc.lock").read_text(encoding="utf-8") == BEFORE
 
 
-def test_a_list_of_who_reads_what_lacks_who_has_ended_and_goes_if_it_is_half(tmp_path: Path) -> None:
+def test_rwlock_loses_entries_of_dead_processes_and_is_deleted_if_truncated(tmp_path: Path) -> None:
     held = tmp_path / ".dvc" / "tmp" / "rwlock"
     held.parent.mkdir(parents=True)
-    dead = subprocess.Popen(["true"])  # nobody asks for its exit code
-    wait_for(lambda: not platform.is_at_work(dead.pid), "it to end")
+    dead = subprocess.Popen(["true"])  # becomes a zombie: nothing reads its exit code
+    wait_for(lambda: not platform.is_at_work(dead.pid), "the process to end")
     one, zombie, other = ({"pid": pid, "cmd": "dvc repro"} for pid in (os.getppid(), dead.pid, os.getpid()))
     whole = {"write": {"out": one, "else": other}, "read": {"in": [one, zombie, other], "alone": [one]}}
     left = {"write": {"else": other}, "read": {"in": [other]}}
@@ -70,12 +70,12 @@ def test_a_list_of_who_reads_what_lacks_who_has_ended_and_goes_if_it_is_half(tmp
         assert (json.loads(held.read_text(encoding="utf-8")) if held.exists() else None) == expected
 
 
-def test_a_guard_mends_once_dvc_is_killed_and_ends_too(tmp_path: Path) -> None:
+def test_guard_repairs_the_lock_after_dvc_is_killed_and_exits(tmp_path: Path) -> None:
     (tmp_path / ".dvc" / "tmp").mkdir(parents=True)
     lock = tmp_path / "dvc.lock"
     lock.write_text(BEFORE, encoding="utf-8")
     dvc = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    for _ in range(2):  # two stages of it
+    for _ in range(2):  # as two of its stages do
         lockguard.guard(tmp_path, dvc.pid)
     sign = tmp_path / lockguard.KEPT / f"{dvc.pid}.guard"
     wait_for(sign.exists, "the guard to be at work")

@@ -1,4 +1,4 @@
-"""The table of what stages need in memory, and who waits for whom by it."""
+"""The table of the memory that stages need, and the waiting of stages for memory."""
 
 from pathlib import Path
 
@@ -25,20 +25,20 @@ TABLE = [
     [
         ("finetune --scale starter --task pusht --method fm --nfe 1", 700),
         ("report tabulate --scale starter", 200),
-        ("finetune --scale paper --task kitchen", 900),  # the most of the same program
-        ("certify --scale starter --task pusht", 900),  # the most of all
+        ("finetune --scale paper --task kitchen", 900),  # the maximum of the same program
+        ("certify --scale starter --task pusht", 900),  # the maximum of all programs
     ],
 )
-def test_a_need_is_the_one_measured_or_the_most_alike(command: str, expected: int) -> None:
+def test_memory_need_falls_back_to_the_most_similar_measurement(command: str, expected: int) -> None:
     module, *arguments = command.split()
     assert need_of([Program(f"stages.{module}", arguments)], TABLE) == expected * 10**6
 
 
-def test_what_runs_no_program_of_this_project_needs_nothing() -> None:
+def test_foreign_command_needs_no_memory() -> None:
     assert need_of([], TABLE) == 0
 
 
-def test_the_table_is_written_row_by_row_and_read_as_it_was(tmp_path: Path) -> None:
+def test_table_round_trips_and_is_updated_by_row(tmp_path: Path) -> None:
     path = tmp_path / "needs.csv"
     write_table(TABLE, path)
     assert read_table(path) == TABLE
@@ -46,14 +46,14 @@ def test_the_table_is_written_row_by_row_and_read_as_it_was(tmp_path: Path) -> N
     assert read_table(path) == [*TABLE[:2], Need("pretrain", "starter", "pusht", 300, 3, "another"), TABLE[3]]
 
 
-def test_what_was_measured_are_programs_of_today() -> None:
+def test_committed_table_names_existing_programs() -> None:
     rows = read_table()
     assert rows and {row.program for row in rows} <= {*KINDS, *(path.stem for path in (ROOT / "stages").glob("*.py"))}
     assert min(row.peak_mb for row in rows) > 10 and min(row.runs for row in rows) > 0
 
 
 class Machine:
-    """Free memory, and what the processes at work hold of it."""
+    """Mocked free memory, and the memory that running stages hold, in GB."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.free = self.held = 0.0
@@ -61,23 +61,21 @@ class Machine:
         monkeypatch.setattr(needs, "resident", lambda _: int(self.held * GB))
 
 
-def test_a_stage_waits_until_there_is_memory_beside_what_others_have_yet_to_take(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_stage_waits_for_memory_that_running_stages_will_still_take(monkeypatch: pytest.MonkeyPatch) -> None:
     machine = Machine(monkeypatch)
     room = Room({"large": 2 * GB, "small": GB // 2, "free": 0})
-    assert room.lack("large", []) is None  # alone it starts whatever there is
+    assert room.lack("large", []) is None  # a stage alone always starts
     running = ["large"]
-    machine.free, machine.held = 2.0, 0.2  # 1.8 GB of the two are as good as taken
+    machine.free, machine.held = 2.0, 0.2  # the running stage will take 1.8 GB more
     assert room.lack("small", running) == "waits for memory: it needs 0.5 GB, and 0.2 GB are free beside large"
     assert room.lack("free", running) is None
-    machine.free, machine.held = 0.6, 2.5  # more than ever measured
+    machine.free, machine.held = 0.6, 2.5  # above its measured need
     assert room.lack("small", running) is None
     machine.free, machine.held = 0.1, 0.2
-    assert "and 0.0 GB are left" in str(room.lack("small", running))
+    assert "and 0.0 GB are free" in str(room.lack("small", running))
 
 
-def test_the_table_is_made_of_recorded_runs(sources: Project, tmp_path: Path, database: bytes) -> None:
+def test_table_is_built_from_recorded_runs(sources: Project, tmp_path: Path, database: bytes) -> None:
     project = sources.copy(tmp_path / "project")
     refused = project.run("pipeline.orchestration.needs")
     assert (refused.returncode, refused.stdout) == (1, "") and "run `make repro` first" in refused.stderr
@@ -96,6 +94,6 @@ def test_the_table_is_made_of_recorded_runs(sources: Project, tmp_path: Path, da
     assert len(rows) >= len(before.splitlines()) - 1
 
 
-def test_no_runs_no_table(tmp_path: Path) -> None:
+def test_missing_runs_give_an_error(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="MLflow has no recorded memory of stages"):
         needs.measured(tmp_path)

@@ -1,4 +1,4 @@
-"""After a failed run, tables of the rest lie in a folder of their own, made of nothing from before."""
+"""Partial tables after a failed run: in their own folder, and from new results only."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_tables_are_made_of_what_is_new_in_their_order_and_leave_the_whole_ones(
+def test_partial_tables_use_only_new_results_and_keep_complete_tables(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     ran: list[str] = []
@@ -41,7 +41,7 @@ def test_tables_are_made_of_what_is_new_in_their_order_and_leave_the_whole_ones(
             assert not (reports / "table2.csv").exists()
             (reports / "table2.csv").write_text("partial", encoding="utf-8")
 
-    for _ in range(2):  # the second replaces the first, and does not read it
+    for _ in range(2):  # the second call replaces the result of the first
         ran.clear()
         make_partial(root, "starter", "partial", root / "unmade.json", run)
         assert ran == ["stages.report tabulate --scale starter", "stages.report draw --scale starter"]
@@ -59,11 +59,11 @@ def test_tables_are_made_of_what_is_new_in_their_order_and_leave_the_whole_ones(
     remove_partial(root, "starter", "partial")
     assert not partial.exists() and (reports / "table2.csv").exists()
     remove_partial(root, "starter", "partial")
-    told = capsys.readouterr().out
-    assert told == "reports/starter/partial: removed, the tables in reports/starter are complete\n"
+    output = capsys.readouterr().out
+    assert output == "reports/starter/partial: removed, the tables in reports/starter are complete\n"
 
 
-def test_without_a_table_to_be_made_nothing_is(root: Path) -> None:
+def test_no_partial_folder_without_unmade_tables(root: Path) -> None:
     (root / "unmade.json").write_text(
         json.dumps({"outs": ["reports/starter/episodes/b.csv"], "commands": {}}), encoding="utf-8"
     )

@@ -1,4 +1,4 @@
-"""Where stages go on several machines."""
+"""Assignment of stages to kinds of machines."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from pipeline.orchestration.places import GPU, HEAD, place_of
 from pipeline.utils.code_deps import ROOT
 
 
-def test_the_table_names_programs_that_there_are_and_each_once() -> None:
+def test_placement_names_existing_programs_once() -> None:
     assert {path.stem for path in (ROOT / "stages").glob("*.py")} >= HEAD | GPU
     assert not HEAD & GPU
 
@@ -21,5 +21,5 @@ def test_the_table_names_programs_that_there_are_and_each_once() -> None:
         ("cp a b", "cpu"),
     ],
 )
-def test_a_stage_goes_where_its_programs_want(command: str, place: str) -> None:
+def test_stage_is_placed_by_its_programs(command: str, place: str) -> None:
     assert place_of(command) == place

@@ -1,4 +1,4 @@
-"""DVC's graph, read, ordered and cut to what a table needs."""
+"""DVC's stage graph: reading, ordering, and the part that a table needs."""
 
 import subprocess
 import sys
@@ -48,7 +48,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "dvc.yaml").write_text(DVC_YAML, encoding="utf-8")
     (tmp_path / "params.yaml").write_text("tasks: [one, two]\n", encoding="utf-8")
     (tmp_path / "study").mkdir()
-    study = "stages: {cell: {cmd: sleep 3600, outs: [cell.txt]}}"  # a pipeline of its own
+    study = "stages: {cell: {cmd: sleep 3600, outs: [cell.txt]}}"  # a separate pipeline
     (tmp_path / "study" / "dvc.yaml").write_text(study, encoding="utf-8")
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
@@ -58,7 +58,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_target_needs_its_ancestors_only(root: Path) -> None:
+def test_plan_of_a_target_contains_only_its_ancestors(root: Path) -> None:
     with repository(root) as repo:
         assert dict(read_plan(repo, target="table2").inputs) == TABLE2
         assert dict(read_plan(repo).inputs) == TABLE2 | {"unrelated": []}
@@ -67,7 +67,7 @@ def test_a_target_needs_its_ancestors_only(root: Path) -> None:
             read_plan(repo, target="table1")
 
 
-def test_a_stage_that_reads_from_one_out_of_date_may_be_out_of_date(root: Path) -> None:
+def test_descendants_of_stale_stages_are_stale(root: Path) -> None:
     subprocess.run([sys.executable, "-m", "dvc", "repro", "-q", "check", "unrelated"], check=True)
     with repository(root) as repo:
         plan = read_plan(repo)
@@ -80,13 +80,13 @@ def test_a_stage_that_reads_from_one_out_of_date_may_be_out_of_date(root: Path) 
     assert ask_plan(root) == plan
 
 
-def test_what_dvc_cannot_read_is_its_own_words(root: Path) -> None:
+def test_invalid_dvc_yaml_gives_dvcs_message(root: Path) -> None:
     (root / "dvc.yaml").write_text("stages: {check: {command: ls}}", encoding="utf-8")
     with pytest.raises(UserError, match=r"dvc\.yaml.*(?s:.*)command"):
         ask_plan(root)
 
 
-def test_table1_and_table2_need_nothing_of_each_other() -> None:
+def test_table1_and_table2_share_only_the_resolve_stage() -> None:
     with repository(ROOT) as repo:
         stages = {
             target: {stage.name.partition("@")[0] for stage in read_graph(repo, target=target)}
@@ -101,6 +101,6 @@ def test_the_longest_chain_comes_first() -> None:
     assert by_urgency(inputs) == ["b", "a", "c", "d", "e"]
 
 
-def test_main_rows_and_what_they_need_come_before_longer_chains() -> None:
+def test_main_rows_and_their_inputs_come_before_longer_chains() -> None:
     inputs = {"a": [], "b": ["a"], "c": ["b"], "base": [], "evaluate_rollouts@x": ["base"], "late": ["base"]}
     assert by_urgency(inputs) == ["base", "evaluate_rollouts@x", "a", "b", "c", "late"]

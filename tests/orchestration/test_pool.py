@@ -1,10 +1,9 @@
-"""Stages and experiments on workers, each in a clone of its own, with nothing but DVC's remote between them."""
+"""Stages and experiments on workers in separate clones, which share only DVC's remote."""
 
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from pipeline.orchestration.executor import StageError
 from pipeline.orchestration.worker_flows import Origin, as_at
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
+from tests.project import commit_all, wait_for
 
 DVC_YAML = """
 stages:
@@ -35,9 +35,6 @@ stages:
     deps: [trained-one.txt, trained-two.txt]
     outs: [table.txt]
 """
-GIT = ("git", "-c", "user.name=t", "-c", "user.email=t@example.org")
-
-
 pytestmark = pytest.mark.usefixtures("prefect_server")
 
 
@@ -47,7 +44,7 @@ def ran(*command: str, cwd: Path) -> None:
 
 @pytest.fixture
 def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A repository that shares a remote with the clones that ``worker`` makes of it."""
+    """Return a repository that shares a DVC remote with its clones."""
     root = tmp_path / "head"
     root.mkdir()
     (root / "dvc.yaml").write_text(DVC_YAML, encoding="utf-8")
@@ -55,36 +52,31 @@ def head(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (root / ".gitignore").write_text("*.txt\n.flowtune\n", encoding="utf-8")
     ran("git", "init", "-q", cwd=root)
     ran(sys.executable, "-m", "dvc", "init", "-q", cwd=root)
-    ran(*GIT, "add", ".", cwd=root)
-    ran(*GIT, "commit", "-q", "-m", "start", cwd=root)
+    commit_all(root)
     monkeypatch.setenv("FLOWTUNE_ROOT", str(root))
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    monkeypatch.setattr(prefect_flows, "checked_settings", lambda _: None)  # these are not those of the project
+    monkeypatch.setattr(prefect_flows, "checked_settings", lambda _: None)  # these are not the project's settings
     share(root)
     return root
 
 
 def start_tables(head: Path) -> subprocess.Popen[bytes]:
-    """The run of a head, in a process group of its own, which says what it waits for and how it ends."""
+    """Start a head in its own process group; it prints the flow runs that it awaits, and its final state."""
     program = (
         "from pipeline.orchestration import pool as p, prefect_flows as f; f.checked_settings = lambda _: None\n"
-        # in one piece, as threads print
-        "awaited, told = p._awaited, lambda run: print(f'{run}\\n', end='', flush=True)\n"
-        "p._awaited = lambda run, say: (told(run), awaited(run, say))[1]\n"
+        # one call of print for each line, since several threads print
+        "awaited, show = p._awaited, lambda run: print(f'{run}\\n', end='', flush=True)\n"
+        "p._awaited = lambda run, say: (show(run), awaited(run, say))[1]\n"
         "print(f.tables('all', parallel=2, pool='lab', return_state=True).type.value)"
     )
     own = {"PREFECT_API_URL": str(PREFECT_API_URL.value()), "FLOWTUNE_ROOT": str(head)}
     return subprocess.Popen(
-        [sys.executable, "-c", program],
-        cwd=head,
-        env=os.environ | own,
-        stdout=subprocess.PIPE,
-        start_new_session=True,
+        [sys.executable, "-c", program], cwd=head, env=os.environ | own, stdout=subprocess.PIPE, start_new_session=True
     )
 
 
 def awaited_by(run: subprocess.Popen[bytes]) -> set[bytes]:
-    """The first two flow runs that a head waits for."""
+    """Return the first two flow runs that a head awaits."""
     assert run.stdout
     return {run.stdout.readline() for _ in range(2)}
 
@@ -120,7 +112,7 @@ class Workers:
         return clone
 
     def kill(self, name: str) -> None:
-        """As when the machine is gone: the worker and all that it started."""
+        """Kill the worker and its children, as the loss of its machine does."""
         os.killpg(self._started.pop(name).pid, signal.SIGKILL)
 
     def stop(self) -> None:
@@ -135,7 +127,7 @@ def workers(head: Path) -> Iterator[Workers]:
     made.stop()
 
 
-def test_workers_share_the_stages_and_the_head_has_what_they_made(head: Path, workers: Workers) -> None:
+def test_workers_share_stages_and_the_head_gets_their_outputs(head: Path, workers: Workers) -> None:
     clones = [workers.start(name) for name in ("first", "second")]
     waiting = head.parent / "wait"
     waiting.touch()
@@ -147,9 +139,9 @@ def test_workers_share_the_stages_and_the_head_has_what_they_made(head: Path, wo
     release.kill()
     assert state.is_completed(), state.message
     trained = [(head / f"trained-{task}.txt").read_text(encoding="utf-8").strip() for task in ("one", "two")]
-    assert sorted(trained) == sorted(map(str, clones)), "each worker did part, at the same time"
+    assert sorted(trained) == sorted(map(str, clones)), "each worker ran a stage"
     assert (head / "table.txt").read_text(encoding="utf-8").split() == trained
-    # another clone is given all of it without a run
+    # another clone gets the results without a run
     third = clone_of(head, "third")
     ran(sys.executable, "-m", "dvc", "repro", "--pull", "--quiet", cwd=third)
     assert (third / "table.txt").read_bytes() == (head / "table.txt").read_bytes()
@@ -157,35 +149,35 @@ def test_workers_share_the_stages_and_the_head_has_what_they_made(head: Path, wo
     workers.kill("second")
     assert prefect_flows.sweep(["rate=2"], pool="lab", return_state=True).is_completed()
     listed = subprocess.run([sys.executable, "-m", "dvc", "exp", "list"], cwd=head, capture_output=True, check=True)
-    assert len(listed.stdout.split()) > 1, "an experiment of the head's own"
+    assert len(listed.stdout.split()) > 1, "the experiment is in the head's repository"
 
 
-def test_a_stage_of_a_lost_worker_goes_to_another(head: Path, workers: Workers) -> None:
+def test_stage_of_a_lost_worker_is_rerun_by_another(head: Path, workers: Workers) -> None:
     first = workers.start("first")
     await_pool()
     waiting = head.parent / "wait"
     waiting.touch()
     run = start_tables(head)
-    wait_until(lambda: list(first.glob("trained-*.txt")))
+    wait_for(lambda: any(first.glob("trained-*.txt")), "the worker to train", seconds=120)
     workers.kill("first")
     second = workers.start("second")
     waiting.unlink()
     with get_client(sync_client=True) as client:
         for lost in client.read_flow_runs():
             if lost.state and lost.state.type == StateType.RUNNING and lost.work_pool_name == "lab":
-                client.set_flow_run_state(lost.id, Crashed(message="no heartbeat"))  # as the server does in time
-    told, _ = run.communicate(timeout=240)
-    assert told.split()[-1:] == [b"COMPLETED"]
+                client.set_flow_run_state(lost.id, Crashed(message="no heartbeat"))  # as the server does later
+    output, _ = run.communicate(timeout=240)
+    assert output.split()[-1:] == [b"COMPLETED"]
     assert str(second) in (head / "table.txt").read_text(encoding="utf-8").split()
 
 
-def test_a_killed_head_goes_on_and_two_heads_give_nothing_out_twice(head: Path, workers: Workers) -> None:
+def test_restarted_and_second_heads_submit_no_stage_twice(head: Path, workers: Workers) -> None:
     first, waiting = workers.start("first"), head.parent / "wait"
     await_pool()
     waiting.touch()
     killed = start_tables(head)
     given_out = awaited_by(killed)
-    wait_until(lambda: list(first.glob("trained-*.txt")))
+    wait_for(lambda: any(first.glob("trained-*.txt")), "the worker to train", seconds=120)
     os.killpg(killed.pid, signal.SIGKILL)
     killed.wait()
     other = clone_of(head, "other")
@@ -193,37 +185,37 @@ def test_a_killed_head_goes_on_and_two_heads_give_nothing_out_twice(head: Path, 
     assert [awaited_by(run) for run in heads] == [given_out, given_out]
     waiting.unlink()
     for run in heads:
-        told, _ = run.communicate(timeout=240)
-        assert told.split()[-1:] == [b"COMPLETED"]
+        output, _ = run.communicate(timeout=240)
+        assert output.split()[-1:] == [b"COMPLETED"]
     assert (head / "table.txt").read_text(encoding="utf-8") == f"{first}\n{first}\n"
     assert (other / "table.txt").read_bytes() == (head / "table.txt").read_bytes()
 
 
-def test_what_a_worker_lacks_is_one_line(head: Path, workers: Workers) -> None:
+def test_worker_mismatch_gives_a_one_line_error(head: Path, workers: Workers) -> None:
     workers.start("first")
     await_pool()
     lab, hook = pool.Pool("lab", head), head.parent / "hook"
     own = lab.origin
 
     @flow
-    def told() -> str:
+    def stage_error() -> str:
         with pytest.raises(StageError) as caught:
             lab.run_stage("train@one", "cpu")
         assert "\n" not in str(caught.value)
         return str(caught.value)
 
     lab.origin = own.model_copy(update={"python": "3.99"})
-    assert "allowed: 3.99, as the run began with" in told()
+    assert "allowed: 3.99, as the run began with" in stage_error()
     lab.origin = own.model_copy(update={"commit": "0" * 40})
-    assert f"/first is at commit {own.commit[:12]}" in told()
+    assert f"/first is at commit {own.commit[:12]}" in stage_error()
     lab.origin = own
     hook.write_text("echo 'error: data/set.npz: not there' >&2; exit 1", encoding="utf-8")
-    assert "error: data/set.npz: not there" in told()
+    assert "error: data/set.npz: not there" in stage_error()
     hook.write_text("rm -rf ../remote; touch ../remote", encoding="utf-8")
-    assert "DVC's remote: " in told()
+    assert "DVC's remote: " in stage_error()
 
 
-def test_what_cannot_be_distributed_is_one_line(head: Path) -> None:
+def test_invalid_pool_or_repository_gives_a_one_line_error(head: Path) -> None:
     assert "given 'nowhere', allowed: " in refused(head, "nowhere")
     (head / "dvc.yaml").write_text(DVC_YAML + "\n", encoding="utf-8")
     assert "dvc.yaml changed since the commit; commit them" in refused(head, "lab")
@@ -232,13 +224,11 @@ def test_what_cannot_be_distributed_is_one_line(head: Path) -> None:
     assert "no DVC remote for the transfer of results; `make remote URL=…` sets one" in refused(head, "lab")
 
 
-def test_edited_settings_are_carried_and_committed_ones_come_back(tmp_path: Path) -> None:
+def test_workers_use_edited_settings_and_restore_committed_ones(tmp_path: Path) -> None:
     (head := tmp_path / "head").mkdir()
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     (head / "params.yaml").write_text(text, encoding="utf-8")
-    ran("git", "init", "-q", cwd=head)
-    ran(*GIT, "add", ".", cwd=head)
-    ran(*GIT, "commit", "-q", "-m", "start", cwd=head)
+    commit_all(head)
     ran("git", "clone", "-q", str(head), str(tmp_path / "worker"), cwd=tmp_path)
     committed = Origin.of(head)
     (head / "params.yaml").write_text(f"{text}# a remark\n", encoding="utf-8")
@@ -248,7 +238,7 @@ def test_edited_settings_are_carried_and_committed_ones_come_back(tmp_path: Path
     assert committed.settings is None
 
 
-def test_lost_runs_are_told_by_one_automation() -> None:
+def test_lost_runs_are_handled_by_one_automation() -> None:
     for _ in range(2):
         pool.crash_lost_runs()
     with get_client(sync_client=True) as client:
@@ -268,13 +258,4 @@ def await_pool() -> None:
         with get_client(sync_client=True) as client:
             return any(each.name == "lab" for each in client.read_work_pools())
 
-    wait_until(there)
-
-
-def wait_until(holds: object, seconds: float = 120) -> None:
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if holds():  # type: ignore[operator]
-            return
-        time.sleep(0.2)
-    raise AssertionError("it did not come to that")
+    wait_for(there, "a worker to make the pool", seconds=120, pause=0.2)

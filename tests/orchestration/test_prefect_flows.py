@@ -1,9 +1,8 @@
-"""Flows on a small DVC repository: order, failure, cancellation, the lock, sweeps."""
+"""Prefect flows on a small DVC repository: order, failure, cancellation, lock and sweeps."""
 
 import csv
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from pipeline.orchestration.repro import repro_lock
 from pipeline.utils import processes
 from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
+from tests.project import commit_all, wait_for
 
 DVC_YAML = """
 stages:
@@ -40,22 +40,19 @@ pytestmark = pytest.mark.usefixtures("prefect_server")
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "dvc.yaml").write_text(DVC_YAML, encoding="utf-8")
     (tmp_path / "study").mkdir()
-    (tmp_path / "study" / "dvc.yaml").write_text(
-        "stages: {cell: {cmd: sleep 3600, outs: [cell.txt]}}", encoding="utf-8"
-    )  # no part of it
+    study = "stages: {cell: {cmd: sleep 3600, outs: [cell.txt]}}"  # a separate pipeline
+    (tmp_path / "study" / "dvc.yaml").write_text(study, encoding="utf-8")
     (tmp_path / "params.yaml").write_text("scale: starter\ntasks: [one, two]\nrate: 1\n", encoding="utf-8")
     monkeypatch.setenv("DVC_NO_ANALYTICS", "1")
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("FLOWTUNE_ROOT", str(tmp_path))
-    monkeypatch.setattr(
-        prefect_flows, "checked_settings", lambda _: None
-    )  # these settings are not those of the project
+    monkeypatch.setattr(prefect_flows, "checked_settings", lambda _: None)  # these are not the project's settings
     monkeypatch.setattr(prefect_flows, "run_stage", prefect_flows.run_stage.with_options(retries=0))
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q", "--no-scm"], cwd=tmp_path, check=True)
     return tmp_path
 
 
-def test_a_broken_dvc_yaml_is_one_line(root: Path) -> None:
+def test_broken_dvc_yaml_gives_a_one_line_error(root: Path) -> None:
     (root / "dvc.yaml").write_text("stages: [", encoding="utf-8")
     state = prefect_flows.tables("all", return_state=True)
     assert state.is_failed() and state.message
@@ -63,13 +60,13 @@ def test_a_broken_dvc_yaml_is_one_line(root: Path) -> None:
 
 
 @pytest.mark.usefixtures("root")
-def test_a_target_that_nothing_makes_is_one_line() -> None:
+def test_unknown_target_gives_an_error() -> None:
     state = prefect_flows.tables("table1", return_state=True)
     assert state.is_failed()
     assert "no stage makes table1; it needs one of tabulate_images, draw_images" in (state.message or "")
 
 
-def test_a_failed_stage_stops_only_what_depends_on_it_and_the_next_run_completes(
+def test_failed_stage_stops_only_its_dependents_and_the_next_run_completes(
     root: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     (root / "broken-one").touch()
@@ -91,21 +88,21 @@ def test_a_failed_stage_stops_only_what_depends_on_it_and_the_next_run_completes
 
 
 @pytest.mark.parametrize(
-    ("error", "said"),
+    ("error", "message"),
     [
         (UserError("params.yaml: scale: given huge, allowed: lab"), "params.yaml: scale: given huge, allowed: lab"),
         (OSError(30, "Read-only file system"), "[Errno 30] Read-only file system"),
     ],
 )
-def test_what_fails_before_dvc_starts_is_one_line(
-    root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+def test_error_before_dvc_starts_is_one_line(
+    root: Path, monkeypatch: pytest.MonkeyPatch, error: Exception, message: str
 ) -> None:
     def refuse(_: Path) -> None:
         raise error
 
     monkeypatch.setattr(prefect_flows, "checked_settings", refuse)
     state = prefect_flows.tables("table2", return_state=True)
-    assert (state.is_failed(), state.message) == (True, said)
+    assert (state.is_failed(), state.message) == (True, message)
     assert not (root / "checked.txt").exists()
 
 
@@ -114,10 +111,8 @@ def test_two_runs_never_overlap(root: Path) -> None:
         "import sys, time\nfrom pathlib import Path\nfrom pipeline.orchestration.repro import repro_lock\n"
         "with repro_lock(Path(sys.argv[1])):\n    print('locked', flush=True); time.sleep(60)"
     )
-    repository = Path(__file__).parents[2]
-    holder = subprocess.Popen(
-        [sys.executable, "-c", other, str(root)], cwd=repository, stdout=subprocess.PIPE, encoding="utf-8"
-    )
+    command = [sys.executable, "-c", other, str(root)]
+    holder = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8")
     try:
         assert holder.stdout is not None
         assert holder.stdout.readline() == "locked\n"
@@ -127,11 +122,11 @@ def test_two_runs_never_overlap(root: Path) -> None:
     finally:
         holder.kill()
         holder.wait()
-    with repro_lock(root):  # a killed holder holds nothing
+    with repro_lock(root):  # the lock of a killed process is free
         pass
 
 
-def test_what_nobody_runs_any_more_is_cancelled() -> None:
+def test_abandoned_flow_runs_are_cancelled() -> None:
     with get_client(sync_client=True) as client:
         run = client.create_flow_run(prefect_flows.sweep, parameters={"overrides": []}, state=Running())
         prefect_flows._cancel_unfinished()
@@ -141,12 +136,9 @@ def test_what_nobody_runs_any_more_is_cancelled() -> None:
 
 @pytest.mark.parametrize(
     ("overrides", "expected"),
-    [
-        (["a=1,2", "b=3"], [["a=1", "b=3"], ["a=2", "b=3"]]),
-        (["a=[1,2],[3]"], [["a=[1,2]"], ["a=[3]"]]),
-    ],
+    [(["a=1,2", "b=3"], [["a=1", "b=3"], ["a=2", "b=3"]]), (["a=[1,2],[3]"], [["a=[1,2]"], ["a=[3]"]])],
 )
-def test_overrides_combine(overrides: list[str], expected: list[list[str]]) -> None:
+def test_overrides_are_combined(overrides: list[str], expected: list[list[str]]) -> None:
     assert prefect_flows.combinations(overrides) == expected
 
 
@@ -157,45 +149,33 @@ def test_malformed_overrides_are_refused(overrides: list[str]) -> None:
 
 
 def test_a_sweep_runs_an_experiment_for_each_value_and_leaves_the_workspace_alone(root: Path) -> None:
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
     (root / ".dvc" / "config").write_text("", encoding="utf-8")
     (root / ".gitignore").write_text("*.txt\n.flowtune\n", encoding="utf-8")
     (root / "dvc.yaml").write_text(
         "stages:\n  rate: {cmd: echo ran > rate.txt, params: [rate], outs: [rate.txt]}\n", encoding="utf-8"
     )
-    subprocess.run([*git, "add", "."], cwd=root, check=True)
-    subprocess.run([*git, "commit", "-q", "-m", "start"], cwd=root, check=True)
+    commit_all(root)
     before = (root / "params.yaml").read_text(encoding="utf-8")
 
     assert prefect_flows.sweep(["rate=2,3"], return_state=True).is_completed()
 
     assert (root / "params.yaml").read_text(encoding="utf-8") == before
-    table = subprocess.run(
-        [sys.executable, "-m", "dvc", "exp", "show", "--csv"],
-        cwd=root,
-        capture_output=True,
-        encoding="utf-8",
-        check=True,
-    ).stdout
+    show = [sys.executable, "-m", "dvc", "exp", "show", "--csv"]
+    table = subprocess.run(show, cwd=root, capture_output=True, encoding="utf-8", check=True).stdout
     rates = [row["rate"] for row in csv.DictReader(table.splitlines())]
     assert sorted(rates) == ["1", "1", "2", "3"]  # the workspace, the commit and two experiments
 
 
-def test_a_supervised_command_dies_with_its_parent_and_takes_its_children_along() -> None:
+def test_supervised_command_and_its_children_die_with_the_parent() -> None:
     program = (
         "import os, sys, time\nfrom pathlib import Path\nfrom pipeline.utils import processes\n"
         "child = processes.start(['sh', '-c', 'sleep 61 & echo $!; wait'], cwd=Path('.'), env=os.environ)\n"
         "print(child.stdout.readline(), end='', flush=True); time.sleep(60)"
     )
-    repository = Path(__file__).parents[2]
-    parent = subprocess.Popen([sys.executable, "-c", program], cwd=repository, stdout=subprocess.PIPE, encoding="utf-8")
+    parent = subprocess.Popen([sys.executable, "-c", program], cwd=ROOT, stdout=subprocess.PIPE, encoding="utf-8")
     assert parent.stdout is not None
     grandchild = processes.identity(int(parent.stdout.readline()))
     assert not processes.is_gone(grandchild)
     parent.kill()
     parent.wait()
-    deadline = time.monotonic() + 30
-    while not processes.is_gone(grandchild) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    assert processes.is_gone(grandchild)
+    wait_for(lambda: processes.is_gone(grandchild), "the grandchild to die", seconds=30)

@@ -1,4 +1,4 @@
-"""Programs handed over to a server that has imported what they need, as DVC starts them."""
+"""Programs that DVC starts and a server process with loaded imports runs."""
 
 import os
 import signal
@@ -27,7 +27,7 @@ if __name__ == "__main__":
 
 @pytest.fixture
 def project(tmp_path: Path) -> Iterator[Project]:
-    """A project with a server at work, in a folder of a name too long for the address of a socket."""
+    """Yield a project with a running server, in a folder whose path is too long for a socket's address."""
     project = importing(tmp_path / ("long" * 25))
     (project.root / "stages" / "waiting.py").write_text(WAITING, encoding="utf-8")
     socket = project.root / ".flowtune" / "programs.sock"
@@ -41,11 +41,11 @@ def project(tmp_path: Path) -> Iterator[Project]:
 
 
 def imports(project: Project) -> int:
-    """How often a program's imports were done."""
+    """Return the number of processes that imported the program's module."""
     return len((project.root / "imports").read_text(encoding="utf-8").split())
 
 
-def test_exit_codes_and_output_are_the_programs_own(project: Project) -> None:
+def test_exit_code_and_output_are_passed_through(project: Project) -> None:
     project.check("stages.program", "a.txt")
     failed = project.run("stages.program", "a.txt", "fail")
     assert failed.returncode == 1 and failed.stderr.endswith("ValueError: on purpose\n")
@@ -56,12 +56,12 @@ def test_exit_codes_and_output_are_the_programs_own(project: Project) -> None:
     assert imports(project) == 4
 
 
-def test_a_program_is_interrupted_with_its_caller_and_dies_with_it(project: Project) -> None:
+def test_signals_to_the_caller_reach_the_program(project: Project) -> None:
     for number, code in ((signal.SIGINT, 7), (signal.SIGTERM, 128 + signal.SIGTERM), (signal.SIGKILL, -signal.SIGKILL)):
         (project.root / "at work").unlink(missing_ok=True)
         caller = project.start("stages.waiting")
         wait_for((project.root / "at work").exists, "the program to be at work", seconds=60)
-        assert len(project.processes()) == 3  # the server, too
+        assert len(project.processes()) == 3  # with the server
         os.kill(caller.pid, number)
         out, _ = caller.communicate(timeout=60)
         assert (out, caller.returncode) == ("working\n", code)

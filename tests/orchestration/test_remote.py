@@ -1,4 +1,4 @@
-"""A remote that clones share: what one has made, the other is given, and what goes wrong on the way is one line."""
+"""Sharing results between clones through a DVC remote, and the errors of doing so."""
 
 import errno
 import getpass
@@ -45,7 +45,7 @@ def project(root: Path) -> Path:
 
 @pytest.fixture
 def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project, the current folder, that has run."""
+    """Return a project that has run, as the current folder."""
     root = project(tmp_path / "maker")
     dvc(root, "repro")
     monkeypatch.chdir(root)
@@ -53,7 +53,7 @@ def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def make_remote(root: Path, url: str, **options: str) -> None:
-    """As ``make remote`` does."""
+    """Set DVC's remote as ``make remote`` does."""
     dvc(root, "remote", "add", "--local", "--force", "--default", "shared", url)
     for name, value in options.items():
         dvc(root, "remote", "modify", "--local", "shared", name, value)
@@ -64,20 +64,20 @@ def assert_travels(maker: Path, url: str, **options: str) -> None:
     for root in (maker, taker):
         make_remote(root, url, **options)
     assert push(maker) >= 1
-    assert push(maker) == 0, "what is there is not sent again"
+    assert push(maker) == 0, "existing files are not sent again"
     dvc(taker, "repro", "--pull")
-    assert (maker.parent / "runs.txt").read_text(encoding="utf-8") == "run\n", "it did not run"
+    assert (maker.parent / "runs.txt").read_text(encoding="utf-8") == "run\n", "the clone ran the stage itself"
     for name in ("model.txt", "report.txt"):
         assert (taker / name).read_bytes() == (maker / name).read_bytes()
 
 
-def test_a_folder(maker: Path, tmp_path: Path) -> None:
+def test_results_are_shared_through_a_folder(maker: Path, tmp_path: Path) -> None:
     assert_travels(maker, str(tmp_path / "remote"))
 
 
 @pytest.fixture
 def server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
-    """The port of an OpenSSH server on loopback, and the key that it takes."""
+    """Yield the port of an OpenSSH server on loopback, and the key that it accepts."""
     pytest.importorskip("dvc_ssh", reason="`make env-ssh` installs it")
     if SSHD is None:
         pytest.skip("needs OpenSSH's server, sshd")
@@ -92,7 +92,7 @@ def server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
     ]
     (tmp_path / "config").write_text("\n".join([*lines, "PermitRootLogin yes", ""]), encoding="utf-8")
     if os.getuid() == 0:
-        Path("/run/sshd").mkdir(exist_ok=True)  # where it gives up root's rights
+        Path("/run/sshd").mkdir(exist_ok=True)  # sshd gives up root's rights in it
     process = subprocess.Popen([SSHD, "-D", "-e", "-f", tmp_path / "config"], stderr=subprocess.PIPE)
     try:
         for _ in range(100):
@@ -106,25 +106,25 @@ def server(tmp_path: Path) -> Iterator[tuple[int, Path]]:
         process.wait()
 
 
-def test_a_server_by_ssh(maker: Path, tmp_path: Path, server: tuple[int, Path]) -> None:
+def test_results_are_shared_through_ssh(maker: Path, tmp_path: Path, server: tuple[int, Path]) -> None:
     port, key = server
     url = f"ssh://{getpass.getuser()}@127.0.0.1:{port}{tmp_path / 'remote'}"
-    for whole in (maker / ".dvc" / "cache" / "files").rglob("*/*/*"):  # as a push that was killed leaves them
+    for whole in (maker / ".dvc" / "cache" / "files").rglob("*/*/*"):  # truncated, as by a killed push
         half = tmp_path / "remote" / whole.relative_to(maker / ".dvc" / "cache")
         half.parent.mkdir(parents=True, exist_ok=True)
         half.write_bytes(whole.read_bytes()[:3])
     assert_travels(maker, url, keyfile=str(key), allow_agent="false")
 
 
-def test_what_is_new_is_pushed_and_what_the_remote_lost_too(maker: Path, tmp_path: Path) -> None:
+def test_push_restores_files_that_the_remote_lost(maker: Path, tmp_path: Path) -> None:
     make_remote(maker, str(tmp_path / "remote"))
     assert push(maker, new=True) >= 1
     shutil.rmtree(tmp_path / "remote" / "files")
-    assert push(maker, new=True) == 0, "the remote knows the run, and is not asked for each of its files"
+    assert push(maker, new=True) == 0, "the remote has the run, and its files are not checked"
     assert push(maker) >= 1
 
 
-def test_a_run_arrives_after_what_it_made_or_not_at_all(
+def test_run_is_pushed_after_its_outputs_or_not_at_all(
     maker: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remote = tmp_path / "remote"
@@ -150,18 +150,18 @@ def test_a_run_arrives_after_what_it_made_or_not_at_all(
     assert push(maker) >= 1
 
 
-def test_what_no_worker_has_pushed_is_one_line_where_it_is_to_be_taken(maker: Path, tmp_path: Path) -> None:
+def test_missing_run_at_the_remote_gives_an_error(maker: Path, tmp_path: Path) -> None:
     taker = project(tmp_path / "taker")
     make_remote(taker, str(tmp_path / "elsewhere"))
     command = [sys.executable, "-m", "pipeline.orchestration.run_cache", "--only-take", "repro", "--pull", "train"]
     env = os.environ | {"PYTHONPATH": str(ROOT)}
-    told = subprocess.run(command, cwd=taker, env=env, capture_output=True, encoding="utf-8", check=False)
-    assert told.returncode != 0
-    assert "train: a worker has run it, but DVC's remote has no run with the inputs here" in told.stderr
-    assert (maker.parent / "runs.txt").read_text(encoding="utf-8") == "run\n", "it did not run"
+    result = subprocess.run(command, cwd=taker, env=env, capture_output=True, encoding="utf-8", check=False)
+    assert result.returncode != 0
+    assert "train: a worker has run it, but DVC's remote has no run with the inputs here" in result.stderr
+    assert (maker.parent / "runs.txt").read_text(encoding="utf-8") == "run\n", "the clone ran the stage itself"
 
 
-def test_no_remote_and_one_that_cannot_be_written_are_one_line(maker: Path, tmp_path: Path) -> None:
+def test_missing_or_unwritable_remote_gives_a_one_line_error(maker: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"DVC's remote: .*no remote") as caught:
         push(maker)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Reports outlive a stage that fails or is killed."""
+"""Restoring reports after a stage fails or is killed."""
 
 import hashlib
 import os
@@ -11,25 +11,24 @@ import pytest
 
 from pipeline.orchestration.restore import kept_reports, note_stage, put_back
 from pipeline.utils.code_deps import ROOT
+from tests.project import commit_all
 
 TABLE, DATA = Path("reports/starter/table.csv"), Path("data/model")
 
 
 @pytest.fixture
 def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A project with a committed table."""
+    """Return a project with a committed table."""
     monkeypatch.chdir(tmp_path)
     for path, text in ((TABLE, "committed"), (DATA, "weights")):
         path.parent.mkdir(parents=True)
         path.write_text(text, encoding="utf-8")
-    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for command in (["init", "-q"], ["add", "."], ["commit", "-qm", "one"]):
-        subprocess.run([*git, *command], check=True)
+    commit_all(tmp_path)
     return tmp_path
 
 
 def remember(root: Path, text: str) -> None:
-    """Have DVC's lock and cache hold a table with ``text``."""
+    """Put a table with ``text`` into DVC's lock and cache."""
     digest = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()
     place = root / ".dvc" / "cache" / "files" / "md5" / digest[:2] / digest[2:]
     place.parent.mkdir(parents=True)
@@ -39,7 +38,7 @@ def remember(root: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize("cached", [False, True])
-def test_a_stage_that_fails_leaves_the_reports_of_the_last_that_did_not(root: Path, cached: bool) -> None:
+def test_failed_stage_leaves_the_last_good_reports(root: Path, cached: bool) -> None:
     if cached:
         remember(root, "newer")
     TABLE.unlink()  # as DVC does
@@ -47,11 +46,11 @@ def test_a_stage_that_fails_leaves_the_reports_of_the_last_that_did_not(root: Pa
         DATA.unlink()
         raise KeyError
     assert TABLE.read_text(encoding="utf-8") == ("newer" if cached else "committed")
-    assert not DATA.exists()  # no report: it is made again
+    assert not DATA.exists()  # not a report: the next run makes it
     assert put_back(root) == []
 
 
-def test_what_a_stage_made_stays_and_what_it_makes_no_more_stays_away(root: Path) -> None:
+def test_new_reports_are_kept_and_obsolete_ones_stay_deleted(root: Path) -> None:
     TABLE.unlink()
     with kept_reports(root, "tabulate", [TABLE]):
         pass
@@ -63,7 +62,7 @@ def test_what_a_stage_made_stays_and_what_it_makes_no_more_stays_away(root: Path
     assert TABLE.read_text(encoding="utf-8") == "made"
 
 
-def test_what_dvc_removed_is_put_back_though_the_program_had_not_begun(
+def test_reports_that_dvc_removed_before_the_program_started_are_restored(
     root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     remember(root, "newer")
@@ -74,12 +73,12 @@ def test_what_dvc_removed_is_put_back_though_the_program_had_not_begun(
 
     note_stage(root, "a")
     monkeypatch.setenv("DVC_STAGE", "a")
-    with kept_reports(root, "work", []):  # it makes no report any more
+    with kept_reports(root, "work", []):  # the stage has no report any more
         TABLE.unlink()
     assert put_back(root) == []
 
 
-def test_another_puts_back_the_reports_of_a_stage_that_was_killed(root: Path) -> None:
+def test_reports_of_a_killed_stage_are_restored_by_another_process(root: Path) -> None:
     program = f"""
 import pathlib, os, signal
 from pipeline.orchestration.restore import kept_reports

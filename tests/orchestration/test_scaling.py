@@ -1,4 +1,4 @@
-"""The program that measures how a pool's cost grows: its tables, on sizes that take no time."""
+"""The measurement of how a worker pool scales, on tiny sizes."""
 
 from pathlib import Path
 
@@ -7,7 +7,7 @@ import pandas as pd
 from pipeline.orchestration import scaling
 
 
-def test_each_size_has_its_rows(tmp_path: Path) -> None:
+def test_table_has_rows_for_each_measured_size(tmp_path: Path) -> None:
     for rows in (scaling.measure_run_cache((2, 5)), scaling.measure_mlflow((1, 3)), scaling.measure_run_cache((2, 6))):
         scaling.write(tmp_path, scaling.table_of(rows))
     table = pd.read_csv(tmp_path / "scaling.csv")

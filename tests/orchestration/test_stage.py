@@ -1,11 +1,10 @@
-"""What stages share: errors in one line, and a folder to resume from that belongs to one set of inputs."""
+"""The context of a stage: one-line errors, and a resume folder for each set of inputs."""
 
 import json
 import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,18 +20,18 @@ PROGRAM = "stages/report.py"
 
 
 @pytest.fixture(autouse=True)
-def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for folder in ("stages", "pipeline"):
         (tmp_path / folder).symlink_to(code_deps.ROOT / folder)
     monkeypatch.setattr(stages, "ROOT", tmp_path)
     monkeypatch.setenv("FLOWTUNE_TRACKING", "off")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "input").write_text("one", encoding="utf-8")
-    yield tmp_path
+    return tmp_path
 
 
 def resume_of(**changes: object) -> Path:
-    """The resume folder of a stage that fails after it has begun."""
+    """Return the resume folder of a stage that fails after its start."""
     given = {"program": PROGRAM, "params": {"lr": 1.0}, **changes}
     inputs = inputs_of(**given)  # type: ignore[arg-type]
     seen: list[Stage] = []
@@ -42,7 +41,7 @@ def resume_of(**changes: object) -> Path:
     return seen[0].resume
 
 
-def test_a_failed_stage_keeps_its_state_for_the_same_inputs_only(root: Path) -> None:
+def test_resume_folder_of_a_failed_stage_belongs_to_its_inputs(root: Path) -> None:
     first = resume_of()
     (first / "state").touch()
     assert resume_of() == first and (first / "state").exists()
@@ -52,14 +51,14 @@ def test_a_failed_stage_keeps_its_state_for_the_same_inputs_only(root: Path) -> 
     assert resume_of() != first
 
 
-def test_a_stage_that_succeeds_leaves_nothing_to_resume_from() -> None:
+def test_successful_stage_deletes_its_resume_folder() -> None:
     with stage(inputs_of(PROGRAM, {}), "work", deps=[Path("input")], outs=[Path("made/out")]) as here:
         (here.resume / "state").touch()
         assert Path("made").is_dir()
     assert not here.resume.exists()
 
 
-def test_what_a_stage_reads_and_writes_is_recorded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_and_outputs_are_recorded(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FLOWTUNE_TRACKING")
     monkeypatch.setenv("FLOWTUNE_ROOT", str(root))
     monkeypatch.setattr(queue, "start_recorder", lambda _: None)
@@ -75,14 +74,14 @@ def test_what_a_stage_reads_and_writes_is_recorded(root: Path, monkeypatch: pyte
         for entry in queue.entries(root)
     )
     (data_set,), (digest,), measured = evaluation["read"]
-    assert (data_set["name"], measured) == ("human/input", True)  # the metrics are those of the model that was read
+    assert (data_set["name"], measured) == ("human/input", True)  # its metrics belong to the model that it read
     assert evaluation["wrote"] == [[]]
     assert training["read"][2] is False
     ((model,),) = training["wrote"]
     assert (model["name"], model["digest"], model["path"]) == ("pusht-fm-nfe1", digest, str(tuned))
 
 
-def test_a_stage_runs_once_at_a_time() -> None:
+def test_stage_cannot_run_twice_at_once() -> None:
     def begin() -> None:
         with stage(inputs_of(PROGRAM, {}), "work", deps=[], outs=[]):
             pass
@@ -107,7 +106,7 @@ def test_a_missing_input_is_named() -> None:
 @pytest.mark.parametrize(
     ("error", "code"), [(UserError("seed: given -1, allowed: 0 or more"), 2), (FloatingPointError("diverged"), 1)]
 )
-def test_a_known_error_is_one_line(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
+def test_expected_error_is_one_line(error: Exception, code: int, capsys: pytest.CaptureFixture[str]) -> None:
     def main() -> None:
         raise error
 
@@ -118,7 +117,7 @@ def test_a_known_error_is_one_line(error: Exception, code: int, capsys: pytest.C
 
 
 def faults(keeping: bool) -> int:
-    """Pages that the kernel clears for a process that makes and frees the same 8 MB again and again."""
+    """Return the page faults of a process that repeatedly allocates and frees 8 MB."""
     program = f"""
 import resource, numpy
 from pipeline.utils.platform import keep_freed_memory
@@ -129,10 +128,10 @@ before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(50): made()
 print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
-    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # a size that glibc would find out by itself
+    environment = os.environ | {"MALLOC_MMAP_THRESHOLD_": "1000000"}  # the threshold that glibc would adapt to
     return int(subprocess.check_output([sys.executable, "-c", program], cwd=code_deps.ROOT, env=environment))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the allocator is glibc's")
-def test_memory_that_is_freed_is_used_again() -> None:
+def test_freed_memory_is_reused() -> None:
     assert faults(keeping=True) * 10 < faults(keeping=False)

@@ -1,4 +1,4 @@
-"""What ``make ui`` runs: both UIs answer, a deployment runs to Completed, and nothing stays behind."""
+"""``make ui``: both servers answer, errors name their cause, and Ctrl-C leaves nothing behind."""
 
 import os
 import signal
@@ -10,9 +10,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.orchestration import ui
+from pipeline.utils.code_deps import ROOT
 from pipeline.utils.errors import UserError
-
-REPOSITORY = Path(__file__).parents[2]
 
 
 def free_port() -> int:
@@ -21,7 +20,7 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def test_a_taken_port_is_one_line_that_names_it() -> None:
+def test_port_in_use_is_named_in_the_error() -> None:
     with socket.socket() as taken:
         taken.bind((ui.HOST, 0))
         taken.listen()
@@ -30,7 +29,7 @@ def test_a_taken_port_is_one_line_that_names_it() -> None:
             ui.require_free("MLflow", port)
 
 
-def test_a_child_that_ends_is_named_with_its_last_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_server_that_exits_is_named_with_its_last_output(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     server = ui.Server(["-c", "print('last words'); raise SystemExit(3)"], tmp_path, os.environ)
     server.process.wait()
     with pytest.raises(UserError, match="mlflow ended with exit code 3"):
@@ -38,26 +37,20 @@ def test_a_child_that_ends_is_named_with_its_last_words(tmp_path: Path, capsys: 
     assert "last words" in capsys.readouterr().err
 
 
-def test_it_answers_and_stops_on_ctrl_c_leaving_nothing(tmp_path: Path) -> None:
+def test_both_uis_answer_and_ctrl_c_leaves_nothing_behind(tmp_path: Path) -> None:
     root = tmp_path / "feature%2Flogin a?b#c ü"
     root.mkdir()
-    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")  # where nothing answers
+    proxies = dict.fromkeys(("http_proxy", "HTTP_PROXY", "ALL_PROXY"), "http://127.0.0.1:9")  # nothing answers there
     mlflow_port, prefect_port = free_port(), free_port()
     process = subprocess.Popen(
-        [
-            sys.executable,
-            "-m",
-            "pipeline.orchestration.ui",
-            f"--mlflow-port={mlflow_port}",
-            f"--prefect-port={prefect_port}",
-        ],
-        cwd=REPOSITORY,
+        [sys.executable, "-m", ui.__name__, f"--mlflow-port={mlflow_port}", f"--prefect-port={prefect_port}"],
+        cwd=ROOT,
         env={**os.environ, **proxies, "FLOWTUNE_ROOT": str(root), "HOME": "/proc/no-home"},
         stdout=subprocess.PIPE,
         encoding="utf-8",
     )
     assert process.stdout is not None
-    # It prints only once both servers answer and the deployments are there.
+    # printed once both servers answer and the deployments exist
     lines = [process.stdout.readline() for _ in range(5)]
     runs = f"http://127.0.0.1:{mlflow_port}/#/experiments/1/runs?"
     assert runs in lines[0]

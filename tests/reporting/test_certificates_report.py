@@ -1,4 +1,4 @@
-"""The report on certificates: believes no JSON, and says what is not known."""
+"""The report on certificates rechecks them, and states what is unknown."""
 
 from typing import Any
 
@@ -25,20 +25,20 @@ def result(**certificates: Any) -> dict[str, Any]:
     return about | {"certificates": {name: one.to_dict() for name, one in certificates.items()}}
 
 
-def test_what_is_proved_is_said_with_what_was_measured() -> None:
+def test_certified_bound_is_reported_with_measurements() -> None:
     text = certificates_markdown("starter", [result(step=certify_step(STABLE, 0.8, 0.25))], ["pusht-resft_fm-nfe16"])
     assert "| certified | ρ = 0.8000 at h = 0.25 | 1.25 | 0.6000 | 0.7500 | 64 |" in text
     assert "at most 0.512 of a disturbance" in text  # 0.8³
     assert "- pusht-resft_fm-nfe16: its certificate is not there." in text
 
 
-def test_a_certificate_that_its_matrices_do_not_prove_is_called_so() -> None:
+def test_certificate_not_proved_by_its_matrices_is_flagged() -> None:
     written = result(step=certify_step(STABLE, 0.8, 0.25))
     written["certificates"]["step"]["claim"]["ratio"] = 0.1
     assert "**not proved by its matrices**" in certificates_markdown("starter", [written], [])
 
 
-def test_what_is_refuted_or_unknown_is_not_dressed_up() -> None:
+def test_refuted_and_missing_certificates_are_reported_as_such() -> None:
     growing = System(np.array([[0.5]]), (np.zeros((1, 1)),), (np.zeros((1, 1)),), ("tanh",))
     assert "| refuted | not ρ = 0.9000 at h = 0.25 | — |" in certificates_markdown(
         "starter", [result(step=certify_step(growing, 0.9, 0.25))], []

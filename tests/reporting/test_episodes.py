@@ -1,4 +1,4 @@
-"""What is accepted as a row's files, and the one line each kind of damage gives."""
+"""Validation of a row's episodes and metrics, with a one-line error for each kind of damage."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from pipeline.evaluation.rollouts import EPISODE_COLUMNS
 from pipeline.reporting.episodes import EPISODES_HEADER, read_episodes, read_metrics
 from pipeline.settings.paths import Entry
 from pipeline.utils.errors import UserError
@@ -29,11 +28,7 @@ def write(reports: Path, episodes: pd.DataFrame) -> None:
     episodes.to_csv(path, index=False)
 
 
-def test_the_columns_read_are_those_that_rollouts_write() -> None:
-    assert ",".join(EPISODE_COLUMNS) == EPISODES_HEADER
-
-
-def test_a_whole_file_is_read_back_as_written(tmp_path: Path) -> None:
+def test_complete_file_is_read_back(tmp_path: Path) -> None:
     write(tmp_path, whole_episodes())
     pd.testing.assert_frame_equal(read_episodes(tmp_path, ENTRY), whole_episodes())
 
@@ -55,7 +50,7 @@ def test_a_whole_file_is_read_back_as_written(tmp_path: Path) -> None:
         ("seed", 100003, "do not all have the same seeds"),
     ],
 )
-def test_one_wrong_field_is_named(tmp_path: Path, column: str, value: object, complaint: str) -> None:
+def test_invalid_field_is_reported(tmp_path: Path, column: str, value: object, complaint: str) -> None:
     episodes = whole_episodes().astype({column: object})
     episodes.loc[0, column] = value
     write(tmp_path, episodes)
@@ -80,7 +75,7 @@ def test_perturbed_episodes_are_refused(tmp_path: Path) -> None:
         (b"a\n1\n2,3,4\n", "not a readable CSV file"),
     ],
 )
-def test_other_files_are_refused(tmp_path: Path, text: bytes, complaint: str) -> None:
+def test_invalid_csv_files_are_refused(tmp_path: Path, text: bytes, complaint: str) -> None:
     write(tmp_path, whole_episodes())
     ENTRY.episodes(tmp_path).write_bytes(text)
     with pytest.raises(UserError, match=complaint) as caught:
@@ -102,7 +97,7 @@ METRICS: dict[str, object] = {
 }
 
 
-def test_metrics_of_the_same_episodes_are_accepted(tmp_path: Path) -> None:
+def test_metrics_that_match_the_episodes_are_accepted(tmp_path: Path) -> None:
     path = ENTRY.metrics(tmp_path)
     path.parent.mkdir()
     path.write_text(json.dumps(METRICS), encoding="utf-8")
@@ -119,7 +114,7 @@ def test_metrics_of_the_same_episodes_are_accepted(tmp_path: Path) -> None:
         ("[]", "no JSON object"),
     ],
 )
-def test_metrics_that_tell_otherwise_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
+def test_metrics_that_contradict_the_episodes_are_refused(tmp_path: Path, text: str, complaint: str) -> None:
     path = ENTRY.metrics(tmp_path)
     path.parent.mkdir()
     path.write_text(text, encoding="utf-8")

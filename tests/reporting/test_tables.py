@@ -1,4 +1,4 @@
-"""Table 2 from synthetic episodes whose numbers are known."""
+"""Table 2, from episodes with known scores."""
 
 import json
 import os
@@ -39,7 +39,7 @@ def write_row(
     scale: str = "starter",
     dataset: str = "pusht_starter",
 ) -> None:
-    """Episodes in which repeat r of a seed scores its difficulty + gain + r / 100."""
+    """Write episodes in which repeat r of a seed scores its difficulty + gain + r / 100."""
     rows = []
     for seed in seeds:
         for repeat in range(repeats):
@@ -55,7 +55,7 @@ def write_row(
     entry.metrics(reports).write_text(json.dumps(metrics), encoding="utf-8")
 
 
-def test_a_row_shows_what_its_episodes_say(tmp_path: Path) -> None:
+def test_row_has_mean_scores_and_paired_difference(tmp_path: Path) -> None:
     write_row(tmp_path, FM, 0.0)
     write_row(tmp_path, FT, 0.1)
     table = task_table(tmp_path, [FM, FT])
@@ -91,7 +91,7 @@ def test_seeds_that_fm_lacks_are_refused(tmp_path: Path) -> None:
         task_table(tmp_path, [FM, FT])
 
 
-def test_the_papers_numbers_stand_at_its_nfe_only_and_compare_only_on_its_data_and_scale(tmp_path: Path) -> None:
+def test_paper_numbers_are_quoted_at_their_nfe_and_comparable_on_the_same_data(tmp_path: Path) -> None:
     image = [replace(entry, evaluation="pusht_image_b") for entry in (FT, FAST)]
     for entry in image:
         write_row(tmp_path, entry, 0.1, scale="paper", dataset="pusht_human_image")
@@ -104,14 +104,14 @@ def test_the_papers_numbers_stand_at_its_nfe_only_and_compare_only_on_its_data_a
     assert not task_table(tmp_path, [image[0], FT], paper=QUOTED)["paper_comparable"].any()
 
 
-def test_baselines_without_nfe_are_compared_with_fm_at_the_most(tmp_path: Path) -> None:
+def test_baselines_without_nfe_are_compared_with_fm_at_the_largest_nfe(tmp_path: Path) -> None:
     random, fm_fast = Entry("pusht_b", "random", 0), replace(FM, nfe=1)
     for entry, gain in ((FM, 0.1), (fm_fast, 0.05), (random, 0.0)):
         write_row(tmp_path, entry, gain)
     assert task_table(tmp_path, [random, fm_fast, FM])["diff_vs_fm"].iloc[0] == pytest.approx(-0.1)
 
 
-def test_files_of_a_task_hold_all_its_evaluations(tmp_path: Path) -> None:
+def test_files_of_a_task_contain_all_its_evaluations(tmp_path: Path) -> None:
     both = [Entry(f"pusht_{which}", "fm", 16, within="pusht") for which in "ab"]
     texts, about = [], {}
     for gain, entry in enumerate(both):
@@ -125,7 +125,7 @@ def test_files_of_a_task_hold_all_its_evaluations(tmp_path: Path) -> None:
     assert table["max_score"].diff().iloc[1] == pytest.approx(0.1)
 
 
-def test_the_papers_numbers_are_those_of_its_table() -> None:
+def test_quoted_numbers_match_the_papers_table_2() -> None:
     mirror = os.environ.get("FLOWTUNE_MIRROR")
     source = Path(mirror).resolve().parent / "paper" / "table2.csv" if mirror else None
     if source is None or not source.exists():
@@ -137,18 +137,18 @@ def test_the_papers_numbers_are_those_of_its_table() -> None:
             assert values[column] == (row[f"{name}_best"], row[f"{name}_mean"])
 
 
-def test_a_row_says_the_precision_of_its_checkpoint_or_a_setting_that_is_not_auto(tmp_path: Path) -> None:
+def test_precision_comes_from_the_checkpoint_or_an_explicit_setting(tmp_path: Path) -> None:
     for entry in (FM, FT, FAST):
         write_row(tmp_path, entry, 0.0)
     path = FT.metrics(tmp_path)
     path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | {"precision": "bf16"}), encoding="utf-8")
     asked = {FM: "auto", FT: "auto", FAST: "fp32"}
     assert task_table(tmp_path, [FM, FT, FAST], asked)["precision"].tolist() == ["", "bf16", "fp32"]
-    asked[FT] = "fp32"  # set since
+    asked[FT] = "fp32"  # changed after the training
     assert task_table(tmp_path, [FT], asked)["precision"].tolist() == ["bf16"]
 
 
-def test_a_table_survives_its_file(tmp_path: Path) -> None:
+def test_table_round_trips_through_csv(tmp_path: Path) -> None:
     write_row(tmp_path, FM, 0.0)
     write_row(tmp_path, FT, 0.1)
     table = task_table(tmp_path, [FM, FT])
@@ -157,7 +157,7 @@ def test_a_table_survives_its_file(tmp_path: Path) -> None:
     pd.testing.assert_frame_equal(read, table, check_dtype=False)
 
 
-def test_with_nothing_done_the_table_is_a_header_and_a_list_of_the_missing(tmp_path: Path) -> None:
+def test_empty_table_has_a_header_and_a_list_of_missing_rows(tmp_path: Path) -> None:
     table = task_table(tmp_path, [FM])
     write_csv(tmp_path / "table2.csv", table)
     assert (tmp_path / "table2.csv").read_text(encoding="utf-8") == TABLE2_HEADER + "\n"
@@ -170,13 +170,13 @@ def test_only_rows_without_episodes_are_missing(tmp_path: Path) -> None:
     assert list(missing_rows(tmp_path, [FM, FT, FAST])) == [FT, FAST]
 
 
-def test_a_table_with_other_columns_is_refused(tmp_path: Path) -> None:
+def test_table_without_a_required_column_is_refused(tmp_path: Path) -> None:
     (tmp_path / "rows.csv").write_text("a,b\n1,2\n", encoding="utf-8")
     with pytest.raises(UserError, match=r"rows\.csv: column c is missing, expected a,c; make it again$"):
         read_csv(tmp_path / "rows.csv", "a,c", "make it again")
 
 
-def test_markdown_says_what_each_row_is(tmp_path: Path) -> None:
+def test_markdown_describes_each_row(tmp_path: Path) -> None:
     write_row(tmp_path, FM, 0.0)
     write_row(tmp_path, FT, 0.1)
     table = task_table(tmp_path, [FM, FT], paper=QUOTED)
@@ -191,7 +191,7 @@ def test_markdown_says_what_each_row_is(tmp_path: Path) -> None:
     assert text.endswith("- Push-T (b), FT-FM, NFE 1: because.\n")
 
 
-def test_markdown_warns_of_nothing_when_all_rows_are_comparable(tmp_path: Path) -> None:
+def test_markdown_has_no_warning_when_all_rows_are_comparable(tmp_path: Path) -> None:
     image = replace(FM, evaluation="pusht_image_b")
     write_row(tmp_path, image, 0.0, scale="paper", dataset="pusht_human_image")
     text = table2_markdown(task_table(tmp_path, [image], paper=QUOTED), {}, scale="paper")
@@ -199,7 +199,7 @@ def test_markdown_warns_of_nothing_when_all_rows_are_comparable(tmp_path: Path) 
     assert "0.7363 / 0.6218 |" in text
 
 
-def test_a_table_of_markdown_has_the_columns_of_its_rows_or_those_given() -> None:
+def test_markdown_table_has_the_columns_of_its_rows_or_those_given() -> None:
     assert markdown_table([{"a": 1, "b": "x"}, {"a": 2, "b": "—"}]) == "| a | b |\n| --- | --- |\n| 1 | x |\n| 2 | — |"
     assert markdown_table([], ["a", "a"]) == "| a | a |\n| --- | --- |"
     assert markdown_table([]) == ""

@@ -1,4 +1,4 @@
-"""The project's params.yaml as tests change it, and the one line that a wrong file is refused with."""
+"""Edit the project's params.yaml as text, and parse the result."""
 
 from io import StringIO
 from typing import Any
@@ -14,12 +14,12 @@ TEXT = (ROOT / "params.yaml").read_text(encoding="utf-8")
 
 
 def raw() -> dict[str, Any]:
-    """What params.yaml holds, as it is written."""
+    """Return the content of params.yaml as it is written."""
     return YAML(typ="safe").load(TEXT)
 
 
 def dumped(values: object) -> str:
-    """``values`` as YAML."""
+    """Return ``values`` as YAML."""
     stream, yaml = StringIO(), YAML(typ="safe")
     yaml.representer.ignore_aliases = lambda _: True
     yaml.dump(values, stream)
@@ -27,7 +27,7 @@ def dumped(values: object) -> str:
 
 
 def changed(key: str, value: object) -> str:
-    """params.yaml with ``key`` set to ``value``, in blocks made for it if need be; its lines are others."""
+    """Return params.yaml with ``key`` set to ``value``, and missing blocks added; its line numbers change."""
     values = raw()
     *blocks, last = key.split(".")
     block = values
@@ -38,20 +38,24 @@ def changed(key: str, value: object) -> str:
 
 
 def replaced(old: str, new: str) -> str:
-    """params.yaml with ``new`` in the first place of ``old``."""
+    """Return params.yaml with ``new`` in place of the first ``old``."""
     assert old in TEXT
     return TEXT.replace(old, new, 1)
 
 
 def line_of(text: str, inside: str = TEXT) -> int:
-    """The number of the line in which the first ``text`` ends."""
+    """Return the number of the line in which the first ``text`` ends."""
     return inside[: inside.index(text) + len(text)].rstrip("\n").count("\n") + 1
 
 
+def parsed(text: str) -> schema.Settings:
+    return schema.parse(text, "params.yaml")
+
+
 def refused(text: str) -> str:
-    """The one line that settings in ``text`` are refused with."""
+    """Return the one-line error of the settings in ``text``."""
     with pytest.raises(UserError) as raised:
-        schema.parse(text, "params.yaml")
+        parsed(text)
     line = str(raised.value)
     assert "\n" not in line
     return line

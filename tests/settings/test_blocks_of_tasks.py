@@ -1,4 +1,4 @@
-"""Blocks of robot tasks: any name, the task that they say, and inputs that depend on that task's code alone."""
+"""Blocks of robot tasks: free names, the choice of a task, and inputs that depend on that task's code only."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from pipeline.utils import code_deps
 from pipeline.utils.atomic import write_text
 from pipeline.utils.code_deps import ROOT, code_of
 from pipeline.utils.errors import UserError
-from tests.settings.params import TEXT, changed, dumped, raw, refused, replaced
+from tests.settings.params import TEXT, changed, dumped, parsed, raw, refused, replaced
 from tests.settings.test_inputs import at
 
 DATA = {"dataset": "pusht_human", "observation": "pose"}
@@ -24,14 +24,12 @@ CACHED = (code_deps.digest, code_deps.imports_of, code_deps._tree)
 READS = ("pretrain", "evaluate_rollouts", "fetch")
 
 
-def parsed(text: str) -> schema.Settings:
-    return schema.parse(text, "params.yaml")
-
-
-def test_a_block_of_any_name_is_about_the_task_that_it_says() -> None:
+def test_block_of_any_name_uses_the_task_in_its_task_key() -> None:
     narrow = parsed(changed("lab.narrow", NARROW)).lab.task("narrow")
     assert narrow.load_task() is parsed(TEXT).lab.task("pusht").load_task()
-    assert narrow.pretrain.lr == raw()["lab"]["robot"]["pretrain"]["lr"]  # as for every block, and not that of pusht
+    assert (
+        narrow.pretrain.lr == raw()["lab"]["robot"]["pretrain"]["lr"]
+    )  # from the block of all tasks, not from pusht's
     values = raw()
     values["narrow"] = {"task": "pusht"}
     values["lab"]["narrow"] = {key: NARROW[key] for key in ("data", "select")}
@@ -39,7 +37,7 @@ def test_a_block_of_any_name_is_about_the_task_that_it_says() -> None:
     assert parsed(dumped(values)).lab.chosen()["narrow"] == narrow
 
 
-def test_where_a_scales_robot_says_the_task_a_name_that_is_listed_is_a_block_and_stands_in_texts() -> None:
+def test_listed_names_become_blocks_of_the_scales_robot_task() -> None:
     values = raw()
     robot = {**values["lab"]["robot"], "task": "pusht", "data": DATA, "title": "{Block} of {block-}"}
     robot["select"] = robot["select"] | {"evaluation": "{block}_b"}
@@ -66,33 +64,25 @@ def test_where_a_scales_robot_says_the_task_a_name_that_is_listed_is_a_block_and
             "dataset: given 'lift_ph', allowed for narrow: pusht_",
         ),
         ("lab.narrow", {"task": "kitchen"}, "lab.narrow.data.dataset: missing"),
-        (
-            "lab.pusht.data.observation",
-            "state",
-            "observation: given 'state', allowed for pusht: keypoints",
-        ),
+        ("lab.pusht.data.observation", "state", "observation: given 'state', allowed for pusht: keypoints"),
         ("lab.kitchen.select", {"evaluation": "lift"}, "evaluation: given 'lift', allowed for kitchen: kitchen"),
         ("lab.pusht.evaluation.options", {"reset_order": "best"}, "reset_order: given 'best', allowed: exact, legacy"),
         ("lab.pusht.evaluation.options", {"order": "exact"}, "options.order: unknown key; .*allowed: reset_order"),
         ("lab.kitchen.evaluation.options", {"a": 1}, "options: given a, allowed: none; Franka Kitchen has no options"),
-        (
-            "lab.pusht_image.data.dataset",
-            "pusht_human",
-            "'pusht_human', allowed where images are seen: pusht_human_im",
-        ),
+        ("lab.pusht_image.data.dataset", "pusht_human", "'pusht_human', allowed where images are seen: pusht_human_im"),
         ("lab.lists.tasks", ["juggling"], "tasks: given 'juggling', allowed: .*pusht, .*, or a new block of that name"),
     ],
 )
-def test_what_a_task_does_not_have_is_refused(key: str, value: object, line: str) -> None:
+def test_settings_that_the_task_lacks_are_refused(key: str, value: object, line: str) -> None:
     assert re.search(line, refused(changed(key, value)))
 
 
-def test_a_block_that_was_a_task_of_its_own_still_means_the_same() -> None:
+def test_block_named_after_a_task_defaults_to_that_task() -> None:
     assert parsed(replaced("  task: pusht  ", "  # task:     ")).lab == parsed(TEXT).lab
 
 
 def inputs_of(settings: schema.Settings, task: str) -> dict[str, Any]:
-    """The inputs of all stages of ``task``, and of its expert's demonstrations, by their files' names."""
+    """Return the inputs of all stages of ``task``, and of its expert's demonstrations, by file name."""
     found = {path.stem: text for path, text in resolved_inputs(settings).items() if "code" in json.loads(text)}
     names = [name for name in found if task in name.partition("-")[2].split("-")]
     assert {f"{stage}-{task}" for stage in READS} <= set(names)
@@ -101,7 +91,7 @@ def inputs_of(settings: schema.Settings, task: str) -> dict[str, Any]:
 
 @pytest.fixture
 def edited(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
-    """Files that count as edited."""
+    """Yield a list; files in it have the digest of an edited file."""
     files: list[str] = []
     digest = code_deps.digest
     monkeypatch.setattr(code_deps, "digest", lambda file: f"edited {digest(file)}" if file in files else digest(file))
@@ -110,7 +100,7 @@ def edited(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         cached.cache_clear()
 
 
-def test_editing_a_task_makes_its_own_stages_stale_and_none_of_another_nor_of_images(edited: list[str]) -> None:
+def test_editing_a_task_makes_only_its_own_stages_stale(edited: list[str]) -> None:
     settings = at("lab").model_copy(update={"tasks": [*own_tasks()]})
     blocks = [*own_tasks(), "cifar10"]
     before = {block: images_or(settings, block) for block in blocks}
@@ -130,7 +120,7 @@ def images_or(settings: schema.Settings, block: str) -> dict[str, Any]:
     return {path.stem: text for path, text in resolved_inputs(settings).items() if block in path.stem.split("-")}
 
 
-def test_the_file_of_a_task_outside_the_project_counts(tmp_path: Path) -> None:
+def test_task_file_outside_the_project_is_tracked_as_code(tmp_path: Path) -> None:
     path = tmp_path / "a_task_outside.py"
     block = NARROW | {"task": f"{path}:TASK"}
     path.write_text("from pipeline.tasks.pusht import TASK\n", encoding="utf-8")

@@ -1,4 +1,4 @@
-"""Settings of the image tasks that cannot be are refused in one line."""
+"""Errors of invalid settings of the image tasks."""
 
 import pytest
 
@@ -50,5 +50,5 @@ from tests.settings.params import changed, refused
         ("cifar10.net.multipliers", [2, 2], "cifar10.net.multipliers: given [2, 2], allowed: the first of them 1"),
     ],
 )
-def test_settings_of_images_that_cannot_be_are_refused(key: str, value: object, line: str) -> None:
+def test_invalid_image_settings_are_refused(key: str, value: object, line: str) -> None:
     assert refused(changed(key, value)).partition(": ")[2].startswith(line)

@@ -1,6 +1,5 @@
-"""The inputs of stages: dvc.yaml and the table of kinds agree, and nothing undeclared can be read."""
+"""The inputs of stages: dvc.yaml agrees with the table of kinds, and undeclared settings cannot be read."""
 
-import json
 import re
 from itertools import product
 from pathlib import Path
@@ -28,14 +27,14 @@ def stages_of(pipeline: str) -> dict[str, dict[str, Any]]:
 
 
 def at(scale: str, text: str = TEXT) -> Settings:
-    """The settings in ``text`` when ``scale`` is the current one."""
+    """Return the settings in ``text`` with ``scale`` as the current scale."""
     settings = schema.parse(text, "params.yaml")
     lists = {name: getattr(settings.block(scale), name) for name in LISTS}
     return settings.model_copy(update={"scale": scale, **lists})
 
 
 def inputs_asked_for(pipeline: str, settings: Settings) -> set[Path]:
-    """The files below data/inputs that the stages of ``pipeline`` depend on, each matrix item filled in."""
+    """Return the files below data/inputs that the stages of ``pipeline`` depend on, for all items of a matrix."""
     found = set()
     for stage in stages_of(pipeline).values():
         matrix = {
@@ -52,21 +51,21 @@ def inputs_asked_for(pipeline: str, settings: Settings) -> set[Path]:
 
 
 @pytest.mark.parametrize("scale", get_args(Scale))
-def test_resolve_writes_what_the_stages_depend_on(scale: str) -> None:
+def test_resolve_writes_every_input_file_of_the_stages(scale: str) -> None:
     settings = at(scale)
     written = {path for path in resolved_inputs(settings) if path.name != "execution.json"}
     asked = inputs_asked_for("dvc.yaml", settings) | inputs_asked_for(DEMONSTRATIONS, settings)
     asked |= {path for study in STUDIES for path in inputs_asked_for(study, settings)}
     assert asked <= written
-    if all(getattr(settings, name) for name in LISTS):  # an empty list leaves stages out, and their inputs unread
+    if all(getattr(settings, name) for name in LISTS):  # an empty list leaves out stages that would read inputs
         assert {path for path in written - asked if path.stem.partition("-")[0] not in STUDY_KINDS} == set()
 
 
 @pytest.mark.parametrize(("pipeline", "kinds"), [("dvc.yaml", KINDS), *((study, STUDY_KINDS) for study in STUDIES)])
-def test_a_stage_is_run_by_the_program_of_its_kind(pipeline: str, kinds: dict[str, Any]) -> None:
+def test_stage_command_runs_the_program_of_its_kind(pipeline: str, kinds: dict[str, Any]) -> None:
     for name, stage in stages_of(pipeline).items():
         found = re.match(r"exec python -m stages\.(\w+)(?: (\w+))?( |$)", stage["cmd"])
-        assert found, f"{pipeline}, {name}: runs no program of stages/ in the shell's place"
+        assert found, f"{pipeline}, {name}: does not exec a program of stages/"
         (inputs,) = [dep for dep in stage["deps"] if dep.startswith("data/inputs/")] or ["resolve"]
         kind = Path(inputs).name.partition("-")[0].removesuffix(".json")
         assert found[1] == ("resolve" if name == "resolve" else kinds[kind].program)
@@ -80,13 +79,13 @@ def test_no_pipeline_names_a_python_file_and_every_stage_has_a_run_cache() -> No
         stages = stages_of(pipeline).values()
         code = {dep for stage in stages for dep in stage["deps"] if dep.split("/")[0] in ("pipeline", "stages")}
         assert code == expected
-        # DVC keeps none of a stage with `persist`, or with `cache: false` where it is not a metric or a plot
+        # DVC has no run cache for stages with `persist`, or with `cache: false` outside metrics and plots
         assert all(isinstance(out, str) for stage in stages for out in stage.get("outs", []))
         shown = [out for stage in stages for kind in ("metrics", "plots") for out in stage.get(kind, [])]
         assert all(next(iter(out.values()))["cache"] is False for out in shown)
 
 
-def test_the_coupling_study_makes_a_row_for_each_of_its_training_seeds() -> None:
+def test_coupling_study_covers_all_training_seeds() -> None:
     study = at("lab").lab.task("pusht").studied()
     stages = stages_of(STUDY).items()
     rows = [stage["matrix"]["seed"] for name, stage in stages if "matrix" in stage and not name.startswith("one_step")]
@@ -94,7 +93,7 @@ def test_the_coupling_study_makes_a_row_for_each_of_its_training_seeds() -> None
 
 
 @pytest.mark.parametrize(("pipeline", "scale"), STUDIES.items())
-def test_the_one_step_study_makes_every_method_for_every_training_seed(pipeline: str, scale: str) -> None:
+def test_one_step_study_covers_all_methods_and_training_seeds(pipeline: str, scale: str) -> None:
     settings = at(scale)
     tasks = resolved(settings, scale)["one_step_tasks"]
     cells = []
@@ -112,9 +111,7 @@ def test_the_one_step_study_makes_every_method_for_every_training_seed(pipeline:
 
 
 @pytest.mark.parametrize("scale", get_args(Scale))
-def test_inputs_are_read_back_as_the_settings_that_they_are_made_of(
-    scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_inputs_round_trip_to_settings(scale: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     settings = at(scale)
     for path, text in resolved_inputs(settings).items():
@@ -128,13 +125,13 @@ def test_inputs_are_read_back_as_the_settings_that_they_are_made_of(
         assert row.residual_recipe(residual) == whole.residual_recipe(residual)
     rollouts = read_inputs("evaluate_rollouts", scale, task).settings.task(task).evaluation
     assert rollouts.n_seeds == whole.evaluation.n_seeds
-    for key in EXECUTION:  # changes no result, is in no stage's own file, and may be read all the same
+    for key in EXECUTION:  # changes no result: readable, but in no stage's own file
         name = key.removeprefix("evaluation.")
         assert getattr(rollouts, name) == getattr(whole.evaluation, name)
         assert name not in read_inputs("evaluate_rollouts", scale, task).params[task]["evaluation"]
 
 
-def test_a_setting_that_is_not_declared_cannot_be_read() -> None:
+def test_undeclared_setting_cannot_be_read() -> None:
     tree = resolved(at("starter"), "starter")
     part = built(ScaleSettings, chosen(tree, ["pusht.pretrain.lr", "nfe"]))
     assert part.task("pusht").pretrain.lr == tree["pusht"]["pretrain"]["lr"]
@@ -143,13 +140,9 @@ def test_a_setting_that_is_not_declared_cannot_be_read() -> None:
             read()
 
 
-def test_every_declared_key_is_there_at_every_scale() -> None:
-    for scale in get_args(Scale):
-        for text in resolved_inputs(at(scale)).values():
-            assert json.loads(text)
-
-
-def test_missing_inputs_are_one_line_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_or_damaged_inputs_give_an_error_with_the_remedy(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"data/inputs/lab/fetch-pusht\.json: not found; `dvc repro resolve` makes"):
         read_inputs("fetch", "lab", "pusht")

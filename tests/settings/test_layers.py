@@ -1,4 +1,4 @@
-"""Layers: a later one wins whatever their order in the file, and a key that nothing has is refused in each of them."""
+"""Layers of settings: later layers win in any order of the file, and each layer refuses unknown keys."""
 
 import random
 from typing import Any
@@ -7,20 +7,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipeline.settings import schema
 from pipeline.settings.layers import read, resolve
 from pipeline.settings.source import Node
-from tests.settings.params import TEXT, changed, dumped, line_of, raw, refused, replaced
+from tests.settings.params import TEXT, changed, dumped, line_of, parsed, raw, refused, replaced
 
 LAYERS = ("common", "robot.pretrain", "lab.robot.pretrain", "kitchen.pretrain", "lab.kitchen.pretrain")
 
 
-def parsed(text: str) -> schema.Settings:
-    return schema.parse(text, "params.yaml")
-
-
 def block_of(text: str, *keys: str) -> Node:
-    """The resolved block ``keys`` of the settings in ``text``."""
+    """Return the resolved block ``keys`` of the settings in ``text``."""
     node = resolve(read(text, "params.yaml"))
     for key in keys:
         node = node.value[key]
@@ -29,7 +24,7 @@ def block_of(text: str, *keys: str) -> Node:
 
 @settings(deadline=None, max_examples=20)
 @given(st.dictionaries(st.sampled_from(LAYERS), st.integers(1, 400), min_size=1))
-def test_the_last_layer_that_has_a_key_decides_it(warmups: dict[str, int]) -> None:
+def test_last_layer_with_a_key_wins(warmups: dict[str, int]) -> None:
     values = raw()
     for layer in LAYERS:
         block = values
@@ -45,7 +40,7 @@ def test_the_last_layer_that_has_a_key_decides_it(warmups: dict[str, int]) -> No
 
 @settings(deadline=None, max_examples=10)
 @given(st.randoms(use_true_random=False))
-def test_the_order_of_keys_changes_nothing(chance: random.Random) -> None:
+def test_order_of_keys_does_not_matter(chance: random.Random) -> None:
     def shuffled(value: Any) -> Any:
         if not isinstance(value, dict):
             return value
@@ -56,18 +51,18 @@ def test_the_order_of_keys_changes_nothing(chance: random.Random) -> None:
     assert parsed(dumped(shuffled(raw()))) == parsed(TEXT)
 
 
-def test_every_setting_has_the_value_of_the_place_that_it_names() -> None:
+def test_each_resolved_setting_matches_its_source_line() -> None:
     values = raw()
     for _, node in block_of(TEXT).leaves():
         written: Any = values
         for key in node.place.keys:
             written = written[key]
-        assert written == node.value or "{block" in str(written).lower()  # which stands for the block's name
+        assert written == node.value or "{block" in str(written).lower()  # replaced by the block's name
         assert node.place.keys[-1] in TEXT.splitlines()[node.place.line - 1]
 
 
-def test_a_task_is_made_where_its_scale_lists_it_or_has_a_block_of_it() -> None:
-    lab = schema.parse(changed("lab.digits", {}), "params.yaml").lab
+def test_task_exists_where_its_scale_lists_it_or_has_its_block() -> None:
+    lab = parsed(changed("lab.digits", {})).lab
     assert lab.digits is not None and lab.digits.pretrain.steps == raw()["image"]["pretrain"]["steps"]
     assert parsed(TEXT).lab.digits is None and "kitchen" not in parsed(TEXT).starter.robots
     values = raw()
@@ -77,7 +72,7 @@ def test_a_task_is_made_where_its_scale_lists_it_or_has_a_block_of_it() -> None:
     assert square.data.dataset == "square_ph"
 
 
-def test_every_is_said_of_each_recipe_and_a_name_beside_it_says_more() -> None:
+def test_every_applies_to_all_recipes_and_named_recipes_override_it() -> None:
     values = raw()
     recipes: dict[str, Any] = {"every": {"lr": 0.25, "max_grad_norm": 2.0}, "nfe1": {"lr": 0.5}, "nfe2": {}}
     values["lab"]["kitchen"]["finetune"] = recipes
@@ -88,18 +83,18 @@ def test_every_is_said_of_each_recipe_and_a_name_beside_it_says_more() -> None:
         "nfe16": (0.25, 2.0),
     }
     robot = values["robot"]["finetune"]
-    assert found["nfe16"].candidates == robot["nfe16"]["candidates"]  # what an earlier layer says of it by name stays
-    assert found["nfe2"].solver == robot["every"]["solver"]  # a name of a later layer has every of an earlier one
+    assert found["nfe16"].candidates == robot["nfe16"]["candidates"]  # from an earlier layer, by name
+    assert found["nfe2"].solver == robot["every"]["solver"]  # from every of an earlier layer
 
 
-def test_the_diffusion_model_is_trained_as_the_flow_where_nothing_else_is_said() -> None:
+def test_diffusion_training_defaults_to_the_flows_settings() -> None:
     lab = parsed(changed("lab.kitchen.diffusion", {"lr": 0.25})).lab.task("kitchen")
     assert lab.diffusion.model_dump() == lab.pretrain.model_dump(include=set(type(lab.diffusion).model_fields)) | {
         "lr": 0.25
     }
 
 
-def test_a_net_of_another_kind_replaces_the_one_before_and_of_the_same_kind_changes_it() -> None:
+def test_net_of_another_kind_replaces_and_of_the_same_kind_merges() -> None:
     net = {"kind": "transformer1d", "width": 8, "depth": 1, "heads": 2, "causal": True}
     whole = net | {"condition_tokens": 1, "time_features": 8}
     assert parsed(changed("lab.kitchen.net", whole)).lab.task("kitchen").net.model_dump() == whole
@@ -110,7 +105,7 @@ def test_a_net_of_another_kind_replaces_the_one_before_and_of_the_same_kind_chan
     )
 
 
-def test_common_fills_only_keys_that_a_block_has() -> None:
+def test_common_sets_only_keys_that_a_block_has() -> None:
     found = parsed(changed("common.fm_weight", 0.5))
     assert found.lab.task("kitchen").finetune["nfe1"].fm_weight == 0.5
     assert "fm_weight" not in found.lab.task("kitchen").residual["resft_fm-nfe16"].model_dump()
@@ -173,7 +168,7 @@ def test_common_fills_only_keys_that_a_block_has() -> None:
         ("seed: 0 ", "1: 0 ", "common.1: unknown key; keys are text"),
     ],
 )
-def test_a_key_that_nothing_has_is_refused_at_every_level(old: str, new: str, line: str) -> None:
+def test_unknown_key_is_refused_at_every_level(old: str, new: str, line: str) -> None:
     assert refused(replaced(old, new)).startswith(f"params.yaml:{line_of(old)}: {line}")
 
 
@@ -189,7 +184,7 @@ def test_a_key_that_nothing_has_is_refused_at_every_level(old: str, new: str, li
         ),
     ],
 )
-def test_a_wrong_value_is_refused_where_others_override_it_everywhere(old: str, new: str, line: str) -> None:
+def test_invalid_value_is_refused_even_if_overridden(old: str, new: str, line: str) -> None:
     assert refused(replaced(old, new)) == f"params.yaml:{line_of(old)}: {line}"
 
 
@@ -198,14 +193,16 @@ def test_a_file_without_keys_is_refused(text: str) -> None:
     assert refused(text).startswith("params.yaml: holds no keys; allowed: a mapping with scale, tasks, nfe, ")
 
 
-def test_each_key_is_explained_where_it_first_stands_and_no_comment_stands_twice() -> None:
+def test_each_key_is_explained_once() -> None:
     explained: set[str] = set()
     comments: list[str] = []
     for line in TEXT.splitlines():
         setting, _, comment = line.partition("# ")
         key, colon, value = setting.strip().partition(":")
         comments += [comment] if comment.strip("-") else []
-        explained |= {comment.partition(":")[0]} | ({key} if comment else set())  # in { }, a comment names its key
+        explained |= {comment.partition(":")[0]} | (
+            {key} if comment else set()
+        )  # in { }, a comment starts with its key
         if colon and value and not value.strip().startswith("{"):
             assert key in explained, f"no comment beside: {line}"
     assert len(set(comments)) == len(comments)

@@ -1,4 +1,4 @@
-"""The lock of the current scale is in dvc.lock, those of the others beside their reports."""
+"""The lock of the current scale is dvc.lock; those of other scales lie beside their reports."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ def read(path: Path) -> str:
     return path.read_text(encoding="utf-8")
 
 
-def test_there_and_back_changes_nothing(root: Path) -> None:
+def test_switching_scale_and_back_restores_the_locks(root: Path) -> None:
     arrange_locks(root, "lab")
     assert read(kept_lock(root, "starter")) == HEAD + STARTER
     assert set(read(root / "dvc.lock").splitlines()) == set((HEAD + RESOLVE + LAB).splitlines())
@@ -41,7 +41,7 @@ def test_there_and_back_changes_nothing(root: Path) -> None:
 
 
 @pytest.mark.parametrize("done", [1, 2, 3])
-def test_an_interruption_loses_no_entry(root: Path, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
+def test_interrupted_switch_loses_no_entry(root: Path, monkeypatch: pytest.MonkeyPatch, done: int) -> None:
     from pipeline.settings import locks
 
     written = 0
@@ -64,8 +64,8 @@ def test_an_interruption_loses_no_entry(root: Path, monkeypatch: pytest.MonkeyPa
     assert set(read(root / "dvc.lock").splitlines()) == set((HEAD + RESOLVE + LAB).splitlines())
 
 
-def test_a_scale_whose_lock_is_put_away_is_refused(root: Path) -> None:
+def test_scale_whose_lock_is_stored_away_is_refused(root: Path) -> None:
     require_lock_of(root, "starter")
-    require_lock_of(root, "paper")  # which has none
+    require_lock_of(root, "paper")  # has no lock
     with pytest.raises(UserError, match=r"given 'lab', but dvc\.lock holds another scale and reports/lab/dvc\.lock"):
         require_lock_of(root, "lab")

@@ -1,4 +1,4 @@
-"""``python -m pipeline.settings``: each setting with the line that it comes from."""
+"""``python -m pipeline.settings`` prints settings with their lines in params.yaml."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.settings.params import TEXT, line_of, replaced
 
 @pytest.fixture
 def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The project's params.yaml in the folder that the program runs in."""
+    """Return a copy of params.yaml in the current folder."""
     path = tmp_path / "params.yaml"
     path.write_text(TEXT, encoding="utf-8")
     monkeypatch.chdir(tmp_path)
@@ -61,14 +61,14 @@ def test_tasks_images_and_toys_are_printed(
     ],
 )
 @pytest.mark.usefixtures("file")
-def test_an_unknown_scale_task_or_key_is_one_line(
+def test_unknown_scale_task_or_key_gives_an_error(
     arguments: tuple[str, ...], line: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(list(arguments)) == 2
     assert capsys.readouterr().err == line
 
 
-def test_a_wrong_file_is_one_line(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_file_gives_an_error(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file.write_text(replaced("lr: 1.5e-3", "lr: -1"), encoding="utf-8")
     assert main(["lab", "kitchen"]) == 2
     at = f"params.yaml:{line_of('lr: 1.5e-3')}: starter.pusht.pretrain.lr"

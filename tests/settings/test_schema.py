@@ -1,4 +1,4 @@
-"""params.yaml: whatever is wrong with a value is said in one line, of the key that it was written as."""
+"""Validation of params.yaml: each error is one line, with the key as it is written."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,7 +18,7 @@ from pipeline.utils.errors import UserError
 from tests.settings.params import dumped, line_of, raw, refused, replaced
 
 
-def test_the_projects_own_file_loads_with_every_scale_runnable() -> None:
+def test_projects_file_is_valid_at_every_scale() -> None:
     loaded = schema.load(ROOT / "params.yaml")
     for scale in get_args(schema.Scale):
         block = loaded.block(scale)
@@ -107,7 +107,7 @@ RESIDUAL = "pusht.residual.resft_fm-nfe4"
         ("kind: persidskii ", "kind: hop ", "robot.residual.resft_fm-nfe16.net.kind: given 'hop', allowed: persidskii"),
     ],
 )
-def test_a_wrong_value_is_named_with_its_line_and_what_is_allowed(old: str, new: str, line: str) -> None:
+def test_invalid_value_is_reported_with_line_and_allowed_values(old: str, new: str, line: str) -> None:
     assert refused(replaced(old, new)).startswith(f"params.yaml:{line_of(old)}: {line}")
 
 
@@ -173,13 +173,11 @@ def test_a_wrong_value_is_named_with_its_line_and_what_is_allowed(old: str, new:
         ),
     ],
 )
-def test_settings_that_do_not_fit_each_other_are_named_where_one_was_written(
-    old: str, new: str, at: str, line: str
-) -> None:
+def test_inconsistent_settings_are_reported_at_the_line_of_one(old: str, new: str, at: str, line: str) -> None:
     assert refused(replaced(old, new)) == f"params.yaml:{line_of(at)}: {line}"
 
 
-def test_a_key_that_no_block_gives_is_named_by_the_task_that_lacks_it() -> None:
+def test_missing_key_is_reported_for_its_task() -> None:
     assert refused(replaced("    path: i_cfm", "    #")) == (
         "params.yaml: starter.pusht.pretrain.path: missing; it has no default"
     )
@@ -191,7 +189,7 @@ def test_a_key_that_no_block_gives_is_named_by_the_task_that_lacks_it() -> None:
     )
 
 
-def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
+def test_missing_or_binary_file_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "params.yaml"
     with pytest.raises(UserError, match=r"params\.yaml: not found; run from the project's root"):
         schema.load(path)
@@ -201,7 +199,7 @@ def test_a_file_that_is_missing_or_no_text_is_refused(tmp_path: Path) -> None:
 
 
 def written(value: object, *keys: str) -> Iterator[tuple[str, ...]]:
-    """The key of every value in ``value`` that is no block."""
+    """Yield the key of every value in ``value`` that is not a block."""
     if isinstance(value, dict) and value:
         for key, inner in value.items():
             yield from written(inner, *keys, key)
@@ -214,7 +212,7 @@ def written(value: object, *keys: str) -> Iterator[tuple[str, ...]]:
     st.sampled_from(sorted(written(raw()))),
     st.none() | st.booleans() | st.integers() | st.floats() | st.text("ab") | st.dates() | st.just({}) | st.just([]),
 )
-def test_any_value_in_any_place_loads_or_fails_with_one_line(keys: tuple[str, ...], value: object) -> None:
+def test_any_value_loads_or_fails_with_a_one_line_error(keys: tuple[str, ...], value: object) -> None:
     values = raw()
     block: Any = values
     for key in keys[:-1]:
@@ -228,7 +226,7 @@ def test_any_value_in_any_place_loads_or_fails_with_one_line(keys: tuple[str, ..
         assert "allowed" in str(error) or "missing" in str(error)
 
 
-def test_solvers_gradients_and_covariances_are_those_that_exist() -> None:
+def test_allowed_names_match_the_implementations() -> None:
     assert get_args(schema.CovarianceKind) == tuple(COVARIANCES)
     assert get_args(schema.GradientKind) == GRADIENTS
     assert get_args(schema.PointSet) == tuple(POINT_SETS)

@@ -1,4 +1,4 @@
-"""Places: every value of a file knows its key and line, and a value that two keys share is refused."""
+"""Keys and lines of the values in a YAML file, and refusal of values that several keys share."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from pipeline.settings.source import read_nodes
 from pipeline.utils.errors import UserError
 
 
-def test_each_value_knows_its_key_and_line() -> None:
+def test_each_value_has_its_key_and_line() -> None:
     text = "# first\na: {b: 1, c: [1, 2]}\nd:\n  e:\n    f: {}\n"
     found = {place.key: place.line for keys, place in read_nodes(text, "x.yaml").places() if keys}
     assert found == {"a": 2, "a.b": 2, "a.c": 2, "d": 3, "d.e": 4, "d.e.f": 5}
@@ -25,7 +25,7 @@ def test_each_value_knows_its_key_and_line() -> None:
         ("a: [b\n", "x.yaml: no valid YAML: line 2: did not find expected ',' or ']'"),
     ],
 )
-def test_what_cannot_be_overridden_by_its_key_is_refused(text: str, line: str) -> None:
+def test_aliases_duplicate_keys_and_invalid_yaml_are_refused(text: str, line: str) -> None:
     with pytest.raises(UserError) as raised:
         read_nodes(text, "x.yaml")
     assert str(raised.value) == line

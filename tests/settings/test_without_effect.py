@@ -1,4 +1,4 @@
-"""Overrides that do nothing: a more specific key decides, or nothing that is run reads them."""
+"""Detection of changed settings that have no effect: overridden, or read by no run."""
 
 import pytest
 
@@ -14,7 +14,7 @@ def idle(old: str, new: str) -> list[str]:
     ("old", "new"),
     [
         ("lr: 1.5e-3", "lr: 1.6e-3"),
-        ("    weight_decay: 1.0e-4", "    weight_decay: 1.0e-5"),  # of robot, which starter.pusht says nothing of
+        ("    weight_decay: 1.0e-4", "    weight_decay: 1.0e-5"),  # not overridden by starter.pusht
         ("  max_grad_norm: 1.0", "  max_grad_norm: 2.0"),
         ("train: {steps: 4000, lr: 1.0e-3", "train: {steps: 4000, lr: 2.0e-3"),
         ("    shown: 12", "    shown: 6"),
@@ -22,25 +22,25 @@ def idle(old: str, new: str) -> list[str]:
         ("baselines: [random, nearest_demo]", "baselines: [random]"),
     ],
 )
-def test_a_key_that_decides_a_setting_of_what_is_run_is_not_named(old: str, new: str) -> None:
+def test_change_with_effect_is_not_reported(old: str, new: str) -> None:
     assert idle(old, new) == []
 
 
-def test_a_key_that_a_more_specific_one_overrides_is_named_with_it() -> None:
+def test_overridden_key_is_reported_with_its_override() -> None:
     assert idle("    lr: 5.0e-4\n", "    lr: 1.0e-4\n") == [
         f"params.yaml:{line_of('    lr: 5.0e-4')}: robot.pretrain.lr: changes nothing: overridden by "
         f"starter.pusht.pretrain.lr (line {line_of('lr: 1.5e-3')})"
     ]
 
 
-def test_a_key_of_all_recipes_is_named_with_those_that_override_it() -> None:
+def test_key_of_every_recipe_is_reported_with_all_overrides() -> None:
     first, *others = idle("every: {candidates: 4, steps: 200", "every: {candidates: 4, steps: 300")
     assert "robot.residual.every.steps: changes nothing: overridden by " in first and not others
     for row in ("resft_fm-nfe4", "resft_fm-nfe16", "resft_fm_unet-nfe16"):
         assert f"starter.pusht.residual.{row}.steps (line " in first
 
 
-def test_a_key_of_a_net_that_another_kind_replaced_is_named_with_that_kind() -> None:
+def test_key_of_a_replaced_net_is_reported_with_the_new_kind() -> None:
     values = raw() | {"scale": "paper"} | {key: raw()["paper"]["lists"][key] for key in ("tasks", "images")}
     values |= {key: raw()["paper"]["lists"][key] for key in ("residual", "robustness")}
     before = dumped(values)
@@ -49,7 +49,7 @@ def test_a_key_of_a_net_that_another_kind_replaced_is_named_with_that_kind() -> 
     assert "robot.net.depth: changes nothing: overridden by paper.robot.net.kind (line " in line
 
 
-def test_of_many_keys_that_override_one_the_first_are_named() -> None:
+def test_long_list_of_overrides_is_shortened() -> None:
     values = raw()
     lab = values["lab"]
     values |= {"scale": "lab", **lab["lists"]}
@@ -75,12 +75,12 @@ def test_of_many_keys_that_override_one_the_first_are_named() -> None:
         ("starter.lists.nfe", [1], "the lists at the top of the file are those of the current scale, starter"),
     ],
 )
-def test_a_key_of_what_is_not_run_is_named(key: str, value: object, reason: str) -> None:
+def test_key_that_no_run_reads_is_reported(key: str, value: object, reason: str) -> None:
     (line,) = without_effect(TEXT, changed(key, value))
     assert line.partition(": ")[2] == f"{key}: changes nothing: {reason}"
 
 
-def test_lines_that_only_move_and_keys_that_go_are_not_named() -> None:
+def test_moved_lines_and_deleted_keys_are_not_reported() -> None:
     values = raw()
     del values["lab"]["kitchen"]["evaluation"]
     assert without_effect(TEXT, dumped(values)) == []

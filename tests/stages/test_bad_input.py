@@ -1,11 +1,9 @@
-"""Bad input through the real programs: one clear line, an exit code that is not 0, nothing half-written."""
+"""Invalid input to the real programs: a one-line error, a nonzero exit code, and no partial files."""
 
 import re
 import shutil
-import threading
 import zipfile
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -13,13 +11,14 @@ import pytest
 import zarr
 
 from tests.project import Project, write_checksum
+from tests.tasks.http_server import serving
 
 OF_TASK = ("--scale", "starter", "--task", "pusht")
 
 
 @pytest.fixture(scope="module")
 def resolved(sources: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """Before its first run, but with the inputs of stages."""
+    """Return the project before its first run, with the inputs of its stages."""
     project = sources.copy(tmp_path_factory.mktemp("resolved") / "project")
     project.check("stages.resolve")
     return project
@@ -36,7 +35,7 @@ def checkpoint(made: Project) -> Path:
 
 
 def refused(project: Project, *arguments: str, **env: str) -> str:
-    """Run a program that must fail; return its one line, which progress bars may precede."""
+    """Run a program that must fail; return its one line of error, without progress bars."""
     before = project.files(".")
     result = project.run(*arguments, **env)
     assert result.returncode not in (0, None), result.stdout
@@ -48,7 +47,7 @@ def refused(project: Project, *arguments: str, **env: str) -> str:
     return lines[0]
 
 
-def test_inspect_of_what_is_no_data_set_is_one_line(project: Project) -> None:
+def test_inspect_refuses_a_path_without_data_set(project: Project) -> None:
     assert refused(project, "stages.inspect", "data/nowhere").startswith(
         "error: data/nowhere: does not exist; expected"
     )
@@ -56,14 +55,14 @@ def test_inspect_of_what_is_no_data_set_is_one_line(project: Project) -> None:
 
 
 @pytest.mark.parametrize("program", ["pipeline.orchestration.repro", "stages.resolve"])
-def test_a_wrong_setting(project: Project, program: str) -> None:
+def test_unknown_setting_is_refused(project: Project, program: str) -> None:
     key = "starter.pusht.finetune.nfe1.learning_rate"
     project.params(key, 1e-3)
     line = rf"error: params\.yaml:\d+: {key}: unknown key; .*allowed: steps, batch_size, lr, .*"
     assert re.fullmatch(line, refused(project, program))
 
 
-def test_an_unknown_scale_on_the_command_line(project: Project) -> None:
+def test_unknown_scale_is_refused_by_repro(project: Project) -> None:
     line = "error: params.yaml: scale: given 'nowhere', allowed: starter, lab, paper, metaworld"
     assert refused(project, "pipeline.orchestration.repro", "nowhere") == line
 
@@ -78,11 +77,11 @@ def test_an_unknown_scale_on_the_command_line(project: Project) -> None:
         ),
     ],
 )
-def test_an_unknown_scale_or_task_of_a_stage(project: Project, arguments: tuple[str, ...], line: str) -> None:
+def test_unknown_scale_or_task_is_refused_by_a_stage(project: Project, arguments: tuple[str, ...], line: str) -> None:
     assert re.fullmatch(f"error: data/inputs/{line}", refused(project, "stages.fetch", *arguments))
 
 
-def test_a_wrong_checksum(project: Project) -> None:
+def test_wrong_checksum_of_demonstrations_is_refused(project: Project) -> None:
     file = project.root / "data" / "demonstrations" / "pusht_starter.npz"
     file.write_bytes(file.read_bytes() + b"!")
     line = refused(project, "stages.fetch", *OF_TASK)
@@ -93,7 +92,7 @@ def test_a_wrong_checksum(project: Project) -> None:
     )
 
 
-def test_nan_in_demonstrations(project: Project) -> None:
+def test_nan_in_demonstrations_is_refused(project: Project) -> None:
     file = project.root / "data" / "demonstrations" / "pusht_starter.npz"
     with np.load(file) as whole:
         arrays = dict(whole)
@@ -106,30 +105,20 @@ def test_nan_in_demonstrations(project: Project) -> None:
 
 @pytest.fixture
 def from_mirror(project: Project, tmp_path: Path) -> Iterator[tuple[Project, Path]]:
-    """A project that wants the human demonstrations, an empty mirror, and an official address that has nothing."""
-
-    class Nothing(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_error(404)
-
-        def log_message(self, *_: object) -> None:
-            pass
-
+    """Yield a project that needs the human demonstrations, with an empty mirror and a URL that answers 404."""
     project.params("starter.pusht.data.dataset", "pusht_human")
     mirror = tmp_path / "mirror"
     mirror.mkdir()
-    with ThreadingHTTPServer(("127.0.0.1", 0), Nothing) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with serving(b"") as server:
+        server.statuses = [404]
         download = project.root / "pipeline" / "tasks" / "pusht" / "__init__.py"
-        address = f"http://127.0.0.1:{server.server_port}"
         text = download.read_text(encoding="utf-8")
         assert "https://diffusion-policy.cs.columbia.edu" in text
-        download.write_text(text.replace("https://diffusion-policy.cs.columbia.edu", address), encoding="utf-8")
+        download.write_text(text.replace("https://diffusion-policy.cs.columbia.edu", server.url), encoding="utf-8")
         yield project, mirror
-        server.shutdown()
 
 
-def test_a_truncated_zip_in_the_mirror(from_mirror: tuple[Project, Path]) -> None:
+def test_truncated_zip_in_the_mirror_is_refused(from_mirror: tuple[Project, Path]) -> None:
     project, mirror = from_mirror
     archive = mirror / "pusht.zip"
     with zipfile.ZipFile(archive, "w") as file:
@@ -140,7 +129,7 @@ def test_a_truncated_zip_in_the_mirror(from_mirror: tuple[Project, Path]) -> Non
     assert line.endswith("in a folder and set FLOWTUNE_MIRROR to that folder")
 
 
-def test_a_zarr_without_episode_ends_in_the_mirror(from_mirror: tuple[Project, Path]) -> None:
+def test_zarr_without_episode_ends_is_refused(from_mirror: tuple[Project, Path]) -> None:
     project, mirror = from_mirror
     store = mirror / "pusht_cchi_v7_replay.zarr"
     group = zarr.create_group(store, zarr_format=2)
@@ -150,12 +139,12 @@ def test_a_zarr_without_episode_ends_in_the_mirror(from_mirror: tuple[Project, P
     assert f"{store}: array meta/episode_ends is missing;" in line
 
 
-def test_a_stage_before_its_input_is_made(project: Project) -> None:
+def test_stage_without_its_input_is_refused(project: Project) -> None:
     line = "error: data/starter/pusht/demonstrations: not found; it is made by an earlier stage, run `dvc repro`"
     assert refused(project, "stages.prepare", *OF_TASK) == line
 
 
-def test_a_checkpoint_of_another_architecture(made: Project, tmp_path: Path) -> None:
+def test_checkpoint_of_another_architecture_is_refused(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     project.params("starter.pusht.net.width", 32)
     line = refused(project, "stages.train", *OF_TASK, "--method", "fm", "--nfe", "1")
@@ -165,13 +154,13 @@ def test_a_checkpoint_of_another_architecture(made: Project, tmp_path: Path) -> 
     )
 
 
-def test_an_nfe_without_a_recipe(made: Project) -> None:
+def test_nfe_without_a_recipe_is_refused(made: Project) -> None:
     line = refused(made, "stages.train", *OF_TASK, "--method", "fm", "--nfe", "7")
     assert line.startswith("error: data/inputs/starter/finetune-pusht-7.json: not found; ")
     assert line.endswith("; there are those of pusht-1, pusht-2")
 
 
-def test_a_file_where_the_reports_folder_should_be(made: Project, tmp_path: Path) -> None:
+def test_file_in_place_of_the_reports_folder_is_refused(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     shutil.rmtree(project.root / "reports")
     (project.root / "reports").touch()
@@ -201,20 +190,17 @@ UNKNOWN_EVALUATION = "--evaluation: given 'pusht_c', allowed for pusht: pusht_a,
             ("--evaluation", "pusht_b", "--checkpoint", "CHECKPOINT", "--repeats", "0"),
             "--nfe, --repeats and --num-envs: allowed: 1 or more; --workers: 0 or more",
         ),
-        (
-            ("--evaluation", "pusht_b", "--checkpoint", "params.yaml"),
-            "params.yaml: no readable safetensors file: .*",
-        ),
+        (("--evaluation", "pusht_b", "--checkpoint", "params.yaml"), "params.yaml: no readable safetensors file: .*"),
     ],
 )
-def test_evaluation_asked_for_wrongly(
+def test_invalid_evaluation_arguments_are_refused(
     project: Project, checkpoint: Path, arguments: tuple[str, ...], line: str
 ) -> None:
     given = [str(checkpoint) if argument == "CHECKPOINT" else argument for argument in arguments]
     assert re.fullmatch(f"error: {line}", refused(project, *EVALUATE, *given))
 
 
-def test_seeds_of_demonstrations_asked_for_wrongly(project: Project, checkpoint: Path) -> None:
+def test_invalid_demonstration_seeds_are_refused(project: Project, checkpoint: Path) -> None:
     arguments = ("--checkpoint", str(checkpoint), "--seeds", "100000:100010", "--out", "demonstrations.npz")
     line = refused(project, "stages.demonstrate", *arguments)
     assert line.startswith(

@@ -1,4 +1,4 @@
-"""The whole path of Table 1 on the real CIFAR-10, with a net and a training too small to learn anything."""
+"""All stages of Table 1 on the real CIFAR-10, with a tiny net and few training steps."""
 
 import os
 from pathlib import Path
@@ -6,7 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from tests.project import Project, make_project
+from tests.project import Project
+from tests.tiny_project import make_project
 
 MIRROR = Path(os.environ.get("FLOWTUNE_MIRROR", "absent"))
 pytestmark = pytest.mark.skipif(
@@ -31,7 +32,7 @@ def project(tmp_path: Path) -> Project:
     return project
 
 
-def test_images_are_fetched_learned_judged_and_shown(project: Project) -> None:
+def test_cifar10_stages_make_table_1_and_shipped_checkpoints(project: Project) -> None:
     def run(stage: str, *arguments: str) -> str:
         where = ("--scale", "starter", "--task", "cifar10")
         return project.check(f"stages.{stage}", *where, *arguments, FLOWTUNE_MIRROR=str(MIRROR)).stdout

@@ -1,4 +1,4 @@
-"""Two files of episodes, paired on seeds."""
+"""Comparison of two files of episodes, paired by seed."""
 
 from pathlib import Path
 
@@ -19,7 +19,7 @@ def write(path: Path, scores: dict[int, list[float]], evaluation: str = "pusht_a
     return path
 
 
-def test_differences_are_paired_on_the_seeds_that_both_hold(tmp_path: Path) -> None:
+def test_differences_are_paired_on_common_seeds(tmp_path: Path) -> None:
     first = write(tmp_path / "a.csv", {1: [0.5, 0.7], 2: [1.0], 3: [0.0]})
     second = write(tmp_path / "b.csv", {2: [0.8], 1: [0.4], 9: [0.9]})
     score, success = compared(first, second)
@@ -29,7 +29,7 @@ def test_differences_are_paired_on_the_seeds_that_both_hold(tmp_path: Path) -> N
     assert str(score).startswith("pusht_a: max score 0.800 and 0.600, difference +0.200 [+0.200, +0.200], 2 seeds")
 
 
-def test_what_cannot_be_compared_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_incomparable_files_are_refused(tmp_path: Path) -> None:
     one = write(tmp_path / "a.csv", {1: [0.5]})
     with pytest.raises(UserError, match="share no seed of any evaluation"):
         list(compared(one, write(tmp_path / "b.csv", {1: [0.5]}, "kitchen")))

@@ -1,4 +1,4 @@
-"""A robot that is only a block in params.yaml, as ``stages.inspect`` prints it, from recordings to rows and a video."""
+"""All stages of a task that is only a block of params.yaml, as ``stages.inspect`` suggests it."""
 
 import importlib
 import sys
@@ -40,7 +40,7 @@ CHOICE |= {"diffusion": [], "baselines": ["random", "nearest_demo"]}
 
 
 def reach(observation: Any) -> NDArray[np.float32]:
-    """Pull the two links of Reacher towards its target, by the transposed Jacobian."""
+    """Move the two links of Reacher towards the target, by the transposed Jacobian."""
     first, second = np.arctan2(observation[2:4], observation[:2])
     both = first + second
     inner = np.array([-0.11 * np.sin(both), 0.11 * np.cos(both)])
@@ -54,14 +54,8 @@ def fetch(observation: Any) -> NDArray[np.float32]:
     return np.append(np.clip(10 * (observation["desired_goal"] - observation["achieved_goal"]), -1, 1), 0).astype("f4")
 
 
-def recorded(
-    folder: Path,
-    env: Any,
-    controller: Callable[[Any], NDArray[np.float32]],
-    steps: int,
-    monkeypatch: pytest.MonkeyPatch,
-) -> Path:
-    """Eight episodes as Minari records them, in ``folder``."""
+def recorded(folder: Path, env: Any, controller: Controller, steps: int, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Record eight episodes in ``folder`` with Minari."""
     buffers = []
     for seed in range(8):
         seen, done, rewards = [env.reset(seed=seed)[0]], [], []
@@ -80,14 +74,14 @@ def recorded(
 
 
 def block_of(path: Path) -> dict[str, Any]:
-    """What the survey of the data set at ``path`` says for params.yaml, as it prints it."""
+    """Return the block for params.yaml that the survey of the data set at ``path`` prints."""
     printed = describe(open_recording(path), path).partition("For params.yaml:\n\n")[2]
     (block,) = YAML(typ="safe").load(printed).values()
     return block
 
 
 def write_params(block: dict[str, Any]) -> None:
-    """params.yaml in this folder: the project's, with ``block`` beside its own."""
+    """Write the project's params.yaml, with ``block`` added, to the current folder."""
     settings = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     arm = {key: {**block.get(key, {}), **value} for key, value in TINY.items()} | {
         key: value for key, value in block.items() if key not in TINY
@@ -99,7 +93,7 @@ def write_params(block: dict[str, Any]) -> None:
 
 @pytest.fixture
 def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Any:
-    """Runs a stage's program in a folder of its own."""
+    """Yield a function that runs a stage's program in a temporary folder."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLOWTUNE_TRACKING", "off")
     threads = torch.get_num_threads()
@@ -120,12 +114,12 @@ def learn(run: Any, *rows: str) -> pd.DataFrame:
         run(stage, *of_arm, *arguments)
     run("train", *of_arm, "--method", "ft_fm", "--nfe", "1")
     for row in rows:
-        run("evaluate_rollouts", *of_arm, "--row", row)
+        run("evaluate", *of_arm, "--row", row)
     run("report", "tabulate", "--scale", "starter")
     return pd.read_csv("reports/starter/table2.csv").set_index("method")
 
 
-def test_reacher_from_what_minari_recorded(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_reacher_from_minari_recordings(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     block = block_of(recorded(tmp_path / "data", gymnasium.make("Reacher-v5"), reach, 30, monkeypatch))
     block["custom"]["environment"]["returns"] = [-50, 0]
     block["select"]["evaluation"] = "arm"
@@ -137,14 +131,14 @@ def test_reacher_from_what_minari_recorded(tmp_path: Path, run: Any, monkeypatch
     if not has_egl():
         return
     run(
-        *("evaluate_rollouts", "--checkpoint", "data/starter/arm/models/ft_fm-nfe1.safetensors", "--nfe", "1"),
+        *("evaluate", "--checkpoint", "data/starter/arm/models/ft_fm-nfe1.safetensors", "--nfe", "1"),
         *("--evaluation", "arm", "--seeds", "7:9", "--repeats", "1", "--out", "episodes.csv", "--videos", "videos"),
     )
     assert len(pd.read_csv("episodes.csv")) == 2
     assert sorted(path.suffix for path in Path("videos").iterdir()) == [".gif"] * 3
 
 
-def test_fetch_reach_with_dictionaries(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_fetch_reach_with_dictionary_observations(tmp_path: Path, run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     import gymnasium_robotics
 
     gymnasium.register_envs(gymnasium_robotics)

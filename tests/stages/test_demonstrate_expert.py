@@ -1,4 +1,4 @@
-"""The program that makes demonstrations, with a tiny expert in place of the real ones."""
+"""``stages.demonstrate`` with a tiny expert."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from pipeline.tasks.formats.vectors import read_demonstrations
 from tests.project import ROOT, Project, copy_code
 
 TINY = '''
-"""An expert that solves the episodes with an even seed, and writes down which it was asked for."""
+"""An expert that solves episodes with an even seed, and logs all seeds that it is given."""
 
 import os
 from collections.abc import Sequence
@@ -70,7 +70,7 @@ STILL = """
 import gymnasium
 
 
-def reacher(env_name, **options):  # which scale metaworld has for all its tasks
+def reacher(env_name, **options):  # an argument of all tasks of scale metaworld
     return gymnasium.make("Reacher-v5", **options).unwrapped
 
 
@@ -87,7 +87,7 @@ COMMAND = ("stages.demonstrate", "--task", "tiny", "--seeds", "300000:300012", "
 
 @pytest.fixture
 def project(tmp_path: Path) -> Project:
-    """The programs, with a tiny task and its expert among the others."""
+    """Return the project's code with a tiny task and its expert added."""
     root = tmp_path / "project"
     copy_code(root)
     (root / "pipeline" / "experts" / "tiny.py").write_text(TINY, encoding="utf-8")
@@ -96,14 +96,14 @@ def project(tmp_path: Path) -> Project:
 
 
 def asked(project: Project) -> list[int]:
-    """The seeds that the expert was asked for since the last call, in that order."""
+    """Return the seeds given to the expert since the last call, in order."""
     file = project.root / "asked"
     seeds = [int(line) for line in file.read_text(encoding="utf-8").split()]
     file.unlink()
     return seeds
 
 
-def test_it_keeps_the_first_solved_episodes_and_says_how_many_there_were(project: Project) -> None:
+def test_first_solved_episodes_are_kept_and_counted(project: Project) -> None:
     result = project.check(*COMMAND, "--out", "made/tiny.npz", "--workers", "0")
     assert result.stdout == (
         "6 of 12 episodes solved: 0.500, 95 % interval 0.254 to 0.746; 4 kept, 11 steps → made/tiny.npz\n"
@@ -120,26 +120,28 @@ def test_it_keeps_the_first_solved_episodes_and_says_how_many_there_were(project
     )
 
 
-def test_a_block_of_params_names_its_expert(project: Project) -> None:
+def test_expert_is_taken_from_a_params_block(project: Project) -> None:
     text = (ROOT / "params.yaml").read_text(encoding="utf-8")
     (project.root / "params.yaml").write_text(text + BLOCK, encoding="utf-8")  # its last block is scale metaworld
     (project.root / "still.py").write_text(STILL, encoding="utf-8")
     seeds = ("--seeds", "300000:300003", "--most", "2", "--out", "made.zip", "--workers", "0")
-    told = project.check("stages.demonstrate", "--scale", "metaworld", "--task", "reaching", *seeds)
-    assert told.stdout.startswith("3 of 3 episodes solved") and told.stdout.endswith("2 kept, 10 steps → made.zip\n")
+    result = project.check("stages.demonstrate", "--scale", "metaworld", "--task", "reaching", *seeds)
+    assert result.stdout.startswith("3 of 3 episodes solved") and result.stdout.endswith(
+        "2 kept, 10 steps → made.zip\n"
+    )
     archive.unpack(project.root / "made.zip", project.root / "made")
     made = read_demonstrations(open_lerobot(project.root / "made"), ["observation.state"], "action")
     assert made.state.shape == (10, 10) and made.action.shape == (10, 2) and list(made.episode_ends) == [5, 10]
 
 
-def test_workers_change_nothing(project: Project) -> None:
+def test_result_does_not_depend_on_workers(project: Project) -> None:
     for workers in ("0", "3"):
         project.check(*COMMAND, "--out", f"{workers}/tiny.npz", "--workers", workers)
         assert sorted(asked(project)) == list(SEEDS)
     assert [*project.files("0").values()] == [*project.files("3").values()]
 
 
-def test_interrupted_it_goes_on_where_it_was(project: Project) -> None:
+def test_interrupted_run_resumes_without_repeating_episodes(project: Project) -> None:
     uninterrupted = project.check(*COMMAND, "--out", "whole/tiny.npz", "--workers", "0")
     asked(project)
 
@@ -168,7 +170,7 @@ def test_interrupted_it_goes_on_where_it_was(project: Project) -> None:
         (("--seeds", "300001:300002"), r"tiny: the expert solved none of 1 episodes"),
     ],
 )
-def test_asked_for_wrongly(project: Project, changed: tuple[str, str], line: str) -> None:
+def test_invalid_arguments_are_refused(project: Project, changed: tuple[str, str], line: str) -> None:
     result = project.run(*COMMAND, "--out", "tiny.npz", "--workers", "0", *changed)
     assert result.returncode == 2
     assert re.match(f"error: {line}", result.stderr.splitlines()[-1])

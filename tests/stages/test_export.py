@@ -1,4 +1,4 @@
-"""The program that exports a checkpoint."""
+"""``stages.export`` writes a checkpoint as ONNX."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ def export(monkeypatch: pytest.MonkeyPatch, checkpoint: Path, out: Path) -> None
     program(main)
 
 
-def test_it_says_what_goes_in_and_out(
+def test_export_prints_input_and_output_shapes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for package in ("onnx", "onnxscript"):
@@ -27,7 +27,7 @@ def test_it_says_what_goes_in_and_out(
     assert shown in capsys.readouterr().out
 
 
-def test_without_the_group_it_says_in_one_line_what_to_do(
+def test_missing_onnx_packages_give_a_one_line_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("pipeline.deployment.onnx_export.find_spec", lambda _: None)

@@ -1,4 +1,4 @@
-"""Offline tasks from their data to their tables, on tiny settings, while no simulator can be imported."""
+"""All stages of offline tasks on tiny settings, while no simulator can be imported."""
 
 import json
 import os
@@ -25,7 +25,7 @@ SO101 = {"observation": {"observation.state": 6}, "action": {"action": 6}}
 
 
 def offline(source: dict[str, Any]) -> dict[str, Any]:
-    """Lab's settings of a task that is known by the recordings ``source`` alone."""
+    """Return lab's settings of a task defined by the recordings ``source`` only."""
     block: dict[str, Any] = json.loads(json.dumps(LAB["pusht"] | {"study": None}))
     del block["study"], block["evaluation"]["options"]
     block["data"] |= {"dataset": "recorded", "observation": "state", "validation_fraction": 0.5}
@@ -34,7 +34,7 @@ def offline(source: dict[str, Any]) -> dict[str, Any]:
 
 
 def arm(_: Path) -> dict[str, Any]:
-    """A real arm."""
+    """Return the settings of recordings of a real arm."""
     mirror = os.environ.get("FLOWTUNE_MIRROR")
     path = Path(mirror or "", "lerobot_so101_v3")
     if not mirror or not path.exists():
@@ -43,17 +43,12 @@ def arm(_: Path) -> dict[str, Any]:
 
 
 def filmed(folder: Path) -> dict[str, Any]:
-    """Made-up recordings with a camera's videos."""
+    """Return the settings of synthetic recordings with videos of a camera."""
     lengths = (40,) * 6
     path = with_camera(folder, write_v3, episodes(lengths))
     write_video(path / V3_VIDEO, list(np.random.default_rng(0).uniform(0, 255, sum(lengths))))
-    source = {
-        "path": str(path),
-        "observation": {"observation.state": 4},
-        "action": {"action": 2},
-        "image": {CAMERA: 32},
-    }
-    block = offline(source)
+    keys = {"observation": {"observation.state": 4}, "action": {"action": 2}, "image": {CAMERA: 32}}
+    block = offline(keys | {"path": str(path)})
     block["data"] |= {"observation": "image", "vision": {"kind": "resnet18", "width": 16, "crop": 32}}
     return block
 
@@ -61,7 +56,7 @@ def filmed(folder: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("task", "settings"), [("seattle_weather", lambda _: LAB["seattle_weather"]), ("arm", arm), ("filmed", filmed)]
 )
-def test_an_offline_task_goes_from_its_data_to_its_table(
+def test_offline_task_runs_from_data_to_table(
     task: str, settings: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(LAB, task, settings(tmp_path))
@@ -70,23 +65,14 @@ def test_an_offline_task_goes_from_its_data_to_its_table(
     for name in SIMULATORS:
         monkeypatch.setitem(sys.modules, name, None)
     values = YAML(typ="safe").load((ROOT / "params.yaml").read_text(encoding="utf-8"))
-    choice = {
-        "tasks": [task],
-        "offline": [task],
-        "nfe": [1],
-        "residual": ["resft_fm-nfe16"],
-        "images": [],
-        "theory": ["lab"],
-    }
+    choice = {"tasks": [task], "offline": [task], "nfe": [1], "residual": ["resft_fm-nfe16"], "images": []}
+    choice |= {"theory": ["lab"]}
     choice |= {"robustness": ["fm-nfe1"], "diffusion": ["ddim-nfe2"], "baselines": ["nearest_demo", "persistence"]}
     values |= choice | {"scale": "lab"}
     few = tiny(task)
     few["evaluation"]["policy_batch_size"] = 64
     for recipe in few["finetune"].values():
-        recipe |= {
-            "coupling": "nearest",
-            "candidates": 2,
-        }  # reflow's solves ahead would let FM go on for as many updates
+        recipe |= {"coupling": "nearest", "candidates": 2}  # the solves of reflow would give FM as many updates
     values["lab"] |= {"lists": values["lab"]["lists"] | choice, task: few}
     write_settings(values)
     threads = torch.get_num_threads()
@@ -97,13 +83,13 @@ def test_an_offline_task_goes_from_its_data_to_its_table(
             run(monkeypatch, "train", "--task", task, "--method", method, "--nfe", "1")
         run(monkeypatch, "train", "--task", task, "--row", "resft_fm-nfe16")
         for row in ROWS:
-            run(monkeypatch, "evaluate_rollouts", "--task", task, "--row", row)
-        run(monkeypatch, "evaluate_robustness", "--task", task, "--row", "fm-nfe1")
+            run(monkeypatch, "evaluate", "--task", task, "--row", row)
+        run(monkeypatch, "evaluate", "--task", task, "--row", "fm-nfe1", "--disturbed")
         run(monkeypatch, "report", "tabulate_offline", "--task", task)
         for stage in ("tabulate", "tabulate_settings", "report_stability", "draw"):
             run(monkeypatch, "report", stage)
         first = Path("reports/lab/episodes", f"{task}-ft_fm-nfe1.csv").read_bytes()
-        run(monkeypatch, "evaluate_rollouts", "--task", task, "--row", "ft_fm-nfe1")
+        run(monkeypatch, "evaluate", "--task", task, "--row", "ft_fm-nfe1")
     finally:
         torch.set_num_threads(threads)
         capsys.readouterr()

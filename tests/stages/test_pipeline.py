@@ -1,7 +1,6 @@
-"""The whole DAG through DVC: what it makes, what a change re-runs, what a failure leaves."""
+"""The whole DAG through DVC: its reports, what a change reruns, and what a failure leaves."""
 
 import json
-import subprocess
 from pathlib import Path
 from typing import get_args
 
@@ -16,14 +15,14 @@ from pipeline.reporting.table1 import TABLE1_HEADER
 from pipeline.reporting.table2 import TABLE2_HEADER
 from pipeline.settings.images import ImageMethod
 from pipeline.stability.recheck import recheck
-from tests.project import ALONE, Project, executed
+from tests.project import ALONE, Project, commit_all, executed
 
 METRICS = {"scale", "task", "evaluation", "method", "nfe", "dataset", "train_steps", "train_seed", "n_seeds", "repeats"}
 METRICS |= {"max_score", "final_score", "success", "temperature", "spread_ratio", "best_of_k", "precision"}
 AFTER_ANOTHER_RATE_AT_NFE_1 = {
     "resolve",
     *(f"finetune@starter-pusht-{method}-1" for method in ("fm", "ft_fm")),
-    # not those of fm, which has a rate of its own: its model comes out the same
+    # fm has a learning rate of its own, so its model stays the same
     "evaluate_rollouts@starter-pusht-ft_fm-1",
     "tabulate@starter",
     "tabulate_settings@starter",  # reads all settings
@@ -87,18 +86,18 @@ def test_one_run_makes_every_report(made: Project) -> None:
         assert len(episodes) == 2 * len(seeds) and len(metrics) == 2
     for path in (reports / "history").iterdir():
         assert header(path) == HISTORY_HEADER
-        assert pd.read_csv(path)["loss"].isna().tolist() == [True, False]  # nothing was learned before step 0
+        assert pd.read_csv(path)["loss"].isna().tolist() == [True, False]  # there is no training loss before step 0
     assert {"scale", "task", "step", "loss"} <= set(header(reports / "pretrain" / "pusht.csv").split(","))
     selection = json.loads((reports / "selection" / "pusht.json").read_text(encoding="utf-8"))
     assert selection["rule"].startswith("highest mean max score of 2 validation episodes")
     assert selection["selected"] in [candidate["checkpoint"] for candidate in selection["candidates"]]
 
 
-def test_table_1_is_that_of_the_distances(made: Project) -> None:
+def test_table_1_matches_the_distances(made: Project) -> None:
     reports = made.root / "reports" / "starter"
     assert header(reports / "table1.csv") == TABLE1_HEADER
     table = pd.read_csv(reports / "table1.csv")
-    assert len(table) == 9 * 3 + 2  # methods x solvers; one step is too few for a base and a residual
+    assert len(table) == 9 * 3 + 2  # methods × solvers; one step cannot be split into base and residual
     for _, row in table[table["solver"] != "dopri5"].iterrows():
         found = pd.read_csv(reports / "images" / f"digits-{row['method']}.csv")
         found = found[(found["solver"] == row["solver"]) & (found["nfe"] == row["nfe"])]
@@ -111,10 +110,10 @@ def test_table_1_is_that_of_the_distances(made: Project) -> None:
     i_cfm, steps = table[table["method"] == "i_cfm"], 60
     assert set(i_cfm["train_steps"]) == {steps}
     history = pd.read_csv(reports / "images" / "history" / "digits-ft_fm-nfe2.csv")
-    assert history["updates"].iloc[-1] == pytest.approx(steps)  # the compute of flow matching to its end
+    assert history["updates"].iloc[-1] == pytest.approx(steps)  # equal to the compute of flow matching
 
 
-def test_the_table_is_that_of_the_episodes(made: Project) -> None:
+def test_table_2_matches_the_episodes(made: Project) -> None:
     reports = made.root / "reports" / "starter"
     assert header(reports / "table2.csv") == TABLE2_HEADER
     table = pd.read_csv(reports / "table2.csv")
@@ -132,12 +131,12 @@ def test_every_solve_of_the_gap_table_is_bounded(made: Project) -> None:
     reports = made.root / "reports" / "starter"
     assert header(reports / "gap.csv") == GAP_HEADER
     table = pd.read_csv(reports / "gap.csv")
-    assert len(table) == 2 * (4 * 3 * 2 + 1)  # data sets x (solvers x grids x NFE, and the adaptive solve)
+    assert len(table) == 2 * (4 * 3 * 2 + 1)  # data sets × (solvers × grids × NFE + the adaptive solve)
     assert (table["error"] > 0).all() and (table["bound_product"] >= table["error"]).all()
     assert "at or above the error in 50 of 50 solves" in (reports / "gap.md").read_text(encoding="utf-8")
 
 
-def test_disturbances_are_told_of_every_model_on_the_same_seeds(made: Project) -> None:
+def test_robustness_table_compares_models_on_the_same_seeds(made: Project) -> None:
     reports = made.root / "reports" / "starter"
     table = pd.read_csv(reports / "table2_robustness.csv", keep_default_na=False, na_values=[""])
     assert ",".join(table.columns) == ROBUSTNESS_HEADER
@@ -154,33 +153,27 @@ def test_disturbances_are_told_of_every_model_on_the_same_seeds(made: Project) -
     assert of_fm.loc["action_noise", "lost"] == pytest.approx(lost, abs=2e-6)
 
 
-def test_the_certificates_hold_and_are_described(made: Project) -> None:
+def test_certificates_hold_and_are_reported(made: Project) -> None:
     reports = made.root / "reports" / "starter"
     written = json.loads((reports / "certificates" / "pusht-resft_fm-nfe2.json").read_text(encoding="utf-8"))
     assert {recheck(certificate) for certificate in written["certificates"].values()} == {"certified"}
     assert written["decay"]["largest"] <= written["decay"]["certified"] < 1
-    assert (
-        json.loads((reports / "certificates" / "pusht-resft_fm_unet-nfe2.json").read_text(encoding="utf-8"))[
-            "certificates"
-        ]
-        == {}
-    )
+    of_unet = json.loads((reports / "certificates" / "pusht-resft_fm_unet-nfe2.json").read_text(encoding="utf-8"))
+    assert of_unet["certificates"] == {}
     text = (reports / "certificates.md").read_text(encoding="utf-8")
     assert text.count("| certified |") == 4 and "nothing is known" in text and "Missing rows" not in text
 
 
-def test_fm_is_trained_on_for_the_same_compute(made: Project) -> None:
+def test_fm_continued_gets_the_same_compute(made: Project) -> None:
     def steps(method: str) -> int:
-        metrics = json.loads(
-            (made.root / f"reports/starter/metrics/pusht-{method}-nfe2.json").read_text(encoding="utf-8")
-        )
-        return metrics["pusht_a"]["train_steps"]
+        path = made.root / f"reports/starter/metrics/pusht-{method}-nfe2.json"
+        return json.loads(path.read_text(encoding="utf-8"))["pusht_a"]["train_steps"]
 
     assert steps("fm") > steps("ft_fm")  # an FM update costs less than one through two steps
 
 
-def test_a_second_run_and_another_scale_re_run_nothing(made: Project, tmp_path: Path, database: bytes) -> None:
-    project = made.copy(tmp_path / "project", **ALONE)  # so that stages descend from DVC, by which they have one parent
+def test_second_run_and_scale_switch_rerun_nothing(made: Project, tmp_path: Path, database: bytes) -> None:
+    project = made.copy(tmp_path / "project", **ALONE)  # stages with DVC as their ancestor share a parent run
     project.put_database(database)
     assert executed(project.check("pipeline.orchestration.repro").stdout) == []
 
@@ -190,9 +183,8 @@ def test_a_second_run_and_another_scale_re_run_nothing(made: Project, tmp_path: 
     project.recorded()
     parents_and_children_are_recorded(project.root)
 
-    assert executed(project.check("pipeline.orchestration.repro", "starter").stdout) == [
-        "resolve"
-    ]  # whose outputs are the same
+    ran = executed(project.check("pipeline.orchestration.repro", "starter").stdout)
+    assert ran == ["resolve"]  # its outputs are unchanged
     assert project.files("reports/starter") == made.files("reports/starter")
 
 
@@ -218,7 +210,7 @@ def parents_and_children_are_recorded(root: Path) -> None:
 
 @pytest.fixture
 def committed(made: Project, tmp_path: Path) -> Project:
-    """The project after its whole DAG has run, as a commit of a repository."""
+    """Return the project after its whole DAG has run, committed to Git."""
     project = made.copy(tmp_path / "project", GIT_CONFIG_GLOBAL="/dev/null")
     config = project.root / ".dvc" / "config"
     config.write_text(config.read_text(encoding="utf-8").replace("    no_scm = true\n", ""), encoding="utf-8")
@@ -228,13 +220,11 @@ def committed(made: Project, tmp_path: Path) -> Project:
     (project.root / ".gitignore").write_text(
         "/data/starter/\n/data/inputs/\n/.flowtune/\n__pycache__/\n", encoding="utf-8"
     )
-    author = ["-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for command in (["init", "-q"], ["add", "."], [*author, "commit", "-q", "-m", "before"]):
-        subprocess.run(["git", *command], cwd=project.root, check=True)
+    commit_all(project.root)
     return project
 
 
-def test_an_experiment_in_a_copy_leaves_this_one_as_it_is(committed: Project) -> None:
+def test_temporary_experiment_leaves_the_workspace_unchanged(committed: Project) -> None:
     before = committed.files("reports"), committed.files("params.yaml")
     experiment = ("dvc", "exp", "run", "--temp", "-S")
     ran = executed(committed.check(*experiment, "starter.toys.settle.steps=190", "draw_toys").stdout)
@@ -246,9 +236,7 @@ def test_an_experiment_in_a_copy_leaves_this_one_as_it_is(committed: Project) ->
     assert (committed.files("reports"), committed.files("params.yaml")) == before
 
 
-def test_an_experiment_with_another_rate_re_runs_fine_tuning_and_what_follows(
-    committed: Project, made: Project
-) -> None:
+def test_changed_learning_rate_reruns_fine_tuning_and_its_dependents(committed: Project, made: Project) -> None:
     project = committed
     result = project.check("dvc", "exp", "run", "-S", "starter.pusht.finetune.nfe1.lr=0.01")
 
@@ -262,18 +250,18 @@ def test_an_experiment_with_another_rate_re_runs_fine_tuning_and_what_follows(
     assert "starter.pusht.finetune.nfe1.lr" in shown and "0.01" in shown
 
 
-def test_a_broken_branch_costs_its_own_rows_only(made: Project, tmp_path: Path) -> None:
+def test_failed_fine_tuning_loses_only_its_own_rows(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
-    project.keep_stages("resolve", "finetune", "evaluate_rollouts", "tabulate", "draw", "draw_toys")  # the rest is made
-    project.params("starter.pusht.finetune.nfe2.lr", 1e30)  # only ft_fm learns at this rate
+    project.keep_stages("resolve", "finetune", "evaluate_rollouts", "tabulate", "draw", "draw_toys")
+    project.params("starter.pusht.finetune.nfe2.lr", 1e30)  # only ft_fm uses this rate
     rate = made.value("starter.pusht.finetune.nfe2.lr")
     tables = ("figure_1.csv", "table2.csv", "table2.md", "figure_2b.svg")
 
     result = project.run("pipeline.orchestration.repro")
 
     assert result.returncode == 1
-    told = "error: training diverged: the loss at step 10 is nan; lower lr or clip"
-    assert any(line.endswith(told) for line in result.stdout.splitlines())
+    error = "error: training diverged: the loss at step 10 is nan; lower lr or clip"
+    assert any(line.endswith(error) for line in result.stdout.splitlines())
     assert "Traceback" not in result.stderr
     whole, reports = made.root / "reports" / "starter", project.root / "reports" / "starter" / "partial"
     assert "reports/starter/partial: tables of the available rows; reports/starter keeps" in result.stderr
@@ -287,7 +275,7 @@ def test_a_broken_branch_costs_its_own_rows_only(made: Project, tmp_path: Path) 
     missing = (reports / "table2.md").read_text(encoding="utf-8").partition("**Missing rows**")[2]
     assert "Push-T (a), FT-FM, NFE 2" in missing and "Push-T (b), FT-FM, NFE 2" in missing
     assert (reports / "figure_2b.svg").read_bytes() != (whole / "figure_2b.svg").read_bytes()  # without NFE 2
-    assert not (reports / "figure_1.csv").exists()  # which is whole
+    assert not (reports / "figure_1.csv").exists()  # complete, so not in the partial folder
 
     project.params("starter.pusht.finetune.nfe2.lr", rate)
     assert "reports/starter/partial: removed" in project.check("pipeline.orchestration.repro").stdout

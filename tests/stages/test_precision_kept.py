@@ -1,4 +1,4 @@
-"""``precision: auto`` through the programs that train: what it became is written down, and a resume keeps it."""
+"""``precision: auto`` in training programs: the chosen precision is recorded, and a resume keeps it."""
 
 import importlib
 import json
@@ -26,7 +26,7 @@ class Training:
     """A program that trains.
 
     Attributes:
-        out: what it makes, by a pattern. block: whose ``precision`` counts. params: what is set in params.yaml besides.
+        out: a pattern of its files. block: of params.yaml, with its ``precision``. params: further settings.
     """
 
     program: str
@@ -38,13 +38,13 @@ class Training:
 
 STEPS = {"steps": 12, "warmup": 2}
 AHEAD = {"coupling": "reflow", "reflow_nfe": 4, "precomputed_pairs": 1}
-"""Pairs that lie on disk before the first step."""
+"""Settings with pairs that are saved before the first step."""
 NFE1, NFE2, RESIDUAL = "pusht.finetune.nfe1", "pusht.finetune.nfe2", "pusht.residual.resft_fm-nfe2"
 PRETRAIN, DIFFUSION, MODELS = "pusht.pretrain", "pusht.diffusion", "data/starter/pusht/models"
 
 
 def of(block: str, *settings: dict[str, Any]) -> dict[str, Any]:
-    """All of ``settings``, in that block of params.yaml."""
+    """Return ``settings`` by their keys in params.yaml, all in ``block``."""
     return {f"{block}.{key}": value for each in settings for key, value in each.items()}
 
 
@@ -71,10 +71,7 @@ TRAININGS = [
         of(RESIDUAL, STEPS, AHEAD),
     ),
     Training(
-        "train",
-        (*DIGITS, "--method", "i_cfm"),
-        "data/starter/digits/i_cfm/step-0000060.safetensors",
-        "digits.pretrain",
+        "train", (*DIGITS, "--method", "i_cfm"), "data/starter/digits/i_cfm/step-0000060.safetensors", "digits.pretrain"
     ),
     Training(
         "train",
@@ -83,10 +80,7 @@ TRAININGS = [
         "digits.finetune.nfe1",
     ),
     Training(
-        "train",
-        (*DIGITS, "--method", "resft_fm"),
-        "data/starter/digits/resft_fm/nfe2.safetensors",
-        "digits.residual",
+        "train", (*DIGITS, "--method", "resft_fm"), "data/starter/digits/resft_fm/nfe2.safetensors", "digits.residual"
     ),
     Training(
         "study",
@@ -98,13 +92,13 @@ TRAININGS = [
 ]
 
 
-class PulledPlugError(Exception):
+class StopTrainingError(Exception):
     pass
 
 
 @pytest.fixture
 def here(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Project:
-    """The project whose programs run in this process, where the processor can be another one."""
+    """Return the project; its programs run in this process, where the hardware can be mocked."""
     project = made.copy(tmp_path / "project")
     monkeypatch.chdir(project.root)
     monkeypatch.setattr(stages, "ROOT", project.root)
@@ -116,23 +110,23 @@ def here(made: Project, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Proj
 
 @pytest.fixture
 def run(here: Project, monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, bytes]]:
-    def run(training: Training, *, has_bf16: bool, plug: int | None = None) -> dict[str, bytes]:
-        """What the program makes, unless the plug is pulled at that step."""
+    def run(training: Training, *, has_bf16: bool, stop_at: int | None = None) -> dict[str, bytes]:
+        """Return the program's files; stopped at step ``stop_at`` it has none."""
         steps = 0
 
         def counted(kind: str, name: precision.PrecisionSetting) -> object:
             nonlocal steps
             steps += 1
-            if steps == plug:
-                raise PulledPlugError
+            if steps == stop_at:
+                raise StopTrainingError
             return precision.autocast(kind, name)
 
         monkeypatch.setattr(precision, "has_bf16", lambda _kind: has_bf16)
         monkeypatch.setattr(loop, "autocast", counted)
         monkeypatch.setattr(sys, "argv", [training.program, *training.arguments])
         program = importlib.import_module(f"stages.{training.program}")
-        if plug:
-            with pytest.raises(PulledPlugError):
+        if stop_at:
+            with pytest.raises(StopTrainingError):
                 program.main()
             return {}
         program.main()
@@ -151,7 +145,7 @@ def prepare(project: Project, training: Training) -> None:
 
 
 @pytest.mark.parametrize("training", TRAININGS, ids=lambda one: one.out.rpartition("/")[2])
-def test_a_training_resumed_on_the_other_kind_of_machine_ends_with_the_same_bits(
+def test_resume_without_bf16_hardware_keeps_bf16_and_gives_identical_files(
     training: Training, here: Project, run: Callable[..., dict[str, bytes]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tags: dict[str, str] = {}
@@ -159,21 +153,19 @@ def test_a_training_resumed_on_the_other_kind_of_machine_ends_with_the_same_bits
     prepare(here, training)
     undisturbed = run(training, has_bf16=True)
     assert undisturbed and tags["precision"] == "bf16"
-    for steps in (1, 6):  # before anything but pairs is kept, and after
-        run(training, has_bf16=True, plug=steps)
+    for steps in (1, 6):  # before and after the first saved state
+        run(training, has_bf16=True, stop_at=steps)
         assert run(training, has_bf16=False) == undisturbed
         assert tags["precision"] == "bf16"
     if training.program != "study":
         assert {trained_in(Path(path)) for path in undisturbed} == {"bf16"}
 
 
-def test_a_training_begun_in_fp32_stays_in_it_and_is_another(
-    here: Project, run: Callable[..., dict[str, bytes]]
-) -> None:
+def test_training_started_in_fp32_stays_in_fp32(here: Project, run: Callable[..., dict[str, bytes]]) -> None:
     training = TRAININGS[0]
     prepare(here, training)
     undisturbed = run(training, has_bf16=False)
-    run(training, has_bf16=False, plug=6)
+    run(training, has_bf16=False, stop_at=6)
     assert run(training, has_bf16=True) == undisturbed
     assert {trained_in(Path(path)) for path in undisturbed} == {"fp32"}
     assert run(training, has_bf16=True) != undisturbed

@@ -1,4 +1,4 @@
-"""What an edit makes out of date, and what comes back without running."""
+"""Which stages an edit makes stale, and which results return without running."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ COUPLING = "pipeline/flow/coupling.py"
 
 @pytest.fixture
 def project(made: Project, tmp_path: Path) -> Project:
-    """The project when all of it is up to date."""
+    """Return the project with all stages up to date."""
     return made.copy(tmp_path / "project")
 
 
@@ -24,24 +24,24 @@ def edit(project: Project, file: str, text: str) -> None:
 
 
 def results(project: Project) -> dict[str, bytes]:
-    """All that stages make; statistics of images are a cache of their own."""
+    """Return all outputs of stages, without the statistics of images, which are a cache."""
     files = {**project.files("reports"), **project.files("data")}
     return {path: content for path, content in files.items() if "/statistics/" not in path}
 
 
 def out_of_date(project: Project) -> set[str]:
-    """The stages that DVC says have changed, once ``resolve`` has run."""
+    """Return the stages that DVC reports as changed after ``resolve``."""
     return set(json.loads(project.check("dvc", "status", "--json", "dvc.yaml").stdout))
 
 
-def test_an_edit_of_code_makes_its_users_out_of_date_and_a_comment_makes_none(project: Project) -> None:
+def test_code_edit_makes_its_stages_stale_but_a_comment_does_not(project: Project) -> None:
     edit(project, COUPLING, "\n# a word more\n")
     assert executed(project.check("dvc", "repro", "resolve").stdout) == ["resolve"]
     assert out_of_date(project) == set()
 
     edit(project, COUPLING, "\nA_NUMBER_MORE = 1\n")
-    said = project.check("dvc", "repro", "resolve").stdout
-    assert f"{COUPLING} changed: out of date: " in said
+    output = project.check("dvc", "repro", "resolve").stdout
+    assert f"{COUPLING} changed: out of date: " in output
     inputs = (project.root / "data" / "inputs" / "starter").glob("*.json")
     users = {
         path.name.split("-")[0].removesuffix(".json") for path in inputs if COUPLING in path.read_text(encoding="utf-8")
@@ -51,14 +51,14 @@ def test_an_edit_of_code_makes_its_users_out_of_date_and_a_comment_makes_none(pr
     assert {name.partition("@")[0] for name in out_of_date(project)} == users
 
 
-def test_a_changed_setting_is_named_with_its_stages(project: Project) -> None:
+def test_changed_setting_is_reported_with_its_stages(project: Project) -> None:
     project.params("starter.pusht.diffusion.lr", 2e-3)
-    said = project.check("dvc", "repro", "resolve").stdout
-    assert "pusht.diffusion.lr: " in said and "→ 0.002: out of date: pretrain_diffusion-pusht" in said
+    output = project.check("dvc", "repro", "resolve").stdout
+    assert "pusht.diffusion.lr: " in output and "→ 0.002: out of date: pretrain_diffusion-pusht" in output
     assert out_of_date(project) >= {"pretrain_diffusion@starter-pusht", "tabulate_settings@starter"}
 
 
-def test_deleted_results_and_those_of_earlier_settings_come_back_without_running(project: Project) -> None:
+def test_cached_results_are_restored_without_running(project: Project) -> None:
     before = results(project)
     shutil.rmtree(project.root / "reports")
     shutil.rmtree(project.root / "data" / "starter")
@@ -77,7 +77,7 @@ def test_deleted_results_and_those_of_earlier_settings_come_back_without_running
     assert results(project) == before
 
 
-def test_a_scale_whose_lock_is_put_away_is_refused(project: Project) -> None:
+def test_scale_whose_lock_is_stored_away_is_refused(project: Project) -> None:
     project.check("pipeline.settings.scale", "lab")
     project.params("scale", "starter")
     refused = project.run("stages.resolve")
@@ -89,7 +89,7 @@ def test_a_scale_whose_lock_is_put_away_is_refused(project: Project) -> None:
     assert "`python -m pipeline.settings.scale starter` changes both" in refused.stderr
 
 
-def test_make_repro_sees_that_the_file_of_a_task_outside_the_library_changed(sources: Project, tmp_path: Path) -> None:
+def test_repro_detects_a_changed_task_file_outside_the_project(sources: Project, tmp_path: Path) -> None:
     project, path = sources.copy(tmp_path / "project"), put_outside(tmp_path)
     block = project.value("starter.pusht")
     block |= {"task": f"{path}:TASK", "evaluation": block["evaluation"] | {"options": {}}}
@@ -101,6 +101,6 @@ def test_make_repro_sees_that_the_file_of_a_task_outside_the_library_changed(sou
     project.check("pipeline.orchestration.repro")
     assert "Running stage" not in project.check("pipeline.orchestration.repro").stdout
     path.write_text(path.read_text(encoding="utf-8").replace("0.1 * np.clip", "0.2 * np.clip"), encoding="utf-8")
-    said = project.check("pipeline.orchestration.repro").stdout
-    assert f"{path.name} changed; the input files of stages are made again" in said
-    assert "Running stage 'fetch@starter-reach'" in said
+    output = project.check("pipeline.orchestration.repro").stdout
+    assert f"{path.name} changed; the input files of stages are made again" in output
+    assert "Running stage 'fetch@starter-reach'" in output

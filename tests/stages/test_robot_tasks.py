@@ -1,4 +1,4 @@
-"""Every robot task from its demonstrations to its rows, on tiny settings: the stages' programs, one after another."""
+"""All stages of every robot task, from demonstrations to table rows, on tiny settings."""
 
 import importlib
 import json
@@ -27,9 +27,9 @@ ROWS = ["ft_fm-nfe1", "ddpm-nfe2", "ddim-nfe2", "random-nfe0", "nearest_demo-nfe
 
 
 def tiny(task: str) -> dict[str, Any]:
-    """The settings of ``task`` at scale lab, with next to no training and episodes of a few steps."""
+    """Return the lab settings of ``task`` with few training steps and short episodes."""
     settings: dict[str, Any] = json.loads(json.dumps(LAB[task]))
-    settings["data"]["dataset"] = settings["data"]["dataset"].replace("_expert", "_starter")  # the larger is made first
+    settings["data"]["dataset"] = settings["data"]["dataset"].replace("_expert", "_starter")  # _expert is not shipped
     if "vision" in settings["data"]:
         settings["data"]["vision"] |= {"crop": 32}
     settings["net"] |= {"width": 8, "depth": 1, "time_features": 8}
@@ -53,14 +53,14 @@ def tiny(task: str) -> dict[str, Any]:
 
 
 def of_a_file(path: Path, block: str) -> dict[str, Any]:
-    """The tiny settings of the ``block`` about the task of the file ``path``."""
+    """Return tiny settings of a ``block`` whose task is in the file ``path``."""
     settings = tiny("lift") | {"task": f"{path}:TASK", "select": tiny("lift")["select"] | {"evaluation": block}}
     settings["data"] |= {"dataset": "starts", "observation": "place"}
     return settings
 
 
 def keep_episodes(store: Path, count: int) -> None:
-    """Leave the first ``count`` episodes in a store of Push-T with images: encoding all takes minutes."""
+    """Keep the first ``count`` episodes of a Push-T image store: encoding all takes minutes."""
     group = zarr.open_group(store, mode="r")
     ends = np.asarray(group["meta/episode_ends"])[:count]
     arrays = {name: np.asarray(group[name][: ends[-1]]) for name in ("data/state", "data/action", "data/img")}
@@ -76,12 +76,12 @@ def run(monkeypatch: pytest.MonkeyPatch, stage: str, *arguments: str) -> None:
 
 
 @pytest.mark.parametrize("task", [*(task for task in LAB["tasks"] if task != "pusht"), "reach"])
-def test_a_task_goes_from_demonstrations_to_rows(
+def test_task_runs_from_demonstrations_to_table_rows(
     task: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if task == "pusht_image" and not os.environ.get("FLOWTUNE_MIRROR"):
         pytest.skip("needs the public data: set FLOWTUNE_MIRROR")
-    # the residual of images would encode all of them once more, and is otherwise as that of states
+    # the residual of images would only encode all of them again
     rows, threads = [*ROWS, *(["resft_fm-nfe16"] if task != "pusht_image" else [])], torch.get_num_threads()
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("FLOWTUNE_TRACKING", "off")
@@ -102,7 +102,7 @@ def test_a_task_goes_from_demonstrations_to_rows(
         if "resft_fm-nfe16" in rows:
             run(monkeypatch, "train", "--task", task, "--row", "resft_fm-nfe16")
         for row in rows:
-            run(monkeypatch, "evaluate_rollouts", "--task", task, "--row", row)
+            run(monkeypatch, "evaluate", "--task", task, "--row", row)
         run(monkeypatch, "report", "tabulate")
         run(monkeypatch, "report", "tabulate_settings")
     finally:

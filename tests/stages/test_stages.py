@@ -1,4 +1,4 @@
-"""Programs as a user calls them."""
+"""Stage programs on the command line."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ EVALUATE = ("stages.evaluate", "--evaluation", "pusht_b", "--nfe", "1")
 SEEDS = ("--seeds", "100000:100003", "--repeats", "2")
 
 
-def test_test_mode_does_not_depend_on_workers_and_batch(made: Project, tmp_path: Path) -> None:
+def test_evaluation_does_not_depend_on_workers_and_batch_size(made: Project, tmp_path: Path) -> None:
     checkpoint = ("--checkpoint", "data/starter/pusht/models/ft_fm-nfe1.safetensors")
     alone, together = tmp_path / "alone.csv", tmp_path / "together.csv"
     result = made.check(*EVALUATE, *checkpoint, *SEEDS, "--workers", "1", "--num-envs", "1", "--out", str(alone))
@@ -30,7 +30,7 @@ def test_test_mode_does_not_depend_on_workers_and_batch(made: Project, tmp_path:
     assert result.stdout.endswith(f"3 seeds → {alone}\n")
 
 
-def test_repeats_differ_in_noise_only(made: Project, tmp_path: Path) -> None:
+def test_first_repeat_does_not_depend_on_the_number_of_repeats(made: Project, tmp_path: Path) -> None:
     out = tmp_path / "episodes.csv"
     base = ("--checkpoint", "data/starter/pusht/base.safetensors")
     made.check(*EVALUATE, *base, "--seeds", "100000:100002", "--repeats", "1", "--out", str(out))
@@ -40,7 +40,7 @@ def test_repeats_differ_in_noise_only(made: Project, tmp_path: Path) -> None:
     assert once["final"].tolist() == pytest.approx(twice.loc[twice["repeat"] == 0, "final"].tolist(), abs=0)
 
 
-def test_a_model_is_tuned_and_then_evaluated_by_the_solver_of_its_recipe(made: Project, tmp_path: Path) -> None:
+def test_fine_tuned_model_is_evaluated_with_the_solver_of_its_recipe(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "heun")
     recipe = {"solver": "heun", "gradient": "checkpointed", "last_steps": 1, "steps": 3, "warmup": 1}
     for key, value in recipe.items():
@@ -57,7 +57,7 @@ def test_a_model_is_tuned_and_then_evaluated_by_the_solver_of_its_recipe(made: P
     assert not (tmp_path / "episodes.csv").exists()
 
 
-def test_a_model_tuned_by_every_term_and_lora_is_stored_as_a_plain_one(made: Project, tmp_path: Path) -> None:
+def test_model_tuned_with_all_loss_terms_and_lora_has_plain_weights(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "terms")
     recipe = {"covariance": "profiled", "fm_weight": 0.1, "energy_weight": 0.01, "lora_rank": 2, "steps": 10}
     for key, value in recipe.items():

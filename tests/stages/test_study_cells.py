@@ -1,4 +1,4 @@
-"""Cells of the coupling study, through their programs on tiny settings."""
+"""Cells of the coupling and one-step studies, made by their programs on tiny settings."""
 
 import json
 from pathlib import Path
@@ -29,7 +29,7 @@ STUDY = {
 
 @pytest.fixture(scope="module")
 def studied(made: Project, tmp_path_factory: pytest.TempPathFactory) -> Project:
-    """A project with a few cells."""
+    """Return a project with a few cells of the coupling study."""
     project = made.copy(tmp_path_factory.mktemp("study") / "project")
     project.params("starter.pusht.study", STUDY)
     project.params("starter.pusht.evaluation.n_seeds", TEST_SEEDS)
@@ -52,7 +52,7 @@ def metrics(project: Project, row: str, nfe: int) -> dict[str, object]:
     return json.loads((folder / f"pusht_b-{row}-nfe{nfe}.json").read_text(encoding="utf-8"))
 
 
-def test_cells_are_evaluated_on_all_test_seeds_and_counted_from_the_base_model(studied: Project) -> None:
+def test_cells_use_all_test_seeds_and_count_steps_from_the_base_model(studied: Project) -> None:
     base = metrics(studied, "fm", 1)["train_steps"]
     assert isinstance(base, int)
     for row, nfe, steps in (("fm_continued", 1, 60), ("nearest", 2, None), ("reflow", 1, None)):
@@ -62,10 +62,10 @@ def test_cells_are_evaluated_on_all_test_seeds_and_counted_from_the_base_model(s
         assert trained in (steps, steps // 2) if steps else 0 < trained <= 60
     mip = metrics(studied, "mip", 2)["train_steps"]
     assert mip in ((base + 60) // 2, round((base + 60) // 2 / 2))  # two evaluations an update, from scratch
-    assert metrics(studied, "mip", 2)["spread_ratio"] == 0  # one answer to each observation
+    assert metrics(studied, "mip", 2)["spread_ratio"] == 0  # MIP is deterministic
 
 
-def test_the_table_and_the_report_are_made_of_what_is_there(studied: Project) -> None:
+def test_table_and_report_contain_the_evaluated_cells(studied: Project) -> None:
     reports = studied.root / "reports" / "starter"
     table = pd.read_csv(reports / "coupling_study.csv")
     assert sorted(zip(table["coupling"], table["nfe"], strict=True)) == sorted(
@@ -79,7 +79,7 @@ def test_the_table_and_the_report_are_made_of_what_is_there(studied: Project) ->
 
 
 @pytest.mark.parametrize(
-    ("row", "numbers", "said"),
+    ("row", "numbers", "error"),
     [
         ("nearest", ["1", "2"], "error: --nfe: given [1, 2], allowed for nearest: one number, which it is trained for"),
         (
@@ -90,22 +90,22 @@ def test_the_table_and_the_report_are_made_of_what_is_there(studied: Project) ->
         ),
     ],
 )
-def test_what_cannot_be_a_cell_is_refused(studied: Project, row: str, numbers: list[str], said: str) -> None:
+def test_invalid_cells_are_refused(studied: Project, row: str, numbers: list[str], error: str) -> None:
     refused = studied.run(*CELL, row, "--nfe", *numbers)
-    assert (refused.returncode, refused.stderr) == (2, f"{said}\n")
+    assert (refused.returncode, refused.stderr) == (2, f"{error}\n")
 
 
-def test_settings_are_tried_on_validation_seeds_and_noted_below_each_other(studied: Project) -> None:
+def test_tried_settings_are_recorded_on_validation_seeds(studied: Project) -> None:
     tried = ("stages.study", "try", "--scale", "starter", "--task", "pusht", "--method", "ft_fm", "--nfe", "2")
     before = studied.files("reports/starter/coupling_study")
     common = ["seeds=3", "coupling=nearest", "temperatures=[1.0, 0.5]"]
     for changes in (["lr=1e-2", "candidates=1"], ["ema_decay=0.5"]):
         studied.check(*tried, "--set", *common, *changes)
     noted = pd.read_csv(studied.root / "reports" / "starter" / "coupling_study_tried.csv")
-    said = " ".join(common)
-    assert list(noted["changed"]) == 4 * [f"{said} lr=1e-2 candidates=1"] + 4 * [f"{said} ema_decay=0.5"]
+    shared = " ".join(common)
+    assert list(noted["changed"]) == 4 * [f"{shared} lr=1e-2 candidates=1"] + 4 * [f"{shared} ema_decay=0.5"]
     assert sorted(noted["temperature"]) == 4 * [0.5] + 4 * [1.0]
-    # one candidate needs no search: more steps for the same compute
+    # one candidate needs no search, so it gets more steps for the same compute
     assert noted["train_steps"].iloc[:4].max() > noted["train_steps"].iloc[4:].max()
     assert (noted["n_seeds"] == 3).all()
     assert studied.files("reports/starter/coupling_study") == before
@@ -135,7 +135,7 @@ ONE_STEP: dict[str, Any] = {
 }
 
 
-def test_every_method_of_the_one_step_study_becomes_rows_of_one_table(studied: Project, tmp_path: Path) -> None:
+def test_one_step_study_tabulates_every_method(studied: Project, tmp_path: Path) -> None:
     project = studied.copy(tmp_path / "project")
     for key, value in ONE_STEP.items():
         of = project.value(f"starter.pusht.one_step.{key}")
@@ -156,7 +156,7 @@ def test_every_method_of_the_one_step_study_becomes_rows_of_one_table(studied: P
         table.loc[["imle", "fm"], "spread_ratio"] > 0
     ).all()
     assert set(table["temperature"]) <= {0.5, 1.0} and (table.loc[["regression", "mip"], "temperature"] == 1).all()
-    assert table["train_passes"].nunique() == 2  # that of the base model, and that of all that are compared
+    assert table["train_passes"].nunique() == 2  # one of the base model, one of all compared models
     answered = pd.read_csv(reports / "one_step_answers.csv")
     assert {"regression", "imle", "drifting", "lsd", "mip", "fm", "fm_continued"} == set(answered["against"])
     aggregated = pd.read_csv(reports / "one_step_aggregates.csv").set_index(["method", "nfe", "measure"])
@@ -165,10 +165,10 @@ def test_every_method_of_the_one_step_study_becomes_rows_of_one_table(studied: P
     assert all((reports / f"one_step{name}.svg").stat().st_size > 0 for name in ("", "_aggregates", "_profiles"))
     journals = list((project.root / ".flowtune" / "resume").rglob("validation-*.jsonl"))
     seeds = {json.loads(line)["seed"] for path in journals for line in path.read_text(encoding="utf-8").splitlines()}
-    assert seeds <= set(range(200_000, 200_100))  # nothing is chosen on test seeds, which begin at 100000
+    assert seeds <= set(range(200_000, 200_100))  # no choice uses test seeds, which begin at 100000
 
 
-def test_a_cell_starts_from_the_base_model_of_its_training_seed(studied: Project, tmp_path: Path) -> None:
+def test_cell_needs_the_base_model_of_its_training_seed(studied: Project, tmp_path: Path) -> None:
     refused = studied.run(*CELL[:-2], "9", "--row", "fm", "--nfe", "1")
     assert (
         refused.returncode == 2
@@ -180,14 +180,14 @@ def test_a_cell_starts_from_the_base_model_of_its_training_seed(studied: Project
     assert refused.returncode == 2 and "not found; `python -m stages.study base --help` says how" in refused.stderr
 
 
-def test_a_scale_without_a_study_says_so(made: Project) -> None:
+def test_scale_without_a_study_gives_an_error(made: Project) -> None:
     refused = made.run(*CELL, "fm", "--nfe", "1")
     assert refused.stderr.startswith(
         "error: data/inputs/starter/flow_matching-pusht.json: not found; `dvc repro resolve`"
     )
 
 
-def test_a_replica_is_another_model_in_a_place_of_its_own(made: Project, tmp_path: Path) -> None:
+def test_replica_is_another_model_in_its_own_folder(made: Project, tmp_path: Path) -> None:
     project = made.copy(tmp_path / "project")
     before = project.files("data/starter/pusht/pretrain")
     project.check("stages.train", "--scale", "starter", "--task", "pusht", "--method", "fm", "--replica", "7")
@@ -199,7 +199,7 @@ def test_a_replica_is_another_model_in_a_place_of_its_own(made: Project, tmp_pat
     assert (project.root / "reports/starter/selection/pusht-seed7.json").is_file()
 
 
-def test_precision_is_taken_apart_one_change_at_a_time(studied: Project) -> None:
+def test_precision_study_changes_one_factor_at_a_time(studied: Project) -> None:
     models = [f"data/starter/pusht/models/{name}.safetensors" for name in ("fm-nfe2", "ft_fm-nfe2")]
     studied.check("stages.study", "precision", "--scale", "starter", "--task", "pusht", "--models", *models)
     reports = studied.root / "reports" / "starter"
@@ -217,21 +217,19 @@ def test_precision_is_taken_apart_one_change_at_a_time(studied: Project) -> None
 
 
 @pytest.mark.parametrize(
-    ("models", "said"),
+    ("models", "error"),
     [
         (["data/checkpoints/starter/pusht/base-seed0.safetensors"], "a model of fm for 0 evaluations, allowed: fm and"),
         (2 * ["data/starter/pusht/models/fm-nfe2.safetensors"], "fm at NFE 2, as data/starter"),
         ([f"{ROOT}/data/checkpoints/lab/pusht/fm-nfe1.safetensors"], "checkpoint of another architecture: its net."),
     ],
 )
-def test_models_that_one_precision_table_cannot_hold_are_refused(
-    studied: Project, models: list[str], said: str
-) -> None:
+def test_precision_study_refuses_incompatible_models(studied: Project, models: list[str], error: str) -> None:
     refused = studied.run("stages.study", "precision", "--scale", "starter", "--task", "pusht", "--models", *models)
-    assert refused.returncode == 2 and said in refused.stderr and refused.stderr.count("\n") == 1
+    assert refused.returncode == 2 and error in refused.stderr and refused.stderr.count("\n") == 1
 
 
-def test_a_base_model_is_that_of_its_training_seed(studied: Project) -> None:
+def test_base_model_of_another_training_seed_is_refused(studied: Project) -> None:
     base = ("--train-seed", "1", "--model", "data/starter/pusht/base.safetensors")
     refused = studied.run("stages.study", "base", "--scale", "starter", "--task", "pusht", *base)
     assert refused.returncode == 2 and "allowed: ('starter', 'pusht', 'fm', 1, 0)" in refused.stderr

@@ -1,4 +1,4 @@
-"""The pipeline runs where a user's machine is nothing like the one that it was written on."""
+"""The pipeline runs in unusual environments."""
 
 import subprocess
 from pathlib import Path
@@ -16,7 +16,7 @@ PLAINEST = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", **ALON
 
 @pytest.fixture
 def project(sources: Project, tmp_path: Path) -> Project:
-    """The first stages of a project that a folder's name, its home, its locale and a proxy are against."""
+    """Return the first stages of a project with an odd folder name, no home, a plain locale and a dead proxy."""
     project = sources.copy(tmp_path / FOLDER, **NOWHERE, **PLAINEST)
     config = project.root / ".dvc" / "config"
     config.write_text(config.read_text(encoding="utf-8").replace("no_scm = true", ""), encoding="utf-8")
@@ -26,7 +26,7 @@ def project(sources: Project, tmp_path: Path) -> Project:
     return project
 
 
-def test_it_is_made_and_recorded_without_git_and_touches_nothing_outside(project: Project, tmp_path: Path) -> None:
+def test_repro_without_git_records_runs_and_writes_only_inside_the_project(project: Project, tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
     result = project.check("pipeline.orchestration.repro", "--jobs", "1", FLOWTUNE_TRACKING="on")
@@ -43,8 +43,8 @@ def test_it_is_made_and_recorded_without_git_and_touches_nothing_outside(project
     assert {(run.info.status, run.data.tags["git.commit"]) for run in runs} == {("FINISHED", "none")}
 
 
-def test_dvc_itself_makes_it_in_a_repository_without_a_commit(project: Project) -> None:
+def test_dvc_repro_works_in_a_repository_without_a_commit(project: Project) -> None:
     subprocess.run(["git", "init", "-q"], cwd=project.root, check=True)
-    result = project.check("dvc", "repro", PYTHONUTF8="1")  # without it DVC finds no file in a folder named so
+    result = project.check("dvc", "repro", PYTHONUTF8="1")  # without it DVC finds no files in a folder of this name
     assert len(executed(result.stdout)) == len(STAGES)
     assert (project.root / ".flowtune" / "dvc" / "repo").is_dir()

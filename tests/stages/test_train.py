@@ -1,4 +1,4 @@
-"""Which kind of stage trains a method, and what is said of one that there is not."""
+"""The choice of the stage kind that trains a method."""
 
 import re
 
@@ -9,7 +9,7 @@ from pipeline.utils.errors import UserError
 from stages.train import IMAGES, IMAGES_NFE, ROBOT, ROBOT_NFE, kind_of
 
 
-def test_every_kind_that_train_runs_is_asked_for_by_a_method() -> None:
+def test_every_training_kind_is_reachable_by_a_method() -> None:
     asked = {kind for table in (ROBOT, ROBOT_NFE, IMAGES, IMAGES_NFE) for kind in table.values()}
     assert asked == {name for name, kind in KINDS.items() if kind.program == "train"}
     assert (kind_of("pusht", "fm", None), kind_of("pusht", "fm", 1)) == ("pretrain", "finetune")
@@ -20,7 +20,7 @@ def test_every_kind_that_train_runs_is_asked_for_by_a_method() -> None:
 
 
 @pytest.mark.parametrize(
-    ("task", "method", "nfe", "said"),
+    ("task", "method", "nfe", "error"),
     [
         ("pusht", "ftfm", 1, "given 'ftfm' with --nfe, allowed for pusht: fm, ddpm; with --nfe fm, ft_fm, resft_fm, "),
         ("pusht", "ft_fm", None, "given 'ft_fm' without --nfe, allowed for pusht: fm, ddpm; with --nfe fm, ft_fm"),
@@ -28,6 +28,8 @@ def test_every_kind_that_train_runs_is_asked_for_by_a_method() -> None:
         ("digits", None, None, "given none, allowed for digits: "),
     ],
 )
-def test_what_is_not_trained_is_one_line(task: str, method: str | None, nfe: int | None, said: str) -> None:
-    with pytest.raises(UserError, match=f"^--method: {re.escape(said)}[^\n]*$"):
+def test_unknown_method_is_refused_with_the_allowed_ones(
+    task: str, method: str | None, nfe: int | None, error: str
+) -> None:
+    with pytest.raises(UserError, match=f"^--method: {re.escape(error)}[^\n]*$"):
         kind_of(task, method, nfe)

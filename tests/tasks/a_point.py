@@ -1,4 +1,4 @@
-"""A task outside the library, in one file: move a point to the origin; demonstrations are made as they are read."""
+"""A task in one file outside the library: move a point to the origin."""
 
 from pathlib import Path
 
@@ -29,7 +29,7 @@ class Point:
 
 
 def read(path: Path) -> Demonstrations:
-    """Straight to the origin from each of the starts in the file."""
+    """Make a straight path to the origin from each start in the file."""
     starts = np.loadtxt(path).reshape(EPISODES, 1, 2)
     places = (starts * np.linspace(1, 0.1, STEPS)[:, None]).reshape(-1, 2)
     return Demonstrations(
@@ -38,7 +38,7 @@ def read(path: Path) -> Demonstrations:
 
 
 def encode(states: NDArray[np.floating]) -> NDArray[np.float32]:
-    """The place itself."""
+    """Return the position."""
     return np.asarray(states).astype(np.float32)
 
 

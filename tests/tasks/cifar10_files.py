@@ -1,4 +1,4 @@
-"""Small sets in the very format of CIFAR-10's Python version, whose files Python 2 pickled."""
+"""Small data sets in the format of CIFAR-10's Python version, which Python 2 pickled."""
 
 import io
 import struct
@@ -13,13 +13,13 @@ N = 5 * PER_BATCH
 
 
 def make_images() -> tuple[NDArray[np.uint8], NDArray[np.uint8]]:
-    """(20, 3, 32, 32) and (20,), two images of each class."""
+    """Return images (20, 3, 32, 32) and labels (20,), two of each class."""
     images = np.random.default_rng(0).integers(0, 256, (N, 3, 32, 32), dtype=np.uint8)
     return images, (np.arange(N) % 10).astype(np.uint8)
 
 
 def make_batches() -> dict[str, bytes]:
-    """``make_images`` as five files, by their names."""
+    """Return ``make_images`` as five batch files by name."""
     images, labels = make_images()
     return {
         f"data_batch_{1 + start // PER_BATCH}": pickled(
@@ -30,7 +30,7 @@ def make_batches() -> dict[str, bytes]:
 
 
 def pickled(data: NDArray[np.uint8], labels: list[int], kind: bytes = b"u1") -> bytes:
-    """One batch as Python 2's cPickle and the numpy of 2009 wrote it, protocol 2: strings are bytes, align is 0."""
+    """Return one batch as Python 2's cPickle and numpy wrote it in 2009, by protocol 2: strings as bytes, align 0."""
     dtype = b"cnumpy\ndtype\n" + string(kind) + b"K\x00K\x01\x87R(K\x03" + string(b"|") + b"NNN"
     dtype += 2 * b"J\xff\xff\xff\xff" + b"K\x00tb"
     array = b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\nK\x00\x85" + string(b"b") + b"\x87R"
@@ -51,7 +51,7 @@ def number(value: int) -> bytes:
 
 
 def write_archive(path: Path, members: list[tuple[str, bytes]]) -> Path:
-    """A tar.gz of the files given by their whole names; ``-> name`` as content makes a link."""
+    """Write a tar.gz of files by their full names; the content ``-> name`` makes a link."""
     with tarfile.open(path, "w:gz") as archive:
         for name, content in members:
             member = tarfile.TarInfo(name)

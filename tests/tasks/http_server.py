@@ -1,4 +1,4 @@
-"""A web server on this machine that can be told to misbehave."""
+"""A local HTTP server with configurable faults."""
 
 import threading
 from collections.abc import Iterator
@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass
 class Server:
-    """What is served, how, and what was asked for."""
+    """The content and faults of a server, and the requests to it."""
 
     content: bytes
     url: str = ""
@@ -47,7 +47,7 @@ def _handler(server: Server) -> type[BaseHTTPRequestHandler]:
             self.wfile.write(body[: server.cut_after.pop(0)] if server.cut_after else body)
 
         def log_message(self, *_: Any) -> None:
-            """Keep the tests' output clean."""
+            """Log nothing."""
 
     return Handler
 

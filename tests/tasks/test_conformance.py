@@ -1,7 +1,7 @@
-"""What every task must do, whoever wrote it: ``FLOWTUNE_TASK=module:name pytest tests/tasks/test_conformance.py``.
+"""Requirements of every task; of your own: ``FLOWTUNE_TASK=module:name pytest tests/tasks/test_conformance.py``.
 
-The variable names one task, as a block's key ``task`` in params.yaml does, or a block with its scale, such as
-``metaworld.push``; without it, all of this project's are tried, and a block of another's environment.
+The variable names one task, as the key ``task`` in params.yaml does, or a block with its scale, such as
+``metaworld.push``. Without it all tasks of this project are tested, and the ``BLOCKS``.
 """
 
 import os
@@ -29,7 +29,7 @@ SEED, OTHER_SEED = 300_000, 300_001
 STEPS = 6
 
 BLOCKS = {"metaworld.pick_place": "metaworld"}
-"""Blocks of params.yaml, and the optional group of packages that has their simulator."""
+"""Blocks of params.yaml → the dependency group of their simulator."""
 
 NAMES = [os.environ["FLOWTUNE_TASK"]] if "FLOWTUNE_TASK" in os.environ else [*own_tasks(), *BLOCKS]
 
@@ -45,7 +45,7 @@ def task(request: pytest.FixtureRequest) -> Task:
 
 @pytest.fixture(scope="module")
 def demonstrations(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Demonstrations:
-    """Those of the first data set whose file is on this machine."""
+    """Return the demonstrations of the first data set whose file is on this machine."""
     for name, data_set in task.datasets.items():
         file = data_set.shipped or data_set.made or data_set.local
         if file is not None and Path(file).exists():
@@ -54,7 +54,7 @@ def demonstrations(task: Task, tmp_path_factory: pytest.TempPathFactory) -> Demo
 
 
 def environments(task: Task) -> Iterator[tuple[EnvSpec, Env]]:
-    """Each way to evaluate the task, with an environment as a worker process makes it."""
+    """Yield each environment of the task, made from a pickled factory as in a worker process."""
     for spec in task.envs.values():
         yield spec, pickle.loads(pickle.dumps(spec.factory().make_env))()
 
@@ -66,11 +66,11 @@ def played(task: Task, spec: EnvSpec, env: Env, actions: NDArray[np.floating], s
 
 
 def some_actions(demonstrations: Demonstrations) -> NDArray[np.float32]:
-    """Actions that nobody would take one after the other, within what is seen in the data."""
+    """Return demonstrated actions in random order."""
     return np.random.default_rng(0).permutation(demonstrations.action)[:STEPS]
 
 
-def test_it_says_what_it_is(task: Task) -> None:
+def test_task_description_is_complete(task: Task) -> None:
     assert task.title and task.datasets and task.observations and task.action_dim >= 1
     assert all(data_set.title and data_set.licence and data_set.citation for data_set in task.datasets.values())
     assert "" not in task.envs or len(task.envs) == 1
@@ -80,13 +80,15 @@ def test_it_says_what_it_is(task: Task) -> None:
         assert set(task.paper.columns) <= set(task.envs) and set(task.paper.observations) <= set(task.observations)
     if task.expert:
         found = find(task.expert)
-        assert isinstance(found, Expert) or callable(found), "an expert, or what makes one of a block custom"
+        assert isinstance(found, Expert) or callable(found), (
+            "an expert, or a function that makes one from a block custom"
+        )
 
 
-def test_an_offline_task_says_so(task: Task) -> None:
+def test_offline_task_has_no_environments(task: Task) -> None:
     assert task.offline == (not task.envs) == (not task.evaluations("block"))
     if task.offline:
-        assert task.options is None and not task.subtasks, "of a simulation, and there is none"
+        assert task.options is None and not task.subtasks, "options and subtasks need a simulation"
 
 
 def test_demonstrations_fit_the_task(task: Task, demonstrations: Demonstrations) -> None:
@@ -101,7 +103,7 @@ def test_demonstrations_fit_the_task(task: Task, demonstrations: Demonstrations)
         assert (action >= low).all() and (action <= high).all()
 
 
-def test_observations_have_their_dimensions_whatever_the_batch(task: Task, demonstrations: Demonstrations) -> None:
+def test_observations_do_not_depend_on_the_batch_shape(task: Task, demonstrations: Demonstrations) -> None:
     states = demonstrations.state[:6]
     for kind in task.observations.values():
         encoded = kind.encode(states)
@@ -114,7 +116,7 @@ def test_observations_have_their_dimensions_whatever_the_batch(task: Task, demon
             np.testing.assert_array_equal(kind.render(states[:1]), images[:1])
 
 
-def test_what_is_normalised_comes_back_and_spans_the_unit_box(task: Task, demonstrations: Demonstrations) -> None:
+def test_normalisation_is_invertible_and_stays_in_the_unit_box(task: Task, demonstrations: Demonstrations) -> None:
     encoded = {name: kind.encode(demonstrations.state) for name, kind in task.observations.items()}
     for name, values in {**encoded, "action": demonstrations.action}.items():
         data = torch.from_numpy(values)
@@ -127,7 +129,7 @@ def test_what_is_normalised_comes_back_and_spans_the_unit_box(task: Task, demons
         assert bool((normalized.amax(0) - normalized.amin(0) > 0).any()), f"{name}: nothing varies"
 
 
-def test_environments_see_and_are_given_what_demonstrations_hold(task: Task, demonstrations: Demonstrations) -> None:
+def test_environments_match_the_demonstrations(task: Task, demonstrations: Demonstrations) -> None:
     for spec, env in environments(task):
         transitions = played(task, spec, env, some_actions(demonstrations), SEED)
         for transition in transitions:
@@ -136,8 +138,8 @@ def test_environments_see_and_are_given_what_demonstrations_hold(task: Task, dem
             assert 0 <= transition.score <= 1
 
 
-def test_a_seed_gives_the_same_episode_again_to_the_bit(task: Task, demonstrations: Demonstrations) -> None:
-    """In the same environment, after another episode, and in another one."""
+def test_episodes_are_reproducible_by_seed(task: Task, demonstrations: Demonstrations) -> None:
+    """Repeat an episode in the same environment after another episode, and in a new environment."""
     actions = some_actions(demonstrations)
     for (spec, env), (_, other) in zip(environments(task), environments(task), strict=True):
         first = played(task, spec, env, actions, SEED)

@@ -1,4 +1,4 @@
-"""Push-T demonstrations: every format read alike, and every defect named in one line."""
+"""Push-T demonstrations: equal from every format, and a one-line error for every defect."""
 
 import os
 import shutil
@@ -32,7 +32,7 @@ def good_arrays() -> Arrays:
 
 
 def write(path: Path, arrays: Arrays, zarr_format: Literal[2, 3] = 2, shard: int | None = None) -> Path:
-    """Write as the format the name says: .npz, .zarr (a folder) or .zarr.zip. shard: rows of a shard of zarr 3."""
+    """Write .npz, .zarr (a folder) or .zarr.zip, by the suffix. shard: rows of a shard of zarr 3."""
     if path.suffix == ".npz":
         np.savez(path, **arrays)  # type: ignore[arg-type]
         return path
@@ -48,9 +48,7 @@ def write(path: Path, arrays: Arrays, zarr_format: Literal[2, 3] = 2, shard: int
 
 @pytest.mark.parametrize("name", ["d.npz", "d.zarr", "d.zarr.zip"])
 @pytest.mark.parametrize("renamed", [False, True])
-def test_every_format_gives_the_same_demonstrations_whatever_the_file_is_called(
-    tmp_path: Path, name: str, renamed: bool
-) -> None:
+def test_all_formats_give_the_same_demonstrations_under_any_file_name(tmp_path: Path, name: str, renamed: bool) -> None:
     expected = good_arrays()
     path = write(tmp_path / name, expected)
     if renamed:
@@ -66,7 +64,7 @@ def test_every_format_gives_the_same_demonstrations_whatever_the_file_is_called(
             demonstrations.episode(outside)
 
 
-def test_content_hash_is_of_values_not_of_storage(tmp_path: Path) -> None:
+def test_content_hash_depends_on_values_not_on_storage(tmp_path: Path) -> None:
     arrays = good_arrays()
     reference = read_pusht(write(tmp_path / "a.zarr", arrays)).content_sha256()
     wider: Arrays = {
@@ -103,15 +101,11 @@ def nan_in_action() -> NDArray[np.generic]:
         ("action", np.ones((29, 2), np.float32), "array action has 29 rows, expected 30"),
         ("episode_ends", np.array([7, 7, 30]), "does not increase strictly from above 0 .at index 1"),
         ("episode_ends", np.array([-1, 30]), "does not increase strictly from above 0 .at index 0"),
-        (
-            "episode_ends",
-            np.array([7, 19, 29]),
-            "array (action|state) has 30 rows, expected 29, where episode_",
-        ),
+        ("episode_ends", np.array([7, 19, 29]), "array (action|state) has 30 rows, expected 29, where episode_"),
         ("episode_ends", np.array([7.0, 30.0]), "episode_ends is float64"),
     ],
 )
-def test_each_defect_is_one_line_naming_file_and_array(
+def test_each_defect_gives_a_one_line_error(
     tmp_path: Path, name: str, key: str, value: NDArray[np.generic] | None, message: str
 ) -> None:
     arrays = good_arrays()
@@ -126,7 +120,7 @@ def test_each_defect_is_one_line_naming_file_and_array(
     assert "\n" not in str(caught.value)
 
 
-def test_a_lost_chunk_is_noticed_not_read_as_zeros(tmp_path: Path) -> None:
+def test_missing_chunk_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "d.zarr", good_arrays())
     (path / "data" / "state" / "1.0").unlink()
     with pytest.raises(UserError, match="array data/state lacks 1 of its 3 chunks"):
@@ -134,17 +128,16 @@ def test_a_lost_chunk_is_noticed_not_read_as_zeros(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["d.zarr", "d.zarr.zip"])
-@pytest.mark.parametrize(
-    "shard", [None, 10, 20, 40]
-)  # 30 rows: one chunk a shard, a shard half full, one that is larger
-def test_shards_of_zarr_3_are_read_alike(tmp_path: Path, name: str, shard: int | None) -> None:
+# of 30 rows and chunks of 10: a shard for each chunk, a shard half full, one larger than the array
+@pytest.mark.parametrize("shard", [None, 10, 20, 40])
+def test_zarr_3_shards_are_read(tmp_path: Path, name: str, shard: int | None) -> None:
     expected = good_arrays()
     demonstrations = read_pusht(write(tmp_path / name, expected, 3, shard))
     np.testing.assert_array_equal(demonstrations.state, expected["state"])
     np.testing.assert_array_equal(demonstrations.episode_ends, expected["episode_ends"])
 
 
-def test_a_lost_shard_is_noticed_as_a_lost_chunk_is(tmp_path: Path) -> None:
+def test_missing_shard_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "d.zarr", good_arrays(), 3, 20)
     (path / "data/state/c/1/0").unlink()
     with pytest.raises(UserError, match="array data/state lacks 1 of its 2 shards; fetch it anew"):
@@ -154,7 +147,7 @@ def test_a_lost_shard_is_noticed_as_a_lost_chunk_is(tmp_path: Path) -> None:
         read_pusht(path)
 
 
-def test_damaged_files_are_named(tmp_path: Path) -> None:
+def test_damaged_files_are_refused(tmp_path: Path) -> None:
     chunk = write(tmp_path / "d.zarr", good_arrays()) / "data" / "state" / "0.0"
     chunk.write_bytes(b"damaged")
     with pytest.raises(UserError, match="array data/state cannot be read"):
@@ -173,7 +166,7 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
         read_pusht(tmp_path / "absent")
 
 
-def test_one_damaged_chunk_of_many_is_one_line_with_no_other_output(tmp_path: Path) -> None:
+def test_damaged_chunk_gives_one_line_and_no_other_output(tmp_path: Path) -> None:
     arrays = good_arrays()
     arrays["state"] = np.ones((2000, 5), np.float32)
     path = write(tmp_path / "d.zarr", arrays)
@@ -188,7 +181,7 @@ def test_one_damaged_chunk_of_many_is_one_line_with_no_other_output(tmp_path: Pa
     assert result.stderr == ""
 
 
-def test_an_array_path_that_is_a_group_is_named(tmp_path: Path) -> None:
+def test_group_in_place_of_an_array_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path / "d.zarr", good_arrays())
     shutil.rmtree(path / "data" / "action")
     zarr.open_group(path, mode="a", zarr_format=2).create_group("data/action")
@@ -197,7 +190,7 @@ def test_an_array_path_that_is_a_group_is_named(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif("FLOWTUNE_MIRROR" not in os.environ, reason="needs the public data: set FLOWTUNE_MIRROR")
-def test_public_file_is_what_is_pinned() -> None:
+def test_public_file_matches_its_pinned_hash() -> None:
     demonstrations = read_pusht(Path(os.environ["FLOWTUNE_MIRROR"]) / "pusht_cchi_v7_replay.zarr.zip")
     assert demonstrations.content_sha256() == load_task("pusht").datasets["pusht_human"].content_sha256
     assert demonstrations.state.shape == (25650, 5)

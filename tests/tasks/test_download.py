@@ -1,4 +1,4 @@
-"""Data sets: fetched whole from the first source that has the right one, or not at all."""
+"""Fetching data sets: complete from the first valid source, or not at all."""
 
 import hashlib
 import os
@@ -62,7 +62,7 @@ def server(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iter
 
 @pytest.fixture
 def toy(store: Path, tmp_path: Path, server: Server) -> Dataset:
-    """A data set published as zip, as folder, and as another zip that also has an address."""
+    """Return a data set published as a zip, as a folder, and as another zip that also has a URL."""
     zipped = zip_store(store, tmp_path / "made" / "toy.zarr.zip")
     return Dataset(
         title="",
@@ -91,11 +91,11 @@ def no_sleep(_: float) -> None:
 def check_fetched(destination: Path, data_set: Dataset) -> None:
     assert read_pusht(destination).content_sha256() == data_set.content_sha256
     assert not (destination / "data" / "img").exists()
-    assert list(destination.parent.iterdir()) == [destination], "nothing else stays behind"
+    assert list(destination.parent.iterdir()) == [destination], "no other files remain"
 
 
 @pytest.mark.parametrize("form", ["toy.zarr.zip", "toy.zarr", "toy.zip"])
-def test_every_form_is_taken_from_the_mirror_without_network(
+def test_every_published_form_is_taken_from_the_mirror(
     toy: Dataset, store: Path, mirror: Path, server: Server, destination: Path, form: str
 ) -> None:
     if form == "toy.zarr":
@@ -110,7 +110,7 @@ def test_every_form_is_taken_from_the_mirror_without_network(
 
 
 @pytest.mark.parametrize("with_mirror", [False, True])
-def test_the_official_address_is_the_fallback(
+def test_download_is_the_fallback(
     toy: Dataset, mirror: Path, server: Server, destination: Path, with_mirror: bool
 ) -> None:
     server.cut_after = [300]
@@ -119,7 +119,7 @@ def test_the_official_address_is_the_fallback(
     assert server.ranges == [None, "bytes=300-"]
 
 
-def test_what_a_killed_process_left_is_replaced(toy: Dataset, store: Path, mirror: Path, destination: Path) -> None:
+def test_leftovers_of_a_killed_process_are_replaced(toy: Dataset, store: Path, mirror: Path, destination: Path) -> None:
     shutil.copytree(store, mirror / "toy.zarr")
     for name in ("demonstrations", ".demonstrations.fresh", ".demonstrations.former"):
         shutil.copytree(store, destination.with_name(name))
@@ -127,7 +127,7 @@ def test_what_a_killed_process_left_is_replaced(toy: Dataset, store: Path, mirro
     check_fetched(destination, toy)
 
 
-def test_a_wrong_checksum_and_a_truncated_zip_are_passed_over(
+def test_invalid_mirror_files_are_skipped_and_reported(
     toy: Dataset, store: Path, mirror: Path, server: Server, destination: Path
 ) -> None:
     zip_store(make_store(mirror / "other", seed=1), mirror / "toy.zarr.zip")
@@ -150,7 +150,7 @@ def test_a_wrong_checksum_and_a_truncated_zip_are_passed_over(
     check_fetched(destination, toy)
 
 
-def test_failure_leaves_the_former_result_alone(toy: Dataset, server: Server, destination: Path) -> None:
+def test_failed_fetch_keeps_the_previous_result(toy: Dataset, server: Server, destination: Path) -> None:
     fetch("toy", toy, destination)
     server.statuses = [403]
     with pytest.raises(UserError, match=r"no mirror \(FLOWTUNE_MIRROR is not set\); .*HTTP 403"):
@@ -158,7 +158,7 @@ def test_failure_leaves_the_former_result_alone(toy: Dataset, server: Server, de
     check_fetched(destination, toy)
 
 
-def test_a_wrong_download_is_not_kept(toy: Dataset, server: Server, destination: Path) -> None:
+def test_invalid_download_is_discarded(toy: Dataset, server: Server, destination: Path) -> None:
     right, server.content = server.content, b"<html>log in first</html>"
     with pytest.raises(UserError, match="is not a whole zip archive"):
         fetch("toy", toy, destination)
@@ -172,7 +172,7 @@ def test_a_wrong_download_is_not_kept(toy: Dataset, server: Server, destination:
     ("defect", "message"),
     [("episode_ends", "array meta/episode_ends is missing"), ("nan", "episode 0: action holds NaN")],
 )
-def test_defects_inside_the_set_name_the_source(
+def test_defects_in_the_data_name_the_source(
     toy: Dataset, store: Path, mirror: Path, server: Server, destination: Path, defect: str, message: str
 ) -> None:
     broken = shutil.copytree(store, mirror / "toy.zarr")
@@ -186,7 +186,7 @@ def test_defects_inside_the_set_name_the_source(
     assert list(destination.parent.iterdir()) == []
 
 
-def test_an_escaping_archive_writes_nothing(
+def test_archive_with_path_escape_writes_nothing(
     toy: Dataset, mirror: Path, server: Server, destination: Path, tmp_path: Path
 ) -> None:
     with zipfile.ZipFile(mirror / "toy.zip", "w") as file:
@@ -206,7 +206,7 @@ def shipped(tmp_path: Path) -> Dataset:
     return replace(PUSHT["pusht_starter"], shipped=path)
 
 
-def test_a_shipped_set_is_copied_after_its_check(shipped: Dataset, destination: Path) -> None:
+def test_shipped_set_is_copied_after_its_checksum(shipped: Dataset, destination: Path) -> None:
     path = shipped.shipped
     assert path
     fetch("toy", shipped, destination)
@@ -222,7 +222,7 @@ def test_a_shipped_set_is_copied_after_its_check(shipped: Dataset, destination: 
 
 
 @pytest.mark.skipif("FLOWTUNE_MIRROR" not in os.environ, reason="needs the public data: set FLOWTUNE_MIRROR")
-def test_the_public_set_from_the_mirror(destination: Path) -> None:
+def test_public_set_is_fetched_from_the_mirror(destination: Path) -> None:
     fetch("pusht_human", PUSHT["pusht_human"], destination, Path(os.environ["FLOWTUNE_MIRROR"]))
     check_fetched(destination, PUSHT["pusht_human"])
 
@@ -231,7 +231,7 @@ SHIPPED = [(name, data) for task in own_tasks() for name, data in load_task(task
 
 
 @pytest.mark.parametrize(("name", "data_set"), SHIPPED, ids=[name for name, _ in SHIPPED])
-def test_shipped_sets_are_small_whole_and_as_large_as_they_say(name: str, data_set: Dataset, destination: Path) -> None:
+def test_shipped_sets_are_small_and_complete(name: str, data_set: Dataset, destination: Path) -> None:
     assert data_set.shipped and data_set.shipped.stat().st_size <= 3_000_000
     demonstrations = data_set.read(fetch(name, data_set, destination))
     assert demonstrations.n_episodes == data_set.episodes

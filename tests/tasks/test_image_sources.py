@@ -1,4 +1,4 @@
-"""Sets of images: the same from every form and source, and nothing that only looks like them."""
+"""Fetching image data sets: equal from every source; invalid and malicious files are refused."""
 
 import hashlib
 import os
@@ -31,7 +31,7 @@ MD5S = {name: md5(content) for name, content in BATCHES.items()}
 
 
 def archive_members(batches: dict[str, bytes]) -> list[tuple[str, bytes]]:
-    """In an order of its own, with what else the official archive has."""
+    """Return members in reverse order, with the other files of the official archive."""
     members = [(f"{FOLDER}/{name}", content) for name, content in reversed(batches.items())]
     return [(f"{FOLDER}/batches.meta", b"no pickle"), *members, (f"{FOLDER}/test_batch", b"no pickle")]
 
@@ -55,7 +55,7 @@ def destination(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def server(archive: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    """Serves the archive, and ``cifar10`` is the small set in it."""
+    """Serve the archive, and let ``cifar10`` be the small set in it."""
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving(archive.read_bytes()) as server:
         published = (
@@ -78,10 +78,10 @@ def check_fetched(destination: Path) -> None:
     np.testing.assert_array_equal(fetched.labels, labels, strict=True)
     assert fetched.exact.all()
     assert fetched.name == "cifar10"
-    assert list(destination.parent.iterdir()) == [destination], "nothing else stays behind"
+    assert list(destination.parent.iterdir()) == [destination], "no other files remain"
 
 
-def test_every_form_gives_the_same_bytes(
+def test_every_source_gives_the_same_bytes(
     archive: Path, mirror: Path, server: Server, destination: Path, tmp_path: Path
 ) -> None:
     images, labels = make_images()
@@ -106,7 +106,7 @@ def test_every_form_gives_the_same_bytes(
     assert len(digests | {md5(destination.read_bytes())}) == 1
 
 
-def test_what_is_wrong_is_passed_over_and_named(mirror: Path, server: Server, destination: Path) -> None:
+def test_invalid_sources_are_skipped_and_reported(mirror: Path, server: Server, destination: Path) -> None:
     (mirror / ARCHIVE).write_bytes(server.content[:-50])
     write_folder(mirror / FOLDER, BATCHES | {"data_batch_3": BATCHES["data_batch_2"]})
     images, labels = make_images()
@@ -138,13 +138,13 @@ def test_what_is_wrong_is_passed_over_and_named(mirror: Path, server: Server, de
 
 
 @pytest.mark.parametrize("size", [0, 10, 30_000])
-def test_a_truncated_archive_is_named(archive: Path, size: int) -> None:
+def test_truncated_archive_is_refused(archive: Path, size: int) -> None:
     archive.write_bytes(archive.read_bytes()[:size])
     with pytest.raises(UserError, match=f"^{archive}: is not a whole tar.gz archive, truncated or damaged"):
         read_archive(archive, md5(archive.read_bytes()), MD5S)
 
 
-def test_damage_inside_an_archive_is_named(archive: Path) -> None:
+def test_damaged_archive_is_refused(archive: Path) -> None:
     whole = archive.read_bytes()
     archive.write_bytes(whole[:20_000] + bytes(200) + whole[20_200:])
     with pytest.raises(UserError, match=f"^{archive}: "):
@@ -159,7 +159,7 @@ def test_damage_inside_an_archive_is_named(archive: Path) -> None:
         ([("../data_batch_1", BATCHES["data_batch_1"])], "data_batch_1 is missing in it"),
     ],
 )
-def test_a_strange_archive_is_refused(
+def test_archive_with_unexpected_members_is_refused(
     tmp_path: Path, members: list[tuple[str, bytes]], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "here"
@@ -171,7 +171,7 @@ def test_a_strange_archive_is_refused(
     assert sorted(tmp_path.rglob("*")) == [folder, path], "nothing is unpacked"
 
 
-def test_a_file_larger_than_a_batch_can_be_is_not_read(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_oversized_batch_is_refused(archive: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.tasks.cifar10.MAX_BATCH_BYTES", 1000)
     with pytest.raises(UserError, match="too large"):
         read_archive(archive, md5(archive.read_bytes()), MD5S)
@@ -193,7 +193,7 @@ def test_a_malicious_pickle_is_refused(tmp_path: Path) -> None:
         read_batch(evil, "here")
     assert not list(tmp_path.iterdir())
     pickle.loads(evil)
-    assert (tmp_path / "evil").is_dir(), "the same pickle read by pickle itself does harm"
+    assert (tmp_path / "evil").is_dir(), "the same pickle is harmful when pickle reads it"
 
 
 @pytest.mark.parametrize(
@@ -210,14 +210,14 @@ def test_a_malicious_pickle_is_refused(tmp_path: Path) -> None:
         (pickled(np.zeros((1, 3072), np.uint8), [10]), r"labels: given int64 \(1,\), allowed: .*0 to 9"),
     ],
 )
-def test_other_pickles_are_refused(batch: bytes, message: str) -> None:
+def test_invalid_batches_are_refused(batch: bytes, message: str) -> None:
     with pytest.raises(UserError, match=f"^here: .*{message}") as caught:
         read_batch(batch, "here")
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.filterwarnings("ignore:dtype")  # numpy's, of align=0 in the official files, where pickle itself reads them
-def test_torchvision_reads_the_same(tmp_path: Path) -> None:
+@pytest.mark.filterwarnings("ignore:dtype")  # of numpy, about align=0, as in the official files
+def test_batches_are_read_as_by_torchvision(tmp_path: Path) -> None:
     datasets = pytest.importorskip("torchvision.datasets")
 
     class Small(datasets.CIFAR10):  # type: ignore[name-defined, misc]
@@ -233,7 +233,7 @@ def test_torchvision_reads_the_same(tmp_path: Path) -> None:
     assert ours.labels.tolist() == peer.targets
 
 
-def test_digits_come_without_network_and_lose_nothing(destination: Path) -> None:
+def test_digits_need_no_network_and_are_lossless(destination: Path) -> None:
     from sklearn.datasets import load_digits
 
     fetch_images("digits", destination)
@@ -246,7 +246,7 @@ def test_digits_come_without_network_and_lose_nothing(destination: Path) -> None
     np.testing.assert_array_equal(digits.labels, original.target)
 
 
-def test_unknown_set(destination: Path) -> None:
+def test_unknown_data_set_is_refused(destination: Path) -> None:
     with pytest.raises(UserError, match="data set 'mnist' is unknown; allowed are digits, cifar10"):
         fetch_images("mnist", destination)
 
@@ -255,7 +255,7 @@ def test_unknown_set(destination: Path) -> None:
     not (Path(os.environ.get("FLOWTUNE_MIRROR", "")) / NPZ).is_file(),
     reason=f"needs the public data: set FLOWTUNE_MIRROR to a folder with {NPZ}",
 )
-def test_the_real_set_from_the_mirror(destination: Path) -> None:
+def test_real_cifar10_is_fetched_from_the_mirror(destination: Path) -> None:
     fetch_images("cifar10", destination, Path(os.environ["FLOWTUNE_MIRROR"]))
     real = load_images(destination)
     assert real.images.shape == (50_000, 3, 32, 32)

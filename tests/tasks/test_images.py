@@ -1,4 +1,4 @@
-"""Images: kept the same to the byte, refused when they are something else, and what their bytes mean to a model."""
+"""Image files: deterministic storage, refusal of invalid arrays, conversion between bytes and floats."""
 
 import zipfile
 from dataclasses import replace
@@ -26,7 +26,7 @@ def images() -> Images:
     )
 
 
-def test_what_is_saved_is_loaded(images: Images, tmp_path: Path) -> None:
+def test_save_and_load_round_trip(images: Images, tmp_path: Path) -> None:
     images.save(tmp_path / "made" / "images.npz")
     loaded = load_images(tmp_path / "made" / "images.npz")
     for key in ("images", "labels", "exact"):
@@ -40,10 +40,10 @@ def test_equal_content_gives_equal_bytes(images: Images, tmp_path: Path) -> None
     replace(images, images=np.asfortranarray(images.images)).save(tmp_path / "b.npz")
     assert (tmp_path / "a.npz").read_bytes() == (tmp_path / "b.npz").read_bytes()
     with zipfile.ZipFile(tmp_path / "a.npz") as file:
-        assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}, "no clock in it"
+        assert {entry.date_time for entry in file.infolist()} == {(1980, 1, 1, 0, 0, 0)}, "no time of writing"
 
 
-def test_the_content_hash_sees_every_array_and_the_shape(images: Images) -> None:
+def test_content_hash_depends_on_every_array_and_the_shape(images: Images) -> None:
     variants = [
         images,
         replace(images, images=255 - images.images),
@@ -54,14 +54,14 @@ def test_the_content_hash_sees_every_array_and_the_shape(images: Images) -> None
     assert len({variant.content_sha256() for variant in variants}) == len(variants)
 
 
-def test_only_required_arrays_are_needed(images: Images, tmp_path: Path) -> None:
+def test_optional_arrays_may_be_absent(images: Images, tmp_path: Path) -> None:
     np.savez(tmp_path / "mine.npz", images=images.images, labels=images.labels)
     loaded = load_images(tmp_path / "mine.npz")
     assert loaded.exact.all()
     assert (loaded.name, loaded.note) == ("mine", "")
 
 
-def test_a_report_is_told_of_images_that_are_not_exact(images: Images) -> None:
+def test_note_counts_inexact_images(images: Images) -> None:
     assert images.note == "2 of 6 training images are JPEG decodes"
     assert replace(images, exact=np.arange(50_000) >= 73).note == "73 of 50 000 training images are JPEG decodes"
 
@@ -85,14 +85,14 @@ def test_a_report_is_told_of_images_that_are_not_exact(images: Images) -> None:
         ({"images": np.array([{}])}, "is damaged, or holds other than plain arrays"),
     ],
 )
-def test_other_arrays_are_refused(images: Images, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_invalid_arrays_are_refused(images: Images, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     arrays = {"images": images.images, "labels": images.labels, "exact": images.exact} | changes
     path = tmp_path / "images.npz"
     np.savez(path, **{key: array for key, array in arrays.items() if array is not None})
     check_refused(path, message)
 
 
-def test_other_files_are_refused(images: Images, tmp_path: Path) -> None:
+def test_invalid_files_are_refused(images: Images, tmp_path: Path) -> None:
     path = tmp_path / "images.npz"
     check_refused(path, "does not exist; expected an npz of images")
     images.save(path)
@@ -114,7 +114,7 @@ def check_refused(path: Path, message: str) -> None:
     assert "\n" not in str(caught.value)
 
 
-def test_bytes_and_floats_are_inverses_on_all_values() -> None:
+def test_all_byte_values_round_trip_through_floats() -> None:
     every = torch.arange(256, dtype=torch.uint8)
     floats = as_float(every)
     assert floats.dtype == torch.float32
@@ -129,12 +129,12 @@ def test_a_float_becomes_the_nearest_byte(x: float) -> None:
 
 
 @given(st.integers(2, 101), st.integers(0, 5))
-def test_halves_are_disjoint_equal_and_all_but_one_row_is_in_them(n: int, seed: int) -> None:
+def test_halves_are_disjoint_and_equal_in_size(n: int, seed: int) -> None:
     one, other = split_halves(n, seed)
     assert len(one) == len(other) == n // 2
     assert len({*one.tolist(), *other.tolist()} & set(range(n))) == 2 * (n // 2)
 
 
-def test_halves_follow_the_seed() -> None:
+def test_halves_depend_on_the_seed() -> None:
     assert np.array_equal(split_halves(100, 0)[0], split_halves(100, 0)[0])
     assert not np.array_equal(split_halves(100, 0)[0], split_halves(100, 1)[0])

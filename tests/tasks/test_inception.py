@@ -1,4 +1,4 @@
-"""Fetching the Inception weights; the real ones are 96 MB, so a stand-in has their name and another checksum."""
+"""Fetching the Inception weights, with small content in place of the real 96 MB."""
 
 import hashlib
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         yield server
 
 
-def test_the_mirror_comes_before_the_download_and_a_right_file_before_both(server: Server, tmp_path: Path) -> None:
+def test_valid_file_precedes_mirror_and_mirror_precedes_download(server: Server, tmp_path: Path) -> None:
     (tmp_path / NAME).write_bytes(CONTENT)
     destination = tmp_path / "out" / NAME
     assert fetch_inception(destination, tmp_path).read_bytes() == CONTENT
@@ -38,7 +38,7 @@ def test_the_mirror_comes_before_the_download_and_a_right_file_before_both(serve
     assert list(destination.parent.iterdir()) == [destination]
 
 
-def test_no_source_gives_one_line_with_each_place_and_the_remedy(server: Server, tmp_path: Path) -> None:
+def test_missing_weights_give_an_error_with_sources_and_remedy(server: Server, tmp_path: Path) -> None:
     server.statuses = [404]
     (tmp_path / NAME).write_bytes(b"other")
     with pytest.raises(UserError) as caught:
@@ -51,7 +51,7 @@ def test_no_source_gives_one_line_with_each_place_and_the_remedy(server: Server,
     assert f"Put one of {NAME} in a folder and set FLOWTUNE_MIRROR" in message
 
 
-def test_other_files_are_refused(tmp_path: Path) -> None:
+def test_missing_or_wrong_file_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=f"no such file; FID needs {NAME} there"):
         check_inception(tmp_path / NAME)
     (tmp_path / NAME).write_bytes(CONTENT)

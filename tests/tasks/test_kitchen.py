@@ -1,4 +1,4 @@
-"""Franka Kitchen: the reference's observation, control and scoring, and episodes that replay bit for bit."""
+"""Franka Kitchen: observation, control and scoring of the reference, and reproducible episodes."""
 
 import os
 import subprocess
@@ -28,18 +28,18 @@ Array = NDArray[np.float64]
 
 @cache
 def kitchen() -> Kitchen:
-    """One kitchen for all tests, in whatever state the test before left it."""
+    """Return a kitchen that all tests share, in any state."""
     return Kitchen()
 
 
 @cache
 def exact_kitchen() -> Kitchen:
-    """The same with perfect sensors."""
+    """Return a shared kitchen without sensor noise."""
     return Kitchen(noise_ratio=0.0)
 
 
 def wander(seed: int, steps: int) -> Array:
-    """Actions (steps, 9) that swing the arm about, into the furniture too."""
+    """Return actions (steps, 9) that swing the arm, also into the furniture."""
     drift = np.random.RandomState(seed).uniform(-0.15, 0.15, (steps, ACTION_DIM))
     return np.clip(np.cumsum(drift, axis=0), -1, 1)
 
@@ -50,7 +50,7 @@ def run(env: Kitchen, seed: int, actions: Array) -> Array:
 
 
 def placed(env: Kitchen, **elements: float) -> Array:
-    """Reset with some elements' joints a share (1: wholly) of the way to their goals; return the positions."""
+    """Reset with the elements' joints moved a share of the way to their goals (1: fully); return the positions."""
     positions, velocities = env._start
     positions = positions.copy()
     for name, share in elements.items():
@@ -60,7 +60,7 @@ def placed(env: Kitchen, **elements: float) -> Array:
     return positions
 
 
-def test_the_layout_is_the_references() -> None:
+def test_joint_layout_matches_the_reference() -> None:
     env = kitchen()
     model = env.simulation.model
     names = [model.joint(i).name for i in range(model.njnt)]
@@ -82,7 +82,7 @@ def test_the_layout_is_the_references() -> None:
     np.testing.assert_array_equal(encoded, np.stack([observation, observation]).astype(np.float32))
 
 
-def test_goals_noise_and_limits_are_those_of_the_simulation() -> None:
+def test_goals_noise_and_limits_match_gymnasium_robotics() -> None:
     from gymnasium_robotics.envs.franka_kitchen import kitchen_env
 
     robot = kitchen().simulation.robot_env
@@ -90,20 +90,20 @@ def test_goals_noise_and_limits_are_those_of_the_simulation() -> None:
     for name, (joints, goal) in GOALS.items():
         np.testing.assert_array_equal(joints, kitchen_env.OBS_ELEMENT_INDICES[name])
         np.testing.assert_array_equal(goal, kitchen_env.OBS_ELEMENT_GOALS[name])
-    # That file ends a column early: it counts the kettle's velocities, one fewer than its positions.
+    # its noise lacks the last column: it counts the kettle's velocities, one fewer than its positions
     np.testing.assert_array_equal(NOISE_AMPLITUDE[:29], robot.robot_pos_noise_amp)
     assert len(NOISE_AMPLITUDE) == 30
     assert robot.frame_skip == FRAME_SKIP and robot.dt == pytest.approx(CONTROL_SECONDS)
     np.testing.assert_array_equal(robot.act_rng, np.full(9, MAX_VELOCITY))
 
 
-def test_control_is_the_simulations_own_given_the_same_sensors() -> None:
+def test_control_matches_gymnasium_robotics_without_noise() -> None:
     env = Kitchen(noise_ratio=0.0)
     own = Kitchen(noise_ratio=0.0).simulation
     own.reset(seed=0)
     own.robot_env.robot_noise_ratio = 0.0
     own.robot_env._get_obs()
-    actions = wander(3, 60) * 1.5  # beyond the limits too
+    actions = wander(3, 60) * 1.5  # also beyond the limits
     mine = run(env, 0, actions)[1:, :30]
     theirs = []
     for action in actions:
@@ -113,7 +113,7 @@ def test_control_is_the_simulations_own_given_the_same_sensors() -> None:
     assert np.ptp(mine[:, :7], axis=0).max() > 1
 
 
-def test_noise_is_uniform_within_its_bounds_and_moves_the_servos_targets() -> None:
+def test_sensor_noise_is_uniform_and_affects_servo_targets() -> None:
     env = kitchen()
     errors = np.array([env.reset(seed=seed)[:30] - env._start[0] for seed in range(200)])
     assert (np.abs(errors) <= 0.1 * NOISE_AMPLITUDE).all()
@@ -123,7 +123,7 @@ def test_noise_is_uniform_within_its_bounds_and_moves_the_servos_targets() -> No
     np.testing.assert_allclose(env.simulation.data.ctrl[:7], sensed[:7], rtol=0, atol=1e-15)
 
 
-def test_three_seeds_rolled_twice_in_another_order_on_a_used_kitchen_are_identical() -> None:
+def test_episodes_do_not_depend_on_earlier_episodes() -> None:
     actions = {seed: wander(seed, 40) for seed in (1, 2, 3)}
     fresh = Kitchen()
     first = {seed: run(fresh, seed, actions[seed]) for seed in (1, 2, 3)}
@@ -131,10 +131,10 @@ def test_three_seeds_rolled_twice_in_another_order_on_a_used_kitchen_are_identic
     run(used, 9, wander(9, 17))
     for seed in (3, 1, 2):
         np.testing.assert_array_equal(run(used, seed, actions[seed]), first[seed])
-    assert not np.array_equal(first[1][0], first[2][0]), "the noise is the seed's"
+    assert not np.array_equal(first[1][0], first[2][0]), "the noise depends on the seed"
 
 
-def test_replays_bit_for_bit_in_a_fresh_process() -> None:
+def test_episode_replays_exactly_in_a_fresh_process() -> None:
     program = "from tests.tasks.test_kitchen import *\nprint(run(Kitchen(), 4, wander(4, 20)).tobytes().hex())"
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=REPOSITORY, capture_output=True, encoding="utf-8", check=True
@@ -143,7 +143,7 @@ def test_replays_bit_for_bit_in_a_fresh_process() -> None:
     assert bytes.fromhex(done.stdout) == run(kitchen(), 4, wander(4, 20)).tobytes()
 
 
-def test_a_stored_state_and_stored_actions_reproduce_the_stored_states_exactly() -> None:
+def test_stored_state_and_actions_reproduce_later_states_exactly() -> None:
     env, actions = exact_kitchen(), wander(0, 120)
     env.reset()
     states = [env.state()]
@@ -163,7 +163,7 @@ def test_a_stored_state_and_stored_actions_reproduce_the_stored_states_exactly()
                 np.testing.assert_array_equal(mine, stored)
 
 
-def test_a_noisy_demonstration_is_replayed_without_its_seed() -> None:
+def test_noisy_demonstration_replays_without_its_seed() -> None:
     env, actions = kitchen(), wander(6, 60).astype(np.float32)
     observations, positions = [env.reset(seed=11)], [env.simulation.data.qpos.copy()]
     for action in actions:
@@ -171,7 +171,7 @@ def test_a_noisy_demonstration_is_replayed_without_its_seed() -> None:
         positions.append(env.simulation.data.qpos.copy())
     stored = np.array(observations[:-1], dtype=np.float32)  # as in a public file
     replayed = env.replay(stored, actions)
-    # Files round positions to float32, 1e-7 of a radian; contacts amplify that.
+    # files round positions to float32, 1e-7 of a radian, and contacts amplify the error
     np.testing.assert_allclose(replayed, positions, rtol=0, atol=1e-3)
     env.reset(seed=12)
     for action in actions:
@@ -180,7 +180,7 @@ def test_a_noisy_demonstration_is_replayed_without_its_seed() -> None:
 
 
 @pytest.mark.parametrize("element", sorted(GOALS))
-def test_an_element_is_at_its_goal_within_the_distance(element: str) -> None:
+def test_element_is_completed_within_the_goal_distance(element: str) -> None:
     env = exact_kitchen()
     joints, goal = GOALS[element]
     distance = np.linalg.norm(env._start[0][list(joints)] - goal)
@@ -190,15 +190,15 @@ def test_an_element_is_at_its_goal_within_the_distance(element: str) -> None:
         assert env._at_goal() == expected
 
 
-def test_completed_elements_stay_completed_and_four_of_them_end_the_episode() -> None:
+def test_completed_elements_stay_completed_and_four_end_the_episode() -> None:
     env = exact_kitchen()
     data = env.simulation.data
     start = placed(env, microwave=1.0)
     assert env.completed == frozenset(), "nothing is completed before the first step"
     assert env.step(np.zeros(ACTION_DIM)).score == 0.25
-    data.qpos[:] = env._start[0]  # closed again
+    data.qpos[:] = env._start[0]  # closes the microwave
     assert env.step(np.zeros(ACTION_DIM)).score == 0.25
-    data.qpos[:] = start  # and opened a second time
+    data.qpos[:] = start  # opens it again
     assert env.step(np.zeros(ACTION_DIM)).score == 0.25
     placed(env, microwave=1.0, slide_cabinet=1.0, hinge_cabinet=1.0, kettle=1.0)
     step = env.step(np.zeros(ACTION_DIM))
@@ -212,7 +212,7 @@ def test_completed_elements_stay_completed_and_four_of_them_end_the_episode() ->
     assert env.step(np.zeros(ACTION_DIM)).score == 0.0
 
 
-def test_the_evaluation_runs_in_workers_as_here_and_ends_after_its_steps() -> None:
+def test_evaluation_in_workers_equals_in_process_and_ends_after_max_steps() -> None:
     described = load_task("kitchen").envs[""].factory(max_steps=6)
     results = []
     for workers in (0, 1):
@@ -226,7 +226,7 @@ def test_the_evaluation_runs_in_workers_as_here_and_ends_after_its_steps() -> No
     np.testing.assert_array_equal(there.observations, here.observations)
 
 
-def test_only_frames_need_opengl() -> None:
+def test_only_rendering_needs_opengl() -> None:
     program = (
         "import sys\nimport numpy as np\nfrom pipeline.tasks.kitchen.env import Kitchen\n"
         "env = Kitchen(frame_size=48)\nenv.reset(seed=0)\nenv.step(np.zeros(9))\n"

@@ -1,4 +1,4 @@
-"""Kitchen demonstrations: every public form read as it was written, padding left out, and every defect named."""
+"""Kitchen demonstrations: all public formats, without padding, and a one-line error for every defect."""
 
 import json
 import shutil
@@ -22,7 +22,7 @@ Episodes = list[tuple[Array, Array]]
 
 
 def made_up(lengths: list[int], seed: int = 0) -> Episodes:
-    """Episodes whose arm moves smoothly, float32: observations (T, 60) with a masked goal and actions (T, 9)."""
+    """Return episodes of a smoothly moving arm, float32: observations (T, 60) with a masked goal, actions (T, 9)."""
     generator = np.random.default_rng(seed)
     episodes = []
     for length in lengths:
@@ -33,7 +33,7 @@ def made_up(lengths: list[int], seed: int = 0) -> Episodes:
 
 
 def sequences(episodes: Episodes, padding: float = 0.0) -> dict[str, Array]:
-    """The arrays of the public files, steps first, float64, with ``padding`` after each episode."""
+    """Return the arrays of the public files: steps first, float64, ``padding`` after each episode."""
     longest = max(len(actions) for _, actions in episodes)
     arrays = {
         OBSERVATIONS: np.full((longest, len(episodes), 60), padding),
@@ -59,7 +59,7 @@ def zipped(folder: Path) -> Path:
 
 
 def log(positions: Array, controls: Array, nq: int = 30, name: bytes = b"franka", nmocap: int = 1) -> bytes:
-    """A relay-policy log: records of positions (R, nq) and controls (R, nu) 2 ms apart."""
+    """Return a relay-policy log: records of positions (R, nq) and controls (R, nu), 2 ms apart."""
     n, nu = len(positions), controls.shape[1]
     time = 0.002 * np.arange(n)[:, None]
     records = np.concatenate([time, positions, np.zeros((n, 29)), controls, np.full((n, 7 * nmocap + 2 + 1), 9.0)], 1)
@@ -67,7 +67,7 @@ def log(positions: Array, controls: Array, nq: int = 30, name: bytes = b"franka"
 
 
 def write_minari(root: Path, episodes: Episodes) -> Path:
-    """A data set of FrankaKitchen-v1 by minari itself; its 59 numbers hold a velocity, 7, where positions are not."""
+    """Write a FrankaKitchen-v1 data set with minari; of its 59 numbers those that are no positions are 7."""
     import gymnasium
     from minari import __version__
     from minari.data_collector import EpisodeBuffer
@@ -109,7 +109,7 @@ def refuse(path: Path, message: str) -> None:
 @pytest.mark.parametrize("padding", [0.0, 5.0, np.nan])
 @pytest.mark.parametrize("container", [lambda folder: folder, zipped])
 @pytest.mark.parametrize("dtype", [np.float64, np.float32, np.bool_])
-def test_sequences_are_read_without_their_padding(
+def test_sequences_are_read_without_padding(
     tmp_path: Path, padding: float, container: Callable[[Path], Path], dtype: type
 ) -> None:
     episodes = made_up([7, 12, 3])
@@ -120,7 +120,7 @@ def test_sequences_are_read_without_their_padding(
 
 @settings(max_examples=40, deadline=None)
 @given(lengths=st.lists(st.integers(2, 12), min_size=1, max_size=6), swapped=st.booleans(), seed=st.integers(0, 99))
-def test_the_axis_of_time_is_found_whatever_the_lengths(
+def test_time_axis_is_detected_for_any_lengths(
     tmp_path_factory: pytest.TempPathFactory, lengths: list[int], swapped: bool, seed: int
 ) -> None:
     episodes = made_up(lengths, seed)
@@ -132,7 +132,7 @@ def test_the_axis_of_time_is_found_whatever_the_lengths(
 
 @settings(max_examples=25, deadline=None)
 @given(lengths=st.lists(st.integers(2, 12), min_size=1, max_size=6), seed=st.integers(0, 99))
-def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, lengths: list[int], seed: int) -> None:
+def test_write_and_read_round_trip(tmp_path_factory: pytest.TempPathFactory, lengths: list[int], seed: int) -> None:
     episodes, folder = made_up(lengths, seed), tmp_path_factory.mktemp("kitchen")
     for name in ("a.zip", "b.zip"):
         write_kitchen(folder / name, [o for o, _ in episodes], [a for _, a in episodes])
@@ -145,7 +145,7 @@ def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, 
             np.testing.assert_array_equal(np.load(file).sum(axis=0), lengths)  # steps first
 
 
-def test_only_whole_episodes_are_written(tmp_path: Path) -> None:
+def test_invalid_episodes_are_not_written(tmp_path: Path) -> None:
     observations, actions = made_up([4])[0]
     for bad in (([], []), ([observations], [actions[:3]]), ([observations[:, :30]], [actions]), ([observations], [])):
         with pytest.raises(ValueError, match="episodes must be"):
@@ -181,7 +181,7 @@ def test_an_unmasked_goal_is_masked(tmp_path: Path) -> None:
     ],
 )
 @pytest.mark.filterwarnings("ignore:invalid value")
-def test_each_defect_of_sequences_is_one_line(
+def test_each_defect_of_sequences_gives_a_one_line_error(
     tmp_path: Path, name: str, change: Callable[[Array], Array | None], message: str
 ) -> None:
     arrays = sequences(made_up([4, 9, 6]))
@@ -191,7 +191,7 @@ def test_each_defect_of_sequences_is_one_line(
     refuse(save(tmp_path / "kitchen", arrays), message)
 
 
-def test_truncated_and_foreign_files_are_named(tmp_path: Path) -> None:
+def test_truncated_and_foreign_files_are_refused(tmp_path: Path) -> None:
     folder = save(tmp_path / "kitchen", sequences(made_up([4, 9])))
     archive = zipped(folder)
     whole = archive.read_bytes()
@@ -220,7 +220,7 @@ def test_two_sets_in_one_folder_are_ambiguous(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ghost", [0, 9])
 @pytest.mark.parametrize("container", [lambda folder: folder, zipped])
-def test_logs_become_control_steps(tmp_path: Path, container: Callable[[Path], Path], ghost: int) -> None:
+def test_relay_policy_logs_become_control_steps(tmp_path: Path, container: Callable[[Path], Path], ghost: int) -> None:
     generator, episodes = np.random.default_rng(0), []
     folder = tmp_path / "friday_microwave_kettle"
     folder.mkdir()
@@ -256,7 +256,7 @@ def test_logs_become_control_steps(tmp_path: Path, container: Callable[[Path], P
         (lambda _: log(np.full((90, 30), np.nan), np.zeros((90, 9))), "holds NaN or infinity, first at step 0"),
     ],
 )
-def test_an_unusable_log_is_left_out_and_counted_and_a_folder_of_none_other_refused(
+def test_invalid_logs_are_skipped_and_a_folder_without_valid_ones_is_refused(
     tmp_path: Path, damage: Callable[[bytes], bytes], message: str
 ) -> None:
     folder = tmp_path / "logs"
@@ -274,7 +274,7 @@ def test_an_unusable_log_is_left_out_and_counted_and_a_folder_of_none_other_refu
     refuse(folder, rf"/b\.mjl.*{message}")
 
 
-def test_a_log_that_an_archive_lost_a_part_of_is_left_out(tmp_path: Path) -> None:
+def test_damaged_log_in_an_archive_is_skipped(tmp_path: Path) -> None:
     folder = tmp_path / "logs"
     folder.mkdir()
     for name in ("a", "b"):
@@ -289,14 +289,14 @@ def test_a_log_that_an_archive_lost_a_part_of_is_left_out(tmp_path: Path) -> Non
         assert read_kitchen(archive).n_episodes == 1
 
 
-def test_a_minari_data_set_is_read_by_minari(tmp_path: Path) -> None:
+def test_minari_data_set_is_read(tmp_path: Path) -> None:
     episodes = made_up([5, 2, 8])
     root = write_minari(tmp_path / "mixed-v2", episodes)
     check(root, episodes)
     check(root / "data", episodes)
 
 
-def test_each_defect_of_a_minari_data_set_is_one_line(tmp_path: Path) -> None:
+def test_each_defect_of_a_minari_data_set_gives_a_one_line_error(tmp_path: Path) -> None:
     import h5py
 
     root = write_minari(tmp_path / "mixed-v2", made_up([5, 2]))

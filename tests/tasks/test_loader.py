@@ -1,4 +1,4 @@
-"""Finding tasks: this project's by name, others by module or file, families by their settings."""
+"""Loading tasks by name, module or file, and task families by their settings."""
 
 import hashlib
 import inspect
@@ -19,7 +19,6 @@ from tests.project import write_checksum
 from tests.tasks import test_conformance
 
 SIMULATORS = {"gymnasium", "gym_pusht", "pymunk", "mujoco", "robosuite", "robomimic", "minari", "zarr", "h5py", "torch"}
-CONFORMANCE = "tests/tasks/test_conformance.py"
 MINE = """
 from pydantic import BaseModel, ConfigDict
 
@@ -42,7 +41,7 @@ NUMBER = 3
 
 
 def put_outside(folder: Path) -> Path:
-    """A task that is one file outside the project, and its data set, in ``folder``."""
+    """Copy a task in one file and its data set to ``folder``; return the file."""
     path = Path(shutil.copy(ROOT / "tests" / "tasks" / "a_point.py", folder / "point_of_mine.py"))
     starts = folder / "starts.txt"
     np.savetxt(starts, np.random.default_rng(0).uniform(-1, 1, (6, 2)))
@@ -57,13 +56,13 @@ def mine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def test_the_projects_own_are_found_without_a_list_of_them() -> None:
+def test_own_tasks_are_discovered() -> None:
     assert own_tasks() == ("can", "kitchen", "lift", "pusht", "seattle_weather", "square", "transport")
     assert own_families() == ("custom",)
     assert all((ROOT / file_of(name)).is_file() for name in (*own_tasks(), *own_families()))
 
 
-def test_loading_a_task_loads_no_simulator_and_no_reader() -> None:
+def test_loading_a_task_imports_no_simulator_or_file_reader() -> None:
     program = "import sys; from pipeline.tasks.loader import load_task, own_tasks; [*map(load_task, own_tasks())];"
     source = {"path": "data/mine", "observation": {"pose": 3}, "action": {"action": 2}}
     given = {"datasets": {"mine": source}, "environment": {"id": "Walk-v0", "success": "solved", "max_steps": 9}}
@@ -73,7 +72,7 @@ def test_loading_a_task_loads_no_simulator_and_no_reader() -> None:
     assert done.stdout.split() == []
 
 
-def test_a_task_of_a_file_outside_the_project_is_found_by_its_path_and_then_by_its_module(mine: Path) -> None:
+def test_task_outside_the_project_is_found_by_path_and_by_module(mine: Path) -> None:
     assert load_task(f"{mine}:TASK").title == "Mine"
     assert load_task(f"{mine.stem}:TASK") is load_task(f"{mine}:TASK")
     assert file_of(f"{mine}:TASK") == file_of(f"{mine.stem}:TASK") == str(mine)
@@ -99,14 +98,16 @@ def test_a_task_of_a_file_outside_the_project_is_found_by_its_path_and_then_by_i
         ("{folder}/json.py:TASK", None, r"allowed: a file of another name; json is .*json/__init__\.py"),
     ],
 )
-def test_whatever_is_wrong_is_one_line(name: str, settings: dict[str, object] | None, line: str, mine: Path) -> None:
+def test_invalid_task_names_give_a_one_line_error(
+    name: str, settings: dict[str, object] | None, line: str, mine: Path
+) -> None:
     (mine.parent / "json.py").write_text(MINE, encoding="utf-8")
     with pytest.raises(UserError, match=line) as raised:
         load_task(name.format(mine=mine, folder=mine.parent), settings)
     assert "\n" not in str(raised.value)
 
 
-def test_the_conformance_suite_is_run_on_a_task_of_ones_own_as_the_readme_says(tmp_path: Path) -> None:
+def test_conformance_suite_passes_on_an_external_task(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/tasks/test_conformance.py"],
         cwd=ROOT,
@@ -130,7 +131,7 @@ def test_the_conformance_suite_is_run_on_a_task_of_ones_own_as_the_readme_says(t
         ("max(0.0, 1 - distance)", "1 - 9 * distance"),
     ],
 )
-def test_the_conformance_suite_finds_out_a_bad_task(old: str, new: str, tmp_path: Path) -> None:
+def test_conformance_suite_fails_on_a_bad_task(old: str, new: str, tmp_path: Path) -> None:
     path = put_outside(tmp_path)
     text = path.read_text(encoding="utf-8")
     assert old in text

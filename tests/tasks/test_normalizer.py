@@ -12,7 +12,7 @@ FINITE = st.floats(-1000, 1000, width=32)
 
 
 @given(st.lists(st.tuples(FINITE, FINITE, FINITE), min_size=2, max_size=20))
-def test_training_data_span_the_range_and_come_back(rows: list[tuple[float, float, float]]) -> None:
+def test_training_data_span_the_range_and_round_trip(rows: list[tuple[float, float, float]]) -> None:
     data = torch.tensor(rows)
     normalizer = Normalizer.fit(data)
     normalized = normalizer.normalize(data)
@@ -23,7 +23,7 @@ def test_training_data_span_the_range_and_come_back(rows: list[tuple[float, floa
     assert torch.allclose(normalizer.denormalize(normalized), data, atol=1e-3)
 
 
-def test_a_component_that_never_varies_is_only_centred() -> None:
+def test_constant_component_is_only_centred() -> None:
     normalizer = Normalizer.fit(torch.tensor([[5.0, 0.0], [5.0, 4.0]]))
     assert normalizer.normalize(torch.tensor([5.0, 2.0])).tolist() == [0.0, 0.0]
     assert normalizer.normalize(torch.tensor([6.0, 2.0])).tolist() == [1.0, 0.0]
@@ -37,7 +37,7 @@ def test_leading_dimensions_are_kept(shape: tuple[int, ...]) -> None:
     assert torch.equal(normalizer.denormalize(normalizer.normalize(x)), x)
 
 
-def test_it_travels_with_the_state_and_is_never_trained() -> None:
+def test_normalizer_is_saved_in_the_state_dict_and_has_no_parameters() -> None:
     normalizer = Normalizer.of(torch.tensor([1.0]), torch.tensor([3.0]))
     other = Normalizer(1)
     other.load_state_dict(normalizer.state_dict())

@@ -1,4 +1,4 @@
-"""Push-T: initial states, exact and legacy resets, keypoints, and simulations that replay bit for bit."""
+"""Push-T: initial states, exact and legacy resets, keypoints, and reproducible simulations."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ OVERLAPPING = np.array([300.0, 260.0, 300.0, 250.0, 1.0])
 
 
 def wander(seed: int, steps: int) -> np.ndarray:
-    """Targets (steps, 2) that run into the block."""
+    """Return targets (steps, 2) that make the agent hit the block."""
     return np.random.default_rng(seed).uniform(150, 350, (steps, 2))
 
 
@@ -33,8 +33,8 @@ def run(env: PushT, state: np.ndarray, actions: np.ndarray) -> np.ndarray:
     return np.array([[*step.observation, step.score] for step in map(env.step, actions)])
 
 
-def test_initial_states_are_those_of_the_published_generator() -> None:
-    # RandomState's stream is frozen by numpy; these are the values diffusion_policy's pusht runner starts from.
+def test_initial_states_match_the_published_generator() -> None:
+    # the initial state of diffusion_policy's pusht runner; numpy has frozen RandomState's stream
     np.testing.assert_allclose(initial_state("b", 100000), [235, 124, 335, 128, -0.9049274284], rtol=1e-9)
     for name, low, high in (("a", 200, 300), ("b", 100, 400)):
         states = np.stack([initial_state(name, seed) for seed in range(100000, 100500)])
@@ -45,24 +45,24 @@ def test_initial_states_are_those_of_the_published_generator() -> None:
 
 def test_exact_reset_places_the_block_and_legacy_moves_it() -> None:
     env = PushT()
-    # Nothing touches and nothing moves, so the one physics step of the reset changes nothing.
+    # without contact or motion, the physics step of the reset changes nothing
     np.testing.assert_allclose(env.reset(FREE, "exact"), FREE, rtol=0, atol=1e-9)
     legacy = env.reset(FREE, "legacy")
     assert np.linalg.norm(legacy[2:4] - FREE[2:4]) > 10
     assert legacy[4] == pytest.approx(FREE[4], abs=1e-12)
-    # The angle turned the block about its centre of mass: that point is where it was at angle 0.
+    # the legacy reset rotates the block about its centre of mass, which stays where it is at angle 0
     centre = np.array(env._env.block.center_of_gravity)
     cos, sin = np.cos(FREE[4]), np.sin(FREE[4])
     np.testing.assert_allclose(legacy[2:4] + [[cos, -sin], [sin, cos]] @ centre, FREE[2:4] + centre, atol=1e-9)
 
 
-def test_legacy_reset_is_gym_pushts_own() -> None:
+def test_legacy_reset_matches_gym_pusht() -> None:
     env, reference = PushT(), PushT()._env
     expected, _ = reference.reset(options={"reset_to_state": FREE})
     np.testing.assert_array_equal(env.reset(FREE, "legacy"), expected)
 
 
-def test_steps_are_gym_pushts_own_to_the_bit() -> None:
+def test_steps_match_gym_pusht_exactly() -> None:
     env = PushT()
     reference = gymnasium.make("gym_pusht/PushT-v0", obs_type="state").unwrapped
     solved = np.array([100, 100, 256 - 31.8, 256 - 45 + 31.8, np.pi / 4])  # legacy turns it about its centre of mass
@@ -84,7 +84,7 @@ def test_one_physics_step_pushes_an_overlapped_block_aside() -> None:
     assert 0 < np.linalg.norm(moved[2:4]) < 15
 
 
-def test_unknown_reset_order() -> None:
+def test_unknown_reset_order_is_refused() -> None:
     with pytest.raises(ValueError, match=r"'best'.*exact"):
         PushT().reset(FREE, "best")  # type: ignore[arg-type]
 
@@ -102,7 +102,7 @@ def test_episode_ends_by_success_or_after_max_steps() -> None:
     assert not close.success and 0.5 < close.score < 1.0
 
 
-def test_coverage_and_score_are_gym_pushts() -> None:
+def test_coverage_and_score_match_gym_pusht() -> None:
     env, generator = PushT(), np.random.default_rng(0)
     near = np.array([100, 100, *GOAL_POSE]) + generator.normal(size=(40, 5)) * [0, 0, 3, 3, 0.1]
     around = np.array([100, 100, *GOAL_POSE]) + generator.normal(size=(40, 5)) * [0, 0, 40, 40, 3]
@@ -119,7 +119,7 @@ def test_coverage_and_score_are_gym_pushts() -> None:
 
 
 @pytest.mark.parametrize("reused", [False, True])
-def test_two_simulations_share_nothing_and_a_reset_forgets_everything(reused: bool) -> None:
+def test_simulations_are_independent_and_reset_clears_all_state(reused: bool) -> None:
     actions, state = wander(0, 40), initial_state("b", 100003)
     alone = run(PushT(), state, actions)
     assert np.ptp(alone[:, 2]) > 1, "the block was pushed"
@@ -136,7 +136,7 @@ def test_two_simulations_share_nothing_and_a_reset_forgets_everything(reused: bo
     np.testing.assert_array_equal(np.array(beside), alone)
 
 
-def test_replays_bit_for_bit_in_a_fresh_process() -> None:
+def test_episode_replays_exactly_in_a_fresh_process() -> None:
     program = f"""
 import sys; sys.path[:0] = {sys.path!r}
 from {__name__} import PushT, initial_state, run, wander
@@ -146,7 +146,7 @@ sys.stdout.write(run(PushT(), initial_state("b", 100003), wander(0, 60)).tobytes
     assert bytes.fromhex(output) == run(PushT(), initial_state("b", 100003), wander(0, 60)).tobytes()
 
 
-def test_rendering_changes_nothing() -> None:
+def test_rendering_does_not_change_the_simulation() -> None:
     actions, env = wander(0, 20), PushT(frame_size=96)
     expected = run(env, FREE, actions)
     env.reset(FREE)
@@ -160,7 +160,7 @@ def test_rendering_changes_nothing() -> None:
     assert (frames[0] != frames[-1]).any()
 
 
-def test_keypoints_are_gym_pushts() -> None:
+def test_keypoints_match_gym_pusht() -> None:
     env = PushT()
     for seed in range(100000, 100010):
         env.reset(initial_state("b", seed))
@@ -169,13 +169,13 @@ def test_keypoints_are_gym_pushts() -> None:
         np.testing.assert_allclose(block_keypoints(np.array([*block.position, block.angle])), expected, atol=1e-9)
 
 
-def test_observations() -> None:
+def test_observation_kinds_have_their_values_and_dimensions() -> None:
     states = np.stack([initial_state("b", seed) for seed in range(6)]).reshape(2, 3, 5)
     for kind, dimension in OBSERVATION_DIM.items():
         observed = observe(states, kind)
         assert observed.shape == (2, 3, dimension) and observed.dtype == np.float32
         np.testing.assert_array_equal(observed[1, 2], observe(states[1, 2], kind))
-        # A whole turn is the same pose, which the raw angle would not say.
+        # a full turn is the same pose
         np.testing.assert_allclose(observe(states + np.array([0, 0, 0, 0, 2 * np.pi]), kind), observed, atol=1e-4)
     np.testing.assert_allclose(observe(FREE, "pose"), [100, 100, 300, 250, np.cos(1), np.sin(1)], rtol=1e-6)
     np.testing.assert_allclose(
@@ -185,7 +185,7 @@ def test_observations() -> None:
         observe(FREE, "image")  # type: ignore[arg-type]
 
 
-def test_evaluation_describes_its_episodes() -> None:
+def test_evaluation_gives_reset_arguments_and_step_limit() -> None:
     described = load_task("pusht").envs["a"].factory(PushTOptions(reset_order="legacy"), max_steps=2)
     arguments = described.reset_arguments(100001)
     np.testing.assert_array_equal(arguments["state"], initial_state("a", 100001))

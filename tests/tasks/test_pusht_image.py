@@ -1,4 +1,4 @@
-"""Push-T by camera: images are those that the demonstrations were recorded with, and functions of the state alone."""
+"""Push-T images: rendered from the state alone, as in the recorded demonstrations."""
 
 import os
 import shutil
@@ -30,8 +30,8 @@ def official() -> PushTImages:
     return open_pusht_images(archive)
 
 
-def test_drawn_images_are_the_recorded_ones(official: PushTImages) -> None:
-    """What differs is a few pixels, where the recording shows marks of contacts, which a state does not tell."""
+def test_rendered_images_match_the_recorded_ones(official: PushTImages) -> None:
+    """A few pixels differ: the recording shows marks of contacts, which are not in the state."""
     state = official.demonstrations.state
     rows = np.concatenate([np.arange(start, start + 100) for start in (0, 12_800, len(state) - 100)])
     with zarr.storage.ZipStore(official.path, mode="r") as store:
@@ -45,7 +45,7 @@ def test_drawn_images_are_the_recorded_ones(official: PushTImages) -> None:
     assert (differing == 0).mean() > 0.6
 
 
-def test_thick_lines_and_discs_are_pygames() -> None:
+def test_thick_lines_and_discs_match_pygame() -> None:
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")
     import pygame
 
@@ -69,23 +69,23 @@ def test_thick_lines_and_discs_are_pygames() -> None:
         )
 
 
-def test_images_shrink_as_opencv_shrinks_them() -> None:
+def test_downscaling_matches_opencv() -> None:
     cv2 = pytest.importorskip("cv2")
-    # Colours at random in all taps, and anything between them, which no image depends on.
+    # random colours, also between the taps, where they have no effect
     codes = np.random.default_rng(0).integers(len(_COLOURS), size=(512, 512))
     expected = cv2.resize(_COLOURS[codes].astype(np.uint8), (96, 96))
     taps = codes[np.ix_(_TAPS, _TAPS)].astype(np.uint8)
     np.testing.assert_array_equal(_shrink(taps[None])[0], expected)
 
 
-def test_an_image_depends_on_its_own_state_only() -> None:
+def test_image_depends_only_on_its_own_state() -> None:
     images = render(STATES)
     assert len({image.tobytes() for image in images}) == len(STATES)
     many = render(np.tile(STATES, (20, 1)).reshape(4, 20, 5))
     np.testing.assert_array_equal(many.reshape(80, 96, 96, 3), np.tile(images, (20, 1, 1, 1)))
 
 
-def test_what_is_drawn_lies_where_the_state_says() -> None:
+def test_objects_are_drawn_at_their_positions_in_the_state() -> None:
     (image,) = render(np.array([[100.0, 400.0, 400.0, 100.0, 0.0]]))
     assert image[int(400 / 512 * 96), int(100 / 512 * 96)].tolist() == [78, 126, 255]  # the agent
     assert image[int(115 / 512 * 96), int(400 / 512 * 96)].tolist() == [143, 163, 184]  # the block's bar
@@ -96,13 +96,13 @@ def test_what_is_drawn_lies_where_the_state_says() -> None:
     assert (image == GOAL).all(-1).sum() > 200 > 5 > (covered == GOAL).all(-1).sum()
 
 
-def test_scenes_that_leave_the_world_are_drawn_as_far_as_they_are_in_it() -> None:
+def test_objects_outside_the_world_are_clipped() -> None:
     outside = np.array([[-500.0, 900.0, 2000.0, -700.0, 3.0]])
     empty = _draw(outside)
     assert set(np.unique(empty)) == {0, 1, 6}  # ground, goal and walls
 
 
-def test_beside_the_image_the_agent_is_observed() -> None:
+def test_agent_position_is_observed_beside_the_image() -> None:
     observed = observe(STATES[None], "agent")
     assert observed.dtype == np.float32 and observed.shape == (1, 4, 2)
     np.testing.assert_array_equal(observed[0], STATES[:, :2])
@@ -110,7 +110,7 @@ def test_beside_the_image_the_agent_is_observed() -> None:
         observe(STATES, "image")  # type: ignore[arg-type]
 
 
-def test_drawing_needs_no_simulator() -> None:
+def test_rendering_imports_no_simulator() -> None:
     program = (
         "import sys, numpy; from pipeline.tasks.pusht.camera import render; render(numpy.zeros((1, 5)));"
         "print(*({'pygame', 'cv2', 'pymunk', 'gym_pusht', 'gymnasium'} & set(sys.modules)))"
@@ -139,14 +139,14 @@ def make_store(
 
 
 @pytest.mark.parametrize("dtype", ["f4", "u1"])
-def test_images_come_in_blocks_and_in_order(tmp_path: Path, dtype: str) -> None:
+def test_images_are_read_in_blocks_in_order(tmp_path: Path, dtype: str) -> None:
     source = open_pusht_images(make_store(tmp_path / "store", dtype=dtype))
     blocks = list(source.blocks(8))
     assert [len(block) for block in blocks] == [8, 8, 4]
     np.testing.assert_array_equal(np.concatenate(blocks), render(source.demonstrations.state))
 
 
-def test_a_zipped_store_is_read_alike(tmp_path: Path) -> None:
+def test_zipped_store_equals_folder(tmp_path: Path) -> None:
     folder = make_store(tmp_path / "store")
     zipped = Path(shutil.make_archive(str(tmp_path / "zipped"), "zip", folder))
     np.testing.assert_array_equal(
@@ -155,7 +155,7 @@ def test_a_zipped_store_is_read_alike(tmp_path: Path) -> None:
     )
 
 
-def test_shards_of_images_are_read_alike_and_a_lost_one_is_noticed(tmp_path: Path) -> None:
+def test_image_shards_are_read_and_a_missing_one_is_refused(tmp_path: Path) -> None:
     store = make_store(tmp_path / "sharded", shard=14)
     source = open_pusht_images(store)
     np.testing.assert_array_equal(np.concatenate(list(source.blocks(8))), render(source.demonstrations.state))
@@ -164,7 +164,7 @@ def test_shards_of_images_are_read_alike_and_a_lost_one_is_noticed(tmp_path: Pat
         open_pusht_images(store)
 
 
-def test_stores_without_whole_images_are_refused(tmp_path: Path) -> None:
+def test_incomplete_image_stores_are_refused(tmp_path: Path) -> None:
     store = make_store(tmp_path / "lost")
     (store / "data/img/1.0.0.0").unlink()
     with pytest.raises(UserError, match=r"lost: array data/img lacks 1 of its 3 chunks; fetch it anew, or"):
@@ -183,7 +183,7 @@ def test_stores_without_whole_images_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", [-1.0, 0.5, 256.0, np.nan])
-def test_values_that_are_no_pixels_are_refused(tmp_path: Path, value: float) -> None:
+def test_invalid_pixel_values_are_refused(tmp_path: Path, value: float) -> None:
     images = np.full((20, 96, 96, 3), 255.0)
     images[9, 5, 5, 1] = value
     source = open_pusht_images(make_store(tmp_path / "store", images=images))

@@ -1,4 +1,4 @@
-"""Robomimic's tasks: observations in the public order, episodes that depend on the seed alone, replays of files."""
+"""Robomimic's tasks: observations in the public order, reproducible episodes, replays of files."""
 
 import subprocess
 import sys
@@ -24,7 +24,7 @@ from pipeline.tasks.robomimic.rotation import matrix_from_axis_angle
 from pipeline.tasks.robomimic.simulator import ARMS, Task, drawing_from, env_arguments, has_egl, reset_by_seed
 from pipeline.utils.code_deps import ROOT
 
-DOWN = np.pi * np.array([np.cos(np.pi / 4), np.sin(np.pi / 4), 0.0])  # a hand that points straight down, as at rest
+DOWN = np.pi * np.array([np.cos(np.pi / 4), np.sin(np.pi / 4), 0.0])  # the hand points straight down, as at rest
 
 
 @pytest.fixture(scope="module")
@@ -33,7 +33,7 @@ def lift() -> Robomimic:
 
 
 def reach(observation: np.ndarray, seed: int = 0, steps: int = 30) -> np.ndarray:
-    """Actions (steps, 10) that go down to the cube, close around it and raise it, shakily."""
+    """Return noisy actions (steps, 10) that move down to the cube, grasp it and lift it."""
     generator = np.random.default_rng(seed)
     heights = np.interp(np.arange(steps), [0, 14, 20, 29], [0.05, 0.0, 0.0, 0.2])
     targets = observation[:3] + heights[:, None] * [0, 0, 1] + generator.normal(0, 0.002, (steps, 3))
@@ -43,7 +43,7 @@ def reach(observation: np.ndarray, seed: int = 0, steps: int = 30) -> np.ndarray
 
 
 def run(env: Robomimic, seed: int, actions: np.ndarray) -> np.ndarray:
-    """Observation, score and the simulator's full state, before the first action and after each."""
+    """Return observation, score and the simulator's full state, before the first action and after each."""
     rows = [[*env.reset(seed=seed), 0.0, *full_state(env)]]
     for action in actions:
         step = env.step(action)
@@ -57,7 +57,7 @@ def full_state(env: Robomimic) -> np.ndarray:
 
 
 @pytest.mark.parametrize("task", get_args(Task))
-def test_observations_and_actions_of_every_task(task: Task) -> None:
+def test_dimensions_and_resets_of_every_task(task: Task) -> None:
     assert (STATE_DIM[task], OBJECT_DIM[task], ACTION_DIM[task], MAX_STEPS[task]) == {
         "lift": (19, 10, 10, 400),
         "can": (23, 14, 10, 400),
@@ -81,7 +81,7 @@ def test_observations_and_actions_of_every_task(task: Task) -> None:
     assert not np.array_equal(env.reset(seed=100001), first)
 
 
-def test_an_action_is_an_absolute_pose_and_the_gripper_opens_at_minus_one(lift: Robomimic) -> None:
+def test_action_is_an_absolute_pose_and_minus_one_opens_the_gripper(lift: Robomimic) -> None:
     start = lift.reset(seed=1)
     target = start[10:13] + np.array([0.03, -0.02, 0.05])
     turn = np.pi * np.array([np.cos(np.pi / 4 + 0.1), np.sin(np.pi / 4 + 0.1), 0.0])  # down, and turned by 0.2 rad
@@ -97,26 +97,26 @@ def test_an_action_is_an_absolute_pose_and_the_gripper_opens_at_minus_one(lift: 
 
 
 @pytest.mark.parametrize("seed", [100000, 100001, 200000])
-def test_a_reused_simulation_repeats_an_episode_bit_for_bit(lift: Robomimic, seed: int) -> None:
+def test_reused_simulation_repeats_an_episode_exactly(lift: Robomimic, seed: int) -> None:
     actions = reach(lift.reset(seed=seed), seed)
     first = run(lift, seed, actions)
     run(lift, 7, actions[:17])
-    with drawing_from(3):  # whatever state the global generator is in
+    with drawing_from(3):  # with another state of the global generator
         np.testing.assert_array_equal(run(lift, seed, actions), first)
 
 
-def test_a_fresh_simulation_gives_the_same_episode_and_grasping_solves_lift(lift: Robomimic) -> None:
+def test_fresh_simulation_gives_the_same_episode_and_grasping_solves_lift(lift: Robomimic) -> None:
     actions = reach(lift.reset(seed=100003))
     lift.reset(seed=100003)
     state, model = lift.simulator.get_state()["states"], lift.simulator.get_state()["model"]
     reused = run(lift, 100003, actions)
-    lift.reset(states=state, model=model)  # another model is left behind
+    lift.reset(states=state, model=model)  # loads another model
     np.testing.assert_array_equal(run(lift, 100003, actions), reused)
     np.testing.assert_array_equal(run(Robomimic("lift"), 100003, actions), reused)
     assert reused[:, 19].max() == 1.0 and reused[:15, 19].max() == 0.0
 
 
-def test_stored_states_and_actions_lead_to_the_stored_states(lift: Robomimic) -> None:
+def test_stored_states_and_actions_replay_to_the_stored_states(lift: Robomimic) -> None:
     actions = reach(lift.reset(seed=300000))
     lift.reset(seed=300000)
     model = portable_model(lift.simulator.get_state()["model"])
@@ -127,12 +127,12 @@ def test_stored_states_and_actions_lead_to_the_stored_states(lift: Robomimic) ->
     for action in actions:
         observed.append(lift.step(action).observation)
         states.append(lift.simulator.get_state()["states"])
-    # XML rounds the model's numbers. Metres, radians; velocities per second.
+    # tolerances in metres, radians, and per second: XML rounds the model's numbers
     np.testing.assert_allclose(observed, recorded[:, :19], rtol=0, atol=1e-3)
     np.testing.assert_allclose(states, recorded[1:, 20 : 20 + n_state], rtol=0, atol=0.01)
 
 
-def test_steps_are_robosuites_own_bit_for_bit(lift: Robomimic) -> None:
+def test_steps_match_robosuite_exactly(lift: Robomimic) -> None:
     actions = file_actions(reach(lift.reset(seed=5)))
     ours, theirs = [], []
     env = lift.simulator.env
@@ -147,7 +147,7 @@ def test_steps_are_robosuites_own_bit_for_bit(lift: Robomimic) -> None:
     np.testing.assert_array_equal(ours, theirs)
 
 
-def test_observations_are_of_the_state_as_robomimic_extracts_them(lift: Robomimic) -> None:
+def test_observations_match_robomimics_extraction(lift: Robomimic) -> None:
     actions = reach(lift.reset(seed=6))
     for action in actions[:20]:
         observation = lift.step(action).observation
@@ -156,7 +156,7 @@ def test_observations_are_of_the_state_as_robomimic_extracts_them(lift: Robomimi
     np.testing.assert_array_equal(raw_observation(lift.simulator.reset_to({"states": state}), "lift"), observation)
 
 
-def test_relative_actions_pursue_the_goals_of_robosuites_relative_controller(lift: Robomimic) -> None:
+def test_converted_relative_actions_match_robosuites_relative_controller(lift: Robomimic) -> None:
     observation = lift.reset(seed=8)
     controller = lift.simulator.env.robots[0].controller
     relative = np.array([[0.4, -0.2, 1.7, 0.3, -0.8, 0.1, -1.0], [0.1, 0, 0, 0, 0, 0, -1.0]])
@@ -181,7 +181,7 @@ def test_relative_actions_pursue_the_goals_of_robosuites_relative_controller(lif
         np.testing.assert_allclose(action[3:9], rotation[:2].reshape(6), atol=1e-6)  # robosuite rounds to float32
 
 
-def test_the_global_generator_and_mujoco_py_are_left_alone(lift: Robomimic) -> None:
+def test_global_random_state_and_mujoco_py_are_untouched(lift: Robomimic) -> None:
     np.random.seed(3)  # noqa: NPY002
     expected = np.random.random(4)  # noqa: NPY002
     np.random.seed(3)  # noqa: NPY002
@@ -190,7 +190,7 @@ def test_the_global_generator_and_mujoco_py_are_left_alone(lift: Robomimic) -> N
     assert "mujoco_py" not in sys.modules
 
 
-def test_a_simulation_does_without_torch_and_robomimic_still_has_it() -> None:
+def test_simulation_does_not_import_torch_but_robomimic_still_can() -> None:
     program = """
         import sys
         from pipeline.tasks.robomimic.env import Robomimic
@@ -206,7 +206,7 @@ def test_a_simulation_does_without_torch_and_robomimic_still_has_it() -> None:
 
 
 @pytest.mark.skipif(not has_egl(), reason="drawing without a display needs EGL")
-def test_rendering_changes_nothing() -> None:
+def test_rendering_does_not_change_the_simulation() -> None:
     env = Robomimic("lift", frame_size=32)
     actions = reach(env.reset(seed=5), steps=4)
     expected = run(env, 5, actions)
@@ -232,12 +232,12 @@ def test_observation_kinds() -> None:
         observe(states[:, :19], "one_arm")
 
 
-def test_an_episode_needs_one_start(lift: Robomimic) -> None:
+def test_reset_needs_a_seed_or_a_state(lift: Robomimic) -> None:
     with pytest.raises(ValueError, match="one of them"):
         lift.reset()
 
 
-def test_settings_are_those_of_the_public_files() -> None:
+def test_settings_match_the_public_files() -> None:
     arguments = env_arguments("transport")
     assert (arguments["env_name"], arguments["type"]) == ("TwoArmTransport", 1)
     assert arguments["env_kwargs"]["robots"] == ["Panda", "Panda"]

@@ -1,4 +1,4 @@
-"""Robomimic's files: what is written is what robomimic and this project read; what does not fit is refused."""
+"""Robomimic files: written files are read by robomimic and this project; invalid ones are refused."""
 
 import json
 from collections.abc import Callable
@@ -23,7 +23,7 @@ MODEL = '<mujoco model="base">\n  <mesh file="/opt/robosuite/robosuite/models/as
 
 
 def episode(task: Task, steps: int, seed: int = 0) -> ExpertEpisode:
-    """Made-up numbers in a file's form, with actions around the arms' poses."""
+    """Return an episode of random numbers, with actions around the arms' poses."""
     generator = np.random.default_rng(seed)
     observations = generator.normal(size=(steps, STATE_DIM[task]))
     actions = generator.normal(size=(steps, ARMS[task], 7))
@@ -46,7 +46,7 @@ def episode(task: Task, steps: int, seed: int = 0) -> ExpertEpisode:
 
 
 def lift_file(folder: Path, change: Callable[[Any], None] | None = None, **settings: Any) -> Path:
-    """A file of two episodes of Lift, after ``change`` to the open file and with other ``settings``, by dotted key."""
+    """Write two episodes of Lift, with ``settings`` changed by dotted key, and apply ``change`` to the open file."""
     path = folder / "lift.hdf5"
     write_robomimic(path, "lift", [episode("lift", 5), episode("lift", 7, 1)])
     with h5py.File(path, "r+") as file:
@@ -64,7 +64,7 @@ def lift_file(folder: Path, change: Callable[[Any], None] | None = None, **setti
 
 
 @pytest.mark.parametrize("task", ["lift", "transport"])
-def test_what_is_written_is_read(tmp_path: Path, task: Task) -> None:
+def test_write_and_read_round_trip(tmp_path: Path, task: Task) -> None:
     episodes = [episode(task, steps, steps) for steps in range(3, 15)]  # demo_10 is the eleventh, not the third
     write_robomimic(tmp_path / "new" / "a.hdf5", task, episodes)
     read = read_robomimic(tmp_path / "new" / "a.hdf5", task)
@@ -75,7 +75,7 @@ def test_what_is_written_is_read(tmp_path: Path, task: Task) -> None:
     np.testing.assert_allclose(policy_actions(file_actions(read.action)), policy_actions(expected), atol=1e-6)
 
 
-def test_the_layout_is_the_public_one(tmp_path: Path) -> None:
+def test_file_layout_matches_the_public_one(tmp_path: Path) -> None:
     write_robomimic(tmp_path / "a.hdf5", "transport", [episode("transport", 4), episode("transport", 6)])
     with h5py.File(tmp_path / "a.hdf5") as file:
         data = file["data"]
@@ -116,7 +116,7 @@ def test_an_episode_without_states_is_not_written(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_robomimic_reads_what_is_written(tmp_path: Path) -> None:
+def test_robomimic_reads_written_files(tmp_path: Path) -> None:
     from robomimic.utils import file_utils, obs_utils
     from robomimic.utils.dataset import SequenceDataset
 
@@ -152,13 +152,13 @@ def test_relative_actions_become_absolute_and_absolute_ones_stay(tmp_path: Path)
     ]
     np.testing.assert_allclose(converted.action, policy_actions(np.concatenate(expected)), atol=1e-6)
     np.testing.assert_array_equal(converted.action[1, 3:9], converted.action[2, 3:9])
-    # diffusion_policy's files with absolute actions keep the settings of those with relative ones.
+    # diffusion_policy's files with absolute actions have the settings of relative ones
     kept = read_robomimic(lift_file(tmp_path, **relative_settings), "lift")
     np.testing.assert_array_equal(kept.action, read_robomimic(lift_file(tmp_path), "lift").action)
 
 
 @pytest.mark.parametrize("version", ["1.2.0", "1.3.2", "1.4.1", None])
-def test_versions_that_mean_the_same_are_read(tmp_path: Path, version: str | None) -> None:
+def test_compatible_versions_are_read(tmp_path: Path, version: str | None) -> None:
     assert read_robomimic(lift_file(tmp_path, env_version=version, env_kwargs__robots="Panda"), "lift").n_episodes == 2
 
 
@@ -179,7 +179,7 @@ def test_versions_that_mean_the_same_are_read(tmp_path: Path, version: str | Non
         ("env_kwargs__env_configuration", "bimanual", r"env_configuration is 'bimanual'"),
     ],
 )
-def test_other_settings_are_refused_by_name(tmp_path: Path, key: str, value: Any, message: str) -> None:
+def test_incompatible_settings_are_refused_by_name(tmp_path: Path, key: str, value: Any, message: str) -> None:
     refused(lift_file(tmp_path, **{key: value}), message)
 
 
@@ -207,7 +207,7 @@ def replaced(name: str, array: np.ndarray) -> Callable[[Any], None]:
         (lambda file: file["data"].attrs.modify("env_args", "{"), r"env_args of group data is no JSON"),
     ],
 )
-def test_a_file_that_lacks_something_is_refused(tmp_path: Path, change: Callable[[Any], None], message: str) -> None:
+def test_incomplete_file_is_refused(tmp_path: Path, change: Callable[[Any], None], message: str) -> None:
     refused(lift_file(tmp_path, change), message)
 
 
@@ -226,7 +226,7 @@ def test_a_file_that_lacks_something_is_refused(tmp_path: Path, change: Callable
         (replaced("data/demo_0/obs/object", np.full((5, 10), np.nan)), r"obs/object holds NaN or infinity.*row 0"),
     ],
 )
-def test_an_unusable_episode_is_left_out_and_counted_and_a_file_of_none_other_refused(
+def test_invalid_episode_is_skipped_and_a_file_without_valid_ones_is_refused(
     tmp_path: Path, change: Callable[[Any], None], message: str
 ) -> None:
     path = lift_file(tmp_path, change)
@@ -247,7 +247,7 @@ def test_truncated_foreign_and_absent_files_are_refused(tmp_path: Path) -> None:
     refused(path, "does not exist; expected Robomimic demonstrations of lift")
 
 
-def test_an_episode_with_damaged_contents_is_left_out(tmp_path: Path) -> None:
+def test_damaged_episode_is_skipped(tmp_path: Path) -> None:
     path = lift_file(tmp_path)
     with h5py.File(path) as file:
         chunk = file["data/demo_0/actions"].id.get_chunk_info(0)
@@ -258,7 +258,7 @@ def test_an_episode_with_damaged_contents_is_left_out(tmp_path: Path) -> None:
 
 
 def only_the_other(path: Path, message: str) -> None:
-    """Of ``lift_file``'s two episodes the first is left out."""
+    """Check that reading skips the first of ``lift_file``'s two episodes."""
     with pytest.warns(UserWarning, match=rf"lift\.hdf5: left out 1 of 2 episodes, the first since .*{message}"):
         read = read_robomimic(path, "lift")
     np.testing.assert_array_equal(read.state, episode("lift", 7, 1).observations.astype(np.float32))

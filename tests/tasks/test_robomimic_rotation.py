@@ -1,4 +1,4 @@
-"""Rotations against scipy's, up to and at the angles where careless formulas fail."""
+"""Conversions of rotations against scipy, also at angles near 0 and π."""
 
 import numpy as np
 import pytest
@@ -21,7 +21,7 @@ NUMBERS = arrays(np.float64, (2, 3), elements=st.floats(-10, 10, allow_subnormal
 
 
 @given(UNIT, st.one_of(st.sampled_from(ANGLES), st.floats(0, np.pi)))
-def test_axis_angle_there_and_back_as_scipy(axis: np.ndarray, angle: float) -> None:
+def test_axis_angle_matches_scipy_and_round_trips(axis: np.ndarray, angle: float) -> None:
     vector = axis / np.linalg.norm(axis) * angle
     matrix = matrix_from_axis_angle(vector)
     np.testing.assert_allclose(matrix, Rotation.from_rotvec(vector).as_matrix(), rtol=0, atol=1e-14)
@@ -32,7 +32,7 @@ def test_axis_angle_there_and_back_as_scipy(axis: np.ndarray, angle: float) -> N
 
 
 @given(UNIT, st.floats(0, np.pi))
-def test_six_numbers_are_two_rows_and_lose_nothing(axis: np.ndarray, angle: float) -> None:
+def test_six_numbers_round_trip_to_the_matrix(axis: np.ndarray, angle: float) -> None:
     matrix = matrix_from_axis_angle(axis / np.linalg.norm(axis) * angle)
     np.testing.assert_array_equal(six_from_matrix(matrix), [*matrix[0], *matrix[1]])
     np.testing.assert_allclose(matrix_from_six(six_from_matrix(matrix)), matrix, rtol=0, atol=1e-14)
@@ -48,13 +48,13 @@ def test_any_six_numbers_give_a_rotation(numbers: np.ndarray) -> None:
 
 
 @pytest.mark.parametrize("numbers", [[0] * 6, [0, 0, 0, 0, 1, 0], [0, 0, 2, 0, 0, 4], [1, 0, 0, 0, 0, 0]])
-def test_numbers_without_two_directions_give_a_rotation(numbers: list[float]) -> None:
+def test_degenerate_six_numbers_give_a_rotation(numbers: list[float]) -> None:
     matrix = matrix_from_six(np.array(numbers, dtype=float))
     np.testing.assert_allclose(matrix @ matrix.T, np.eye(3), rtol=0, atol=1e-14)
     assert np.linalg.det(matrix) == pytest.approx(1)
 
 
-def test_leading_axes_are_kept_and_rows_do_not_mix() -> None:
+def test_conversions_are_vectorised_over_leading_axes() -> None:
     vectors = np.random.default_rng(0).normal(size=(4, 5, 3)) * 1.5
     matrices = matrix_from_axis_angle(vectors)
     rotations = Rotation.from_rotvec(vectors.reshape(-1, 3))

@@ -1,11 +1,11 @@
-"""The toy problems: what is to be imitated is consistent with itself."""
+"""Toy problems: the demonstrated curve and its velocity are consistent."""
 
 import torch
 
 from pipeline.tasks.toys import CLOCK, LAP, PLACES, clock, curve, curve_velocity, place_of
 
 
-def test_the_velocity_is_the_curve_s_and_the_curve_closes() -> None:
+def test_curve_velocity_is_its_derivative_and_the_curve_is_closed() -> None:
     t = torch.linspace(0, LAP, 17, dtype=torch.float64)
     slope = torch.func.jvp(curve, (t,), (torch.ones_like(t),))[1]
     torch.testing.assert_close(curve_velocity(t), slope)

@@ -1,4 +1,4 @@
-"""Downloads: whole after any interruption, never pieced together from two versions."""
+"""Downloads: complete after any interruption, and never mixed from two versions."""
 
 import signal
 import subprocess
@@ -32,7 +32,7 @@ class Pauses(list[float]):
 
 
 def interrupt(server: Server, part: Path) -> None:
-    """Leave what a process leaves that dies in the middle of a download."""
+    """Leave the files of a process that dies during a download."""
     server.cut_after = [60_000]
     with pytest.raises(KeyboardInterrupt):
         download(server.url, part, sleep=raise_interrupt)
@@ -44,7 +44,7 @@ def raise_interrupt(_: float) -> None:
     raise KeyboardInterrupt
 
 
-def test_dropped_connections_are_continued(server: Server, tmp_path: Path) -> None:
+def test_dropped_connections_are_resumed(server: Server, tmp_path: Path) -> None:
     server.cut_after = [50_000, 0, 30_000]
     pauses = Pauses()
     download(server.url, tmp_path / "f.part", pauses)
@@ -53,7 +53,7 @@ def test_dropped_connections_are_continued(server: Server, tmp_path: Path) -> No
     assert pauses == [1, 2, 1], "pauses double while nothing new arrives"
 
 
-def test_a_later_call_continues_and_a_finished_download_asks_nothing(server: Server, tmp_path: Path) -> None:
+def test_later_call_resumes_and_a_finished_download_sends_no_request(server: Server, tmp_path: Path) -> None:
     part = tmp_path / "f.part"
     interrupt(server, part)
     download(server.url, part)
@@ -66,7 +66,9 @@ def test_a_later_call_continues_and_a_finished_download_asks_nothing(server: Ser
 
 @pytest.mark.parametrize("honours_if_range", [True, False])
 @pytest.mark.parametrize("content", [OTHER, OTHER[:1000], OTHER * 2])
-def test_a_changed_file_restarts(server: Server, tmp_path: Path, honours_if_range: bool, content: bytes) -> None:
+def test_changed_file_restarts_the_download(
+    server: Server, tmp_path: Path, honours_if_range: bool, content: bytes
+) -> None:
     interrupt(server, tmp_path / "f.part")
     server.content, server.etag, server.honours_if_range = content, '"v2"', honours_if_range
     download(server.url, tmp_path / "f.part", Pauses())
@@ -83,7 +85,7 @@ def test_without_a_strong_validator_the_download_restarts(server: Server, tmp_pa
     assert server.ranges == [None]
 
 
-def test_a_server_that_ignores_ranges_restarts(server: Server, tmp_path: Path) -> None:
+def test_server_without_range_support_restarts_the_download(server: Server, tmp_path: Path) -> None:
     interrupt(server, tmp_path / "f.part")
     server.supports_range = False
     download(server.url, tmp_path / "f.part")
@@ -91,7 +93,7 @@ def test_a_server_that_ignores_ranges_restarts(server: Server, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("notes", [b"", b"{}", b"[]", b"\xff", b'{"url": 1, "validator": 2, "total": 3}'])
-def test_unusable_notes_restart(server: Server, tmp_path: Path, notes: bytes) -> None:
+def test_invalid_resume_metadata_restarts_the_download(server: Server, tmp_path: Path, notes: bytes) -> None:
     interrupt(server, tmp_path / "f.part")
     (tmp_path / "f.part.json").write_bytes(notes)
     download(server.url, tmp_path / "f.part")
@@ -99,13 +101,13 @@ def test_unusable_notes_restart(server: Server, tmp_path: Path, notes: bytes) ->
     assert server.ranges == [None]
 
 
-def test_a_part_of_another_address_restarts(server: Server, tmp_path: Path) -> None:
+def test_part_of_another_url_restarts_the_download(server: Server, tmp_path: Path) -> None:
     interrupt(server, tmp_path / "f.part")
     download(f"{server.url}/other", tmp_path / "f.part")
     assert server.ranges == [None]
 
 
-def test_a_partial_file_longer_than_the_whole_restarts(server: Server, tmp_path: Path) -> None:
+def test_oversized_partial_file_restarts_the_download(server: Server, tmp_path: Path) -> None:
     part = tmp_path / "f.part"
     interrupt(server, part)
     part.write_bytes(bytes(len(CONTENT) + 1))
@@ -113,7 +115,7 @@ def test_a_partial_file_longer_than_the_whole_restarts(server: Server, tmp_path:
     assert part.read_bytes() == CONTENT
 
 
-def test_passing_errors_are_retried(server: Server, tmp_path: Path) -> None:
+def test_transient_errors_are_retried(server: Server, tmp_path: Path) -> None:
     server.statuses = [503, 429]
     pauses = Pauses()
     download(server.url, tmp_path / "f.part", pauses)
@@ -121,14 +123,14 @@ def test_passing_errors_are_retried(server: Server, tmp_path: Path) -> None:
     assert pauses == [1, 2]
 
 
-def test_lasting_errors_are_not(server: Server, tmp_path: Path) -> None:
+def test_permanent_errors_are_not_retried(server: Server, tmp_path: Path) -> None:
     server.statuses = [404]
     with pytest.raises(UserError, match="HTTP 404 Not Found"):
         download(server.url, tmp_path / "f.part", Pauses())
     assert len(server.ranges) == 1
 
 
-def test_gives_up_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_download_gives_up_without_progress(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     with serving(b"") as server:
         url = server.url
@@ -138,7 +140,7 @@ def test_gives_up_in_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert pauses == [1, 2, 4, 8]
 
 
-def test_a_killed_process_is_continued(server: Server, tmp_path: Path) -> None:
+def test_download_of_a_killed_process_is_resumed(server: Server, tmp_path: Path) -> None:
     part = tmp_path / "f.part"
     server.cut_after = [60_000]
     program = (

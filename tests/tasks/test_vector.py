@@ -1,4 +1,4 @@
-"""Chunked stepping: the same results in this process and in workers, errors that carry the worker's traceback."""
+"""Chunked stepping: the same results in this process and in workers, and errors with the worker's traceback."""
 
 import os
 import signal
@@ -59,7 +59,7 @@ def test_chunks_stop_at_the_end_of_an_episode_and_slots_are_reused(workers: int)
         assert (later[2].observations[0, 0], later[1].observations[0, 0]) == (4, 10)
 
 
-def test_slots_are_spread_over_processes_without_torch() -> None:
+def test_slots_are_spread_over_workers_without_torch() -> None:
     with ChunkedWorkers(Countdown, 2) as simulations:
         observations = np.stack(list(simulations.reset({slot: {"length": 1} for slot in range(6)}).values()))
     pids = set(observations[:, 1].astype(int).tolist())
@@ -90,7 +90,7 @@ class Unmakeable(Countdown):
         raise UnpicklableError(3, "no such simulator")
 
 
-def test_an_error_that_cannot_be_pickled_still_arrives() -> None:
+def test_unpicklable_error_is_still_reported() -> None:
     with ChunkedWorkers(Unmakeable, 1) as simulations, pytest.raises(RuntimeError, match="no such simulator") as caught:
         simulations.reset({0: {"length": 1}})
     assert "__init__" in caught.value.__notes__[0]
@@ -104,7 +104,7 @@ def test_a_dead_worker_is_reported() -> None:
 
 
 class Hang:
-    """Busy for ever in its first step, having written its process id to ``marker``."""
+    """Writes its process id to ``marker`` in its first step, and never finishes it."""
 
     def reset(self, *, marker: Path) -> np.ndarray:
         self.marker = marker
@@ -136,18 +136,17 @@ simulations.finish_chunks()
         parent.wait()
     worker = int(marker.read_text(encoding="utf-8"))
     wait_until(lambda: is_gone(worker))
-    assert is_gone(worker)
 
 
 def wait_until(condition, seconds: float = 60.0) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
+        assert time.monotonic() < deadline, "timeout"
         time.sleep(0.02)
 
 
 def is_gone(pid: int) -> bool:
-    """No such process, or a zombie nobody has reaped yet."""
+    """Return whether a process has ended or is a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] == "Z"
     except (FileNotFoundError, ProcessLookupError):

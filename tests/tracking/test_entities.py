@@ -1,4 +1,4 @@
-"""Data sets, models and headlines as MLflow keeps them."""
+"""Data sets, models and headline metrics in MLflow."""
 
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ def only_model(store: Path) -> Any:
     return model
 
 
-def test_a_run_has_its_data_set_its_model_its_source_and_its_user(store: Path) -> None:
+def test_run_has_data_set_model_source_and_user(store: Path) -> None:
     import mlflow.data
     from mlflow.models import Model
 
@@ -74,7 +74,7 @@ def test_a_run_has_its_data_set_its_model_its_source_and_its_user(store: Path) -
     assert described.metadata["file"] == str(CHECKPOINT)
 
 
-def test_what_is_measured_of_a_model_is_shown_beside_it(store: Path) -> None:
+def test_evaluation_metrics_are_attached_to_the_model(store: Path) -> None:
     train()
     evaluate()
     run_id = runs(store)["evaluate"].info.run_id
@@ -84,7 +84,7 @@ def test_what_is_measured_of_a_model_is_shown_beside_it(store: Path) -> None:
     assert [given.model_id for given in client.get_run(run_id).inputs.model_inputs] == [model.model_id]
 
 
-def test_a_run_that_is_played_again_has_everything_once(store: Path) -> None:
+def test_replayed_run_has_no_duplicates(store: Path) -> None:
     start = start_of("finetune", {}, {}, REPOSITORY)
     for _ in range(2):
         run = begin(store, start)
@@ -96,7 +96,7 @@ def test_a_run_that_is_played_again_has_everything_once(store: Path) -> None:
     assert only_model(store)
 
 
-def test_a_model_deleted_in_the_ui_stops_no_recording(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_deleted_model_does_not_stop_recording(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     train()
     recorded(store)
     client, _ = client_and_experiment(store)
@@ -106,7 +106,7 @@ def test_a_model_deleted_in_the_ui_stops_no_recording(store: Path, capsys: pytes
     assert not capsys.readouterr().err
 
 
-def test_the_parent_has_the_headline_and_the_table_as_its_note(store: Path) -> None:
+def test_parent_run_has_headline_metrics_and_table_note(store: Path) -> None:
     with tracking.stage_run("tabulate", params={}, tags={}) as run:
         run.table(TABLE, "table2")
     (parent,) = [run for name, run in runs(store).items() if name.startswith("repro")]

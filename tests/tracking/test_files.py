@@ -1,4 +1,4 @@
-"""Data sets and models among the files of a stage, as MLflow is told of them."""
+"""Descriptions of data sets and models among a stage's files, for MLflow."""
 
 import hashlib
 import json
@@ -22,7 +22,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_data_set_has_its_name_its_digest_and_its_arrays() -> None:
+def test_data_set_has_name_digest_and_arrays() -> None:
     prepared, reports = Path("prepared.npz"), Path("reports/lab/episodes")
     np.savez(prepared, action=np.zeros((3, 16, 2), np.float32), names=np.array(["a"]))
     reports.mkdir(parents=True)
@@ -41,7 +41,7 @@ def test_a_data_set_has_its_name_its_digest_and_its_arrays() -> None:
     assert moved.digest == of_task[1].digest
 
 
-def test_models_and_stores_without_a_frame_are_no_data_sets() -> None:
+def test_models_and_empty_zarr_stores_are_no_data_sets() -> None:
     frames, model = Path("frames.zarr"), Path("base.safetensors")
     frames.mkdir()
     (frames / "zarr.json").touch()
@@ -51,7 +51,7 @@ def test_models_and_stores_without_a_frame_are_no_data_sets() -> None:
     assert model_digests(read) == [hashlib.sha256(b"").hexdigest()]
 
 
-def test_a_policy_is_described_by_its_header(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_policy_is_described_by_its_metadata(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     (model,) = models(file_digests([CHECKPOINT]))
     assert (model.name, model.kind, model.step) == ("lab-pusht-ft_fm-nfe1", "policy", 21934)
@@ -65,7 +65,7 @@ def test_a_policy_is_described_by_its_header(monkeypatch: pytest.MonkeyPatch) ->
     assert model.gives == {"action": ("float32", [-1, 16, 2])}
 
 
-def test_of_a_training_it_is_the_last_checkpoint_and_other_files_are_left_out() -> None:
+def test_last_checkpoint_of_a_training_is_its_model() -> None:
     trained = Path("data/starter/digits/i_cfm")
     trained.mkdir(parents=True)
     for step in (0, 100, 1000):

@@ -1,4 +1,4 @@
-"""Stages recorded by a process of its own: seen while they run, kept whoever is killed, and at no cost to them."""
+"""Recording of stages by a separate process: live, robust to kills, and without effect on the stages."""
 
 import os
 import shutil
@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -21,6 +21,7 @@ from pipeline.tracking import store as tracking
 from pipeline.tracking.experiment import open_store
 from pipeline.tracking.mlflow_run import begin
 from pipeline.tracking.run import start_of
+from tests.project import wait_for
 from tests.tracking import test_store
 from tests.tracking.test_store import REPOSITORY
 
@@ -44,11 +45,11 @@ with stage_run("work", params={"optimizer": {"lr": 1e-4}, "long": "y" * 9000}, t
 print("mlflow" in sys.modules)
 """
 HISTORY = [("loss", step, float(step)) for step in range(1500)]
-OWN_TAGS = {"flowtune.process", "mlflow.parentRunId"}
+wait_until = partial(wait_for, what="the stage, the queue or the recorder", seconds=120, pause=0.1)
 
 
 def start(root: Path, end: str) -> subprocess.Popen[str]:
-    """A stage in a session of its own."""
+    """Start a stage in its own session."""
     return subprocess.Popen(
         [sys.executable, "-c", STAGE, str(root), end],
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
@@ -60,7 +61,7 @@ def start(root: Path, end: str) -> subprocess.Popen[str]:
 
 
 def work(root: Path) -> tuple[int, str, str]:
-    """Exit code and output of a stage, at an end when all that has its pipes is."""
+    """Run a stage; return its exit code and output once all processes with its pipes have ended."""
     stage = start(root, "well")
     return (stage.wait(), *stage.communicate())
 
@@ -75,7 +76,7 @@ def runs(root: Path) -> dict[str, Any]:
 
 
 def content(root: Path) -> dict[str, Any]:
-    """All that MLflow knows of the one stage ``work``, once it is recorded."""
+    """Return MLflow's data of the single stage ``work``, once it is recorded."""
     from mlflow import MlflowClient
 
     assert queue.drain(root, 120)
@@ -94,15 +95,8 @@ def content(root: Path) -> dict[str, Any]:
     }
 
 
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-
-
 def recorder_of(root: Path) -> int:
-    """Pid of the recorder that is at work."""
+    """Return the process id of the running recorder."""
 
     def found() -> list[int]:
         commands = {path: path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()}
@@ -115,7 +109,7 @@ def recorder_of(root: Path) -> int:
     return found()[0]
 
 
-def test_a_stage_is_recorded_without_mlflow_in_it(store: Path) -> None:
+def test_stage_is_recorded_without_importing_mlflow(store: Path) -> None:
     code, out, err = work(store)
     assert (code, out) == (0, "False\n")
     assert "warning" not in err
@@ -128,31 +122,31 @@ def test_a_stage_is_recorded_without_mlflow_in_it(store: Path) -> None:
     assert set(found["tables"]) == {"table.csv", "table2.json"}
 
 
-def test_a_stage_is_seen_while_it_runs_and_one_killed_with_its_group_ends_as_killed(store: Path) -> None:
+def test_running_stage_is_visible_and_a_killed_group_ends_as_killed(store: Path) -> None:
     stage = start(store, "wait")
     wait_until(lambda: "work" in runs(store))
     assert {run.info.status for run in runs(store).values()} == {"RUNNING"}
     assert f"/{stage.pid}/" in runs(store)["work"].data.tags["flowtune.process"]
     os.killpg(stage.pid, signal.SIGKILL)
-    stage.communicate()  # the recorder, which goes on, has none of its pipes
+    stage.communicate()  # the recorder goes on, and has none of its pipes
     assert content(store)["status"] == ("KILLED", "KILLED")
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_a_run_that_a_machine_left_when_it_went_off_ends_as_killed(store: Path) -> None:
+def test_run_from_before_a_reboot_ends_as_killed(store: Path) -> None:
     start = start_of("work", {}, {"flowtune.process": "a-container/before-the-reboot/1/2"}, store)
     left = queue.append(store, start)
     player = recorder.Player(store, partial(begin, store))
     player.play()
     assert runs(store)["work"].info.status == "RUNNING"
-    del left  # its lock goes with its process
+    del left  # releases its lock, as the end of its process does
     player.play()
     assert {run.info.status for run in runs(store).values()} == {"KILLED"}
     assert not queue.entries(store)
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_make_ui_ends_the_runs_that_the_queue_has_lost_and_no_other(store: Path) -> None:
+def test_open_store_ends_only_runs_lost_from_the_queue(store: Path) -> None:
     started = [queue.append(store, start_of(name, {}, {"flowtune.process": name}, store)) for name in ("lost", "alive")]
     recorder.Player(store, partial(begin, store)).play()
     shutil.rmtree(queue.entries(store)[0])
@@ -164,7 +158,7 @@ def test_make_ui_ends_the_runs_that_the_queue_has_lost_and_no_other(store: Path)
     del started
 
 
-def test_a_stage_that_is_terminated_ends_as_killed(store: Path) -> None:
+def test_terminated_stage_ends_as_killed(store: Path) -> None:
     stage = start(store, "wait")
     wait_until(lambda: bool(queue.entries(store)))
     wait_until(lambda: b"trainable" in (queue.entries(store)[0] / "lines").read_bytes())
@@ -174,7 +168,7 @@ def test_a_stage_that_is_terminated_ends_as_killed(store: Path) -> None:
     assert content(store)["status"] == ("KILLED", "KILLED")
 
 
-def test_stages_that_start_at_once_share_a_new_database_a_parent_and_a_recorder(root: Path) -> None:
+def test_simultaneous_stages_share_database_parent_and_recorder(root: Path) -> None:
     stages = [start(root, "wait") for _ in range(2)]
     wait_until(lambda: len(queue.entries(root)) == 2)
     assert recorder_of(root)
@@ -182,32 +176,32 @@ def test_stages_that_start_at_once_share_a_new_database_a_parent_and_a_recorder(
     assert [(stage.communicate(), stage.returncode)[1] for stage in stages] == [0, 0]
     assert queue.drain(root, 120)
     found = runs(root)
-    assert len(found) == 2 and {run.info.status for run in found.values()} == {"FINISHED"}  # both have one name
+    assert len(found) == 2 and {run.info.status for run in found.values()} == {
+        "FINISHED"
+    }  # both stages have the same name
 
 
-def test_a_stage_that_outlives_its_recorder_is_kept_as_one_run(store: Path) -> None:
+def test_stage_that_outlives_its_recorder_stays_one_run(store: Path) -> None:
     stage = start(store, "wait")
     wait_until(lambda: "work" in runs(store) and "trainable" in runs(store)["work"].data.tags)
     os.kill(recorder_of(store), signal.SIGKILL)
     (store / "go on").touch()
     stage.communicate()
     assert stage.returncode == 0
-    found = content(store)  # of one run: none was begun anew
+    found = content(store)  # requires a single run
     assert found["status"] == ("FINISHED", "FINISHED") and found["history"] == HISTORY
-    assert found["tables"]["table2.json"].count("fm") == 1  # the table was kept before, and again
+    assert found["tables"]["table2.json"].count("fm") == 1  # recorded twice, kept once
 
 
 @pytest.fixture
 def by_hand(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let no recorder start, and one that is begun here leave at once."""
+    """Start no recorder process, and let a recorder in this process exit soon."""
     monkeypatch.setattr(queue, "start_recorder", lambda _: None)
     monkeypatch.setattr(recorder, "IDLE_SECONDS", 0.5)
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_a_recorder_leaves_when_it_is_idle_unless_a_stage_came_meanwhile(
-    store: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_idle_recorder_exits_unless_a_new_stage_arrived(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ["first", "second"]
 
     def begin_next() -> None:
@@ -219,7 +213,7 @@ def test_a_recorder_leaves_when_it_is_idle_unless_a_stage_came_meanwhile(
     def held(lock: IO[str]) -> Iterator[None]:
         with lock:
             yield
-            begin_next()  # it finds the lock taken, and all that came before it is recorded
+            begin_next()  # after all earlier stages are recorded, while the lock is taken
 
     def claimed(root: Path) -> AbstractContextManager[None] | None:
         lock = queue.claim(root)
@@ -233,7 +227,7 @@ def test_a_recorder_leaves_when_it_is_idle_unless_a_stage_came_meanwhile(
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_one_recorder_is_at_work_at_a_time(store: Path) -> None:
+def test_only_one_recorder_runs_at_a_time(store: Path) -> None:
     with tracking.stage_run("work", params={}, tags={}):
         pass
     lock = queue.claim(store)
@@ -246,7 +240,7 @@ def test_one_recorder_is_at_work_at_a_time(store: Path) -> None:
 
 
 @pytest.mark.usefixtures("by_hand")
-def test_a_broken_entry_costs_no_other_run(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_broken_queue_entry_does_not_affect_other_runs(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     broken = queue.queue_of(store) / "1-1"
     broken.mkdir(parents=True)
     (broken / "start.json").write_text("{", encoding="utf-8")
@@ -257,7 +251,7 @@ def test_a_broken_entry_costs_no_other_run(store: Path, capsys: pytest.CaptureFi
     assert capsys.readouterr().err.count("warning: MLflow") == 1
 
 
-def test_a_broken_database_costs_a_stage_nothing_and_is_told_once(
+def test_broken_database_does_not_affect_the_stage_and_warns_once(
     root: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     (root / ".flowtune").mkdir()
@@ -270,7 +264,7 @@ def test_a_broken_database_costs_a_stage_nothing_and_is_told_once(
 
 @pytest.fixture
 def address() -> str:
-    """Where nothing listens yet."""
+    """Return an address at which no server listens."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return f"http://127.0.0.1:{probe.getsockname()[1]}"
@@ -278,16 +272,11 @@ def address() -> str:
 
 @contextmanager
 def served(address: str, folder: Path) -> Iterator[None]:
-    """The team's MLflow server."""
+    """Run an MLflow server at ``address``."""
     folder.mkdir()
     port = address.rpartition(":")[2]
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", port, "--workers", "1"]
-    command += [
-        "--backend-store-uri",
-        f"sqlite:///{folder}/mlflow.db",
-        "--default-artifact-root",
-        str(folder / "files"),
-    ]
+    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--default-artifact-root", f"{folder}/files"]
     quiet = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_TRACKING_URI": ""}
     with (folder / "log").open("w", encoding="utf-8") as log:
         server = subprocess.Popen(command, env={**os.environ, **quiet}, stdout=log, stderr=log, start_new_session=True)
@@ -304,20 +293,20 @@ def served(address: str, folder: Path) -> Iterator[None]:
         server.wait()
 
 
-def test_runs_wait_for_a_server_that_does_not_answer_and_are_recorded_when_it_does(
+def test_runs_wait_for_an_unreachable_server(
     root: Path, address: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "arm team")
     for name in ("no_proxy", "NO_PROXY"):
         monkeypatch.setenv(name, "127.0.0.1")
-    said = ""
+    errors = ""
     for _ in range(2):
         code, out, err = work(root)
         assert (code, out) == (0, "False\n")
         assert not queue.drain(root, 8)
-        said += err + capfd.readouterr().err
-    assert said.count(f"warning: MLflow at {address} does not answer; runs wait in {root / '.flowtune'}") == 1
+        errors += err + capfd.readouterr().err
+    assert errors.count(f"warning: MLflow at {address} does not answer; runs wait in {root / '.flowtune'}") == 1
     assert len(queue.entries(root)) == 2 and not (root / ".flowtune" / "mlflow.db").exists()
     with served(address, tmp_path / "server"):
         assert queue.drain(root, 120)
@@ -337,7 +326,7 @@ def test_runs_wait_for_a_server_that_does_not_answer_and_are_recorded_when_it_do
     ("given", "expected"),
     [("runs", "file://{root}/runs"), ("sqlite:///of/us.db", "sqlite:///{root}/of/us.db"), ("http://a:5", "http://a:5")],
 )
-def test_a_path_in_the_address_is_relative_to_the_project(
+def test_relative_tracking_uri_is_resolved_in_the_project(
     given: str, expected: str, root: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", given)

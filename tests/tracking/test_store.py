@@ -1,4 +1,4 @@
-"""MLflow runs: their hierarchy, their status however the stage ends, and that tracking never costs a stage its work."""
+"""MLflow runs: hierarchy, status after every end of a stage, and errors that never stop a stage."""
 
 import os
 import subprocess
@@ -30,7 +30,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture(autouse=True)
 def _recorded_here(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let ``recorded`` record what stages do, and no process."""
+    """Start no recorder process: ``recorded`` records stages in this one."""
     monkeypatch.setattr(queue, "start_recorder", lambda _: None)
     PLAYERS.clear()
 
@@ -39,7 +39,7 @@ PLAYERS: dict[Path, Player] = {}
 
 
 def recorded(root: Path) -> None:
-    """CheckpointMetadata what has come to the queue."""
+    """Record the queue's entries in MLflow."""
     PLAYERS.setdefault(root, Player(root, partial(begin, root))).play()
 
 
@@ -50,17 +50,22 @@ def store(root: Path, database: bytes) -> Path:
 
 
 def runs(root: Path) -> dict[str, Any]:
-    """CheckpointMetadata what has come to the queue; MLflow's runs by name."""
+    """Record the queue's entries; return MLflow's runs by name."""
     recorded(root)
+    client, experiment = client_and_experiment(root)
+    return {run.info.run_name: run for run in client.search_runs([experiment])}
+
+
+def client_and_experiment(root: Path) -> tuple[Any, str]:
     from mlflow import MlflowClient
 
     client = MlflowClient(tracking_uri=tracking.store_uri(root))
     experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
     assert experiment
-    return {run.info.run_name: run for run in client.search_runs([experiment.experiment_id])}
+    return client, experiment.experiment_id
 
 
-def test_two_stages_hang_under_one_parent_with_params_metrics_and_tags(store: Path) -> None:
+def test_stages_share_a_parent_and_record_params_metrics_and_tags(store: Path) -> None:
     with tracking.stage_run(
         "pretrain", params={"optimizer": {"lr": 1e-4}, "long": "y" * 9000}, tags={"hash.data": "d"}
     ) as run:
@@ -81,20 +86,17 @@ def test_two_stages_hang_under_one_parent_with_params_metrics_and_tags(store: Pa
     assert pretrain.data.tags["hash.params"] != finetune.data.tags["hash.params"]
 
 
-def test_every_step_of_a_long_training_is_kept(store: Path) -> None:
+def test_all_steps_of_a_long_training_are_recorded(store: Path) -> None:
     with tracking.stage_run("pretrain", params={}, tags={}) as run:
-        for step in range(2500):  # more than one batch of MLflow's
+        for step in range(2500):  # more than one batch of MLflow
             run.log({"loss": float(step)}, step)
 
-    from mlflow import MlflowClient
-
-    history = MlflowClient(tracking_uri=tracking.store_uri(store)).get_metric_history(
-        runs(store)["pretrain"].info.run_id, "loss"
-    )
+    run_id = runs(store)["pretrain"].info.run_id
+    history = client_and_experiment(store)[0].get_metric_history(run_id, "loss")
     assert sorted((metric.step, metric.value) for metric in history) == [(step, float(step)) for step in range(2500)]
 
 
-def test_a_failing_stage_is_failed_and_so_is_its_parent_even_if_another_succeeds(store: Path) -> None:
+def test_failed_stage_marks_itself_and_its_parent_as_failed(store: Path) -> None:
     with pytest.raises(ZeroDivisionError), tracking.stage_run("bad", params={}, tags={}) as run:
         run.log({"loss": 1.0})
         raise ZeroDivisionError("oh")
@@ -109,7 +111,7 @@ def test_a_failing_stage_is_failed_and_so_is_its_parent_even_if_another_succeeds
     assert bad.data.metrics == {"loss": 1.0}
 
 
-def test_a_retry_that_succeeds_clears_the_parent(store: Path) -> None:
+def test_successful_retry_clears_the_failure_of_the_parent(store: Path) -> None:
     with pytest.raises(ValueError, match="once"), tracking.stage_run("stage", params={"a": 1}, tags={}):
         raise ValueError("once")
     with tracking.stage_run("stage", params={"a": 1}, tags={}):
@@ -119,7 +121,7 @@ def test_a_retry_that_succeeds_clears_the_parent(store: Path) -> None:
     assert parent.info.status == "FINISHED"
 
 
-def test_nonfinite_metrics_are_left_out_and_tagged(store: Path) -> None:
+def test_nonfinite_metrics_are_skipped_and_tagged(store: Path) -> None:
     with tracking.stage_run("pretrain", params={}, tags={}) as run:
         run.log({"loss": float("nan"), "rate": 2.0}, 7)
 
@@ -128,7 +130,7 @@ def test_nonfinite_metrics_are_left_out_and_tagged(store: Path) -> None:
     assert found.data.tags["nonfinite_metric"] == "loss = nan at step 7"
 
 
-def test_artifacts_and_tables_are_kept(root: Path) -> None:
+def test_artifacts_and_tables_are_stored(root: Path) -> None:
     csv = root / "table2.csv"
     csv.write_text("method,score\nfm,0.5\n", encoding="utf-8")
     with tracking.stage_run("tabulate", params={}, tags={}) as run:
@@ -141,13 +143,17 @@ def test_artifacts_and_tables_are_kept(root: Path) -> None:
     assert '"fm"' in (folder / "table2.json").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("name", ["feature%2Flogin", "a?b", "a#b", "%20 a+b & ü 流"])
-def test_the_store_is_in_the_project_whatever_the_name_of_its_folder(
-    name: str, tmp_path: Path, database: bytes
+@pytest.mark.parametrize(
+    ("name", "has_database"),
+    [("feature%2Flogin", False), ("a?b#c", False), ("a?b", True), ("a#b", True), ("%20 a+b & ü 流", True)],
+)
+def test_store_and_artifacts_are_inside_a_project_of_any_name(
+    name: str, has_database: bool, tmp_path: Path, database: bytes
 ) -> None:
     root = tmp_path / name
     root.mkdir()
-    Project(root).put_database(database)
+    if has_database:
+        Project(root).put_database(database)
     (root / "note.txt").write_text("kept", encoding="utf-8")
     with tracking.stage_run("pretrain", params={}, tags={}, root=root) as run:
         run.artifact(root / "note.txt")
@@ -155,27 +161,8 @@ def test_the_store_is_in_the_project_whatever_the_name_of_its_folder(
     assert runs(root)["pretrain"].info.status == "FINISHED"
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
     assert {path.name for path in root.iterdir()} == {".flowtune", "note.txt"}
-
-
-@pytest.mark.parametrize("name", ["feature%2Flogin", "a?b#c"])
-def test_artifacts_are_in_the_project_whatever_the_name_of_its_folder(name: str, tmp_path: Path) -> None:
-    (tmp_path / name).mkdir()
-    (tmp_path / "note.txt").write_text("kept", encoding="utf-8")
-    with tracking.stage_run("pretrain", params={}, tags={}, root=tmp_path / name) as run:
-        run.artifact(tmp_path / "note.txt")
-    recorded(tmp_path / name)
-
-    assert [path.name for path in (tmp_path / name / ".flowtune" / "mlartifacts").glob("*/artifacts/*")] == ["note.txt"]
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted([name, "note.txt"])
-
-
-def client_and_experiment(root: Path) -> tuple[Any, str]:
-    from mlflow import MlflowClient
-
-    client = MlflowClient(tracking_uri=tracking.store_uri(root))
-    experiment = client.get_experiment_by_name(tracking.EXPERIMENT)
-    assert experiment
-    return client, experiment.experiment_id
+    if not has_database:  # a copied database keeps the artifact folder of its origin
+        assert [path.name for path in root.glob(".flowtune/mlartifacts/*/artifacts/*")] == ["note.txt"]
 
 
 def test_a_deleted_experiment_is_restored(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -184,7 +171,7 @@ def test_a_deleted_experiment_is_restored(store: Path, capsys: pytest.CaptureFix
     with tracking.stage_run("first", params={}, tags={}) as run:
         run.log({"loss": 1.0}, 0)
         recorded(store)
-        client.delete_experiment(experiment)  # while it is recorded
+        client.delete_experiment(experiment)  # during the recording
         run.tag("late", "yes")
     with tracking.stage_run("second", params={}, tags={}):
         pass
@@ -197,7 +184,7 @@ def test_a_deleted_experiment_is_restored(store: Path, capsys: pytest.CaptureFix
 
 
 @pytest.mark.parametrize("for_ever", [False, True])
-def test_deleted_runs_and_parents_are_recorded_all_the_same(
+def test_deleted_runs_and_parents_are_recorded_again(
     store: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, for_ever: bool
 ) -> None:
     from click.testing import CliRunner
@@ -211,9 +198,9 @@ def test_deleted_runs_and_parents_are_recorded_all_the_same(
             client.delete_run(deleted.info.run_id)
             if for_ever:
                 uri = tracking.store_uri(store)
-                monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # which `gc` sets for all that follows
-                told = CliRunner().invoke(gc, ["--backend-store-uri", uri, "--tracking-uri", uri])
-                assert told.exit_code == 0, told.output
+                monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # `gc` sets it
+                result = CliRunner().invoke(gc, ["--backend-store-uri", uri, "--tracking-uri", uri])
+                assert result.exit_code == 0, result.output
         run.tag("late", "yes")
     parent = next(run for run in runs(store).values() if run.info.run_name != "first")
     client.delete_run(parent.info.run_id)
@@ -230,27 +217,17 @@ def test_deleted_runs_and_parents_are_recorded_all_the_same(
     assert not capsys.readouterr().err
 
 
-def test_the_ui_opens_on_training_runs(store: Path) -> None:
+def test_experiment_is_tagged_for_the_view_of_training_runs(store: Path) -> None:
     client, experiment = client_and_experiment(store)
     assert client.get_experiment(experiment).tags["mlflow.experimentKind"] == "custom_model_development"
-    client.delete_experiment_tag(experiment, "mlflow.experimentKind")  # as one that was made before it was set
+    client.delete_experiment_tag(experiment, "mlflow.experimentKind")  # as in an older experiment
     with tracking.stage_run("first", params={}, tags={}):
         pass
     recorded(store)
     assert client.get_experiment(experiment).tags["mlflow.experimentKind"] == "custom_model_development"
 
 
-def test_a_broken_database_costs_one_warning_and_no_work(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    (root / ".flowtune").mkdir()
-    (root / ".flowtune" / "mlflow.db").write_text("this is no database" * 100, encoding="utf-8")
-    with tracking.stage_run("pretrain", params={}, tags={}) as run:
-        run.log({"loss": 1.0})
-    recorded(root)
-
-    assert capsys.readouterr().err.count("warning: MLflow") == 1
-
-
-def test_a_database_that_breaks_on_the_way_costs_one_warning(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_artifacts_give_one_warning(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with tracking.stage_run("pretrain", params={}, tags={}) as run:
         run.artifact(store / "absent")
         run.artifact(store / "absent")
@@ -258,24 +235,19 @@ def test_a_database_that_breaks_on_the_way_costs_one_warning(store: Path, capsys
     assert capsys.readouterr().err.count("warning: MLflow") == 1
 
 
-def test_off_means_that_mlflow_is_not_even_imported(tmp_path: Path) -> None:
+def test_tracking_off_does_not_import_mlflow(tmp_path: Path) -> None:
     program = (
         "import sys\nfrom pathlib import Path\nfrom pipeline.tracking.store import stage_run\n"
         "with stage_run('s', params={}, tags={}) as run:\n"
         "    run.log({'loss': 1.0}); run.artifact(Path('x')); run.tag('a', 'b'); run.table(Path('x'), 'x')\n"
         "sys.exit('mlflow' in sys.modules)"
     )
-    environment = {
-        **os.environ,
-        "FLOWTUNE_TRACKING": "off",
-        "FLOWTUNE_ROOT": str(tmp_path),
-        "PYTHONPATH": str(REPOSITORY),
-    }
-    subprocess.run([sys.executable, "-c", program], env=environment, check=True)
+    environment = {"FLOWTUNE_TRACKING": "off", "FLOWTUNE_ROOT": str(tmp_path), "PYTHONPATH": str(REPOSITORY)}
+    subprocess.run([sys.executable, "-c", program], env=os.environ | environment, check=True)
     assert not list(tmp_path.iterdir())
 
 
-def test_hash_depends_on_names_and_contents_not_on_order(tmp_path: Path) -> None:
+def test_file_hash_depends_on_names_and_contents_not_on_order(tmp_path: Path) -> None:
     first, second = tmp_path / "first", tmp_path / "second"
     first.write_text("1", encoding="utf-8")
     second.write_text("2", encoding="utf-8")
@@ -287,7 +259,7 @@ def test_hash_depends_on_names_and_contents_not_on_order(tmp_path: Path) -> None
         hash_files([tmp_path / "absent"])
 
 
-def test_ancestor_finds_a_dvc_above_and_none_where_there_is_none(tmp_path: Path) -> None:
+def test_ancestor_process_is_found_by_program_name(tmp_path: Path) -> None:
     program = tmp_path / "dvc"
     program.write_text(
         "import os, subprocess, sys\nprint(os.getpid(), flush=True)\n"
@@ -304,7 +276,7 @@ def test_ancestor_finds_a_dvc_above_and_none_where_there_is_none(tmp_path: Path)
     assert processes.ancestor("no-such-program") is None
 
 
-def test_a_process_is_gone_only_on_its_own_host_once_it_ended() -> None:
+def test_process_is_gone_only_on_its_own_host_after_its_end() -> None:
     child = subprocess.Popen(["sleep", "60"])
     name = processes.identity(child.pid)
     assert not processes.is_gone(name)

@@ -11,12 +11,13 @@ from pipeline.stability.contraction import certify_flow
 from pipeline.tasks.toys import place_of
 from pipeline.training.toys import Driven, load_toy, load_toys, save_toy, toy_names, train_toy
 from pipeline.utils.errors import UserError
-from tests.project import ROOT, TINY_TOYS
+from tests.project import ROOT
+from tests.tiny_project import TOYS
 
 
 def tiny() -> ToySettings:
     whole = load(ROOT / "params.yaml").starter.toys.model_dump()
-    changed = {key: whole[key] | value if isinstance(value, dict) else value for key, value in TINY_TOYS.items()}
+    changed = {key: whole[key] | value if isinstance(value, dict) else value for key, value in TOYS.items()}
     return ToySettings.model_validate(whole | changed)
 
 

@@ -1,4 +1,4 @@
-"""Gymnasium environments as rollouts want them, and every way in which a block can be wrong about one."""
+"""The adapter of Gymnasium environments, and the errors of blocks that do not fit them."""
 
 import pickle
 from functools import partial
@@ -24,8 +24,8 @@ class Walk(gymnasium.Env[Any, Any]):
     """A point that is moved, and a goal: observed as a dictionary, solved within 0.05.
 
     Args:
-        flaw: ``unseeded``: the goal is not drawn from the seed; ``left_over``: from how many episodes there were.
-        camera: whether a picture is observed too, as bright as the point lies far to the right.
+        flaw: ``unseeded``: the goal ignores the seed; ``left_over``: it depends on the number of earlier episodes.
+        camera: whether to observe an image too, whose brightness is the point's x.
     """
 
     def __init__(self, flaw: str = "", camera: bool = False, render_mode: str | None = None) -> None:
@@ -70,7 +70,7 @@ def settings(**changes: Any) -> Environment:
 
 
 def solved_episode(env: GymnasiumEnv, seed: int) -> tuple[list[NDArray[Any]], list[NDArray[Any]], Any]:
-    """States, actions and the last transition of a controller that walks to the goal."""
+    """Return states, actions and the last transition of a controller that moves to the goal."""
     states, actions = [env.reset(seed)], []
     while True:
         actions.append(np.clip((states[-1][:2] - states[-1][2:]) / STEP, -0.9, 0.9))
@@ -90,7 +90,7 @@ def demonstrations(seeds: range = range(20)) -> Demonstrations:
     )
 
 
-def test_observations_are_flattened_in_their_order_and_success_ends_an_episode() -> None:
+def test_observations_are_flattened_in_order_and_success_ends_an_episode() -> None:
     env = GymnasiumEnv(settings(), 40)
     assert env.observation_dim == 4
     states, _, last = solved_episode(env, 7)
@@ -99,7 +99,7 @@ def test_observations_are_flattened_in_their_order_and_success_ends_an_episode()
     np.testing.assert_allclose(last.observation[:2], last.observation[2:], atol=0.05)
 
 
-def test_an_episode_ends_unsolved_after_its_steps() -> None:
+def test_episode_ends_unsolved_after_max_steps() -> None:
     env = GymnasiumEnv(settings(), 3)
     env.reset(0)
     transitions = [env.step(np.zeros(2)) for _ in range(3)]
@@ -113,7 +113,7 @@ def test_actions_are_clipped_to_the_bounds() -> None:
     np.testing.assert_allclose(env.step(np.array([5.0, -5.0])).observation[2:], [STEP, -STEP])
 
 
-def test_the_return_is_scaled_and_is_an_episodes_best_score() -> None:
+def test_return_is_scaled_to_the_episodes_score() -> None:
     env = GymnasiumEnv(settings(success="left out", returns=[-10, 0]), 4)
     env.reset(3)
     transitions = [env.step(np.zeros(2)) for _ in range(4)]
@@ -123,7 +123,7 @@ def test_the_return_is_scaled_and_is_an_episodes_best_score() -> None:
     assert not transitions[-1].success
 
 
-def test_it_draws_where_it_is_asked_to() -> None:
+def test_rendering_needs_a_render_mode() -> None:
     env = GymnasiumEnv(settings(), 4)
     env.reset(0)
     assert env.render().shape == (8, 8, 3)
@@ -133,7 +133,7 @@ def test_it_draws_where_it_is_asked_to() -> None:
         env.render()
 
 
-def test_a_picture_that_is_observed_follows_the_numbers() -> None:
+def test_observed_image_follows_the_numbers_in_the_raw_observation() -> None:
     watched = settings(arguments={"camera": True}, image={"pixels": 16})
     env, camera = GymnasiumEnv(watched, 4), Camera(numbers=4, side=16)
     first = env.reset(0)
@@ -149,7 +149,7 @@ def test_a_picture_that_is_observed_follows_the_numbers() -> None:
         GymnasiumEnv(settings(image={"pixels": 16}), 4)
 
 
-def test_it_is_made_in_worker_processes() -> None:
+def test_environment_can_be_pickled_for_workers() -> None:
     make = partial(GymnasiumEnv, settings(id="Reacher-v5", observation=[], success="left out", returns=[-50, 0]))
     env = pickle.loads(pickle.dumps(make))(50)
     assert env.reset(0).shape == (10,)
@@ -176,27 +176,27 @@ def test_it_is_made_in_worker_processes() -> None:
         ),
     ],
 )
-def test_a_block_that_does_not_fit_the_environment_is_one_line(changes: dict[str, Any], message: str) -> None:
+def test_block_that_does_not_fit_the_environment_gives_a_one_line_error(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
         GymnasiumEnv(settings(**changes), 40)
     assert "\n" not in str(caught.value)
 
 
-def test_a_module_that_fails_when_it_is_imported_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_module_that_fails_on_import_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "broken_robot.py").write_text("raise OSError('no driver\\nfound')\n", encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     with pytest.raises(UserError, match=r"module: 'broken_robot' cannot be imported: no driver found"):
         GymnasiumEnv(settings(module="broken_robot"), 40)
 
 
-def test_success_that_info_has_not_is_named() -> None:
+def test_success_key_missing_from_info_is_reported() -> None:
     env = GymnasiumEnv(settings(success="is_success"), 40)
     env.reset(0)
     with pytest.raises(UserError, match=r"success: given 'is_success', allowed: a key of info: solved, away"):
         env.step(np.zeros(2))
 
 
-def test_what_belongs_together_passes(recwarn: pytest.WarningsRecorder) -> None:
+def test_matching_data_and_environment_pass_the_check(recwarn: pytest.WarningsRecorder) -> None:
     check_fit(settings(), demonstrations())
     assert [str(warning.message) for warning in recwarn if "demonstrat" in str(warning.message)] == []
 
@@ -208,7 +208,7 @@ def test_what_belongs_together_passes(recwarn: pytest.WarningsRecorder) -> None:
         ("left_over", "Walk-v0 is not reproducible: .*; an episode before it changes it"),
     ],
 )
-def test_episodes_that_do_not_repeat_are_noticed(flaw: str, message: str) -> None:
+def test_irreproducible_episodes_are_refused(flaw: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         check_fit(settings(arguments={"flaw": flaw}), demonstrations())
 
@@ -232,7 +232,7 @@ def test_data_of_another_environment_are_refused() -> None:
 
 
 class Made(gymnasium.Env[Any, Any]):
-    """A point on a line that is moved to its goal, which is drawn when it is made; observed beyond what it says."""
+    """A point on a line, whose goal is drawn in the constructor; observations leave the declared bounds."""
 
     observation_space = gymnasium.spaces.Box(-0.1, 0.1, (2,), np.float64)
     action_space = gymnasium.spaces.Box(-1.0, 1.0, (1,), np.float32)
@@ -254,7 +254,7 @@ gymnasium.register("Made-v0", Made)
 MADE = {"id": "Made-v0", "seed_argument": "seed", "success": "success", "max_steps": 40, "render_mode": None}
 
 
-def test_an_environment_that_draws_when_it_is_made_is_made_of_each_seed() -> None:
+def test_environment_seeded_in_its_constructor_is_rebuilt_for_each_seed() -> None:
     made = Environment.model_validate(MADE)
     env, other = GymnasiumEnv(made, 40), GymnasiumEnv(made, 40)
     starts = [env.reset(seed) for seed in (3, 4, 3)]

@@ -1,4 +1,4 @@
-"""robosuite's environments, rebuilt from what a robomimic file says of its recording."""
+"""robosuite environments rebuilt from the metadata of a robomimic file."""
 
 from typing import Any
 
@@ -31,13 +31,13 @@ def recording() -> Recording:
     return open_recording(LIFT)
 
 
-def test_the_shipped_file_brings_its_environment(recording: Recording) -> None:
+def test_shipped_file_defines_its_environment(recording: Recording) -> None:
     environment = settings(recording)
     assert (environment.id, environment.success) == ("robosuite/Lift", "success")
     check_fit(environment, read_demonstrations(recording, [f"obs/{key}" for key in KEYS], "actions"))
 
 
-def test_it_is_the_simulation_that_the_task_of_that_name_has(recording: Recording) -> None:
+def test_rebuilt_environment_equals_the_robomimic_task(recording: Recording) -> None:
     actions = read_demonstrations(recording, [f"obs/{key}" for key in KEYS], "actions").action[:5].astype(np.float64)
     env, task = GymnasiumEnv(settings(recording), 200), Robomimic("lift")
     np.testing.assert_array_equal(env.reset(200_000), task.reset(200_000))
@@ -47,7 +47,7 @@ def test_it_is_the_simulation_that_the_task_of_that_name_has(recording: Recordin
         assert (ours.score, ours.done) == (theirs.score, theirs.done)
 
 
-def test_an_environment_that_robosuite_lacks_is_one_line(recording: Recording) -> None:
+def test_unknown_robosuite_environment_or_key_is_refused(recording: Recording) -> None:
     with pytest.raises(UserError, match=r"custom\.environment: robosuite/Juggle cannot be made: .*Juggle"):
         GymnasiumEnv(settings(recording, id="robosuite/Juggle"), 200)
     with pytest.raises(UserError, match=r"observation: given 'wrist', which observations of robosuite/Lift lack"):
@@ -55,7 +55,7 @@ def test_an_environment_that_robosuite_lacks_is_one_line(recording: Recording) -
 
 
 @pytest.mark.skipif(not has_egl(), reason="this machine draws nothing without a display")
-def test_it_draws_itself(recording: Recording) -> None:
+def test_rebuilt_environment_renders(recording: Recording) -> None:
     env = GymnasiumEnv(settings(recording), 200)
     env.reset(1)
     assert env.render().shape == (256, 256, 3)

@@ -1,4 +1,4 @@
-"""The block ``custom`` of params.yaml: what it may say."""
+"""Validation of the block ``custom`` of params.yaml."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ ENVIRONMENT = {"id": "Walk-v0", "success": "solved", "max_steps": 50}
 SHA = "0" * 64
 
 
-def test_dimensions_are_those_of_all_data_sets() -> None:
+def test_dimensions_are_summed_over_keys() -> None:
     settings = CustomSettings.model_validate({"datasets": {"mine": SOURCE}, "environment": ENVIRONMENT})
     assert settings.dims == (5, 4)
     assert CustomSettings.model_validate({"datasets": {"mine": SOURCE}}).environment is None
@@ -35,7 +35,7 @@ def test_dimensions_are_those_of_all_data_sets() -> None:
         ({"image": {"left": 90}}, "multiple of 16"),
     ],
 )
-def test_a_source_that_cannot_be_is_refused(source: dict[str, Any], message: str) -> None:
+def test_invalid_source_is_refused(source: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         CustomSettings.model_validate({"datasets": {"mine": SOURCE | source}})
 
@@ -50,12 +50,12 @@ def test_a_source_that_cannot_be_is_refused(source: dict[str, Any], message: str
         ({"render_mode": "human"}, "rgb_array"),
     ],
 )
-def test_an_environment_that_cannot_be_is_refused(environment: dict[str, Any], message: str) -> None:
+def test_invalid_environment_is_refused(environment: dict[str, Any], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         CustomSettings.model_validate({"datasets": {"mine": SOURCE}, "environment": ENVIRONMENT | environment})
 
 
-def test_pictures_of_one_task_have_one_size() -> None:
+def test_images_of_one_task_have_one_size() -> None:
     filmed, other = SOURCE | {"image": {"top": 96}}, SOURCE | {"image": {"top": 64}}
     given = {"datasets": {"mine": filmed}, "environment": ENVIRONMENT | {"image": {"pixels": 96}}}
     assert CustomSettings.model_validate(given).side == 96

@@ -1,4 +1,4 @@
-"""The task that a block ``custom`` makes, from its data to its environment."""
+"""The task of a block ``custom``: its data sets and its environment."""
 
 import json
 import shutil
@@ -31,7 +31,7 @@ def fetched(task: Task, destination: Path) -> Any:
 
 
 @pytest.mark.parametrize("form", WRITERS)
-def test_a_data_set_of_this_machine_is_copied_and_read(tmp_path: Path, form: str) -> None:
+def test_local_data_set_is_copied_and_read(tmp_path: Path, form: str) -> None:
     write, name, observation, action = WRITERS[form]
     (tmp_path / "theirs").mkdir()
     path = write(tmp_path / "theirs", episodes())
@@ -43,7 +43,7 @@ def test_a_data_set_of_this_machine_is_copied_and_read(tmp_path: Path, form: str
     np.testing.assert_array_equal(demonstrations.action, np.concatenate([episode["action"] for episode in episodes()]))
 
 
-def test_videos_stay_where_they_are(tmp_path: Path) -> None:
+def test_videos_are_not_copied(tmp_path: Path) -> None:
     path = write_v3(tmp_path, episodes())
     (path / "videos/observation.images.top").mkdir(parents=True)
     (path / "videos/observation.images.top/file-000.mp4").write_bytes(b"a picture")
@@ -52,7 +52,7 @@ def test_videos_stay_where_they_are(tmp_path: Path) -> None:
     assert sorted(inner.name for inner in (tmp_path / "mine").iterdir()) == ["data", "meta"]
 
 
-def test_a_zip_archive_of_this_machine_is_unpacked_if_it_is_the_one_that_was_written(tmp_path: Path) -> None:
+def test_local_zip_is_unpacked_if_its_checksum_matches(tmp_path: Path) -> None:
     archive.pack(write_v3(tmp_path, episodes()), tmp_path / "set.zip")
     task = load_task("custom", block(tmp_path / "set.zip", observation={"observation.state": 4}))
     assert len(fetched(task, tmp_path / "mine").state) == sum(LENGTHS)
@@ -64,7 +64,7 @@ def test_a_zip_archive_of_this_machine_is_unpacked_if_it_is_the_one_that_was_wri
     assert not (tmp_path / "other").exists()
 
 
-def test_a_data_set_is_downloaded_by_its_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_downloaded_data_set_must_match_its_checksum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import hashlib
 
     monkeypatch.setenv("no_proxy", "127.0.0.1")
@@ -85,16 +85,13 @@ def test_a_data_set_is_downloaded_by_its_checksum(tmp_path: Path, monkeypatch: p
     [
         ({"path": "not/there"}, "not/there: does not exist; expected a folder"),
         ({"observation": {"pose": 4}}, "set.npz: observation key 'pose' is absent; there are state, action"),
-        (
-            {"observation": {"state": 5}},
-            r"custom\.datasets\.mine\.observation\.state: given 5, allowed: 4 numbers",
-        ),
+        ({"observation": {"state": 5}}, r"custom\.datasets\.mine\.observation\.state: given 5, allowed: 4 numbers"),
         ({"action": {"action": 3}}, r"custom\.datasets\.mine\.action\.action: given 3, allowed: 2 numbers a step in"),
         ({"format": "zarr"}, "set.npz: holds a data set of format npz, but format says zarr"),
         ({"sha256": "0" * 64}, "set.npz: wrong checksum: sha256"),
     ],
 )
-def test_what_does_not_fit_the_data_is_one_line_and_leaves_nothing(
+def test_source_that_does_not_fit_the_data_gives_a_one_line_error(
     tmp_path: Path, changes: dict[str, Any], message: str
 ) -> None:
     path = write_npz(tmp_path, episodes())
@@ -104,7 +101,7 @@ def test_what_does_not_fit_the_data_is_one_line_and_leaves_nothing(
     assert not (tmp_path / "copied").exists() or list((tmp_path / "copied").iterdir()) == []
 
 
-def test_without_an_environment_it_is_offline(tmp_path: Path) -> None:
+def test_task_without_environment_is_offline(tmp_path: Path) -> None:
     task = load_task("custom", block(write_npz(tmp_path, episodes())))
     demonstrations = fetched(task, tmp_path / "mine")
     assert task.offline and task.check
@@ -113,7 +110,7 @@ def test_without_an_environment_it_is_offline(tmp_path: Path) -> None:
         task.check(demonstrations, 16)
 
 
-def test_an_environment_is_described_and_checked(tmp_path: Path) -> None:
+def test_task_with_environment_is_evaluated_and_checked(tmp_path: Path) -> None:
     path = write_npz(tmp_path, episodes())
     task = load_task("custom", block(path) | {"environment": REACHER})
     assert task.title == "Reacher-v5"
@@ -129,7 +126,7 @@ def test_an_environment_is_described_and_checked(tmp_path: Path) -> None:
         task.check(fetched(task, tmp_path / "mine"), 5)
 
 
-def test_wrong_blocks_are_one_line() -> None:
+def test_invalid_blocks_are_refused() -> None:
     for given, message in (
         (None, "given 'custom' alone, allowed: with a block custom"),
         ({}, r"custom\.datasets: "),

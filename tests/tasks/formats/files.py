@@ -1,4 +1,4 @@
-"""The same episodes in every format that is read."""
+"""Write the same episodes in every supported format."""
 
 import json
 import shutil
@@ -28,7 +28,7 @@ RATE = 10.0
 
 
 def episodes(lengths: Sequence[int] = LENGTHS) -> list[dict[str, NDArray[Any]]]:
-    """Made-up episodes: ``state`` (T, 4) and ``action`` (T, 2), float32."""
+    """Return random episodes: ``state`` (T, 4) and ``action`` (T, 2), float32."""
     generator = np.random.default_rng(0)
     return [
         {key: generator.normal(size=(length, dim)).astype(np.float32) for key, dim in (("state", 4), ("action", 2))}
@@ -71,7 +71,7 @@ def write_robomimic(folder: Path, given: Sequence[Arrays], **recipe: Any) -> Pat
 
 
 def write_minari(folder: Path, given: Sequence[Arrays], data_format: str = "hdf5") -> Path:
-    """By minari's own writer; the observation after an episode's last action is all 9."""
+    """Write with minari; the observation after an episode's last action is all 9."""
     high = np.full(given[0]["state"].shape[1], np.inf, np.float32)
     buffers = [
         EpisodeBuffer(
@@ -104,7 +104,7 @@ def write_v3(folder: Path, given: Sequence[Arrays]) -> Path:
 
 
 def write_v2(folder: Path, given: Sequence[Arrays]) -> Path:
-    """LeRobotDataset v2.1, out of v3.0: a file an episode, JSON lines for lists."""
+    """Write LeRobotDataset v2.1, converted from v3.0: a file for each episode, lists as JSON lines."""
     path = write_v3(folder, given)
     info = json.loads((path / "meta/info.json").read_text(encoding="utf-8"))
     info["codebase_version"] = "v2.1"
@@ -138,7 +138,7 @@ V3_VIDEO, V2_VIDEO = f"videos/{CAMERA}/chunk-000/file-000.mp4", f"videos/chunk-0
 
 
 def with_camera(folder: Path, write: Callable[..., Path], given: Sequence[Arrays] | None = None) -> Path:
-    """A LeRobotDataset that says that it has a camera, without the videos: of v3.0 one file of all episodes."""
+    """Write a LeRobotDataset that declares a camera, without videos; of v3.0 one file would have all episodes."""
     path = write(folder, episodes() if given is None else given)
     info = json.loads((path / "meta/info.json").read_text(encoding="utf-8"))
     info["features"][CAMERA] = {"dtype": "video", "shape": [16, 16, 3], "names": ["height", "width", "channels"]}
@@ -160,7 +160,7 @@ def with_camera(folder: Path, write: Callable[..., Path], given: Sequence[Arrays
 
 
 def write_video(file: Path, shades: Sequence[float]) -> None:
-    """A frame of 16 × 16 grey pixels for each of the shades, 0 to 255."""
+    """Write a frame of 16 × 16 grey pixels for each of the shades, 0 to 255."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with iio.get_writer(file, fps=RATE, macro_block_size=1) as writer:
         for shade in shades:
@@ -193,5 +193,5 @@ WRITERS: dict[str, tuple[Write, str, str, str]] = {
     "lerobot3": (write_v3, "lerobot", "observation.state", "action"),
     "lerobot2": (write_v2, "lerobot", "observation.state", "action"),
 }
-"""Form → what writes it, the name of its format, and the keys of observation and action in it."""
+"""Form → its writer, the name of its format, its keys of observation and action."""
 ONE_BY_ONE = ("robomimic", "minari_hdf5", "minari_arrow", "lerobot2")

@@ -1,4 +1,4 @@
-"""Videos of a data set's cameras: absent, whole, too short, damaged."""
+"""Findings about a data set's videos: absent, complete, too short, damaged."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +12,14 @@ from pipeline.tasks.formats.reading import open_recording
 from tests.tasks.formats.files import CAMERA, LENGTHS, V2_VIDEO, V3_VIDEO, with_camera, write_v2, write_v3, write_video
 
 
-def test_absent_videos_are_said_to_be_so_and_are_no_fault(tmp_path: Path) -> None:
+def test_absent_videos_are_described_but_are_no_finding(tmp_path: Path) -> None:
     path = with_camera(tmp_path, write_v3)
     assert list(video_findings(open_recording(path), sum(LENGTHS))) == []
     assert f"{CAMERA}: video 16 x 16 x 3, no vector; no files of it are here" in describe(open_recording(path), path)
 
 
 @pytest.mark.parametrize("write", [write_v3, write_v2])
-def test_a_frame_a_step_is_right_and_another_number_is_told(tmp_path: Path, write: Callable[..., Path]) -> None:
+def test_number_of_video_frames_must_equal_steps(tmp_path: Path, write: Callable[..., Path]) -> None:
     path = with_camera(tmp_path, write)
     lengths = (sum(LENGTHS),) if write is write_v3 else LENGTHS
     files = [path / (V3_VIDEO if write is write_v3 else V2_VIDEO.format(i)) for i in range(len(lengths))]
@@ -34,7 +34,7 @@ def test_a_frame_a_step_is_right_and_another_number_is_told(tmp_path: Path, writ
     assert f"- {expected}" in describe(recording, path)
 
 
-def test_a_damaged_video_is_named(tmp_path: Path) -> None:
+def test_damaged_video_is_reported(tmp_path: Path) -> None:
     path = with_camera(tmp_path, write_v3)
     write_video(path / V3_VIDEO, np.linspace(0, 255, sum(LENGTHS)))
     (path / V3_VIDEO).write_bytes((path / V3_VIDEO).read_bytes()[:300])

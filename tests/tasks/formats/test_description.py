@@ -1,4 +1,4 @@
-"""The text that is printed of a data set, and the block in it."""
+"""The printed description of a data set, and its suggested block of params.yaml."""
 
 from pathlib import Path
 from typing import Any
@@ -19,29 +19,29 @@ def block_in(text: str) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("form", WRITERS)
-def test_the_block_reads_the_data_set(tmp_path: Path, form: str) -> None:
+def test_suggested_block_reads_the_data_set(tmp_path: Path, form: str) -> None:
     write, _, observation, action = WRITERS[form]
     path = write(tmp_path, episodes())
-    ((block, told),) = block_in(describe(open_recording(path), path)).items()
-    source = CustomSettings.model_validate(told["custom"]).datasets[told["data"]["dataset"]]
-    assert block.isidentifier() and told["task"] == "custom"
-    assert ("environment" in told["custom"]) == (told["select"] != {"rule": "validation_loss"})
+    ((block, settings),) = block_in(describe(open_recording(path), path)).items()
+    source = CustomSettings.model_validate(settings["custom"]).datasets[settings["data"]["dataset"]]
+    assert block.isidentifier() and settings["task"] == "custom"
+    assert ("environment" in settings["custom"]) == (settings["select"] != {"rule": "validation_loss"})
     assert (source.observation, source.action) == ({observation: 4}, {action: 2})
     recording = open_recording(Path(source.path or ""), source.format)
     assert read_demonstrations(recording, list(source.observation), *source.action).state.shape == (24, 4)
 
 
-def test_the_recipe_of_an_environment_goes_into_the_block(tmp_path: Path) -> None:
+def test_suggested_block_has_the_recorded_environment(tmp_path: Path) -> None:
     path = WRITERS["minari_hdf5"][0](tmp_path, episodes())
-    ((block, told),) = block_in(describe(open_recording(path), path)).items()
-    environment = CustomSettings.model_validate(told["custom"]).environment
+    ((block, settings),) = block_in(describe(open_recording(path), path)).items()
+    environment = CustomSettings.model_validate(settings["custom"]).environment
     assert environment is not None
     assert (environment.id, environment.module, environment.observation) == ("Reacher-v5", "gymnasium", ["pose"])
-    assert environment.max_steps == told["evaluation"]["max_steps"] == 50
-    assert told["select"]["evaluation"] == block
+    assert environment.max_steps == settings["evaluation"]["max_steps"] == 50
+    assert settings["select"]["evaluation"] == block
 
 
-def test_what_is_there_is_told(tmp_path: Path) -> None:
+def test_description_lists_episodes_keys_and_ranges(tmp_path: Path) -> None:
     given: list[dict[str, Any]] = [
         episode | {"img": np.ones((len(episode["state"]), 40, 40, 3), np.uint8)} for episode in episodes()
     ]
@@ -53,7 +53,7 @@ def test_what_is_there_is_told(tmp_path: Path) -> None:
     assert f"{least:.4g}" in next(line for line in text.splitlines() if line.startswith("state[2]"))
 
 
-def test_what_stands_in_the_way_is_told(tmp_path: Path) -> None:
+def test_description_reports_obstacles_to_learning(tmp_path: Path) -> None:
     path = write_v3(tmp_path, episodes())
     stats = path / "meta/stats.json"
     stats.write_text(stats.read_text(encoding="utf-8").replace('"min": [', '"min": [-7, '), encoding="utf-8")
@@ -63,7 +63,7 @@ def test_what_stands_in_the_way_is_told(tmp_path: Path) -> None:
     assert describe(open_recording(path), path).endswith("No key holds actions beside observations to learn from.")
 
 
-def test_rewards_and_counters_are_not_observed(tmp_path: Path) -> None:
+def test_rewards_and_counters_are_not_suggested_as_observations(tmp_path: Path) -> None:
     given = [
         {"pose": ep["state"], "touch": ep["state"], "reward": ep["state"], "action": ep["action"]} for ep in episodes()
     ]

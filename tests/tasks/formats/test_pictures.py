@@ -1,4 +1,4 @@
-"""A camera's pictures beside the numbers: each step has its own, whatever they are stored in."""
+"""Camera images of a recording: one for each step, from videos or arrays."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -30,7 +30,7 @@ ENDS = np.cumsum(LENGTHS)
 
 
 def filmed(folder: Path, write: Callable[..., Path]) -> Path:
-    """A LeRobotDataset whose frames are the ``SHADES``, in the order of its steps."""
+    """Write a LeRobotDataset whose video frames are the ``SHADES`` in order."""
     path = with_camera(folder, write)
     if write is write_v3:
         write_video(path / V3_VIDEO, list(SHADES))
@@ -41,7 +41,7 @@ def filmed(folder: Path, write: Callable[..., Path]) -> Path:
 
 
 def pictured(dtype: Any) -> list[dict[str, NDArray[Any]]]:
-    """Episodes with an array ``img`` of pictures of the ``SHADES``, 16 × 32 pixels."""
+    """Return episodes with an array ``img`` of images of the ``SHADES``, 16 × 32 pixels."""
     given = episodes()
     for episode, shades in zip(given, np.split(SHADES, ENDS[:-1]), strict=True):
         episode["img"] = np.broadcast_to(shades[:, None, None, None], (len(shades), 16, 32, 3)).astype(dtype)
@@ -53,7 +53,7 @@ def opened(path: Path, camera: str = CAMERA, observation: Sequence[str] = ("obse
 
 
 @pytest.mark.parametrize("write", [write_v3, write_v2])
-def test_each_step_has_its_frame_of_the_videos(tmp_path: Path, write: Callable[..., Path]) -> None:
+def test_each_step_gets_its_video_frame(tmp_path: Path, write: Callable[..., Path]) -> None:
     source = opened(filmed(tmp_path, write))
     blocks = list(source.blocks(10))
     assert [block.shape for block in blocks] == [(10, 32, 32, 3), (10, 32, 32, 3), (4, 32, 32, 3)]
@@ -61,7 +61,7 @@ def test_each_step_has_its_frame_of_the_videos(tmp_path: Path, write: Callable[.
     np.testing.assert_array_equal(source.demonstrations.state, np.concatenate([each["state"] for each in episodes()]))
 
 
-def test_frames_of_an_episode_that_is_left_out_are_left_out(tmp_path: Path) -> None:
+def test_frames_of_skipped_episodes_are_skipped(tmp_path: Path) -> None:
     path = filmed(tmp_path, write_v2)
     (path / "data/chunk-000/episode_000001.parquet").write_bytes(b"PAR1")
     with pytest.warns(UserWarning, match="left out 1 of 3 episodes"):
@@ -71,14 +71,14 @@ def test_frames_of_an_episode_that_is_left_out_are_left_out(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(("write", "dtype"), [(write_npz, np.uint8), (write_zarr, np.float32)])
-def test_arrays_of_pictures_are_read_exactly(tmp_path: Path, write: Callable[..., Path], dtype: Any) -> None:
+def test_image_arrays_are_read_exactly(tmp_path: Path, write: Callable[..., Path], dtype: Any) -> None:
     source = opened(write(tmp_path, pictured(dtype)), "img", ["state"])
     pictures = np.concatenate(list(source.blocks(7)))
     np.testing.assert_array_equal(pictures, np.broadcast_to(SHADES[:, None, None, None], (len(SHADES), 32, 32, 3)))
 
 
 @pytest.mark.parametrize("write", [write_v3, write_v2])
-def test_absent_and_short_videos_are_named(tmp_path: Path, write: Callable[..., Path]) -> None:
+def test_absent_and_short_videos_are_refused(tmp_path: Path, write: Callable[..., Path]) -> None:
     path = filmed(tmp_path, write)
     last = path / (V3_VIDEO if write is write_v3 else V2_VIDEO.format(2))
     length = sum(LENGTHS) if write is write_v3 else LENGTHS[2]
@@ -91,13 +91,10 @@ def test_absent_and_short_videos_are_named(tmp_path: Path, write: Callable[..., 
         opened(path)
 
 
-def test_keys_without_pictures_and_pixels_that_are_none_are_refused(tmp_path: Path) -> None:
+def test_keys_without_images_and_invalid_pixels_are_refused(tmp_path: Path) -> None:
     path = filmed(tmp_path, write_v3)
     with pytest.raises(UserError, match=rf"image key 'action' holds no pictures .H, W, 3.; those that do: {CAMERA}"):
         opened(path, "action")
     with pytest.raises(UserError, match="episode 0: img holds other values than whole numbers from 0 to 255"):
-        list(
-            opened(write_npz(tmp_path, [e | {"img": e["img"] + 0.5} for e in pictured("f4")]), "img", ["state"]).blocks(
-                9
-            )
-        )
+        given = [each | {"img": each["img"] + 0.5} for each in pictured("f4")]
+        list(opened(write_npz(tmp_path, given), "img", ["state"]).blocks(9))

@@ -1,4 +1,4 @@
-"""What the survey of a data set finds, and that it stays silent about a sound one."""
+"""Findings of the survey of a data set, and none for a sound one."""
 
 from pathlib import Path
 from typing import Any
@@ -70,7 +70,7 @@ def test_gaps_in_time_are_found(tmp_path: Path) -> None:
     assert found == (f"gaps in time: {len(LENGTHS)} steps last longer or shorter than 1/{RATE:g} s, one 0.4 s",)
 
 
-def test_episodes_that_cannot_be_read_are_counted_with_the_reason(tmp_path: Path) -> None:
+def test_unreadable_episodes_are_counted_with_the_reason(tmp_path: Path) -> None:
     path = write_v2(tmp_path, episodes())
     file = path / "data/chunk-000/episode_000001.parquet"
     file.write_bytes(b"PAR1")
@@ -83,6 +83,6 @@ def test_episodes_that_cannot_be_read_are_counted_with_the_reason(tmp_path: Path
         survey(open_recording(path), "action")
 
 
-def test_one_number_a_step_is_a_component_too(tmp_path: Path) -> None:
+def test_scalar_key_is_a_component(tmp_path: Path) -> None:
     write_lerobot(tmp_path / "set", [{"action": np.arange(5.0)}], 10, "", "")
     assert survey(open_recording(tmp_path / "set"), "action").components[0].greatest == 4
