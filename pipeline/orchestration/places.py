@@ -3,6 +3,7 @@
 from typing import Literal
 
 from pipeline.orchestration.plan import programs_of
+from pipeline.settings.images import SHAPES
 
 Place = Literal["head", "cpu", "gpu"]
 """``head``: the machine that started the run; ``cpu``: any worker; ``gpu``: one with a GPU if there is any."""
@@ -10,13 +11,14 @@ Place = Literal["head", "cpu", "gpu"]
 HEAD = frozenset({"resolve", "report", "fetch"})
 """Short programs that read all results, and ``fetch``: only the head needs recordings, a mirror and the network."""
 
-GPU = frozenset({"train", "evaluate_fid", "study"})
-"""Programs that run many times faster on a GPU."""
+GPU = frozenset({"train", "study"})
+"""Programs that run many times faster on a GPU; so does ``evaluate`` of images."""
 
 
 def place_of(command: str) -> Place:
     """Return the place for a stage with this ``command``."""
-    programs = {program.module.rpartition(".")[2] for program in programs_of(command)}
-    if programs and programs <= HEAD:
+    programs = {program.module.rpartition(".")[2]: program.arguments for program in programs_of(command)}
+    if programs and programs.keys() <= HEAD:
         return "head"
-    return "gpu" if programs & GPU else "cpu"
+    of_images = not SHAPES.keys().isdisjoint(programs.get("evaluate", ()))
+    return "gpu" if of_images or programs.keys() & GPU else "cpu"

@@ -16,6 +16,8 @@ def test_placement_names_existing_programs_once() -> None:
     [
         ("exec python -m stages.report tabulate --scale lab", "head"),
         ("exec python -m stages.train --scale lab --task pusht --method fm", "gpu"),
+        ("exec python -m stages.evaluate --scale lab --task pusht --row fm-nfe1", "cpu"),
+        ("exec python -m stages.evaluate --scale lab --task cifar10 --method i_cfm", "gpu"),
         ("exec python -m stages.prepare --scale lab --task pusht", "cpu"),
         ("exec python -m stages.report study_table --scale lab\nexec python -m stages.train --scale lab", "gpu"),
         ("cp a b", "cpu"),
