@@ -66,14 +66,16 @@ def report(asked: tables.Request) -> None:
         cells = read_cells(scales)
         if not cells:
             raise UserError(f"{asked.reports.one_step}: holds no cell; run `make study`")
-        table, aggregated = one_step_table(cells), aggregates(cells)
+        compared, incomplete = comparable(cells)
+        table, shown_table, aggregated = one_step_table(cells), one_step_table(compared), aggregates(compared)
         answered = pd.DataFrame(answers(cells, questions()), columns=ANSWERS_HEADER.split(",")).round(6)
         for path, written in zip(csvs, (table, answered, aggregated), strict=True):
             write_csv(path, written)
-        draw_against_time(table, pictures[0])
-        draw_aggregates(aggregated, table, pictures[1])
-        draw_profiles(cells, table, pictures[2])
-        write_text(text, one_step_markdown(table, answered, aggregated, [path.name for path in pictures]))
+        draw_against_time(shown_table, pictures[0])
+        draw_aggregates(aggregated, shown_table, pictures[1])
+        draw_profiles(compared, shown_table, pictures[2])
+        names = [path.name for path in pictures]
+        write_text(text, one_step_markdown(table, answered, aggregated, names, incomplete))
 
 
 def read_cells(scales: Iterable[str]) -> list[Cell]:
@@ -96,6 +98,20 @@ def read_cells(scales: Iterable[str]) -> list[Cell]:
         cells,
         key=lambda cell: (tasks.index(cell.task), order.index(cell.entry.method), cell.entry.nfe, cell.train_seed),
     )
+
+
+def comparable(cells: Sequence[Cell]) -> tuple[list[Cell], list[str]]:
+    """Split off the tasks where some method has not run yet: means over them would compare methods on different tasks.
+
+    Returns:
+        The cells of the tasks that have every method and NFE of the task with the most, and the names of the others.
+    """
+    keys: dict[str, set[tuple[str, int]]] = {}
+    for cell in cells:
+        keys.setdefault(cell.task, set()).add(cell.key)
+    most = max(keys.values(), key=len)
+    whole = {task for task, found in keys.items() if found >= most}
+    return [cell for cell in cells if cell.task in whole], [task for task in keys if task not in whole]
 
 
 def _times(cells: Sequence[Cell]) -> dict[tuple[str, str], dict[str, float]]:
@@ -169,10 +185,15 @@ def runs_of(cells: Sequence[Cell], method: str, nfe: int, measure: str) -> Runs:
 
 
 def one_step_markdown(
-    table: pd.DataFrame, answered: pd.DataFrame, aggregated: pd.DataFrame, pictures: list[str]
+    table: pd.DataFrame,
+    answered: pd.DataFrame,
+    aggregated: pd.DataFrame,
+    pictures: Sequence[str],
+    incomplete: Sequence[str],
 ) -> str:
-    """The report: aggregates, answers, and every cell."""
-    tasks = table["task"].nunique()
+    """Return the report: aggregates, answers, and every cell."""
+    tasks = table["task"].nunique() - len(incomplete)
+    left_out = f"Not in the pictures and not in this table, since methods are missing there: {', '.join(incomplete)}."
     return tables.document(
         "# The one-step study",
         _HOW_TO_READ,
@@ -182,6 +203,7 @@ def one_step_markdown(
         "higher than one of this method on a random task, ties counting half. 95 % intervals are of a bootstrap over "
         "training seeds and test seeds.",
         tables.markdown_table(_aggregate_cells(row) for _, row in aggregated.iterrows()),
+        left_out if incomplete else "",
         "## Answers",
         "Differences are paired on test seeds. *all* averages training seeds for each test seed first.",
         tables.markdown_table(_answer_cells(row) for _, row in answered.iterrows()) or "None yet.",
