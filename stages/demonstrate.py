@@ -19,14 +19,12 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from pipeline.evaluation.demonstrate import solved_episodes, write_demonstrations
-from pipeline.evaluation.protocol import FIRST_DEMONSTRATION_SEED, find_env_factory, seed_range
+from pipeline.evaluation.seeds import FIRST_DEMONSTRATION_SEED, seed_range
 from pipeline.experts.registry import expert
 from pipeline.kinds.demonstrate_expert import demonstrate
 from pipeline.orchestration.stage import program, stage
 from pipeline.settings import schema
 from pipeline.settings.inputs import expert_inputs
-from pipeline.training.checkpoint import load_policy
 from pipeline.utils.errors import UserError
 from pipeline.utils.hardware import cores
 
@@ -45,15 +43,19 @@ def main() -> None:
     experts.add_argument("--task", help="a task with an expert; with --scale, a block of params.yaml")
     experts.add_argument("--scale", help="the scale of the block")
     experts.add_argument("--report", type=Path, help="file for the expert's success rate, as JSON")
-    experts.add_argument("--workers", type=int, default=cores(), help="processes, 0 for none; changes no result")
+    experts.add_argument("--workers", type=int, help="processes, by default one a core, 0 for none; changes no result")
     policies = parser.add_argument_group("policies")
     policies.add_argument("--checkpoint", type=Path)
-    policies.add_argument("--nfe", type=int, default=16)
-    policies.add_argument("--evaluation", default="pusht_b", help="the evaluation that initial states are drawn for")
+    policies.add_argument("--nfe", type=int, help="default: 16")
+    policies.add_argument("--evaluation", help="the evaluation that initial states are drawn for; default: pusht_b")
     arguments = parser.parse_args()
     if (arguments.task is None) == (arguments.checkpoint is None):
         parser.error("give --task, whose expert plays, or --checkpoint")
-    if arguments.most < 1 or arguments.workers < 0:
+    of_other = ("scale", "report", "workers") if arguments.checkpoint else ("nfe", "evaluation")
+    for name in of_other:
+        if getattr(arguments, name) is not None:
+            raise UserError(f"--{name}: not an option with {'--checkpoint' if arguments.checkpoint else '--task'}")
+    if arguments.most < 1 or (arguments.workers or 0) < 0:
         raise UserError("--most: allowed: 1 or more; --workers: 0 or more")
     if arguments.checkpoint:
         by_policy(arguments)
@@ -73,14 +75,20 @@ def by_expert(arguments: argparse.Namespace) -> None:
         deps=[],
         outs=[out, checksum, *([arguments.report] if arguments.report else [])],
     ) as here:
-        options = {"workers": arguments.workers, "report": arguments.report}
+        workers = cores() if arguments.workers is None else arguments.workers
+        options = {"workers": workers, "report": arguments.report}
         print(demonstrate(task, chosen, seeds, arguments.most, out, here, **options))
 
 
 def by_policy(arguments: argparse.Namespace) -> None:
+    # here: the processes of an expert import this file, and need none of it
+    from pipeline.evaluation.demonstrate import solved_episodes, write_demonstrations
+    from pipeline.evaluation.protocol import find_env_factory
+    from pipeline.training.checkpoint import load_policy
+
     policy, metadata = load_policy(arguments.checkpoint)
-    env_factory = find_env_factory(metadata.load_task(), metadata.task, arguments.evaluation)
-    solved = solved_episodes(policy.acting(arguments.nfe), env_factory, arguments.seeds)
+    env_factory = find_env_factory(metadata.load_task(), metadata.task, arguments.evaluation or "pusht_b")
+    solved = solved_episodes(policy.acting(arguments.nfe or 16), env_factory, arguments.seeds)
     kept = solved[: arguments.most]
     if not kept:
         raise UserError(f"{arguments.checkpoint}: solved none of {len(arguments.seeds)} episodes")

@@ -12,8 +12,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipeline.evaluation.offline_scores import EpisodeScores, score_episodes
-from pipeline.evaluation.protocol import FIRST_TEST_SEED
 from pipeline.evaluation.rollouts import Policy, act_padded
+from pipeline.evaluation.seeds import FIRST_TEST_SEED
 from pipeline.tasks.normalizer import Normalizer
 from pipeline.tasks.windows import ReportedWindows
 from pipeline.utils.timing import median_ms

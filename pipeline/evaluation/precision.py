@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.evaluation.protocol import run_acting, validation_seeds
+from pipeline.evaluation.protocol import run_acting
 from pipeline.evaluation.rollouts import EpisodeResult
+from pipeline.evaluation.seeds import validation_seeds
 from pipeline.settings.schema import EvaluationSettings, PrecisionSettings
 from pipeline.tasks.vector import EnvFactory
 from pipeline.utils.seeding import derive

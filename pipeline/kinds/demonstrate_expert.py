@@ -3,14 +3,17 @@
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pipeline.evaluation.statistics import proportion_interval
 from pipeline.experts.collect import collect
 from pipeline.experts.episode import Expert, ExpertEpisode
-from pipeline.training.problem import Workspace
 from pipeline.utils.atomic import write_text
 from pipeline.utils.errors import UserError
 from pipeline.utils.provenance import write_checksum
+
+if TYPE_CHECKING:  # it imports PyTorch, which the processes of an expert do not need
+    from pipeline.training.problem import Workspace
 
 
 def demonstrate(
@@ -19,7 +22,7 @@ def demonstrate(
     seeds: Sequence[int],
     most: int,
     out: Path,
-    here: Workspace,
+    here: "Workspace",
     *,
     workers: int,
     report: Path | None = None,

@@ -7,15 +7,16 @@ from typing import get_args
 import torch
 
 from pipeline.evaluation import offline
+from pipeline.evaluation.offline_scores import EpisodeScores
 from pipeline.evaluation.policy import FlowPolicy
-from pipeline.evaluation.protocol import find_env_factory, run_acting, test_seeds
+from pipeline.evaluation.protocol import find_env_factory, run_acting
 from pipeline.evaluation.robustness import Disturbed, perturbation
+from pipeline.evaluation.seeds import test_seeds
 from pipeline.reporting.offline_rows import write_offline_episodes
 from pipeline.reporting.rows import mean_scores, write_all_episodes
 from pipeline.settings.paths import Entry, ScaleReports, TaskFiles
 from pipeline.settings.schema import Disturbance, ScaleSettings, TaskSettings
 from pipeline.training.acting import load_to_evaluate
-from pipeline.training.checkpoint import CheckpointMetadata
 from pipeline.training.data import PreparedData
 from pipeline.training.job import Asked, Job
 from pipeline.training.problem import Workspace
@@ -38,14 +39,16 @@ def work(asked: Asked, settings: ScaleSettings, here: Workspace, _label: str) ->
     given = of_task.robustness.strengths
     strengths = {disturbance: given[disturbance] for disturbance in get_args(Disturbance) if disturbance in given}
     out = ScaleReports(asked.scale).disturbed_episodes(entry)
-    if of_task.load_task().offline:
-        _score_windows(policy, metadata, strengths, of_task, files, entry, model, out)
+    task = of_task.load_task()
+    if task.offline:
+        scores = _window_scores(policy, entry.nfe, strengths, of_task, files.prepared)
+        write_offline_episodes(out, scores, model, metadata, entry, offline.SAMPLES)
         return
     results = {}
     for disturbance, strength in strengths.items():
         results[entry.evaluation, perturbation(disturbance, strength)] = episodes = run_acting(
             Disturbed(policy, entry.nfe, disturbance, strength),
-            find_env_factory(of_task.load_task(), asked.task, entry.evaluation, of_task.evaluation),
+            find_env_factory(task, asked.task, entry.evaluation, of_task.evaluation),
             test_seeds(of_task.robustness.seeds),
             of_task.evaluation,
             journal=here.resume / f"{disturbance}.jsonl",
@@ -60,23 +63,18 @@ def _entry(asked: Asked, settings: TaskSettings) -> Entry:
     return Entry(evaluation, asked.method, asked.nfe, within=asked.task)
 
 
-def _score_windows(
-    policy: FlowPolicy,
-    metadata: CheckpointMetadata,
-    strengths: Mapping[Disturbance, float],
-    settings: TaskSettings,
-    files: TaskFiles,
-    entry: Entry,
-    model: Path,
-    out: Path,
-) -> None:
-    data = PreparedData.load(files.prepared)
-    windows = data.reported_windows(files.prepared)
+def _window_scores(
+    policy: FlowPolicy, nfe: int, strengths: Mapping[Disturbance, float], settings: TaskSettings, prepared: Path
+) -> dict[str, list[EpisodeScores]]:
+    """Score the held-out windows under each disturbance."""
+    data = PreparedData.load(prepared)
+    windows = data.reported_windows(prepared)
     scores = {}
     for disturbance, strength in strengths.items():
-        disturbed = Disturbed(policy, entry.nfe, disturbance, strength)
-        answers = offline.draw(disturbed, windows, settings.evaluation.policy_batch_size)
+        answers = offline.draw(
+            Disturbed(policy, nfe, disturbance, strength), windows, settings.evaluation.policy_batch_size
+        )
         scores[perturbation(disturbance, strength)] = offline.score(
             answers, windows, data.action_normalizer, settings.data.n_action_steps
         )
-    write_offline_episodes(out, scores, model, metadata, entry, offline.SAMPLES)
+    return scores

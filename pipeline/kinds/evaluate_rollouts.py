@@ -4,14 +4,15 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from pipeline.evaluation.protocol import find_env_factory, run_acting, test_seeds
-from pipeline.evaluation.rollouts import EpisodeResult, Policy
+from pipeline.evaluation.protocol import find_env_factory, run_acting
+from pipeline.evaluation.rollouts import POLICY_BATCH_SIZE, Episode, EpisodeResult, Policy, rollout
+from pipeline.evaluation.seeds import test_seeds
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
 from pipeline.evaluation.video import best_median_worst, record_videos
 from pipeline.kinds import held_out
 from pipeline.reporting.rows import mean_scores, metrics, write_row_episodes
 from pipeline.settings.paths import BASELINES, SAMPLERS, Entry, ScaleReports, TaskFiles
-from pipeline.settings.schema import EvaluationSettings, ScaleSettings
+from pipeline.settings.schema import ScaleSettings
 from pipeline.tasks.vector import EnvFactory
 from pipeline.training.acting import acting, load_acting
 from pipeline.training.job import Asked, Job
@@ -19,6 +20,7 @@ from pipeline.training.problem import Workspace
 from pipeline.training.residual_checkpoint import load_model
 from pipeline.utils.atomic import write_text
 from pipeline.utils.errors import UserError
+from pipeline.utils.hardware import fitting_workers
 
 
 def job(asked: Asked, settings: ScaleSettings) -> Job:
@@ -84,17 +86,18 @@ def score_checkpoint(
     checkpoint: Path,
     evaluation: str,
     nfe: int,
-    seeds: Sequence[int],
-    settings: EvaluationSettings,
+    episodes: Sequence[Episode],
     out: Path,
     *,
+    num_envs: int,
+    workers: int,
     method: str | None = None,
     videos: Path | None = None,
 ) -> str:
-    """Roll any checkpoint out on ``seeds``; write its episodes to ``out`` and return a one-line summary.
+    """Roll any checkpoint out; write its episodes to ``out`` and return a one-line summary.
 
     Args:
-        evaluation: one of the checkpoint's task. settings: its ``max_steps`` is replaced by the evaluation's.
+        evaluation: one of the checkpoint's task. num_envs, workers: as of ``rollout``.
         method: ddpm or ddim, the sampler of a diffusion checkpoint; None: the checkpoint's own method.
         videos: folder for gifs of the best, median and worst episode; None: none are made.
 
@@ -107,12 +110,11 @@ def score_checkpoint(
     if (method in SAMPLERS) != (metadata.method in SAMPLERS) or (method != metadata.method and method not in SAMPLERS):
         allowed = ", ".join(SAMPLERS) if metadata.method in SAMPLERS else metadata.method
         raise UserError(f"--method: given {method!r}, allowed for {checkpoint}: {allowed}")
-    settings = settings.model_copy(update={"max_steps": env_factory.max_steps})
     entry, actor = Entry(evaluation, method, nfe), acting(policy, method, nfe)
-    results = run_acting(actor, env_factory, seeds, settings, repeats=settings.repeats)
+    results = rollout(actor, env_factory, episodes, num_envs=num_envs, workers=fitting_workers(workers))
     write_row_episodes(out, {evaluation: results}, checkpoint, metadata, method, nfe)
     if videos:
-        write_videos(videos, actor, results, entry, env_factory, settings.policy_batch_size)
+        write_videos(videos, actor, results, entry, env_factory, POLICY_BATCH_SIZE)
     return f"{checkpoint}: {summary(entry, results)} → {out}"
 
 

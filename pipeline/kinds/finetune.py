@@ -10,7 +10,7 @@ from dataclasses import replace
 import numpy as np
 from torch import nn
 
-from pipeline.evaluation.protocol import validation_seeds
+from pipeline.evaluation.seeds import validation_seeds
 from pipeline.evaluation.statistics import mean_interval, proportion_interval
 from pipeline.kinds.robot import RobotProblem, read_by
 from pipeline.nets.lora import merge_lora

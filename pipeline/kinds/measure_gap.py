@@ -26,7 +26,7 @@ from pipeline.utils.seeding import Generators
 
 def job(asked: Asked, settings: ScaleSettings) -> Job:
     del settings
-    return Job(f"measure_gap-{asked.scale}", deps=[], outs=_reports(asked.scale))
+    return Job(f"measure_gap-{asked.scale}", deps=[], outs=ScaleReports(asked.scale).pictured("gap"))
 
 
 def work(asked: Asked, all_settings: ScaleSettings, here: Workspace, _label: str) -> None:
@@ -45,7 +45,7 @@ def work(asked: Asked, all_settings: ScaleSettings, here: Workspace, _label: str
 
             learned = learn(points, path, settled, generators, here.resume / f"{name}-{sigma!r}.pt", log, label)
             gaps[label] = solve_all(MarginalField(points, path), learned, settings, generators, label)
-    table_path, report_path, picture, _ = _reports(asked.scale)
+    table_path, report_path, picture, _ = ScaleReports(asked.scale).pictured("gap")
     table = gap_table(asked.scale, gaps)
     write_csv(table_path, table)
     gap_panels(table, picture)
@@ -54,10 +54,6 @@ def work(asked: Asked, all_settings: ScaleSettings, here: Workspace, _label: str
     here.run.table(table_path, "gap")
     here.run.artifact(report_path)
     here.run.artifact(picture)
-
-
-def _reports(scale: str) -> list[Path]:
-    return [ScaleReports(scale).folder / f"gap.{kind}" for kind in ("csv", "md", "png", "svg")]
 
 
 def learn(

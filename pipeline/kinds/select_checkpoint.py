@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from pipeline.evaluation.protocol import validation_seeds
+from pipeline.evaluation.seeds import validation_seeds
 from pipeline.settings.paths import TaskFiles
 from pipeline.settings.schema import ScaleSettings, TaskSettings
 from pipeline.training.checkpoint import load_policy, save_policy

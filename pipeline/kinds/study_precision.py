@@ -25,7 +25,7 @@ def job(asked: Asked, settings: ScaleSettings) -> Job:
     return Job(
         f"study_precision-{asked.scale}-{asked.task}",
         deps=[TaskFiles(asked.scale, asked.task).prepared, *asked.models],
-        outs=_reports(asked.scale),
+        outs=ScaleReports(asked.scale).pictured("precision"),
     )
 
 
@@ -56,7 +56,7 @@ def work(asked: Asked, all_settings: ScaleSettings, here: Workspace, _label: str
             for variation, acting in varied.items()
         }
         rows += precision_rows(metadata, fingerprint(model), evaluation, outcomes, samples)
-    table_path, report_path, picture, _ = _reports(asked.scale)
+    table_path, report_path, picture, _ = ScaleReports(asked.scale).pictured("precision")
     table, title = precision_table(rows), evaluation_titles({asked.task: settings})[evaluation]
     write_csv(table_path, table)
     precision_panels(table, picture)
@@ -64,10 +64,6 @@ def work(asked: Asked, all_settings: ScaleSettings, here: Workspace, _label: str
     here.run.table(table_path, "precision")
     here.run.artifact(report_path)
     here.run.artifact(picture)
-
-
-def _reports(scale: str) -> list[Path]:
-    return [ScaleReports(scale).folder / f"precision.{kind}" for kind in ("csv", "md", "png", "svg")]
 
 
 def require_models(models: Sequence[Path], scale: str, task: str, settings: TaskSettings) -> None:

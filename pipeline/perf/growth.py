@@ -22,8 +22,9 @@ import torch
 from tqdm import tqdm
 
 from pipeline.evaluation.fid import FeatureStatistics, frechet_distance
-from pipeline.evaluation.protocol import find_env_factory, validation_seeds
+from pipeline.evaluation.protocol import find_env_factory
 from pipeline.evaluation.rollouts import Episode, rollout
+from pipeline.evaluation.seeds import validation_seeds
 from pipeline.flow.coupling import independent
 from pipeline.flow.pairing import NO_MODELS, Source
 from pipeline.flow.transport import minibatch_ot

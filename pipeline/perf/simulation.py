@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from scipy.spatial.transform import Rotation
 
-from pipeline.evaluation.protocol import validation_seeds
 from pipeline.evaluation.rollouts import NUM_ENVS, POLICY_BATCH_SIZE, Episode, EpisodeResult, Policy, rollout
+from pipeline.evaluation.seeds import validation_seeds
 from pipeline.perf.comparison import Comparison, DiffersError, Floor, Seconds, in_turns, nearly_equal, timed
 from pipeline.perf.robomimic_loop import RobomimicLoop, simulator_state
 from pipeline.perf.solves import CHECKPOINT, NFE

@@ -235,6 +235,10 @@ class ScaleReports:
     def figure_1(self) -> Path:
         return self.folder / "figure_1.png"
 
+    def pictured(self, name: str) -> list[Path]:
+        """Return the files of a report with one picture: table, text, PNG and SVG."""
+        return [self.folder / f"{name}.{kind}" for kind in ("csv", "md", "png", "svg")]
+
     def disturbed_episodes(self, entry: "Entry") -> Path:
         """Return the file of the episodes of a row of Table 2 under disturbances."""
         return self.folder / "robustness" / f"{entry.stem}.csv"

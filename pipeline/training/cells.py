@@ -7,8 +7,8 @@ from pathlib import Path
 
 from torch import nn
 
-from pipeline.evaluation.protocol import test_seeds, validation_seeds
 from pipeline.evaluation.rollouts import EpisodeResult
+from pipeline.evaluation.seeds import test_seeds, validation_seeds
 from pipeline.settings.schema import TaskSettings
 from pipeline.training.checkpoint import CheckpointMetadata, LoadedPolicy, load_policy, save_policy
 from pipeline.training.data import PreparedData

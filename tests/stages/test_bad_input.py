@@ -179,7 +179,15 @@ UNKNOWN_EVALUATION = "--evaluation: given 'pusht_c', allowed for pusht: pusht_a,
         (("--evaluation", "pusht_c", "--checkpoint", "CHECKPOINT"), UNKNOWN_EVALUATION),
         (
             ("--evaluation", "pusht_b", *OF_TASK, "--method", "fm"),
-            "--evaluation: allowed with --checkpoint only; a stage reads params.yaml",
+            "--evaluation: not an option of a stage; see --help",
+        ),
+        (
+            ("--evaluation", "pusht_b", "--checkpoint", "CHECKPOINT", "--disturbed"),
+            "--disturbed: not an option of --checkpoint and --evaluation; see --help",
+        ),
+        (
+            ("--scale", "starter", "--task", "digits", "--method", "i_cfm"),
+            "--nfe, --row and --disturbed: not options of digits, which is of images; give --method",
         ),
         (("--evaluation", "pusht_b", "--checkpoint", "nothing.safetensors"), "nothing.safetensors: no such checkpoint"),
         (
