@@ -172,11 +172,9 @@ def test_fm_continued_gets_the_same_compute(made: Project) -> None:
     assert steps("fm") > steps("ft_fm")  # an FM update costs less than one through two steps
 
 
-def test_second_run_and_scale_switch_rerun_nothing(made: Project, tmp_path: Path, database: bytes) -> None:
+def test_second_run_after_another_scale_reruns_nothing(made: Project, tmp_path: Path, database: bytes) -> None:
     project = made.copy(tmp_path / "project", **ALONE)  # stages with DVC as their ancestor share a parent run
     project.put_database(database)
-    assert executed(project.check("pipeline.orchestration.repro").stdout) == []
-
     project.check("pipeline.settings.scale", "lab")
     ran = executed(project.check("dvc", "repro", "prepare@lab-pusht", FLOWTUNE_TRACKING="on").stdout)
     assert ran == ["resolve", "fetch@lab-pusht", "prepare@lab-pusht"]
@@ -231,8 +229,6 @@ def test_temporary_experiment_leaves_the_workspace_unchanged(committed: Project)
     assert ran == ["resolve", "train_toys@starter", "draw_toys@starter"]
     refused = committed.run(*experiment, "++robot.pretrain.lr=0.5", "draw_toys")
     assert "robot.pretrain.lr: changes nothing: overridden by starter.pusht.pretrain.lr" in refused.stderr
-    mistyped = committed.run(*experiment, "++starter.toys.setle.steps=190", "draw_toys")
-    assert "starter.toys.setle: unknown key; did you mean settle?" in mistyped.stderr
     assert (committed.files("reports"), committed.files("params.yaml")) == before
 
 

@@ -3,11 +3,13 @@
 import subprocess
 import sys
 from textwrap import dedent
+from types import ModuleType
 from typing import Any, get_args
 
 import numpy as np
 import pytest
 
+from pipeline.tasks.robomimic import simulator
 from pipeline.tasks.robomimic.actions import absolute_actions, file_actions, policy_actions
 from pipeline.tasks.robomimic.env import (
     ACTION_DIM,
@@ -206,6 +208,23 @@ def test_simulation_does_not_import_torch_but_robomimic_still_can() -> None:
 
 
 @pytest.mark.skipif(not has_egl(), reason="drawing without a display needs EGL")
+def test_modules_imported_meanwhile_do_not_disturb_the_end_of_deferral(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Lazy(ModuleType):
+        """A lazy module as some packages have it: a look at its class imports another, as a thread might."""
+
+        @property
+        def __class__(self) -> type:
+            sys.modules["imported_meanwhile"] = ModuleType("imported_meanwhile")
+            return ModuleType
+
+    monkeypatch.setitem(sys.modules, "imported_meanwhile", ModuleType("imported_meanwhile"))  # to be removed at the end
+    del sys.modules["imported_meanwhile"]
+    monkeypatch.setitem(sys.modules, "lazy", Lazy("lazy"))
+    with simulator._deferred("not_installed"):
+        assert "not_installed" in sys.modules
+    assert "not_installed" not in sys.modules and "imported_meanwhile" in sys.modules
+
+
 def test_rendering_does_not_change_the_simulation() -> None:
     env = Robomimic("lift", frame_size=32)
     actions = reach(env.reset(seed=5), steps=4)

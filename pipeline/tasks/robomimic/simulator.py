@@ -243,8 +243,9 @@ def _deferred(*names: str) -> Iterator[None]:
 
 
 def _forget_deferred() -> None:
-    for name in [name for name, module in sys.modules.items() if isinstance(module, _Deferred)]:
-        del sys.modules[name]
+    for name, module in list(sys.modules.items()):  # a copy, since other threads may import
+        if isinstance(module, _Deferred):
+            del sys.modules[name]
 
 
 def has_egl() -> bool:
