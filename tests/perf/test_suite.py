@@ -24,7 +24,7 @@ FAMILIES = {
     "unet2d": partial(updates.unet2d_comparisons, 1, 32),
     "mle": partial(updates.mle_comparisons, (2,), 4),
     "pairs": partial(pairs.comparisons, (8,)),
-    "dopri5": partial(solves.adaptive_comparisons, 1, 0.1),
+    "dopri5": partial(solves.adaptive_comparisons, 2, 0.01),
     "sampling": partial(solves.sampling_comparisons, ((2, SMALL, 1),)),
     "plans": partial(plans.comparisons, (2,), 1),
     "step": partial(simulation.step_comparisons, 20),

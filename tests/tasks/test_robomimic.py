@@ -207,7 +207,6 @@ def test_simulation_does_not_import_torch_but_robomimic_still_can() -> None:
     subprocess.run([sys.executable, "-c", dedent(program)], cwd=ROOT, check=True)
 
 
-@pytest.mark.skipif(not has_egl(), reason="drawing without a display needs EGL")
 def test_modules_imported_meanwhile_do_not_disturb_the_end_of_deferral(monkeypatch: pytest.MonkeyPatch) -> None:
     class Lazy(ModuleType):
         """A lazy module as some packages have it: a look at its class imports another, as a thread might."""
@@ -225,6 +224,7 @@ def test_modules_imported_meanwhile_do_not_disturb_the_end_of_deferral(monkeypat
     assert "not_installed" not in sys.modules and "imported_meanwhile" in sys.modules
 
 
+@pytest.mark.skipif(not has_egl(), reason="drawing without a display needs EGL")
 def test_rendering_does_not_change_the_simulation() -> None:
     env = Robomimic("lift", frame_size=32)
     actions = reach(env.reset(seed=5), steps=4)
